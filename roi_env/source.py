@@ -1,0 +1,380 @@
+"""Finite integer sources: the laws that exams are drawn from.
+
+A :class:`Source` holds two finite tables of integers.
+
+* *Task rows*: every row is equally likely and names a hidden *item* (a difficulty class, or one question) and a
+  published *group* (what an agent may see: a signal value, a dataset, a weight).
+* *Outcomes*: for every (item, tier) a list of equally likely ``(tokens, correct)`` pairs.
+
+Synthetic families build these tables once (``generators``); a recorded table is the same thing made of real
+generations (``outcomes``). Sampling is a gather and the planners' laws are the same table counted, so what is sampled
+and what is solved agree exactly.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+NOT_OFFERED = np.iinfo(np.int32).max
+"""Minimum cost (tokens) published for a tier that a task does not offer."""
+
+Coupling = Literal["independent", "common"]
+
+
+@dataclass(frozen=True)
+class Tier:
+    """One way to think about a task. ``level_edge``: most tokens that still count as this tier's announced level;
+    ``cap``: tokens at which generation of this tier is cut when caps are enforced (None: no cap known)."""
+
+    name: str
+    level_edge: int
+    cap: int | None = None
+
+
+@dataclass(frozen=True)
+class Laws:
+    """Laws of the cost and correctness of one attempt: L laws x K tiers, compressed sparse rows.
+
+    Cell ``(l, k)`` owns entries ``indptr[l * K + k] : indptr[l * K + k + 1]`` of the three arrays: ``cost`` (tokens,
+    int32, strictly increasing inside a cell), ``prob`` = P(cost) and ``success`` = P(cost and correct) (float64).
+    ``prob`` sums to one in every offered cell; an empty cell is a tier that is not offered.
+    """
+
+    indptr: npt.NDArray[np.int64]
+    cost: npt.NDArray[np.int32]
+    prob: npt.NDArray[np.float64]
+    success: npt.NDArray[np.float64]
+    num_tiers: int
+
+    @property
+    def num_laws(self) -> int:
+        """Number of laws L."""
+        return (len(self.indptr) - 1) // self.num_tiers
+
+    def _reduce(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        total = np.concatenate([[0.0], np.cumsum(values)])
+        return (total[self.indptr[1:]] - total[self.indptr[:-1]]).reshape(self.num_laws, self.num_tiers)
+
+    @cached_property
+    def offered(self) -> npt.NDArray[np.bool_]:
+        """(L, K) bool: whether the tier is offered."""
+        return (np.diff(self.indptr) > 0).reshape(self.num_laws, self.num_tiers)
+
+    @cached_property
+    def success_probability(self) -> npt.NDArray[np.float64]:
+        """(L, K) probability of a correct answer; 0 where not offered."""
+        return self._reduce(self.success)
+
+    @cached_property
+    def expected_cost(self) -> npt.NDArray[np.float64]:
+        """(L, K) expected tokens; 0 where not offered."""
+        return self._reduce(self.prob * self.cost)
+
+    @cached_property
+    def min_cost(self) -> npt.NDArray[np.int32]:
+        """(L, K) int32 smallest possible tokens; ``NOT_OFFERED`` where not offered."""
+        minimum = np.full(self.num_laws * self.num_tiers, NOT_OFFERED, np.int32)
+        filled = np.diff(self.indptr) > 0
+        minimum[filled] = self.cost[self.indptr[:-1][filled]]
+        return minimum.reshape(self.num_laws, self.num_tiers)
+
+    @property
+    def max_cost(self) -> int:
+        """Largest possible tokens of any cell."""
+        return int(self.cost.max(initial=0))
+
+    def cell(self, law: int, tier: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """``(cost, prob, success)`` of one law and tier (0-based)."""
+        start, stop = self.indptr[law * self.num_tiers + tier : law * self.num_tiers + tier + 2]
+        return self.cost[start:stop], self.prob[start:stop], self.success[start:stop]
+
+    def mixture(self, members: Sequence[npt.NDArray[np.int64]], weights: Sequence[npt.NDArray[np.float64]]) -> Laws:
+        """Laws that are mixtures of these: new law ``g`` mixes laws ``members[g]`` with ``weights[g]`` (sum to one).
+
+        A tier is offered by a mixture only where all its members offer it.
+        """
+        cells = []
+        for laws, shares in zip(members, weights, strict=True):
+            for tier in range(self.num_tiers):
+                if not all(self.offered[law, tier] for law in laws):
+                    cells.append((np.empty(0, np.int32), np.empty(0), np.empty(0)))
+                    continue
+                parts = [self.cell(int(law), tier) for law in laws]
+                cost = np.concatenate([p[0] for p in parts])
+                prob = np.concatenate([share * p[1] for share, p in zip(shares, parts, strict=True)])
+                success = np.concatenate([share * p[2] for share, p in zip(shares, parts, strict=True)])
+                cells.append(_merge(cost, prob, success))
+        return laws_from_cells(cells, self.num_tiers)
+
+
+def _merge(
+    cost: npt.NDArray[np.int32], prob: npt.NDArray[np.float64], success: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    unique, inverse = np.unique(cost, return_inverse=True)
+    return unique.astype(np.int32), np.bincount(inverse, prob), np.bincount(inverse, success)
+
+
+def laws_from_cells(
+    cells: Sequence[tuple[npt.NDArray[np.int32], npt.NDArray[np.float64], npt.NDArray[np.float64]]], num_tiers: int
+) -> Laws:
+    """Pack per-(law, tier) ``(cost, prob, success)`` arrays, law-major, into :class:`Laws`."""
+    indptr = np.concatenate([[0], np.cumsum([len(c[0]) for c in cells])]).astype(np.int64)
+    cost, prob, success = (
+        np.concatenate([c[j] for c in cells]) if cells else np.empty(0) for j in range(3)
+    )
+    return Laws(indptr, cost.astype(np.int32), prob.astype(np.float64), success.astype(np.float64), num_tiers)
+
+
+class SourceTables(NamedTuple):
+    """The arrays that compiled code reads (see :class:`Source` for their meaning)."""
+
+    row_item: npt.NDArray[np.int32]
+    row_group: npt.NDArray[np.int32]
+    row_given: npt.NDArray[np.int32]
+    group_key: npt.NDArray[np.int32]
+    group_weight: npt.NDArray[np.float64]
+    strata: npt.NDArray[np.int32]
+    outcome_start: npt.NDArray[np.int32]
+    outcome_count: npt.NDArray[np.int32]
+    outcomes: npt.NDArray[np.uint32]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A finite source of tasks.
+
+    :param name: shown in reports.
+    :param tiers: K tiers, cheapest first; tier ``k`` (0-based) is action ``k + 1``.
+    :param row_item: (R,) int32 hidden item of every task row; rows of a stratum are equally likely.
+    :param row_group: (R,) int32 published group of every task row.
+    :param row_given: (R,) int32 rank of the row for ``order="given"``; ties keep the order of drawing.
+    :param strata: (S + 1,) int32 row offsets: the task drawn at slot ``n`` comes from stratum ``n % S``.
+    :param replacement: whether rows may repeat inside an exam (synthetic) or not (questions).
+    :param outcome_start: (L * M * K,) int32 first outcome of every (latent, item, tier), item count M.
+    :param outcome_count: (L * M * K,) int32 number of equally likely outcomes; 0: tier not offered.
+    :param outcomes: uint32, ``tokens << 1 | correct``.
+    :param num_latent: L equally likely exam-level latent states (1: none); they shift the outcome laws only.
+    :param coupling: ``"common"``: one draw per task picks the outcome of every tier (one thought, cut at different
+        lengths); ``"independent"``: one draw per tier.
+    :param group_features: (G, F) float32, what an observation shows of a task.
+    :param feature_names: F names.
+    :param group_weight: (G,) float64 reward weight of a task.
+    :param group_key: (G,) int32 published rank for easy_first (ascending) and hard_first (descending).
+    :param group_names: G names for reports.
+    :param published: laws given the group, law ``latent * G + group``: exact for this source.
+    :param beliefs: G laws an agent with ``beliefs="published"`` is told; differs from ``published`` where they were
+        learned on a train split.
+    :param paired: whether common coupling has a meaning for these outcomes.
+    :param question_ids: item -> question id (recorded sources).
+    :param texts: item -> question text (recorded sources).
+    """
+
+    name: str
+    tiers: tuple[Tier, ...]
+    row_item: npt.NDArray[np.int32]
+    row_group: npt.NDArray[np.int32]
+    row_given: npt.NDArray[np.int32]
+    strata: npt.NDArray[np.int32]
+    replacement: bool
+    outcome_start: npt.NDArray[np.int32]
+    outcome_count: npt.NDArray[np.int32]
+    outcomes: npt.NDArray[np.uint32]
+    num_latent: int
+    coupling: Coupling
+    group_features: npt.NDArray[np.float32]
+    feature_names: tuple[str, ...]
+    group_weight: npt.NDArray[np.float64]
+    group_key: npt.NDArray[np.int32]
+    group_names: tuple[str, ...]
+    published: Laws
+    beliefs: Laws
+    paired: bool
+    synthetic: bool
+    question_ids: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
+
+    @property
+    def num_tiers(self) -> int:
+        """Number of tiers K (skip excluded)."""
+        return len(self.tiers)
+
+    @property
+    def num_items(self) -> int:
+        """Number of hidden items M."""
+        return len(self.outcome_count) // (self.num_latent * self.num_tiers)
+
+    @property
+    def num_groups(self) -> int:
+        """Number of published groups G."""
+        return len(self.group_weight)
+
+    @property
+    def num_strata(self) -> int:
+        """Number of strata S."""
+        return len(self.strata) - 1
+
+    @cached_property
+    def level_edges(self) -> npt.NDArray[np.int64]:
+        """(K,) int64 upper token edges of the announced levels."""
+        return np.array([tier.level_edge for tier in self.tiers], np.int64)
+
+    @cached_property
+    def tables(self) -> SourceTables:
+        """The arrays for compiled code."""
+        return SourceTables(
+            self.row_item,
+            self.row_group,
+            self.row_given,
+            self.group_key,
+            self.group_weight,
+            self.strata,
+            self.outcome_start,
+            self.outcome_count,
+            self.outcomes,
+        )
+
+    @cached_property
+    def laws(self) -> Laws:
+        """True laws, law ``latent * M + item``: what nature draws from."""
+        return laws_from_outcomes(self.outcome_start, self.outcome_count, self.outcomes, self.num_tiers)
+
+    @cached_property
+    def row_probability(self) -> npt.NDArray[np.float64]:
+        """(R,) probability that a task drawn for a uniformly chosen stratum is this row."""
+        sizes = np.diff(self.strata)
+        return np.repeat(1.0 / (sizes * self.num_strata), sizes)
+
+    @cached_property
+    def group_probability(self) -> npt.NDArray[np.float64]:
+        """(S, G) probability of every group in every stratum."""
+        return np.stack(
+            [
+                np.bincount(self.row_group[a:b], minlength=self.num_groups) / (b - a)
+                for a, b in zip(self.strata[:-1], self.strata[1:], strict=True)
+            ]
+        )
+
+    @cached_property
+    def mean_top_cost(self) -> float:
+        """Mean tokens of the dearest tier over the source: the unit of fractional budgets."""
+        rows = np.bincount(self.row_group, self.row_probability, minlength=self.num_groups)
+        cost = self.published.expected_cost.reshape(self.num_latent, self.num_groups, self.num_tiers).mean(0)
+        offered = self.published.offered[: self.num_groups]
+        top = np.where(offered[:, -1], cost[:, -1], cost.max(1))
+        return float(rows @ top)
+
+    def checksum(self) -> str:
+        """Hex SHA-256 of the integer tables: equal checksums draw equal exams."""
+        digest = hashlib.sha256()
+        for array in self.tables:
+            digest.update(np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<")).tobytes())
+        digest.update(f"{self.num_latent} {self.coupling} {self.replacement} {self.num_tiers}".encode())
+        return digest.hexdigest()
+
+    def with_coupling(self, coupling: Coupling) -> Source:
+        """The same source under another coupling between tiers.
+
+        :raises ValueError: for common coupling where outcomes are not paired across tiers.
+        """
+        if coupling not in ("independent", "common"):
+            raise ValueError(f"coupling must be 'independent' or 'common', got {coupling!r}")
+        if coupling == "common" and not self.paired:
+            raise ValueError(
+                f"source {self.name!r}: common coupling needs outcomes that belong to one thought across tiers; "
+                "for a recorded table set the file metadata key 'pairing' to true, else use coupling='independent'"
+            )
+        return dataclasses.replace(self, coupling=coupling)
+
+    def with_tiers(self, names: Sequence[str]) -> Source:
+        """The same source with only the named tiers, in the source's own order.
+
+        :raises ValueError: for an unknown or repeated name, or none.
+        """
+        known = [tier.name for tier in self.tiers]
+        if not names or len(set(names)) != len(names) or not set(names) <= set(known):
+            raise ValueError(f"tiers must be distinct names out of {known}, got {list(names)}")
+        keep = np.array([k for k, name in enumerate(known) if name in set(names)])
+        cells = self.num_latent * self.num_items
+        return dataclasses.replace(
+            self,
+            tiers=tuple(self.tiers[k] for k in keep),
+            outcome_start=np.ascontiguousarray(self.outcome_start.reshape(cells, -1)[:, keep]).ravel(),
+            outcome_count=np.ascontiguousarray(self.outcome_count.reshape(cells, -1)[:, keep]).ravel(),
+            published=_select_tiers(self.published, keep),
+            beliefs=_select_tiers(self.beliefs, keep),
+        )
+
+    def with_caps_enforced(self) -> Source:
+        """The same source where an attempt is cut at its tier's cap: it costs the cap and earns nothing.
+
+        :raises ValueError: where no tier has a cap.
+        """
+        caps = [tier.cap for tier in self.tiers]
+        if all(cap is None for cap in caps):
+            raise ValueError(f"source {self.name!r}: no tier has a cap to enforce; use enforcement='budget'")
+        limit = np.array([np.iinfo(np.int32).max if cap is None else cap for cap in caps], np.int64)
+        outcomes, start = [], np.zeros_like(self.outcome_start)
+        offset = 0
+        for cell, (first, count) in enumerate(zip(self.outcome_start, self.outcome_count, strict=True)):
+            part = self.outcomes[first : first + count].astype(np.int64)
+            cap = limit[cell % self.num_tiers]
+            tokens, correct = part >> 1, part & 1
+            outcomes.append(np.minimum(tokens, cap) << 1 | np.where(tokens > cap, 0, correct))
+            start[cell] = offset
+            offset += int(count)
+        return dataclasses.replace(
+            self,
+            outcomes=np.concatenate(outcomes).astype(np.uint32),
+            outcome_start=start,
+            published=_cap_laws(self.published, limit),
+            beliefs=_cap_laws(self.beliefs, limit),
+        )
+
+
+def _select_tiers(laws: Laws, keep: npt.NDArray[np.int64]) -> Laws:
+    return laws_from_cells([laws.cell(law, int(k)) for law in range(laws.num_laws) for k in keep], len(keep))
+
+
+def _cap_laws(laws: Laws, limit: npt.NDArray[np.int64]) -> Laws:
+    cells = []
+    for law in range(laws.num_laws):
+        for tier in range(laws.num_tiers):
+            cost, prob, success = laws.cell(law, tier)
+            cells.append(
+                _merge(np.minimum(cost, limit[tier]).astype(np.int32), prob, np.where(cost > limit[tier], 0.0, success))
+            )
+    return laws_from_cells(cells, laws.num_tiers)
+
+
+def laws_from_outcomes(
+    start: npt.NDArray[np.int32], count: npt.NDArray[np.int32], outcomes: npt.NDArray[np.uint32], num_tiers: int
+) -> Laws:
+    """Count equally likely packed outcomes into :class:`Laws` (one cell per start/count entry)."""
+    cells = []
+    for first, size in zip(start, count, strict=True):
+        part = outcomes[first : first + size]
+        share = np.full(len(part), 1.0 / max(int(size), 1))
+        cells.append(_merge((part >> 1).astype(np.int32), share, share * (part & 1)))
+    return laws_from_cells(cells, num_tiers)
+
+
+def published_laws(
+    laws: Laws, row_item: npt.NDArray[np.int32], row_group: npt.NDArray[np.int32], num_groups: int, num_latent: int
+) -> Laws:
+    """Mixture laws given the published group, law ``latent * G + group``: exact, rows being equally likely."""
+    num_items = laws.num_laws // num_latent
+    members, weights = [], []
+    for latent in range(num_latent):
+        for group in range(num_groups):
+            items, counts = np.unique(row_item[row_group == group], return_counts=True)
+            members.append(items.astype(np.int64) + latent * num_items)
+            weights.append(counts / counts.sum())
+    return laws.mixture(members, weights)
