@@ -1,0 +1,408 @@
+"""One interface for whoever takes an exam, and the registry of names.
+
+An agent sees only what is public: :class:`Problem` (what holds for every exam of a kind), :class:`ExamsView` (a batch of
+exams) and :class:`DecisionView` (a batch of decisions). It answers with action probabilities, a batch at a time. State
+that lives across the decisions of a batch of exams is passed in and out, never kept in the agent.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import json
+import os
+import re
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from roi_env.exam import ExamBatch, ExamSpec
+from roi_env.observation import ObservationTables, observation_layout, observation_tables, observe
+from roi_env.source import Laws
+
+Probs: TypeAlias = npt.NDArray[np.float64]
+"""(D, K + 1) action probabilities; rows sum to one and are zero where masked."""
+
+HIDDEN = -1
+"""Group of a task that is not shown yet (blind mode)."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What an agent may know of a kind of exam before it sees one.
+
+    :param num_tasks: N.
+    :param budget: tokens.
+    :param decision_cost: tokens added to every action.
+    :param order: order of presentation.
+    :param preview: whether later tasks are shown.
+    :param feedback: "cost" or "cost+correct".
+    :param tier_names: K names, cheapest first.
+    :param level_edges: (K,) int64 upper token edges of the announced levels.
+    :param group_features: (G, F) float32 published features.
+    :param group_weight: (G,) float64 reward weights.
+    :param group_key: (G,) int32 published easy-to-hard rank.
+    :param group_probability: (S, G) how often a group occurs in the population, per stratum (slot n: stratum n % S).
+    :param min_cost: (G, K) int64: a tier is legal while this many tokens remain (decision cost included).
+    :param beliefs: laws of an attempt given the group, or None (``beliefs="none"``: they must be learned).
+    :param latent_beliefs: laws given (latent state, group), law ``latent * G + group``, where the family has an
+        exam-level latent state (equally likely states); else None.
+    :param num_latent: number of latent states.
+    :param observation_tables: how the flat observation is written.
+    :param observation_size: its length.
+    """
+
+    num_tasks: int
+    budget: int
+    decision_cost: int
+    order: str
+    preview: bool
+    feedback: str
+    tier_names: tuple[str, ...]
+    level_edges: npt.NDArray[np.int64]
+    group_features: npt.NDArray[np.float32]
+    group_weight: npt.NDArray[np.float64]
+    group_key: npt.NDArray[np.int32]
+    group_probability: npt.NDArray[np.float64]
+    min_cost: npt.NDArray[np.int64]
+    beliefs: Laws | None
+    latent_beliefs: Laws | None
+    num_latent: int
+    observation_tables: ObservationTables
+    observation_size: int
+
+    @property
+    def num_tiers(self) -> int:
+        """Number of tiers K."""
+        return len(self.tier_names)
+
+    @property
+    def num_groups(self) -> int:
+        """Number of published groups G."""
+        return len(self.group_weight)
+
+    def require_beliefs(self, agent: str) -> Laws:
+        """The published beliefs.
+
+        :raises ValueError: where the problem publishes none.
+        """
+        if self.beliefs is None:
+            raise ValueError(
+                f"agent {agent!r} plans with published beliefs, but this problem has beliefs='none': choose an agent "
+                "that learns (bwk-ucb, bwk-thompson, plugin-bellman) or publish beliefs"
+            )
+        return self.beliefs
+
+
+def public_problem(spec: ExamSpec) -> Problem:
+    """The public part of a specification."""
+    source = spec.source
+    published = spec.beliefs == "published"
+    return Problem(
+        num_tasks=spec.num_tasks,
+        budget=spec.budget,
+        decision_cost=spec.decision_cost,
+        order=spec.order,
+        preview=spec.preview,
+        feedback=spec.feedback,
+        tier_names=tuple(tier.name for tier in source.tiers),
+        level_edges=source.level_edges,
+        group_features=source.group_features,
+        group_weight=source.group_weight,
+        group_key=source.group_key,
+        group_probability=source.group_probability,
+        min_cost=spec.min_cost,
+        beliefs=source.beliefs if published else None,
+        latent_beliefs=source.published if published and source.num_latent > 1 else None,
+        num_latent=source.num_latent,
+        observation_tables=observation_tables(spec),
+        observation_size=observation_layout(spec).size,
+    )
+
+
+@dataclass(frozen=True)
+class ExamsView:
+    """The public part of E exams, before their first decision.
+
+    :param problem: what holds for all of them.
+    :param groups: (E, N) int32 published group of every task in presentation order; ``HIDDEN`` in blind mode.
+    :param texts: question texts by exam and position where the source has them (None: it has not).
+    """
+
+    problem: Problem
+    groups: npt.NDArray[np.int32]
+    texts: tuple[tuple[str, ...], ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    @property
+    def weights(self) -> npt.NDArray[np.float64]:
+        """(E, N) float64 weights; 0 where hidden."""
+        return np.where(self.groups == HIDDEN, 0.0, self.problem.group_weight[self.groups])
+
+
+@dataclass(frozen=True)
+class DecisionView:
+    """D decisions to take; any mix of exams and budgets, all at one position or not.
+
+    :param problem: what holds for all of them.
+    :param exam: (D,) int64 row of the decision's exam in the :class:`ExamsView` given to ``start``.
+    :param position: (D,) int64 index of the task to decide.
+    :param remaining: (D,) int64 remaining budget in tokens.
+    :param last_action: (D,) int64 previous action of the exam (0 at its start).
+    :param last_tokens: (D,) int64 tokens paid by it.
+    :param last_correct: (D,) bool whether it was right; always False unless ``problem.feedback`` tells.
+    """
+
+    problem: Problem
+    exam: npt.NDArray[np.int64]
+    position: npt.NDArray[np.int64]
+    remaining: npt.NDArray[np.int64]
+    last_action: npt.NDArray[np.int64]
+    last_tokens: npt.NDArray[np.int64]
+    last_correct: npt.NDArray[np.bool_]
+    _all_groups: npt.NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.exam)
+
+    @cached_property
+    def group(self) -> npt.NDArray[np.int32]:
+        """(D,) int32 published group of the task to decide."""
+        return self._all_groups[self.exam, self.position]
+
+    @cached_property
+    def groups(self) -> npt.NDArray[np.int32]:
+        """(D, N) int32 groups of all tasks; ``HIDDEN`` for later tasks in blind mode."""
+        groups = self._all_groups[self.exam]
+        if self.problem.preview:
+            return groups
+        later = np.arange(groups.shape[1]) > self.position[:, None]
+        return np.where(later, np.int32(HIDDEN), groups)
+
+    @cached_property
+    def mask(self) -> npt.NDArray[np.bool_]:
+        """(D, K + 1) bool: legal actions; skip always is."""
+        legal = self.problem.min_cost[self.group] <= self.remaining[:, None]
+        return np.concatenate([np.ones((len(self), 1), bool), legal], 1)
+
+    @cached_property
+    def observations(self) -> npt.NDArray[np.float32]:
+        """(D, size) float32: the environment's flat observations."""
+        return observe(
+            self._all_groups,
+            self.exam,
+            self.position,
+            self.remaining,
+            self.problem.budget,
+            self.last_action,
+            self.last_tokens,
+            self.last_correct,
+            self.problem.observation_tables,
+            self.problem.observation_size,
+        )
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """What the environment reveals after D decisions.
+
+    :param view: the decisions' view.
+    :param action: (D,) int64.
+    :param tokens: (D,) int64 paid, decision cost included.
+    :param correct: (D,) bool, or None where ``problem.feedback`` is "cost".
+    :param overspent: (D,) bool: cut at the budget.
+    """
+
+    view: DecisionView
+    action: npt.NDArray[np.int64]
+    tokens: npt.NDArray[np.int64]
+    correct: npt.NDArray[np.bool_] | None
+    overspent: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Attempts:
+    """A log of attempts at training tasks: the data of agents that learn laws.
+
+    :param group: (n,) int32 published group of the task.
+    :param tier: (n,) int64 tier tried, 0-based.
+    :param tokens: (n,) int64 tokens generated (decision cost excluded).
+    :param correct: (n,) bool.
+    """
+
+    group: npt.NDArray[np.int32]
+    tier: npt.NDArray[np.int64]
+    tokens: npt.NDArray[np.int64]
+    correct: npt.NDArray[np.bool_]
+
+
+class Practice(Protocol):
+    """Training exams, disjoint from those that are reported."""
+
+    @property
+    def problem(self) -> Problem:
+        """The kind of exam."""
+
+    def exams(self, count: int, start: int = 0) -> ExamsView:
+        """Training exams ``start .. start + count - 1``."""
+
+    def attempts(self, count: int) -> Attempts:
+        """``count`` logged attempts: tasks in the order of the training exams, offered tiers uniformly at random."""
+
+    def score(self, agent: Agent, count: int, start: int = 0) -> float:
+        """Mean score of an agent over training exams."""
+
+    def play(self, agent: Agent, count: int, start: int, state: Any) -> Any:
+        """Let an agent with memory take training exams (as one batch); returns its state afterwards."""
+
+
+State: TypeAlias = Any
+
+
+class Agent(ABC):
+    """Base class of agents. Sub-classes take ``problem`` and keyword parameters and store the latter in ``params``."""
+
+    name: ClassVar[str]
+    markov: ClassVar[bool] = True
+    """Whether action probabilities depend on (exam, position, remaining budget) alone: then evaluation is exact."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+
+    def train(self, practice: Practice, seed: int) -> None:  # noqa: B027 - nothing to learn by default
+        """Learn from training exams; agents that do not learn keep this no-op."""
+
+    def start(self, exams: ExamsView) -> State:
+        """Prepare for a batch of exams; returns the state that ``act`` gets."""
+        return None
+
+    @abstractmethod
+    def act(self, view: DecisionView, state: State) -> tuple[Probs, State]:
+        """Return ``(probabilities (D, K + 1), state)``."""
+
+    def observe(self, feedback: Feedback, state: State) -> State:
+        """Take in what the decisions revealed; returns the new state."""
+        return state
+
+    def params(self) -> dict[str, Any]:
+        """Constructor parameters (JSON values)."""
+        return {}
+
+    def learned(self) -> dict[str, npt.NDArray[Any]]:
+        """What training changed, as arrays."""
+        return {}
+
+    def restore(self, learned: dict[str, npt.NDArray[Any]]) -> None:  # noqa: B027 - nothing to restore by default
+        """Put back what :meth:`learned` gave."""
+
+
+def one_hot(action: npt.NDArray[np.integer], num_actions: int) -> Probs:
+    """Probabilities (D, num_actions) that play ``action`` (D,)."""
+    probs = np.zeros((len(action), num_actions))
+    probs[np.arange(len(action)), action] = 1.0
+    return probs
+
+
+def save_agent(agent: Agent, path: str | Path) -> None:
+    """Write an agent to one ``.npz`` file, atomically."""
+    path = Path(path)
+    header = json.dumps({"agent": agent.name, "params": agent.params()})
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npz", delete=False) as file:
+        np.savez(file, header=np.array(header), allow_pickle=False, **agent.learned())
+    os.replace(file.name, path)
+
+
+def load_agent(path: str | Path, problem: Problem) -> Agent:
+    """Read an agent back.
+
+    :raises ValueError: where the file is not a saved agent.
+    """
+    try:
+        with np.load(path) as data:
+            arrays = {key: data[key] for key in data.files}
+        header = json.loads(str(arrays.pop("header")))
+    except (KeyError, OSError, ValueError) as error:
+        raise ValueError(f"{path}: not a saved agent ({error}); expected a .npz file written by save_agent") from error
+    agent = make_agent(header["agent"], problem, **header["params"])
+    agent.restore(arrays)
+    return agent
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One registered agent: where its class lives and the parameters its name implies."""
+
+    target: str
+    summary: str
+    params: dict[str, Any]
+    privileged: bool = False
+    """Uses the evaluated source's own laws (a reference, not a contestant)."""
+
+    def load(self) -> Callable[..., Agent]:
+        """Import the class."""
+        module, name = self.target.split(":")
+        return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
+
+
+AGENTS: dict[str, Entry] = {}
+"""Registered agents by name; modules are imported when an agent is made."""
+
+
+def register(name: str, target: str, summary: str, *, privileged: bool = False, **params: Any) -> None:
+    """Register an agent under a name for the command line."""
+    if name in AGENTS:
+        raise ValueError(f"agent {name!r} is registered already")
+    AGENTS[name] = Entry(target, summary, params, privileged)
+
+
+def parse_agent(text: str) -> tuple[str, dict[str, Any]]:
+    """Split ``"roi(threshold=0.01)"`` into a registered name and parameters.
+
+    :raises ValueError: for an unknown name (listing the known ones) or malformed parameters.
+    """
+    match = re.fullmatch(r"([\w-]+)(?:\((.*)\))?", text.strip())
+    if match is None or match[1] not in AGENTS:
+        raise ValueError(f"unknown agent {text!r}; `roi agents` lists: {', '.join(sorted(AGENTS))}")
+    params: dict[str, Any] = {}
+    for part in filter(None, (match[2] or "").split(",")):
+        key, _, value = part.partition("=")
+        try:
+            params[key.strip()] = ast.literal_eval(value.strip())
+        except (SyntaxError, ValueError):
+            raise ValueError(f"agent {text!r}: parameter {part.strip()!r} must read like name=1.5") from None
+    return match[1], params
+
+
+def make_agent(text: str, problem: Problem, **params: Any) -> Agent:
+    """Make a registered agent for a problem; ``text`` may carry parameters, as in ``"roi(threshold=0.01)"``.
+
+    :raises ValueError: for unknown names or parameters.
+    """
+    name, inline = parse_agent(text)
+    entry = AGENTS[name]
+    factory = entry.load()
+    arguments = {**entry.params, **inline, **params}
+    known = set(inspect.signature(factory).parameters) - {"problem"}
+    if unknown := set(arguments) - known:
+        raise ValueError(f"agent {name!r} has no parameter {sorted(unknown)}; it takes {sorted(known)}")
+    agent = factory(problem, **arguments)
+    agent.name = name  # type: ignore[misc]
+    return agent
+
+
+def exams_view(batch: ExamBatch, problem: Problem) -> ExamsView:
+    """The public part of drawn exams."""
+    groups = batch.groups if problem.preview else np.full_like(batch.groups, HIDDEN)
+    texts = batch.spec.source.texts
+    shown = tuple(tuple(texts[i] for i in row) for row in batch.items) if texts and problem.preview else None
+    return ExamsView(problem, groups, shown)

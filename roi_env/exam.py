@@ -1,0 +1,440 @@
+"""Exams: what is fixed by a specification, and batches of drawn exams as arrays.
+
+``(source, seed, exam_id)`` fixes the tasks of an exam, ``replicate`` redraws outcomes only. Order, budget, preview,
+beliefs and reward change neither, so one exam can be compared across all of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from roi_env import random
+from roi_env.generators import FAMILIES
+from roi_env.rewards import Reward, parse_reward
+from roi_env.source import NOT_OFFERED, Coupling, Source, SourceTables
+
+Order = Literal["random", "easy_first", "hard_first", "given"]
+Beliefs = Literal["published", "none"]
+Feedback = Literal["cost", "cost+correct"]
+Enforcement = Literal["budget", "tier_caps"]
+
+ORDERS: tuple[Order, ...] = get_args(Order)
+BUDGET_PRESETS = {"tight": 0.15, "medium": 0.3, "ample": 0.6}
+"""Named budgets: fractions of the number of tasks times the mean cost of the top tier."""
+PAPER_BUDGETS = (512, 1024)
+"""Budgets (tokens) of the paper's exams."""
+
+_ORDER_CODE = {"random": 0, "easy_first": 1, "hard_first": 2, "given": 3}
+
+
+@dataclass(frozen=True)
+class ExamSpec:
+    """Everything that defines a kind of exam; see :func:`exam_spec` for the meaning of the fields.
+
+    ``budget`` is in tokens. Build it with :func:`exam_spec`, which validates.
+    """
+
+    source: Source
+    num_tasks: int
+    budget: int
+    order: Order = "random"
+    preview: bool = True
+    beliefs: Beliefs = "published"
+    reward: Reward = Reward("score")  # noqa: RUF009 - a frozen constant
+    feedback: Feedback = "cost"
+    decision_cost: int = 0
+
+    @property
+    def num_tiers(self) -> int:
+        """Number of tiers K."""
+        return self.source.num_tiers
+
+    @cached_property
+    def min_cost(self) -> npt.NDArray[np.int64]:
+        """(G, K) int64: tier k of group g is legal while this many tokens (decision cost included) remain.
+
+        The published minimum with beliefs, one token without; ``NOT_OFFERED`` where the tier is not offered.
+        """
+        source = self.source
+        offered = source.published.offered[: source.num_groups]
+        known = source.beliefs.min_cost if self.beliefs == "published" else np.ones_like(source.beliefs.min_cost)
+        return np.where(offered & (known < NOT_OFFERED), known.astype(np.int64) + self.decision_cost, NOT_OFFERED)
+
+    @property
+    def order_code(self) -> int:
+        """Order as a number for compiled code."""
+        return _ORDER_CODE[self.order]
+
+    def replace(self, **changes: Any) -> ExamSpec:
+        """A copy with other fields, validated again."""
+        return _validated(dataclasses.replace(self, **changes))
+
+
+def exam_spec(
+    source: str | Source = "signal",
+    *,
+    num_tasks: int | None = None,
+    budget: int | float | str = 0.3,
+    order: Order = "random",
+    preview: bool = True,
+    beliefs: Beliefs = "published",
+    reward: str | Reward = "score",
+    feedback: Feedback = "cost",
+    coupling: Coupling | None = None,
+    tiers: Sequence[str] | None = None,
+    decision_cost: int = 0,
+    enforcement: Enforcement = "budget",
+) -> ExamSpec:
+    """Resolve and validate the arguments of the environments into an :class:`ExamSpec`.
+
+    :param source: name of a synthetic family (``generators.FAMILIES``) or a :class:`~roi_env.source.Source`.
+    :param num_tasks: N; default 10 (``paper``: 3), at most the number of questions of a recorded source.
+    :param budget: an ``int`` is tokens; a ``float`` is a fraction of N times the mean cost of the top tier; or a
+        preset name ("tight" .15, "medium" .3, "ample" .6).
+    :param order: "random", "easy_first" / "hard_first" (by the published key, never by hidden difficulty) or "given"
+        (the table's own order; for synthetic families the order of drawing).
+    :param preview: whether the features of later tasks are shown.
+    :param beliefs: "published" shows success probability and expected cost of every tier; "none" does not.
+    :param reward: see :func:`roi_env.rewards.parse_reward`.
+    :param feedback: "cost": the remaining budget alone tells; "cost+correct" also shows whether the answer was right.
+    :param coupling: override of the source's coupling between tiers.
+    :param tiers: names of the tiers to offer (default: all).
+    :param decision_cost: tokens added to every action, skip included.
+    :param enforcement: "budget": only the exam's budget cuts; "tier_caps": every tier is also cut at its own cap.
+    :raises ValueError: naming the argument, what was expected and what to do.
+    """
+    if isinstance(source, str):
+        if source not in FAMILIES:
+            raise ValueError(f"source must be one of {sorted(FAMILIES)} or a Source, got {source!r}")
+        num_tasks = _count("num_tasks", (3 if source == "paper" else 10) if num_tasks is None else num_tasks, 1)
+        source = FAMILIES[source](num_tasks)
+    elif not isinstance(source, Source):
+        raise ValueError(f"source must be a family name or a Source, got {type(source).__name__}")
+    num_tasks = _count("num_tasks", 10 if num_tasks is None else num_tasks, 1)
+    _one_of("enforcement", enforcement, get_args(Enforcement))
+    if tiers is not None:
+        source = source.with_tiers([tiers] if isinstance(tiers, str) else tiers)
+    if enforcement == "tier_caps":
+        source = source.with_caps_enforced()
+    if coupling is not None:
+        source = source.with_coupling(coupling)
+    decision_cost = _count("decision_cost", decision_cost, 0)
+    return _validated(
+        ExamSpec(
+            source=source,
+            num_tasks=num_tasks,
+            budget=_resolve_budget(budget, num_tasks * source.mean_top_cost),
+            order=order,
+            preview=preview,
+            beliefs=beliefs,
+            reward=parse_reward(reward),
+            feedback=feedback,
+            decision_cost=decision_cost,
+        )
+    )
+
+
+def _one_of(name: str, value: object, allowed: Sequence[object]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {list(allowed)}, got {value!r}")
+
+
+def _count(name: str, value: Any, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
+    return int(value)
+
+
+def _resolve_budget(budget: int | float | str, unit: float) -> int:
+    if isinstance(budget, str):
+        _one_of("budget", budget, list(BUDGET_PRESETS))
+        budget = BUDGET_PRESETS[budget]
+    if isinstance(budget, (float, np.floating)):
+        if not math.isfinite(budget) or not 0 < budget <= 10:
+            raise ValueError(
+                f"budget {budget!r}: a float is a fraction in (0, 10] of num_tasks x mean top-tier cost "
+                f"({unit:.0f} tokens here); pass an int for tokens"
+            )
+        budget = max(1, round(float(budget) * unit))
+    tokens = _count("budget", budget, 1)
+    if tokens > np.iinfo(np.int32).max // 2:
+        raise ValueError(f"budget must stay below 2**30 tokens, got {tokens}")
+    return tokens
+
+
+def _validated(spec: ExamSpec) -> ExamSpec:
+    _one_of("order", spec.order, ORDERS)
+    _one_of("beliefs", spec.beliefs, get_args(Beliefs))
+    _one_of("feedback", spec.feedback, get_args(Feedback))
+    if not isinstance(spec.preview, (bool, np.bool_)):
+        raise ValueError(f"preview must be True or False, got {spec.preview!r}")
+    source = spec.source
+    if not source.replacement:
+        smallest = int(np.diff(source.strata).min())
+        most = smallest * source.num_strata
+        if spec.num_tasks > most:
+            raise ValueError(
+                f"num_tasks {spec.num_tasks} exceeds the {most} distinct questions that source {source.name!r} can give "
+                "(no question occurs twice in an exam): lower num_tasks or use a larger split"
+            )
+    return spec
+
+
+@njit(cache=True)
+def draw_tasks(
+    seed: np.uint64,
+    exam_id: np.int64,
+    order: int,
+    replacement: bool,
+    tables: SourceTables,
+    rows: npt.NDArray[np.int32],
+    slots: npt.NDArray[np.int32],
+    keys: npt.NDArray[np.int64],
+) -> None:
+    """Fill ``rows`` and ``slots`` (N,) int32 with the exam's tasks in presentation order.
+
+    A slot is a task's number in the order of drawing: part of its identity, whatever the order of presentation.
+    ``keys`` (N,) int64 is scratch.
+    """
+    num_tasks = len(rows)
+    num_strata = len(tables.strata) - 1
+    key = random.exam_key(seed, exam_id)
+    task_key = random.draw(key, random.TASKS)
+    order_key = random.draw(key, random.ORDER)
+    for n in range(num_tasks):
+        stratum = n % num_strata
+        first = tables.strata[stratum]
+        size = tables.strata[stratum + 1] - first
+        number = random.draw(task_key, np.uint64(n))
+        if replacement:
+            row = first + random.below(number, size)
+        else:
+            # Uniform over the rows of the stratum not taken yet: take the r-th free one. ``keys`` holds the taken
+            # rows in ascending order, strata being contiguous.
+            taken = n // num_strata
+            row = first + random.below(number, size - taken)
+            place = 0
+            for i in range(n):
+                if keys[i] < first:
+                    place += 1
+                elif keys[i] < first + size and keys[i] <= row:
+                    row += 1
+                    place += 1
+            for i in range(n, place, -1):
+                keys[i] = keys[i - 1]
+            keys[place] = row
+        rows[n] = row
+        slots[n] = n
+    if order == 0 and num_strata == 1:
+        return  # exchangeable draws: the order of drawing is a random order
+    for n in range(num_tasks):
+        row = rows[n]
+        if order == 0:
+            rank = np.int64(random.draw(order_key, np.uint64(n)) >> np.uint64(1))
+        elif order == 1:
+            rank = np.int64(tables.group_key[tables.row_group[row]])
+        elif order == 2:
+            rank = -np.int64(tables.group_key[tables.row_group[row]])
+        else:
+            rank = np.int64(tables.row_given[row])
+        i = n
+        while i > 0 and keys[i - 1] > rank:
+            keys[i], rows[i], slots[i] = keys[i - 1], rows[i - 1], slots[i - 1]
+            i -= 1
+        keys[i], rows[i], slots[i] = rank, row, n
+
+
+@njit(cache=True, inline="always")
+def draw_latent(seed: np.uint64, exam_id: np.int64, num_latent: int) -> np.int64:
+    """Exam-level latent state, uniform on ``0..num_latent-1``."""
+    return random.below(random.draw(random.draw(random.exam_key(seed, exam_id), random.LATENT), np.uint64(0)), num_latent)
+
+
+@njit(cache=True, inline="always")
+def draw_outcome(
+    key: np.uint64, slot: int, tier: int, num_tiers: int, cell: int, common: bool, tables: SourceTables
+) -> np.uint32:
+    """Packed potential outcome of ``tier`` (0-based) for the task in ``slot``; ``cell`` = law * K + tier.
+
+    A tier that is not offered costs ``NOT_OFFERED`` tokens: choosing it overspends.
+    """
+    count = tables.outcome_count[cell]
+    if count == 0:
+        return np.uint32(NOT_OFFERED) << np.uint32(1)
+    number = random.draw(key, np.uint64(slot * num_tiers + (0 if common else tier)))
+    return tables.outcomes[tables.outcome_start[cell] + random.below(number, count)]
+
+
+@njit(cache=True)
+def _draw_batch(
+    seed: np.uint64,
+    exam_ids: npt.NDArray[np.int64],
+    num_tasks: int,
+    order: int,
+    replacement: bool,
+    num_latent: int,
+    tables: SourceTables,
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    size = len(exam_ids)
+    rows = np.empty((size, num_tasks), np.int32)
+    slots = np.empty((size, num_tasks), np.int32)
+    latent = np.empty(size, np.int32)
+    keys = np.empty(num_tasks, np.int64)
+    for e in range(size):
+        draw_tasks(seed, exam_ids[e], order, replacement, tables, rows[e], slots[e], keys)
+        latent[e] = draw_latent(seed, exam_ids[e], num_latent)
+    return rows, slots, latent
+
+
+@njit(cache=True)
+def _draw_outcomes(
+    seed: np.uint64,
+    exam_ids: npt.NDArray[np.int64],
+    replicates: npt.NDArray[np.int64],
+    slots: npt.NDArray[np.int32],
+    laws: npt.NDArray[np.int64],
+    num_tiers: int,
+    common: bool,
+    tables: SourceTables,
+) -> npt.NDArray[np.uint32]:
+    size, num_tasks = slots.shape
+    packed = np.empty((size, num_tasks, num_tiers), np.uint32)
+    for e in range(size):
+        key = random.outcome_key(seed, exam_ids[e], replicates[e])
+        for n in range(num_tasks):
+            for k in range(num_tiers):
+                cell = laws[e, n] * num_tiers + k
+                packed[e, n, k] = draw_outcome(key, slots[e, n], k, num_tiers, cell, common, tables)
+    return packed
+
+
+@dataclass(frozen=True)
+class ExamBatch:
+    """E drawn exams of N tasks, in presentation order.
+
+    :param spec: the specification they were drawn from.
+    :param seed: identity's seed.
+    :param exam_ids: (E,) int64.
+    :param replicates: (E,) int64.
+    :param rows: (E, N) int32 task rows of the source (hidden).
+    :param slots: (E, N) int32 order of drawing (identity of a task inside its exam).
+    :param latent: (E,) int32 exam-level latent state (hidden).
+    """
+
+    spec: ExamSpec
+    seed: int
+    exam_ids: npt.NDArray[np.int64]
+    replicates: npt.NDArray[np.int64]
+    rows: npt.NDArray[np.int32]
+    slots: npt.NDArray[np.int32]
+    latent: npt.NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.exam_ids)
+
+    @property
+    def items(self) -> npt.NDArray[np.int32]:
+        """(E, N) int32 hidden items (difficulty classes or questions)."""
+        return self.spec.source.row_item[self.rows]
+
+    @cached_property
+    def groups(self) -> npt.NDArray[np.int32]:
+        """(E, N) int32 published groups."""
+        return self.spec.source.row_group[self.rows]
+
+    @property
+    def weights(self) -> npt.NDArray[np.float64]:
+        """(E, N) float64 reward weights."""
+        return self.spec.source.group_weight[self.groups]
+
+    @property
+    def law_index(self) -> npt.NDArray[np.int64]:
+        """(E, N) int64 index into ``source.laws``: the laws nature draws from."""
+        return self.items.astype(np.int64) + self.latent[:, None].astype(np.int64) * self.spec.source.num_items
+
+    def take(self, index: npt.NDArray[Any] | slice) -> ExamBatch:
+        """The chosen exams, as a batch."""
+        return dataclasses.replace(
+            self,
+            exam_ids=self.exam_ids[index],
+            replicates=self.replicates[index],
+            rows=self.rows[index],
+            slots=self.slots[index],
+            latent=self.latent[index],
+        )
+
+    def outcomes(
+        self, replicates: npt.NDArray[np.int64] | None = None
+    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
+        """Potential outcomes ``(tokens (E, N, K) int32, correct (E, N, K) bool)``, decision cost excluded.
+
+        :param replicates: (E,) int64, instead of the batch's own.
+        """
+        source = self.spec.source
+        packed = _draw_outcomes(
+            np.uint64(self.seed),
+            self.exam_ids,
+            self.replicates if replicates is None else np.asarray(replicates, np.int64),
+            self.slots,
+            self.law_index,
+            source.num_tiers,
+            source.coupling == "common",
+            source.tables,
+        )
+        return (packed >> np.uint32(1)).astype(np.int32), (packed & np.uint32(1)).astype(bool)
+
+
+def check_seed(seed: int) -> int:
+    """Return ``seed`` if it is an integer in ``[0, 2**64)``.
+
+    :raises ValueError: otherwise.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**64:
+        raise ValueError(f"seed must be an integer in [0, 2**64), got {seed!r}")
+    return int(seed)
+
+
+def exam_numbers(name: str, values: Any, size: int) -> npt.NDArray[np.int64]:
+    """Validate exam ids or replicates: ``size`` integers >= 0 (a scalar is repeated).
+
+    :raises ValueError: naming the argument.
+    """
+    array = np.asarray(values)
+    if array.dtype.kind not in "iu" or array.ndim > 1 or (array.size and array.min() < 0):
+        raise ValueError(f"{name} must be integers >= 0 of shape ({size},), got {values!r}")
+    if array.ndim == 1 and len(array) != size:
+        raise ValueError(f"{name} must have one entry for each of the {size} environments, got {len(array)}")
+    return np.ascontiguousarray(np.broadcast_to(array, (size,)), np.int64)
+
+
+def draw_exams(spec: ExamSpec, seed: int, exam_ids: Any, replicates: Any = 0) -> ExamBatch:
+    """Draw the named exams.
+
+    :param spec: kind of exam.
+    :param seed: identity's seed, in ``[0, 2**64)``.
+    :param exam_ids: (E,) integers >= 0.
+    :param replicates: (E,) integers >= 0, or one for all.
+    :raises ValueError: for a bad seed, id or replicate.
+    """
+    ids = np.atleast_1d(np.asarray(exam_ids))
+    ids = exam_numbers("exam_ids", ids, len(ids))
+    seed = check_seed(seed)
+    rows, slots, latent = _draw_batch(
+        np.uint64(seed),
+        ids,
+        spec.num_tasks,
+        spec.order_code,
+        spec.source.replacement,
+        spec.source.num_latent,
+        spec.source.tables,
+    )
+    return ExamBatch(spec, seed, ids, exam_numbers("replicates", replicates, len(ids)), rows, slots, latent)
