@@ -1,0 +1,32 @@
+"""ROI-Reasoning: budget-aware reasoning as a Gymnasium environment.
+
+Importing this package registers the environments; ``gym.make("roi_env:ROIReasoning-v0")`` does both at once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gymnasium.envs.registration import register
+
+__version__ = "0.1.0"
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "ROIReasoning-v0": {},
+    "ROIReasoning-Known-v0": {"source": "known"},
+    "ROIReasoning-Heavy-v0": {"source": "heavy"},
+    "ROIReasoning-Cap-v0": {"source": "cap"},
+    "ROIReasoning-Latent-v0": {"source": "latent", "feedback": "cost+correct"},
+    "ROIReasoning-Recorded-v0": {"source": "recorded"},
+    "ROIReasoning-Paper-v0": {"source": "paper", "num_tasks": 3, "budget": 1024, "order": "easy_first"},
+}
+"""Registered ids and the arguments that set them apart."""
+
+for _id, _kwargs in VARIANTS.items():
+    # No max_episode_steps: exams end by themselves, and TimeLimit would add a truncation to their last step.
+    register(
+        _id,
+        entry_point="roi_env.env:ROIReasoningEnv",
+        vector_entry_point="roi_env.vector_env:ROIReasoningVectorEnv",
+        kwargs=_kwargs,
+    )

@@ -1,4 +1,4 @@
-"""The named layout of the flat observation, and the text view of an exam for language agents."""
+"""The named layout of the flat observation, and the one function that writes it."""
 
 from __future__ import annotations
 
@@ -137,13 +137,13 @@ def write_observation(
 ) -> None:
     """Write the observation before task ``position`` (``len(groups)``: the terminal one) into ``out`` (D,) float32."""
     num_tasks = len(groups)
-    out[0] = np.float32(remaining) / np.float32(budget)
-    out[1] = np.float32(position) / np.float32(num_tasks)
+    out[0] = remaining / budget
+    out[1] = position / num_tasks
     at = 2
     if tables.memory:
-        out[2] = np.float32(last_action) / np.float32(tables.num_tiers)
-        out[3] = np.float32(last_tokens) / np.float32(budget)
-        out[4] = np.float32(last_correct)
+        out[2] = last_action / tables.num_tiers
+        out[3] = last_tokens / budget
+        out[4] = last_correct
         at = 5
     width = tables.beliefs.shape[1]
     if position < num_tasks:

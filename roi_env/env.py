@@ -1,0 +1,343 @@
+"""The single environment: ``gym.make("ROIReasoning-v0")``."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+
+from roi_env.dynamics import transition
+from roi_env.exam import ExamSpec, check_seed, draw_exams, exam_numbers, exam_spec
+from roi_env.observation import observation_layout, observation_tables, observe
+from roi_env.rendering import RENDER_FPS, Decision, Scene, render_ansi, render_rgb
+from roi_env.rewards import SCORE, reward_of
+
+_TABLE_ARGUMENTS = ("family", "split", "group_by", "missing")
+
+
+def resolve_spec(source: Any = "signal", *, table: Any = None, **kwargs: Any) -> ExamSpec:
+    """Resolve the arguments of the environments into an :class:`~roi_env.exam.ExamSpec`.
+
+    :param source: see :func:`roi_env.exam.exam_spec`; "recorded" needs ``table``; "paper" uses it when given.
+    :param table: path of an outcome table or an :class:`~roi_env.outcomes.OutcomeTable`.
+    :param kwargs: arguments of :func:`roi_env.exam.exam_spec`; with a table also ``family``, ``split`` (default
+        "test"), ``group_by`` (default "dataset") and ``missing`` ("drop" or "mask"), see
+        :func:`roi_env.recorded.recorded_source`.
+    :raises ValueError: for arguments that are missing, superfluous or out of range.
+    """
+    recorded = {name: kwargs.pop(name) for name in _TABLE_ARGUMENTS if kwargs.get(name) is not None}
+    for name in _TABLE_ARGUMENTS:
+        kwargs.pop(name, None)
+    if table is not None:
+        from roi_env.recorded import recorded_source
+
+        stratify = isinstance(source, str) and source == "paper"
+        kwargs.setdefault("num_tasks", 3 if stratify else None)
+        # The table is cut to the tiers before it is split and counted, so that dropped questions are counted for them.
+        tiers = kwargs.pop("tiers", None)
+        source = recorded_source(table, tiers=tiers, stratify=stratify, **recorded)
+    elif isinstance(source, str) and source == "recorded":
+        raise ValueError(
+            "ROIReasoning-Recorded-v0 needs table=PATH (an outcome table: Parquet, CSV or JSONL) or an OutcomeTable"
+        )
+    elif recorded:
+        raise ValueError(f"{sorted(recorded)} belong to recorded outcomes: give table=PATH too")
+    return exam_spec(source, **kwargs)
+
+
+class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
+    r"""A batch of problems, one token budget: before each problem, skip it or choose how long to think.
+
+    ## Description
+    An *exam* is N tasks in a fixed order and a budget of B tokens for all of them: the Ordered Stochastic
+    Multiple-Choice Knapsack Problem of ROI-Reasoning (arXiv 2601.03822). Task i offers K reasoning *tiers*. An attempt at
+    tier k costs a random number of tokens and is right or wrong at random; neither is known when the choice is made and
+    no decision is revisited. The objective is the expected sum of the weights of right answers ("score").
+
+    ## Action Space
+    `Discrete(K + 1)`. With the default family K = 3:
+
+    | Num | Action | Announces |
+    |-----|--------|-----------|
+    | 0   | skip: costs `decision_cost` (0), earns nothing | Level-K, the refusal |
+    | k   | attempt at tier k, cheapest first | Level-(k-1) |
+
+    `info["action_mask"]` (int8) and `action_masks()` (bool) tell the legal actions: tier k is legal while its published
+    minimum cost (1 token without beliefs) fits the remaining budget and the task offers it. Skip is always legal. An illegal action
+    does not raise: it plays by the rules and usually overspends.
+
+    ## Observation Space
+    `Box(float32)` of named parts; `env.unwrapped.observation_layout["success"]` is the slice of a part. Sizes for the
+    defaults (N = 10, K = 3, one feature a task):
+
+    | Part | Size | Min | Max | Meaning |
+    |------|------|-----|-----|---------|
+    | `remaining` | 1 | 0 | 1 | remaining tokens / B |
+    | `position` | 1 | 0 | 1 | tasks behind / N |
+    | `last_action`, `last_tokens`, `last_correct` | 0 (1 each with `feedback="cost+correct"`) | 0 | 1 | previous action / K, tokens paid / B, whether it was right |
+    | `success` | K (0 with `beliefs="none"`) | 0 | 1 | probability of a right answer at every tier given the task's published features |
+    | `cost` | K (0 with `beliefs="none"`) | 0 | depends | expected tokens / B of every tier given them |
+    | `tasks` | N x F with preview, else F | depends | depends | published features of the current and all later tasks (zeros past the end) |
+
+    Published features: `signal` (synthetic families), `weight` / 8 (heavy), one column a group (recorded, paper).
+    Nothing observed, masked or returned in a non-final `info` depends on an outcome that has not been realised.
+
+    ## Rewards
+    `reward="score"`: the task's weight for a right answer within the budget, else 0. For training also `"rational"` (the
+    paper's: right *and* the announced level is the level of the tokens spent), `"refusal_bonus(rho)"`,
+    `"overspend_penalty(lam)"` and `"cost_shaped(lam)"`; see `roi_env.rewards`. `info["score"]` of the final step is
+    always the score.
+
+    ## Starting State
+    All tokens, the first task. `reset(seed=s)` sets the identity's seed: the j-th exam since is `(source, s, exam_id=j)`.
+    `reset(options={"exam_ids": 7, "replicates": 2})` chooses one; `replicates` redraws outcomes, not tasks. Order, budget, preview, beliefs
+    and reward change neither tasks nor outcomes.
+
+    ## Episode End
+    Always `terminated`, never `truncated`: after the last task, or when the budget is gone. An attempt that would cost
+    more than what remains is cut: the remainder is spent, the answer earns nothing and the exam ends. A cost equal to
+    the remainder is allowed.
+
+    ## Information
+    `action_mask`; after a step also `tokens` (paid), `correct` and `overspent` of the action just taken; on the final
+    step `score` and `spent` of the exam.
+
+    ## Arguments
+    `gym.make("ROIReasoning-v0", source="signal", num_tasks=10, budget=0.3, order="random", preview=True,
+    beliefs="published", reward="score", feedback="cost", coupling=None, tiers=None, decision_cost=0,
+    enforcement="budget", table=None, render_mode=None)`
+
+    * `source`: family name (known, signal, heavy, cap, latent, paper, recorded) or a `roi_env.source.Source`.
+    * `table`, `family`, `split`, `group_by`, `missing`: recorded outcomes, see `roi_env.recorded.recorded_source`.
+    * `num_tasks`: N.
+    * `budget`: int = tokens; float = fraction of N x the mean cost of the top tier; "tight" .15, "medium" .3, "ample" .6.
+    * `order`: random, easy_first, hard_first (by a published key), given.
+    * `preview`: show the features of later tasks.
+    * `beliefs`: "published" or "none" (laws unknown: agents must learn them).
+    * `reward`: see Rewards.
+    * `feedback`: "cost" or "cost+correct" (also shows whether the last answer was right).
+    * `coupling`: "independent" or "common" draws across tiers (default: the source's).
+    * `tiers`: names of the tiers to offer.
+    * `decision_cost`: tokens every action costs, skip included.
+    * `enforcement`: "budget", or "tier_caps" to cut every attempt at its tier's cap as well.
+    * `render_mode`: None, "ansi", "rgb_array" or "human".
+
+    ## Registered variants
+    | id | structure | defaults that differ |
+    |----|-----------|----------------------|
+    | `ROIReasoning-v0` | noisy signals, tasks independent given them | |
+    | `ROIReasoning-Known-v0` | the difficulty is visible | `source="known"` |
+    | `ROIReasoning-Heavy-v0` | heavy-tailed costs, visible weights 1, 2, 4, 8 | `source="heavy"` |
+    | `ROIReasoning-Cap-v0` | tiers cut one latent thought, common coupling | `source="cap"` |
+    | `ROIReasoning-Latent-v0` | an exam-level ability that signals do not show | `source="latent"`, `feedback="cost+correct"` |
+    | `ROIReasoning-Recorded-v0` | an outcome table of real models | needs `table` |
+    | `ROIReasoning-Paper-v0` | one task each of GSM8K, MATH and AIME, levels and refusal | `source="paper"`, `num_tasks=3`, `budget=1024`, `order="easy_first"` |
+
+    All show the preview and publish beliefs by default.
+
+    ## References
+    Zhao, Qi and Sun, "ROI-Reasoning", arXiv 2601.03822. Dean, Goemans and Vondrak, "Approximating the Stochastic
+    Knapsack Problem", Math. Oper. Res. 33(4), 2008.
+
+    ## Version History
+    * v0: initial version.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi", "rgb_array"], "render_fps": RENDER_FPS}
+
+    def __init__(self, source: Any = "signal", *, render_mode: str | None = None, **kwargs: Any) -> None:
+        """See the class docstring.
+
+        :raises ValueError: for arguments out of range.
+        """
+        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
+            raise ValueError(f"render_mode must be None or one of {self.metadata['render_modes']}, got {render_mode!r}")
+        spec = resolve_spec(source, **kwargs)
+        self.spec_of_exam = spec
+        self.render_mode = render_mode
+        self.observation_layout = observation_layout(spec)
+        self.observation_space = self.observation_layout.space()
+        self.action_space = gym.spaces.Discrete(spec.num_tiers + 1)
+        self._observation_tables = observation_tables(spec)
+        self._shows_feedback = spec.feedback == "cost+correct"
+        self._num_tasks, self._num_tiers, self._budget = spec.num_tasks, spec.num_tiers, spec.budget
+        self._decision_cost = spec.decision_cost
+        self._reward = spec.reward
+        self._plain_score = spec.reward.kind == SCORE
+        self._weights: list[float] = spec.source.group_weight.tolist()
+        self._level_edges: list[int] = spec.source.level_edges.tolist()
+        # Legal actions change only where the remaining budget crosses a minimum cost: one read-only mask a crossing.
+        self._thresholds: list[list[int]] = [sorted(set(row)) for row in spec.min_cost.tolist()]
+        self._masks = [
+            [_mask(row, limit) for limit in (-1, *sorted(set(row)))] for row in spec.min_cost.tolist()
+        ]
+        self._no_mask = _mask([2] * self._num_tiers, 1)
+        self._seed: int | None = None
+        self._next_exam = 0
+        self._replicate = 0
+        self._block_size = 1
+        self._block_left = 0
+        self._position = -1
+        self._scene: Scene | None = None
+
+    def _prepare_block(self) -> None:
+        """Draw the next exams at once: tasks, outcomes and observations with the budget left out.
+
+        One compiled call per block costs less than one per exam; the block doubles up to 64 exams so that a caller
+        who reseeds at every reset does not pay for exams it never takes.
+        """
+        assert self._seed is not None
+        size = self._block_size
+        self._block_size = min(64, 2 * size)
+        ids = np.arange(self._next_exam, self._next_exam + size)
+        batch = draw_exams(self.spec_of_exam, self._seed, ids, self._replicate)
+        tokens, correct = batch.outcomes()
+        self._block_outcomes = ((tokens.astype(np.int64) << 1) | correct).tolist()
+        self._block_groups: list[list[int]] = batch.groups.tolist()
+        steps = self._num_tasks + 1
+        rows = observe(
+            batch.groups,
+            np.repeat(np.arange(size), steps),
+            np.tile(np.arange(steps), size),
+            np.zeros(size * steps, np.int64),
+            self._budget,
+            np.zeros(size * steps, np.int64),
+            np.zeros(size * steps, np.int64),
+            np.zeros(size * steps, np.bool_),
+            self._observation_tables,
+            self.observation_layout.size,
+        )
+        self._block_rows = rows.reshape(size, steps, -1)
+        self._block_left = size
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
+        """Start the next exam.
+
+        :param seed: identity's seed in ``[0, 2**64)``; exams count from 0 again. Without one the next exam follows (or,
+            never seeded, a seed is drawn from entropy).
+        :param options: ``exam_ids`` and ``replicates``: one non-negative integer each.
+        :raises ValueError: for a bad seed or option.
+        """
+        if seed is not None:
+            check_seed(seed)
+        super().reset(seed=seed)
+        if seed is not None or self._seed is None:
+            self._seed = int(self.np_random.integers(2**63)) if seed is None else int(seed)
+            self._next_exam, self._replicate = 0, 0
+            self._block_size, self._block_left = 1, 0
+        if options:
+            if unknown := set(options) - {"exam_ids", "replicates"}:
+                raise ValueError(f"reset options are 'exam_ids' and 'replicates', got {sorted(unknown)}")
+            if "exam_ids" in options:
+                self._next_exam = int(exam_numbers("exam_ids", options["exam_ids"], 1)[0])
+                self._replicate = 0
+            if "replicates" in options:
+                self._replicate = int(exam_numbers("replicates", options["replicates"], 1)[0])
+            self._block_size, self._block_left = 1, 0
+        if self._block_left == 0:
+            self._prepare_block()
+        index = len(self._block_groups) - self._block_left
+        self._block_left -= 1
+        self._next_exam += 1
+        self._groups = self._block_groups[index]
+        self._outcomes = self._block_outcomes[index]
+        self._rows = self._block_rows[index]
+        self._position = 0
+        self._remaining = self._budget
+        self._score = 0.0
+        if self.render_mode is not None:
+            self._scene = Scene(self.spec_of_exam, tuple(self._groups), ())
+        observation = self._rows[0].copy()
+        observation[0] = 1.0
+        return observation, {"action_mask": self._mask()}
+
+    def step(
+        self, action: np.int64 | int
+    ) -> tuple[npt.NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+        """Take one action in ``0..K``.
+
+        :raises ValueError: for an action outside ``0..K``.
+        :raises gymnasium.error.ResetNeeded: before a reset or after the end of an exam.
+        """
+        position, remaining = self._position, self._remaining if self._position >= 0 else 0
+        if position < 0 or position == self._num_tasks or remaining == 0:
+            raise gym.error.ResetNeeded("the exam is over (or has not begun): call reset() before step()")
+        choice = int(action)
+        if not 0 <= choice <= self._num_tiers:
+            raise ValueError(f"action must lie in 0..{self._num_tiers}, got {action!r}")
+        cost, correct = self._decision_cost, False
+        if choice:
+            packed = self._outcomes[position][choice - 1]
+            cost += packed >> 1
+            correct = packed & 1 == 1
+        paid, right, overspent, terminated = transition(cost, correct, remaining, position, self._num_tasks)
+        weight = self._weights[self._groups[position]]
+        score = weight if right else 0.0
+        reward = score if self._plain_score else self._shaped_reward(choice, right, overspent, cost, paid)
+        position += 1
+        remaining -= paid
+        self._position, self._remaining = position, remaining
+        self._score += score
+        observation = self._rows[position].copy()
+        observation[0] = remaining / self._budget
+        if self._shows_feedback:
+            observation[2] = choice / self._num_tiers
+            observation[3] = paid / self._budget
+            observation[4] = right
+        info = {"action_mask": self._mask(), "tokens": paid, "correct": right, "overspent": overspent}
+        if terminated:
+            info["score"] = self._score
+            info["spent"] = self._budget - remaining
+        if self._scene is not None:
+            self._scene = self._scene.after(Decision(choice, paid, right, overspent))
+        return observation, reward, terminated, False, info
+
+    def _shaped_reward(self, action: int, right: bool, overspent: bool, cost: int, paid: int) -> float:
+        position, remaining = self._position, self._remaining
+        fits = ((packed >> 1) + self._decision_cost <= remaining and packed & 1 for packed in self._outcomes[position])
+        return float(
+            reward_of(
+                self._reward.kind,
+                self._reward.coefficient,
+                action,
+                right,
+                overspent,
+                bisect_left(self._level_edges, cost - self._decision_cost),
+                self._weights[self._groups[position]],
+                paid,
+                self._budget,
+                any(fits),
+            )
+        )
+
+    def _mask(self) -> npt.NDArray[np.int8]:
+        if self._position == self._num_tasks:
+            return self._no_mask
+        group = self._groups[self._position]
+        return self._masks[group][bisect_right(self._thresholds[group], self._remaining)]
+
+    def action_masks(self) -> npt.NDArray[np.bool_]:
+        """(K + 1,) bool: legal actions now (sb3-contrib's protocol)."""
+        if self._position < 0:
+            raise gym.error.ResetNeeded("call reset() before action_masks()")
+        return self._mask().astype(bool)
+
+    def render(self) -> Any:
+        """The exam so far: text (``ansi``) or a (360, 720, 3) uint8 frame (``rgb_array``)."""
+        if self.render_mode is None:
+            gym.logger.warn("render() called without a render_mode; pass render_mode='ansi' or 'rgb_array' to gym.make")
+            return None
+        if self._scene is None:
+            raise gym.error.ResetNeeded("call reset() before render()")
+        return render_ansi(self._scene) if self.render_mode == "ansi" else render_rgb(self._scene)
+
+
+def _mask(min_cost: list[int], remaining: int) -> npt.NDArray[np.int8]:
+    mask = np.array([1, *(cost <= remaining for cost in min_cost)], np.int8)
+    mask.flags.writeable = False
+    return mask

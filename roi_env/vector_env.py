@@ -1,0 +1,583 @@
+"""The native batched environment: arrays in, arrays out, one compiled kernel per step.
+
+``gym.make_vec("ROIReasoning-v0", num_envs=4096, vectorization_mode="vector_entry_point")``
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space
+from numba import njit
+
+from roi_env import random
+from roi_env.dynamics import compiled_transition
+from roi_env.env import resolve_spec
+from roi_env.exam import check_seed, draw_latent, draw_outcome, draw_tasks, exam_numbers
+from roi_env.observation import ObservationTables, observation_layout, observation_tables, write_observation
+from roi_env.rendering import RENDER_FPS, Decision, Scene, render_ansi, render_rgb
+from roi_env.rewards import REFUSAL_BONUS, compiled_reward_of
+from roi_env.source import SourceTables
+
+
+class _Rules(NamedTuple):
+    """Constants of one kind of exam, for the kernels."""
+
+    budget: int
+    num_tiers: int
+    decision_cost: int
+    order: int
+    replacement: bool
+    num_latent: int
+    num_items: int
+    common: bool
+    reward_kind: int
+    coefficient: float
+    min_cost: npt.NDArray[np.int64]
+    level_edges: npt.NDArray[np.int64]
+
+
+class _State(NamedTuple):
+    """State of n environments, one array a field."""
+
+    exam_id: npt.NDArray[np.int64]
+    replicate: npt.NDArray[np.int64]
+    key: npt.NDArray[np.uint64]
+    """Outcome key of the running exam."""
+    position: npt.NDArray[np.int32]
+    remaining: npt.NDArray[np.int32]
+    finished: npt.NDArray[np.bool_]
+    """NEXT_STEP: the coming step resets."""
+    cells: npt.NDArray[np.int32]
+    """(n, N) first outcome cell (law * K) of every task."""
+    groups: npt.NDArray[np.int32]
+    slots: npt.NDArray[np.int32]
+    total_reward: npt.NDArray[np.float64]
+    total_score: npt.NDArray[np.float64]
+    length: npt.NDArray[np.int32]
+    started: npt.NDArray[np.float64]
+    scratch: npt.NDArray[np.int64]
+
+
+class _Outputs(NamedTuple):
+    """What a step writes."""
+
+    observations: npt.NDArray[np.float32]
+    rewards: npt.NDArray[np.float64]
+    terminated: npt.NDArray[np.bool_]
+    action_mask: npt.NDArray[np.int8]
+    tokens: npt.NDArray[np.int32]
+    correct: npt.NDArray[np.bool_]
+    overspent: npt.NDArray[np.bool_]
+
+
+class _Final(NamedTuple):
+    """Totals of the exams that ended in a step, and under SAME_STEP their last observation and mask."""
+
+    ended: npt.NDArray[np.bool_]
+    reward: npt.NDArray[np.float64]
+    score: npt.NDArray[np.float64]
+    length: npt.NDArray[np.int32]
+    tokens: npt.NDArray[np.int32]
+    seconds: npt.NDArray[np.float64]
+    observations: npt.NDArray[np.float32]
+    action_mask: npt.NDArray[np.int8]
+
+
+@njit(cache=True)
+def _begin(
+    i: int, seed: np.uint64, now: float, rules: _Rules, tables: SourceTables, state: _State, rows: npt.NDArray[np.int32]
+) -> None:
+    """Draw the tasks of exam ``state.exam_id[i]`` into environment ``i``."""
+    exam_id = state.exam_id[i]
+    draw_tasks(seed, exam_id, rules.order, rules.replacement, tables, rows, state.slots[i], state.scratch)
+    offset = draw_latent(seed, exam_id, rules.num_latent) * rules.num_items
+    for n in range(len(rows)):
+        state.groups[i, n] = tables.row_group[rows[n]]
+        state.cells[i, n] = (offset + tables.row_item[rows[n]]) * rules.num_tiers
+    state.key[i] = random.outcome_key(seed, exam_id, state.replicate[i])
+    state.position[i] = 0
+    state.remaining[i] = rules.budget
+    state.finished[i] = False
+    state.total_reward[i] = 0.0
+    state.total_score[i] = 0.0
+    state.length[i] = 0
+    state.started[i] = now
+
+
+@njit(cache=True, inline="always")
+def _write_mask(out: npt.NDArray[np.int8], min_cost: npt.NDArray[np.int64], remaining: int, alive: bool) -> None:
+    out[0] = 1
+    for k in range(len(min_cost)):
+        out[k + 1] = alive and min_cost[k] <= remaining
+
+
+@njit(cache=True)
+def _reset_all(
+    seed: np.uint64,
+    now: float,
+    rules: _Rules,
+    tables: SourceTables,
+    observation: ObservationTables,
+    state: _State,
+    rows: npt.NDArray[np.int32],
+    out: _Outputs,
+) -> None:
+    for i in range(len(state.exam_id)):
+        _begin(i, seed, now, rules, tables, state, rows)
+        write_observation(out.observations[i], state.groups[i], 0, rules.budget, rules.budget, 0, 0, False, observation)
+        _write_mask(out.action_mask[i], rules.min_cost[state.groups[i, 0]], rules.budget, True)
+
+
+@njit(cache=True)
+def _step(
+    actions: npt.NDArray[np.int64],
+    seed: np.uint64,
+    now: float,
+    same_step: bool,
+    rules: _Rules,
+    tables: SourceTables,
+    observation: ObservationTables,
+    state: _State,
+    rows: npt.NDArray[np.int32],
+    out: _Outputs,
+    final: _Final,
+) -> int:
+    """Step every environment once; returns how many exams ended."""
+    num_envs, num_tasks = state.groups.shape
+    ended = 0
+    # Two passes: the first gathers outcomes and applies the rules (random reads, little written), the second streams
+    # the observations out. Apart, the processor keeps more of the first pass's cache misses in flight.
+    for i in range(num_envs):
+        action = actions[i]
+        final.ended[i] = False
+        if state.finished[i]:
+            out.rewards[i] = 0.0
+            out.terminated[i] = False
+            out.tokens[i] = 0
+            out.correct[i] = False
+            out.overspent[i] = False
+            continue
+        position = state.position[i]
+        remaining = np.int64(state.remaining[i])
+        cost, correct = np.int64(rules.decision_cost), False
+        if action > 0:
+            cell = state.cells[i, position] + action - 1
+            packed = draw_outcome(
+                state.key[i], state.slots[i, position], action - 1, rules.num_tiers, cell, rules.common, tables
+            )
+            cost += np.int64(packed >> np.uint32(1))
+            correct = (packed & np.uint32(1)) != 0
+        paid, right, overspent, terminated = compiled_transition(cost, correct, remaining, position, num_tasks)
+        weight = tables.group_weight[state.groups[i, position]]
+        reward = weight if right else 0.0
+        state.total_score[i] += reward
+        if rules.reward_kind != 0:
+            solvable = False
+            if rules.reward_kind == REFUSAL_BONUS and action == 0:
+                for k in range(rules.num_tiers):
+                    other = draw_outcome(
+                        state.key[i],
+                        state.slots[i, position],
+                        k,
+                        rules.num_tiers,
+                        state.cells[i, position] + k,
+                        rules.common,
+                        tables,
+                    )
+                    fits = np.int64(other >> np.uint32(1)) + rules.decision_cost <= remaining
+                    solvable = solvable or (fits and (other & np.uint32(1)) != 0)
+            level = np.searchsorted(rules.level_edges, cost - rules.decision_cost)
+            reward = compiled_reward_of(
+                rules.reward_kind,
+                rules.coefficient,
+                action,
+                right,
+                overspent,
+                level,
+                weight,
+                paid,
+                rules.budget,
+                solvable,
+            )
+        state.total_reward[i] += reward
+        state.position[i] = position + 1
+        state.remaining[i] = remaining - paid
+        state.length[i] += 1
+        out.rewards[i] = reward
+        out.terminated[i] = terminated
+        out.tokens[i] = paid
+        out.correct[i] = right
+        out.overspent[i] = overspent
+        if terminated:
+            ended += 1
+            final.ended[i] = True
+    for i in range(num_envs):
+        last_action, last_tokens, last_correct = actions[i], out.tokens[i], out.correct[i]
+        if final.ended[i]:
+            final.reward[i] = state.total_reward[i]
+            final.score[i] = state.total_score[i]
+            final.length[i] = state.length[i]
+            final.tokens[i] = rules.budget - state.remaining[i]
+            final.seconds[i] = now - state.started[i]
+            if same_step:
+                write_observation(
+                    final.observations[i],
+                    state.groups[i],
+                    state.position[i],
+                    state.remaining[i],
+                    rules.budget,
+                    last_action,
+                    last_tokens,
+                    last_correct,
+                    observation,
+                )
+                group = state.groups[i, min(state.position[i], num_tasks - 1)]
+                _write_mask(
+                    final.action_mask[i], rules.min_cost[group], state.remaining[i], state.position[i] < num_tasks
+                )
+        if state.finished[i] or (same_step and final.ended[i]):
+            state.exam_id[i] += num_envs
+            _begin(i, seed, now, rules, tables, state, rows)
+            last_action, last_tokens, last_correct = 0, 0, False
+        elif final.ended[i]:
+            state.finished[i] = True
+        position = state.position[i]
+        write_observation(
+            out.observations[i],
+            state.groups[i],
+            position,
+            state.remaining[i],
+            rules.budget,
+            last_action,
+            last_tokens,
+            last_correct,
+            observation,
+        )
+        group = state.groups[i, min(position, num_tasks - 1)]
+        _write_mask(out.action_mask[i], rules.min_cost[group], state.remaining[i], position < num_tasks)
+    return ended
+
+
+@njit(cache=True)
+def _sample(
+    mask: npt.NDArray[np.int8], key: np.uint64, counter: np.uint64, out: npt.NDArray[np.int64]
+) -> None:
+    size, num_actions = mask.shape
+    for i in range(size):
+        legal = 0
+        for a in range(num_actions):
+            legal += mask[i, a] != 0
+        number = random.draw(key, counter + np.uint64(i))
+        left = random.below(number, legal)
+        for a in range(num_actions):
+            if mask[i, a] != 0:
+                if left == 0:
+                    out[i] = a
+                left -= 1
+
+
+class ROIReasoningVectorEnv(gym.vector.VectorEnv):
+    """``num_envs`` exams at a time; the batched form of :class:`roi_env.env.ROIReasoningEnv`.
+
+    Episodes are bit-identical to the single environment's: sub-environment ``i`` takes exams ``i, i + num_envs, ...`` of
+    the identity seed given to ``reset``.
+
+    :param num_envs: number of sub-environments.
+    :param autoreset_mode: ``AutoresetMode.NEXT_STEP`` (default; RLlib needs it) or ``SAME_STEP`` (SB3 needs it), or its
+        name. Under NEXT_STEP the step after an end ignores its action, returns reward 0 and the first observation of
+        the next exam.
+    :param copy: True returns new arrays from every step; False reuses two sets of buffers in turn, so that what a step
+        returned stays valid during the next step only.
+    :param render_mode: None, "ansi" or "rgb_array" (a tuple of ``num_envs`` frames).
+    :param kwargs: the arguments of the single environment.
+
+    Infos: ``action_mask`` (n, K+1) int8, ``tokens`` (n,) int32 paid, ``correct`` and ``overspent`` (n,) bool of the
+    action just taken; when exams end, ``episode`` with ``r`` (return), ``l`` (length), ``t`` (seconds), ``score`` and
+    ``tokens`` where ``_episode`` is True (what ``RecordEpisodeStatistics`` would add: do not add it on top). Under
+    SAME_STEP also ``final_obs`` and ``final_info`` with ``_final_obs`` and ``_final_info``.
+    """
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        *,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        copy: bool = True,
+        render_mode: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if isinstance(num_envs, bool) or not isinstance(num_envs, (int, np.integer)) or num_envs < 1:
+            raise ValueError(f"num_envs must be an integer >= 1, got {num_envs!r}")
+        mode = autoreset_mode if isinstance(autoreset_mode, AutoresetMode) else _autoreset_mode(autoreset_mode)
+        if mode == AutoresetMode.DISABLED:
+            raise ValueError("autoreset_mode must be NEXT_STEP or SAME_STEP: this environment always resets by itself")
+        if render_mode not in (None, "ansi", "rgb_array"):
+            raise ValueError(f"render_mode must be None, 'ansi' or 'rgb_array', got {render_mode!r}")
+        self.spec_of_exam = resolve_spec(**kwargs)
+        spec = self.spec_of_exam
+        self.num_envs = int(num_envs)
+        self.render_mode = render_mode
+        self.metadata = {
+            "render_modes": ["ansi", "rgb_array"],
+            "render_fps": RENDER_FPS,
+            "autoreset_mode": mode,
+        }
+        self.observation_layout = observation_layout(spec)
+        self.single_observation_space = self.observation_layout.space()
+        self.single_action_space = gym.spaces.Discrete(spec.num_tiers + 1)
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+        source = spec.source
+        self._same_step = mode == AutoresetMode.SAME_STEP
+        self._tables = source.tables
+        self._observation_tables = observation_tables(spec)
+        self._rules = _Rules(
+            spec.budget,
+            spec.num_tiers,
+            spec.decision_cost,
+            spec.order_code,
+            source.replacement,
+            source.num_latent,
+            source.num_items,
+            source.coupling == "common",
+            spec.reward.kind,
+            spec.reward.coefficient,
+            spec.min_cost,
+            source.level_edges,
+        )
+        n, tasks = self.num_envs, spec.num_tasks
+        self._state = _State(
+            np.zeros(n, np.int64),
+            np.zeros(n, np.int64),
+            np.zeros(n, np.uint64),
+            np.zeros(n, np.int32),
+            np.zeros(n, np.int32),
+            np.zeros(n, np.bool_),
+            np.zeros((n, tasks), np.int32),
+            np.zeros((n, tasks), np.int32),
+            np.zeros((n, tasks), np.int32),
+            np.zeros(n),
+            np.zeros(n),
+            np.zeros(n, np.int32),
+            np.zeros(n),
+            np.zeros(tasks, np.int64),
+        )
+        self._rows = np.zeros(tasks, np.int32)
+        self._copy = copy
+        self._buffers = [self._new_buffers(), self._new_buffers()] if not copy else []
+        self._turn = 0
+        self._seed: int | None = None
+        self._mask = np.ones((n, spec.num_tiers + 1), np.int8)
+        self._scenes: list[Scene] = []
+
+    def _new_buffers(self) -> tuple[_Outputs, _Final]:
+        n, size, actions = self.num_envs, self.observation_layout.size, self.spec_of_exam.num_tiers + 1
+        out = _Outputs(
+            np.empty((n, size), np.float32),
+            np.empty(n, np.float64),
+            np.empty(n, np.bool_),
+            np.empty((n, actions), np.int8),
+            np.empty(n, np.int32),
+            np.empty(n, np.bool_),
+            np.empty(n, np.bool_),
+        )
+        # The kernel writes final rows only where exams ended: start from zeros, never from stale memory.
+        last = (n, size) if self._same_step else (0, size)
+        final = _Final(
+            np.empty(n, np.bool_),
+            np.zeros(n),
+            np.zeros(n),
+            np.zeros(n, np.int32),
+            np.zeros(n, np.int32),
+            np.zeros(n),
+            np.zeros(last, np.float32),
+            np.zeros((last[0], actions), np.int8),
+        )
+        return out, final
+
+    def _next_buffers(self) -> tuple[_Outputs, _Final]:
+        if self._copy:
+            return self._new_buffers()
+        self._turn ^= 1
+        return self._buffers[self._turn]
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
+        """Start an exam in every sub-environment.
+
+        :param seed: identity's seed, the same for all sub-environments; exams count from 0 again. Without a seed the
+            next exams follow (or, never seeded, a seed is drawn from entropy).
+        :param options: ``exam_ids`` and ``replicates``, one non-negative integer or (num_envs,) each; later exams of
+            sub-environment ``i`` are ``exam_ids[i] + j * num_envs`` in the same replicate.
+        :raises ValueError: for a bad seed or option.
+        """
+        if seed is not None:
+            check_seed(seed)
+        super().reset(seed=seed)
+        options = _checked_options(options)
+        fresh = seed is not None or self._seed is None
+        if seed is not None:
+            self._seed = int(seed)
+        elif self._seed is None:
+            self._seed = int(self.np_random.integers(2**63))
+        state = self._state
+        if "exam_ids" in options:
+            state.exam_id[:] = exam_numbers("exam_ids", options["exam_ids"], self.num_envs)
+        elif fresh:
+            state.exam_id[:] = np.arange(self.num_envs)
+        else:
+            state.exam_id[:] += self.num_envs
+        if "replicates" in options:
+            state.replicate[:] = exam_numbers("replicates", options["replicates"], self.num_envs)
+        elif fresh or "exam_ids" in options:
+            state.replicate[:] = 0
+        out, _ = self._next_buffers()
+        _reset_all(
+            np.uint64(self._seed),
+            time.perf_counter(),
+            self._rules,
+            self._tables,
+            self._observation_tables,
+            state,
+            self._rows,
+            out,
+        )
+        self._mask = out.action_mask
+        if self.render_mode is not None:
+            self._scenes = [self._scene(groups) for groups in state.groups]
+        out.tokens[:] = 0
+        out.correct[:] = False
+        out.overspent[:] = False
+        return out.observations, self._infos(out)
+
+    def step(
+        self, actions: Any
+    ) -> tuple[
+        npt.NDArray[np.float32],
+        npt.NDArray[np.float64],
+        npt.NDArray[np.bool_],
+        npt.NDArray[np.bool_],
+        dict[str, Any],
+    ]:
+        """Take one action in every sub-environment: ``actions`` (num_envs,) integers in ``0..K``.
+
+        :raises ValueError: for a wrong shape, dtype or value.
+        :raises gymnasium.error.ResetNeeded: before the first reset.
+        """
+        if self._seed is None:
+            raise gym.error.ResetNeeded("call reset() before step()")
+        actions = np.asarray(actions)
+        if actions.shape != (self.num_envs,) or actions.dtype.kind not in "iu":
+            raise ValueError(f"actions must be {self.num_envs} integers, got {actions.dtype} of shape {actions.shape}")
+        actions = actions.astype(np.int64, copy=False)
+        if actions.min() < 0 or actions.max() > self.spec_of_exam.num_tiers:
+            raise ValueError(f"actions must lie in 0..{self.spec_of_exam.num_tiers}, got {actions.min()}..{actions.max()}")
+        before = (self._state.groups.copy(), self._state.finished.copy()) if self.render_mode is not None else None
+        out, final = self._next_buffers()
+        ended = _step(
+            actions,
+            np.uint64(self._seed),
+            time.perf_counter(),
+            self._same_step,
+            self._rules,
+            self._tables,
+            self._observation_tables,
+            self._state,
+            self._rows,
+            out,
+            final,
+        )
+        self._mask = out.action_mask
+        infos = self._infos(out)
+        if ended:
+            infos["episode"] = {
+                "r": final.reward,
+                "l": final.length,
+                "t": final.seconds,
+                "score": final.score,
+                "tokens": final.tokens,
+            }
+            infos["_episode"] = final.ended
+            if self._same_step:
+                infos["final_obs"] = final.observations
+                infos["_final_obs"] = final.ended
+                infos["final_info"] = {
+                    "action_mask": final.action_mask,
+                    "tokens": out.tokens,
+                    "correct": out.correct,
+                    "overspent": out.overspent,
+                    "episode": infos["episode"],
+                    "_episode": final.ended,
+                }
+                infos["_final_info"] = final.ended
+        if before is not None:
+            self._record(actions, out, *before)
+        return out.observations, out.rewards, out.terminated, np.zeros(self.num_envs, np.bool_), infos
+
+    def _infos(self, out: _Outputs) -> dict[str, Any]:
+        return {
+            "action_mask": out.action_mask,
+            "tokens": out.tokens,
+            "correct": out.correct,
+            "overspent": out.overspent,
+        }
+
+    def action_masks(self) -> npt.NDArray[np.bool_]:
+        """(num_envs, K + 1) bool: legal actions now (sb3-contrib's protocol)."""
+        return self._mask.astype(bool)
+
+    def sample_actions(self, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+        """(num_envs,) int64 actions, uniform over the legal ones."""
+        actions = np.empty(self.num_envs, np.int64)
+        key = rng.integers(2**63, dtype=np.uint64)
+        _sample(self._mask, key, np.uint64(0), actions)
+        return actions
+
+    def _scene(self, groups: npt.NDArray[np.int32]) -> Scene:
+        return Scene(self.spec_of_exam, tuple(groups.tolist()), ())
+
+    def _record(
+        self,
+        actions: npt.NDArray[np.int64],
+        out: _Outputs,
+        groups: npt.NDArray[np.int32],
+        finished: npt.NDArray[np.bool_],
+    ) -> None:
+        """Add the step to every picture. A finished exam stays on screen until the next one's first frame."""
+        for i in range(self.num_envs):
+            if finished[i]:
+                self._scenes[i] = self._scene(self._state.groups[i])
+                continue
+            scene = self._scene(groups[i]) if self._scenes[i].ended else self._scenes[i]
+            decision = Decision(int(actions[i]), int(out.tokens[i]), bool(out.correct[i]), bool(out.overspent[i]))
+            self._scenes[i] = scene.after(decision)
+
+    def render(self) -> tuple[Any, ...] | None:
+        """One frame (``ansi``: text, ``rgb_array``: uint8 HxWx3) a sub-environment."""
+        if self.render_mode is None:
+            gym.logger.warn("render() called without a render_mode; pass render_mode='ansi' or 'rgb_array' to make_vec")
+            return None
+        draw = render_ansi if self.render_mode == "ansi" else render_rgb
+        return tuple(draw(scene) for scene in self._scenes)
+
+
+def _autoreset_mode(name: str) -> AutoresetMode:
+    try:
+        return AutoresetMode[name.upper()]
+    except (KeyError, AttributeError):
+        modes = [mode.name for mode in AutoresetMode]
+        raise ValueError(f"autoreset_mode must be one of {modes}, got {name!r}") from None
+
+
+def _checked_options(options: dict[str, Any] | None) -> dict[str, Any]:
+    options = dict(options or {})
+    if unknown := set(options) - {"exam_ids", "replicates"}:
+        raise ValueError(f"reset options are 'exam_ids' and 'replicates', got {sorted(unknown)}")
+    return options
