@@ -89,6 +89,11 @@ class Problem:
         """Number of published groups G."""
         return len(self.group_weight)
 
+    @property
+    def padded_size(self) -> int:
+        """Width of the feature rows that observations are cut from."""
+        return self.num_tasks * self.group_features.shape[1] + len(self.observation_tables.shown)
+
     def require_beliefs(self, agent: str) -> Laws:
         """The published beliefs.
 
@@ -200,6 +205,7 @@ class DecisionView:
         """(D, size) float32: the environment's flat observations."""
         return observe(
             self._all_groups,
+            np.zeros((len(self._all_groups), self.problem.padded_size), np.float32),
             self.exam,
             self.position,
             self.remaining,

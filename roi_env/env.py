@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from roi_env.dynamics import transition
 from roi_env.exam import ExamSpec, check_seed, draw_exams, exam_numbers, exam_spec
-from roi_env.observation import observation_layout, observation_tables, observe
+from roi_env.observation import observation_layout, observation_tables, observe, padded_features
 from roi_env.rendering import RENDER_FPS, Decision, Scene, render_ansi, render_rgb
 from roi_env.rewards import SCORE, reward_of
 
@@ -200,6 +200,7 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
         steps = self._num_tasks + 1
         rows = observe(
             batch.groups,
+            padded_features(size, self.spec_of_exam),
             np.repeat(np.arange(size), steps),
             np.tile(np.arange(steps), size),
             np.zeros(size * steps, np.int64),

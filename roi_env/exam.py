@@ -67,7 +67,7 @@ class ExamSpec:
         source = self.source
         offered = source.published.offered[: source.num_groups]
         known = source.beliefs.min_cost if self.beliefs == "published" else np.ones_like(source.beliefs.min_cost)
-        return np.where(offered & (known < NOT_OFFERED), known.astype(np.int64) + self.decision_cost, NOT_OFFERED)
+        return np.where(offered & (known < NOT_OFFERED), np.minimum(known.astype(np.int64) + self.decision_cost, NOT_OFFERED), NOT_OFFERED)
 
     @property
     def order_code(self) -> int:
@@ -189,9 +189,52 @@ def _validated(spec: ExamSpec) -> ExamSpec:
     return spec
 
 
+def new_slots(size: int, num_tasks: int) -> npt.NDArray[np.int32]:
+    """(size, num_tasks) int32 slots in the order of drawing."""
+    return np.tile(np.arange(num_tasks, dtype=np.int32), (size, 1))
+
+
+@njit(cache=True)
+def _draw_independent(key: np.uint64, size: np.int64, rows: npt.NDArray[np.int32], exam: int) -> None:
+    """Fill ``rows[exam]`` with independent draws below ``size``; a function of its own, so that it is vectorised."""
+    for n in range(rows.shape[1]):
+        rows[exam, n] = random.below(random.draw(key, np.uint64(n)), size)
+
+
 @njit(cache=True)
 def draw_tasks(
     seed: np.uint64,
+    which: npt.NDArray[np.int64],
+    count: int,
+    exam_ids: npt.NDArray[np.int64],
+    order: int,
+    replacement: bool,
+    tables: SourceTables,
+    rows: npt.NDArray[np.int32],
+    slots: npt.NDArray[np.int32],
+    keys: npt.NDArray[np.int64],
+) -> None:
+    """Fill ``rows[e]`` and ``slots[e]`` (N,) int32 with the tasks of exam ``exam_ids[e]`` in presentation order.
+
+    Done for the first ``count`` indices ``e`` in ``which``. ``slots`` comes from :func:`new_slots`: it holds the order of
+    drawing and is written only where that changes. A slot is part of a task's identity, whatever the order of
+    presentation. ``keys`` (N,) int64 is scratch.
+    """
+    if replacement and len(tables.strata) == 2 and order == 0:
+        # Exchangeable draws: the order of drawing is a random order already.
+        size = np.int64(tables.strata[1])
+        for j in range(count):
+            key = random.exam_key(seed, exam_ids[which[j]])
+            _draw_independent(random.draw(key, random.TASKS), size, rows, which[j])
+        return
+    for j in range(count):
+        _draw_in_order(seed, which[j], exam_ids[which[j]], order, replacement, tables, rows, slots, keys)
+
+
+@njit(cache=True)
+def _draw_in_order(
+    seed: np.uint64,
+    exam: int,
     exam_id: np.int64,
     order: int,
     replacement: bool,
@@ -200,12 +243,7 @@ def draw_tasks(
     slots: npt.NDArray[np.int32],
     keys: npt.NDArray[np.int64],
 ) -> None:
-    """Fill ``rows`` and ``slots`` (N,) int32 with the exam's tasks in presentation order.
-
-    A slot is a task's number in the order of drawing: part of its identity, whatever the order of presentation.
-    ``keys`` (N,) int64 is scratch.
-    """
-    num_tasks = len(rows)
+    num_tasks = rows.shape[1]
     num_strata = len(tables.strata) - 1
     key = random.exam_key(seed, exam_id)
     task_key = random.draw(key, random.TASKS)
@@ -232,25 +270,29 @@ def draw_tasks(
             for i in range(n, place, -1):
                 keys[i] = keys[i - 1]
             keys[place] = row
-        rows[n] = row
-        slots[n] = n
+        rows[exam, n] = row
+        slots[exam, n] = n
     if order == 0 and num_strata == 1:
-        return  # exchangeable draws: the order of drawing is a random order
+        return
     for n in range(num_tasks):
-        row = rows[n]
+        row = rows[exam, n]
         if order == 0:
             rank = np.int64(random.draw(order_key, np.uint64(n)) >> np.uint64(1))
         elif order == 1:
-            rank = np.int64(tables.group_key[tables.row_group[row]])
+            rank = np.int64(tables.group_key[tables.rows[row, 1]])
         elif order == 2:
-            rank = -np.int64(tables.group_key[tables.row_group[row]])
+            rank = -np.int64(tables.group_key[tables.rows[row, 1]])
         else:
             rank = np.int64(tables.row_given[row])
         i = n
         while i > 0 and keys[i - 1] > rank:
-            keys[i], rows[i], slots[i] = keys[i - 1], rows[i - 1], slots[i - 1]
+            keys[i] = keys[i - 1]
+            rows[exam, i] = rows[exam, i - 1]
+            slots[exam, i] = slots[exam, i - 1]
             i -= 1
-        keys[i], rows[i], slots[i] = rank, row, n
+        keys[i] = rank
+        rows[exam, i] = row
+        slots[exam, i] = n
 
 
 @njit(cache=True, inline="always")
@@ -261,17 +303,21 @@ def draw_latent(seed: np.uint64, exam_id: np.int64, num_latent: int) -> np.int64
 
 @njit(cache=True, inline="always")
 def draw_outcome(
-    key: np.uint64, slot: int, tier: int, num_tiers: int, cell: int, common: bool, tables: SourceTables
+    key: np.uint64,
+    slot: int,
+    tier: int,
+    num_tiers: int,
+    cell: int,
+    common: bool,
+    cells: npt.NDArray[np.int32],
+    outcomes: npt.NDArray[np.uint32],
 ) -> np.uint32:
     """Packed potential outcome of ``tier`` (0-based) for the task in ``slot``; ``cell`` = law * K + tier.
 
     A tier that is not offered costs ``NOT_OFFERED`` tokens: choosing it overspends.
     """
-    count = tables.outcome_count[cell]
-    if count == 0:
-        return np.uint32(NOT_OFFERED) << np.uint32(1)
     number = random.draw(key, np.uint64(slot * num_tiers + (0 if common else tier)))
-    return tables.outcomes[tables.outcome_start[cell] + random.below(number, count)]
+    return outcomes[cells[cell, 0] + random.below(number, cells[cell, 1])]
 
 
 @njit(cache=True)
@@ -283,16 +329,16 @@ def _draw_batch(
     replacement: bool,
     num_latent: int,
     tables: SourceTables,
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    slots: npt.NDArray[np.int32],
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
     size = len(exam_ids)
     rows = np.empty((size, num_tasks), np.int32)
-    slots = np.empty((size, num_tasks), np.int32)
     latent = np.empty(size, np.int32)
     keys = np.empty(num_tasks, np.int64)
+    draw_tasks(seed, np.arange(size), size, exam_ids, order, replacement, tables, rows, slots, keys)
     for e in range(size):
-        draw_tasks(seed, exam_ids[e], order, replacement, tables, rows[e], slots[e], keys)
         latent[e] = draw_latent(seed, exam_ids[e], num_latent)
-    return rows, slots, latent
+    return rows, latent
 
 
 @njit(cache=True)
@@ -313,7 +359,9 @@ def _draw_outcomes(
         for n in range(num_tasks):
             for k in range(num_tiers):
                 cell = laws[e, n] * num_tiers + k
-                packed[e, n, k] = draw_outcome(key, slots[e, n], k, num_tiers, cell, common, tables)
+                packed[e, n, k] = draw_outcome(
+                    key, slots[e, n], k, num_tiers, cell, common, tables.cells, tables.outcomes
+                )
     return packed
 
 
@@ -428,7 +476,8 @@ def draw_exams(spec: ExamSpec, seed: int, exam_ids: Any, replicates: Any = 0) ->
     ids = np.atleast_1d(np.asarray(exam_ids))
     ids = exam_numbers("exam_ids", ids, len(ids))
     seed = check_seed(seed)
-    rows, slots, latent = _draw_batch(
+    slots = new_slots(len(ids), spec.num_tasks)
+    rows, latent = _draw_batch(
         np.uint64(seed),
         ids,
         spec.num_tasks,
@@ -436,5 +485,6 @@ def draw_exams(spec: ExamSpec, seed: int, exam_ids: Any, replicates: Any = 0) ->
         spec.source.replacement,
         spec.source.num_latent,
         spec.source.tables,
+        slots,
     )
     return ExamBatch(spec, seed, ids, exam_numbers("replicates", replicates, len(ids)), rows, slots, latent)

@@ -59,17 +59,25 @@ class ObservationLayout:
 
 
 class ObservationTables(NamedTuple):
-    """What compiled code needs to write an observation."""
+    """What compiled code needs to write an observation.
+
+    The lengths of the tuples are sizes that the compiler knows: copies of a known size need no loop.
+    """
 
     beliefs: npt.NDArray[np.float32]
     """(G, 2K) success probabilities, expected costs / budget; (G, 0) without beliefs."""
     features: npt.NDArray[np.float32]
     """(G, F) published features."""
-    window: int
-    """Tasks shown: N with preview, 1 without."""
-    memory: int
-    """Numbers of feedback shown: 3 or 0."""
-    num_tiers: int
+    tiers: tuple[int, ...]
+    """K entries."""
+    per_task: tuple[int, ...]
+    """F entries."""
+    memory: tuple[int, ...]
+    """3 entries with feedback, else none."""
+    believed: tuple[int, ...]
+    """2K entries with beliefs, else none."""
+    shown: tuple[int, ...]
+    """F entries for every task shown (N with preview, else 1)."""
 
 
 def observation_layout(spec: ExamSpec) -> ObservationLayout:
@@ -102,7 +110,7 @@ def observation_layout(spec: ExamSpec) -> ObservationLayout:
     low, high = min(0.0, float(source.group_features.min())), max(1.0, float(source.group_features.max()))
     shown = "of the current and all later tasks" if spec.preview else "of the current task"
     names = ", ".join(source.feature_names)
-    add("tasks", tables.window * source.group_features.shape[1], low, high, f"features ({names}) {shown}")
+    add("tasks", len(tables.shown), low, high, f"features ({names}) {shown}")
     return ObservationLayout(tuple(parts))
 
 
@@ -114,20 +122,43 @@ def observation_tables(spec: ExamSpec) -> ObservationTables:
         beliefs = np.concatenate([laws.success_probability, laws.expected_cost / spec.budget], 1).astype(np.float32)
     else:
         beliefs = np.empty((source.num_groups, 0), np.float32)
+    window = spec.num_tasks if spec.preview else 1
     return ObservationTables(
         np.ascontiguousarray(beliefs),
         np.ascontiguousarray(source.group_features),
-        spec.num_tasks if spec.preview else 1,
-        3 if spec.feedback == "cost+correct" else 0,
-        source.num_tiers,
+        (0,) * source.num_tiers,
+        (0,) * source.group_features.shape[1],
+        (0,) * (3 if spec.feedback == "cost+correct" else 0),
+        (0,) * beliefs.shape[1],
+        (0,) * (window * source.group_features.shape[1]),
     )
 
 
-@njit(cache=True)
+def padded_features(num_envs: int, spec: ExamSpec) -> npt.NDArray[np.float32]:
+    """(num_envs, F * (N + tasks shown)) float32 zeros: room for :func:`fill_features`."""
+    shown = spec.num_tasks if spec.preview else 1
+    return np.zeros((num_envs, spec.source.group_features.shape[1] * (spec.num_tasks + shown)), np.float32)
+
+
+@njit(cache=True, inline="always")
+def fill_features(
+    padded: npt.NDArray[np.float32], row: int, group: int, position: int, tables: ObservationTables
+) -> None:
+    """Put the features of the task at ``position`` into its place in ``padded[row]``."""
+    first = position * len(tables.per_task)
+    for j in range(len(tables.per_task)):
+        padded[row, first + j] = tables.features[group, j]
+
+
+@njit(cache=True, inline="always", error_model="numpy")
 def write_observation(
     out: npt.NDArray[np.float32],
-    groups: npt.NDArray[np.int32],
+    row: int,
+    padded: npt.NDArray[np.float32],
+    exam: int,
+    group: int,
     position: int,
+    num_tasks: int,
     remaining: int,
     budget: int,
     last_action: int,
@@ -135,36 +166,31 @@ def write_observation(
     last_correct: bool,
     tables: ObservationTables,
 ) -> None:
-    """Write the observation before task ``position`` (``len(groups)``: the terminal one) into ``out`` (D,) float32."""
-    num_tasks = len(groups)
-    out[0] = remaining / budget
-    out[1] = position / num_tasks
-    at = 2
-    if tables.memory:
-        out[2] = last_action / tables.num_tiers
-        out[3] = last_tokens / budget
-        out[4] = last_correct
-        at = 5
-    width = tables.beliefs.shape[1]
-    if position < num_tasks:
-        for j in range(width):
-            out[at + j] = tables.beliefs[groups[position], j]
-    else:
-        for j in range(width):
-            out[at + j] = 0.0
-    at += width
-    shown = min(tables.window, num_tasks - position)
-    count = tables.features.shape[1]
-    for n in range(shown):
-        for j in range(count):
-            out[at] = tables.features[groups[position + n], j]
-            at += 1
-    out[at:] = 0.0
+    """Write the observation before task ``position`` (N: the terminal one) into ``out[row]``, float32.
+
+    ``padded[exam]`` holds the exam's features followed by zeros; ``group`` is the task's group (any at the end). Rows
+    are indexed, not sliced: a view costs a reference count.
+    """
+    out[row, 0] = remaining / budget
+    out[row, 1] = position / num_tasks
+    if len(tables.memory) > 0:
+        out[row, 2] = last_action / len(tables.tiers)
+        out[row, 3] = last_tokens / budget
+        out[row, 4] = last_correct
+    at = 2 + len(tables.memory)
+    present = np.float32(1.0) if position < num_tasks else np.float32(0.0)
+    for j in range(len(tables.believed)):
+        out[row, at + j] = present * tables.beliefs[group, j]
+    at += len(tables.believed)
+    first = position * len(tables.per_task)
+    for j in range(len(tables.shown)):
+        out[row, at + j] = padded[exam, first + j]
 
 
 @njit(cache=True)
 def observe(
     groups: npt.NDArray[np.int32],
+    padded: npt.NDArray[np.float32],
     exam: npt.NDArray[np.int64],
     position: npt.NDArray[np.int64],
     remaining: npt.NDArray[np.int64],
@@ -175,13 +201,25 @@ def observe(
     tables: ObservationTables,
     size: int,
 ) -> npt.NDArray[np.float32]:
-    """(D, size) float32 observations of D decisions: ``exam`` indexes ``groups`` (E, N), the rest is per decision."""
+    """(D, size) float32 observations of D decisions: ``exam`` indexes ``groups`` (E, N), the rest is per decision.
+
+    ``padded`` is (E, ...) from :func:`padded_features`; it is filled here.
+    """
+    num_exams, num_tasks = groups.shape
+    for e in range(num_exams):
+        for n in range(num_tasks):
+            fill_features(padded, e, groups[e, n], n, tables)
     out = np.empty((len(exam), size), np.float32)
     for d in range(len(exam)):
+        group = groups[exam[d], min(position[d], num_tasks - 1)]
         write_observation(
-            out[d],
-            groups[exam[d]],
+            out,
+            d,
+            padded,
+            exam[d],
+            group,
             position[d],
+            num_tasks,
             remaining[d],
             budget,
             last_action[d],

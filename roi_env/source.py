@@ -134,17 +134,18 @@ def laws_from_cells(
 
 
 class SourceTables(NamedTuple):
-    """The arrays that compiled code reads (see :class:`Source` for their meaning)."""
+    """The arrays that compiled code reads; pairs that are read together lie together."""
 
-    row_item: npt.NDArray[np.int32]
-    row_group: npt.NDArray[np.int32]
+    rows: npt.NDArray[np.int32]
+    """(R, 2) hidden item and published group of every task row."""
     row_given: npt.NDArray[np.int32]
     group_key: npt.NDArray[np.int32]
     group_weight: npt.NDArray[np.float64]
     strata: npt.NDArray[np.int32]
-    outcome_start: npt.NDArray[np.int32]
-    outcome_count: npt.NDArray[np.int32]
+    cells: npt.NDArray[np.int32]
+    """(L * M * K, 2) first outcome and number of outcomes."""
     outcomes: npt.NDArray[np.uint32]
+    """The outcomes, then one that costs ``NOT_OFFERED``: where the cells of tiers that are not offered point."""
 
 
 @dataclass(frozen=True)
@@ -229,16 +230,18 @@ class Source:
     @cached_property
     def tables(self) -> SourceTables:
         """The arrays for compiled code."""
+        offered = self.outcome_count > 0
+        start = np.where(offered, self.outcome_start, len(self.outcomes))
+        count = np.where(offered, self.outcome_count, 1)
+        never = np.array([np.uint32(NOT_OFFERED) << np.uint32(1)])
         return SourceTables(
-            self.row_item,
-            self.row_group,
+            np.stack([self.row_item, self.row_group], 1).astype(np.int32),
             self.row_given,
             self.group_key,
             self.group_weight,
             self.strata,
-            self.outcome_start,
-            self.outcome_count,
-            self.outcomes,
+            np.stack([start, count], 1).astype(np.int32),
+            np.concatenate([self.outcomes, never]).astype(np.uint32),
         )
 
     @cached_property

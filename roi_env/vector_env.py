@@ -18,8 +18,15 @@ from numba import njit
 from roi_env import random
 from roi_env.dynamics import compiled_transition
 from roi_env.env import resolve_spec
-from roi_env.exam import check_seed, draw_latent, draw_outcome, draw_tasks, exam_numbers
-from roi_env.observation import ObservationTables, observation_layout, observation_tables, write_observation
+from roi_env.exam import check_seed, draw_latent, draw_outcome, draw_tasks, exam_numbers, new_slots
+from roi_env.observation import (
+    ObservationTables,
+    fill_features,
+    observation_layout,
+    observation_tables,
+    padded_features,
+    write_observation,
+)
 from roi_env.rendering import RENDER_FPS, Decision, Scene, render_ansi, render_rgb
 from roi_env.rewards import REFUSAL_BONUS, compiled_reward_of
 from roi_env.source import SourceTables
@@ -38,7 +45,7 @@ class _Rules(NamedTuple):
     common: bool
     reward_kind: int
     coefficient: float
-    min_cost: npt.NDArray[np.int64]
+    min_cost: npt.NDArray[np.int32]
     level_edges: npt.NDArray[np.int64]
 
 
@@ -53,14 +60,23 @@ class _State(NamedTuple):
     remaining: npt.NDArray[np.int32]
     finished: npt.NDArray[np.bool_]
     """NEXT_STEP: the coming step resets."""
-    cells: npt.NDArray[np.int32]
-    """(n, N) first outcome cell (law * K) of every task."""
-    groups: npt.NDArray[np.int32]
+    rows: npt.NDArray[np.int32]
+    """(n, N) task rows."""
     slots: npt.NDArray[np.int32]
+    """(n, N) order of drawing."""
+    first_item: npt.NDArray[np.int64]
+    """Latent state x number of items: a task's law is this plus its item."""
+    padded: npt.NDArray[np.float32]
+    """Features in presentation order, then zeros: observations are windows of it."""
     total_reward: npt.NDArray[np.float64]
     total_score: npt.NDArray[np.float64]
-    length: npt.NDArray[np.int32]
     started: npt.NDArray[np.float64]
+    outcome: npt.NDArray[np.uint32]
+    """Packed outcome of the action under way."""
+    weight: npt.NDArray[np.float64]
+    """Weight of the task under way."""
+    fresh: npt.NDArray[np.int64]
+    """Environments that begin an exam in this step."""
     scratch: npt.NDArray[np.int64]
 
 
@@ -79,7 +95,6 @@ class _Outputs(NamedTuple):
 class _Final(NamedTuple):
     """Totals of the exams that ended in a step, and under SAME_STEP their last observation and mask."""
 
-    ended: npt.NDArray[np.bool_]
     reward: npt.NDArray[np.float64]
     score: npt.NDArray[np.float64]
     length: npt.NDArray[np.int32]
@@ -91,30 +106,80 @@ class _Final(NamedTuple):
 
 @njit(cache=True)
 def _begin(
-    i: int, seed: np.uint64, now: float, rules: _Rules, tables: SourceTables, state: _State, rows: npt.NDArray[np.int32]
+    count: int,
+    seed: np.uint64,
+    now: float,
+    rules: _Rules,
+    tables: SourceTables,
+    observation: ObservationTables,
+    state: _State,
 ) -> None:
-    """Draw the tasks of exam ``state.exam_id[i]`` into environment ``i``."""
-    exam_id = state.exam_id[i]
-    draw_tasks(seed, exam_id, rules.order, rules.replacement, tables, rows, state.slots[i], state.scratch)
-    offset = draw_latent(seed, exam_id, rules.num_latent) * rules.num_items
-    for n in range(len(rows)):
-        state.groups[i, n] = tables.row_group[rows[n]]
-        state.cells[i, n] = (offset + tables.row_item[rows[n]]) * rules.num_tiers
-    state.key[i] = random.outcome_key(seed, exam_id, state.replicate[i])
-    state.position[i] = 0
-    state.remaining[i] = rules.budget
-    state.finished[i] = False
-    state.total_reward[i] = 0.0
-    state.total_score[i] = 0.0
-    state.length[i] = 0
-    state.started[i] = now
+    """Draw the tasks of exam ``state.exam_id[i]`` for the first ``count`` environments ``i`` in ``state.fresh``."""
+    num_tasks = state.rows.shape[1]
+    draw_tasks(
+        seed,
+        state.fresh,
+        count,
+        state.exam_id,
+        rules.order,
+        rules.replacement,
+        tables,
+        state.rows,
+        state.slots,
+        state.scratch,
+    )
+    for j in range(count):
+        i = state.fresh[j]
+        exam_id = state.exam_id[i]
+        if rules.num_latent > 1:
+            state.first_item[i] = draw_latent(seed, exam_id, rules.num_latent) * rules.num_items
+        for n in range(num_tasks):
+            fill_features(state.padded, i, tables.rows[state.rows[i, n], 1], n, observation)
+        state.key[i] = random.outcome_key(seed, exam_id, state.replicate[i])
+        state.position[i] = 0
+        state.remaining[i] = rules.budget
+        state.finished[i] = False
+        state.total_reward[i] = 0.0
+        state.total_score[i] = 0.0
+        state.started[i] = now
 
 
 @njit(cache=True, inline="always")
-def _write_mask(out: npt.NDArray[np.int8], min_cost: npt.NDArray[np.int64], remaining: int, alive: bool) -> None:
-    out[0] = 1
-    for k in range(len(min_cost)):
-        out[k + 1] = alive and min_cost[k] <= remaining
+def _show(
+    i: int,
+    last_action: int,
+    last_tokens: int,
+    last_correct: bool,
+    rules: _Rules,
+    tables: SourceTables,
+    observation: ObservationTables,
+    state: _State,
+    observations: npt.NDArray[np.float32],
+    action_mask: npt.NDArray[np.int8],
+) -> None:
+    """Write environment ``i``'s observation and mask; past the last task only skip is legal."""
+    num_tasks = state.rows.shape[1]
+    position, remaining = state.position[i], state.remaining[i]
+    group = tables.rows[state.rows[i, min(position, num_tasks - 1)], 1]
+    write_observation(
+        observations,
+        i,
+        state.padded,
+        i,
+        group,
+        position,
+        num_tasks,
+        remaining,
+        rules.budget,
+        last_action,
+        last_tokens,
+        last_correct,
+        observation,
+    )
+    limit = remaining if position < num_tasks else np.int32(-1)
+    action_mask[i, 0] = 1
+    for k in range(len(observation.tiers)):
+        action_mask[i, k + 1] = rules.min_cost[group, k] <= limit
 
 
 @njit(cache=True)
@@ -125,13 +190,93 @@ def _reset_all(
     tables: SourceTables,
     observation: ObservationTables,
     state: _State,
-    rows: npt.NDArray[np.int32],
     out: _Outputs,
 ) -> None:
-    for i in range(len(state.exam_id)):
-        _begin(i, seed, now, rules, tables, state, rows)
-        write_observation(out.observations[i], state.groups[i], 0, rules.budget, rules.budget, 0, 0, False, observation)
-        _write_mask(out.action_mask[i], rules.min_cost[state.groups[i, 0]], rules.budget, True)
+    num_envs = len(state.exam_id)
+    for i in range(num_envs):
+        state.fresh[i] = i
+    _begin(num_envs, seed, now, rules, tables, observation, state)
+    for i in range(num_envs):
+        _show(i, 0, 0, False, rules, tables, observation, state, out.observations, out.action_mask)
+
+
+@njit(cache=True)
+def _draw_chosen(
+    actions: npt.NDArray[np.int64], rules: _Rules, tables: SourceTables, num_tiers: int, state: _State
+) -> bool:
+    """Gather the outcome of every chosen action (0 for skip); False if an action is out of range.
+
+    Apart from the rules and without branches, so that the processor keeps many of its cache misses in flight.
+    """
+    last = state.rows.shape[1] - 1
+    valid = True
+    for i in range(len(actions)):
+        valid &= (actions[i] >= 0) & (actions[i] <= num_tiers)
+    if not valid:
+        return False
+    for i in range(len(actions)):
+        action = actions[i]
+        tier = max(action - 1, 0)
+        position = min(state.position[i], last)
+        row = state.rows[i, position]
+        law = state.first_item[i] + tables.rows[row, 0]
+        state.weight[i] = tables.group_weight[tables.rows[row, 1]]
+        packed = draw_outcome(
+            state.key[i],
+            state.slots[i, position],
+            tier,
+            num_tiers,
+            law * num_tiers + tier,
+            rules.common,
+            tables.cells,
+            tables.outcomes,
+        )
+        state.outcome[i] = packed if action > 0 else np.uint32(0)
+    return True
+
+
+@njit(cache=True)
+def _shaped_reward(
+    i: int,
+    action: int,
+    right: bool,
+    overspent: bool,
+    cost: int,
+    paid: int,
+    rules: _Rules,
+    tables: SourceTables,
+    state: _State,
+) -> float:
+    """Reward other than the score, before the state of environment ``i`` moves on."""
+    position = state.position[i]
+    item = tables.rows[state.rows[i, position], 0]
+    solvable = False
+    if rules.reward_kind == REFUSAL_BONUS and action == 0:
+        for k in range(rules.num_tiers):
+            packed = draw_outcome(
+                state.key[i],
+                state.slots[i, position],
+                k,
+                rules.num_tiers,
+                (state.first_item[i] + item) * rules.num_tiers + k,
+                rules.common,
+                tables.cells,
+                tables.outcomes,
+            )
+            fits = np.int64(packed >> np.uint32(1)) + rules.decision_cost <= state.remaining[i]
+            solvable = solvable or (fits and (packed & np.uint32(1)) != 0)
+    return compiled_reward_of(
+        rules.reward_kind,
+        rules.coefficient,
+        action,
+        right,
+        overspent,
+        np.searchsorted(rules.level_edges, cost - rules.decision_cost),
+        state.weight[i],
+        paid,
+        rules.budget,
+        solvable,
+    )
 
 
 @njit(cache=True)
@@ -144,71 +289,39 @@ def _step(
     tables: SourceTables,
     observation: ObservationTables,
     state: _State,
-    rows: npt.NDArray[np.int32],
     out: _Outputs,
     final: _Final,
 ) -> int:
-    """Step every environment once; returns how many exams ended."""
-    num_envs, num_tasks = state.groups.shape
+    """Step every environment once; returns how many exams ended, or -1 (nothing done) for an action out of range."""
+    num_envs, num_tasks = state.rows.shape
     ended = 0
-    # Two passes: the first gathers outcomes and applies the rules (random reads, little written), the second streams
-    # the observations out. Apart, the processor keeps more of the first pass's cache misses in flight.
+    if not _draw_chosen(actions, rules, tables, len(observation.tiers), state):
+        return -1
+    fresh = 0
     for i in range(num_envs):
-        action = actions[i]
-        final.ended[i] = False
         if state.finished[i]:
             out.rewards[i] = 0.0
             out.terminated[i] = False
             out.tokens[i] = 0
             out.correct[i] = False
             out.overspent[i] = False
+            state.exam_id[i] += num_envs
+            state.fresh[fresh] = i
+            fresh += 1
             continue
-        position = state.position[i]
-        remaining = np.int64(state.remaining[i])
-        cost, correct = np.int64(rules.decision_cost), False
-        if action > 0:
-            cell = state.cells[i, position] + action - 1
-            packed = draw_outcome(
-                state.key[i], state.slots[i, position], action - 1, rules.num_tiers, cell, rules.common, tables
-            )
-            cost += np.int64(packed >> np.uint32(1))
-            correct = (packed & np.uint32(1)) != 0
+        packed = state.outcome[i]
+        position, remaining = state.position[i], np.int64(state.remaining[i])
+        cost = np.int64(packed >> np.uint32(1)) + rules.decision_cost
+        correct = (packed & np.uint32(1)) != 0
         paid, right, overspent, terminated = compiled_transition(cost, correct, remaining, position, num_tasks)
-        weight = tables.group_weight[state.groups[i, position]]
-        reward = weight if right else 0.0
-        state.total_score[i] += reward
+        score = state.weight[i] * right
+        reward = score
         if rules.reward_kind != 0:
-            solvable = False
-            if rules.reward_kind == REFUSAL_BONUS and action == 0:
-                for k in range(rules.num_tiers):
-                    other = draw_outcome(
-                        state.key[i],
-                        state.slots[i, position],
-                        k,
-                        rules.num_tiers,
-                        state.cells[i, position] + k,
-                        rules.common,
-                        tables,
-                    )
-                    fits = np.int64(other >> np.uint32(1)) + rules.decision_cost <= remaining
-                    solvable = solvable or (fits and (other & np.uint32(1)) != 0)
-            level = np.searchsorted(rules.level_edges, cost - rules.decision_cost)
-            reward = compiled_reward_of(
-                rules.reward_kind,
-                rules.coefficient,
-                action,
-                right,
-                overspent,
-                level,
-                weight,
-                paid,
-                rules.budget,
-                solvable,
-            )
+            reward = _shaped_reward(i, actions[i], right, overspent, cost, paid, rules, tables, state)
+        state.total_score[i] += score
         state.total_reward[i] += reward
         state.position[i] = position + 1
         state.remaining[i] = remaining - paid
-        state.length[i] += 1
         out.rewards[i] = reward
         out.terminated[i] = terminated
         out.tokens[i] = paid
@@ -216,51 +329,48 @@ def _step(
         out.overspent[i] = overspent
         if terminated:
             ended += 1
-            final.ended[i] = True
-    for i in range(num_envs):
-        last_action, last_tokens, last_correct = actions[i], out.tokens[i], out.correct[i]
-        if final.ended[i]:
             final.reward[i] = state.total_reward[i]
             final.score[i] = state.total_score[i]
-            final.length[i] = state.length[i]
-            final.tokens[i] = rules.budget - state.remaining[i]
+            final.length[i] = position + 1
+            final.tokens[i] = rules.budget - (remaining - paid)
             final.seconds[i] = now - state.started[i]
             if same_step:
-                write_observation(
-                    final.observations[i],
-                    state.groups[i],
-                    state.position[i],
-                    state.remaining[i],
-                    rules.budget,
-                    last_action,
-                    last_tokens,
-                    last_correct,
-                    observation,
-                )
-                group = state.groups[i, min(state.position[i], num_tasks - 1)]
-                _write_mask(
-                    final.action_mask[i], rules.min_cost[group], state.remaining[i], state.position[i] < num_tasks
-                )
-        if state.finished[i] or (same_step and final.ended[i]):
-            state.exam_id[i] += num_envs
-            _begin(i, seed, now, rules, tables, state, rows)
-            last_action, last_tokens, last_correct = 0, 0, False
-        elif final.ended[i]:
-            state.finished[i] = True
-        position = state.position[i]
-        write_observation(
-            out.observations[i],
-            state.groups[i],
-            position,
-            state.remaining[i],
-            rules.budget,
-            last_action,
-            last_tokens,
-            last_correct,
+                state.exam_id[i] += num_envs
+                state.fresh[fresh] = i
+                fresh += 1
+            else:
+                state.finished[i] = True
+    if same_step:
+        for j in range(fresh):
+            i = state.fresh[j]
+            _show(
+                i,
+                actions[i],
+                out.tokens[i],
+                out.correct[i],
+                rules,
+                tables,
+                observation,
+                state,
+                final.observations,
+                final.action_mask,
+            )
+    _begin(fresh, seed, now, rules, tables, observation, state)
+    for i in range(num_envs):
+        action = actions[i] if state.position[i] > 0 else np.int64(0)
+        began = state.position[i] == 0
+        _show(
+            i,
+            action,
+            np.int32(0) if began else out.tokens[i],
+            not began and out.correct[i],
+            rules,
+            tables,
             observation,
+            state,
+            out.observations,
+            out.action_mask,
         )
-        group = state.groups[i, min(position, num_tasks - 1)]
-        _write_mask(out.action_mask[i], rules.min_cost[group], state.remaining[i], position < num_tasks)
     return ended
 
 
@@ -348,27 +458,29 @@ class ROIReasoningVectorEnv(gym.vector.VectorEnv):
             source.coupling == "common",
             spec.reward.kind,
             spec.reward.coefficient,
-            spec.min_cost,
+            spec.min_cost.astype(np.int32),
             source.level_edges,
         )
         n, tasks = self.num_envs, spec.num_tasks
         self._state = _State(
-            np.zeros(n, np.int64),
-            np.zeros(n, np.int64),
-            np.zeros(n, np.uint64),
-            np.zeros(n, np.int32),
-            np.zeros(n, np.int32),
-            np.zeros(n, np.bool_),
-            np.zeros((n, tasks), np.int32),
-            np.zeros((n, tasks), np.int32),
-            np.zeros((n, tasks), np.int32),
-            np.zeros(n),
-            np.zeros(n),
-            np.zeros(n, np.int32),
-            np.zeros(n),
-            np.zeros(tasks, np.int64),
+            exam_id=np.zeros(n, np.int64),
+            replicate=np.zeros(n, np.int64),
+            key=np.zeros(n, np.uint64),
+            position=np.zeros(n, np.int32),
+            remaining=np.zeros(n, np.int32),
+            finished=np.zeros(n, np.bool_),
+            rows=np.zeros((n, tasks), np.int32),
+            slots=new_slots(n, tasks),
+            first_item=np.zeros(n, np.int64),
+            padded=padded_features(n, spec),
+            total_reward=np.zeros(n),
+            total_score=np.zeros(n),
+            started=np.zeros(n),
+            outcome=np.zeros(n, np.uint32),
+            weight=np.zeros(n),
+            fresh=np.zeros(n, np.int64),
+            scratch=np.zeros(tasks, np.int64),
         )
-        self._rows = np.zeros(tasks, np.int32)
         self._copy = copy
         self._buffers = [self._new_buffers(), self._new_buffers()] if not copy else []
         self._turn = 0
@@ -390,7 +502,6 @@ class ROIReasoningVectorEnv(gym.vector.VectorEnv):
         # The kernel writes final rows only where exams ended: start from zeros, never from stale memory.
         last = (n, size) if self._same_step else (0, size)
         final = _Final(
-            np.empty(n, np.bool_),
             np.zeros(n),
             np.zeros(n),
             np.zeros(n, np.int32),
@@ -446,12 +557,11 @@ class ROIReasoningVectorEnv(gym.vector.VectorEnv):
             self._tables,
             self._observation_tables,
             state,
-            self._rows,
             out,
         )
         self._mask = out.action_mask
         if self.render_mode is not None:
-            self._scenes = [self._scene(groups) for groups in state.groups]
+            self._scenes = [self._scene(groups) for groups in self._groups()]
         out.tokens[:] = 0
         out.correct[:] = False
         out.overspent[:] = False
@@ -477,9 +587,7 @@ class ROIReasoningVectorEnv(gym.vector.VectorEnv):
         if actions.shape != (self.num_envs,) or actions.dtype.kind not in "iu":
             raise ValueError(f"actions must be {self.num_envs} integers, got {actions.dtype} of shape {actions.shape}")
         actions = actions.astype(np.int64, copy=False)
-        if actions.min() < 0 or actions.max() > self.spec_of_exam.num_tiers:
-            raise ValueError(f"actions must lie in 0..{self.spec_of_exam.num_tiers}, got {actions.min()}..{actions.max()}")
-        before = (self._state.groups.copy(), self._state.finished.copy()) if self.render_mode is not None else None
+        before = (self._groups(), self._state.finished.copy()) if self.render_mode is not None else None
         out, final = self._next_buffers()
         ended = _step(
             actions,
@@ -490,10 +598,11 @@ class ROIReasoningVectorEnv(gym.vector.VectorEnv):
             self._tables,
             self._observation_tables,
             self._state,
-            self._rows,
             out,
             final,
         )
+        if ended < 0:
+            raise ValueError(f"actions must lie in 0..{self.spec_of_exam.num_tiers}, got {actions.min()}..{actions.max()}")
         self._mask = out.action_mask
         infos = self._infos(out)
         if ended:
@@ -504,19 +613,20 @@ class ROIReasoningVectorEnv(gym.vector.VectorEnv):
                 "score": final.score,
                 "tokens": final.tokens,
             }
-            infos["_episode"] = final.ended
+            done = out.terminated.copy()
+            infos["_episode"] = done
             if self._same_step:
                 infos["final_obs"] = final.observations
-                infos["_final_obs"] = final.ended
+                infos["_final_obs"] = done
                 infos["final_info"] = {
                     "action_mask": final.action_mask,
                     "tokens": out.tokens,
                     "correct": out.correct,
                     "overspent": out.overspent,
                     "episode": infos["episode"],
-                    "_episode": final.ended,
+                    "_episode": done,
                 }
-                infos["_final_info"] = final.ended
+                infos["_final_info"] = done
         if before is not None:
             self._record(actions, out, *before)
         return out.observations, out.rewards, out.terminated, np.zeros(self.num_envs, np.bool_), infos
@@ -540,6 +650,10 @@ class ROIReasoningVectorEnv(gym.vector.VectorEnv):
         _sample(self._mask, key, np.uint64(0), actions)
         return actions
 
+    def _groups(self) -> npt.NDArray[np.int32]:
+        """(num_envs, N) int32 published groups of the exams under way."""
+        return self.spec_of_exam.source.row_group[self._state.rows]
+
     def _scene(self, groups: npt.NDArray[np.int32]) -> Scene:
         return Scene(self.spec_of_exam, tuple(groups.tolist()), ())
 
@@ -553,7 +667,7 @@ class ROIReasoningVectorEnv(gym.vector.VectorEnv):
         """Add the step to every picture. A finished exam stays on screen until the next one's first frame."""
         for i in range(self.num_envs):
             if finished[i]:
-                self._scenes[i] = self._scene(self._state.groups[i])
+                self._scenes[i] = self._scene(self._groups()[i])
                 continue
             scene = self._scene(groups[i]) if self._scenes[i].ended else self._scenes[i]
             decision = Decision(int(actions[i]), int(out.tokens[i]), bool(out.correct[i]), bool(out.overspent[i]))
