@@ -164,6 +164,7 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
         self._observation_tables = observation_tables(spec)
         self._shows_feedback = spec.feedback == "cost+correct"
         self._num_tasks, self._num_tiers, self._budget = spec.num_tasks, spec.num_tiers, spec.budget
+        self._per_token = 1.0 / spec.budget
         self._decision_cost = spec.decision_cost
         self._reward = spec.reward
         self._plain_score = spec.reward.kind == SCORE
@@ -180,7 +181,9 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
         self._replicate = 0
         self._block_size = 1
         self._block_left = 0
-        self._position = -1
+        self._position = 0
+        self._remaining = 0
+        self._last_mask: npt.NDArray[np.int8] | None = None
         self._scene: Scene | None = None
 
     def _prepare_block(self) -> None:
@@ -203,7 +206,7 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
             padded_features(size, self.spec_of_exam),
             np.repeat(np.arange(size), steps),
             np.tile(np.arange(steps), size),
-            np.zeros(size * steps, np.int64),
+            np.where(np.tile(np.arange(steps), size) == 0, self._budget, 0),
             self._budget,
             np.zeros(size * steps, np.int64),
             np.zeros(size * steps, np.int64),
@@ -253,9 +256,8 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
         self._score = 0.0
         if self.render_mode is not None:
             self._scene = Scene(self.spec_of_exam, tuple(self._groups), ())
-        observation = self._rows[0].copy()
-        observation[0] = 1.0
-        return observation, {"action_mask": self._mask()}
+        self._last_mask = self._mask_at(0, self._budget)
+        return self._rows[0], {"action_mask": self._last_mask}
 
     def step(
         self, action: np.int64 | int
@@ -265,35 +267,52 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
         :raises ValueError: for an action outside ``0..K``.
         :raises gymnasium.error.ResetNeeded: before a reset or after the end of an exam.
         """
-        position, remaining = self._position, self._remaining if self._position >= 0 else 0
-        if position < 0 or position == self._num_tasks or remaining == 0:
+        remaining = self._remaining
+        if remaining == 0:
             raise gym.error.ResetNeeded("the exam is over (or has not begun): call reset() before step()")
+        position = self._position
         choice = int(action)
-        if not 0 <= choice <= self._num_tiers:
-            raise ValueError(f"action must lie in 0..{self._num_tiers}, got {action!r}")
-        cost, correct = self._decision_cost, False
-        if choice:
+        if choice > 0:
+            if choice > self._num_tiers:
+                raise ValueError(f"action must lie in 0..{self._num_tiers}, got {action!r}")
             packed = self._outcomes[position][choice - 1]
-            cost += packed >> 1
-            correct = packed & 1 == 1
+            cost, correct = (packed >> 1) + self._decision_cost, packed & 1 == 1
+        elif choice == 0:
+            cost, correct = self._decision_cost, False
+        else:
+            raise ValueError(f"action must lie in 0..{self._num_tiers}, got {action!r}")
         paid, right, overspent, terminated = transition(cost, correct, remaining, position, self._num_tasks)
-        weight = self._weights[self._groups[position]]
-        score = weight if right else 0.0
+        group = self._groups[position]
+        score = self._weights[group] if right else 0.0
         reward = score if self._plain_score else self._shaped_reward(choice, right, overspent, cost, paid)
         position += 1
         remaining -= paid
-        self._position, self._remaining = position, remaining
+        self._position = position
         self._score += score
-        observation = self._rows[position].copy()
-        observation[0] = remaining / self._budget
+        # Every row of a block is handed out once and written once: no copy is needed.
+        observation = self._rows[position]
+        observation[0] = remaining * self._per_token
         if self._shows_feedback:
             observation[2] = choice / self._num_tiers
-            observation[3] = paid / self._budget
+            observation[3] = paid * self._per_token
             observation[4] = right
-        info = {"action_mask": self._mask(), "tokens": paid, "correct": right, "overspent": overspent}
         if terminated:
-            info["score"] = self._score
-            info["spent"] = self._budget - remaining
+            mask = self._mask_at(position, remaining)
+            self._remaining = 0
+            info = {
+                "action_mask": mask,
+                "tokens": paid,
+                "correct": right,
+                "overspent": overspent,
+                "score": self._score,
+                "spent": self._budget - remaining,
+            }
+        else:
+            self._remaining = remaining
+            group = self._groups[position]
+            mask = self._masks[group][bisect_right(self._thresholds[group], remaining)]
+            info = {"action_mask": mask, "tokens": paid, "correct": right, "overspent": overspent}
+        self._last_mask = mask
         if self._scene is not None:
             self._scene = self._scene.after(Decision(choice, paid, right, overspent))
         return observation, reward, terminated, False, info
@@ -316,17 +335,17 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
             )
         )
 
-    def _mask(self) -> npt.NDArray[np.int8]:
-        if self._position == self._num_tasks:
+    def _mask_at(self, position: int, remaining: int) -> npt.NDArray[np.int8]:
+        if position == self._num_tasks:
             return self._no_mask
-        group = self._groups[self._position]
-        return self._masks[group][bisect_right(self._thresholds[group], self._remaining)]
+        group = self._groups[position]
+        return self._masks[group][bisect_right(self._thresholds[group], remaining)]
 
     def action_masks(self) -> npt.NDArray[np.bool_]:
         """(K + 1,) bool: legal actions now (sb3-contrib's protocol)."""
-        if self._position < 0:
+        if self._last_mask is None:
             raise gym.error.ResetNeeded("call reset() before action_masks()")
-        return self._mask().astype(bool)
+        return self._last_mask.astype(bool)
 
     def render(self) -> Any:
         """The exam so far: text (``ansi``) or a (360, 720, 3) uint8 frame (``rgb_array``)."""

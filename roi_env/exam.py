@@ -195,7 +195,7 @@ def new_slots(size: int, num_tasks: int) -> npt.NDArray[np.int32]:
 
 
 @njit(cache=True)
-def _draw_independent(key: np.uint64, size: np.int64, rows: npt.NDArray[np.int32], exam: int) -> None:
+def _draw_independent(key: np.uint64, size: np.uint64, rows: npt.NDArray[np.int32], exam: int) -> None:
     """Fill ``rows[exam]`` with independent draws below ``size``; a function of its own, so that it is vectorised."""
     for n in range(rows.shape[1]):
         rows[exam, n] = random.below(random.draw(key, np.uint64(n)), size)
@@ -222,7 +222,7 @@ def draw_tasks(
     """
     if replacement and len(tables.strata) == 2 and order == 0:
         # Exchangeable draws: the order of drawing is a random order already.
-        size = np.int64(tables.strata[1])
+        size = np.uint64(tables.strata[1])
         for j in range(count):
             key = random.exam_key(seed, exam_ids[which[j]])
             _draw_independent(random.draw(key, random.TASKS), size, rows, which[j])
@@ -254,12 +254,12 @@ def _draw_in_order(
         size = tables.strata[stratum + 1] - first
         number = random.draw(task_key, np.uint64(n))
         if replacement:
-            row = first + random.below(number, size)
+            row = first + np.int64(random.below(number, np.uint64(size)))
         else:
             # Uniform over the rows of the stratum not taken yet: take the r-th free one. ``keys`` holds the taken
             # rows in ascending order, strata being contiguous.
             taken = n // num_strata
-            row = first + random.below(number, size - taken)
+            row = first + np.int64(random.below(number, np.uint64(size - taken)))
             place = 0
             for i in range(n):
                 if keys[i] < first:
@@ -298,16 +298,17 @@ def _draw_in_order(
 @njit(cache=True, inline="always")
 def draw_latent(seed: np.uint64, exam_id: np.int64, num_latent: int) -> np.int64:
     """Exam-level latent state, uniform on ``0..num_latent-1``."""
-    return random.below(random.draw(random.draw(random.exam_key(seed, exam_id), random.LATENT), np.uint64(0)), num_latent)
+    number = random.draw(random.draw(random.exam_key(seed, exam_id), random.LATENT), np.uint64(0))
+    return np.int64(random.below(number, np.uint64(num_latent)))
 
 
 @njit(cache=True, inline="always")
 def draw_outcome(
     key: np.uint64,
-    slot: int,
-    tier: int,
-    num_tiers: int,
-    cell: int,
+    slot: np.uint64,
+    tier: np.uint64,
+    num_tiers: np.uint64,
+    cell: np.uint64,
     common: bool,
     cells: npt.NDArray[np.int32],
     outcomes: npt.NDArray[np.uint32],
@@ -316,8 +317,8 @@ def draw_outcome(
 
     A tier that is not offered costs ``NOT_OFFERED`` tokens: choosing it overspends.
     """
-    number = random.draw(key, np.uint64(slot * num_tiers + (0 if common else tier)))
-    return outcomes[cells[cell, 0] + random.below(number, cells[cell, 1])]
+    number = random.draw(key, slot * num_tiers + (np.uint64(0) if common else tier))
+    return outcomes[np.uint64(cells[cell, np.uint64(0)]) + random.below(number, np.uint64(cells[cell, np.uint64(1)]))]
 
 
 @njit(cache=True)
@@ -357,10 +358,10 @@ def _draw_outcomes(
     for e in range(size):
         key = random.outcome_key(seed, exam_ids[e], replicates[e])
         for n in range(num_tasks):
-            for k in range(num_tiers):
-                cell = laws[e, n] * num_tiers + k
+            for k in range(np.uint64(num_tiers)):
+                cell = np.uint64(laws[e, n] * num_tiers) + k
                 packed[e, n, k] = draw_outcome(
-                    key, slots[e, n], k, num_tiers, cell, common, tables.cells, tables.outcomes
+                    key, np.uint64(slots[e, n]), k, np.uint64(num_tiers), cell, common, tables.cells, tables.outcomes
                 )
     return packed
 

@@ -142,23 +142,23 @@ def padded_features(num_envs: int, spec: ExamSpec) -> npt.NDArray[np.float32]:
 
 @njit(cache=True, inline="always")
 def fill_features(
-    padded: npt.NDArray[np.float32], row: int, group: int, position: int, tables: ObservationTables
+    padded: npt.NDArray[np.float32], row: np.uint64, group: np.uint64, position: np.uint64, tables: ObservationTables
 ) -> None:
     """Put the features of the task at ``position`` into its place in ``padded[row]``."""
-    first = position * len(tables.per_task)
-    for j in range(len(tables.per_task)):
-        padded[row, first + j] = tables.features[group, j]
+    width = np.uint64(len(tables.per_task))
+    for j in range(width):
+        padded[row, position * width + j] = tables.features[group, j]
 
 
 @njit(cache=True, inline="always", error_model="numpy")
 def write_observation(
     out: npt.NDArray[np.float32],
-    row: int,
+    row: np.uint64,
     padded: npt.NDArray[np.float32],
-    exam: int,
-    group: int,
-    position: int,
-    num_tasks: int,
+    exam: np.uint64,
+    group: np.uint64,
+    position: np.uint64,
+    num_tasks: np.uint64,
     remaining: int,
     budget: int,
     last_action: int,
@@ -169,21 +169,22 @@ def write_observation(
     """Write the observation before task ``position`` (N: the terminal one) into ``out[row]``, float32.
 
     ``padded[exam]`` holds the exam's features followed by zeros; ``group`` is the task's group (any at the end). Rows
-    are indexed, not sliced: a view costs a reference count.
+    are indexed, not sliced (a view costs a reference count), and with unsigned numbers (signed ones cost a test for
+    Python's negative indexing).
     """
-    out[row, 0] = remaining / budget
-    out[row, 1] = position / num_tasks
+    out[row, np.uint64(0)] = remaining * (1.0 / budget)  # the division leaves the caller's loop
+    out[row, np.uint64(1)] = position * (1.0 / num_tasks)
     if len(tables.memory) > 0:
-        out[row, 2] = last_action / len(tables.tiers)
-        out[row, 3] = last_tokens / budget
-        out[row, 4] = last_correct
-    at = 2 + len(tables.memory)
+        out[row, np.uint64(2)] = last_action / len(tables.tiers)
+        out[row, np.uint64(3)] = last_tokens * (1.0 / budget)
+        out[row, np.uint64(4)] = last_correct
+    at = np.uint64(2 + len(tables.memory))
     present = np.float32(1.0) if position < num_tasks else np.float32(0.0)
-    for j in range(len(tables.believed)):
+    for j in range(np.uint64(len(tables.believed))):
         out[row, at + j] = present * tables.beliefs[group, j]
-    at += len(tables.believed)
-    first = position * len(tables.per_task)
-    for j in range(len(tables.shown)):
+    at += np.uint64(len(tables.believed))
+    first = position * np.uint64(len(tables.per_task))
+    for j in range(np.uint64(len(tables.shown))):
         out[row, at + j] = padded[exam, first + j]
 
 
@@ -206,20 +207,20 @@ def observe(
     ``padded`` is (E, ...) from :func:`padded_features`; it is filled here.
     """
     num_exams, num_tasks = groups.shape
-    for e in range(num_exams):
-        for n in range(num_tasks):
-            fill_features(padded, e, groups[e, n], n, tables)
+    for e in range(np.uint64(num_exams)):
+        for n in range(np.uint64(num_tasks)):
+            fill_features(padded, e, np.uint64(groups[e, n]), n, tables)
     out = np.empty((len(exam), size), np.float32)
-    for d in range(len(exam)):
-        group = groups[exam[d], min(position[d], num_tasks - 1)]
+    for d in range(np.uint64(len(exam))):
+        group = np.uint64(groups[exam[d], min(position[d], num_tasks - 1)])
         write_observation(
             out,
             d,
             padded,
-            exam[d],
+            np.uint64(exam[d]),
             group,
-            position[d],
-            num_tasks,
+            np.uint64(position[d]),
+            np.uint64(num_tasks),
             remaining[d],
             budget,
             last_action[d],

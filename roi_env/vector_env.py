@@ -32,6 +32,10 @@ from roi_env.rewards import REFUSAL_BONUS, compiled_reward_of
 from roi_env.source import SourceTables
 
 
+# Columns of ``SourceTables.rows``, and one, as the unsigned numbers that compiled indexing wants.
+_ITEM, _GROUP, _ONE = np.uint64(0), np.uint64(1), np.uint64(1)
+
+
 class _Rules(NamedTuple):
     """Constants of one kind of exam, for the kernels."""
 
@@ -43,6 +47,8 @@ class _Rules(NamedTuple):
     num_latent: int
     num_items: int
     common: bool
+    permuted: bool
+    """Whether presentation changes the order of drawing."""
     reward_kind: int
     coefficient: float
     min_cost: npt.NDArray[np.int32]
@@ -56,7 +62,7 @@ class _State(NamedTuple):
     replicate: npt.NDArray[np.int64]
     key: npt.NDArray[np.uint64]
     """Outcome key of the running exam."""
-    position: npt.NDArray[np.int32]
+    position: npt.NDArray[np.uint32]
     remaining: npt.NDArray[np.int32]
     finished: npt.NDArray[np.bool_]
     """NEXT_STEP: the coming step resets."""
@@ -129,12 +135,13 @@ def _begin(
         state.scratch,
     )
     for j in range(count):
-        i = state.fresh[j]
+        i = np.uint64(state.fresh[j])
         exam_id = state.exam_id[i]
         if rules.num_latent > 1:
             state.first_item[i] = draw_latent(seed, exam_id, rules.num_latent) * rules.num_items
-        for n in range(num_tasks):
-            fill_features(state.padded, i, tables.rows[state.rows[i, n], 1], n, observation)
+        for n in range(np.uint64(num_tasks)):
+            row = np.uint64(state.rows[i, n])
+            fill_features(state.padded, i, np.uint64(tables.rows[row, _GROUP]), n, observation)
         state.key[i] = random.outcome_key(seed, exam_id, state.replicate[i])
         state.position[i] = 0
         state.remaining[i] = rules.budget
@@ -146,7 +153,7 @@ def _begin(
 
 @njit(cache=True, inline="always")
 def _show(
-    i: int,
+    i: np.uint64,
     last_action: int,
     last_tokens: int,
     last_correct: bool,
@@ -158,9 +165,10 @@ def _show(
     action_mask: npt.NDArray[np.int8],
 ) -> None:
     """Write environment ``i``'s observation and mask; past the last task only skip is legal."""
-    num_tasks = state.rows.shape[1]
-    position, remaining = state.position[i], state.remaining[i]
-    group = tables.rows[state.rows[i, min(position, num_tasks - 1)], 1]
+    num_tasks = np.uint64(state.rows.shape[1])
+    position, remaining = np.uint64(state.position[i]), state.remaining[i]
+    row = np.uint64(state.rows[i, min(position, num_tasks - _ONE)])
+    group = np.uint64(tables.rows[row, _GROUP])
     write_observation(
         observations,
         i,
@@ -177,9 +185,9 @@ def _show(
         observation,
     )
     limit = remaining if position < num_tasks else np.int32(-1)
-    action_mask[i, 0] = 1
-    for k in range(len(observation.tiers)):
-        action_mask[i, k + 1] = rules.min_cost[group, k] <= limit
+    action_mask[i, np.uint64(0)] = 1
+    for k in range(np.uint64(len(observation.tiers))):
+        action_mask[i, k + _ONE] = rules.min_cost[group, k] <= limit
 
 
 @njit(cache=True)
@@ -196,7 +204,7 @@ def _reset_all(
     for i in range(num_envs):
         state.fresh[i] = i
     _begin(num_envs, seed, now, rules, tables, observation, state)
-    for i in range(num_envs):
+    for i in range(np.uint64(num_envs)):
         _show(i, 0, 0, False, rules, tables, observation, state, out.observations, out.action_mask)
 
 
@@ -206,38 +214,39 @@ def _draw_chosen(
 ) -> bool:
     """Gather the outcome of every chosen action (0 for skip); False if an action is out of range.
 
-    Apart from the rules and without branches, so that the processor keeps many of its cache misses in flight.
+    Apart from the rules and without branches, so that the processor keeps many of its cache misses in flight. Indices
+    are unsigned here and in ``_show``: signed ones cost a test for Python's negative indexing each.
     """
-    last = state.rows.shape[1] - 1
     valid = True
     for i in range(len(actions)):
         valid &= (actions[i] >= 0) & (actions[i] <= num_tiers)
     if not valid:
         return False
-    for i in range(len(actions)):
-        action = actions[i]
-        tier = max(action - 1, 0)
+    last = np.uint32(state.rows.shape[1] - 1)
+    for i in range(np.uint64(len(actions))):
+        tier = np.uint64(max(actions[i] - 1, 0))
         position = min(state.position[i], last)
-        row = state.rows[i, position]
-        law = state.first_item[i] + tables.rows[row, 0]
-        state.weight[i] = tables.group_weight[tables.rows[row, 1]]
+        slot = np.uint64(state.slots[i, position]) if rules.permuted else np.uint64(position)
+        row = np.uint64(state.rows[i, position])
+        law = np.uint64(state.first_item[i]) + np.uint64(tables.rows[row, _ITEM])
         packed = draw_outcome(
             state.key[i],
-            state.slots[i, position],
+            slot,
             tier,
-            num_tiers,
-            law * num_tiers + tier,
+            np.uint64(num_tiers),
+            law * np.uint64(num_tiers) + tier,
             rules.common,
             tables.cells,
             tables.outcomes,
         )
-        state.outcome[i] = packed if action > 0 else np.uint32(0)
+        state.outcome[i] = packed if actions[i] > 0 else np.uint32(0)
+        state.weight[i] = tables.group_weight[np.uint64(tables.rows[row, _GROUP])]
     return True
 
 
 @njit(cache=True)
 def _shaped_reward(
-    i: int,
+    i: np.uint64,
     action: int,
     right: bool,
     overspent: bool,
@@ -249,16 +258,17 @@ def _shaped_reward(
 ) -> float:
     """Reward other than the score, before the state of environment ``i`` moves on."""
     position = state.position[i]
-    item = tables.rows[state.rows[i, position], 0]
+    law = np.uint64(state.first_item[i]) + np.uint64(tables.rows[np.uint64(state.rows[i, position]), _ITEM])
+    num_tiers = np.uint64(rules.num_tiers)
     solvable = False
     if rules.reward_kind == REFUSAL_BONUS and action == 0:
-        for k in range(rules.num_tiers):
+        for k in range(num_tiers):
             packed = draw_outcome(
                 state.key[i],
-                state.slots[i, position],
+                np.uint64(state.slots[i, position]),
                 k,
-                rules.num_tiers,
-                (state.first_item[i] + item) * rules.num_tiers + k,
+                num_tiers,
+                law * num_tiers + k,
                 rules.common,
                 tables.cells,
                 tables.outcomes,
@@ -298,7 +308,7 @@ def _step(
     if not _draw_chosen(actions, rules, tables, len(observation.tiers), state):
         return -1
     fresh = 0
-    for i in range(num_envs):
+    for i in range(np.uint64(num_envs)):
         if state.finished[i]:
             out.rewards[i] = 0.0
             out.terminated[i] = False
@@ -306,11 +316,11 @@ def _step(
             out.correct[i] = False
             out.overspent[i] = False
             state.exam_id[i] += num_envs
-            state.fresh[fresh] = i
+            state.fresh[fresh] = np.int64(i)
             fresh += 1
             continue
         packed = state.outcome[i]
-        position, remaining = state.position[i], np.int64(state.remaining[i])
+        position, remaining = np.int64(state.position[i]), np.int64(state.remaining[i])
         cost = np.int64(packed >> np.uint32(1)) + rules.decision_cost
         correct = (packed & np.uint32(1)) != 0
         paid, right, overspent, terminated = compiled_transition(cost, correct, remaining, position, num_tasks)
@@ -318,7 +328,7 @@ def _step(
         reward = score
         if rules.reward_kind != 0:
             reward = _shaped_reward(i, actions[i], right, overspent, cost, paid, rules, tables, state)
-        state.total_score[i] += score
+            state.total_score[i] += score
         state.total_reward[i] += reward
         state.position[i] = position + 1
         state.remaining[i] = remaining - paid
@@ -330,19 +340,19 @@ def _step(
         if terminated:
             ended += 1
             final.reward[i] = state.total_reward[i]
-            final.score[i] = state.total_score[i]
+            final.score[i] = state.total_score[i] if rules.reward_kind != 0 else state.total_reward[i]
             final.length[i] = position + 1
             final.tokens[i] = rules.budget - (remaining - paid)
             final.seconds[i] = now - state.started[i]
             if same_step:
                 state.exam_id[i] += num_envs
-                state.fresh[fresh] = i
+                state.fresh[fresh] = np.int64(i)
                 fresh += 1
             else:
                 state.finished[i] = True
     if same_step:
         for j in range(fresh):
-            i = state.fresh[j]
+            i = np.uint64(state.fresh[j])
             _show(
                 i,
                 actions[i],
@@ -356,7 +366,7 @@ def _step(
                 final.action_mask,
             )
     _begin(fresh, seed, now, rules, tables, observation, state)
-    for i in range(num_envs):
+    for i in range(np.uint64(num_envs)):
         action = actions[i] if state.position[i] > 0 else np.int64(0)
         began = state.position[i] == 0
         _show(
@@ -384,7 +394,7 @@ def _sample(
         for a in range(num_actions):
             legal += mask[i, a] != 0
         number = random.draw(key, counter + np.uint64(i))
-        left = random.below(number, legal)
+        left = np.int64(random.below(number, np.uint64(legal)))
         for a in range(num_actions):
             if mask[i, a] != 0:
                 if left == 0:
@@ -456,6 +466,7 @@ class ROIReasoningVectorEnv(gym.vector.VectorEnv):
             source.num_latent,
             source.num_items,
             source.coupling == "common",
+            not (source.replacement and source.num_strata == 1 and spec.order == "random"),
             spec.reward.kind,
             spec.reward.coefficient,
             spec.min_cost.astype(np.int32),
@@ -466,7 +477,7 @@ class ROIReasoningVectorEnv(gym.vector.VectorEnv):
             exam_id=np.zeros(n, np.int64),
             replicate=np.zeros(n, np.int64),
             key=np.zeros(n, np.uint64),
-            position=np.zeros(n, np.int32),
+            position=np.zeros(n, np.uint32),
             remaining=np.zeros(n, np.int32),
             finished=np.zeros(n, np.bool_),
             rows=np.zeros((n, tasks), np.int32),
