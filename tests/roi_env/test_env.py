@@ -1,0 +1,336 @@
+"""The single environment: Gymnasium's and SB3's checkers, the rules, masks, and that nothing hidden leaks."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import itertools
+import os
+import pickle
+import subprocess
+import sys
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import roi_env
+from roi_env.env import ROIReasoningEnv
+from roi_env.exam import draw_exams, exam_spec
+from roi_env.wrappers import ActionMaskObservation
+
+SYNTHETIC = [name for name in roi_env.VARIANTS if "Recorded" not in name]
+OPTIONS = [
+    {"preview": False},
+    {"beliefs": "none"},
+    {"preview": False, "beliefs": "none"},
+    {"feedback": "cost+correct"},
+    {"reward": "rational"},
+    {"reward": "refusal_bonus(0.1)"},
+    {"reward": "overspend_penalty(1)"},
+    {"reward": "cost_shaped(0.5)"},
+    {"order": "easy_first"},
+    {"order": "hard_first"},
+    {"order": "given"},
+    {"coupling": "common"},
+    {"decision_cost": 1},
+    {"enforcement": "tier_caps"},
+    {"tiers": ["low", "high"]},
+    {"num_tasks": 3, "budget": "tight"},
+    {"num_tasks": 50, "budget": 0.6},
+    {"budget": 1},
+]
+
+
+def checkers(env: gym.Env) -> None:
+    check_env(env.unwrapped)
+    sb3 = pytest.importorskip("stable_baselines3.common.env_checker")
+    sb3.check_env(env.unwrapped)
+
+
+@pytest.mark.parametrize("name", SYNTHETIC)
+def test_every_id_passes_both_checkers(name: str) -> None:
+    checkers(gym.make(name, render_mode="rgb_array"))
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_every_option_passes_both_checkers(options: dict) -> None:
+    checkers(gym.make("ROIReasoning-v0", **options))
+
+
+def test_rollout_stays_in_its_spaces_for_combinations_of_options() -> None:
+    for preview, beliefs, feedback, order in itertools.product(
+        (True, False), ("published", "none"), ("cost", "cost+correct"), ("random", "easy_first", "hard_first", "given")
+    ):
+        env = gym.make("ROIReasoning-Heavy-v0", preview=preview, beliefs=beliefs, feedback=feedback, order=order)
+        observation, info = env.reset(seed=1)
+        for action in np.random.default_rng(0).integers(0, 4, 60):
+            assert env.observation_space.contains(observation)
+            assert info["action_mask"].dtype == np.int8
+            assert info["action_mask"][0] == 1
+            observation, reward, terminated, truncated, info = env.step(action)
+            assert type(reward) is float
+            assert truncated is False
+            if terminated:
+                observation, info = env.reset()
+
+
+def play(env: gym.Env, actions: list[int]) -> list:
+    trace = []
+    for action in actions:
+        observation, reward, terminated, _, info = env.step(action)
+        trace.append((observation.tobytes(), reward, terminated, info["tokens"], info["correct"]))
+        if terminated:
+            break
+    return trace
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**64 - 1),
+    exam_id=st.integers(0, 2**40),
+    actions=st.lists(st.integers(0, 3), min_size=10, max_size=10),
+    budget=st.integers(1, 700),
+    decision_cost=st.integers(0, 3),
+)
+def test_the_rules_replayed_by_hand(seed: int, exam_id: int, actions: list[int], budget: int, decision_cost: int) -> None:
+    spec = exam_spec("heavy", budget=budget, decision_cost=decision_cost)
+    env = ROIReasoningEnv("heavy", budget=budget, decision_cost=decision_cost)
+    env.reset(seed=seed, options={"exam_ids": exam_id})
+    batch = draw_exams(spec, seed, [exam_id])
+    tokens, correct = batch.outcomes()
+    remaining, score = budget, 0.0
+    for n, action in enumerate(actions):
+        cost = decision_cost + (int(tokens[0, n, action - 1]) if action else 0)
+        fits = cost <= remaining
+        gain = float(batch.weights[0, n]) if action and fits and correct[0, n, action - 1] else 0.0
+        paid = cost if fits else remaining
+        _, reward, terminated, truncated, info = env.step(action)
+        remaining -= paid
+        score += gain
+        assert (reward, info["tokens"], info["overspent"]) == (gain, paid, not fits)
+        assert terminated == (n == 9 or remaining == 0)
+        assert not truncated
+        if terminated:
+            assert (info["score"], info["spent"]) == (score, budget - remaining)
+            with pytest.raises(gym.error.ResetNeeded):
+                env.step(0)
+            break
+
+
+def test_unaffordable_and_masked_actions_overspend_without_an_error() -> None:
+    env = gym.make("ROIReasoning-v0", budget=1)
+    _, info = env.reset(seed=3)
+    assert info["action_mask"][3] == 0
+    _, reward, terminated, _, info = env.step(3)
+    assert (reward, terminated, info["overspent"], info["tokens"]) == (0.0, True, True, 1)
+
+
+def test_seeds_exam_ids_and_replicates_name_exams() -> None:
+    env = gym.make("ROIReasoning-v0").unwrapped
+    env.reset(seed=7)
+    env.reset()
+    third, _ = env.reset()
+    again, _ = env.reset(seed=7, options={"exam_ids": 2})
+    assert third.tobytes() == again.tobytes()
+    first = play(env, [2] * 10)
+    env.reset(options={"exam_ids": 2, "replicates": 0})
+    assert play(env, [2] * 10) == first
+    other, _ = env.reset(options={"exam_ids": 2, "replicates": 1})
+    assert other.tobytes() == again.tobytes()  # the same tasks
+    assert play(env, [2] * 10) != first  # other outcomes
+    following, _ = env.reset()
+    assert following.tobytes() == env.reset(options={"exam_ids": 3, "replicates": 1})[0].tobytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"budget": 0}, "budget must be an integer >= 1"),
+        ({"budget": -0.5}, "fraction"),
+        ({"budget": float("nan")}, "fraction"),
+        ({"budget": 300.0}, "pass an int for tokens"),
+        ({"budget": True}, "budget"),
+        ({"budget": "plenty"}, "tight"),
+        ({"num_tasks": 0}, "num_tasks"),
+        ({"order": "sideways"}, "order"),
+        ({"beliefs": "some"}, "beliefs"),
+        ({"feedback": "all"}, "feedback"),
+        ({"reward": "glory"}, "reward"),
+        ({"reward": "cost_shaped"}, "needs a coefficient"),
+        ({"reward": "score(2)"}, "takes none"),
+        ({"reward": "cost_shaped(x)"}, "cost_shaped"),
+        ({"tiers": ["low", "turbo"]}, "turbo"),
+        ({"coupling": "loose"}, "coupling"),
+        ({"enforcement": "police"}, "enforcement"),
+        ({"decision_cost": -1}, "decision_cost"),
+        ({"source": "mystery"}, "mystery"),
+        ({"source": "recorded"}, "table"),
+        ({"family": "gpt"}, "table"),
+        ({"preview": "yes"}, "preview"),
+        ({"render_mode": "hologram"}, "render_mode"),
+    ],
+)
+def test_bad_arguments_are_named(arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ROIReasoningEnv(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ({"seed": -1}, "seed"),
+        ({"seed": 2**64}, "seed"),
+        ({"seed": 0, "options": {"exam_ids": -3}}, "exam_ids"),
+        ({"seed": 0, "options": {"exam_ids": 0.5}}, "exam_ids"),
+        ({"seed": 0, "options": {"exam": 1}}, "exam"),
+    ],
+)
+def test_bad_resets_are_named(call: dict, message: str) -> None:
+    with pytest.raises((ValueError, gym.error.Error), match=message):
+        ROIReasoningEnv().reset(**call)
+    env = ROIReasoningEnv()
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match="action"):
+        env.step(4)
+    with pytest.raises(ValueError, match="action"):
+        env.step(-1)
+    with pytest.raises(gym.error.ResetNeeded):
+        ROIReasoningEnv().step(0)
+
+
+def visible(env: ROIReasoningEnv, actions: list[int]) -> list:
+    """Everything an agent can see before the exam ends, decision by decision."""
+    observation, info = env.reset(seed=5)
+    seen = [(observation.tobytes(), info["action_mask"].tobytes(), env.action_masks().tobytes())]
+    for action in actions:
+        observation, _, terminated, _, info = env.step(action)
+        if terminated:
+            break
+        seen.append((observation.tobytes(), env.action_masks().tobytes(), *(np.asarray(v).tobytes() for v in info.values())))
+    return seen
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    actions=st.lists(st.integers(0, 3), min_size=6, max_size=6),
+    noise=st.integers(0, 2**32 - 1),
+    source=st.sampled_from(["signal", "latent", "cap"]),
+    preview=st.booleans(),
+    beliefs=st.sampled_from(["published", "none"]),
+    feedback=st.sampled_from(["cost", "cost+correct"]),
+)
+def test_nothing_hidden_leaks(
+    actions: list[int], noise: int, source: str, preview: bool, beliefs: str, feedback: str
+) -> None:
+    """Replace every potential outcome that is not realised: nothing seen before the end may change."""
+    env = ROIReasoningEnv(source, preview=preview, beliefs=beliefs, feedback=feedback, budget=900)
+    expected = visible(env, actions)
+    perturbed = copy.deepcopy(env)
+    rng = np.random.default_rng(noise)
+    original = perturbed._prepare_block
+
+    def tampered() -> None:
+        original()
+        for exam in perturbed._block_outcomes:
+            for n, task in enumerate(exam):
+                for k in range(len(task)):
+                    if n >= len(actions) or k != actions[n] - 1:
+                        task[k] = int(rng.integers(2, 2000))
+
+    perturbed._prepare_block = tampered
+    perturbed._block_left = 0
+    assert visible(perturbed, actions) == expected
+
+
+def test_blind_mode_hides_later_tasks_and_preview_shows_them() -> None:
+    shown = gym.make("ROIReasoning-v0").unwrapped
+    blind = gym.make("ROIReasoning-v0", preview=False).unwrapped
+    first, _ = shown.reset(seed=4)
+    hidden, _ = blind.reset(seed=4)
+    tasks = first[shown.observation_layout["tasks"]]
+    assert len(tasks) == 10
+    for n in range(10):
+        assert hidden[blind.observation_layout["tasks"]] == tasks[n]
+        if n < 9:
+            hidden = blind.step(0)[0]
+
+
+def test_masks_agree_with_the_published_minimum() -> None:
+    env = ROIReasoningEnv("signal", budget=40)
+    observation, info = env.reset(seed=2)
+    spec = env.spec_of_exam
+    group = draw_exams(spec, 2, [0]).groups[0, 0]
+    expected = [True, *(spec.source.beliefs.min_cost[group] <= 40)]
+    assert info["action_mask"].tolist() == expected == env.action_masks().tolist()
+    unknown = ROIReasoningEnv("signal", budget=1, beliefs="none")
+    assert unknown.reset(seed=2)[1]["action_mask"].tolist() == [1, 1, 1, 1]
+    assert env.action_space.sample(info["action_mask"]) in range(4)
+    assert observation.dtype == np.float32
+
+
+def test_observation_dictionary_for_rllib() -> None:
+    env = ActionMaskObservation(gym.make("ROIReasoning-v0"))
+    observation, _ = env.reset(seed=0)
+    assert env.observation_space.contains(observation)
+    assert set(observation) == {"observations", "action_mask"}
+    assert env.observation_space.contains(env.step(1)[0])
+
+
+def test_environments_pickle_and_copy_mid_exam() -> None:
+    env = ROIReasoningEnv(feedback="cost+correct")
+    env.reset(seed=11)
+    env.step(1)
+    twin, clone = pickle.loads(pickle.dumps(env)), copy.deepcopy(env)
+    expected = play(env, [1, 2, 3, 1, 2, 3, 1, 2, 3])
+    assert play(twin, [1, 2, 3, 1, 2, 3, 1, 2, 3]) == expected == play(clone, [1, 2, 3, 1, 2, 3, 1, 2, 3])
+
+
+def test_observations_are_not_shared_between_steps() -> None:
+    env = ROIReasoningEnv()
+    first, _ = env.reset(seed=0)
+    kept = first.copy()
+    second = env.step(1)[0]
+    assert first.tobytes() == kept.tobytes()
+    second[:] = -1.0
+    assert env.step(1)[0].min() >= 0
+
+
+def test_another_process_draws_the_same_bytes() -> None:
+    code = (
+        "import gymnasium as gym; env = gym.make('roi_env:ROIReasoning-v0'); o, _ = env.reset(seed=9);"
+        "print(o.tobytes().hex(), *(env.step(2)[0].tobytes().hex() for _ in range(2)))"
+    )
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
+    env = gym.make("ROIReasoning-v0")
+    observation, _ = env.reset(seed=9)
+    assert other.stdout.split() == [observation.tobytes().hex(), *(env.step(2)[0].tobytes().hex() for _ in range(2))]
+
+
+def test_import_is_light() -> None:
+    code = "import sys, roi_env; print(sorted({'torch', 'ray', 'stable_baselines3', 'scipy', 'pandas', 'matplotlib'} & set(sys.modules)))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
+    assert out.stdout.strip() == "[]"
+
+
+def test_shaped_rewards_report_the_score_at_the_end() -> None:
+    env = ROIReasoningEnv(reward="cost_shaped(1)")
+    env.reset(seed=1)
+    total, terminated = 0.0, False
+    while not terminated:
+        _, reward, terminated, _, info = env.step(2)
+        total += reward
+    assert total == pytest.approx(info["score"] - info["spent"] / env.spec_of_exam.budget)
+
+
+def test_tier_caps_cut_attempts() -> None:
+    spec = exam_spec("heavy", enforcement="tier_caps")
+    tokens, correct = draw_exams(spec, 0, range(500)).outcomes()
+    free, right = draw_exams(exam_spec("heavy"), 0, range(500)).outcomes()
+    caps = np.array([tier.cap for tier in spec.source.tiers])
+    assert (tokens == np.minimum(free, caps)).all()
+    assert (correct == (right & (free <= caps))).all()
+    assert dataclasses.replace(spec).source.published.max_cost <= caps.max()
