@@ -103,7 +103,7 @@ class Evaluation:
     """What an agent does on E exams of N tasks: expectations (``mode="exact"``) or means over replicates.
 
     :param mode: "exact" or "sampled".
-    :param law: laws of the outcomes: "published" (given what is shown), "true" (the task's own), or "outcomes" (drawn).
+    :param law: laws of the outcomes: "published" (given what is shown) or "true" (each task's own).
     :param replicates: episodes an exam (0: exact).
     :param states: states the agent was asked about (0: sampled).
     :param value: (E, N) expected score of every task.
@@ -120,7 +120,7 @@ class Evaluation:
     """
 
     mode: Literal["exact", "sampled"]
-    law: Literal["published", "true", "outcomes"]
+    law: Law
     replicates: int
     states: int
     value: npt.NDArray[np.float64]
@@ -333,11 +333,57 @@ def _play(
     return records, state
 
 
-def rollout(agent: Agent, batch: ExamBatch, *, replicates: int = 1, seed: int = 0, chunk: int | None = None) -> Records:
+@njit(cache=True)
+def _redraw(
+    seed: np.uint64,
+    exam_ids: npt.NDArray[np.int64],
+    replicates: npt.NDArray[np.int64],
+    groups: npt.NDArray[np.int32],
+    start: npt.NDArray[np.int64],
+    members: npt.NDArray[np.int64],
+    num_latent: int,
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    rows, latent = np.empty(groups.shape, np.int32), np.empty(len(groups), np.int32)
+    for d in range(len(groups)):
+        key = random.draw(random.outcome_key(seed, exam_ids[d], replicates[d]), ~np.uint64(0))
+        latent[d] = random.below(random.draw(key, np.uint64(0)), num_latent)
+        for n in range(groups.shape[1]):
+            g = groups[d, n]
+            number = random.draw(key, np.uint64(n + 1))
+            rows[d, n] = members[start[g] + random.below(number, start[g + 1] - start[g])]
+    return rows, latent
+
+
+def redraw_hidden(batch: ExamBatch) -> ExamBatch:
+    """The same exams to the eye (same groups), with hidden rows and latent state drawn anew given what is shown.
+
+    Named by (seed, exam id, replicate). Outcomes of the result over replicates follow the published law.
+    """
+    source = batch.spec.source
+    members = np.argsort(source.row_group, kind="stable")
+    start = np.concatenate([[0], np.cumsum(np.bincount(source.row_group, minlength=source.num_groups))])
+    rows, latent = _redraw(
+        np.uint64(batch.seed), batch.exam_ids, batch.replicates, batch.groups, start, members, source.num_latent
+    )
+    return dataclasses.replace(batch, rows=rows, latent=latent)
+
+
+def rollout(
+    agent: Agent,
+    batch: ExamBatch,
+    *,
+    replicates: int = 1,
+    seed: int = 0,
+    law: Law = "true",
+    chunk: int | None = None,
+) -> Records:
     """Let an agent take every exam ``replicates`` times.
 
     Outcomes are the batch's potential outcomes (the same for every agent), replicate ``batch.replicates + r``; actions
     are drawn from the agent's probabilities with numbers named by (seed, exam id, replicate, position).
+
+    :param law: "true": the exams' own tasks, as in the environment; "published": hidden tasks and latent state are drawn
+        anew in every replicate (:func:`redraw_hidden`), the same for every agent.
 
     :param chunk: most episodes a batch (memory only; the records do not depend on it).
     :raises ValueError: where the agent's probabilities break the interface.
@@ -351,6 +397,8 @@ def rollout(agent: Agent, batch: ExamBatch, *, replicates: int = 1, seed: int = 
         episodes = some.take(row)
         number = episodes.replicates + np.tile(np.arange(replicates), len(some))
         episodes = dataclasses.replace(episodes, replicates=number)
+        if law == "published":
+            episodes = redraw_hidden(episodes)
         # A memory belongs to an episode: agents with state see every episode as an exam of its own.
         seen, place = (some, row) if agent.markov else (episodes, np.arange(len(episodes)))
         uniform = _action_numbers(np.uint64(seed), episodes.exam_ids, number, batch.spec.num_tasks)
@@ -371,8 +419,8 @@ def rollout(agent: Agent, batch: ExamBatch, *, replicates: int = 1, seed: int = 
     return Records(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
 
 
-def summarise(records: Records, batch: ExamBatch) -> Evaluation:
-    """Means of sampled episodes, exam by exam."""
+def summarise(records: Records, batch: ExamBatch, law: Law = "true") -> Evaluation:
+    """Means of sampled episodes, exam by exam; ``law`` is the one they were sampled under."""
     problem = public_problem(batch.spec)
     size, num_tasks, num_actions = len(batch), problem.num_tasks, problem.num_tiers + 1
     counts = np.bincount(records.exam, minlength=size)
@@ -406,7 +454,7 @@ def summarise(records: Records, batch: ExamBatch) -> Evaluation:
     noise = score.std(1, ddof=1) / np.sqrt(replicates) if replicates > 1 else np.full(size, np.nan)
     return Evaluation(
         mode="sampled",
-        law="outcomes",
+        law=law,
         replicates=replicates,
         states=0,
         value=mean(records.value),
@@ -422,9 +470,12 @@ def summarise(records: Records, batch: ExamBatch) -> Evaluation:
     )
 
 
-def evaluate_sampled(agent: Agent, batch: ExamBatch, *, replicates: int = 100, seed: int = 0) -> Evaluation:
-    """Evaluate by sampled episodes, on the batch's potential outcomes."""
-    return summarise(rollout(agent, batch, replicates=replicates, seed=seed), batch)
+def evaluate_sampled(
+    agent: Agent, batch: ExamBatch, *, law: Law | None = None, replicates: int = 100, seed: int = 0
+) -> Evaluation:
+    """Evaluate by sampled episodes; ``law`` as in :func:`rollout`, default :func:`default_law`."""
+    law = law or default_law(batch.spec)
+    return summarise(rollout(agent, batch, replicates=replicates, seed=seed, law=law), batch, law)
 
 
 def _believed(problem: Problem) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -652,7 +703,7 @@ def evaluate(
             return evaluate_exact(agent, batch, law=law, max_states=max_states)
         except TooManyStates:
             pass
-    return evaluate_sampled(agent, batch, replicates=replicates, seed=seed)
+    return evaluate_sampled(agent, batch, law=law, replicates=replicates, seed=seed)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agents.base import Agent, Attempts, ExamsView, Practice, Problem
-from agents.planners.tables import TableAgent, Tables, auto_grid, blind_tables, compile_laws, preview_tables
+from agents.planners.tables import Rounding, TableAgent, Tables, auto_grid, blind_tables, compile_laws, preview_tables
 from roi_env.source import Laws, laws_from_cells
 
 
@@ -26,6 +26,8 @@ class Bellman(TableAgent):
     :raises ValueError: where the problem publishes no beliefs.
     """
 
+    rounding: Rounding = "split"
+
     def __init__(self, problem: Problem, grid: int = 0) -> None:
         super().__init__(problem)
         self.grid = grid or auto_grid(problem.budget)
@@ -37,7 +39,7 @@ class Bellman(TableAgent):
 
     def tables(self, exams: ExamsView) -> Tables:
         """Solve a batch of exams."""
-        cells = compile_laws(self.laws(), self.problem, self.grid)
+        cells = compile_laws(self.laws(), self.problem, self.grid, rounding=self.rounding)
         if not self.problem.preview:
             return blind_tables(self.problem, cells, self.grid)
         return preview_tables(exams.groups, self.problem.group_weight, cells, self.problem.budget, self.grid)
@@ -52,11 +54,13 @@ class TrueBellman(Bellman):
 
     :param laws: G laws given the group, exact for the evaluated source.
     :param grid: as for :class:`Bellman`.
+    :param rounding: on a coarse grid, see :func:`agents.planners.tables.compile_laws`.
     """
 
-    def __init__(self, problem: Problem, laws: Laws, grid: int = 0) -> None:
+    def __init__(self, problem: Problem, laws: Laws, grid: int = 0, rounding: Rounding = "split") -> None:
         super().__init__(problem, grid)
         self._laws = laws
+        self.rounding = rounding
 
     def laws(self) -> Laws:
         """The given laws."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import comb
-from typing import NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,8 @@ Curve: TypeAlias = npt.NDArray[np.float64]
 """(B' + 1,) value by remaining budget in grid units."""
 Actions: TypeAlias = npt.NDArray[np.int8]
 Continuation: TypeAlias = Callable[[int, npt.NDArray[np.int64]], list[Curve]]
+
+Rounding = Literal["split", "up", "down"]
 
 MAX_GRID_POINTS = 16_384
 """Automatic grids keep at most this many budget levels (error about 1e-4 of the value, reference solvers.md section 2)."""
@@ -52,23 +54,37 @@ class Cells(NamedTuple):
     skip_cost: int
 
 
-def compile_laws(laws: Laws, problem: Problem, grid: int, group: npt.NDArray[np.int64] | None = None) -> Cells:
-    """Laws on a grid of ``grid`` tokens; a cost between grid points is split over its neighbours, keeping its mean.
+def compile_laws(
+    laws: Laws,
+    problem: Problem,
+    grid: int,
+    group: npt.NDArray[np.int64] | None = None,
+    rounding: Rounding = "split",
+) -> Cells:
+    """Laws on a grid of ``grid`` tokens.
 
     :param group: (L,) published group of every law (default: law g belongs to group g), for the mask.
+    :param rounding: of costs between grid points: "split" over both neighbours, keeping the mean (most accurate); "up"
+        (the value is a lower bound, and the policy earns at least that with true costs); "down" (an upper bound).
     """
     group = np.arange(problem.num_groups) if group is None else group
     low = problem.min_cost[group]
-    floor = np.where(low == NOT_OFFERED, NOT_OFFERED, -(-low // grid))
+    floor = np.where(low == NOT_OFFERED, NOT_OFFERED, low // grid if rounding == "down" else -(-low // grid))
+
+    def share(rest: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """Probability of the upper neighbour of a cost ``rest`` tokens above a grid point."""
+        return rest / grid if rounding == "split" else np.where(rest > 0, float(rounding == "up"), 0.0)
+
     whole, part = divmod(problem.decision_cost, grid)
-    skip = np.array([1 - part / grid, part / grid])
+    more = float(share(np.array(part)))
+    skip = np.array([1 - more, more])
     cost = laws.cost.astype(np.int64) + problem.decision_cost
     if grid == 1:
         return Cells(laws.indptr, cost, laws.prob, laws.success, floor, skip, whole)
     indptr, costs, probs, wins = [0], [], [], []
     for first, stop in zip(laws.indptr[:-1], laws.indptr[1:], strict=True):
         base, rest = np.divmod(cost[first:stop], grid)
-        up = rest / grid
+        up = share(rest)
         at = np.concatenate([base, base + 1])
         used, inverse = np.unique(at, return_inverse=True)
         prob, win = laws.prob[first:stop], laws.success[first:stop]
@@ -161,13 +177,16 @@ def preview_tables(
     budget: int,
     grid: int,
     continuation: Continuation | None = None,
+    law: npt.NDArray[np.int64] | None = None,
 ) -> Tables:
     """Backward pass over E exams whose tasks are all shown; equal suffixes of exams are solved once.
 
-    :param groups: (E, N) laws of the tasks (groups).
-    :param weights: (L,) reward weight of a task by law.
+    :param groups: (E, N) kinds of the tasks (published groups).
+    :param weights: reward weight by kind.
     :param continuation: value of what follows task n for suffixes of laws (one curve a suffix), instead of Bellman's.
+    :param law: law by kind (default: kind g has law g).
     """
+    law = np.arange(len(weights)) if law is None else law
     size, num_tasks = groups.shape
     points = budget // grid + 1
     actions: list[Actions] = []
@@ -183,8 +202,8 @@ def preview_tables(
             following = continuation(n + 1, heads)
         values = np.empty((len(nodes), points))
         action = np.empty((len(nodes), points), np.int8)
-        for node, (law, rest) in enumerate(nodes):
-            backup(following[rest], weights[law], law, cells, values[node], action[node], scratch)
+        for node, (kind, rest) in enumerate(nodes):
+            backup(following[rest], weights[kind], law[kind], cells, values[node], action[node], scratch)
         actions.append(action)
         curves = list(values)
         after = inverse.ravel().astype(np.int64)
