@@ -7,10 +7,10 @@ Springer 2004). Value and price as functions of the budget are therefore one sor
 :class:`Plan` holds the list of every exam, a kernel walks it once for all decisions at the same (exam, position) that
 follow each other. Nothing is kept between calls, so answers do not depend on how decisions are batched.
 
-The price at budget x is the right derivative of the LP value: the efficiency of the increment that the next token
-would buy; 0 where the budget pays for everything. The increment bought in part is rounded to the nearest: bought
-where half of it or more is (``up``). Decision costs are set aside first: x = remaining - decision cost x tasks left,
-at least 0.
+The price at budget x is the right derivative of the LP value: the efficiency of the increment that the next token would
+buy; 0 where the budget pays for everything. Of tasks with the same increment the earliest buys first, and an increment
+bought in part is rounded to the nearest: bought where half of it or more is (``up``). Decision costs are set aside
+first: x = remaining - decision cost x tasks left, at least 0.
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ def make_plan(exams: ExamsView, menu: Menu) -> Plan:
 
 @njit(cache=True)
 def fill_curve(
-    menu: Menu, plan: Plan, exam: int, first: int, group: int, tokens: Floats, gain: Floats, slope: Floats
+    menu: Menu, plan: Plan, exam: int, first: int, group: int, tokens: Floats, gain: Floats, slope: Floats, unit: Floats
 ) -> int:
     """Write the LP of tasks ``first`` .. N-1 as running sums and return the number of increments J.
 
-    ``tokens[j]``, ``gain[j]``: cost and value of the first j increments (j = 0..J); ``slope[j]``: efficiency of
-    increment j (``slope[J]`` = 0). ``group``: in blind mode, a known task to include besides the tasks from ``first``
-    on (-1: none).
+    ``tokens[j]``, ``gain[j]``: cost and value of the first j increments (j = 0..J); ``slope[j]``, ``unit[j]``:
+    efficiency of increment j and its cost for one task (0 at J). ``group``: in blind mode, a known task to include
+    besides the tasks from ``first`` on (-1: none).
     """
     count = 0
     tokens[0] = gain[0] = 0.0
@@ -84,10 +84,11 @@ def fill_curve(
             if mass == 0.0:
                 continue
         slope[count] = menu.inc_efficiency[r]
+        unit[count] = menu.inc_cost[r]
         tokens[count + 1] = tokens[count] + mass * menu.inc_cost[r]
         gain[count + 1] = gain[count] + mass * menu.inc_gain[r]
         count += 1
-    slope[count] = 0.0
+    slope[count] = unit[count] = 0.0
     return count
 
 
@@ -118,23 +119,30 @@ def price_kernel(
     position: npt.NDArray[np.int64],
     group: npt.NDArray[np.int32],
     remaining: npt.NDArray[np.int64],
+    ahead: npt.NDArray[np.int64],
     num_tasks: int,
 ) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    """(D,) price of a token in the LP of the current and all later tasks at the remaining budget, and (D,) whether the
-    increment bought in part is bought by half or more."""
+    """Price of a token in the LP of the current and all later tasks at the remaining budget, and how it rounds.
+
+    :param ahead: (D,) tasks of the same group that may buy before the current one.
+    :returns: ``(price (D,), up (D,))``; up: at equal efficiency the current task buys half of its increment or more.
+    """
     room = curve_size(menu, plan)
-    tokens, gain, slope = np.empty(room), np.empty(room), np.empty(room)
+    tokens, gain, slope, unit = np.empty(room), np.empty(room), np.empty(room), np.empty(room)
     price, up = np.empty(len(exam)), np.zeros(len(exam), np.bool_)
     count = 0
     for d in range(len(exam)):
         n = position[d]
         if d == 0 or exam[d] != exam[d - 1] or n != position[d - 1]:
             first = n if plan.preview else n + 1
-            count = fill_curve(menu, plan, exam[d], first, int(group[d]), tokens, gain, slope)
+            count = fill_curve(menu, plan, exam[d], first, int(group[d]), tokens, gain, slope, unit)
         budget = float(max(remaining[d] - menu.decision_cost * (num_tasks - n), 0))
         j = increments_within(tokens, count, budget)
         price[d] = slope[j]
-        up[d] = j < count and 2.0 * (budget - tokens[j]) >= tokens[j + 1] - tokens[j]
+        i = j
+        while i > 0 and slope[i - 1] == slope[j]:
+            i -= 1
+        up[d] = j < count and 2.0 * (budget - tokens[i] - ahead[d] * unit[j]) >= unit[j]
     return price, up
 
 
@@ -203,7 +211,7 @@ def lookahead_kernel(
 ) -> npt.NDArray[np.int64]:
     """(D,) legal action with the largest expected value of this attempt plus LP value of the rest."""
     room = curve_size(menu, plan)
-    tokens, gain, slope = np.empty(room), np.empty(room), np.empty(room)
+    tokens, gain, slope, unit = np.empty(room), np.empty(room), np.empty(room), np.empty(room)
     num_tiers = menu.value.shape[1]
     action = np.zeros(len(exam), np.int64)
     rest = np.empty(0)
@@ -214,7 +222,7 @@ def lookahead_kernel(
             most = max(most, remaining[stop])
             stop += 1
         n, g = position[begin], group[begin]
-        count = fill_curve(menu, plan, exam[begin], n + 1, -1, tokens, gain, slope)
+        count = fill_curve(menu, plan, exam[begin], n + 1, -1, tokens, gain, slope, unit)
         if len(rest) <= most:
             rest = np.empty(most + 1)
         j = 0
@@ -245,10 +253,11 @@ def lookahead_kernel(
 
 def prices(menu: Menu, plan: Plan, view: DecisionView) -> tuple[Floats, npt.NDArray[np.bool_]]:
     """LP prices and rounding of a batch of decisions; see :func:`price_kernel`."""
-    prices: tuple[Floats, npt.NDArray[np.bool_]] = price_kernel(
-        menu, plan, view.exam, view.position, view.group, view.remaining, view.problem.num_tasks
+    ahead = np.zeros(len(view), np.int64)
+    result: tuple[Floats, npt.NDArray[np.bool_]] = price_kernel(
+        menu, plan, view.exam, view.position, view.group, view.remaining, ahead, view.problem.num_tasks
     )
-    return prices
+    return result
 
 
 def bid(

@@ -22,22 +22,25 @@ class BidPrice(Planner):
     name: ClassVar[str] = "bid-price"
 
     def start(self, exams: ExamsView) -> State:
-        """(E,) price and rounding of every exam."""
-        problem, size = exams.problem, len(exams)
+        """(E, N) price and rounding of every task."""
+        problem, shape = exams.problem, (len(exams), exams.problem.num_tasks)
         if not problem.preview:
             curve = PopulationCurve(self.menu, population(problem))
-            price = float(curve(problem.budget / problem.num_tasks - problem.decision_cost))
-            return np.full(size, price), np.zeros(size, np.bool_)
-        zero = np.zeros(size, np.int64)
-        budget = np.full(size, problem.budget, np.int64)
-        plan = make_plan(exams, self.menu)
-        return price_kernel(self.menu, plan, np.arange(size), zero, exams.groups[:, 0], budget, problem.num_tasks)
+            initial = float(curve(problem.budget / problem.num_tasks - problem.decision_cost))
+            return np.full(shape, initial), np.zeros(shape, np.bool_)
+        exam = np.repeat(np.arange(len(exams)), problem.num_tasks)
+        zero, budget = np.zeros(len(exam), np.int64), np.full(len(exam), problem.budget, np.int64)
+        ahead = np.zeros(shape, np.int64)
+        for n in range(1, problem.num_tasks):
+            ahead[:, n] = (exams.groups[:, :n] == exams.groups[:, n : n + 1]).sum(1)
+        plan, groups = make_plan(exams, self.menu), exams.groups.ravel()
+        price, up = price_kernel(self.menu, plan, exam, zero, groups, budget, ahead.ravel(), problem.num_tasks)
+        return price.reshape(shape), up.reshape(shape)
 
     def act(self, view: DecisionView, state: State) -> tuple[Probs, State]:
         """Bid at the exam's price."""
-        price, up = state
-        action = bid(self.menu, view, price[view.exam], up=up[view.exam])
-        return one_hot(action, view.problem.num_tiers + 1), state
+        price, up = (part[view.exam, view.position] for part in state)
+        return one_hot(bid(self.menu, view, price, up=up), view.problem.num_tiers + 1), state
 
 
 class PopulationBidPrice(Planner):
@@ -143,19 +146,18 @@ class ResolveFew(Resolve):
         """(N,) whether the LP is solved at a position."""
 
     def start(self, exams: ExamsView) -> State:
-        """Sorted increments of every exam, (E,) prices and roundings."""
-        return make_plan(exams, self.menu), np.zeros(len(exams)), np.zeros(len(exams), np.bool_)
+        """Sorted increments of every exam and (E,) prices."""
+        return make_plan(exams, self.menu), np.zeros(len(exams))
 
     def act(self, view: DecisionView, state: State) -> tuple[Probs, State]:
-        """Bid at the last solution's price."""
-        plan, last_price, last_up = state
+        """Bid at the last solution's price; in between, ties go to the first action."""
+        plan, last = state
         price, up = prices(self.menu, plan, view)
         solve = self.schedule[view.position]
-        price, up = np.where(solve, price, last_price[view.exam]), np.where(solve, up, last_up[view.exam])
-        last_price, last_up = last_price.copy(), last_up.copy()
-        last_price[view.exam], last_up[view.exam] = price, up
-        action = bid(self.menu, view, price, up=up)
-        return one_hot(action, view.problem.num_tiers + 1), (plan, last_price, last_up)
+        price = np.where(solve, price, last[view.exam])
+        last = last.copy()
+        last[view.exam] = price
+        return one_hot(bid(self.menu, view, price, up=up & solve), view.problem.num_tiers + 1), (plan, last)
 
     def params(self) -> dict[str, Any]:
         """The number of solutions."""
