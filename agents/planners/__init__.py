@@ -1,0 +1,30 @@
+"""Classical planners, by name; modules are imported when an agent is made."""
+
+from typing import Any
+
+from agents.base import register as _register
+
+_ENTRIES: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
+    ("random", "fixed:Random", "uniform over the legal actions", {}),
+    ("skip", "fixed:Skip", "attempts nothing", {}),
+    ("fixed", "fixed:Fixed", "always one tier (parameter tier: number from 1, name or 'top')", {}),
+    ("fixed-1", "fixed:Fixed", "always the cheapest tier", {"tier": 1}),
+    ("fixed-2", "fixed:Fixed", "always the second tier", {"tier": 2}),
+    ("fixed-3", "fixed:Fixed", "always the third tier", {"tier": 3}),
+    ("uniform-share", "share:UniformShare", "best tier whose expected cost is at most B / N", {}),
+    ("remaining-share", "share:RemainingShare", "best tier within remaining / tasks left", {}),
+    ("roi", "threshold:ROI", "best value per token, if above a threshold tuned in training", {}),
+    ("zcl", "threshold:ZCL", "online knapsack threshold (Zhou, Chakrabarty, Lukose 2008)", {}),
+    ("bid-price", "price:BidPrice", "static price of the fluid LP (Talluri, van Ryzin 1998)", {}),
+    ("population-bid-price", "price:PopulationBidPrice", "price of the average task at remaining / tasks left", {}),
+    ("dual-descent", "price:DualDescent", "multiplicative dual pacing (Balseiro, Lu, Mirrokni 2020)", {}),
+    ("resolve", "price:Resolve", "fluid LP solved again at every task (Jasin, Kumar 2012)", {}),
+    ("resolve-few", "price:ResolveFew", "fluid LP solved again a few times", {}),
+    ("resolve-guarded", "price:ResolveGuarded", "resolve that values attempts as the budget cuts them", {}),
+    ("lp-lookahead", "price:LPLookahead", "one exact step, then the fluid LP's value: the reference planner", {}),
+    ("ce-dp", "mean_dp:MeanCostDP", "dynamic programming on mean costs", {}),
+    ("greedy-knapsack", "greedy:GreedyKnapsack", "the paper's: smallest predicted level first, while B lasts", {}),
+)
+
+for _name, _target, _summary, _params in _ENTRIES:
+    _register(_name, f"agents.planners.{_target}", _summary, **_params)

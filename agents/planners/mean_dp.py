@@ -1,0 +1,141 @@
+"""Dynamic programming on mean costs."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from agents.base import DecisionView, ExamsView, Problem, Probs, State, one_hot
+from agents.planners.menu import TIE, Floats, Menu, Planner, offered_tiers, position_law
+
+TABLE_BYTES = 1 << 28
+"""Value tables of a batch up to this size are kept; above it they are built again for every run of decisions."""
+
+
+class _Tables(NamedTuple):
+    """``values`` (exams or 1, N + 1, B + 1), or (0, ...) where it would be too large; ``groups`` (E, N); ``law`` (N,
+    G)."""
+
+    values: Floats
+    groups: npt.NDArray[np.int32]
+    law: Floats
+
+
+@njit(cache=True)
+def _best(menu: Menu, tokens: npt.NDArray[np.int64], group: int, budget: int, rest: Floats) -> tuple[float, int]:
+    """Value and tier + 1 (0: skip) of the best certain purchase at ``budget``; ties go to the cheaper action."""
+    b = budget - menu.decision_cost
+    best, action = (rest[b] if b >= 0 else 0.0), 0
+    for k in range(tokens.shape[1]):
+        if tokens[group, k] <= b:
+            value = menu.value[group, k] + rest[b - tokens[group, k]]
+            if value > best + TIE * (1.0 + best):
+                best, action = value, k + 1
+    return best, action
+
+
+@njit(cache=True)
+def _fill(
+    menu: Menu,
+    tokens: npt.NDArray[np.int64],
+    groups: npt.NDArray[np.int32],
+    law: Floats,
+    first: int,
+    values: Floats,
+) -> None:
+    """Fill ``values`` (N + 1, B + 1) for positions ``first`` .. N; ``law`` has no rows with preview."""
+    values[-1] = 0.0
+    for n in range(len(values) - 2, first - 1, -1):
+        for b in range(values.shape[1]):
+            if len(law) == 0:
+                values[n, b] = _best(menu, tokens, groups[n], b, values[n + 1])[0]
+            else:
+                total = 0.0
+                for g in range(law.shape[1]):
+                    if law[n, g] > 0:
+                        total += law[n, g] * _best(menu, tokens, g, b, values[n + 1])[0]
+                values[n, b] = total
+
+
+@njit(cache=True)
+def _fill_all(
+    menu: Menu, tokens: npt.NDArray[np.int64], groups: npt.NDArray[np.int32], law: Floats, values: Floats
+) -> None:
+    for e in range(len(values)):
+        _fill(menu, tokens, groups[e], law, 0, values[e])
+
+
+@njit(cache=True)
+def _act(
+    menu: Menu,
+    tokens: npt.NDArray[np.int64],
+    tables: _Tables,
+    exam: npt.NDArray[np.int64],
+    position: npt.NDArray[np.int64],
+    group: npt.NDArray[np.int32],
+    remaining: npt.NDArray[np.int64],
+    num_tasks: int,
+    budget: int,
+) -> npt.NDArray[np.int64]:
+    action = np.zeros(len(exam), np.int64)
+    scratch = np.empty((num_tasks + 1, budget + 1)) if len(tables.values) == 0 else np.empty((0, 0))
+    for d in range(len(exam)):
+        n = position[d]
+        if len(tables.values) == 0:
+            if d == 0 or exam[d] != exam[d - 1] or n != position[d - 1]:
+                _fill(menu, tokens, tables.groups[exam[d]], tables.law, n + 1, scratch)
+            rest = scratch[n + 1]
+        else:
+            rest = tables.values[exam[d] if len(tables.law) == 0 else 0, n + 1]
+        action[d] = _best(menu, tokens, int(group[d]), remaining[d], rest)[1]
+    return action
+
+
+class MeanCostDP(Planner):
+    """Dynamic programming that takes every cost for its mean, rounded half up to an integer (at least 1).
+
+    V_n(b) = max(V_{n+1}(b), max_k: c_k <= b of weight x success + V_{n+1}(b - c_k)), decision cost paid by all: the
+    0/1 multiple-choice knapsack (Dudzinski and Walukiewicz, EJOR 28, 1987) behind ``resolve``'s relaxation, re-solved
+    at every task. An attempt whose mean does not fit is never made. Blind: expectation over the population of every
+    position.
+    """
+
+    name: ClassVar[str] = "ce-dp"
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem)
+        mean = np.maximum(np.floor(self.menu.cost + 0.5), 1.0).astype(np.int64)
+        # A tier is never legal below its smallest cost, so a mean at least that large keeps every choice legal.
+        self.tokens: npt.NDArray[np.int64] = np.where(
+            offered_tiers(problem), np.maximum(mean, problem.min_cost - problem.decision_cost), 1 << 60
+        )
+        """(G, K) certain cost of a tier."""
+
+    def start(self, exams: ExamsView) -> State:
+        """Value tables, where they fit."""
+        problem = exams.problem
+        shape = (len(exams) if problem.preview else 1, problem.num_tasks + 1, problem.budget + 1)
+        law = np.zeros((0, problem.num_groups)) if problem.preview else position_law(problem)
+        if problem.preview and 8 * shape[0] * shape[1] * shape[2] > TABLE_BYTES:
+            return _Tables(np.zeros((0, *shape[1:])), exams.groups, law)
+        values = np.empty(shape)
+        _fill_all(self.menu, self.tokens, exams.groups, law, values)
+        return _Tables(values, exams.groups, law)
+
+    def act(self, view: DecisionView, state: State) -> tuple[Probs, State]:
+        """Play the first purchase of the best plan."""
+        action: Any = _act(
+            self.menu,
+            self.tokens,
+            state,
+            view.exam,
+            view.position,
+            view.group,
+            view.remaining,
+            view.problem.num_tasks,
+            view.problem.budget,
+        )
+        return one_hot(action, view.problem.num_tiers + 1), state
