@@ -1,0 +1,175 @@
+"""Measures: identities, and intervals that cover what they claim to cover."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from roi_env import metrics
+
+finite = st.floats(0.01, 1e6)
+
+
+@given(finite, finite, finite, finite)
+def test_regrets_add_up_to_the_gap(score: float, optimum: float, informed: float, oracle: float) -> None:
+    parts = metrics.regrets(score, optimum, informed, oracle)
+    assert sum(parts) == pytest.approx(oracle - score, abs=1e-6)
+    assert metrics.gap_ratio(score, oracle) == pytest.approx(sum(parts) / oracle, abs=1e-6 / oracle)
+
+
+@given(finite, st.floats(0.1, 10))
+def test_ratios_have_no_unit(score: float, scale: float) -> None:
+    assert metrics.normalised(score, score) == 1
+    assert metrics.normalised(scale * score, score) == pytest.approx(scale)
+    assert metrics.paper_regret(score, scale * score) == pytest.approx(1 - 1 / scale)
+
+
+def test_ratios_of_nothing_are_nan_not_an_error() -> None:
+    assert np.isnan(metrics.normalised(0.0, 0.0))
+    np.testing.assert_array_equal(metrics.normalised(np.array([1.0, 1.0]), np.array([0.0, 2.0])), [np.nan, 0.5])
+    assert isinstance(metrics.gap_ratio(1.0, 2.0), float)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 30), st.integers(0, 2**32 - 1), st.sampled_from([0, 1, 4]))
+def test_weights_mean_one_and_repeat(num_exams: int, resamples: int, seed: int, tasks: int) -> None:
+    questions = np.random.default_rng(seed).integers(0, 25, (num_exams, tasks)) if tasks else None
+    first, second = (
+        metrics.bootstrap_weights(num_exams, resamples, np.random.default_rng(seed), questions) for _ in range(2)
+    )
+    assert first.shape == (resamples, num_exams)
+    np.testing.assert_allclose(first.mean(axis=1), 1)
+    np.testing.assert_array_equal(first, second)
+
+
+def test_weights_do_not_depend_on_how_questions_are_named() -> None:
+    questions = np.random.default_rng(0).integers(0, 9, (20, 3))
+    a, b = (metrics.bootstrap_weights(20, 5, np.random.default_rng(1), q) for q in (questions, 1000 * questions + 7))
+    np.testing.assert_array_equal(a, b)
+
+
+def test_weights_reject_wrong_shapes() -> None:
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match="at least one exam"):
+        metrics.bootstrap_weights(0, 5, rng)
+    with pytest.raises(ValueError, match="questions must have shape"):
+        metrics.bootstrap_weights(3, 5, rng, np.zeros((2, 4), int))
+    with pytest.raises(ValueError, match="exams in values"):
+        metrics.resampled_means(np.zeros(4), np.ones((5, 3)))
+    with pytest.raises(ValueError, match="seed weights"):
+        metrics.resampled_means(np.zeros((2, 3)), np.ones((5, 3)), np.ones((5, 3)))
+    with pytest.raises(ValueError, match="same ones"):
+        metrics.probability_of_improvement(np.zeros(3), np.zeros(4))
+
+
+@pytest.mark.parametrize(("tasks", "exams", "noise"), [(3, 300, 0.0), (5, 120, 1.0), (1, 200, 0.5)])
+def test_two_level_intervals_cover_and_exam_intervals_do_not(tasks: int, exams: int, noise: float) -> None:
+    """Question effects are shared by exams: the truth is the mean over *all* questions, not over this table's."""
+    rng, truth, num_questions, trials = np.random.default_rng(5), 10.0, 90, 160
+    covered = {"naive": 0, "two-level": 0}
+    estimates, spread = [], []
+    for _ in range(trials):
+        effect = rng.normal(size=num_questions)
+        questions = rng.permuted(np.tile(np.arange(num_questions), (exams, 1)), axis=1)[:, :tasks]
+        scores = truth + effect[questions].sum(1) + noise * rng.normal(size=exams)
+        for name, of in (("naive", None), ("two-level", questions)):
+            replicates = metrics.resampled_means(scores, metrics.bootstrap_weights(exams, 300, rng, of))
+            found = metrics.interval(scores.mean(), replicates)
+            covered[name] += found.low <= truth <= found.high
+        estimates.append(scores.mean())
+        spread.append(replicates.std())
+    # 4 standard errors of a coverage of .95 over 160 trials are .07.
+    assert covered["two-level"] / trials > 0.88
+    assert covered["naive"] / trials < 0.8
+    assert 0.85 < np.sqrt(np.mean(np.square(spread))) / np.std(estimates) < 1.4
+
+
+def test_exams_without_common_questions_give_the_plain_bootstrap() -> None:
+    rng = np.random.default_rng(3)
+    scores, questions = rng.normal(size=100), np.arange(1000).reshape(100, 10)
+    two, plain = (
+        metrics.resampled_means(scores, metrics.bootstrap_weights(100, 4000, rng, q)).std() for q in (questions, None)
+    )
+    assert two == pytest.approx(plain, rel=0.06)
+
+
+def test_plain_intervals_cover() -> None:
+    rng = np.random.default_rng(8)
+    covered = 0
+    for _ in range(200):
+        scores = rng.exponential(size=80)
+        replicates = metrics.resampled_means(scores, metrics.bootstrap_weights(80, 300, rng))
+        found = metrics.interval(scores.mean(), replicates)
+        covered += found.low <= 1 <= found.high
+    assert 0.87 < covered / 200 < 1
+
+
+def test_pairing_makes_differences_sharper_than_scores() -> None:
+    rng = np.random.default_rng(1)
+    easy = rng.normal(10, 3, 200)
+    a, b = easy + rng.normal(0.5, 0.1, 200), easy
+    weights = metrics.bootstrap_weights(200, 500, rng)
+    ra, rb = metrics.resampled_means(a, weights), metrics.resampled_means(b, weights)
+    assert (ra - rb).std() < ra.std() / 10
+    np.testing.assert_allclose(ra - rb, metrics.resampled_means(a - b, weights))
+
+
+def test_seeds_widen_intervals_and_cover() -> None:
+    rng, covered = np.random.default_rng(2), {"exams": 0, "exams and seeds": 0}
+    for _ in range(150):
+        scores = 5 + rng.normal(size=(8, 1)) + 0.2 * rng.normal(size=(8, 60))
+        weights, seeds = metrics.bootstrap_weights(60, 300, rng), metrics.seed_weights(8, 300, rng)
+        for name, level in (("exams", None), ("exams and seeds", seeds)):
+            found = metrics.interval(scores.mean(), metrics.resampled_means(scores, weights, level))
+            covered[name] += found.low <= 5 <= found.high
+    assert covered["exams and seeds"] / 150 > 0.82  # 8 seeds: sqrt(7/8) of the width, and a t tail is missing
+    assert covered["exams"] / 150 < 0.3
+
+
+def test_interval_ignores_undefined_replicates() -> None:
+    found = metrics.interval(1.0, np.array([np.nan, 0.0, 1.0, 2.0]))
+    assert found.low == pytest.approx(0.05)
+    assert found.high == pytest.approx(1.95)
+    assert np.isnan(metrics.interval(1.0, np.array([np.nan])).low)
+    with pytest.raises(ValueError, match="level"):
+        metrics.interval(1.0, np.zeros(3), level=95)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 12), st.integers(0, 1000))
+def test_probability_of_improvement_is_antisymmetric(seeds_a: int, seeds_b: int, exams: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    a, b = rng.integers(0, 4, (seeds_a, exams)), rng.integers(0, 4, (seeds_b, exams))
+    p = metrics.probability_of_improvement
+    assert p(a, b) + p(b, a) == pytest.approx(1)
+    assert p(a, a) == pytest.approx(0.5)
+    slow = np.mean([[(x > y) + (x == y) / 2 for x in a[:, e] for y in b[:, e]] for e in range(exams)])
+    assert p(a, b) == pytest.approx(slow)
+
+
+def test_probability_of_improvement_treats_rounding_as_a_tie() -> None:
+    assert metrics.probability_of_improvement([0.1 + 0.2, 1.0], [0.3, 2.0]) == 0.25
+
+
+def test_probability_of_improvement_replicates_agree_with_unit_weights() -> None:
+    rng = np.random.default_rng(4)
+    a, b = rng.integers(0, 4, (2, 9)), rng.integers(0, 4, (3, 9))
+    replicates = metrics.probability_of_improvement(a, b, np.ones((5, 9)), np.ones((5, 2)), np.ones((5, 3)))
+    np.testing.assert_allclose(replicates, metrics.probability_of_improvement(a, b))
+
+
+def test_performance_profile() -> None:
+    ratios = metrics.exam_ratios([[1.0, 2.0, 0.0], [2.0, 4.0, 0.0]], [2.0, 4.0, 0.0])
+    np.testing.assert_array_equal(ratios, [[0.5, 0.5, 1], [1, 1, 1]])
+    tau = np.array([0.0, 0.5, 0.75, 1.0, 1.1])
+    profile = metrics.performance_profile(ratios, tau)
+    np.testing.assert_allclose(profile, [1, 1, 4 / 6, 4 / 6, 0])
+    np.testing.assert_allclose(metrics.performance_profile(ratios, tau, np.ones((4, 3))), np.tile(profile, (4, 1)))
+
+
+def test_calibration_error() -> None:
+    assert metrics.calibration_error([0.9, 0.5, 0.1], [0.7, 0.5, 1.0], [1, 3, 0]) == pytest.approx(0.05)
+    assert metrics.calibration_error([110, 50], [100, 50], [1, 1], relative=True) == pytest.approx(5 / 75)
+    assert np.isnan(metrics.calibration_error([1.0], [0.0], [0.0]))
+    with pytest.raises(ValueError, match="one shape"):
+        metrics.calibration_error([1.0], [0.0, 1.0], [1.0])
