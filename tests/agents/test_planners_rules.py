@@ -430,7 +430,7 @@ def test_greedy_knapsack() -> None:
         edges = [0, *p.level_edges.tolist()]
         level: list[int] = []
         for g in range(p.num_groups):
-            success = {k: v / p.group_weight[g] for k, v, _ in r.tiers[g]}
+            success = {k: round(v / p.group_weight[g], 12) for k, v, _ in r.tiers[g]}
             enough = [k for k, s in success.items() if s >= 0.5]
             top = max(success.values(), default=0.0)
             if not success or top < 0.1:
@@ -479,8 +479,8 @@ def test_fluid_lp_equals_highs() -> None:
         menu = make_menu(problem, problem.require_beliefs("test"))
         plan = make_plan(exams, menu)
         room = problem.num_groups * problem.num_tiers + problem.num_tasks * problem.num_tiers + 2
-        tokens, gain, slope, unit = (np.zeros(room) for _ in range(4))
-        count = fill_curve(menu, plan, 0, 0, -1, tokens, gain, slope, unit)
+        tokens, gain, slope = (np.zeros(room) for _ in range(3))
+        count = fill_curve(menu, plan, 0, 0, -1, tokens, gain, slope, np.zeros(room, np.int64))
         tasks = r.tasks(0, 0)
         columns = [(m, i, v, c) for i, (m, g) in enumerate(tasks) for _, v, c in r.tiers[g]]
         if not columns:
