@@ -107,7 +107,7 @@ class MeanCostDP(Planner):
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem)
-        mean = np.maximum(np.floor(self.menu.cost + 0.5), 1.0).astype(np.int64)
+        mean = np.maximum(np.floor(self.menu.cost + 0.5 + 1e-9), 1.0).astype(np.int64)
         # A tier is never legal below its smallest cost, so a mean at least that large keeps every choice legal.
         self.tokens: npt.NDArray[np.int64] = np.where(
             offered_tiers(problem), np.maximum(mean, problem.min_cost - problem.decision_cost), 1 << 60

@@ -150,7 +150,7 @@ class ResolveFew(Resolve):
         return make_plan(exams, self.menu), np.zeros(len(exams))
 
     def act(self, view: DecisionView, state: State) -> tuple[Probs, State]:
-        """Bid at the last solution's price; in between, ties go to the first action."""
+        """Bid at the last solution's price; in between, ties go to the smallest value."""
         plan, last = state
         price, up = prices(self.menu, plan, view)
         solve = self.schedule[view.position]
