@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 try:
     import agents.base
+    import numpy as np
     import typer
     from rich.console import Console
     from rich.markup import escape
@@ -174,10 +175,10 @@ def _table_variants(path: Path, families: list[str] | None) -> list[VariantConfi
     from roi_env.outcomes import OutcomeTable
 
     read = OutcomeTable.read(path)
-    rows = read.describe()["families"]
-    tiers = {name: len(info["tiers"]) for name, info in rows.items()}
-    count = {name: sum(tier["rows"] for tier in info["tiers"].values()) for name, info in rows.items()}
-    ranked = sorted(tiers, key=lambda name: (-tiers[name], -count[name], name))
+    tiers = {name: len(read.tier_names(name)) for name in read.families}
+    family_of_row, names = read.codes("family")
+    rows = dict(zip(names, np.bincount(family_of_row), strict=True))
+    ranked = sorted(tiers, key=lambda name: (-tiers[name], -rows[name], name))
     useful = [name for name in ranked if tiers[name] > 1]
     if families is None:
         families = useful[:3] or ranked[:1]

@@ -105,12 +105,12 @@ def setting_spec(setting: Setting, split: str = "test") -> ExamSpec:
         "beliefs": variant.beliefs,
         "coupling": variant.coupling,
         "enforcement": variant.enforcement,
-        "decision_cost": variant.decision_cost,
         "feedback": variant.feedback or ("cost+correct" if variant.source == "latent" else "cost"),
         "tiers": variant.tiers,
     }
-    if variant.num_tasks is not None:
-        arguments["num_tasks"] = variant.num_tasks
+    for name in ("num_tasks", "decision_cost"):
+        if getattr(variant, name) is not None:
+            arguments[name] = getattr(variant, name)
     if variant.table is not None:
         arguments |= {"family": variant.family, "split": split, "group_by": variant.group_by, "missing": variant.missing}
         return _recorded_spec(variant.source, variant.table, json.dumps(arguments))

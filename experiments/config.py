@@ -63,7 +63,7 @@ class VariantConfig:
     feedback: str | None = None
     coupling: str | None = None
     enforcement: str = "budget"
-    decision_cost: int = 0
+    decision_cost: int | None = None
     agents: list[str] = field(default_factory=list)
     """Agents for this variant alone, beside the comparison's."""
 

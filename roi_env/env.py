@@ -32,10 +32,14 @@ def resolve_spec(source: Any = "signal", *, table: Any = None, **kwargs: Any) ->
     for name in _TABLE_ARGUMENTS:
         kwargs.pop(name, None)
     if table is not None:
+        from roi_env.outcomes import OutcomeTable
         from roi_env.recorded import recorded_source
 
+        if not isinstance(table, OutcomeTable):
+            table = OutcomeTable.read(table)
         stratify = isinstance(source, str) and source == "paper"
         kwargs.setdefault("num_tasks", 3 if stratify else None)
+        kwargs.setdefault("decision_cost", table.decision_cost)
         # The table is cut to the tiers before it is split and counted, so that dropped questions are counted for them.
         tiers = kwargs.pop("tiers", None)
         source = recorded_source(table, tiers=tiers, stratify=stratify, **recorded)

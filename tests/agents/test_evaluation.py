@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import agents.planners.registry_learners  # noqa: F401 - registers the agents
 from agents.base import Agent, DecisionView, ExamsView, Feedback, Probs, State, make_agent, public_problem
 from agents.evaluation import (
     Records,

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from scipy.optimize import linprog
 
-import agents.planners.registry_learners  # noqa: F401 - registers the agents
 from agents.base import Attempts, DecisionView, Problem, exams_view, load_agent, make_agent, public_problem, save_agent
 from agents.evaluation import TrainingExams, evaluate_exact, evaluate_sampled
 from agents.planners.bandits import BanditWithKnapsacks, mckp_lp, normal_numbers
