@@ -413,7 +413,7 @@ def test_lp_lookahead() -> None:
     check("lp-lookahead", score)
 
 
-@pytest.mark.parametrize("limit", [1 << 28, 0])
+@pytest.mark.parametrize("limit", [1 << 29, 0])
 def test_mean_cost_dp(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agents.planners.mean_dp.TABLE_BYTES", limit)
 
