@@ -8,13 +8,21 @@ from pathlib import Path
 from typing import Annotated, Any
 
 try:
-    import agents.base
     import numpy as np
     import typer
     from rich.console import Console
     from rich.markup import escape
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
     from rich.table import Table
+
+    import agents.base
 except ImportError as error:
     # `agents` is also what the package openai-agents installs: tell that clash from a missing extra.
     import agents
@@ -27,7 +35,6 @@ except ImportError as error:
         )
     sys.exit(f'roi: {error}; install the command line with: pip install "roi-reasoning[report]"')
 
-import roi_env
 from agents.base import AGENTS
 from experiments.config import CompareConfig, ConfigError, VariantConfig, load_config
 from roi_env.generators import FAMILIES
@@ -58,7 +65,9 @@ def compare(
         list[str] | None, typer.Option(help="0.3 = fraction of N x mean top-tier cost, 512 = tokens; repeatable")
     ] = None,
     agent: Annotated[list[str] | None, typer.Option(help="Only these agents (see `roi agents`); repeatable")] = None,
-    table: Annotated[Path | None, typer.Option(help="Recorded outcomes (Parquet, CSV, JSONL) instead of families")] = None,
+    table: Annotated[
+        Path | None, typer.Option(help="Recorded outcomes (Parquet, CSV, JSONL) instead of families")
+    ] = None,
     family: Annotated[
         list[str] | None, typer.Option(help="Families of the table; default: the three richest; repeatable")
     ] = None,
@@ -69,8 +78,8 @@ def compare(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run, run nothing")] = False,
 ) -> None:
     """Let agents take the same exams and write a report: score against budget, regrets, choices, statistics."""
-    from experiments.compare import expand, missing_cells, plan, run_cells, write_atomically
     from experiments.compare import assemble as assemble_run
+    from experiments.compare import expand, missing_cells, plan, run_cells, write_atomically
 
     if resume is not None and any((overrides, config, variant, budget, agent, table, family, out, seed is not None)):
         raise ConfigError("--resume takes the configuration of its run folder: leave out every other choice")
@@ -204,7 +213,9 @@ def _print_summary(run: Path) -> None:
     for group in by_setting.values():
         for row in sorted(group, key=lambda row: -row["normalised"])[:5]:
             interval = f"{row['normalised']:.3f} [{row['normalised_low']:.3f}, {row['normalised_high']:.3f}]"
-            shown.add_row(escape(row["label"]), row["agent"], f"{row['score']:.2f}", escape(interval), row["evaluation"])
+            shown.add_row(
+                escape(row["label"]), row["agent"], f"{row['score']:.2f}", escape(interval), row["evaluation"]
+            )
         shown.add_section()
     console.print(shown)
 
@@ -225,9 +236,7 @@ def play(
     from experiments.play import play_exam
 
     source = "recorded" if table is not None else variant
-    chosen = VariantConfig(
-        source=source, table=str(table) if table else None, family=family, num_tasks=num_tasks
-    )
+    chosen = VariantConfig(source=source, table=str(table) if table else None, family=family, num_tasks=num_tasks)
     play_exam(console, chosen, _budget(budget), order, agent, seed, exam)
 
 

@@ -112,7 +112,12 @@ def setting_spec(setting: Setting, split: str = "test") -> ExamSpec:
         if getattr(variant, name) is not None:
             arguments[name] = getattr(variant, name)
     if variant.table is not None:
-        arguments |= {"family": variant.family, "split": split, "group_by": variant.group_by, "missing": variant.missing}
+        arguments |= {
+            "family": variant.family,
+            "split": split,
+            "group_by": variant.group_by,
+            "missing": variant.missing,
+        }
         return _recorded_spec(variant.source, variant.table, json.dumps(arguments))
     try:
         return resolve_spec(variant.source, **arguments)
@@ -213,9 +218,7 @@ def run_cell(config: CompareConfig, cell: Cell) -> _Tables:
     if cell.agent == _REFERENCES:
         return _reference_tables(config, cell.setting.number, batch)
     agent = build_agent(cell.agent, cell.setting, spec, cell.seed)
-    result = evaluate(
-        agent, batch, max_states=config.max_states, replicates=config.replicates, seed=config.seed
-    )
+    result = evaluate(agent, batch, max_states=config.max_states, replicates=config.replicates, seed=config.seed)
     exams, tasks = result.value.shape
     head = {"setting": cell.setting.number, "agent": cell.agent, "seed": cell.seed}
     skipped = result.skipped.sum(1) / np.maximum(result.reached.sum(1), 1e-12)

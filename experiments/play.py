@@ -44,9 +44,7 @@ def play_exam(
     last = (zero, zero, np.zeros(1, bool))
     position, remaining, terminated = 0, spec.budget, False
     while not terminated:
-        view = DecisionView(
-            problem, zero, np.array([position]), np.array([remaining]), *last, batch.groups
-        )
+        view = DecisionView(problem, zero, np.array([position]), np.array([remaining]), *last, batch.groups)
         if player is None:
             console.print(Text.from_ansi(env.render()))
             action = _ask(console, spec, view)
@@ -74,7 +72,13 @@ def _ask(console: Console, spec: ExamSpec, view: DecisionView) -> int:
     shown.add_row("0", "skip", "", str(spec.decision_cost), "")
     beliefs, group = view.problem.beliefs, int(view.group[0])
     for k, tier in enumerate(spec.source.tiers):
-        legal = "" if view.mask[0, k + 1] else "does not fit" if beliefs is None or beliefs.offered[group, k] else "not offered"
+        legal = (
+            ""
+            if view.mask[0, k + 1]
+            else "does not fit"
+            if beliefs is None or beliefs.offered[group, k]
+            else "not offered"
+        )
         chance = f"{beliefs.success_probability[group, k]:.0%}" if beliefs is not None else "?"
         tokens = f"{beliefs.expected_cost[group, k]:.0f}" if beliefs is not None else "?"
         shown.add_row(str(k + 1), tier.name, chance, tokens, legal)

@@ -176,9 +176,7 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
         self._level_edges: list[int] = spec.source.level_edges.tolist()
         # Legal actions change only where the remaining budget crosses a minimum cost: one read-only mask a crossing.
         self._thresholds: list[list[int]] = [sorted(set(row)) for row in spec.min_cost.tolist()]
-        self._masks = [
-            [_mask(row, limit) for limit in (-1, *sorted(set(row)))] for row in spec.min_cost.tolist()
-        ]
+        self._masks = [[_mask(row, limit) for limit in (-1, *sorted(set(row)))] for row in spec.min_cost.tolist()]
         self._no_mask = _mask([2] * self._num_tiers, 1)
         self._seed: int | None = None
         self._next_exam = 0
@@ -263,9 +261,7 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
         self._last_mask = self._mask_at(0, self._budget)
         return self._rows[0], {"action_mask": self._last_mask}
 
-    def step(
-        self, action: np.int64 | int
-    ) -> tuple[npt.NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.int64 | int) -> tuple[npt.NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Take one action in ``0..K``.
 
         :raises ValueError: for an action outside ``0..K``.
