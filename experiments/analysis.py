@@ -31,7 +31,8 @@ REFERENCES = ("optimum", "informed", "oracle")
 OPTIMUM = "optimum"
 # An agent is worth reporting when it beats the gate: the best of the re-solving LP and the population bid price.
 GATE = re.compile(r"re.?solv|bid.?price", re.IGNORECASE)
-FIXED = re.compile(r"^fixed|^skip$", re.IGNORECASE)
+FIXED = re.compile(r"^fixed", re.IGNORECASE)
+SKIP = "skip"  # scores 0 by definition: in the tables, but neither highlighted nor news
 
 Columns = dict[str, npt.NDArray[Any]]
 
@@ -419,7 +420,8 @@ def _entry(agent: str, scores: Columns, setting: Setting, weights: Floats, seed:
     # Named streams: an agent's seed weights do not depend on who else was compared.
     rng = np.random.default_rng([seed, zlib.crc32(agent.encode())])
     levels = metrics.seed_weights(len(seeds), len(weights), rng) if len(seeds) > 1 else None
-    replicates = {name: metrics.resampled_means(v, weights, levels) for name, v in values.items()}
+    means = metrics.resampled_means(np.stack(list(values.values())), weights, levels)
+    replicates = dict(zip(values, means.T, strict=True))
     kinds = set(scores["evaluation"][own].tolist())
     return Entry(agent, kinds.pop() if len(kinds) == 1 else "mixed", values, replicates, levels)
 
@@ -475,7 +477,7 @@ def highlights(comparison: Comparison, limit: int = 6) -> tuple[list[str], list[
     Returns:
         Coloured agents (optimum first), fixed rules; both best first.
     """
-    ranked = [a for a in comparison.agents if a != OPTIMUM and not FIXED.search(a)]
+    ranked = [a for a in comparison.agents if a not in (OPTIMUM, SKIP) and not FIXED.search(a)]
     wanted: Sequence[str | None] = [
         *ranked[:3],
         comparison.gate,

@@ -98,7 +98,7 @@ def to_svg(figure: Figure, prefix: str, description: str) -> str:
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", svg)
-    width = round(figure.get_figwidth() * 96)
+    width = round(figure.get_figwidth() * 112)
     text = description.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
     return re.sub(
         r'width="[\d.]+pt" height="[\d.]+pt"|height="[\d.]+pt" version="1.1"|width="[\d.]+pt"',
@@ -161,23 +161,12 @@ def curves(family: Sequence[Setting], look: dict[str, Look]) -> Figure:
         color, dash = ("#000000", "-") if name == OPTIMUM else (DARK, ":")
         left.plot(budgets, found[:, 0], color=color, ls=dash, lw=1.6, zorder=4)
         left.fill_between(budgets, found[:, 1], found[:, 2], color=color, alpha=0.10, lw=0, zorder=1)
-        left.annotate(
-            name,
-            (budgets[0], found[0, 0]),
-            textcoords="offset points",
-            xytext=(-2, 7),
-            ha="left",
-            color=color,
-            fontsize=9,
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.8},
-            zorder=6,
-        )
     if any(s.is_bracket for s in family):
         low, high = ([f(s) for s in family] for f in (lambda s: s.reference(OPTIMUM), lambda s: s.upper))
         left.fill_between(budgets, low, high, color="#000000", alpha=0.25, lw=0)
         right.fill_between(budgets, 1, np.divide(high, low), color="#000000", alpha=0.15, lw=0)
     ends: dict[str, float] = {}
-    floor = 0.9
+    lowest = [0.95]
     for agent in reversed(look):
         taken = [s for s in family if agent in s.entries]
         if not taken or agent == OPTIMUM:
@@ -192,22 +181,21 @@ def curves(family: Sequence[Setting], look: dict[str, Look]) -> Figure:
                 axes.fill_between(x, y[:, 1], y[:, 2], color=style_.color, alpha=0.13, lw=0, zorder=1)
         if style_.shown:
             ends[agent] = float(share[-1, 0])
-            if style_.color != DARK:
-                floor = min(floor, float(share[:, 0].min()))
+            lowest.append(float(share[:, 0].min()))
     top: float = max(1.0, *(s.upper / s.reference(OPTIMUM) for s in family), *ends.values()) if ends else 1.0
-    # Fixed rules may lie far below: they leave the picture rather than flatten it.
-    floor = max(floor - 0.04, 0.3)
+    # Weak agents leave this panel rather than flatten it; the left one has them.
+    floor = min(y for y in lowest if y > 0.8) - 0.02
     top += 0.1 * (top - floor)
     right.set_ylim(floor, top)
     right.axhline(1, color="#000000", lw=1.6, zorder=4)
     labels = {agent: y for agent, y in ends.items() if y > floor}
     labels[OPTIMUM] = 1.0
     places = spread(list(labels.values()), 0.05 * (top - floor), floor, top)
-    for (agent, y), place in zip(labels.items(), places, strict=True):
+    for (agent, end), place in zip(labels.items(), places, strict=True):
         color = look[agent].color if agent in look else "#000000"
         right.annotate(
             agent,
-            (budgets[-1], y),
+            (budgets[-1], end),
             xytext=(1.07, (place - floor) / (top - floor)),
             textcoords="axes fraction",
             va="center",
@@ -223,9 +211,16 @@ def curves(family: Sequence[Setting], look: dict[str, Look]) -> Figure:
         axes.set_xlabel("budget B (tokens, log scale)")
         axes.margins(x=0.04)
     left.set_ylim(bottom=0)
+    ceiling = left.get_ylim()[1]
+    last = {name: family[-1].reference(name) for name in ("oracle", "informed", OPTIMUM)}
+    for name, place in zip(last, spread(list(last.values()), 0.05 * ceiling, 0, ceiling), strict=True):
+        left.annotate(
+            name, (budgets[-1], place), xytext=(7, 0), textcoords="offset points", va="center", fontsize=9,
+            color="#000000" if name == OPTIMUM else DARK, annotation_clip=False,
+        )  # fmt: skip
     left.set_title("Score (correct answers, weighted)")
     right.set_title("Share of the optimum")
-    right.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    right.yaxis.set_major_formatter(PercentFormatter(1))
     return figure
 
 
@@ -244,7 +239,7 @@ def forest(setting: Setting, look: dict[str, Look]) -> Figure:
         axes.axvspan(1, setting.upper / setting.reference(OPTIMUM), color="#000000", alpha=0.12, lw=0)
     axes.set_yticks(range(len(ranking)), ranking)
     axes.set_ylim(-0.6, len(ranking) - 0.4)
-    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.xaxis.set_major_formatter(PercentFormatter(1))
     axes.set_xlabel("share of the optimum (95 % interval)")
     return figure
 
@@ -306,14 +301,18 @@ def pareto(family: Sequence[Setting], look: dict[str, Look]) -> Figure:
         axes.set_axis_off()
     for axes, setting in zip(panels, family, strict=False):
         points = {a: (e.mean("tokens"), e.mean("score")) for a, e in setting.entries.items()}
+        # Agents far below the optimum would squeeze the others into a corner.
+        floor = 0.6 * setting.reference(OPTIMUM)
         front, best = [], -np.inf
         for agent in sorted(points, key=lambda a: (points[a][0], -points[a][1])):
             if points[agent][1] > best:
                 front.append(points[agent])
                 best = points[agent][1]
-        axes.plot(*zip(*front, strict=True), color=INK, lw=1, ls="-", drawstyle="steps-post", alpha=0.55, zorder=1)
+        front = [point for point in front if point[1] >= floor]
+        if front:
+            axes.plot(*zip(*front, strict=True), color=INK, lw=1, drawstyle="steps-post", alpha=0.55, zorder=1)
         for agent in reversed(look):
-            if agent not in points:
+            if agent not in points or points[agent][1] < floor:
                 continue
             entry, style_ = setting.entries[agent], look[agent]
             (x, x0, x1), (y, y0, y1) = entry.interval("tokens"), entry.interval("score")
@@ -359,7 +358,6 @@ def tier_choice(comparison: Comparison, setting: Setting, agents: Sequence[str])
                 axes.set_title(actions[action], color=INK)
         step = max(1, -(-len(bins) // 8))
         row[0].set_yticks(np.arange(0, len(bins), step) + 0.5, [names[b] for b in bins[::step]], fontsize=8)
-        row[0].invert_yaxis() if row is grid[0] else None
         row[0].set_ylabel(agent, fontweight="bold")
     for axes in grid[-1]:
         axes.set_xticks([0, 50, 100])
@@ -425,10 +423,12 @@ def profile(comparison: Comparison, setting: Setting, look: dict[str, Look]) -> 
     best, weights = setting.references[OPTIMUM], comparison.weights(setting)
     ratios = {a: metrics.exam_ratios(setting.entries[a].values["score"], best) for a in setting.entries}
     shown = [a for a in ratios if look[a].shown and a != OPTIMUM]
-    spread_ = np.concatenate([ratios[a].ravel() for a in shown or ratios])
+    leading = [a for a in setting.ranking() if a in shown][:4]
+    spread_ = np.concatenate([ratios[a].ravel() for a in leading or ratios])
     # Sampled scores scatter far around the optimum; exact ones stay close below it.
-    low, high = min(0.7, float(np.quantile(spread_, 0.02))), max(1.02, float(np.quantile(spread_, 0.98)))
-    tau = np.linspace(max(low, 0.0), high, 121)
+    low = float(np.clip(np.quantile(spread_, 0.02) - 0.2, 0.4, 0.75))
+    high = max(1.02, float(np.quantile(spread_, 0.98)))
+    tau = np.linspace(low, high, 121)
     for agent in reversed(look):
         if agent not in ratios or agent == OPTIMUM:
             continue
@@ -442,8 +442,8 @@ def profile(comparison: Comparison, setting: Setting, look: dict[str, Look]) -> 
             band = np.quantile(metrics.performance_profile(ratios[agent], tau, weights), (0.025, 0.975), axis=0)
             axes.fill_between(tau, *band, color=style_.color, alpha=0.12, lw=0)
     axes.axvline(1, color="#000000", lw=1.2)
-    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.xaxis.set_major_formatter(PercentFormatter(1))
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.set_xlabel("share τ of the exam's optimum")
     axes.set_ylabel("exams reaching at least τ")
     axes.set_ylim(0, 1.02)
@@ -473,11 +473,10 @@ def improvement(comparison: Comparison, setting: Setting, agents: Sequence[str])
             )
             sure[i, j] = sure[j, i] = found.low > 0.5 or found.high < 0.5
     edges = np.arange(count + 1) - 0.5
-    axes.pcolormesh(edges, edges, value, cmap="PuOr_r", vmin=0, vmax=1, edgecolors="white", linewidth=1)
+    axes.pcolormesh(edges, edges, value, cmap="PuOr_r", vmin=-0.45, vmax=1.45, edgecolors="white", linewidth=1)
     axes.invert_yaxis()
     for i, j in zip(*np.nonzero(np.isfinite(value)), strict=True):
-        ink = "white" if abs(value[i, j] - 0.5) > 0.38 else INK
-        axes.text(j, i, f"{value[i, j]:.2f}", ha="center", va="center", color=ink, fontsize=9,
+        axes.text(j, i, f"{value[i, j]:.2f}", ha="center", va="center", color=INK if sure[i, j] else DARK, fontsize=9,
                   fontweight="bold" if sure[i, j] else "normal")  # fmt: skip
     axes.set_xticks(range(count), names, rotation=35, ha="left", rotation_mode="anchor")
     axes.xaxis.tick_top()
@@ -543,7 +542,7 @@ def positions(comparison: Comparison, setting: Setting, look: dict[str, Look]) -
         axes.set_xlabel("place in the exam")
         axes.set_ylim(0, 1.03)
         axes.xaxis.get_major_locator().set_params(integer=True)
-    panels[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    panels[0].yaxis.set_major_formatter(PercentFormatter(1))
     return figure
 
 

@@ -13,7 +13,7 @@ import matplotlib.figure
 from markupsafe import Markup
 
 from experiments import figures
-from experiments.analysis import OPTIMUM, Comparison, RunError, Setting, analyse, records, summarise, write_atomically
+from experiments.analysis import OPTIMUM, SKIP, Comparison, RunError, Setting, analyse, summarise, write_atomically
 from roi_env.metrics import Interval
 
 __all__ = ["RunError", "analyse", "headline", "summarise", "write_report"]
@@ -33,7 +33,7 @@ def write_report(run: Path, resamples: int | None = None) -> Path:
         RunError: the folder is incomplete.
     """
     comparison = analyse(run) if resamples is None else analyse(run, resamples)
-    summarise(run, comparison)
+    rows: list[dict[str, Any]] = summarise(run, comparison).to_pylist()
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("experiments"),
         autoescape=True,
@@ -41,8 +41,7 @@ def write_report(run: Path, resamples: int | None = None) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=_number, percent=_percent, points=_points)
-    rows = records(comparison)
+    environment.filters.update(number=_number)
     with figures.style():
         look = figures.looks(comparison)
         page = environment.get_template("report.html.j2").render(
@@ -75,7 +74,7 @@ def headline(comparison: Comparison) -> list[str]:
         f"{'questions and exams' if recorded else 'exams'}, paired between agents."
     ]
     focus = _focus(max(comparison.families, key=len))
-    ranking = [a for a in focus.ranking() if a != OPTIMUM]
+    ranking = [a for a in focus.ranking() if a not in (OPTIMUM, SKIP)]
     if not ranking:
         return sentences
     best, where = ranking[0], f"In {focus.row['variant']} at B = {focus.budget:,} tokens"
@@ -168,12 +167,13 @@ def _family(
                 (
                     "Score against tokens",
                     "Upper left is better. The stepped line is the Pareto front of the agents; the dotted line is the "
-                    "budget, the thin black one the optimum.",
+                    "budget, the thin black one the optimum. Agents below 60 % of the optimum are left out.",
                     picture("pareto", figures.pareto(family, look), "Pareto front of score against tokens"),
                 ),
                 (
                     f"Tier choice by difficulty and remaining budget, {at}",
-                    "Chance of each action where the agent got to; blank cells are (almost) never visited.",
+                    "Chance of each action where the agent got to, by difficulty (up) and budget left (right); blank "
+                    "cells are (almost) never visited.",
                     picture("tiers", figures.tier_choice(comparison, focus, few), "Heat maps of tier choice"),
                 ),
                 (
@@ -243,16 +243,19 @@ def _picture(prefix: str, figure: matplotlib.figure.Figure, text: str) -> Markup
     return Markup(figures.to_svg(figure, prefix, text))
 
 
-def _number(value: float | None, digits: int = 2) -> str:
-    return "–" if value is None or not math.isfinite(value) else f"{value:,.{digits}f}".replace("-", "−")
+def _number(value: float | None, digits: int = 2, sign: str = "") -> str:
+    if value is None or not math.isfinite(value):
+        return "–"
+    # Rounding first and adding zero keeps the last bits of an exact tie from showing as minus nought.
+    return f"{round(value, digits) + 0.0:{sign},.{digits}f}".replace("-", "−")
 
 
-def _percent(value: float | None, digits: int = 1) -> str:
-    return "–" if value is None or not math.isfinite(value) else f"{100 * value:.{digits}f} %".replace("-", "−")
+def _percent(value: float) -> str:
+    return _number(100 * value, 1) + " %"
 
 
-def _points(value: float | None) -> str:
-    return "–" if value is None or not math.isfinite(value) else f"{100 * value:+.1f}".replace("-", "−")
+def _points(value: float) -> str:
+    return _number(100 * value, 1, sign="+")
 
 
 def _interval_percent(found: Interval) -> str:
