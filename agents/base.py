@@ -11,9 +11,7 @@ import ast
 import importlib
 import inspect
 import json
-import os
 import re
-import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from roi_env.exam import ExamBatch, ExamSpec
+from roi_env.files import replacing
 from roi_env.observation import ObservationTables, observation_layout, observation_tables, observe
 from roi_env.source import Laws
 
@@ -321,11 +320,9 @@ def one_hot(action: npt.NDArray[np.integer], num_actions: int) -> Probs:
 
 def save_agent(agent: Agent, path: str | Path) -> None:
     """Write an agent to one ``.npz`` file, atomically."""
-    path = Path(path)
     header = json.dumps({"agent": agent.name, "params": agent.params()})
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npz", delete=False) as file:
+    with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(file, header=np.array(header), allow_pickle=False, **agent.learned())
-    os.replace(file.name, path)
 
 
 def load_agent(path: str | Path, problem: Problem) -> Agent:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import zlib
 from collections.abc import Iterable, Sequence
@@ -23,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from roi_env import metrics
+from roi_env.files import replacing
 from roi_env.metrics import Floats, Interval
 
 RESAMPLES = 2000
@@ -344,9 +344,8 @@ def summarise(run: Path, comparison: Comparison | None = None) -> pa.Table:
         ]
     )
     table = pa.Table.from_pylist(rows, schema=schema)
-    scratch = run / "summary.parquet.tmp"
-    pq.write_table(table, scratch)
-    os.replace(scratch, run / "summary.parquet")
+    with replacing(run / "summary.parquet") as path:
+        pq.write_table(table, path)
     document = {
         "config": comparison.config,
         "resamples": comparison.resamples,
@@ -356,15 +355,9 @@ def summarise(run: Path, comparison: Comparison | None = None) -> pa.Table:
         ],
         "results": rows,
     }
-    write_atomically(run / "summary.json", json.dumps(_plain(document), indent=1, allow_nan=False) + "\n")
+    with replacing(run / "summary.json") as path:
+        path.write_text(json.dumps(_plain(document), indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return table
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a file in one step: a reader sees the old text or the new one, never half of it."""
-    scratch = path.with_name(path.name + ".tmp")
-    scratch.write_text(text, encoding="utf-8")
-    os.replace(scratch, path)
 
 
 class _WeightCache:

@@ -37,6 +37,7 @@ except ImportError as error:
 
 from agents.base import AGENTS
 from experiments.config import CompareConfig, ConfigError, VariantConfig, load_config
+from roi_env.files import replacing
 from roi_env.generators import FAMILIES
 
 app = typer.Typer(
@@ -79,7 +80,7 @@ def compare(
 ) -> None:
     """Let agents take the same exams and write a report: score against budget, regrets, choices, statistics."""
     from experiments.compare import assemble as assemble_run
-    from experiments.compare import expand, missing_cells, plan, run_cells, write_atomically
+    from experiments.compare import expand, missing_cells, plan, run_cells
 
     if resume is not None and any((overrides, config, variant, budget, agent, table, family, out, seed is not None)):
         raise ConfigError("--resume takes the configuration of its run folder: leave out every other choice")
@@ -106,7 +107,8 @@ def compare(
     run.mkdir(parents=True, exist_ok=True)
     from omegaconf import OmegaConf
 
-    write_atomically(run / "compare.yaml", lambda path: OmegaConf.save(OmegaConf.structured(resolved), path))
+    with replacing(run / "compare.yaml") as path:
+        OmegaConf.save(OmegaConf.structured(resolved), path)
     columns = (
         TextColumn("{task.description:<44.44s}"),
         BarColumn(),
@@ -264,15 +266,14 @@ def main() -> None:
     """Entry point: expected errors are one line on stderr and exit code 2, others keep their trace."""
     try:
         app()
-    except (ConfigError, *_expected()) as error:
+    except ValueError as error:
+        from experiments.analysis import RunError
+        from roi_env.outcomes import OutcomeTableError
+
+        if not isinstance(error, (ConfigError, RunError, OutcomeTableError)):
+            raise
         Console(stderr=True).print(f"roi: {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(2)
-
-
-def _expected() -> tuple[type[Exception], ...]:
-    from roi_env.outcomes import OutcomeTableError
-
-    return (OutcomeTableError,)
 
 
 if __name__ == "__main__":

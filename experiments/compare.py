@@ -11,11 +11,9 @@ import dataclasses
 import hashlib
 import json
 import multiprocessing
-import os
 import pickle
 import subprocess
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,6 +32,7 @@ from agents.references import references
 from experiments.config import CompareConfig, ConfigError, VariantConfig, as_dict
 from roi_env.env import resolve_spec
 from roi_env.exam import ExamBatch, ExamSpec, draw_exams
+from roi_env.files import replacing
 
 OPTIMUM = "optimum"
 _REFERENCES = "references"
@@ -175,7 +174,7 @@ def plan(config: CompareConfig, settings: list[Setting]) -> list[Cell]:
         cells.append(Cell(setting, _REFERENCES, 0))
         spec = setting_spec(setting)
         problem = public_problem(spec)
-        names = [name for name in (*config.agents, *setting.variant.agents, OPTIMUM)]
+        names = (*config.agents, *setting.variant.agents, OPTIMUM)
         for name in dict.fromkeys(names):
             try:
                 privileged = AGENTS[parse_agent(name)[0]].privileged
@@ -343,21 +342,10 @@ def _arrow(columns: dict[str, Any]) -> pa.Table:
     )
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Write to a temporary neighbour, then rename: a reader sees the old file or the whole new one."""
-    handle, name = tempfile.mkstemp(dir=path.parent, suffix=path.suffix)
-    os.close(handle)
-    try:
-        write(Path(name))
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
 def _run_and_store(config: CompareConfig, cell: Cell, path: Path) -> None:
     tables = run_cell(config, cell)
-    write_atomically(path, lambda temporary: temporary.write_bytes(pickle.dumps(tables)))
+    with replacing(path) as temporary:
+        temporary.write_bytes(pickle.dumps(tables))
 
 
 def missing_cells(config: CompareConfig, cells: list[Cell], run: Path) -> list[Cell]:
@@ -398,15 +386,18 @@ def assemble(config: CompareConfig, settings: list[Setting], cells: list[Cell], 
             parts.setdefault(name, []).append(_arrow(columns | {"setting": cell.setting.number}))
     for name, tables in parts.items():
         table = pa.concat_tables(tables)
-        write_atomically(run / f"{name}.parquet", lambda path, table=table: pq.write_table(table, path))
+        with replacing(run / f"{name}.parquet") as path:
+            pq.write_table(table, path)
     settings_table = _settings_table(config, settings)
-    write_atomically(run / "settings.parquet", lambda path: pq.write_table(settings_table, path))
+    with replacing(run / "settings.parquet") as path:
+        pq.write_table(settings_table, path)
     record = as_dict(config) | {
         "version": roi_env.__version__,
         "git": _git_revision(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    write_atomically(run / "config.json", lambda path: path.write_text(json.dumps(record, indent=2)))
+    with replacing(run / "config.json") as path:
+        path.write_text(json.dumps(record, indent=2))
 
 
 def _git_revision() -> str | None:

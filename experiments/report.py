@@ -13,7 +13,8 @@ import matplotlib.figure
 from markupsafe import Markup
 
 from experiments import figures
-from experiments.analysis import OPTIMUM, SKIP, Comparison, RunError, Setting, analyse, summarise, write_atomically
+from experiments.analysis import OPTIMUM, SKIP, Comparison, RunError, Setting, analyse, summarise
+from roi_env.files import replacing
 from roi_env.metrics import Interval
 
 __all__ = ["RunError", "analyse", "headline", "summarise", "write_report"]
@@ -52,7 +53,8 @@ def write_report(run: Path, resamples: int | None = None) -> Path:
             made=comparison.config,
             comparison=comparison,
         )
-    write_atomically(run / "report.html", page)
+    with replacing(run / "report.html") as path:
+        path.write_text(page, encoding="utf-8")
     return run / "report.html"
 
 

@@ -105,9 +105,9 @@ def _assemble(
 ) -> Source:
     """Build a source from (L, M, K, SLOTS) outcomes and (item, signal) rows, crossed with equally likely weights."""
     num_latent, num_items, num_tiers, slots = outcomes.shape
-    used, row_signal = np.unique(row_signal, return_inverse=True)
+    used, signal_index = np.unique(row_signal, return_inverse=True)
     num_weights = len(weights)
-    row_group = (row_signal[:, None] * num_weights + np.arange(num_weights)).ravel().astype(np.int32)
+    row_group = (signal_index[:, None] * num_weights + np.arange(num_weights)).ravel().astype(np.int32)
     row_item = np.repeat(row_item, num_weights).astype(np.int32)
     num_groups = len(used) * num_weights
     values = np.repeat(signal_value[used], num_weights)

@@ -121,7 +121,8 @@ def _merge(
     cost: npt.NDArray[np.int32], prob: npt.NDArray[np.float64], success: npt.NDArray[np.float64]
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     unique, inverse = np.unique(cost, return_inverse=True)
-    return unique.astype(np.int32), np.bincount(inverse, prob), np.bincount(inverse, success)
+    together = np.bincount(inverse, prob).astype(np.float64)
+    return unique.astype(np.int32), together, np.bincount(inverse, success).astype(np.float64)
 
 
 def laws_from_cells(

@@ -351,12 +351,12 @@ def _step(
                 state.finished[i] = True
     if same_step:
         for j in range(fresh):
-            i = np.uint64(state.fresh[j])
+            began = np.uint64(state.fresh[j])
             _show(
-                i,
-                actions[i],
-                out.tokens[i],
-                out.correct[i],
+                began,
+                actions[began],
+                out.tokens[began],
+                out.correct[began],
                 rules,
                 tables,
                 observation,
@@ -367,12 +367,12 @@ def _step(
     _begin(fresh, seed, now, rules, tables, observation, state)
     for i in range(np.uint64(num_envs)):
         action = actions[i] if state.position[i] > 0 else np.int64(0)
-        began = state.position[i] == 0
+        new = state.position[i] == 0
         _show(
             i,
             action,
-            np.int32(0) if began else out.tokens[i],
-            not began and out.correct[i],
+            np.int32(0) if new else out.tokens[i],
+            not new and out.correct[i],
             rules,
             tables,
             observation,

@@ -47,13 +47,13 @@ class VectorActionMaskObservation(VectorWrapper):
         self.observation_space = batch_space(self.single_observation_space, env.num_envs)
 
     def reset(
-        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[_Dict, dict[str, Any]]:
+        self, *, seed: Any = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
         """See :meth:`gymnasium.vector.VectorEnv.reset`."""
         observations, infos = self.env.reset(seed=seed, options=options)
         return _with_mask(observations, infos), infos
 
-    def step(self, actions: Any) -> tuple[_Dict, Any, Any, Any, dict[str, Any]]:
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """See :meth:`gymnasium.vector.VectorEnv.step`."""
         observations, rewards, terminated, truncated, infos = self.env.step(actions)
         if "final_obs" in infos:
