@@ -32,10 +32,14 @@ def resolve_spec(source: Any = "signal", *, table: Any = None, **kwargs: Any) ->
     for name in _TABLE_ARGUMENTS:
         kwargs.pop(name, None)
     if table is not None:
+        from roi_env.outcomes import OutcomeTable
         from roi_env.recorded import recorded_source
 
+        if not isinstance(table, OutcomeTable):
+            table = OutcomeTable.read(table)
         stratify = isinstance(source, str) and source == "paper"
         kwargs.setdefault("num_tasks", 3 if stratify else None)
+        kwargs.setdefault("decision_cost", table.decision_cost)
         # The table is cut to the tiers before it is split and counted, so that dropped questions are counted for them.
         tiers = kwargs.pop("tiers", None)
         source = recorded_source(table, tiers=tiers, stratify=stratify, **recorded)
@@ -172,9 +176,7 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
         self._level_edges: list[int] = spec.source.level_edges.tolist()
         # Legal actions change only where the remaining budget crosses a minimum cost: one read-only mask a crossing.
         self._thresholds: list[list[int]] = [sorted(set(row)) for row in spec.min_cost.tolist()]
-        self._masks = [
-            [_mask(row, limit) for limit in (-1, *sorted(set(row)))] for row in spec.min_cost.tolist()
-        ]
+        self._masks = [[_mask(row, limit) for limit in (-1, *sorted(set(row)))] for row in spec.min_cost.tolist()]
         self._no_mask = _mask([2] * self._num_tiers, 1)
         self._seed: int | None = None
         self._next_exam = 0
@@ -259,9 +261,7 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
         self._last_mask = self._mask_at(0, self._budget)
         return self._rows[0], {"action_mask": self._last_mask}
 
-    def step(
-        self, action: np.int64 | int
-    ) -> tuple[npt.NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.int64 | int) -> tuple[npt.NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Take one action in ``0..K``.
 
         :raises ValueError: for an action outside ``0..K``.

@@ -67,7 +67,11 @@ class ExamSpec:
         source = self.source
         offered = source.published.offered[: source.num_groups]
         known = source.beliefs.min_cost if self.beliefs == "published" else np.ones_like(source.beliefs.min_cost)
-        return np.where(offered & (known < NOT_OFFERED), np.minimum(known.astype(np.int64) + self.decision_cost, NOT_OFFERED), NOT_OFFERED)
+        return np.where(
+            offered & (known < NOT_OFFERED),
+            np.minimum(known.astype(np.int64) + self.decision_cost, NOT_OFFERED),
+            NOT_OFFERED,
+        )
 
     @property
     def order_code(self) -> int:

@@ -139,7 +139,9 @@ def _paint(
         at += 30 + draw.textlength(name, font=font)
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         draw.line((left, y(share * spec.budget), right, y(share * spec.budget)), fill=_FAINT)
-        draw.text((left - 8, y(share * spec.budget)), str(round(share * spec.budget)), fill=_INK, font=font, anchor="rm")
+        draw.text(
+            (left - 8, y(share * spec.budget)), str(round(share * spec.budget)), fill=_INK, font=font, anchor="rm"
+        )
     # Beyond about 25 tasks the labels would touch: name every second, fifth, ... one.
     stride = next(s for s in (1, 2, 5, 10, 20, 50, 100, spec.num_tasks) if s * step >= 24 or s >= spec.num_tasks)
     for n in range(0, spec.num_tasks, stride):

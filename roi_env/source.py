@@ -91,7 +91,9 @@ class Laws:
         """Largest possible tokens of any cell."""
         return int(self.cost.max(initial=0))
 
-    def cell(self, law: int, tier: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    def cell(
+        self, law: int, tier: int
+    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """``(cost, prob, success)`` of one law and tier (0-based)."""
         start, stop = self.indptr[law * self.num_tiers + tier : law * self.num_tiers + tier + 2]
         return self.cost[start:stop], self.prob[start:stop], self.success[start:stop]
@@ -127,9 +129,7 @@ def laws_from_cells(
 ) -> Laws:
     """Pack per-(law, tier) ``(cost, prob, success)`` arrays, law-major, into :class:`Laws`."""
     indptr = np.concatenate([[0], np.cumsum([len(c[0]) for c in cells])]).astype(np.int64)
-    cost, prob, success = (
-        np.concatenate([c[j] for c in cells]) if cells else np.empty(0) for j in range(3)
-    )
+    cost, prob, success = (np.concatenate([c[j] for c in cells]) if cells else np.empty(0) for j in range(3))
     return Laws(indptr, cost.astype(np.int32), prob.astype(np.float64), success.astype(np.float64), num_tiers)
 
 

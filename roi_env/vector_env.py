@@ -31,7 +31,6 @@ from roi_env.rendering import RENDER_FPS, Decision, Scene, render_ansi, render_r
 from roi_env.rewards import REFUSAL_BONUS, compiled_reward_of
 from roi_env.source import SourceTables
 
-
 # Columns of ``SourceTables.rows``, and one, as the unsigned numbers that compiled indexing wants.
 _ITEM, _GROUP, _ONE = np.uint64(0), np.uint64(1), np.uint64(1)
 
@@ -385,9 +384,7 @@ def _step(
 
 
 @njit(cache=True)
-def _sample(
-    mask: npt.NDArray[np.int8], key: np.uint64, counter: np.uint64, out: npt.NDArray[np.int64]
-) -> None:
+def _sample(mask: npt.NDArray[np.int8], key: np.uint64, counter: np.uint64, out: npt.NDArray[np.int64]) -> None:
     size, num_actions = mask.shape
     for i in range(size):
         legal = 0
@@ -613,7 +610,9 @@ class ROIReasoningVectorEnv(gym.vector.VectorEnv):
             final,
         )
         if ended < 0:
-            raise ValueError(f"actions must lie in 0..{self.spec_of_exam.num_tiers}, got {actions.min()}..{actions.max()}")
+            raise ValueError(
+                f"actions must lie in 0..{self.spec_of_exam.num_tiers}, got {actions.min()}..{actions.max()}"
+            )
         self._mask = out.action_mask
         infos = self._infos(out)
         if ended:

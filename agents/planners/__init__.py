@@ -24,7 +24,19 @@ _ENTRIES: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
     ("lp-lookahead", "price:LPLookahead", "one exact step, then the fluid LP's value: the reference planner", {}),
     ("ce-dp", "mean_dp:MeanCostDP", "dynamic programming on mean costs", {}),
     ("greedy-knapsack", "greedy:GreedyKnapsack", "the paper's: smallest predicted level first, while B lasts", {}),
-)
+    ("hindsight-optimisation", "hindsight_optimisation:HindsightOptimisation",
+     "one exact step, then the expected clairvoyant value over 64 scenarios", {}),
+    ("bwk-ucb", "bandits:BanditWithKnapsacks", "bandit with knapsacks: optimistic estimates, learned in 500 exams",
+     {"kind": "ucb"}),
+    ("bwk-thompson", "bandits:BanditWithKnapsacks", "bandit with knapsacks: sampled estimates, learned in 500 exams",
+     {"kind": "thompson"}),
+    ("plugin-bellman", "dynamic_programming:PluginBellman", "dynamic programming on laws counted from 540 attempts", {}),
+    ("bellman", "dynamic_programming:Bellman", "dynamic programming on the published beliefs", {}),
+    ("belief-bellman", "belief:BeliefBellman", "dynamic programming over budget and belief about the exam's latent state",
+     {}),
+    ("optimum", "dynamic_programming:optimum", "the best policy for the evaluated exams' own published laws", {}),
+)  # fmt: skip
 
 for _name, _target, _summary, _params in _ENTRIES:
-    _register(_name, f"agents.planners.{_target}", _summary, **_params)
+    # The optimum plans with the evaluated source's own laws: a reference, not a contestant.
+    _register(_name, f"agents.planners.{_target}", _summary, privileged=_name == "optimum", **_params)

@@ -32,7 +32,9 @@ class GreedyKnapsack(Planner):
     def __init__(self, problem: Problem, refuse_below: float = 0.1) -> None:
         super().__init__(problem)
         self.refuse_below = float(refuse_below)
-        success = np.where(offered_tiers(problem), problem.require_beliefs("greedy-knapsack").success_probability, -1.0)
+        # Rounded: sums of probabilities must compare with the bounds as the exact numbers do.
+        believed = np.round(problem.require_beliefs(self.name).success_probability, 12)
+        success = np.where(offered_tiers(problem), believed, -1.0)
         enough = success >= 0.5
         tier = np.where(enough.any(1), enough.argmax(1), success.argmax(1))
         refused = (success.max(1) < self.refuse_below) | (success.max(1) < 0)

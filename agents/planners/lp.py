@@ -57,13 +57,21 @@ def make_plan(exams: ExamsView, menu: Menu) -> Plan:
 
 @njit(cache=True)
 def fill_curve(
-    menu: Menu, plan: Plan, exam: int, first: int, group: int, tokens: Floats, gain: Floats, slope: Floats, unit: Floats
+    menu: Menu,
+    plan: Plan,
+    exam: int,
+    first: int,
+    group: int,
+    tokens: Floats,
+    gain: Floats,
+    slope: Floats,
+    which: npt.NDArray[np.int64],
 ) -> int:
     """Write the LP of tasks ``first`` .. N-1 as running sums and return the number of increments J.
 
-    ``tokens[j]``, ``gain[j]``: cost and value of the first j increments (j = 0..J); ``slope[j]``, ``unit[j]``:
-    efficiency of increment j and its cost for one task (0 at J). ``group``: in blind mode, a known task to include
-    besides the tasks from ``first`` on (-1: none).
+    ``tokens[j]``, ``gain[j]``: cost and value of the first j increments (j = 0..J); ``slope[j]``,
+    ``which[j]``: efficiency of increment j and its number in the menu (``slope[J]`` = 0). ``group``: in blind mode, a
+    known task to include besides the tasks from ``first`` on (-1: none).
     """
     count = 0
     tokens[0] = gain[0] = 0.0
@@ -84,11 +92,11 @@ def fill_curve(
             if mass == 0.0:
                 continue
         slope[count] = menu.inc_efficiency[r]
-        unit[count] = menu.inc_cost[r]
+        which[count] = r
         tokens[count + 1] = tokens[count] + mass * menu.inc_cost[r]
         gain[count + 1] = gain[count] + mass * menu.inc_gain[r]
         count += 1
-    slope[count] = unit[count] = 0.0
+    slope[count] = 0.0
     return count
 
 
@@ -128,21 +136,28 @@ def price_kernel(
     :returns: ``(price (D,), up (D,))``; up: at equal efficiency the current task buys half of its increment or more.
     """
     room = curve_size(menu, plan)
-    tokens, gain, slope, unit = np.empty(room), np.empty(room), np.empty(room), np.empty(room)
+    tokens, gain, slope, which = np.empty(room), np.empty(room), np.empty(room), np.empty(room, np.int64)
     price, up = np.empty(len(exam)), np.zeros(len(exam), np.bool_)
     count = 0
     for d in range(len(exam)):
         n = position[d]
         if d == 0 or exam[d] != exam[d - 1] or n != position[d - 1]:
             first = n if plan.preview else n + 1
-            count = fill_curve(menu, plan, exam[d], first, int(group[d]), tokens, gain, slope, unit)
+            count = fill_curve(menu, plan, exam[d], first, int(group[d]), tokens, gain, slope, which)
         budget = float(max(remaining[d] - menu.decision_cost * (num_tasks - n), 0))
         j = increments_within(tokens, count, budget)
         price[d] = slope[j]
-        i = j
-        while i > 0 and slope[i - 1] == slope[j]:
-            i -= 1
-        up[d] = j < count and 2.0 * (budget - tokens[i] - ahead[d] * unit[j]) >= unit[j]
+        # All increments of this efficiency, and the current task's among them (a frontier bends: it has at most one).
+        first = j
+        while first > 0 and slope[first - 1] <= slope[j] * (1.0 + TIE):
+            first -= 1
+        for i in range(first, count):
+            if slope[i] < slope[j] * (1.0 - TIE):
+                break
+            if menu.inc_group[which[i]] == group[d]:
+                unit = menu.inc_cost[which[i]]
+                up[d] = 2.0 * (budget - tokens[first] - ahead[d] * unit) >= unit * (1.0 - TIE)
+                break
     return price, up
 
 
@@ -174,7 +189,7 @@ def bid_kernel(
     guard: bool,
 ) -> npt.NDArray[np.int64]:
     """(D,) legal action with the largest value - price x tokens (skip: 0); ties go to the largest value where ``up``,
-    else to the first action.
+    else to the smallest.
 
     ``guard``: value and tokens as the remaining budget cuts them, instead of plain expectations.
     """
@@ -192,7 +207,8 @@ def bid_kernel(
                 value = menu.weight[g] * success
             surplus = value - price[d] * cost
             tie = TIE * (1.0 + value)
-            if surplus > best + tie or (up[d] and surplus > best - tie and value > best_value):
+            other = value > best_value if up[d] else value < best_value
+            if surplus > best + tie or (surplus > best - tie and other):
                 best, best_value = surplus, value
                 action[d] = k + 1
     return action
@@ -211,7 +227,7 @@ def lookahead_kernel(
 ) -> npt.NDArray[np.int64]:
     """(D,) legal action with the largest expected value of this attempt plus LP value of the rest."""
     room = curve_size(menu, plan)
-    tokens, gain, slope, unit = np.empty(room), np.empty(room), np.empty(room), np.empty(room)
+    tokens, gain, slope, which = np.empty(room), np.empty(room), np.empty(room), np.empty(room, np.int64)
     num_tiers = menu.value.shape[1]
     action = np.zeros(len(exam), np.int64)
     rest = np.empty(0)
@@ -222,7 +238,7 @@ def lookahead_kernel(
             most = max(most, remaining[stop])
             stop += 1
         n, g = position[begin], group[begin]
-        count = fill_curve(menu, plan, exam[begin], n + 1, -1, tokens, gain, slope, unit)
+        count = fill_curve(menu, plan, exam[begin], n + 1, -1, tokens, gain, slope, which)
         if len(rest) <= most:
             rest = np.empty(most + 1)
         j = 0
@@ -263,7 +279,7 @@ def prices(menu: Menu, plan: Plan, view: DecisionView) -> tuple[Floats, npt.NDAr
 def bid(
     menu: Menu, view: DecisionView, price: Floats, *, up: npt.NDArray[np.bool_] | None = None, guard: bool = False
 ) -> npt.NDArray[np.int64]:
-    """(D,) actions of the bid-price rule; see :func:`bid_kernel`. Without ``up`` ties go to the first action."""
+    """(D,) actions of the bid-price rule; see :func:`bid_kernel`. Without ``up`` ties go to the smallest value."""
     up = np.zeros(len(view), np.bool_) if up is None else up
     actions: npt.NDArray[np.int64] = bid_kernel(menu, view.group, view.remaining, view.mask, price, up, guard)
     return actions

@@ -11,14 +11,20 @@ from numba import njit
 from agents.base import DecisionView, ExamsView, Problem, Probs, State, one_hot
 from agents.planners.menu import TIE, Floats, Menu, Planner, offered_tiers, position_law
 
-TABLE_BYTES = 1 << 28
-"""Value tables of a batch up to this size are kept; above it they are built again for every run of decisions."""
+TABLE_BYTES = 1 << 29
+"""Action tables of a batch up to this size are kept; above it they are built again for every run of decisions."""
 
 
 class _Tables(NamedTuple):
-    """``values`` (exams or 1, N + 1, B + 1), or (0, ...) where it would be too large; ``groups`` (E, N); ``law`` (N,
-    G)."""
+    """The plans of a batch of exams.
 
+    :param actions: (E, N, B + 1) with preview; empty where that is too large, and in blind mode.
+    :param values: (N + 1, B + 1) in blind mode.
+    :param groups: (E, N).
+    :param law: (N, G) population of every position in blind mode, else (0, G).
+    """
+
+    actions: npt.NDArray[np.int8]
     values: Floats
     groups: npt.NDArray[np.int32]
     law: Floats
@@ -61,11 +67,18 @@ def _fill(
 
 
 @njit(cache=True)
-def _fill_all(
-    menu: Menu, tokens: npt.NDArray[np.int64], groups: npt.NDArray[np.int32], law: Floats, values: Floats
+def _fill_actions(
+    menu: Menu, tokens: npt.NDArray[np.int64], groups: npt.NDArray[np.int32], actions: npt.NDArray[np.int8]
 ) -> None:
-    for e in range(len(values)):
-        _fill(menu, tokens, groups[e], law, 0, values[e])
+    size = actions.shape[2]
+    rest, here = np.empty(size), np.empty(size)
+    for e in range(len(actions)):
+        rest[:] = 0.0
+        for n in range(actions.shape[1] - 1, -1, -1):
+            for b in range(size):
+                here[b], action = _best(menu, tokens, groups[e, n], b, rest)
+                actions[e, n, b] = action
+            rest, here = here, rest
 
 
 @njit(cache=True)
@@ -81,21 +94,22 @@ def _act(
     budget: int,
 ) -> npt.NDArray[np.int64]:
     action = np.zeros(len(exam), np.int64)
-    scratch = np.empty((num_tasks + 1, budget + 1)) if len(tables.values) == 0 else np.empty((0, 0))
+    blind, kept = len(tables.law) > 0, len(tables.actions) > 0
+    scratch = np.empty((0, 0)) if blind or kept else np.empty((num_tasks + 1, budget + 1))
     for d in range(len(exam)):
         n = position[d]
-        if len(tables.values) == 0:
-            if d == 0 or exam[d] != exam[d - 1] or n != position[d - 1]:
-                _fill(menu, tokens, tables.groups[exam[d]], tables.law, n + 1, scratch)
-            rest = scratch[n + 1]
-        else:
-            rest = tables.values[exam[d] if len(tables.law) == 0 else 0, n + 1]
+        if kept:
+            action[d] = tables.actions[exam[d], n, remaining[d]]
+            continue
+        if not blind and (d == 0 or exam[d] != exam[d - 1] or n != position[d - 1]):
+            _fill(menu, tokens, tables.groups[exam[d]], tables.law, n + 1, scratch)
+        rest = tables.values[n + 1] if blind else scratch[n + 1]
         action[d] = _best(menu, tokens, int(group[d]), remaining[d], rest)[1]
     return action
 
 
 class MeanCostDP(Planner):
-    """Dynamic programming that takes every cost for its mean, rounded half up to an integer (at least 1).
+    """Dynamic programming that takes every cost for its mean, rounded half up to an integer.
 
     V_n(b) = max(V_{n+1}(b), max_k: c_k <= b of weight x success + V_{n+1}(b - c_k)), decision cost paid by all: the
     0/1 multiple-choice knapsack (Dudzinski and Walukiewicz, EJOR 28, 1987) behind ``resolve``'s relaxation, re-solved
@@ -107,7 +121,7 @@ class MeanCostDP(Planner):
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem)
-        mean = np.maximum(np.floor(self.menu.cost + 0.5), 1.0).astype(np.int64)
+        mean = np.maximum(np.floor(self.menu.cost + 0.5 + 1e-9), 1.0).astype(np.int64)
         # A tier is never legal below its smallest cost, so a mean at least that large keeps every choice legal.
         self.tokens: npt.NDArray[np.int64] = np.where(
             offered_tiers(problem), np.maximum(mean, problem.min_cost - problem.decision_cost), 1 << 60
@@ -115,15 +129,19 @@ class MeanCostDP(Planner):
         """(G, K) certain cost of a tier."""
 
     def start(self, exams: ExamsView) -> State:
-        """Value tables, where they fit."""
+        """Action tables (preview, where they fit) or the value table that all exams share (blind)."""
         problem = exams.problem
-        shape = (len(exams) if problem.preview else 1, problem.num_tasks + 1, problem.budget + 1)
-        law = np.zeros((0, problem.num_groups)) if problem.preview else position_law(problem)
-        if problem.preview and 8 * shape[0] * shape[1] * shape[2] > TABLE_BYTES:
-            return _Tables(np.zeros((0, *shape[1:])), exams.groups, law)
-        values = np.empty(shape)
-        _fill_all(self.menu, self.tokens, exams.groups, law, values)
-        return _Tables(values, exams.groups, law)
+        length = problem.budget + 1
+        shape = (len(exams), problem.num_tasks, length)
+        actions, values = np.zeros((0, *shape[1:]), np.int8), np.zeros((0, length))
+        law = np.zeros((0, problem.num_groups))
+        if not problem.preview:
+            law, values = position_law(problem), np.empty((problem.num_tasks + 1, length))
+            _fill(self.menu, self.tokens, exams.groups[0], law, 0, values)
+        elif shape[0] * shape[1] * shape[2] <= TABLE_BYTES:
+            actions = np.empty(shape, np.int8)
+            _fill_actions(self.menu, self.tokens, exams.groups, actions)
+        return _Tables(actions, values, exams.groups, law)
 
     def act(self, view: DecisionView, state: State) -> tuple[Probs, State]:
         """Play the first purchase of the best plan."""

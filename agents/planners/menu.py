@@ -56,14 +56,17 @@ class Menu(NamedTuple):
 
 
 def frontier(cost: Floats, value: Floats) -> list[int]:
-    """Indices of the efficient frontier, ascending: the upper concave hull of (0, 0) and the given points."""
+    """Indices of the efficient frontier, ascending: the upper concave hull of (0, 0) and the given points.
+
+    Gains and bends within rounding (relative ``TIE``) do not count: they would add increments that are noise.
+    """
     hull: list[int] = []
     for k in sorted(range(len(cost)), key=lambda j: (cost[j], -value[j])):
-        if value[k] <= (value[hull[-1]] if hull else 0.0):
+        if value[k] <= (value[hull[-1]] * (1.0 + TIE) if hull else 0.0):
             continue
         while hull:
             c0, v0 = (cost[hull[-2]], value[hull[-2]]) if len(hull) > 1 else (0.0, 0.0)
-            if (value[hull[-1]] - v0) * (cost[k] - c0) > (value[k] - v0) * (cost[hull[-1]] - c0):
+            if (value[hull[-1]] - v0) * (cost[k] - c0) > (value[k] - v0) * (cost[hull[-1]] - c0) * (1.0 + TIE):
                 break
             hull.pop()
         hull.append(k)
@@ -79,8 +82,15 @@ def make_menu(problem: Problem, laws: Laws) -> Menu:
     """Beliefs of a problem as arrays."""
     num_groups, num_tiers = problem.num_groups, problem.num_tiers
     offered = offered_tiers(problem)
-    value = np.where(offered, laws.success_probability * problem.group_weight[:, None], 0.0)
-    cost = np.where(offered, laws.expected_cost, 0.0)
+    below = np.stack([laws.prob, laws.success, laws.prob * laws.cost], 1)
+    last = np.zeros((num_groups * num_tiers, 3))
+    for cell, (first, stop) in enumerate(zip(laws.indptr[:-1], laws.indptr[1:], strict=True)):
+        if first < stop:  # sums inside the cell: equal cells have equal sums wherever they are
+            below[first:stop] = np.cumsum(below[first:stop], 0)
+            last[cell] = below[stop - 1]
+    total = last.reshape(num_groups, num_tiers, 3)
+    value = np.where(offered, total[..., 1] * problem.group_weight[:, None], 0.0)
+    cost = np.where(offered, total[..., 2], 0.0)
     group, level, gain, tokens = [], [], [], []
     for g in range(num_groups):
         tiers = np.flatnonzero(offered[g])
@@ -98,9 +108,6 @@ def make_menu(problem: Problem, laws: Laws) -> Menu:
     inc_gain, inc_cost = inc_gain[order], inc_cost[order]
     rank = np.full((num_groups, num_tiers), len(order), np.int64)
     rank[inc_group, inc_level] = np.arange(len(order))
-    below = np.stack([laws.prob, laws.success, laws.prob * laws.cost], 1)
-    for first, stop in zip(laws.indptr[:-1], laws.indptr[1:], strict=True):
-        below[first:stop] = np.cumsum(below[first:stop], 0)
     return Menu(
         value,
         cost,

@@ -97,9 +97,9 @@ class DualDescent(Planner):
 class Resolve(Planner):
     """Certainty equivalent: the fluid LP of the current and all later tasks, solved again at every task.
 
-    Jasin and Kumar, A Re-Solving Heuristic with Bounded Revenue Loss, Mathematics of Operations Research 37, 2012.
-    The LP's fractional increment is rounded to the nearest. One of the two rules of the gate. Blind: later tasks are
-    the population of their position.
+    Jasin and Kumar, A Re-Solving Heuristic with Bounded Revenue Loss for Network Revenue Management with Customer
+    Choice, Mathematics of Operations Research 37, 2012. The LP's fractional increment is rounded to the nearest. One of
+    the two rules of the gate. Blind: later tasks are the population of their position.
     """
 
     name: ClassVar[str] = "resolve"
@@ -126,8 +126,9 @@ class ResolveFew(Resolve):
     """``resolve`` that solves its LP only ``times`` times, at positions floor(i N / times), and keeps the price
     between.
 
-    Re-solving often is not what makes it good: Jasin and Kumar 2012; Bumpensanti and Wang, arXiv 1802.06192 (they space
-    re-solves geometrically; even spacing suits exams of tens of tasks). Keeps a price in between, so it has a memory.
+    A few well placed solutions lose no more than constant re-solving: Jasin and Kumar 2012 construct a schedule,
+    Bumpensanti and Wang (arXiv 1802.06192) another that is densest near the end, with thresholded probabilities. Here
+    they are evenly spaced, as suits exams of tens of tasks. Keeps a price in between, so it has a memory.
 
     :param times: number of solutions.
     """
@@ -150,7 +151,7 @@ class ResolveFew(Resolve):
         return make_plan(exams, self.menu), np.zeros(len(exams))
 
     def act(self, view: DecisionView, state: State) -> tuple[Probs, State]:
-        """Bid at the last solution's price; in between, ties go to the first action."""
+        """Bid at the last solution's price; in between, ties go to the smallest value."""
         plan, last = state
         price, up = prices(self.menu, plan, view)
         solve = self.schedule[view.position]

@@ -8,7 +8,9 @@ from typing import Any
 def exp(x: Any) -> Any:
     """e ** x of a float or an array, for |x| < 500, with relative error below 1e-12."""
     r = x / 4096.0
-    y = r * (1.0 + r / 2.0 * (1.0 + r / 3.0 * (1.0 + r / 4.0 * (1.0 + r / 5.0))))  # e ** r - 1: keeps its digits
+    y = 0.0  # e ** r - 1: keeps its digits
+    for k in range(8, 0, -1):
+        y = r / k * (1.0 + y)
     for _ in range(12):
         y = y * (2.0 + y)  # (1 + y) ** 2 - 1
     return 1.0 + y

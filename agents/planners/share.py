@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agents.base import DecisionView, Probs, State, one_hot
-from agents.planners.menu import Planner
+from agents.planners.menu import TIE, Planner
 
 
 class UniformShare(Planner):
@@ -25,8 +25,8 @@ class UniformShare(Planner):
         problem, cost = view.problem, self.menu.cost[view.group] + self.menu.decision_cost
         total: npt.NDArray[np.int64] | int = view.remaining if self.adaptive else problem.budget
         tasks = problem.num_tasks - view.position if self.adaptive else np.full(len(view), problem.num_tasks)
-        # cost <= total / tasks, without a division
-        fits = view.mask[:, 1:] & (cost * tasks[:, None] <= np.broadcast_to(total, len(view))[:, None])
+        share = np.broadcast_to(total, len(view)) / tasks
+        fits = view.mask[:, 1:] & (cost <= share[:, None] * (1.0 + TIE))
         value = np.where(fits, self.menu.value[view.group], 0.0)
         action = np.where(value.max(1) > 0, value.argmax(1) + 1, 0)
         return one_hot(action, problem.num_tiers + 1), state

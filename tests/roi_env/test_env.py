@@ -96,7 +96,9 @@ def play(env: gym.Env, actions: list[int]) -> list:
     budget=st.integers(1, 700),
     decision_cost=st.integers(0, 3),
 )
-def test_the_rules_replayed_by_hand(seed: int, exam_id: int, actions: list[int], budget: int, decision_cost: int) -> None:
+def test_the_rules_replayed_by_hand(
+    seed: int, exam_id: int, actions: list[int], budget: int, decision_cost: int
+) -> None:
     spec = exam_spec("heavy", budget=budget, decision_cost=decision_cost)
     env = ROIReasoningEnv("heavy", budget=budget, decision_cost=decision_cost)
     env.reset(seed=seed, options={"exam_ids": exam_id})
@@ -210,7 +212,9 @@ def visible(env: ROIReasoningEnv, actions: list[int]) -> list:
         observation, _, terminated, _, info = env.step(action)
         if terminated:
             break
-        seen.append((observation.tobytes(), env.action_masks().tobytes(), *(np.asarray(v).tobytes() for v in info.values())))
+        seen.append(
+            (observation.tobytes(), env.action_masks().tobytes(), *(np.asarray(v).tobytes() for v in info.values()))
+        )
     return seen
 
 
@@ -304,7 +308,13 @@ def test_another_process_draws_the_same_bytes() -> None:
         "import gymnasium as gym; env = gym.make('roi_env:ROIReasoning-v0'); o, _ = env.reset(seed=9);"
         "print(o.tobytes().hex(), *(env.step(2)[0].tobytes().hex() for _ in range(2)))"
     )
-    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
+    other = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
     env = gym.make("ROIReasoning-v0")
     observation, _ = env.reset(seed=9)
     assert other.stdout.split() == [observation.tobytes().hex(), *(env.step(2)[0].tobytes().hex() for _ in range(2))]
@@ -312,7 +322,13 @@ def test_another_process_draws_the_same_bytes() -> None:
 
 def test_import_is_light() -> None:
     code = "import sys, roi_env; print(sorted({'torch', 'ray', 'stable_baselines3', 'scipy', 'pandas', 'matplotlib'} & set(sys.modules)))"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
+    out = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
     assert out.stdout.strip() == "[]"
 
 

@@ -114,6 +114,17 @@ def test_pairing_makes_differences_sharper_than_scores() -> None:
     np.testing.assert_allclose(ra - rb, metrics.resampled_means(a - b, weights))
 
 
+def test_quantities_stack() -> None:
+    rng = np.random.default_rng(6)
+    values, weights = rng.normal(size=(3, 2, 10)), metrics.bootstrap_weights(10, 7, rng)
+    seeds = metrics.seed_weights(2, 7, rng)
+    for levels in (None, seeds):
+        stacked = metrics.resampled_means(values, weights, levels)
+        np.testing.assert_allclose(stacked.T, [metrics.resampled_means(v, weights, levels) for v in values])
+    slow = [[np.mean(w * (v * s[:, None])) for v in values] for w, s in zip(weights, seeds, strict=True)]
+    np.testing.assert_allclose(metrics.resampled_means(values, weights, seeds), slow)
+
+
 def test_seeds_widen_intervals_and_cover() -> None:
     rng, covered = np.random.default_rng(2), {"exams": 0, "exams and seeds": 0}
     for _ in range(150):

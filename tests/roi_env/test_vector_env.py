@@ -28,7 +28,14 @@ def single_episode(env: ROIReasoningEnv, exam_id: int, actions: list[int]) -> li
     for action in actions:
         observation, reward, terminated, _, info = env.step(action)
         rows.append(
-            (observation.tobytes(), info["action_mask"].tobytes(), reward, info["tokens"], info["correct"], info["overspent"])
+            (
+                observation.tobytes(),
+                info["action_mask"].tobytes(),
+                reward,
+                info["tokens"],
+                info["correct"],
+                info["overspent"],
+            )
         )
         if terminated:
             rows.append((info["score"], info["spent"], len(rows) - 1))
@@ -70,7 +77,14 @@ def test_episodes_are_those_of_the_single_environment(case: dict, mode: str, wid
             last = infos["final_obs"][i] if same else observations[i]
             mask = infos["final_info"]["action_mask"][i] if same else infos["action_mask"][i]
             episodes[i].append(
-                (last.tobytes(), mask.tobytes(), rewards[i], infos["tokens"][i], infos["correct"][i], infos["overspent"][i])
+                (
+                    last.tobytes(),
+                    mask.tobytes(),
+                    rewards[i],
+                    infos["tokens"][i],
+                    infos["correct"][i],
+                    infos["overspent"][i],
+                )
             )
             if ended:
                 assert infos["_episode"][i]

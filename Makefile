@@ -1,0 +1,58 @@
+# Two commands: `make compare` runs the main comparison, `make test` runs the tests. Both set up .venv first.
+PYTHON ?= python3
+# Extra options for pip, e.g. make test PIP_OPTIONS="--index-url https://download.pytorch.org/whl/cpu --extra-index-url https://pypi.org/simple"
+PIP_OPTIONS ?=
+WORKERS ?= 2
+BIN := .venv/bin
+
+# Recorded outcomes of real models for development; tests that need them skip without.
+ifneq ($(wildcard ../shared/data),)
+export ROI_DATA ?= $(abspath ../shared/data)
+endif
+
+.PHONY: compare test test-fast test-gymnasium-latest lint format types bench clean
+
+compare: .venv/ready
+	$(BIN)/roi compare --workers $(WORKERS)
+
+test: .venv/ready
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+test-fast: .venv/ready
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow"
+
+# The environment on Gymnasium's newest release, in an environment of its own: Ray pins an older one.
+test-gymnasium-latest: .venv-gymnasium/ready
+	.venv-gymnasium/bin/python -m pytest -q tests/roi_env -m "not slow" -k "env or exam or wrapper or rendering or reward"
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: .venv/ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: .venv/ready
+	$(BIN)/mypy
+
+bench: .venv/ready
+	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"Python 3.11 to 3.13 is needed, this is {v[0]}.{v[1]}: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+	# PyTorch first: with its pinned build present nothing pulls in a larger one.
+	$(BIN)/pip install -q $(PIP_OPTIONS) -c constraints.txt torch
+	$(BIN)/pip install -q $(PIP_OPTIONS) -c constraints.txt -e '.[all,dev]'
+	touch $@
+
+.venv-gymnasium/ready: pyproject.toml
+	$(PYTHON) -m venv .venv-gymnasium
+	.venv-gymnasium/bin/pip install -q $(PIP_OPTIONS) --upgrade gymnasium
+	.venv-gymnasium/bin/pip install -q $(PIP_OPTIONS) -e . pytest hypothesis scipy pillow
+	touch $@
+
+clean:
+	rm -rf .venv .venv-gymnasium runs .mypy_cache .ruff_cache .pytest_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,491 @@
+"""From a run folder to numbers: what ``roi compare`` wrote, summarised with paired intervals.
+
+:func:`analyse` reads the Parquet files of a run into a :class:`Comparison`; :func:`summarise` writes them down as
+``summary.parquet`` and ``summary.json``. The report (``experiments.report``) draws the same object.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from roi_env import metrics
+from roi_env.metrics import Floats, Interval
+
+RESAMPLES = 2000
+QUANTITIES = ("score", "tokens", "truncated", "skipped", "reached")
+REFERENCES = ("optimum", "informed", "oracle")
+OPTIMUM = "optimum"
+# An agent is worth reporting when it beats the gate: the best of the re-solving LP and the population bid price.
+GATE = re.compile(r"re.?solv|bid.?price", re.IGNORECASE)
+FIXED = re.compile(r"^fixed", re.IGNORECASE)
+SKIP = "skip"  # scores 0 by definition: in the tables, but neither highlighted nor news
+
+Columns = dict[str, npt.NDArray[Any]]
+
+
+class RunError(ValueError):
+    """A run folder does not hold what it should; the message names the file."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One agent in one setting.
+
+    ``values[name]`` is (S, E), per training seed and exam, for each name in ``QUANTITIES``; ``replicates[name]`` is
+    (R,), its mean under each bootstrap replicate; ``seed_weights`` is (R, S), None for one seed.
+    """
+
+    agent: str
+    evaluation: str
+    values: dict[str, Floats]
+    replicates: dict[str, Floats]
+    seed_weights: Floats | None
+
+    def mean(self, name: str) -> float:
+        """Mean of a quantity over seeds and exams."""
+        return float(self.values[name].mean())
+
+    def interval(self, name: str) -> Interval:
+        """Mean of a quantity with its interval."""
+        return metrics.interval(self.mean(name), self.replicates[name])
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One task family at one budget: the exams, the reference values and every agent that took them.
+
+    ``references[name]`` is (E,) and ``reference_replicates[name]`` (R,), for ``REFERENCES`` and ``optimum_upper``.
+    ``questions`` is (E, N) for recorded sources, else None.
+    """
+
+    row: dict[str, Any]
+    exams: npt.NDArray[np.int64]
+    questions: npt.NDArray[np.int64] | None
+    references: dict[str, Floats]
+    reference_replicates: dict[str, Floats]
+    entries: dict[str, Entry] = field(default_factory=dict)
+
+    @property
+    def id(self) -> int:
+        """The setting's number in the run folder."""
+        return int(self.row["setting"])
+
+    @property
+    def budget(self) -> int:
+        """Budget B in tokens."""
+        return int(self.row["budget"])
+
+    @property
+    def budget_label(self) -> str:
+        """The budget in words: tokens, and the fraction of what the top tier would cost where it is known."""
+        fraction = self.row.get("budget_fraction")
+        known = fraction is not None and math.isfinite(fraction)
+        return f"B = {self.budget:,}" + (f" ({fraction:g} of all-top-tier)" if known else "")
+
+    @property
+    def is_bracket(self) -> bool:
+        """True when the optimum is known only between two ends (latent)."""
+        return bool(self.upper > self.reference(OPTIMUM) * (1 + 1e-6))
+
+    @property
+    def upper(self) -> float:
+        """Mean upper end of the optimum; the optimum itself unless it is a bracket."""
+        return float(self.references["optimum_upper"].mean())
+
+    def reference(self, name: str) -> float:
+        """Mean of a reference value over exams."""
+        return float(self.references[name].mean())
+
+    def reference_interval(self, name: str) -> Interval:
+        """Mean of a reference value with its interval."""
+        return metrics.interval(self.reference(name), self.reference_replicates[name])
+
+    def normalised(self, agent: str, upper: bool = False) -> Interval:
+        """Optimum-normalised score of an agent; against the bracket's upper end on request."""
+        entry, name = self.entries[agent], "optimum_upper" if upper else OPTIMUM
+        return metrics.interval(
+            metrics.normalised(entry.mean("score"), self.reference(name)),
+            metrics.normalised(entry.replicates["score"], self.reference_replicates[name]),
+        )
+
+    def advantage(self, agent: str, other: str) -> Interval:
+        """Paired difference of two optimum-normalised scores, agent minus other."""
+        a, b = self.entries[agent], self.entries[other]
+        return metrics.interval(
+            metrics.normalised(a.mean("score") - b.mean("score"), self.reference(OPTIMUM)),
+            metrics.normalised(a.replicates["score"] - b.replicates["score"], self.reference_replicates[OPTIMUM]),
+        )
+
+    def ranking(self) -> list[str]:
+        """Agents, best mean score first."""
+        return sorted(self.entries, key=lambda name: -self.entries[name].mean("score"))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A run folder in memory, with every bootstrap replicate that its intervals need.
+
+    ``tables`` holds the optional files (positions, choices, tier_calibration, trajectory) as columns.
+    """
+
+    config: dict[str, Any]
+    settings: list[Setting]
+    tables: dict[str, Columns]
+    seed: int
+    resamples: int
+
+    @cached_property
+    def agents(self) -> list[str]:
+        """All agents, best mean optimum-normalised score first; the optimum leads."""
+
+        def standing(agent: str) -> float:
+            taken = [s.normalised(agent).value for s in self.settings if agent in s.entries]
+            finite = [v for v in taken if math.isfinite(v)]
+            return float(np.mean(finite)) if finite else -math.inf
+
+        names = {name for s in self.settings for name in s.entries}
+        return sorted(names, key=lambda name: (name != OPTIMUM, -standing(name), name))
+
+    @cached_property
+    def gate(self) -> str | None:
+        """The best of the re-solving LP and bid-price planners; None when neither took part."""
+        return next((name for name in self.agents if GATE.search(name)), None)
+
+    @cached_property
+    def families(self) -> list[list[Setting]]:
+        """Settings that differ only by budget, smallest budget first."""
+        groups: dict[str, list[Setting]] = {}
+        for setting in self.settings:
+            groups.setdefault(_family(setting.row), []).append(setting)
+        return [sorted(group, key=lambda s: s.budget) for group in groups.values()]
+
+    def weights(self, setting: Setting) -> Floats:
+        """(R, E) exam weights of a setting: the ones that all its replicates were computed from."""
+        return _weights(setting.exams, setting.questions, self.resamples, self.seed)
+
+    def easy_first(self, setting: Setting) -> Setting | None:
+        """The same exams at the same budget, easiest task first; None if the run has no such setting."""
+        if setting.row["order"] == "easy_first":
+            return None
+        for other in self.settings:
+            same = all(other.row.get(k) == v for k, v in setting.row.items() if k not in ("setting", "label", "order"))
+            if same and other.row["order"] == "easy_first" and np.array_equal(other.exams, setting.exams):
+                return other
+        return None
+
+    def table(self, name: str, setting: int, agent: str | None = None) -> Columns | None:
+        """Rows of an optional file for a setting (and agent); None when there are none."""
+        columns = self.tables.get(name)
+        if columns is None:
+            return None
+        keep = columns["setting"] == setting
+        if agent is not None:
+            keep &= columns["agent"] == agent
+        return {k: v[keep] for k, v in columns.items()} if keep.any() else None
+
+
+def analyse(run: Path, resamples: int = RESAMPLES) -> Comparison:
+    """Read a run folder and compute every bootstrap replicate.
+
+    Args:
+        run: folder with ``config.json``, ``settings.parquet``, ``references.parquet``, ``scores.parquet`` and, where
+            the runner wrote them, ``positions``, ``choices``, ``tier_calibration``, ``tasks``, ``trajectory``.
+        resamples: R, bootstrap replicates.
+
+    Raises:
+        RunError: a file is missing, unreadable, or an agent did not take all exams of a setting.
+    """
+    config = _config(run)
+    rows = _read(run, "settings").to_pylist()
+    references = _columns(_read(run, "references"))
+    scores = _columns(_read(run, "scores"))
+    tables = {
+        name: _columns(_read(run, name))
+        for name in ("positions", "choices", "tier_calibration", "tasks", "trajectory")
+        if (run / f"{name}.parquet").exists()
+    }
+    tasks = tables.pop("tasks", None)
+    seed = int(config.get("seed") or 0)
+    settings, cache = [], _WeightCache(resamples, seed)
+    for row in rows:
+        own = references["setting"] == row["setting"]
+        if not own.any():
+            raise RunError(f"{run / 'references.parquet'}: no rows for setting {row['setting']}")
+        order = np.argsort(references["exam"][own])
+        exams = references["exam"][own][order].astype(np.int64)
+        values = {name: references[name][own][order].astype(np.float64) for name in REFERENCES}
+        upper = references.get("optimum_upper")
+        values["optimum_upper"] = values[OPTIMUM] if upper is None else upper[own][order].astype(np.float64)
+        questions = None if row["synthetic"] or tasks is None else _questions(tasks, row["setting"], exams)
+        weights = cache.get(exams, questions)
+        setting = Setting(
+            row, exams, questions, values, {k: metrics.resampled_means(v, weights) for k, v in values.items()}
+        )
+        own = scores["setting"] == row["setting"]
+        of_setting = {k: v[own] for k, v in scores.items()}
+        for agent in dict.fromkeys(of_setting["agent"].tolist()):
+            setting.entries[agent] = _entry(agent, of_setting, setting, weights, seed)
+        settings.append(setting)
+    if not settings:
+        raise RunError(f"{run / 'settings.parquet'}: no settings")
+    return Comparison(config, settings, tables, seed, resamples)
+
+
+def records(comparison: Comparison) -> list[dict[str, Any]]:
+    """One flat record per (setting, agent): estimates, and interval ends in columns ``*_low`` and ``*_high``.
+
+    ``normalised_vs_upper`` and ``policy_vs_upper`` use the upper end of the optimum's bracket; ``ahead_of_gate`` is
+    the paired difference of optimum-normalised scores; ``paper_regret`` exists where the run has the same exams
+    easiest first. Undefined numbers are None.
+    """
+    result = []
+    for setting in comparison.settings:
+        easy = comparison.easy_first(setting)
+        r = setting.reference_replicates
+        for agent in setting.ranking():
+            entry = setting.entries[agent]
+            score, replicates = entry.mean("score"), entry.replicates["score"]
+            split = metrics.regrets(score, *(setting.reference(n) for n in REFERENCES))
+            spread = metrics.regrets(replicates, *(r[n] for n in REFERENCES))
+            intervals = {name: entry.interval(name) for name in QUANTITIES}
+            intervals["spend"] = Interval(*(x / setting.budget for x in intervals["tokens"]))
+            intervals["normalised"] = setting.normalised(agent)
+            intervals["normalised_vs_upper"] = setting.normalised(agent, upper=True)
+            for name in metrics.Regrets._fields:
+                intervals[name] = metrics.interval(float(getattr(split, name)), np.asarray(getattr(spread, name)))
+            intervals["policy_vs_upper"] = metrics.interval(setting.upper - score, r["optimum_upper"] - replicates)
+            intervals["gap_ratio"] = metrics.interval(
+                metrics.gap_ratio(score, setting.reference("oracle")), metrics.gap_ratio(replicates, r["oracle"])
+            )
+            if comparison.gate in setting.entries and comparison.gate is not None:
+                intervals["ahead_of_gate"] = setting.advantage(agent, comparison.gate)
+            if easy is not None and agent in easy.entries:
+                first = easy.entries[agent]
+                intervals["paper_regret"] = metrics.interval(
+                    metrics.paper_regret(score, first.mean("score")),
+                    metrics.paper_regret(replicates, first.replicates["score"]),
+                )
+            record: dict[str, Any] = {
+                "setting": setting.id,
+                "variant": setting.row["variant"],
+                "label": setting.row["label"],
+                "budget": setting.budget,
+                "agent": agent,
+                "evaluation": entry.evaluation,
+                "exams": len(setting.exams),
+                "seeds": len(entry.values["score"]),
+                "calibration_error": calibration(comparison, setting.id, agent),
+            }
+            for name in (*MEASURES, "ahead_of_gate", "paper_regret"):
+                found = intervals.get(name)
+                for suffix, x in zip(("", "_low", "_high"), found or (None,) * 3, strict=True):
+                    record[name + suffix] = None if x is None or not math.isfinite(x) else float(x)
+            result.append(record)
+    return result
+
+
+MEASURES = (
+    *QUANTITIES,
+    "spend",
+    "normalised",
+    "normalised_vs_upper",
+    "luck",
+    "information",
+    "policy",
+    "policy_vs_upper",
+    "gap_ratio",
+)
+
+
+def calibration(comparison: Comparison, setting: int, agent: str) -> float | None:
+    """Calibration error of an agent's tier choice (believed against actual success); None where not recorded."""
+    rows = comparison.table("tier_calibration", setting, agent)
+    if rows is None:
+        return None
+    error = metrics.calibration_error(rows["expected_success"], rows["actual_success"], rows["mass"])
+    return error if math.isfinite(error) else None
+
+
+def summarise(run: Path, comparison: Comparison | None = None) -> pa.Table:
+    """Write ``summary.parquet`` and ``summary.json`` into a run folder and return the table.
+
+    Args:
+        run: the run folder.
+        comparison: an analysis already made of it.
+
+    Returns:
+        One row per (setting, agent), columns as in :func:`records`.
+
+    Raises:
+        RunError: the folder is incomplete (see :func:`analyse`).
+    """
+    comparison = analyse(run) if comparison is None else comparison
+    rows = records(comparison)
+    text = {"setting", "variant", "label", "agent", "evaluation"}
+    whole = {"setting", "budget", "exams", "seeds"}
+    schema = pa.schema(
+        [
+            (k, pa.int64() if k in whole else pa.string() if k in text else pa.float64())
+            for k in (rows[0] if rows else ())
+        ]
+    )
+    table = pa.Table.from_pylist(rows, schema=schema)
+    scratch = run / "summary.parquet.tmp"
+    pq.write_table(table, scratch)
+    os.replace(scratch, run / "summary.parquet")
+    document = {
+        "config": comparison.config,
+        "resamples": comparison.resamples,
+        "settings": [
+            s.row | {name: s.reference_interval(name)._asdict() for name in (*REFERENCES, "optimum_upper")}
+            for s in comparison.settings
+        ],
+        "results": rows,
+    }
+    write_atomically(run / "summary.json", json.dumps(_plain(document), indent=1, allow_nan=False) + "\n")
+    return table
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a file in one step: a reader sees the old text or the new one, never half of it."""
+    scratch = path.with_name(path.name + ".tmp")
+    scratch.write_text(text, encoding="utf-8")
+    os.replace(scratch, path)
+
+
+class _WeightCache:
+    """Weights of the last set of exams: settings that share exams (budgets, orders) share weights."""
+
+    def __init__(self, resamples: int, seed: int) -> None:
+        self.resamples, self.seed = resamples, seed
+        self.key: tuple[bytes, bytes | None] | None = None
+        self.weights: Floats = np.empty((0, 0))
+
+    def get(self, exams: npt.NDArray[np.int64], questions: npt.NDArray[np.int64] | None) -> Floats:
+        key = (exams.tobytes(), None if questions is None else questions.tobytes())
+        if key != self.key:
+            self.weights = _weights(exams, questions, self.resamples, self.seed)
+            self.key = key
+        return self.weights
+
+
+def _weights(
+    exams: npt.NDArray[np.int64], questions: npt.NDArray[np.int64] | None, resamples: int, seed: int
+) -> Floats:
+    return metrics.bootstrap_weights(len(exams), resamples, np.random.default_rng([seed, len(exams)]), questions)
+
+
+def _questions(tasks: Columns, setting: int, exams: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """(E, N) questions per exam, sorted inside an exam so that orders of the same exams get the same weights."""
+    own = tasks["setting"] == setting
+    exam, question = tasks["exam"][own], tasks["question"][own]
+    order = np.lexsort((question, exam))
+    found, counts = np.unique(exam, return_counts=True)
+    if not np.array_equal(found, exams) or len(set(counts.tolist())) != 1:
+        raise RunError(f"tasks.parquet: setting {setting} needs every exam of references.parquet, all of one length")
+    return np.asarray(question[order], dtype=np.int64).reshape(len(exams), -1)
+
+
+def _entry(agent: str, scores: Columns, setting: Setting, weights: Floats, seed: int) -> Entry:
+    own = scores["agent"] == agent
+    seeds, row = np.unique(scores["seed"][own], return_inverse=True)
+    column = np.searchsorted(setting.exams, scores["exam"][own])
+    complete = len(row) == len(seeds) * len(setting.exams) and column.max(initial=0) < len(setting.exams)
+    if not complete or not np.array_equal(setting.exams[column], scores["exam"][own]):
+        raise RunError(
+            f"scores.parquet: agent {agent!r} in setting {setting.id} must have one row per seed and exam"
+            f" ({len(seeds)} seeds x {len(setting.exams)} exams), found {len(row)}"
+        )
+    values = {}
+    for name in QUANTITIES:
+        matrix = np.full((len(seeds), len(setting.exams)), np.nan)
+        matrix[row, column] = scores[name][own]
+        if np.isnan(matrix).any():
+            raise RunError(f"scores.parquet: {name} of agent {agent!r} in setting {setting.id} has missing values")
+        values[name] = matrix
+    # Named streams: an agent's seed weights do not depend on who else was compared.
+    rng = np.random.default_rng([seed, zlib.crc32(agent.encode())])
+    levels = metrics.seed_weights(len(seeds), len(weights), rng) if len(seeds) > 1 else None
+    means = metrics.resampled_means(np.stack(list(values.values())), weights, levels)
+    replicates = dict(zip(values, means.T, strict=True))
+    kinds = set(scores["evaluation"][own].tolist())
+    return Entry(agent, kinds.pop() if len(kinds) == 1 else "mixed", values, replicates, levels)
+
+
+def _family(row: dict[str, Any]) -> str:
+    keys = ("variant", "num_tasks", "order", "preview", "beliefs", "coupling", "synthetic", "tier_names")
+    return json.dumps([row.get(k) for k in keys], default=str)
+
+
+def _config(run: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise RunError(f"{run / 'config.json'}: {error}") from error
+    if not isinstance(config, dict):
+        raise RunError(f"{run / 'config.json'}: expected an object")
+    return config
+
+
+def _read(run: Path, name: str) -> pa.Table:
+    path = run / f"{name}.parquet"
+    try:
+        return pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise RunError(f"{path}: {error}") from error
+
+
+def _columns(table: pa.Table) -> Columns:
+    def plain(column: pa.ChunkedArray) -> npt.NDArray[Any]:
+        kind = column.type
+        return np.asarray((column.cast(kind.value_type) if pa.types.is_dictionary(kind) else column).to_numpy())
+
+    return {name: plain(table[name]) for name in table.column_names}
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN: undefined numbers become null."""
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, Iterable) and not isinstance(value, str | bytes):
+        return [_plain(v) for v in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, int | bool | str | None) else str(value)
+
+
+def highlights(comparison: Comparison, limit: int = 6) -> tuple[list[str], list[str]]:
+    """Which agents get a colour, and which fixed rules a dark grey; everyone else is drawn as background.
+
+    The optimum always; then the best three, the gate, the configured ``highlight`` list, the reference planner (LP
+    look-ahead), and the next best until ``limit``. Fixed rules (at most four) are drawn apart: they anchor the scale.
+
+    Returns:
+        Coloured agents (optimum first), fixed rules; both best first.
+    """
+    ranked = [a for a in comparison.agents if a not in (OPTIMUM, SKIP) and not FIXED.search(a)]
+    wanted: Sequence[str | None] = [
+        *ranked[:3],
+        comparison.gate,
+        *(comparison.config.get("highlight") or ()),
+        next((a for a in ranked if re.search(r"look.?ahead|lp.?look", a, re.IGNORECASE)), None),
+        next((a for a in ranked if re.search(r"greedy", a, re.IGNORECASE)), None),
+        *ranked,
+    ]
+    chosen = set([a for a in dict.fromkeys(wanted) if a in ranked][:limit])
+    fixed = [a for a in comparison.agents if FIXED.search(a)][:4]
+    return [a for a in comparison.agents if a == OPTIMUM or a in chosen], fixed

@@ -1,0 +1,279 @@
+"""The `roi` command."""
+
+from __future__ import annotations
+
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+try:
+    import numpy as np
+    import typer
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.table import Table
+
+    import agents.base
+except ImportError as error:
+    # `agents` is also what the package openai-agents installs: tell that clash from a missing extra.
+    import agents
+
+    where = getattr(agents, "__file__", None) or "an unknown place"
+    if error.name and error.name.startswith("agents"):
+        sys.exit(
+            f"roi: the package `agents` that Python finds ({where}) is not ROI-Reasoning's: another distribution "
+            "(openai-agents?) installs a package of the same name. Install ROI-Reasoning in an environment of its own."
+        )
+    sys.exit(f'roi: {error}; install the command line with: pip install "roi-reasoning[report]"')
+
+from agents.base import AGENTS
+from experiments.config import CompareConfig, ConfigError, VariantConfig, load_config
+from roi_env.generators import FAMILIES
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Budget-aware reasoning: compare agents on exams with one token budget, play one, describe recorded outcomes.",
+)
+console = Console()
+DEFAULT_CONFIG = Path(__file__).parent / "configs" / "compare.yaml"
+
+
+@app.command(
+    epilog="Examples:  roi compare  |  roi compare --variant heavy --budget 0.15 exams=50  |  "
+    "roi compare --table outcomes.parquet --family gpt-4"
+)
+def compare(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Dotted overrides of the configuration, e.g. exams=50 training_seeds=[0]")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file; default: the published comparison")] = None,
+    variant: Annotated[
+        list[str] | None, typer.Option(help=f"Only these families ({', '.join(FAMILIES)}); repeatable")
+    ] = None,
+    budget: Annotated[
+        list[str] | None, typer.Option(help="0.3 = fraction of N x mean top-tier cost, 512 = tokens; repeatable")
+    ] = None,
+    agent: Annotated[list[str] | None, typer.Option(help="Only these agents (see `roi agents`); repeatable")] = None,
+    table: Annotated[
+        Path | None, typer.Option(help="Recorded outcomes (Parquet, CSV, JSONL) instead of families")
+    ] = None,
+    family: Annotated[
+        list[str] | None, typer.Option(help="Families of the table; default: the three richest; repeatable")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/compare-<time>")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Continue this run folder with its own configuration")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the reported exams")] = None,
+    workers: Annotated[int, typer.Option(help="Processes; results do not depend on it", min=1)] = 2,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run, run nothing")] = False,
+) -> None:
+    """Let agents take the same exams and write a report: score against budget, regrets, choices, statistics."""
+    from experiments.compare import assemble as assemble_run
+    from experiments.compare import expand, missing_cells, plan, run_cells, write_atomically
+
+    if resume is not None and any((overrides, config, variant, budget, agent, table, family, out, seed is not None)):
+        raise ConfigError("--resume takes the configuration of its run folder: leave out every other choice")
+    if resume is not None and not (resume / "compare.yaml").exists():
+        raise ConfigError(f"{resume}: not a run folder of `roi compare` (it has no compare.yaml)")
+    run = resume or out or Path("runs") / f"compare-{datetime.now():%Y%m%d-%H%M%S}"
+    if resume is not None:
+        resolved = load_config(resume / "compare.yaml", [])
+    else:
+        resolved = _resolve(config, overrides or [], variant, budget, agent, table, family, seed)
+    settings = expand(resolved)
+    cells = plan(resolved, settings)
+    todo = missing_cells(resolved, cells, run)
+    agents_shown = dict.fromkeys(cell.agent for cell in cells if cell.agent != "references")
+    console.print(
+        f"[bold]{len(settings)} settings[/bold], {len(agents_shown)} agents, {resolved.exams} exams each, paired; "
+        f"{len(cells)} cells, {len(cells) - len(todo)} done already; run folder {run}"
+    )
+    if dry_run:
+        for setting in settings:
+            names = dict.fromkeys(c.agent for c in cells if c.setting == setting and c.agent != "references")
+            console.print(f"  {escape(setting.label)}: {', '.join(names)}")
+        return
+    run.mkdir(parents=True, exist_ok=True)
+    from omegaconf import OmegaConf
+
+    write_atomically(run / "compare.yaml", lambda path: OmegaConf.save(OmegaConf.structured(resolved), path))
+    columns = (
+        TextColumn("{task.description:<44.44s}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    try:
+        with Progress(*columns, console=console) as progress:
+            task = progress.add_task("starting", total=len(todo))
+            for cell in run_cells(resolved, todo, run, workers):
+                progress.update(task, advance=1, description=escape(f"{cell.setting.label} {cell.agent}"))
+    except KeyboardInterrupt:
+        console.print(f"\nStopped. What was done is kept; go on with:  roi compare --resume {run}")
+        raise typer.Exit(130) from None
+    assemble_run(resolved, settings, cells, run)
+    from experiments.report import write_report
+
+    with console.status("writing the report"):
+        report = write_report(run)
+    _print_summary(run)
+    console.print(f"Report: [bold]{report}[/bold]")
+
+
+def _resolve(
+    config: Path | None,
+    overrides: list[str],
+    variants: list[str] | None,
+    budgets: list[str] | None,
+    names: list[str] | None,
+    table: Path | None,
+    families: list[str] | None,
+    seed: int | None,
+) -> CompareConfig:
+    """The configuration that the options describe; options narrow or replace what the file says."""
+    base = CompareConfig()
+    if families and table is None:
+        raise ConfigError("--family belongs to a table: give --table FILE too")
+    if table is not None:
+        if variants:
+            raise ConfigError("--variant and --table exclude each other")
+        base.variants = _table_variants(table, families)
+        path = config
+    else:
+        path = config or DEFAULT_CONFIG
+    resolved = load_config(path, overrides, base)
+    if variants:
+        known = {variant.source: variant for variant in resolved.variants}
+        if unknown := [name for name in variants if name not in FAMILIES]:
+            raise ConfigError(f"unknown variants {unknown}; families are {', '.join(FAMILIES)}")
+        resolved.variants = [known.get(name, VariantConfig(source=name)) for name in variants]
+    if budgets:
+        resolved.budgets = [_budget(text) for text in budgets]
+        for chosen in resolved.variants:
+            chosen.budgets = None
+    if names:
+        resolved.agents = names
+        for chosen in resolved.variants:
+            chosen.agents = []
+    if seed is not None:
+        resolved.seed = seed
+    return resolved
+
+
+def _budget(text: str) -> Any:
+    try:
+        return int(text) if text.isdigit() else float(text)
+    except ValueError:
+        raise ConfigError(f"budget {text!r} is neither tokens (512) nor a fraction (0.3)") from None
+
+
+def _table_variants(path: Path, families: list[str] | None) -> list[VariantConfig]:
+    """One variant a family; without a choice the three with most tiers, then most rows."""
+    from roi_env.outcomes import OutcomeTable
+
+    read = OutcomeTable.read(path)
+    tiers = {name: len(read.tier_names(name)) for name in read.families}
+    family_of_row, names = read.codes("family")
+    rows = dict(zip(names, np.bincount(family_of_row), strict=True))
+    ranked = sorted(tiers, key=lambda name: (-tiers[name], -rows[name], name))
+    useful = [name for name in ranked if tiers[name] > 1]
+    if families is None:
+        families = useful[:3] or ranked[:1]
+        if left := [name for name in useful if name not in families]:
+            console.print(f"Comparing on {', '.join(families)}; also in the table (--family): {', '.join(left)}")
+    if unknown := [name for name in families if name not in tiers]:
+        raise ConfigError(f"{path}: no family {unknown}; it has {', '.join(ranked)}")
+    return [VariantConfig(source="recorded", table=str(path), family=name) for name in families]
+
+
+def _print_summary(run: Path) -> None:
+    """The best agents of every setting, as the report ranks them."""
+    import pyarrow.parquet as pq
+
+    rows = pq.read_table(run / "summary.parquet").to_pylist()
+    shown = Table(title="optimum-normalised score, 95 % intervals (best five agents a setting)")
+    for column in ("setting", "agent", "score", "of the optimum", "evaluation"):
+        shown.add_column(column, justify="left" if column in ("setting", "agent", "evaluation") else "right")
+    by_setting: dict[int, list[dict[str, Any]]] = {}
+    for row in rows:
+        if row["agent"] != "optimum":
+            by_setting.setdefault(row["setting"], []).append(row)
+    for group in by_setting.values():
+        for row in sorted(group, key=lambda row: -row["normalised"])[:5]:
+            interval = f"{row['normalised']:.3f} [{row['normalised_low']:.3f}, {row['normalised_high']:.3f}]"
+            shown.add_row(
+                escape(row["label"]), row["agent"], f"{row['score']:.2f}", escape(interval), row["evaluation"]
+            )
+        shown.add_section()
+    console.print(shown)
+
+
+@app.command()
+def play(
+    agent: Annotated[str, typer.Option(help="Who takes the exam: an agent of `roi agents`, or `me`")] = "me",
+    variant: Annotated[str, typer.Option(help=f"Family: {', '.join(FAMILIES)}")] = "signal",
+    table: Annotated[Path | None, typer.Option(help="Recorded outcomes instead of a family")] = None,
+    family: Annotated[str | None, typer.Option(help="Family of the table")] = None,
+    budget: Annotated[str, typer.Option(help="0.3 = fraction of N x mean top-tier cost, 512 = tokens")] = "0.3",
+    num_tasks: Annotated[int | None, typer.Option(help="Tasks of the exam", min=1)] = None,
+    order: Annotated[str, typer.Option(help="random, easy_first, hard_first, given")] = "random",
+    seed: Annotated[int, typer.Option(help="Seed of the exams", min=0)] = 0,
+    exam: Annotated[int, typer.Option(help="Which exam of the seed", min=0)] = 0,
+) -> None:
+    """Take one exam in the terminal: watch an agent, or choose yourself."""
+    from experiments.play import play_exam
+
+    source = "recorded" if table is not None else variant
+    chosen = VariantConfig(source=source, table=str(table) if table else None, family=family, num_tasks=num_tasks)
+    play_exam(console, chosen, _budget(budget), order, agent, seed, exam)
+
+
+@app.command("table")
+def describe(file: Annotated[Path, typer.Argument(help="Outcome table: Parquet, CSV or JSONL")]) -> None:
+    """Describe a table of recorded outcomes: families, tiers, tokens, accuracy, questions, problems found."""
+    from experiments.table import describe_table
+
+    describe_table(file, console)
+
+
+@app.command("agents")
+def list_agents() -> None:
+    """List the agents that `roi compare` and `roi play` know by name."""
+    shown = Table(title="agents")
+    shown.add_column("name", no_wrap=True)
+    shown.add_column("what it does")
+    for name, entry in AGENTS.items():
+        shown.add_row(name, escape(entry.summary))
+    console.print(shown)
+    console.print("Parameters go in parentheses:  roi compare --agent 'roi(threshold=0.01)'")
+
+
+def main() -> None:
+    """Entry point: expected errors are one line on stderr and exit code 2, others keep their trace."""
+    try:
+        app()
+    except (ConfigError, *_expected()) as error:
+        Console(stderr=True).print(f"roi: {escape(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(2)
+
+
+def _expected() -> tuple[type[Exception], ...]:
+    from roi_env.outcomes import OutcomeTableError
+
+    return (OutcomeTableError,)
+
+
+if __name__ == "__main__":
+    main()

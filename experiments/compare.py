@@ -1,0 +1,425 @@
+"""Run a comparison: every agent takes the same exams; results are Parquet files that the report reads.
+
+A *setting* is a kind of exam (variant x budget x order). A *cell* is one agent with one training seed in one setting, or a
+setting's reference values. Cells are independent: they run in any order and in any number of processes with the same
+result, each is stored by one atomic rename, and a resumed run computes only what is missing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import multiprocessing
+import os
+import pickle
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+import roi_env
+from agents.base import AGENTS, Agent, make_agent, parse_agent, public_problem
+from agents.evaluation import BINS, CALIBRATION, TrainingExams, evaluate, rollout
+from agents.references import references
+from experiments.config import CompareConfig, ConfigError, VariantConfig, as_dict
+from roi_env.env import resolve_spec
+from roi_env.exam import ExamBatch, ExamSpec, draw_exams
+
+OPTIMUM = "optimum"
+_REFERENCES = "references"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One kind of exam of a comparison."""
+
+    number: int
+    name: str
+    variant: VariantConfig
+    budget: Any
+    order: str
+
+    @property
+    def label(self) -> str:
+        """Short description for tables."""
+        budget = f"t={self.budget:g}" if isinstance(self.budget, float) else f"B={self.budget}"
+        return f"{self.name} {budget}" + ("" if self.order == "random" else f" {self.order}")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One agent (or the references) with one training seed in one setting."""
+
+    setting: Setting
+    agent: str
+    seed: int
+
+
+def expand(config: CompareConfig) -> list[Setting]:
+    """The settings of a comparison, in the order of the configuration.
+
+    :raises ConfigError: where it has none, or two of one name.
+    """
+    if not config.variants:
+        raise ConfigError("variants must not be empty: name at least one, e.g. variants=[{source: signal}]")
+    settings: list[Setting] = []
+    for variant in config.variants:
+        for order in variant.orders or config.orders:
+            for budget in variant.budgets or config.budgets:
+                settings.append(Setting(len(settings), _variant_name(variant), variant, budget, order))
+    labels = [setting.label for setting in settings]
+    if duplicates := {label for label in labels if labels.count(label) > 1}:
+        raise ConfigError(f"settings must differ, but {sorted(duplicates)} occur twice: give the variants names")
+    return settings
+
+
+def _variant_name(variant: VariantConfig) -> str:
+    if variant.name:
+        return variant.name
+    if variant.table is None:
+        return variant.source
+    stem = Path(variant.table).name.split(".")[0]
+    return f"{stem}: {variant.family}" if variant.family else stem
+
+
+def setting_spec(setting: Setting, split: str = "test") -> ExamSpec:
+    """The exams of a setting; ``split`` matters for recorded tables only.
+
+    :raises ConfigError: for arguments that do not fit.
+    """
+    variant = setting.variant
+    arguments: dict[str, Any] = {
+        "budget": setting.budget,
+        "order": setting.order,
+        "preview": variant.preview,
+        "beliefs": variant.beliefs,
+        "coupling": variant.coupling,
+        "enforcement": variant.enforcement,
+        "feedback": variant.feedback or ("cost+correct" if variant.source == "latent" else "cost"),
+        "tiers": variant.tiers,
+    }
+    for name in ("num_tasks", "decision_cost"):
+        if getattr(variant, name) is not None:
+            arguments[name] = getattr(variant, name)
+    if variant.table is not None:
+        arguments |= {
+            "family": variant.family,
+            "split": split,
+            "group_by": variant.group_by,
+            "missing": variant.missing,
+        }
+        return _recorded_spec(variant.source, variant.table, json.dumps(arguments))
+    try:
+        return resolve_spec(variant.source, **arguments)
+    except ValueError as error:
+        raise ConfigError(f"{setting.label}: {error}") from error
+
+
+@lru_cache(maxsize=8)
+def _recorded_spec(source: str, table: str, arguments: str) -> ExamSpec:
+    """Cached: every cell of a setting needs it, and building it reads the whole table."""
+    try:
+        return resolve_spec(source, table=table, **json.loads(arguments))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def training_spec(setting: Setting, spec: ExamSpec) -> ExamSpec:
+    """Kind of the training exams: the same family for synthetic sources, the train split for recorded ones.
+
+    :raises ConfigError: where the train split lacks a group of the evaluated one.
+    """
+    if setting.variant.table is None:
+        return spec
+    train = setting_spec(setting, "train")
+    if train.source.group_names != spec.source.group_names:
+        raise ConfigError(
+            f"{setting.label}: the train split has groups {list(train.source.group_names)}, the test split "
+            f"{list(spec.source.group_names)}; group by a coarser column (group_by)"
+        )
+    return train.replace(budget=spec.budget, num_tasks=min(spec.num_tasks, len(train.source.row_item)))
+
+
+def build_agent(name: str, setting: Setting, spec: ExamSpec, seed: int) -> Agent:
+    """Make an agent for a setting and train it if it learns."""
+    problem = public_problem(spec)
+    entry = AGENTS[parse_agent(name)[0]]
+    agent = make_agent(name, problem, **({"laws": spec.source.published} if entry.privileged else {}))
+    if learns(agent):
+        agent.train(TrainingExams(training_spec(setting, spec), seed), seed)
+    return agent
+
+
+def learns(agent: Agent) -> bool:
+    """Whether training changes the agent."""
+    return type(agent).train is not Agent.train
+
+
+def plan(config: CompareConfig, settings: list[Setting]) -> list[Cell]:
+    """All cells of a comparison.
+
+    :raises ConfigError: for an unknown agent, or one that a setting cannot have.
+    """
+    cells = []
+    for setting in settings:
+        cells.append(Cell(setting, _REFERENCES, 0))
+        spec = setting_spec(setting)
+        problem = public_problem(spec)
+        names = [name for name in (*config.agents, *setting.variant.agents, OPTIMUM)]
+        for name in dict.fromkeys(names):
+            try:
+                privileged = AGENTS[parse_agent(name)[0]].privileged
+                agent = make_agent(name, problem, **({"laws": spec.source.published} if privileged else {}))
+            except ValueError as error:
+                raise ConfigError(f"{setting.label}: {error}") from error
+            seeds = config.training_seeds if learns(agent) else [0]
+            cells += [Cell(setting, name, seed) for seed in seeds]
+    return cells
+
+
+def _key(config: CompareConfig, cell: Cell) -> str:
+    """Name of a cell's file: a hash of everything its numbers depend on."""
+    table = cell.setting.variant.table
+    content = hashlib.sha256(Path(table).read_bytes()).hexdigest() if table else None
+    variant = dataclasses.asdict(cell.setting.variant) | {"agents": [], "name": None, "budgets": None, "orders": None}
+    identity = [
+        roi_env.__version__,
+        variant | {"table": content},
+        cell.setting.budget,
+        cell.setting.order,
+        cell.agent,
+        cell.seed,
+        config.exams,
+        config.seed,
+        config.replicates,
+        config.max_states,
+    ]
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
+
+
+_Tables = dict[str, dict[str, Any]]
+"""Columns by table; every cell contributes rows to several."""
+
+
+def run_cell(config: CompareConfig, cell: Cell) -> _Tables:
+    """Compute one cell: columns for the tables of the run folder."""
+    spec = setting_spec(cell.setting)
+    batch = draw_exams(spec, config.seed, np.arange(config.exams))
+    if cell.agent == _REFERENCES:
+        return _reference_tables(config, cell.setting.number, batch)
+    agent = build_agent(cell.agent, cell.setting, spec, cell.seed)
+    result = evaluate(agent, batch, max_states=config.max_states, replicates=config.replicates, seed=config.seed)
+    exams, tasks = result.value.shape
+    head = {"setting": cell.setting.number, "agent": cell.agent, "seed": cell.seed}
+    skipped = result.skipped.sum(1) / np.maximum(result.reached.sum(1), 1e-12)
+    tables: _Tables = {
+        "scores": head
+        | {
+            "exam": np.arange(exams),
+            "evaluation": result.mode,
+            "score": result.score,
+            "tokens": result.tokens.sum(1),
+            "truncated": result.overspent.sum(1),
+            "skipped": skipped,
+            "reached": result.reached.mean(1),
+        },
+        "positions": head
+        | {
+            "position": np.arange(tasks),
+            "reached": result.reached.mean(0),
+            "correct": result.correct.mean(0),
+            "value": result.value.mean(0),
+            "skip": result.skipped.mean(0),
+        },
+    }
+    difficulty, remaining, action = (axis.ravel() for axis in np.indices(result.choices.shape))
+    tables["choices"] = head | {
+        "difficulty_bin": difficulty,
+        "remaining_bin": remaining,
+        "action": action,
+        "mass": result.choices.ravel(),
+        "difficulty_label": np.array([f"{10 * d}-{10 * d + 10} %" for d in range(BINS)])[difficulty],
+    }
+    sums = dict(zip(CALIBRATION, result.calibration[1:].T, strict=True))
+    count = np.where(sums["decisions"] > 0, sums["decisions"], np.nan)
+    tables["tier_calibration"] = head | {
+        "action": np.arange(1, spec.num_tiers + 1),
+        "expected_success": sums["believed_success"] / count,
+        "actual_success": sums["correct"] / count,
+        "expected_tokens": sums["believed_tokens"] / count,
+        "actual_tokens": sums["tokens"] / count,
+        "mass": sums["decisions"],
+    }
+    if cell.seed == 0:
+        tables["trajectory"] = _trajectory(agent, batch, config.seed, cell)
+    return tables
+
+
+def _trajectory(agent: Agent, batch: ExamBatch, seed: int, cell: Cell) -> dict[str, Any]:
+    """The first exam as it went, outcome by outcome."""
+    records = rollout(agent, batch.take(slice(0, 1)), replicates=1, seed=seed)
+    reached = records.reached[0]
+    return {
+        "setting": cell.setting.number,
+        "agent": cell.agent,
+        "exam": 0,
+        "position": np.flatnonzero(reached),
+        "action": records.action[0, reached],
+        "tokens": records.tokens[0, reached],
+        "correct": records.correct[0, reached],
+        "overspent": records.overspent[0, reached],
+        "remaining_before": records.remaining[0, reached],
+        "remaining_after": records.remaining[0, reached] - records.tokens[0, reached],
+    }
+
+
+def _reference_tables(config: CompareConfig, setting: int, batch: ExamBatch) -> _Tables:
+    values = references(batch, replicates=config.replicates, max_states=config.max_states)
+    exams, tasks = batch.rows.shape
+    return {
+        "references": {
+            "setting": setting,
+            "exam": np.arange(exams),
+            "oracle": values.oracle,
+            "informed": values.informed,
+            "optimum": values.optimum,
+            "optimum_upper": values.optimum_upper,
+        },
+        "tasks": {
+            "setting": setting,
+            "exam": np.repeat(np.arange(exams), tasks),
+            "position": np.tile(np.arange(tasks), exams),
+            "question": batch.items.ravel(),
+            "group": batch.groups.ravel(),
+            "weight": batch.weights.ravel(),
+        },
+    }
+
+
+def _settings_table(config: CompareConfig, settings: list[Setting]) -> pa.Table:
+    rows = []
+    for setting in settings:
+        spec = setting_spec(setting)
+        fraction = spec.budget / (spec.num_tasks * spec.source.mean_top_cost)
+        rows.append(
+            {
+                "setting": setting.number,
+                "variant": setting.name,
+                "label": setting.label,
+                "num_tasks": spec.num_tasks,
+                "budget": spec.budget,
+                "budget_fraction": float(setting.budget) if isinstance(setting.budget, float) else fraction,
+                "order": spec.order,
+                "preview": spec.preview,
+                "beliefs": spec.beliefs,
+                "coupling": spec.source.coupling,
+                "synthetic": spec.source.synthetic,
+                "num_tiers": spec.num_tiers,
+                "tier_names": [tier.name for tier in spec.source.tiers],
+                "exams": config.exams,
+            }
+        )
+    return pa.Table.from_pylist(rows)
+
+
+def _arrow(columns: dict[str, Any]) -> pa.Table:
+    """Columns of one cell, scalars repeated to the length of its arrays."""
+    length = max(len(value) for value in columns.values() if isinstance(value, np.ndarray))
+    return pa.table(
+        {
+            name: pa.array(value) if isinstance(value, np.ndarray) else pa.repeat(pa.scalar(value), length)
+            for name, value in columns.items()
+        }
+    )
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Write to a temporary neighbour, then rename: a reader sees the old file or the whole new one."""
+    handle, name = tempfile.mkstemp(dir=path.parent, suffix=path.suffix)
+    os.close(handle)
+    try:
+        write(Path(name))
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _run_and_store(config: CompareConfig, cell: Cell, path: Path) -> None:
+    tables = run_cell(config, cell)
+    write_atomically(path, lambda temporary: temporary.write_bytes(pickle.dumps(tables)))
+
+
+def missing_cells(config: CompareConfig, cells: list[Cell], run: Path) -> list[Cell]:
+    """The cells that a run folder does not hold yet."""
+    return [cell for cell in cells if not (run / "cells" / _key(config, cell)).exists()]
+
+
+def run_cells(config: CompareConfig, cells: list[Cell], run: Path, workers: int) -> Iterator[Cell]:
+    """Compute and store cells, yielding each as it is done; an interrupted run keeps what was done."""
+    folder = run / "cells"
+    folder.mkdir(parents=True, exist_ok=True)
+    if workers == 1:
+        for cell in cells:
+            _run_and_store(config, cell, folder / _key(config, cell))
+            yield cell
+        return
+    # Spawned, not forked: compiled code and its thread pools do not survive a fork.
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        futures: dict[Future[None], Cell] = {
+            pool.submit(_run_and_store, config, cell, folder / _key(config, cell)): cell for cell in cells
+        }
+        try:
+            for future in as_completed(futures):
+                future.result()
+                yield futures[future]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def assemble(config: CompareConfig, settings: list[Setting], cells: list[Cell], run: Path) -> None:
+    """Put the stored cells together into the run folder's Parquet files and its configuration."""
+    parts: dict[str, list[pa.Table]] = {}
+    for cell in cells:
+        stored: _Tables = pickle.loads((run / "cells" / _key(config, cell)).read_bytes())
+        for name, columns in stored.items():
+            # A stored cell may come from a run whose settings were numbered otherwise.
+            parts.setdefault(name, []).append(_arrow(columns | {"setting": cell.setting.number}))
+    for name, tables in parts.items():
+        table = pa.concat_tables(tables)
+        write_atomically(run / f"{name}.parquet", lambda path, table=table: pq.write_table(table, path))
+    settings_table = _settings_table(config, settings)
+    write_atomically(run / "settings.parquet", lambda path: pq.write_table(settings_table, path))
+    record = as_dict(config) | {
+        "version": roi_env.__version__,
+        "git": _git_revision(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    write_atomically(run / "config.json", lambda path: path.write_text(json.dumps(record, indent=2)))
+
+
+def _git_revision() -> str | None:
+    """Commit of the installed source, with a mark for local changes; None outside a checkout."""
+    here = Path(__file__).parent
+    try:
+        out = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return out.stdout.strip()

@@ -1,0 +1,266 @@
+"""The self-contained HTML report of a run: one file, no network, readable on a phone and on a desk."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import matplotlib.figure
+from markupsafe import Markup
+
+from experiments import figures
+from experiments.analysis import OPTIMUM, SKIP, Comparison, RunError, Setting, analyse, summarise, write_atomically
+from roi_env.metrics import Interval
+
+__all__ = ["RunError", "analyse", "headline", "summarise", "write_report"]
+
+
+def write_report(run: Path, resamples: int | None = None) -> Path:
+    """Write ``report.html``, ``summary.parquet`` and ``summary.json`` into a run folder.
+
+    Args:
+        run: folder that ``roi compare`` wrote (files: see ``experiments.analysis.analyse``).
+        resamples: bootstrap replicates; None for the default.
+
+    Returns:
+        Path of the report; an older one is replaced in one step.
+
+    Raises:
+        RunError: the folder is incomplete.
+    """
+    comparison = analyse(run) if resamples is None else analyse(run, resamples)
+    rows: list[dict[str, Any]] = summarise(run, comparison).to_pylist()
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("experiments"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(number=_number)
+    with figures.style():
+        look = figures.looks(comparison)
+        page = environment.get_template("report.html.j2").render(
+            summary=headline(comparison),
+            families=[_family(comparison, i, family, rows, look) for i, family in enumerate(comparison.families)],
+            legend=_picture("legend", figures.legend(look), "Legend of all pictures"),
+            config=json.dumps(comparison.config, indent=2, default=str),
+            made=comparison.config,
+            comparison=comparison,
+        )
+    write_atomically(run / "report.html", page)
+    return run / "report.html"
+
+
+def headline(comparison: Comparison) -> list[str]:
+    """The plain-words summary, computed from the data: what was compared, and what came out.
+
+    Returns:
+        Sentences, most important first.
+    """
+    settings = comparison.settings
+    counts = sorted({len(s.exams) for s in settings})
+    exams = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
+    contestants = [a for a in comparison.agents if a != OPTIMUM]
+    variants = ", ".join(dict.fromkeys(str(s.row["variant"]) for s in settings))
+    recorded = any(s.questions is not None for s in settings)
+    sentences = [
+        f"{_count(len(contestants), 'agent')} took the same exams in {_count(len(settings), 'setting')} ({variants}), "
+        f"{exams} paired exams each. Intervals are 95 % bootstrap intervals over "
+        f"{'questions and exams' if recorded else 'exams'}, paired between agents."
+    ]
+    focus = _focus(max(comparison.families, key=len))
+    ranking = [a for a in focus.ranking() if a not in (OPTIMUM, SKIP)]
+    if not ranking:
+        return sentences
+    best, where = ranking[0], f"In {focus.row['variant']} at B = {focus.budget:,} tokens"
+    if focus.is_bracket:
+        low, high = focus.normalised(best, upper=True), focus.normalised(best)
+        reach = f"between {_percent(low.value)} and {_percent(high.value)} of the optimum (known only as a bracket)"
+    else:
+        reach = f"{_interval_percent(focus.normalised(best))} of the optimum"
+    sentences.append(f"{where} the best agent, {best}, scores {reach}.")
+    gate = comparison.gate
+    if gate in focus.entries and gate is not None and gate != best:
+        ahead = focus.advantage(best, gate)
+        verdict = "ahead of" if ahead.low > 0 else "not distinguishable from"
+        sentences.append(
+            f"It is {verdict} the gate ({gate}, {_percent(focus.normalised(gate).value)}): "
+            f"{_points(ahead.value)} [{_points(ahead.low)}, {_points(ahead.high)}] percentage points."
+        )
+    elif gate == best:
+        sentences.append("That is the gate itself: no agent beats the best dual-price rule.")
+    worst = ranking[-1]
+    if worst not in (best, gate):
+        sentences.append(f"The weakest, {worst}, reaches {_percent(focus.normalised(worst).value)}.")
+    optimum, informed, oracle = (focus.reference(n) for n in (OPTIMUM, "informed", "oracle"))
+    if optimum > 0:
+        sentences.append(
+            f"Knowing every task's true difficulty would be worth {_percent(informed / optimum - 1)} of the optimum, "
+            f"and only luck separates that from the oracle (another {_percent((oracle - informed) / optimum)})."
+        )
+    return sentences
+
+
+def _family(
+    comparison: Comparison,
+    index: int,
+    family: Sequence[Setting],
+    rows: Sequence[dict[str, Any]],
+    look: dict[str, figures.Look],
+) -> dict[str, Any]:
+    """Everything the template needs for one group of settings that differ only by budget."""
+    focus, row = _focus(family), family[0].row
+    shown = [a for a in focus.ranking() if look[a].shown]
+    coloured = [a for a in shown if look[a].color != figures.DARK]
+    fixed = [a for a in shown if look[a].color == figures.DARK]
+    # The best for reference, the best rules, and one fixed rule: enough to explain the difference, few enough to read.
+    few = list(dict.fromkeys([a for a in (OPTIMUM,) if a in coloured] + coloured[:4] + coloured[-1:] + fixed[:1]))[:6]
+    name = f"f{index}"
+
+    def picture(kind: str, figure: matplotlib.figure.Figure | None, text: str) -> Markup | None:
+        return None if figure is None else _picture(f"{name}-{kind}", figure, text)
+
+    at = focus.budget_label
+    return {
+        "id": name,
+        "title": f"{row['variant']}, {_count(row['num_tasks'], 'task')}",
+        "notes": [
+            f"order: {row['order']}",
+            "whole exam visible" if row["preview"] else "later tasks hidden",
+            f"beliefs: {row['beliefs']}",
+            f"coupling: {row['coupling']}",
+            "synthetic" if row["synthetic"] else "recorded outcomes",
+            f"tiers: {', '.join(figures.action_names(focus)[1:])}",
+        ],
+        "settings": [_setting(s, rows) for s in family],
+        "focus": at,
+        "bracket": any(s.is_bracket for s in family),
+        "pictures": [
+            (title, text, svg)
+            for title, text, svg in (
+                (
+                    "Score against budget",
+                    "Left: mean score; the references bound it. Right: the same as a share of the optimum, zoomed in "
+                    "on the better agents. Bands are 95 % intervals.",
+                    picture("curves", figures.curves(family, look), "Score against budget")
+                    if len(family) > 1
+                    else None,
+                ),
+                (
+                    "Share of the optimum",
+                    "Mean score over mean optimum on the same exams, with its interval.",
+                    picture("forest", figures.forest(focus, look), "Share of the optimum")
+                    if len(family) == 1
+                    else None,
+                ),
+                (
+                    "Where the rest went: luck, information, policy",
+                    "From each agent's score up to the oracle. Only the policy part (and, by reading more than the "
+                    "published features, the information part) can be earned.",
+                    picture("regret", figures.regret_split(family), "Regret split"),
+                ),
+                (
+                    "Score against tokens",
+                    "Upper left is better. The stepped line is the Pareto front of the agents; the dotted line is the "
+                    "budget, the thin black one the optimum. Agents below 60 % of the optimum are left out.",
+                    picture("pareto", figures.pareto(family, look), "Pareto front of score against tokens"),
+                ),
+                (
+                    f"Tier choice by difficulty and remaining budget, {at}",
+                    "Chance of each action where the agent got to, by difficulty (up) and budget left (right); blank "
+                    "cells are (almost) never visited.",
+                    picture("tiers", figures.tier_choice(comparison, focus, few), "Heat maps of tier choice"),
+                ),
+                (
+                    f"One exam, {at}",
+                    "Tokens left before each task; a bar is what the task used. The potential outcomes are the same "
+                    "for every agent.",
+                    picture("exam", figures.trajectories(comparison, focus, few), "Budget trajectories"),
+                ),
+                (
+                    f"Performance profile, {at}",
+                    "Share of exams on which an agent reaches a share τ of that exam's optimum; higher is better."
+                    + (
+                        " Sampled agents scatter around their mean, so their curves are flatter."
+                        if any(e.evaluation != "exact" for e in focus.entries.values())
+                        else ""
+                    ),
+                    picture("profile", figures.profile(comparison, focus, look), "Performance profile"),
+                ),
+                (
+                    f"Probability of improvement, {at}",
+                    "Chance that the row's agent scores more than the column's on the same exam, ties counting one "
+                    "half. Bold: the 95 % interval excludes 0.5. It says how often, not by how much.",
+                    picture("wins", figures.improvement(comparison, focus, shown), "Probability of improvement"),
+                ),
+                (
+                    f"Calibration of tier choice, {at}",
+                    "What agents believed of the attempts they chose, and what became of them; larger marks are "
+                    "dearer tiers. Below the diagonal: over-confident (left), cheaper than believed (right).",
+                    picture("calibration", figures.calibration(comparison, focus, look), "Calibration of tier choice"),
+                ),
+                (
+                    f"By place in the exam, {at}",
+                    "Agents that spend early do not reach the last tasks.",
+                    picture("places", figures.positions(comparison, focus, look), "Reached, skipped, right by place"),
+                ),
+            )
+            if svg is not None
+        ],
+    }
+
+
+def _setting(setting: Setting, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    own = [r for r in rows if r["setting"] == setting.id]
+    optional = ("ahead_of_gate", "paper_regret", "calibration_error")
+    references = [(name, setting.reference_interval(name)) for name in (OPTIMUM, "informed", "oracle")]
+    if setting.is_bracket:
+        references.insert(1, ("upper end of the optimum", setting.reference_interval("optimum_upper")))
+    return {
+        "label": setting.row["label"],
+        "budget": setting.budget_label,
+        "exams": len(setting.exams),
+        "references": references,
+        "bracket": setting.is_bracket,
+        "rows": own,
+        "columns": {name for name in optional if any(r[name] is not None for r in own)},
+        "several_seeds": any(r["seeds"] > 1 for r in own),
+    }
+
+
+def _focus(family: Sequence[Setting]) -> Setting:
+    """The budget whose details are drawn: the middle one, where tiers compete hardest."""
+    return family[len(family) // 2]
+
+
+def _picture(prefix: str, figure: matplotlib.figure.Figure, text: str) -> Markup:
+    # The markup is matplotlib's own; agent names inside it were drawn as outlines, and the description is escaped.
+    return Markup(figures.to_svg(figure, prefix, text))
+
+
+def _number(value: float | None, digits: int = 2, sign: str = "") -> str:
+    if value is None or not math.isfinite(value):
+        return "–"
+    # Rounding first and adding zero keeps the last bits of an exact tie from showing as minus nought.
+    return f"{round(value, digits) + 0.0:{sign},.{digits}f}".replace("-", "−")
+
+
+def _percent(value: float) -> str:
+    return _number(100 * value, 1) + " %"
+
+
+def _points(value: float) -> str:
+    return _number(100 * value, 1, sign="+")
+
+
+def _interval_percent(found: Interval) -> str:
+    return f"{_percent(found.value)} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")

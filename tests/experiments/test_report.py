@@ -1,0 +1,316 @@
+# ruff: noqa: C408  (rows read better as keywords)
+"""The report: its numbers are the data's, it stands alone, and every declared picture is there."""
+
+import html
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from experiments import analysis, figures, report
+
+EFFICIENCY = {
+    "optimum": 1.0,
+    "lp-lookahead": 0.997,
+    "resolving-lp": 0.975,
+    "uniform": 0.91,
+    "fixed-2": 0.87,
+    "random": 0.57,
+}
+BUDGETS = {150: 0.15, 300: 0.3, 600: 0.6}
+TIERS = ["low", "mid", "high"]
+
+
+def simulate(
+    run: Path,
+    efficiency: dict[str, float] = EFFICIENCY,
+    exams: int = 60,
+    variants: tuple[str, ...] = ("signal",),
+    orders: tuple[str, ...] = ("random",),
+    sampled: tuple[str, ...] = (),
+    seeds: dict[str, int] | None = None,
+    seed: int = 0,
+) -> Path:
+    """Write a run folder with the patterns of a real one: better agents waste less, tight budgets hurt more."""
+    rng = np.random.default_rng(seed)
+    tasks = 10
+    tables: dict[str, list[dict[str, Any]]] = {
+        name: []
+        for name in "settings references scores positions choices tier_calibration tasks trajectory".split()  # noqa: SIM905
+    }
+    signal = np.linspace(0.05, 0.95, 5)
+    setting = -1
+    for variant in variants:
+        base = rng.normal(1, 0.12, exams)
+        effect = rng.normal(0, 0.05, 90)
+        questions = rng.permuted(np.tile(np.arange(90), (exams, 1)), axis=1)[:, :tasks]
+        base = base + effect[questions].sum(1) if variant == "recorded" else base
+        for order in orders:
+            for budget, fraction in BUDGETS.items():
+                setting += 1
+                hard = 0.94 if order == "hard_first" else 1.0
+                optimum = np.clip(base * 8.2 * (1 - np.exp(-3.4 * fraction**0.75)), 0.4, 9.5)
+                upper = optimum * 1.02 if variant == "latent" else optimum
+                informed = optimum * (1 + 0.05 / fraction**0.5)
+                oracle = np.minimum(informed * (1 + 0.11 / fraction**0.5), 10)
+                tables["settings"].append(
+                    dict(
+                        setting=setting, variant=variant, label=f"{variant} N={tasks} t={fraction:g} {order}",
+                        num_tasks=tasks, budget=budget, budget_fraction=fraction, order=order, preview=True,
+                        beliefs="published", coupling="independent", synthetic=variant != "recorded", num_tiers=3,
+                        tier_names=TIERS, exams=exams,
+                    )
+                )  # fmt: skip
+                for e in range(exams):
+                    tables["references"].append(
+                        dict(setting=setting, exam=e, oracle=oracle[e], informed=informed[e], optimum=optimum[e],
+                             optimum_upper=upper[e])
+                    )  # fmt: skip
+                    tables["tasks"] += [
+                        dict(setting=setting, exam=e, position=i, question=int(q), group=int(q) % 3, weight=1.0)
+                        for i, q in enumerate(questions[e])
+                    ]
+                for agent, share in efficiency.items():
+                    play = np.random.default_rng([seed, setting, len(agent)])
+                    loss = (1 - share) * (0.3 / fraction) ** 0.4
+                    for s in range((seeds or {}).get(agent, 1)):
+                        score = optimum * (1 - loss * play.gamma(4, 0.25, exams) * (1 if agent == "optimum" else hard))
+                        if agent == "optimum":
+                            score = optimum.copy()
+                        elif agent in sampled:
+                            score = play.binomial(10, np.clip(score / 10, 0, 1)).astype(float)
+                        spend = np.clip(0.92 - 0.6 * loss + 0.03 * play.normal(size=exams), 0.2, 1) * budget
+                        for e in range(exams):
+                            tables["scores"].append(
+                                dict(setting=setting, agent=agent, seed=s, exam=e,
+                                     evaluation="sampled" if agent in sampled else "exact", score=score[e],
+                                     tokens=spend[e], truncated=min(0.9, 0.05 + loss), skipped=0.5 * (1 - fraction),
+                                     reached=1 - 0.3 * loss)
+                            )  # fmt: skip
+                        left = np.linspace(0.05, 0.95, 10)
+                        for d, level in enumerate(signal):
+                            for r, rest in enumerate(left):
+                                if r < 9 and rest < 0.15 * d / 4:
+                                    continue
+                                want = np.array([2.5 * level - 0.6, 1.2 - level, 0.6 - abs(level - 0.5), rest - level])
+                                p = np.exp(want * (2 + 6 * share))
+                                mass = np.exp(-((rest - 0.6) ** 2) / 0.1) * p / p.sum()
+                                tables["choices"] += [
+                                    dict(setting=setting, agent=agent, seed=s, difficulty_bin=d, remaining_bin=r,
+                                         action=a, mass=float(m),
+                                         difficulty_label=f"{level - 0.05:.2f} to {level + 0.05:.2f}")
+                                    for a, m in enumerate(mass)
+                                ]  # fmt: skip
+                        for i in range(tasks):
+                            tables["positions"].append(
+                                dict(setting=setting, agent=agent, seed=s, position=i, reached=1 - loss * i / tasks,
+                                     correct=0.55 - 0.2 * loss, value=0.55, skip=0.2 + 0.3 * i / tasks)
+                            )  # fmt: skip
+                        for k in range(3):
+                            believed = 0.45 + 0.2 * k
+                            tables["tier_calibration"].append(
+                                dict(setting=setting, agent=agent, seed=s, action=k + 1, expected_success=believed,
+                                     actual_success=believed - 0.4 * loss, expected_tokens=10 * 3.2**k,
+                                     actual_tokens=11 * 3.2**k, mass=3.0 - k)
+                            )  # fmt: skip
+                    remaining = budget
+                    for i in range(tasks):
+                        if remaining <= 0:
+                            break
+                        action = int(play.integers(0, 4))
+                        tokens = 0 if action == 0 else int(play.gamma(4, 10 * 3.2 ** (action - 1) / 4) + 1)
+                        cut = tokens > remaining
+                        used = min(tokens, remaining)
+                        tables["trajectory"].append(
+                            dict(setting=setting, agent=agent, exam=0, position=i, action=action, tokens=used,
+                                 correct=bool(play.random() < 0.6) and action > 0 and not cut, overspent=cut,
+                                 remaining_before=remaining, remaining_after=remaining - used)
+                        )  # fmt: skip
+                        remaining -= used
+    run.mkdir(parents=True, exist_ok=True)
+    for name, rows in tables.items():
+        pq.write_table(pa.Table.from_pylist(rows), run / f"{name}.parquet")
+    config = {"version": "0.1.0", "git": "0123456789abcdef", "created": "2026-01-01T12:00:00Z", "seed": 7}
+    (run / "config.json").write_text(json.dumps(config))
+    return run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = simulate(tmp_path_factory.mktemp("run"), sampled=("random",), seeds={"uniform": 3})
+    report.write_report(folder, resamples=400)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(run: Path) -> str:
+    return (run / "report.html").read_text(encoding="utf-8")
+
+
+def cells(page: str, setting: int, agent: str) -> list[str]:
+    """Sort keys of an agent's row in a setting's table."""
+    table = re.findall(r"<table>.*?</table>", page, re.DOTALL)[setting]
+    row = re.search(rf'<tr data-agent="{re.escape(agent)}".*?</tr>', table, re.DOTALL)
+    assert row is not None
+    return re.findall(r'<td data-v="([^"]*)"', row[0])
+
+
+def test_table_holds_an_independent_computation(run: Path, page: str) -> None:
+    scores, references = (pq.read_table(run / f"{n}.parquet").to_pylist() for n in ("scores", "references"))
+    for setting, budget in enumerate(BUDGETS):
+        values = {n: np.mean([r[n] for r in references if r["setting"] == setting]) for n in ("optimum", "oracle")}
+        for agent in EFFICIENCY:
+            mine = [r for r in scores if r["setting"] == setting and r["agent"] == agent]
+            score, tokens = (np.mean([r[n] for r in mine]) for n in ("score", "tokens"))
+            found = cells(page, setting, agent)
+            assert found[0] == agent
+            expected = [score, score / values["optimum"]]
+            np.testing.assert_allclose([float(x) for x in found[2:4]], expected)
+            expected = [values["optimum"] - score, 1 - score / values["oracle"], tokens, tokens / budget]
+            np.testing.assert_allclose([float(x) for x in found[5:9]], expected, atol=1e-12)
+            assert found[1] == ("sampled" if agent == "random" else "exact")
+            shown = f"{100 * score / values['optimum']:.1f}"
+            assert f"<b>{shown}</b>" in page
+
+
+def test_report_stands_alone(page: str) -> None:
+    assert not re.search(r"""(?:src|href|action)\s*=\s*["']?\s*(?:https?:)?//""", page)
+    assert not re.search(r"url\(\s*[\"']?(?!#)|@import|<script[^>]+src|fetch\(|XMLHttpRequest", page)
+    assert all(link.startswith(("#", "data:")) for link in re.findall(r'xlink:href="([^"]*)"', page))
+    assert page.startswith("<!DOCTYPE html>")
+
+
+def test_every_section_is_there(page: str) -> None:
+    for title in (
+        "Score against budget", "Where the rest went", "Score against tokens", "Tier choice by difficulty", "One exam",
+        "Performance profile", "Probability of improvement", "Calibration of tier choice", "By place in the exam",
+        "Configuration",
+    ):  # fmt: skip
+        assert re.search(rf"<h[23][^>]*>{title}", page), title
+    assert page.count("<svg") == 10
+    assert "−0.00<" not in page
+    assert "nan" not in re.sub(r"<svg.*?</svg>|<script.*?</script>", "", page, flags=re.DOTALL).lower().split()
+
+
+def test_identifiers_in_pictures_are_unique(page: str) -> None:
+    identifiers = re.findall(r'\bid="([^"]+)"', page)
+    assert len(identifiers) == len(set(identifiers))
+    assert set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', page))
+    for a, b in set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', page)):
+        assert (a or b) in identifiers
+
+
+def test_summary_files_agree(run: Path) -> None:
+    table = pq.read_table(run / "summary.parquet")
+    document = json.loads((run / "summary.json").read_text())
+    assert table.num_rows == len(document["results"]) == 3 * len(EFFICIENCY)
+    assert table.to_pylist() == document["results"]
+    for r in document["results"]:
+        oracle = document["settings"][r["setting"]]["oracle"]["value"]
+        assert r["luck"] + r["information"] + r["policy"] == pytest.approx(oracle - r["score"])
+        for name in ("score", "normalised", "policy", "gap_ratio"):
+            assert r[f"{name}_low"] <= r[name] <= r[f"{name}_high"]
+        assert r["paper_regret"] is None
+        assert r["seeds"] == (3 if r["agent"] == "uniform" else 1)
+        if r["agent"] == "optimum":
+            assert [r["normalised_low"], r["normalised_high"]] == pytest.approx([1, 1])
+        if r["agent"] == "resolving-lp":
+            assert r["ahead_of_gate"] == r["ahead_of_gate_low"] == 0
+    assert list(run.glob("*.tmp")) == []
+
+
+def test_headline_says_what_the_data_say(run: Path, page: str) -> None:
+    sentences = " ".join(report.headline(analysis.analyse(run, 200)))
+    assert "5 agents took the same exams in 3 settings (signal), 60 paired exams each" in sentences
+    assert "the best agent, lp-lookahead" in sentences
+    assert "ahead of the gate (resolving-lp" in sentences
+    assert "The weakest, random" in sentences
+    assert "5 agents took the same exams" in html.unescape(page)
+
+
+def test_same_run_same_report(run: Path, page: str, tmp_path: Path) -> None:
+    again = simulate(tmp_path, sampled=("random",), seeds={"uniform": 3})
+    assert report.write_report(again, resamples=400).read_text(encoding="utf-8") == page
+
+
+def test_orders_give_the_papers_regret_and_recorded_runs_wider_intervals(tmp_path: Path) -> None:
+    agents = {"resolving-lp": 0.97, "random": 0.5}
+    run = simulate(tmp_path, agents, 40, ("recorded",), ("easy_first", "hard_first"))
+    comparison = analysis.analyse(run, 400)
+    rows = analysis.records(comparison)
+    for setting in comparison.settings:
+        easy = comparison.easy_first(setting)
+        assert (easy is None) == (setting.row["order"] == "easy_first")
+        for r in (r for r in rows if r["setting"] == setting.id):
+            if easy is None:
+                assert r["paper_regret"] is None
+            else:
+                first = easy.entries[r["agent"]].mean("score")
+                assert r["paper_regret"] == pytest.approx((first - r["score"]) / first)
+    # Other orders of the same exams ask the same questions: the weights must not depend on the order.
+    a, b = comparison.weights(comparison.settings[0]), comparison.weights(comparison.settings[3])
+    np.testing.assert_array_equal(a, b)
+    recorded = comparison.settings[0].reference_replicates["optimum"].std()
+    tasks = pq.read_table(run / "settings.parquet").to_pylist()
+    pq.write_table(pa.Table.from_pylist([r | {"synthetic": True} for r in tasks]), run / "settings.parquet")
+    assert recorded > 1.3 * analysis.analyse(run, 400).settings[0].reference_replicates["optimum"].std()
+
+
+def test_latent_shows_both_ends(tmp_path: Path) -> None:
+    run = simulate(tmp_path, {"resolving-lp": 0.97, "fixed-1": 0.5}, 20, ("latent",))
+    page = report.write_report(run, resamples=100).read_text(encoding="utf-8")
+    assert "against its upper end" in page
+    assert "upper end of the optimum" in page
+    assert "known only as a bracket" in page
+    rows = json.loads((run / "summary.json").read_text())["results"]
+    assert all(r["normalised_vs_upper"] == pytest.approx(r["normalised"] / 1.02) for r in rows)
+
+
+def test_missing_optional_files_are_left_out(tmp_path: Path) -> None:
+    run = simulate(tmp_path, {"a <b>&": 0.9}, 10)
+    for name in ("positions", "choices", "tier_calibration", "trajectory", "tasks"):
+        (run / f"{name}.parquet").unlink()
+    page = report.write_report(run, resamples=50).read_text(encoding="utf-8")
+    assert "One exam" not in page
+    assert "Calibration of tier choice" not in page
+    assert "a &lt;b&gt;&amp;" in page
+    assert "<b>&" not in page
+
+
+def test_incomplete_runs_are_named(tmp_path: Path) -> None:
+    run = simulate(tmp_path, {"random": 0.5}, 5)
+    scores = pq.read_table(run / "scores.parquet")
+    pq.write_table(scores.slice(1), run / "scores.parquet")
+    with pytest.raises(report.RunError, match=r"'random' in setting 0 .*found 4"):
+        report.summarise(run)
+    (run / "scores.parquet").write_bytes(b"")
+    with pytest.raises(report.RunError, match=r"scores\.parquet"):
+        report.summarise(run)
+    (run / "config.json").unlink()
+    with pytest.raises(report.RunError, match=r"config\.json"):
+        report.summarise(run)
+
+
+def test_highlights_keep_the_gate_when_many_compete(tmp_path: Path) -> None:
+    crowd = EFFICIENCY | {f"agent-{i}": 0.99 - 0.001 * i for i in range(14)} | {"fixed-1": 0.6, "bid-price": 0.5}
+    comparison = analysis.analyse(simulate(tmp_path, crowd, 8), 20)
+    assert comparison.gate == "resolving-lp"
+    coloured, fixed = analysis.highlights(comparison)
+    assert coloured[0] == "optimum"
+    assert {"lp-lookahead", "resolving-lp"} < set(coloured)
+    assert len(coloured) == 7
+    assert fixed == ["fixed-2", "fixed-1"]
+
+
+def test_labels_are_spread() -> None:
+    places = figures.spread([1.0, 1.0, 0.99, 0.2], 0.1, 0, 1)
+    assert np.diff(np.sort(places)).min() == pytest.approx(0.1)
+    assert min(places) >= 0
+    assert max(places) <= 1 + 1e-12
+    assert places[3] == pytest.approx(0.2)
+    assert len(figures.spread([0.5] * 30, 0.1, 0, 1)) == 30
