@@ -196,7 +196,7 @@ class OutcomeTable:
         return tuple(pc.unique(self.rows["family"]).to_pylist())
 
     def codes(self, column: str) -> tuple[npt.NDArray[np.int64], list[Any]]:
-        """``(codes, values)`` of any column: row ``r`` holds ``values[codes[r]]``; some values may have no row."""
+        """``(codes, values)`` of any column: row ``r`` holds ``values[codes[r]]``; every value has a row."""
         array = self.rows[column]
         if not pa.types.is_dictionary(array.type):
             array = array.dictionary_encode()
@@ -205,7 +205,12 @@ class OutcomeTable:
             row = int(np.argmax(pc.is_null(array.dictionary_decode()).to_numpy(zero_copy_only=False)))
             question = self.rows["question_id"][row].as_py()
             raise OutcomeTableError(self.path, f"no value for question {question!r}; every row needs one here", column)
-        return array.indices.to_numpy().astype(np.int64), array.dictionary.to_pylist()
+        codes, values = array.indices.to_numpy().astype(np.int64), array.dictionary
+        used = np.bincount(codes, minlength=len(values)) > 0
+        if not used.all():
+            # A selection of rows keeps the dictionary of the whole table.
+            codes, values = (np.cumsum(used) - 1)[codes], values.filter(pa.array(used))
+        return codes, values.to_pylist()
 
     def numbers(self, column: str) -> npt.NDArray[Any]:
         """(rows,) values of ``tier_order``, ``tokens``, ``correct`` or ``sample``."""
@@ -361,8 +366,7 @@ class OutcomeTable:
         of_row, first_row = self.questions()
         names = self.tier_names(family)
         code, values = self.codes("tier")
-        position = np.array([names.index(value) if value in names else -1 for value in values])
-        tier, shape = position[code], (len(first_row), len(names))
+        tier, shape = np.array([names.index(value) for value in values])[code], (len(first_row), len(names))
         tokens, correct, order = self.numbers("tokens"), self.numbers("correct"), self.numbers("tier_order")
         cell = of_row * len(names) + tier
         count = np.bincount(cell, minlength=shape[0] * shape[1]).reshape(shape)

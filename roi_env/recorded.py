@@ -199,8 +199,7 @@ class _Cells(NamedTuple):
 def _cells(table: OutcomeTable, names: Sequence[str]) -> _Cells:
     question, first_row = table.questions()
     code, values = table.codes("tier")
-    position = {name: k for k, name in enumerate(names)}
-    tier = np.array([position.get(value, -1) for value in values])[code]
+    tier = np.array([list(names).index(value) for value in values])[code]
     sample = table.numbers("sample")
     order = np.lexsort((sample, tier, question))
     count = np.bincount(question * len(names) + tier, minlength=len(first_row) * len(names))
@@ -257,7 +256,7 @@ def _pooled_laws(cells: _Cells, questions: Ints, group: Ints, num_groups: int) -
     key = law[local, tier]
     order = np.lexsort((tokens, key))
     key, tokens, weight = key[order], tokens[order], weight[order]
-    starts = np.flatnonzero(np.r_[True, (key[1:] != key[:-1]) | (tokens[1:] != tokens[:-1])])
+    starts = np.flatnonzero((np.diff(key, prepend=-1) != 0) | (np.diff(tokens, prepend=0) != 0))
     return Laws(
         indptr=np.searchsorted(key[starts], np.arange(num_groups * num_tiers + 1)).astype(np.int64),
         cost=tokens[starts].astype(np.int32),

@@ -304,7 +304,7 @@ def test_files_that_are_no_tables(tmp_path: Path, suffix: str) -> None:
     with pytest.raises(OutcomeTableError, match="0 bytes"):
         OutcomeTable.read(path)
     path.write_bytes(b"\xff\xfe\x00garbage\n\x81\x82")
-    with pytest.raises(OutcomeTableError, match="cannot be read as|missing"):
+    with pytest.raises(OutcomeTableError, match=r"cannot be read as|missing"):
         OutcomeTable.read(path)
     whole = save(path, rows()).read_bytes()
     path.write_bytes(whole[: len(whole) * 2 // 3])
@@ -448,7 +448,7 @@ def test_constant_per_question() -> None:
     table = OutcomeTable.from_arrow(pa.Table.from_pylist(content))
     codes, values = table.constant_per_question("topic")
     assert [values[code] for code in codes] == ["q0!", "q1!", "q2!", "q3!"]
-    with pytest.raises(OutcomeTableError, match="column 'run': must be the same in all rows of a question.*'q0'"):
+    with pytest.raises(OutcomeTableError, match=r"column 'run': must be the same in all rows of a question.*'q0'"):
         table.constant_per_question("run")
     with pytest.raises(OutcomeTableError, match="column 'nope': missing"):
         table.constant_per_question("nope")
