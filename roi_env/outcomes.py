@@ -41,6 +41,7 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 DEFAULT_FRACTIONS = (0.5, 0.2, 0.3)
 """Expected shares of the questions in train, validation and test."""
 
+_JSONL_BLOCK = 2**25
 _DICTIONARY = pa.dictionary(pa.int32(), pa.string())
 # Column: (stored type, smallest value, largest value, what to write there).
 _INTEGERS = {
@@ -176,8 +177,10 @@ class OutcomeTable:
         metadata.pop(b"pandas", None)
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
         try:
-            rows = self.rows.replace_schema_metadata(metadata)
-            pq.write_table(rows, temporary, compression="zstd", store_schema=False)
+            rows = self.rows.replace_schema_metadata()
+            with pq.ParquetWriter(temporary, rows.schema, compression="zstd", store_schema=False) as writer:
+                writer.write_table(rows)
+                writer.add_key_value_metadata(metadata)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -193,7 +196,7 @@ class OutcomeTable:
         return tuple(pc.unique(self.rows["family"]).to_pylist())
 
     def codes(self, column: str) -> tuple[npt.NDArray[np.int64], list[Any]]:
-        """``(codes, values)`` of any column: row ``r`` holds ``values[codes[r]]``; some values may have no row."""
+        """``(codes, values)`` of any column: row ``r`` holds ``values[codes[r]]``; every value has a row."""
         array = self.rows[column]
         if not pa.types.is_dictionary(array.type):
             array = array.dictionary_encode()
@@ -202,7 +205,12 @@ class OutcomeTable:
             row = int(np.argmax(pc.is_null(array.dictionary_decode()).to_numpy(zero_copy_only=False)))
             question = self.rows["question_id"][row].as_py()
             raise OutcomeTableError(self.path, f"no value for question {question!r}; every row needs one here", column)
-        return array.indices.to_numpy().astype(np.int64), array.dictionary.to_pylist()
+        codes, values = array.indices.to_numpy().astype(np.int64), array.dictionary
+        used = np.bincount(codes, minlength=len(values)) > 0
+        if not used.all():
+            # A selection of rows keeps the dictionary of the whole table.
+            codes, values = (np.cumsum(used) - 1)[codes], values.filter(pa.array(used))
+        return codes, values.to_pylist()
 
     def numbers(self, column: str) -> npt.NDArray[Any]:
         """(rows,) values of ``tier_order``, ``tokens``, ``correct`` or ``sample``."""
@@ -220,7 +228,7 @@ class OutcomeTable:
         order = dict(zip(tier.tolist(), rows["tier_order"].to_pylist(), strict=True))
         return tuple(str(values[code]) for code in sorted(order, key=lambda code: order[code]))
 
-    def select(self, family: str | None = None, tiers: Sequence[str] | None = None) -> OutcomeTable:
+    def select(self, family: str | None = None, tiers: Sequence[str] | str | None = None) -> OutcomeTable:
         """The rows of one family (may be left out where there is only one) and of the named tiers (default: all).
 
         :raises OutcomeTableError: where the family is unknown or not named but needed, or a tier has no rows.
@@ -237,7 +245,8 @@ class OutcomeTable:
         known = self.tier_names(family)
         keep = pc.equal(self.rows["family"], family)
         if tiers is not None:
-            if isinstance(tiers, str) or not tiers or len(set(tiers)) != len(tiers):
+            tiers = [tiers] if isinstance(tiers, str) else list(tiers)
+            if not tiers or len(set(tiers)) != len(tiers):
                 raise OutcomeTableError(self.path, f"tiers must be distinct names out of {list(known)}, got {tiers!r}")
             absent = [tier for tier in tiers if tier not in known]
             if absent:
@@ -257,6 +266,8 @@ class OutcomeTable:
         :param fractions: shares of train, validation and test, >= 0, summing to 1.
         :raises OutcomeTableError: for an unknown name, bad fractions, or a split without questions.
         """
+        if name == "all":
+            return self
         keep = self.in_split(name, fractions)
         if not keep.any():
             raise OutcomeTableError(
@@ -321,13 +332,15 @@ class OutcomeTable:
         """What the table holds, as plain data (dicts, lists, str, int, float, bool).
 
         Keys: ``path, rows, questions, pairing, decision_cost, datasets`` (name -> questions), ``splits`` (name ->
-        questions, default shares), ``families`` and ``problems``. A family has ``family, questions,
-        complete_questions`` (questions with all tiers), ``splits`` and ``tiers``; a tier has ``tier, tier_order,
-        rows, questions, samples_min, samples_max, tokens_mean, tokens_p50, tokens_p90`` and ``accuracy`` (means and
-        percentiles over generations). A problem has ``family, kind, message``; kinds are ``missing_tiers, unequal_samples, tier_order``
-        (a later tier costs less), ``trap`` (dearer and less often correct), ``non_monotone`` (questions where the
-        dearest tier is right less often than the cheapest) and ``zero_tokens``. Tiers are compared on the questions
-        that have both, every question counting once.
+        questions, default shares), ``families`` and ``problems``.
+
+        * A family: ``family, questions, complete_questions`` (questions with all tiers), ``splits, tiers``.
+        * A tier: ``tier, tier_order, rows, questions, samples_min, samples_max, tokens_mean, tokens_p50, tokens_p90,
+          accuracy``; means and percentiles over generations.
+        * A problem: ``family, kind, message``. Kinds: ``missing_tiers``, ``unequal_samples``, ``tier_order`` (a later
+          tier costs less), ``trap`` (dearer and less often correct), ``non_monotone`` (questions where the last tier is
+          right less often than the first), ``zero_tokens``. Tiers are compared on the questions that have both, every
+          question counting once.
         """
         families, problems = [], []
         for name in self.families:
@@ -353,8 +366,7 @@ class OutcomeTable:
         of_row, first_row = self.questions()
         names = self.tier_names(family)
         code, values = self.codes("tier")
-        position = np.array([names.index(value) if value in names else -1 for value in values])
-        tier, shape = position[code], (len(first_row), len(names))
+        tier, shape = np.array([names.index(value) for value in values])[code], (len(first_row), len(names))
         tokens, correct, order = self.numbers("tokens"), self.numbers("correct"), self.numbers("tier_order")
         cell = of_row * len(names) + tier
         count = np.bincount(cell, minlength=shape[0] * shape[1]).reshape(shape)
@@ -612,15 +624,12 @@ def _read_parquet(path: Path) -> pa.Table:
     try:
         schema = pq.read_schema(path)
         # Repeated texts stay dictionary codes from file to memory: a million copies of a question cost one.
-        texts = [name for name in TEXT_COLUMNS if name in schema.names and _is_plain_text(schema.field(name).type)]
+        plain = [item.name for item in schema if pa.types.is_string(item.type) or pa.types.is_large_string(item.type)]
+        texts = [name for name in TEXT_COLUMNS if plain.count(name) == 1]
         with pq.ParquetFile(path, read_dictionary=texts) as file:
             return file.read()
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(path, "Parquet", error) from error
-
-
-def _is_plain_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _read_csv(path: Path) -> pa.Table:
@@ -678,13 +687,28 @@ def _read_jsonl(path: Path) -> pa.Table:
 
     # Declared, since Arrow would turn ids that look like dates into dates.
     schema = pa.schema([(name, pa.string()) for name in TEXT_COLUMNS])
+    parse = arrow_json.ParseOptions(explicit_schema=schema)
+    blocks = []
     try:
-        table = arrow_json.read_json(path, parse_options=arrow_json.ParseOptions(explicit_schema=schema))
+        # In blocks, so that only one is ever held as plain text: the JSON reader knows no dictionaries.
+        with path.open("rb") as file:
+            while lines := file.readlines(_JSONL_BLOCK):
+                text = b"".join(lines)
+                if text.isspace():
+                    continue
+                block = arrow_json.read_json(pa.BufferReader(text), parse_options=parse)
+                for name in TEXT_COLUMNS:
+                    index = block.column_names.index(name)
+                    block = block.set_column(index, name, block[name].dictionary_encode())
+                blocks.append(block)
+        if not blocks:
+            raise OutcomeTableError(str(path), "the table has no rows: record at least one generation")
+        table = pa.concat_tables(blocks, promote_options="permissive")
     except (pa.ArrowException, OSError) as error:
         raise _jsonl_error(path, error) from error
     # A declared column that no line has comes back as nulls; tell "missing" from "null".
     empty = {name for name in TEXT_COLUMNS if table[name].null_count == table.num_rows}
-    return table.drop_columns(sorted(empty - json.loads(next(_lines(path))).keys())) if table.num_rows else table
+    return table.drop_columns(sorted(empty - json.loads(next(_lines(path))).keys()))
 
 
 def _lines(path: Path) -> Iterator[str]:
@@ -692,23 +716,26 @@ def _lines(path: Path) -> Iterator[str]:
         yield from (line for line in file if not line.isspace())
 
 
+def _fits(name: str, value: object) -> bool:
+    if name in TEXT_COLUMNS:
+        return isinstance(value, str)
+    if isinstance(value, bool):
+        return name == "correct"
+    return isinstance(value, int | float) and math.isfinite(value) and (name != "correct" or value in (0, 1))
+
+
 def _jsonl_error(path: Path, error: Exception) -> OutcomeTableError:
     """Find what Arrow stumbled over; Arrow's own row numbers restart in every block."""
-    number = (int, float)
-    row = -1
+    row = 0
     try:
         for row, line in enumerate(_lines(path)):
             record = json.loads(line)
             if not isinstance(record, dict):
-                return OutcomeTableError(str(path), "every line must be one JSON object", row=row)
+                raise OutcomeTableError(str(path), "every line must be one JSON object", row=row)
             for name in COLUMNS:
-                value = record.get(name, "" if name in TEXT_COLUMNS else 0)
-                wanted: Any = str if name in TEXT_COLUMNS else (*number, bool) if name == "correct" else number
-                if not isinstance(value, wanted) or (isinstance(value, bool) and name != "correct"):
-                    expected = "text" if name in TEXT_COLUMNS else _INTEGERS[name][3]
-                    return OutcomeTableError(
-                        str(path), f"expected {expected}, got {value!r}; correct the value or drop the row", name, row
-                    )
+                if name in record and not _fits(name, record[name]):
+                    expected = _INTEGERS[name][3] if name in _INTEGERS else "text"
+                    _wrong(str(path), name, row, expected, json.dumps(record[name]))
     except json.JSONDecodeError as bad:
         return _unreadable(path, "JSON Lines", bad, row)
     except UnicodeDecodeError as bad:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from itertools import compress
 from pathlib import Path
@@ -21,10 +22,10 @@ _EMPTY = (np.empty(0, np.int32), np.empty(0), np.empty(0))
 
 
 def recorded_source(
-    table: OutcomeTable,
+    table: OutcomeTable | str | os.PathLike[str],
     *,
     family: str | None = None,
-    tiers: Sequence[str] | None = None,
+    tiers: Sequence[str] | str | None = None,
     split: Split = "test",
     group_by: str = "dataset",
     missing: Literal["drop", "mask"] = "drop",
@@ -51,6 +52,7 @@ def recorded_source(
       generations of ``beliefs_split`` pooled) of tier ``k``'s tokens, raised where needed to exceed edge ``k - 1``.
     * ``row_given``: order of first appearance in the file.
 
+    :param table: a table, or the path of one.
     :param family: may be left out where the table has one.
     :param tiers: names to offer (default: all of the family), in any order; cheapest first in the source.
     :param split: ``"train"``, ``"validation"``, ``"test"`` or ``"all"``: the questions exams are made of.
@@ -65,6 +67,7 @@ def recorded_source(
         value ``n`` modulo their number.
     :raises OutcomeTableError: where the table cannot serve; the message says what to choose instead.
     """
+    table = table if isinstance(table, OutcomeTable) else OutcomeTable.read(table)
     if missing not in ("drop", "mask"):
         raise OutcomeTableError(table.path, f"missing must be 'drop' or 'mask', got {missing!r}")
     table = table.select(family, tiers)
@@ -196,8 +199,7 @@ class _Cells(NamedTuple):
 def _cells(table: OutcomeTable, names: Sequence[str]) -> _Cells:
     question, first_row = table.questions()
     code, values = table.codes("tier")
-    position = {name: k for k, name in enumerate(names)}
-    tier = np.array([position.get(value, -1) for value in values])[code]
+    tier = np.array([list(names).index(value) for value in values])[code]
     sample = table.numbers("sample")
     order = np.lexsort((sample, tier, question))
     count = np.bincount(question * len(names) + tier, minlength=len(first_row) * len(names))
@@ -254,7 +256,7 @@ def _pooled_laws(cells: _Cells, questions: Ints, group: Ints, num_groups: int) -
     key = law[local, tier]
     order = np.lexsort((tokens, key))
     key, tokens, weight = key[order], tokens[order], weight[order]
-    starts = np.flatnonzero(np.r_[True, (key[1:] != key[:-1]) | (tokens[1:] != tokens[:-1])])
+    starts = np.flatnonzero((np.diff(key, prepend=-1) != 0) | (np.diff(tokens, prepend=0) != 0))
     return Laws(
         indptr=np.searchsorted(key[starts], np.arange(num_groups * num_tiers + 1)).astype(np.int64),
         cost=tokens[starts].astype(np.int32),

@@ -1,0 +1,504 @@
+"""Outcome tables: round trips, splits, descriptions, and an error that says where for every malformed file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from roi_env.outcomes import COLUMNS, MAX_TOKENS, SPLITS, TEXT_COLUMNS, OutcomeTable, OutcomeTableError
+
+DATA = Path(os.environ.get("ROI_DATA", "")) / "outcomes"
+REAL = sorted(DATA.glob("*.parquet")) if os.environ.get("ROI_DATA") else []
+
+Row = dict[str, Any]
+
+
+def row(question: str = "q0", tier: str = "low", sample: int = 0, **changes: Any) -> Row:
+    order = {"low": 1, "mid": 2, "high": 3}.get(tier, 1)
+    return {
+        "dataset": "math",
+        "question_id": question,
+        "question": f"What is {question}?",
+        "answer": "NA",
+        "family": "model",
+        "tier": tier,
+        "tier_order": order,
+        "tokens": 10 * order + sample,
+        "correct": sample % 2 == 0,
+        "sample": sample,
+    } | changes
+
+
+def rows(questions: int = 4, tiers: tuple[str, ...] = ("low", "high"), samples: int = 2) -> list[Row]:
+    return [row(f"q{q}", tier, s) for q in range(questions) for tier in tiers for s in range(samples)]
+
+
+def save(path: Path, content: list[Row] | pa.Table) -> Path:
+    """Write as a stranger's tool would, without this package."""
+    table = content if isinstance(content, pa.Table) else pa.Table.from_pylist(content)
+    if path.suffix == ".parquet":
+        pq.write_table(table, path)
+    elif path.suffix == ".csv":
+        pa_csv.write_csv(table, path)
+    else:
+        path.write_text("".join(json.dumps(r) + "\n" for r in table.to_pylist()))
+    return path
+
+
+def plain(table: OutcomeTable) -> list[Row]:
+    return [dict(r) for r in table.rows.to_pylist()]
+
+
+TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), max_size=8)
+NAME = TEXT.filter(bool)
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> list[Row]:
+    names = draw(st.lists(NAME, min_size=1, max_size=3, unique=True))
+    keys = draw(
+        st.lists(
+            st.tuples(NAME, NAME, st.sampled_from(["a", "b"]), st.sampled_from(names), st.integers(0, 2**40)),
+            min_size=1,
+            max_size=12,
+            unique=True,
+        )
+    )
+    return [
+        {
+            "dataset": dataset,
+            "question_id": question,
+            "question": draw(TEXT) + draw(st.sampled_from(["", "\n", ' "x", y'])),
+            "answer": draw(st.sampled_from(["", "NA", "null", "1.5", "2024-01-01"])),
+            "family": family,
+            "tier": tier,
+            "tier_order": names.index(tier) + 1,
+            "tokens": draw(st.integers(0, MAX_TOKENS)),
+            "correct": draw(st.booleans()),
+            "sample": sample,
+        }
+        for dataset, question, family, tier, sample in keys
+    ]
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
+@given(content=tables())
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_reads_every_format_and_writes_parquet(tmp_path: Path, suffix: str, content: list[Row]) -> None:
+    table = OutcomeTable.read(save(tmp_path / f"t{suffix}", content))
+    assert plain(table) == content
+    table = dataclasses.replace(
+        table, pairing=True, decision_cost=3, level_edges={"a": {"x": 5}}, tier_caps={"b": {"y": 7}}
+    )
+    table.write(tmp_path / "out.parquet")
+    again = OutcomeTable.read(tmp_path / "out.parquet")
+    assert plain(again) == content
+    for name in ("pairing", "decision_cost", "level_edges", "tier_caps"):
+        assert getattr(again, name) == getattr(table, name)
+    assert pq.read_schema(tmp_path / "out.parquet").field("tier").type == pa.string()
+    assert {p.name for p in tmp_path.iterdir()} == {f"t{suffix}", "out.parquet"}, "temporary file left behind"
+
+
+def test_extra_columns_and_foreign_metadata_are_kept(tmp_path: Path) -> None:
+    content = [r | {"topic": f"t{k}", "rate": k / 2} for k, r in enumerate(rows())]
+    arrow = pa.Table.from_pylist(content).replace_schema_metadata({"origin": "lab"})
+    table = OutcomeTable.read(save(tmp_path / "t.parquet", arrow))
+    table.write(tmp_path / "u.parquet")
+    table = OutcomeTable.read(tmp_path / "u.parquet")
+    assert plain(table) == content
+    assert table.rows.schema.metadata[b"origin"] == b"lab"
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = OutcomeTable.from_arrow(pa.Table.from_pylist(rows()))
+    path = tmp_path / "t.parquet"
+    table.write(path)
+    before = path.read_bytes()
+
+    def broken(*_: Any) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", broken)
+    with pytest.raises(OSError, match="disk full"):
+        table.write(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(OutcomeTableError, match="suffix"):
+        table.write(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize("kind", [pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.large_string())])
+def test_text_of_every_arrow_type(kind: pa.DataType) -> None:
+    arrow = pa.Table.from_pylist(rows())
+    for name in TEXT_COLUMNS:
+        index = arrow.column_names.index(name)
+        column = arrow[name].dictionary_encode() if pa.types.is_dictionary(kind) else arrow[name]
+        arrow = arrow.set_column(index, name, column.cast(kind))
+    table = OutcomeTable.from_arrow(pa.concat_tables([arrow.slice(0, 5), arrow.slice(5)]))
+    assert plain(table) == rows()
+    assert table.rows["tier"].type == pa.dictionary(pa.int32(), pa.string())
+
+
+def test_dictionaries_with_repeated_or_null_values() -> None:
+    arrow = pa.Table.from_pylist(rows(1, ("low",), 2))
+    index = arrow.column_names.index("tier")
+    twice = pa.DictionaryArray.from_arrays(pa.array([0, 1]), pa.array(["low", "low"]))
+    assert OutcomeTable.from_arrow(arrow.set_column(index, "tier", twice)).tier_names("model") == ("low",)
+    null = pa.DictionaryArray.from_arrays(pa.array([0, 1]), pa.array(["low", None]))
+    with pytest.raises(OutcomeTableError, match="null") as caught:
+        OutcomeTable.from_arrow(arrow.set_column(index, "tier", null))
+    assert (caught.value.column, caught.value.row) == ("tier", 1)
+
+
+def test_numbers_may_be_whole_floats_and_correct_may_be_0_or_1(tmp_path: Path) -> None:
+    content = [r | {"tokens": float(r["tokens"]), "correct": int(r["correct"])} for r in rows()]
+    for suffix in (".parquet", ".csv", ".jsonl"):
+        assert plain(OutcomeTable.read(save(tmp_path / f"t{suffix}", content))) == rows()
+    save(tmp_path / "t.csv", [r | {"correct": str(r["correct"]).upper()} for r in rows()])
+    assert plain(OutcomeTable.read(tmp_path / "t.csv")) == rows()
+
+
+# --- Malformed files -------------------------------------------------------------------------------------------------
+
+
+def bad(at: int, **changes: Any) -> list[Row]:
+    content = rows()
+    content[at] |= changes
+    return content
+
+
+MALFORMED: dict[str, tuple[list[Row], str, int, str]] = {
+    "negative tokens": (bad(3, tokens=-1), "tokens", 3, "-1"),
+    "fractional tokens": (bad(3, tokens=1.5), "tokens", 3, "1.5"),
+    "NaN tokens": (bad(5, tokens=float("nan")), "tokens", 5, "nan"),
+    "infinite tokens": (bad(5, tokens=float("inf")), "tokens", 5, "inf"),
+    "too many tokens": (bad(2, tokens=2**31), "tokens", 2, "2147483648"),
+    "null tokens": (bad(2, tokens=None), "tokens", 2, ""),
+    "null correct": (bad(6, correct=None), "correct", 6, ""),
+    "zero tier_order": (bad(1, tier_order=0), "tier_order", 1, "0"),
+    "negative sample": (bad(1, sample=-2), "sample", 1, "-2"),
+    "empty question_id": (bad(4, question_id=""), "question_id", 4, "empty"),
+    "empty tier": (bad(4, tier=""), "tier", 4, "empty"),
+    "duplicate": ([*rows(), row("q1", "low", 1, tokens=99)], "sample", 16, "row 5"),
+    "two orders of a tier": (bad(7, tier_order=2), "tier_order", 7, "order 2"),
+    "two tiers of an order": ([*rows(), row("q9", "mid", 0, tier_order=1)], "tier_order", 16, "'low'"),
+}
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
+@pytest.mark.parametrize("case", MALFORMED)
+def test_malformed_values_name_file_column_and_row(tmp_path: Path, suffix: str, case: str) -> None:
+    content, column, where, said = MALFORMED[case]
+    arrow = pa.Table.from_pylist(content)
+    for name in ("tokens", "correct") if "null" not in case else ():
+        # from_pylist takes the type of the first row.
+        values = [r[name] for r in content]
+        arrow = arrow.set_column(arrow.column_names.index(name), name, pa.array(values))
+    path = save(tmp_path / f"t{suffix}", arrow)
+    with pytest.raises(OutcomeTableError) as caught:
+        OutcomeTable.read(path)
+    error = caught.value
+    assert (error.path, error.column, error.row) == (str(path), column, where)
+    assert str(error).startswith(f"{path}: column '{column}', row {where} (0-based data row): ")
+    assert said in str(error).lower()
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
+@pytest.mark.parametrize("column", COLUMNS)
+def test_missing_column(tmp_path: Path, suffix: str, column: str) -> None:
+    path = save(tmp_path / f"t{suffix}", pa.Table.from_pylist(rows()).drop_columns(column))
+    with pytest.raises(OutcomeTableError, match=f"column '{column}': missing"):
+        OutcomeTable.read(path)
+
+
+WRONG_TYPES = {
+    **dict.fromkeys(TEXT_COLUMNS, pa.array([7] * 16)),
+    "tier_order": pa.array(["one"] * 16),
+    "tokens": pa.array(["12"] * 16),
+    "correct": pa.array(["yes"] * 16),
+    "sample": pa.array([True] * 16),
+}
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
+@pytest.mark.parametrize("column", COLUMNS)
+def test_wrong_type(tmp_path: Path, suffix: str, column: str) -> None:
+    arrow = pa.Table.from_pylist(rows())
+    arrow = arrow.set_column(arrow.column_names.index(column), column, WRONG_TYPES[column])
+    path = save(tmp_path / f"t{suffix}", arrow)
+    with pytest.raises(OutcomeTableError, match="expected") as caught:
+        OutcomeTable.read(path)
+    assert (caught.value.path, caught.value.column, caught.value.row) == (str(path), column, 0)
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+def test_columns_of_nulls(tmp_path: Path, column: str) -> None:
+    arrow = pa.Table.from_pylist(rows())
+    arrow = arrow.set_column(arrow.column_names.index(column), column, pa.nulls(16))
+    for suffix in (".parquet", ".jsonl"):
+        with pytest.raises(OutcomeTableError, match="null") as caught:
+            OutcomeTable.read(save(tmp_path / f"t{suffix}", arrow))
+        assert (caught.value.column, caught.value.row) == (column, 0)
+
+
+@pytest.mark.parametrize(
+    ("column", "text"),
+    [("tokens", "many"), ("tokens", ""), ("tokens", "NaN"), ("correct", "yes"), ("sample", "x"), ("tier_order", "1e3")],
+)
+def test_csv_text_where_a_number_belongs(tmp_path: Path, column: str, text: str) -> None:
+    content = [{k: str(v) for k, v in r.items()} for r in rows()]
+    content[9][column] = text
+    with pytest.raises(OutcomeTableError, match="expected") as caught:
+        OutcomeTable.read(save(tmp_path / "t.csv", content))
+    assert (caught.value.column, caught.value.row) == (column, 9)
+
+
+@pytest.mark.parametrize(
+    ("column", "text"),
+    [("tokens", "many"), ("tokens", True), ("correct", "yes"), ("correct", 2), ("tier", 3), ("correct", float("nan"))],
+)
+def test_jsonl_values_of_mixed_types(tmp_path: Path, column: str, text: Any) -> None:
+    lines = [json.dumps(r) for r in rows()]
+    lines[9] = json.dumps(rows()[9] | {column: text})
+    (tmp_path / "t.jsonl").write_text("\n\n".join(lines))
+    with pytest.raises(OutcomeTableError, match="expected") as caught:
+        OutcomeTable.read(tmp_path / "t.jsonl")
+    assert (caught.value.column, caught.value.row) == (column, 9)
+
+
+def test_jsonl_is_read_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("roi_env.outcomes._JSONL_BLOCK", 1000)
+    content = [r | {"note": None if k < 9 else "late"} for k, r in enumerate(rows(30))]
+    path = save(tmp_path / "t.jsonl", content)
+    assert plain(OutcomeTable.read(path)) == content
+    content[100] |= {"tokens": "many"}
+    path.write_text("".join(json.dumps(r) + "\n" for r in content))
+    with pytest.raises(OutcomeTableError) as caught:
+        OutcomeTable.read(path)
+    assert (caught.value.column, caught.value.row) == ("tokens", 100)
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
+def test_files_that_are_no_tables(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"t{suffix}"
+    with pytest.raises(OutcomeTableError, match="file not found"):
+        OutcomeTable.read(path)
+    path.mkdir()
+    with pytest.raises(OutcomeTableError, match="is a folder"):
+        OutcomeTable.read(path)
+    path.rmdir()
+    path.touch()
+    with pytest.raises(OutcomeTableError, match="0 bytes"):
+        OutcomeTable.read(path)
+    path.write_bytes(b"\xff\xfe\x00garbage\n\x81\x82")
+    with pytest.raises(OutcomeTableError, match=r"cannot be read as|missing"):
+        OutcomeTable.read(path)
+    whole = save(path, rows()).read_bytes()
+    path.write_bytes(whole[: len(whole) * 2 // 3])
+    with pytest.raises(OutcomeTableError) as caught:
+        OutcomeTable.read(path)
+    assert str(path) in str(caught.value)
+    if suffix != ".parquet":
+        assert caught.value.row is not None
+        complete = whole[: len(whole) * 2 // 3].count(b"\n")
+        assert caught.value.row == complete - (suffix == ".csv")
+
+
+def test_csv_line_with_too_few_fields(tmp_path: Path) -> None:
+    lines = save(tmp_path / "t.csv", bad(2, question="two\nlines")).read_text().splitlines()
+    lines[10] = "math,q2"
+    (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
+    with pytest.raises(OutcomeTableError, match="cannot be read as CSV") as caught:
+        OutcomeTable.read(tmp_path / "t.csv")
+    # Line 10 is row 8: the header and the line break inside a question come before.
+    assert caught.value.row == 8
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
+def test_empty_table(tmp_path: Path, suffix: str) -> None:
+    path = save(tmp_path / f"t{suffix}", pa.Table.from_pylist(rows()).slice(0, 0))
+    if suffix == ".jsonl":
+        path.write_text("\n\n")
+    with pytest.raises(OutcomeTableError, match="no rows"):
+        OutcomeTable.read(path)
+
+
+def test_unknown_suffix_and_repeated_column(tmp_path: Path) -> None:
+    (tmp_path / "t.xlsx").write_text("x")
+    with pytest.raises(OutcomeTableError, match=r"'\.xlsx'.*\.parquet"):
+        OutcomeTable.read(tmp_path / "t.xlsx")
+    arrow = pa.Table.from_pylist(rows())
+    for suffix in (".parquet", ".csv"):
+        path = save(tmp_path / f"t{suffix}", arrow.append_column("tier", arrow["tier"]))
+        with pytest.raises(OutcomeTableError, match="more than once"):
+            OutcomeTable.read(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("level_edges", "[1]"),
+        ("level_edges", "not json"),
+        ("level_edges", '{"model": {"low": 0}}'),
+        ("level_edges", '{"model": {"low": 9, "high": 9}}'),
+        ("tier_caps", '{"model": {"low": 1.5}}'),
+        ("decision_cost", "-1"),
+        ("decision_cost", "one"),
+        ("pairing", "maybe"),
+        ("pairing", b"\xff"),
+    ],
+)
+def test_malformed_metadata(key: str, value: Any) -> None:
+    arrow = pa.Table.from_pylist(rows()).replace_schema_metadata({key: value})
+    with pytest.raises(OutcomeTableError, match=f"metadata '{key}'"):
+        OutcomeTable.from_arrow(arrow)
+
+
+# --- Selection, splits, description ----------------------------------------------------------------------------------
+
+
+def two_families() -> OutcomeTable:
+    other = [row(f"q{q}", "low", family="other") for q in range(3)]
+    return OutcomeTable.from_arrow(pa.Table.from_pylist(rows() + other))
+
+
+def test_select() -> None:
+    table = two_families()
+    assert table.families == ("model", "other")
+    assert table.select("other").num_rows == 3
+    assert table.tier_names("model") == ("low", "high")
+    assert table.select("model", ["high"]).tier_names("model") == ("high",)
+    assert table.select("model", "high").num_rows == 8
+    with pytest.raises(OutcomeTableError, match=r"2 families.*family=.*\['model', 'other'\]"):
+        table.select()
+    with pytest.raises(OutcomeTableError, match=r"no rows for family 'x'; there are \['model', 'other'\]"):
+        table.select("x")
+    with pytest.raises(OutcomeTableError, match=r"no rows for tier 'high' of family 'other'; it has \['low'\]"):
+        table.select("other", ["low", "high"])
+    for tiers in ([], ["low", "low"]):
+        with pytest.raises(OutcomeTableError, match="distinct names"):
+            table.select("model", tiers)
+
+
+@given(ids=st.lists(NAME, min_size=1, max_size=30, unique=True), seed=st.integers(0, 9))
+@settings(max_examples=30, deadline=None)
+def test_splits_are_disjoint_complete_and_independent_of_order(ids: list[str], seed: int) -> None:
+    content = [row(question, "low", s, dataset=d) for question in ids for s in range(2) for d in ("math", "code")]
+    table = OutcomeTable.from_arrow(pa.Table.from_pylist(content))
+    found = {}
+    for name in SPLITS:
+        member = table.in_split(name)
+        found[name] = {q for q, m in zip(table.rows["question_id"].to_pylist(), member, strict=True) if m}
+        if found[name]:
+            assert set(table.split(name).rows["question_id"].to_pylist()) == found[name]
+        else:
+            with pytest.raises(OutcomeTableError, match="no question falls into split"):
+                table.split(name)
+    assert sum(len(part) for part in found.values()) == len(ids), "a question is in one split, in all datasets"
+    assert set().union(*found.values()) == set(ids)
+    assert table.split("all") is table
+    np.random.default_rng(seed).shuffle(content)
+    again = OutcomeTable.from_arrow(pa.Table.from_pylist(content[: max(1, len(content) // 2)]))
+    for question, code in zip(again.rows["question_id"].to_pylist(), again.split_codes(), strict=True):
+        assert question in found[SPLITS[code]]
+
+
+def test_split_is_the_same_everywhere() -> None:
+    content = [row(f"q{q}") for q in range(2000)]
+    table = OutcomeTable.from_arrow(pa.Table.from_pylist(content))
+    codes = table.split_codes()
+    assert codes[:16].tolist() == GOLDEN_SPLIT, "the hash changed: published splits would change with it"
+    assert np.abs(np.bincount(codes) / 2000 - [0.5, 0.2, 0.3]).max() < 0.03
+    assert (table.split_codes((1, 0, 0)) == 0).all()
+    assert (table.split_codes((0, 0, 1)) == 2).all()
+    for fractions in [(0.5, 0.5), (0.5, 0.5, 0.5), (1.5, -0.5, 0)]:
+        with pytest.raises(OutcomeTableError, match="three shares"):
+            table.split("train", fractions)
+    with pytest.raises(OutcomeTableError, match="split must be one of"):
+        table.split("dev")  # type: ignore[arg-type]
+
+
+GOLDEN_SPLIT = [0, 2, 2, 0, 0, 0, 0, 0, 2, 0, 2, 2, 1, 0, 0, 0]
+
+
+def test_questions_are_dataset_and_id() -> None:
+    content = [row("1", dataset="b"), row("0", dataset="a"), row("1", dataset="a"), row("1", sample=1, dataset="b")]
+    questions = OutcomeTable.from_arrow(pa.Table.from_pylist(content)).questions()
+    assert questions.of_row.tolist() == [0, 1, 2, 0]
+    assert questions.first_row.tolist() == [0, 1, 2]
+
+
+def test_constant_per_question() -> None:
+    content = [
+        r | {"topic": r["question_id"] + "!", "run": k, "hole": None if k == 3 else "x"} for k, r in enumerate(rows())
+    ]
+    table = OutcomeTable.from_arrow(pa.Table.from_pylist(content))
+    codes, values = table.constant_per_question("topic")
+    assert [values[code] for code in codes] == ["q0!", "q1!", "q2!", "q3!"]
+    with pytest.raises(OutcomeTableError, match=r"column 'run': must be the same in all rows of a question.*'q0'"):
+        table.constant_per_question("run")
+    with pytest.raises(OutcomeTableError, match="column 'nope': missing"):
+        table.constant_per_question("nope")
+    with pytest.raises(OutcomeTableError, match="column 'hole': no value for question 'q0'"):
+        table.constant_per_question("hole")
+
+
+def test_describe_is_plain_data_and_finds_problems() -> None:
+    content = [
+        row("q0", "low", 0, tokens=0, correct=True),
+        row("q0", "low", 1, tokens=20, correct=True),
+        row("q0", "high", 0, tokens=100, correct=False),
+        row("q1", "low", 0, tokens=10, correct=False),
+        row("q1", "high", 0, tokens=200, correct=False),
+        row("q2", "low", 0, tokens=10, correct=True, dataset="code"),
+        row("q0", "low", 0, family="other", tokens=50),
+        row("q0", "high", 0, family="other", tokens=40),
+    ]
+    found = OutcomeTable.from_arrow(pa.Table.from_pylist(content)).describe()
+    assert json.loads(json.dumps(found)) == found
+    assert (found["rows"], found["questions"], found["datasets"]) == (8, 3, {"math": 2, "code": 1})
+    assert sum(found["splits"].values()) == 3
+    model, other = found["families"]
+    assert (model["family"], model["questions"], model["complete_questions"]) == ("model", 3, 2)
+    low = model["tiers"][0]
+    assert (low["tier"], low["rows"], low["questions"], low["samples_min"], low["samples_max"]) == ("low", 4, 3, 1, 2)
+    assert (low["tokens_mean"], low["tokens_p50"], low["accuracy"]) == (10.0, 10.0, 0.75)
+    kinds = {(p["family"], p["kind"]) for p in found["problems"]}
+    assert kinds == {
+        ("model", "missing_tiers"),
+        ("model", "unequal_samples"),
+        ("model", "trap"),
+        ("model", "non_monotone"),
+        ("model", "zero_tokens"),
+        ("other", "tier_order"),
+    }
+    assert other["questions"] == 1
+
+
+def test_importing_the_environment_imports_no_pyarrow() -> None:
+    code = "import sys, roi_env; sys.exit('pyarrow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
+
+
+@pytest.mark.skipif(not REAL, reason="set ROI_DATA to the folder that holds outcomes/*.parquet")
+@pytest.mark.parametrize("path", REAL, ids=lambda path: path.stem)
+def test_real_tables_load_describe_and_survive_a_round_trip(path: Path, tmp_path: Path) -> None:
+    table = OutcomeTable.read(path)
+    found = table.describe()
+    assert found["rows"] == table.num_rows == sum(t["rows"] for f in found["families"] for t in f["tiers"])
+    assert [f["family"] for f in found["families"]] == list(table.families)
+    table.write(tmp_path / path.name)
+    assert OutcomeTable.read(tmp_path / path.name).describe() == found | {"path": str(tmp_path / path.name)}
