@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,7 @@ from agents.base import (
     public_problem,
 )
 from roi_env import random
-from roi_env.dynamics import advance, compiled_transition
+from roi_env.dynamics import advance
 from roi_env.exam import ExamBatch, ExamSpec, draw_exams
 from roi_env.rewards import SCORE, Reward, compiled_reward_of
 from roi_env.source import Laws
@@ -493,6 +493,53 @@ def _believed(problem: Problem) -> tuple[npt.NDArray[np.float64], npt.NDArray[np
 # Exact evaluation
 
 
+class _Prefixes(NamedTuple):
+    """Laws with running sums inside every cell: entry j sums its cell up to and including j."""
+
+    indptr: npt.NDArray[np.int64]
+    cost: npt.NDArray[np.int64]
+    prob: npt.NDArray[np.float64]
+    total_prob: npt.NDArray[np.float64]
+    total_success: npt.NDArray[np.float64]
+    total_cost: npt.NDArray[np.float64]
+
+
+@njit(cache=True)
+def _prefixes(
+    indptr: npt.NDArray[np.int64],
+    cost: npt.NDArray[np.int64],
+    prob: npt.NDArray[np.float64],
+    success: npt.NDArray[np.float64],
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    total_prob, total_success, total_cost = np.empty(len(cost)), np.empty(len(cost)), np.empty(len(cost))
+    for cell in range(len(indptr) - 1):
+        p, s, c = 0.0, 0.0, 0.0
+        for j in range(indptr[cell], indptr[cell + 1]):
+            p += prob[j]
+            s += success[j]
+            c += prob[j] * cost[j]
+            total_prob[j], total_success[j], total_cost[j] = p, s, c
+    return total_prob, total_success, total_cost
+
+
+def _with_prefixes(laws: Laws) -> _Prefixes:
+    cost = laws.cost.astype(np.int64)
+    return _Prefixes(laws.indptr, cost, laws.prob, *_prefixes(laws.indptr, cost, laws.prob, laws.success))
+
+
+@njit(cache=True, inline="always")
+def _count_up_to(cost: npt.NDArray[np.int64], first: int, stop: int, limit: int) -> int:
+    """How many of the ascending ``cost[first:stop]`` are at most ``limit``."""
+    low, high = first, stop
+    while low < high:
+        middle = (low + high) >> 1
+        if cost[middle] <= limit:
+            low = middle + 1
+        else:
+            high = middle
+    return low - first
+
+
 @njit(cache=True)
 def _propagate(
     mass: npt.NDArray[np.float64],
@@ -504,10 +551,7 @@ def _propagate(
     difficulty: npt.NDArray[np.int64],
     believed_success: npt.NDArray[np.float64],
     believed_cost: npt.NDArray[np.float64],
-    indptr: npt.NDArray[np.int64],
-    costs: npt.NDArray[np.int32],
-    prob: npt.NDArray[np.float64],
-    success: npt.NDArray[np.float64],
+    laws: _Prefixes,
     edges: npt.NDArray[np.int64],
     position: int,
     num_tasks: int,
@@ -524,11 +568,16 @@ def _propagate(
     ``mass``, ``following``: (U, L, B + 1) probability of having b tokens before, after the task, under latent state l;
     ``law`` (U, L): the task's law; ``stats`` (U, 6, N): see :func:`evaluate_exact`. A mass is (exam, latent) share, so
     that sums over latent states are expectations. Sums run in ascending order of the remaining budget, exam by exam.
+
+    The rule of :func:`roi_env.dynamics.transition` in sums: the costs that fit are the first ``fits`` of a cell, their
+    totals are running sums, and only the probability of what remains needs a loop. A test holds the two together.
     """
     num_tiers = len(edges)
+    last = position + 1 == num_tasks
     for d in range(len(exam)):
         e, b = exam[d], remaining[d]
         tenth = min(b * 10 // budget, 9)
+        room = b - decision_cost
         for latent in range(mass.shape[1]):
             here = mass[e, latent, b]
             if here == 0.0:
@@ -542,39 +591,52 @@ def _propagate(
                 calibration[e, action, 0] += p
                 calibration[e, action, 1] += p * believed_success[e, action]
                 calibration[e, action, 2] += p * believed_cost[e, action]
-                cell = law[e, latent] * num_tiers + action - 1
-                first, stop = (0, 1) if action == 0 else (indptr[cell], indptr[cell + 1])
-                lowest = 0 if action < 2 else edges[action - 2] + 1
-                gone = p  # probability of the support beyond the budget: costs ascend, so all of it comes last
-                for j in range(first, stop):
-                    tokens = 0 if action == 0 else np.int64(costs[j])
-                    paid, _, overspent, terminated = compiled_transition(
-                        tokens + decision_cost, True, b, position, num_tasks
-                    )
-                    if overspent:
-                        break
-                    q = p if action == 0 else p * prob[j]
-                    gone = gone - q if j + 1 < stop else 0.0
-                    right = 0.0 if action == 0 else p * success[j]
-                    stats[e, 0, position] += right * weight[e]
-                    stats[e, 1, position] += right
-                    stats[e, 4, position] += q * paid
-                    calibration[e, action, 3] += right
-                    calibration[e, action, 4] += q * paid
-                    if action > 0 and lowest <= tokens <= edges[action - 1]:
-                        calibration[e, action, 6] += q
-                    if terminated:
-                        spend[e, (budget - b + paid) * 100 // budget] += q
-                    else:
-                        following[e, latent, b - paid] += q
-                if gone > 0.0:
-                    stats[e, 4, position] += gone * b
-                    stats[e, 5, position] += gone
-                    calibration[e, action, 4] += gone * b
-                    calibration[e, action, 5] += gone
-                    spend[e, 100] += gone
+                gone = 0.0
+                paid = 0.0
                 if action == 0:
                     stats[e, 3, position] += p
+                    if room < 0:
+                        gone = p
+                    else:
+                        paid = p * decision_cost
+                        if last or room == 0:
+                            spend[e, (budget - room) * 100 // budget] += p
+                        else:
+                            following[e, latent, room] += p
+                else:
+                    cell = law[e, latent] * num_tiers + action - 1
+                    first, stop = laws.indptr[cell], laws.indptr[cell + 1]
+                    fits = _count_up_to(laws.cost, first, stop, room)
+                    gone = p
+                    if fits > 0:
+                        end = first + fits
+                        gone = p * (1.0 - laws.total_prob[end - 1]) if end < stop else 0.0
+                        paid = p * (laws.total_cost[end - 1] + decision_cost * laws.total_prob[end - 1])
+                        right = p * laws.total_success[end - 1]
+                        stats[e, 0, position] += right * weight[e]
+                        stats[e, 1, position] += right
+                        calibration[e, action, 3] += right
+                        low = 0 if action == 1 else _count_up_to(laws.cost, first, end, edges[action - 2])
+                        high = _count_up_to(laws.cost, first, end, edges[action - 1])
+                        if high > low:
+                            below = laws.total_prob[first + low - 1] if low > 0 else 0.0
+                            calibration[e, action, 6] += p * (laws.total_prob[first + high - 1] - below)
+                        if last:
+                            for j in range(first, end):
+                                spend[e, (budget - room + laws.cost[j]) * 100 // budget] += p * laws.prob[j]
+                        else:
+                            if laws.cost[end - 1] == room:
+                                end -= 1
+                                spend[e, 100] += p * laws.prob[end]
+                            for j in range(np.uint64(first), np.uint64(end)):
+                                following[e, latent, np.uint64(room - laws.cost[j])] += p * laws.prob[j]
+                if gone > 0.0:
+                    stats[e, 5, position] += gone
+                    calibration[e, action, 5] += gone
+                    spend[e, 100] += gone
+                    paid += gone * b
+                stats[e, 4, position] += paid
+                calibration[e, action, 4] += paid
 
 
 def _law_rows(batch: ExamBatch, law: Law) -> tuple[Laws, npt.NDArray[np.int64]]:
@@ -610,6 +672,7 @@ def evaluate_exact(
     inverse = inverse.ravel()
     unique, rows, latents = len(first), rows[first], rows.shape[1]
     bins, (success, cost) = difficulty_bins(problem), _believed(problem)
+    sums = _with_prefixes(laws)
     stats = np.zeros((unique, 6, num_tasks))
     choices = np.zeros((unique, BINS, BINS, num_actions))
     calibration = np.zeros((unique, num_actions, len(CALIBRATION)))
@@ -647,10 +710,7 @@ def evaluate_exact(
                     bins[groups[:, n]],
                     success[groups[:, n]],
                     cost[groups[:, n]],
-                    laws.indptr,
-                    laws.cost,
-                    laws.prob,
-                    laws.success,
+                    sums,
                     problem.level_edges,
                     n,
                     num_tasks,

@@ -355,7 +355,10 @@ def test_learners_reach_their_known_level() -> None:
     problem = public_problem(spec)
     batch = draw_exams(spec, 0, np.arange(40))
     best = references(batch, replicates=2, informed_draws=1).optimum.mean()
-    for name, least in (("plugin-bellman", 0.96), ("bwk-ucb", 0.88), ("bwk-thompson", 0.88)):
-        agent = make_agent(name, problem)
-        agent.train(TrainingExams(spec, 1), 1)
-        assert least < evaluate_exact(agent, batch).score.mean() / best < 1
+    for name, least in (("plugin-bellman", 0.94), ("bwk-ucb", 0.88), ("bwk-thompson", 0.88)):
+        shares = []
+        for seed in range(3):
+            agent = make_agent(name, problem)
+            agent.train(TrainingExams(spec, seed), seed)
+            shares.append(evaluate_exact(agent, batch).score.mean() / best)
+        assert least < np.mean(shares) < 1
