@@ -1,7 +1,7 @@
 """Where agents meet exams: sampled episodes, exact evaluation, practice.
 
-Exact and sampled evaluation return the same :class:`Evaluation`, which says which of the two it is. Every number here is
-a function of (agent, exams, seed) alone: never of how exams were chunked into batches.
+Exact and sampled evaluation return the same :class:`Evaluation`, which says which of the two it is. Every number here
+is a function of (agent, exams, seed) alone: never of how exams were chunked into batches.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from agents.base import (
     DecisionView,
     ExamsView,
     Feedback,
-    Probs,
     Problem,
+    Probs,
     exams_view,
     public_problem,
 )
@@ -54,6 +54,10 @@ MAX_STATES: Final = 20_000_000
 _CHUNK_STATES = 1 << 22
 _CHUNK_EPISODES = 1 << 16
 _BLOCK = 1 << 16
+
+
+def _sum(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return np.asarray(values.sum(1))
 
 
 class TooManyStates(RuntimeError):
@@ -95,7 +99,7 @@ class Records:
     @property
     def score(self) -> npt.NDArray[np.float64]:
         """(D,) score of every episode."""
-        return self.value.sum(1)
+        return _sum(self.value)
 
 
 @dataclass(frozen=True)
@@ -137,27 +141,27 @@ class Evaluation:
     @property
     def score(self) -> npt.NDArray[np.float64]:
         """(E,) expected score."""
-        return self.value.sum(1)
+        return _sum(self.value)
 
     @property
     def spent(self) -> npt.NDArray[np.float64]:
         """(E,) expected tokens spent."""
-        return self.tokens.sum(1)
+        return _sum(self.tokens)
 
     @property
     def truncation(self) -> npt.NDArray[np.float64]:
         """(E,) probability that an attempt is cut at the budget."""
-        return self.overspent.sum(1)
+        return _sum(self.overspent)
 
     @property
     def skip_fraction(self) -> npt.NDArray[np.float64]:
         """(E,) expected share of the N tasks that are skipped by choice."""
-        return self.skipped.mean(1)
+        return np.asarray(self.skipped.mean(1))
 
     @property
     def reached_fraction(self) -> npt.NDArray[np.float64]:
         """(E,) expected share of the N tasks that are reached."""
-        return self.reached.mean(1)
+        return np.asarray(self.reached.mean(1))
 
 
 def default_law(spec: ExamSpec) -> Law:
@@ -172,7 +176,8 @@ def difficulty_bins(problem: Problem) -> npt.NDArray[np.int64]:
     keys, inverse = np.unique(problem.group_key, return_inverse=True)
     mass = np.bincount(inverse, share, minlength=len(keys))
     middle = (np.cumsum(mass) - mass / 2) / mass.sum()
-    return np.minimum((middle * BINS).astype(np.int64), BINS - 1)[inverse]
+    bins: npt.NDArray[np.int64] = np.minimum((middle * BINS).astype(np.int64), BINS - 1)[inverse]
+    return bins
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -329,7 +334,19 @@ def _play(
         if problem.feedback == "cost+correct":
             last_correct[alive] = right
         alive = alive[~done]
-    records = Records(exam=row, replicate=batch.replicates, **integers, **flags, **floats)
+    records = Records(
+        exam=row,
+        replicate=batch.replicates,
+        action=integers["action"],
+        tokens=integers["tokens"],
+        correct=flags["correct"],
+        overspent=flags["overspent"],
+        remaining=integers["remaining"],
+        reached=flags["reached"],
+        value=floats["value"],
+        reward=floats["reward"],
+        level_match=flags["level_match"],
+    )
     return records, state
 
 
@@ -346,7 +363,7 @@ def _redraw(
     rows, latent = np.empty(groups.shape, np.int32), np.empty(len(groups), np.int32)
     for d in range(len(groups)):
         key = random.draw(random.outcome_key(seed, exam_ids[d], replicates[d]), ~np.uint64(0))
-        latent[d] = random.below(random.draw(key, np.uint64(0)), num_latent)
+        latent[d] = random.below(random.draw(key, np.uint64(0)), np.int64(num_latent))
         for n in range(groups.shape[1]):
             g = groups[d, n]
             number = random.draw(key, np.uint64(n + 1))
@@ -382,8 +399,8 @@ def rollout(
     Outcomes are the batch's potential outcomes (the same for every agent), replicate ``batch.replicates + r``; actions
     are drawn from the agent's probabilities with numbers named by (seed, exam id, replicate, position).
 
-    :param law: "true": the exams' own tasks, as in the environment; "published": hidden tasks and latent state are drawn
-        anew in every replicate (:func:`redraw_hidden`), the same for every agent.
+    :param law: "true": the exams' own tasks, as in the environment; "published": hidden tasks and latent state are
+        drawn anew in every replicate (:func:`redraw_hidden`), the same for every agent.
 
     :param chunk: most episodes a batch (memory only; the records do not depend on it).
     :raises ValueError: where the agent's probabilities break the interface.
@@ -429,7 +446,7 @@ def summarise(records: Records, batch: ExamBatch, law: Law = "true") -> Evaluati
         raise ValueError("records must hold equally many episodes of every exam, exam by exam")
 
     def mean(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-        return values.reshape(size, replicates, num_tasks).mean(1)
+        return np.asarray(values.reshape(size, replicates, num_tasks).mean(1))
 
     reached, action = records.reached, records.action
     group = batch.groups[records.exam]
@@ -745,7 +762,7 @@ def evaluate_exact(
 
 def _average(share: npt.NDArray[np.float64], values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Weighted sum over the first axis, in a fixed order (no BLAS: its order depends on the machine)."""
-    return np.einsum("e,e...->...", share, values, optimize=False)
+    return np.asarray(np.einsum("e,e...->...", share, values, optimize=False))
 
 
 def evaluate(

@@ -1,4 +1,4 @@
-"""The values that scores are measured against: oracle, informed, optimum (definitions: the four values of the design)."""
+"""The values that scores are measured against: oracle, informed, optimum."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def informed_values(batch: ExamBatch, grid: int = 1) -> npt.NDArray[np.float64]:
     pairs, kind = np.unique(
         np.stack([batch.groups.ravel().astype(np.int64), batch.law_index.ravel()]), axis=1, return_inverse=True
     )
-    kinds = kind.reshape(batch.groups.shape)
+    kinds = kind.reshape(batch.groups.shape).astype(np.int32)
     weights = problem.group_weight[pairs[0]]
     return preview_tables(kinds, weights, cells, spec.budget, grid, law=pairs[1]).value
 
@@ -107,9 +107,9 @@ def references(
 ) -> References:
     """Oracle, informed value and optimum of every exam, under the law that agents are evaluated with.
 
-    Under the published law the hidden tasks belong to what is averaged over: the oracle redraws them in every replicate,
-    ``informed`` in ``informed_draws`` replicates. A coarse grid plans with costs rounded up; with V_up and V_down the
-    grid's values with costs rounded up and down, ``optimum_upper = optimum + V_down - V_up``.
+    Under the published law the hidden tasks belong to what is averaged over: the oracle redraws them in every
+    replicate, ``informed`` in ``informed_draws`` replicates. A coarse grid plans with costs rounded up; with V_up and
+    V_down the grid's values with costs rounded up and down, ``optimum_upper = optimum + V_down - V_up``.
 
     Blind, ``optimum`` plans with the population's chain (:func:`agents.planners.tables.next_group`).
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from agents.base import Agent, DecisionView, ExamsView, Feedback, Practice, Probs, Problem, State
+from agents.base import Agent, DecisionView, ExamsView, Feedback, Practice, Problem, Probs, State
 from agents.planners.dynamic_programming import key_buckets
 from roi_env import random
 
@@ -19,10 +19,7 @@ from roi_env import random
 def mckp_lp(
     gain: npt.NDArray[np.float64], cost: npt.NDArray[np.float64], capacity: float
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Linear multiple-choice knapsack: ``(x (n, K), increments sorted (m, 4))``; see :func:`_hull_increments`.
-
-    Only used whole in tests and for single decisions; :func:`_plan` reads the increments directly.
-    """
+    """Linear multiple-choice knapsack: ``(x (n, K), increments sorted (m, 4))``; see :func:`_hull_increments`."""
     increments = _hull_increments(gain, cost)
     x = np.zeros(gain.shape)
     left = capacity
@@ -87,9 +84,9 @@ def _plan(
 ) -> npt.NDArray[np.float64]:
     """(D, K + 1) probabilities of the current task in the linear relaxation over the remaining tasks.
 
-    ``later`` (D, N): groups of all tasks (preview), or -1 where hidden: then ``share`` (G,) of the population stands for
-    each later task. ``success``, ``cost`` (G, K) estimates; the relaxation is solved again only where (exam, position,
-    legal tiers) change, views being sorted.
+    ``later`` (D, N): groups of all tasks (preview), or -1 where hidden: then ``share`` (G,) of the population stands
+    for each later task. ``success``, ``cost`` (G, K) estimates; the relaxation is solved again only where (exam,
+    position, legal tiers) change, views being sorted.
     """
     size, num_tiers = len(exam), success.shape[1]
     out = np.zeros((size, num_tiers + 1))
@@ -169,16 +166,17 @@ class Estimates:
 class BanditWithKnapsacks(Agent):
     """Learn laws by playing training exams, re-solving a linear relaxation on optimistic or sampled estimates.
 
-    Badanidiyuru, Kleinberg and Slivkins, "Bandits with Knapsacks", FOCS 2013 (optimism); Ferreira, Simchi-Levi and Wang,
-    "Online network revenue management using Thompson sampling", Operations Research 66(6), 2018 (sampled estimates and a
-    linear programme). An arm is a tier; its law may depend on the bucket of the task's published key. Before every
-    training exam estimates are made from all attempts so far; at every decision
+    Badanidiyuru, Kleinberg and Slivkins, "Bandits with Knapsacks", FOCS 2013 (optimism); Ferreira, Simchi-Levi and
+    Wang, "Online network revenue management using Thompson sampling", Operations Research 66(6), 2018 (sampled
+    estimates and a linear programme). An arm is a tier; its law may depend on the bucket of the task's published key.
+    Before every training exam estimates are made from all attempts so far; at every decision
 
         max sum_i sum_k w_i p_{b(i)k} x_ik   subject to   sum c_{b(i)k} x_ik <= remaining,  sum_k x_ik <= 1,  x >= 0
 
     over the remaining tasks gives the current task's probabilities x. Blind, the population stands for later tasks.
 
-    * "ucb": p = min(1, mean + sqrt(width L p(1-p)/n) + width L/n), c = mean - sqrt(width L/n) sd, L = log2 of the attempts.
+    * "ucb": p = min(1, mean + sqrt(width L p(1-p)/n) + width L/n), c = mean - sqrt(width L/n) sd, L = log2 of the
+      attempts.
     * "thompson": normal approximations of the posteriors of p and of the mean cost (a sum of twelve uniform numbers:
       the same bits on every machine).
 
@@ -304,7 +302,7 @@ class BanditWithKnapsacks(Agent):
 def normal_numbers(seed: int, stream: int, count: int) -> npt.NDArray[np.float64]:
     """(count,) approximately standard normal numbers named by (seed, stream): twelve uniforms minus six."""
     out = np.empty(count)
-    key = random.draw(random.exam_key(np.uint64(seed), stream), random.ACTIONS)
+    key = random.draw(random.exam_key(np.uint64(seed), np.int64(stream)), random.ACTIONS)
     for i in range(count):
         total = 0.0
         for j in range(12):

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from agents.base import Agent, DecisionView, ExamsView, Feedback, Probs, Problem, State, one_hot
+from agents.base import Agent, DecisionView, ExamsView, Feedback, Problem, Probs, State, one_hot
 from agents.planners.tables import Actions, Cells, compile_laws, next_group
 from roi_env.source import Laws
 
@@ -30,7 +30,7 @@ class Evidence(NamedTuple):
 
 
 def collect_evidence(cells: Cells, groups: int, num_tiers: int, sees_correct: bool) -> Evidence:
-    """Join the laws of the two latent states; with ``sees_correct`` right and wrong answers are separate observations."""
+    """Join the laws of both latent states; with ``sees_correct`` right and wrong are separate observations."""
     indptr, costs, likelihoods, rights = [0], [], [], []
     for cell in range(groups * num_tiers):
         spans = [slice(*cells.indptr[c : c + 2]) for c in (cell, cell + groups * num_tiers)]
@@ -149,10 +149,10 @@ class BeliefBellman(Agent):
     """The dynamic programme over (task, remaining budget, belief) for exams with a two-valued latent state.
 
     Kaelbling, Littman and Cassandra, "Planning and acting in partially observable stochastic domains", Artificial
-    Intelligence 101, 1998; belief grid with linear interpolation: Lovejoy, "Computationally feasible bounds for partially
-    observed Markov decision processes", Operations Research 39(1), 1991. The belief moves by Bayes' rule with what the
-    feedback shows: the tokens paid, and with "cost+correct" whether the answer was right. Actions are those of the nearest
-    grid point, so the policy is a lower bound of the optimum and :attr:`BeliefState.bound` an upper one.
+    Intelligence 101, 1998; belief grid with linear interpolation: Lovejoy, "Computationally feasible bounds for
+    partially observed Markov decision processes", Operations Research 39(1), 1991. The belief moves by Bayes' rule with
+    what the feedback shows: the tokens paid, and with "cost+correct" whether the answer was right. Actions are those of
+    the nearest grid point, so the policy is a lower bound of the optimum and :attr:`BeliefState.bound` an upper one.
 
     :param points: grid points of the belief.
     :param grid: tokens per step of the budget grid; 0 chooses 1 up to 1024 tokens of budget.

@@ -4,8 +4,8 @@ The backward pass of every planner here is one step of
 
     Q_i(b, k) = sum over costs c <= b of  w s(c) + q(c) F_{i+1}(b - c),      Q_i(b, skip) = F_{i+1}(b - decision cost)
 
-with q(c) = P(cost = c), s(c) = P(cost = c and correct), w the task's weight. Planners differ in the law and in the value F
-of what remains: the Bellman value, or the expected hindsight value.
+with q(c) = P(cost = c), s(c) = P(cost = c and correct), w the task's weight. Planners differ in the law and in the
+value F of what remains: the Bellman value, or the expected hindsight value.
 
 Ties go to skip, then to the cheaper tier. Sums run in a fixed order without fast-math: tables are identical everywhere.
 """
@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from agents.base import Agent, DecisionView, ExamsView, Probs, Problem, State, one_hot
+from agents.base import Agent, DecisionView, ExamsView, Problem, Probs, State, one_hot
 from roi_env.source import NOT_OFFERED, Laws
 
 Curve: TypeAlias = npt.NDArray[np.float64]
@@ -32,7 +32,7 @@ Continuation: TypeAlias = Callable[[int, npt.NDArray[np.int64]], list[Curve]]
 Rounding = Literal["split", "up", "down"]
 
 MAX_GRID_POINTS = 16_384
-"""Automatic grids keep at most this many budget levels (error about 1e-4 of the value, reference solvers.md section 2)."""
+"""Automatic grids keep at most this many budget levels (measured error about 1e-4 of the value)."""
 
 
 def auto_grid(budget: int) -> int:
@@ -195,7 +195,7 @@ def preview_tables(
     scratch = np.empty(points)
     for n in range(num_tasks - 1, -1, -1):
         pairs = np.stack([groups[:, n].astype(np.int64), after], 1)
-        nodes, first, inverse = np.unique(pairs, axis=0, return_index=True, return_inverse=True)
+        nodes, inverse = np.unique(pairs, axis=0, return_inverse=True)
         following = curves
         if continuation is not None and n + 1 < num_tasks:
             _, heads = np.unique(after, return_index=True)
@@ -277,7 +277,7 @@ def next_group(problem: Problem, position: int) -> npt.NDArray[np.float64]:
     total = joint.sum(1, keepdims=True)
     chain = np.where(total > 0, joint / np.where(total > 0, total, 1.0), mass)
     inside = mixed / np.where(mass[inverse] > 0, mass[inverse], 1.0)
-    return chain[inverse][:, inverse] * inside
+    return np.asarray(chain[inverse][:, inverse] * inside)
 
 
 class TableAgent(Agent):
