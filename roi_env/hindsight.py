@@ -1,0 +1,360 @@
+"""The clairvoyant oracle: the best score when every potential outcome is known in advance.
+
+A multiple-choice knapsack: per task at most one tier, total cost at most the budget. Order does not matter, and an
+attempt that overspends never helps. Solved exactly, by the cheapest method that fits the rewards of the batch:
+
+* all positive rewards equal: only the cheapest right tier of a task matters; sort those costs, take the longest prefix
+  that fits (exchange argument);
+* one positive reward per task, small integers after scaling: the same collapse, then the 0/1 knapsack by profits;
+* otherwise: list of undominated (cost, reward) states (Nemhauser and Ullmann, 1969) with a Lagrangian bound that drops
+  states which cannot beat the incumbent.
+
+With a decision cost ``d`` every decision costs ``d`` more, skips included, and stopping after the last solved task is
+free: a set whose last position is ``l`` (0-based) costs ``d * (l + 1)`` more. All states after task ``l`` are therefore
+compared with the budget ``B - d * (l + 1)``; that the set may end earlier does no harm, since it then costs less.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+_MAX_PROFIT = 4096
+"""Largest sum of scaled weights for which the knapsack by profits is used."""
+_SCALES = (1.0, 2.0, 4.0, 8.0, 10.0, 16.0, 100.0)
+
+_NEVER = np.iinfo(np.int64).max // 4
+"""A cost above every budget that can still be added to without overflow."""
+
+
+@njit(cache=True)
+def _survey(rewards):  # type: ignore[no-untyped-def]
+    """``(valid, lowest positive, highest, one positive reward per task)`` of all rewards."""
+    exams, tasks, tiers = rewards.shape
+    low, high = np.inf, 0.0
+    valid, single = True, True
+    for e in range(np.uint64(exams)):
+        for i in range(np.uint64(tasks)):
+            first = 0.0
+            for k in range(np.uint64(tiers)):
+                r = rewards[e, i, k]
+                valid &= (r >= 0.0) & (r < np.inf)
+                if r > 0.0:
+                    single &= (first == 0.0) | (r == first)
+                    first = r
+                    low, high = min(low, r), max(high, r)
+    return valid, low, high, single
+
+
+@njit(cache=True)
+def _cheapest(costs, rewards, e, i, budget):  # type: ignore[no-untyped-def]
+    """Cost and 0-based tier of the cheapest right tier of a task; the cost is above the budget if there is none."""
+    best, tier = budget + 1, -1
+    for k in range(np.uint64(costs.shape[2])):
+        c = np.int64(costs[e, i, k])
+        if rewards[e, i, k] > 0.0 and c < best:
+            best, tier = c, np.int64(k)
+    return best, tier
+
+
+@njit(cache=True)
+def _prefix(costs, rewards, budget, unit, out, actions):  # type: ignore[no-untyped-def]
+    """Unit rewards, no decision cost: longest prefix of the sorted cheapest right costs that fits."""
+    exams, tasks, _ = costs.shape
+    cheap = np.empty(tasks, np.int64)
+    tier = np.empty(tasks, np.int8)
+    for e in range(np.uint64(exams)):
+        count, total = 0, np.int64(0)
+        for i in range(np.uint64(tasks)):
+            c, k = _cheapest(costs, rewards, e, i, budget)
+            tier[i] = np.int8(k + 1)
+            if k >= 0:
+                cheap[np.uint64(count)] = c
+                count += 1
+                total += c
+        if total > budget:
+            if count <= 24:
+                for a in range(1, count):
+                    c = cheap[np.uint64(a)]
+                    b = a
+                    while b > 0 and cheap[np.uint64(b - 1)] > c:
+                        cheap[np.uint64(b)] = cheap[np.uint64(b - 1)]
+                        b -= 1
+                    cheap[np.uint64(b)] = c
+            else:
+                cheap[:count].sort()
+            while total > budget:
+                count -= 1
+                total -= cheap[np.uint64(count)]
+            if actions.size:
+                # Everything below the dearest cost taken is taken, and as many at that cost as were counted.
+                edge = cheap[np.uint64(count - 1)] if count else np.int64(-1)
+                ties = 0
+                for a in range(count):
+                    ties += cheap[np.uint64(a)] == edge
+                for i in range(np.uint64(tasks)):
+                    c, k = _cheapest(costs, rewards, e, i, budget)
+                    if k >= 0 and c == edge and ties > 0:
+                        ties -= 1
+                    elif k >= 0 and c >= edge:
+                        tier[i] = 0
+        out[e] = unit * count
+        if actions.size:
+            for i in range(np.uint64(tasks)):
+                actions[e, i] = tier[i]
+
+
+@njit(cache=True)
+def _profits(costs, rewards, budget, decision_cost, scale, most, out):  # type: ignore[no-untyped-def]
+    """One positive reward per task, integer after scaling: least cost of every profit."""
+    exams, tasks, tiers = costs.shape
+    least = np.empty(most + 1, np.int64)
+    for e in range(np.uint64(exams)):
+        least[0] = 0
+        top, best = 0, 0
+        room = budget
+        for i in range(np.uint64(tasks)):
+            room -= decision_cost
+            if room < 0:
+                break
+            c, k = _cheapest(costs, rewards, e, i, budget)
+            if k < 0 or c > room:
+                continue
+            profit = np.int64(np.rint(rewards[e, i, np.uint64(k)] * scale))
+            for p in range(top + 1, top + profit + 1):
+                least[np.uint64(p)] = _NEVER
+            top += profit
+            for p in range(top, profit - 1, -1):
+                total = least[np.uint64(p - profit)] + c
+                if total < least[np.uint64(p)]:
+                    least[np.uint64(p)] = total
+            p = top
+            while p > best and least[np.uint64(p)] > room:
+                p -= 1
+            best = max(best, p)
+            if decision_cost == 0:
+                # Profits that do not fit now never will: costs only grow.
+                while least[np.uint64(top)] > budget:
+                    top -= 1
+        out[e] = best / scale
+
+
+@njit(cache=True)
+def _slack(costs, rewards, e, i, budget, price):  # type: ignore[no-untyped-def]
+    """``max(0, max_k reward - price * cost)`` of a task, and the cost and reward where it is reached."""
+    best, c_best, r_best = 0.0, np.int64(0), 0.0
+    for k in range(np.uint64(costs.shape[2])):
+        c = np.int64(costs[e, i, k])
+        r = rewards[e, i, k]
+        if r > 0.0 and c <= budget and r - price * c > best:
+            best, c_best, r_best = r - price * c, c, r
+    return best, c_best, r_best
+
+
+@njit(cache=True)
+def _states(costs, rewards, budget, decision_cost, out, actions):  # type: ignore[no-untyped-def]
+    """Any rewards: list of undominated states, both cost and reward strictly increasing."""
+    exams, tasks, tiers = costs.shape
+    track = actions.size > 0
+    room_cost = 256
+    cost, reward = np.empty(room_cost, np.int64), np.empty(room_cost)
+    new_cost, new_reward = np.empty(room_cost, np.int64), np.empty(room_cost)
+    # Ancestry of all states of all tasks, for the optimal actions: index of the parent state, action.
+    label, new_label = np.empty(room_cost, np.int64), np.empty(room_cost, np.int64)
+    arena = 1024 if track else 1
+    parent, chosen, position = np.empty(arena, np.int64), np.empty(arena, np.int8), np.empty(arena, np.int32)
+    bound = np.empty(tasks + 1)
+    head = np.empty(tiers, np.int64)
+    for e in range(np.uint64(exams)):
+        # Any price >= 0 bounds the rest of an exam: reward <= price * tokens left + sum of slacks. The best price
+        # solves the dual; it is a breakpoint search on a convex function, and a rough answer only loosens the bound.
+        low, high = 0.0, 0.0
+        for i in range(np.uint64(tasks)):
+            for k in range(np.uint64(tiers)):
+                c = np.int64(costs[e, i, k])
+                if c <= budget and rewards[e, i, k] > 0.0:
+                    high = max(high, rewards[e, i, k] / max(c, 1))
+        price = 0.0
+        for step in range(24):
+            spent = np.int64(0)
+            for i in range(np.uint64(tasks)):
+                spent += _slack(costs, rewards, e, i, budget, price)[1]
+            if spent > budget:
+                low = price
+            elif step == 0:
+                high = 0.0
+                break
+            else:
+                high = price
+            price = 0.5 * (low + high)
+        price = high
+        bound[tasks] = 0.0
+        for i in range(tasks - 1, -1, -1):
+            bound[np.uint64(i)] = bound[np.uint64(i + 1)] + _slack(costs, rewards, e, np.uint64(i), budget, price)[0]
+        # Incumbent: the choice at that price, then whatever still fits, in order.
+        best, left = 0.0, budget
+        for i in range(np.uint64(tasks)):
+            c, r = _slack(costs, rewards, e, i, budget, price)[1:]
+            if r > 0.0 and c <= left - decision_cost * (np.int64(i) + 1):
+                best += r
+                left -= c
+        if decision_cost == 0:
+            for i in range(np.uint64(tasks)):
+                c, r = _slack(costs, rewards, e, i, budget, price)[1:]
+                if r == 0.0:
+                    for k in range(np.uint64(tiers)):
+                        ck = np.int64(costs[e, i, k])
+                        if ck <= left and rewards[e, i, k] > r:
+                            c, r = ck, rewards[e, i, k]
+                    if r > 0.0:
+                        best += r
+                        left -= c
+        incumbent = best
+        # Only differences above rounding may drop a state.
+        margin = 1e-9 * (bound[0] + price * budget)
+
+        size, used = 1, 0
+        cost[0], reward[0], label[0] = 0, 0.0, -1
+        found, found_label = 0.0, -1
+        for i in range(np.uint64(tasks)):
+            room = budget - decision_cost * (np.int64(i) + 1)
+            if room < 0:
+                break
+            need = size * (tiers + 1)
+            if need > len(new_cost):
+                new_cost, new_reward = np.empty(2 * need, np.int64), np.empty(2 * need)
+                new_label = np.empty(2 * need, np.int64)
+            if track and used + need > len(parent):
+                more = 2 * (used + need)
+                for_parent, for_chosen, for_position = (
+                    np.empty(more, np.int64),
+                    np.empty(more, np.int8),
+                    np.empty(more, np.int32),
+                )
+                for_parent[:used], for_chosen[:used], for_position[:used] = parent[:used], chosen[:used], position[:used]
+                parent, chosen, position = for_parent, for_chosen, for_position
+            # Merge the list and its shifted copies by cost, keeping states whose reward is a new maximum.
+            keep, made = 0, 0
+            last = -1.0
+            head[:] = 0
+            for k in range(np.uint64(tiers)):
+                if rewards[e, i, k] <= 0.0 or np.int64(costs[e, i, k]) > room:
+                    head[k] = size
+            rest = bound[i + np.uint64(1)]
+            while True:
+                pick = -1
+                c = cost[np.uint64(keep)] if keep < size else _NEVER
+                r = reward[np.uint64(keep)] if keep < size else -1.0
+                for k in range(np.uint64(tiers)):
+                    h = head[k]
+                    if h < size:
+                        ck = cost[np.uint64(h)] + np.int64(costs[e, i, k])
+                        rk = reward[np.uint64(h)] + rewards[e, i, k]
+                        if ck < c or (ck == c and rk > r):
+                            c, r, pick = ck, rk, np.int64(k)
+                if c > room:
+                    break
+                if pick < 0:
+                    source = label[np.uint64(keep)]
+                    keep += 1
+                else:
+                    source = label[np.uint64(head[np.uint64(pick)])]
+                    head[np.uint64(pick)] += 1
+                if r <= last or r + rest + price * (room - c) + margin < incumbent:
+                    continue
+                last = r
+                new_cost[np.uint64(made)], new_reward[np.uint64(made)] = c, r
+                if track:
+                    if pick >= 0:
+                        parent[used], chosen[used], position[used] = source, np.int8(pick + 1), np.int32(i)
+                        source = used
+                        used += 1
+                    new_label[np.uint64(made)] = source
+                made += 1
+            if last > found:
+                found = last
+                if track:
+                    found_label = new_label[np.uint64(made - 1)]
+                incumbent = max(incumbent, found)
+            cost, new_cost = new_cost, cost
+            reward, new_reward = new_reward, reward
+            label, new_label = new_label, label
+            size = made
+            if size == 0:
+                break
+        out[e] = found
+        if track:
+            for i in range(np.uint64(tasks)):
+                actions[e, i] = 0
+            while found_label >= 0:
+                actions[e, np.uint64(position[found_label])] = chosen[found_label]
+                found_label = parent[found_label]
+
+
+def _check(
+    costs: npt.ArrayLike, rewards: npt.ArrayLike, budget: int, decision_cost: int
+) -> tuple[npt.NDArray[np.integer], npt.NDArray[np.float64]]:
+    cost = np.asarray(costs)
+    if not np.issubdtype(cost.dtype, np.integer):
+        raise ValueError(f"costs must be integers, got {cost.dtype}")
+    if cost.dtype not in (np.dtype(np.int32), np.dtype(np.int64)):
+        cost = cost.astype(np.int64)
+    reward = np.ascontiguousarray(rewards, np.float64)
+    if cost.ndim != 3 or reward.shape != cost.shape:
+        raise ValueError(f"costs and rewards must have one shape (E, N, K), got {cost.shape} and {reward.shape}")
+    if cost.size and cost.min() < 0:
+        raise ValueError(f"costs must not be negative, got {cost.min()}")
+    if budget < 0 or decision_cost < 0:
+        raise ValueError(f"budget and decision_cost must not be negative, got {budget} and {decision_cost}")
+    return np.ascontiguousarray(cost), reward
+
+
+def _run(
+    costs: npt.ArrayLike, rewards: npt.ArrayLike, budget: int, decision_cost: int, with_actions: bool
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int8]]:
+    cost, reward = _check(costs, rewards, budget, decision_cost)
+    # Above every cost in int64 nothing changes any more, and sums stay far from overflow.
+    budget, decision_cost = min(int(budget), 2**60), min(int(decision_cost), 2**40)
+    exams, tasks, _ = cost.shape
+    out = np.zeros(exams)
+    actions = np.zeros((exams, tasks) if with_actions else (0, 0), np.int8)
+    valid, low, high, single = _survey(reward)
+    if not valid:
+        raise ValueError("rewards must be finite and not negative")
+    if high == 0.0:
+        return out, actions
+    if low == high and decision_cost == 0:
+        _prefix(cost, reward, budget, high, out, actions)
+        return out, actions
+    if single and not with_actions:
+        weight = reward.max(2)
+        for scale in (*_SCALES, 1.0 / low):
+            most = float(weight.sum(1).max()) * scale
+            if most <= _MAX_PROFIT and np.array_equal(np.rint(weight * scale) / scale, weight):
+                _profits(cost, reward, budget, decision_cost, scale, round(most), out)
+                return out, actions
+    _states(cost, reward, budget, decision_cost, out, actions)
+    return out, actions
+
+
+def hindsight(
+    costs: npt.ArrayLike, rewards: npt.ArrayLike, budget: int, *, decision_cost: int = 0
+) -> npt.NDArray[np.float64]:
+    """Best total reward of each exam when all potential outcomes are known.
+
+    :param costs: (E, N, K) integer tokens of every tier of every task; a cost above the budget is never chosen.
+    :param rewards: (E, N, K) reward of the tier, 0 if it is wrong, never negative.
+    :param budget: tokens.
+    :param decision_cost: tokens every decision costs on top, skips before the last solved task included.
+    :returns: (E,) float64.
+    :raises ValueError: for arguments of wrong shape, type or sign.
+    """
+    return _run(costs, rewards, budget, decision_cost, False)[0]
+
+
+def hindsight_actions(
+    costs: npt.ArrayLike, rewards: npt.ArrayLike, budget: int, *, decision_cost: int = 0
+) -> npt.NDArray[np.int8]:
+    """An optimal choice for each exam: (E, N) int8, 0 skip, k tier k (1-based). Arguments as :func:`hindsight`."""
+    return _run(costs, rewards, budget, decision_cost, True)[1]
