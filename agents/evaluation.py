@@ -696,8 +696,10 @@ def evaluate_exact(
     spend = np.zeros((unique, SPEND_BINS))
     per_chunk = max(1, _CHUNK_STATES // (latents * (budget + 1)))
     states = 0
-    for start in range(0, unique, per_chunk):
-        part = slice(start, start + per_chunk)
+    # One exam first: where all of them would ask too much, that shows before any time is spent on the rest.
+    starts = [0, *range(1, unique, per_chunk)]
+    for start, end in zip(starts, [*starts[1:], unique], strict=True):
+        part = slice(start, end)
         some = batch.take(first[part])
         groups = some.groups
         state = agent.start(exams_view(some, problem))
@@ -706,10 +708,10 @@ def evaluate_exact(
         for n in range(num_tasks):
             exam, remaining = (axis.astype(np.int64) for axis in np.nonzero(mass.any(1)))
             states += len(exam)
-            if states > max_states:
+            if states > (max_states if start else 2 * max_states / unique):
                 raise TooManyStates(
-                    f"agent {agent.name!r}: more than {max_states} states after task {n + 1} of {num_tasks} of exam "
-                    f"{start + len(some)} of {unique}; raise max_states or use evaluate_sampled"
+                    f"agent {agent.name!r}: {unique} exams would need more than {max_states} states (found at task {n + 1} of "
+                    f"{num_tasks} of exam {end}); raise max_states or use evaluate_sampled"
                 )
             following = np.zeros_like(mass)
             for block in range(0, len(exam), _BLOCK):

@@ -95,7 +95,22 @@ def _fill_gains(acc, left, size, weight, cost, success, first, last):  # type: i
 
 @njit(cache=True)
 def _solve(  # type: ignore[no-untyped-def]
-    start, cost, prob, success, num_tiers, law_index, weights, budget, skip, skip_share, floor, low, keep, top, values, policy
+    start,
+    cost,
+    prob,
+    success,
+    num_tiers,
+    law_index,
+    weights,
+    budget,
+    skip,
+    skip_share,
+    floor,
+    low,
+    keep,
+    top,
+    values,
+    policy,
 ):
     """Solve a batch; writes ``top[e] = (V_0(B - 1), V_0(B))`` and, where they are not empty, ``values`` and ``policy``.
 
@@ -216,8 +231,12 @@ def _check(
 
 
 def _points(
-    laws: Laws, total: npt.NDArray[np.int64], prob: npt.NDArray[np.float64], success: npt.NDArray[np.float64],
-    cell: npt.NDArray[np.int64], dtype: npt.DTypeLike,
+    laws: Laws,
+    total: npt.NDArray[np.int64],
+    prob: npt.NDArray[np.float64],
+    success: npt.NDArray[np.float64],
+    cell: npt.NDArray[np.int64],
+    dtype: npt.DTypeLike,
 ) -> _Points:
     """Sort points by (cell, cost) and merge equal ones."""
     order = np.lexsort((total, cell))
@@ -255,7 +274,9 @@ def _distinct(
     return first[order], rank[inverse.reshape(-1)]
 
 
-def _reachable(points: _Points, num_tiers: int, index: npt.NDArray[np.int64], budget: int, skip: int) -> npt.NDArray[np.int64]:
+def _reachable(
+    points: _Points, num_tiers: int, index: npt.NDArray[np.int64], budget: int, skip: int
+) -> npt.NDArray[np.int64]:
     """(E, N) fewest tokens that can be left at a position of an exam that began with ``budget`` (or one less)."""
     dearest = np.full(len(points.start) - 1, skip, np.int64)
     filled = np.diff(points.start) > 0
@@ -266,8 +287,16 @@ def _reachable(points: _Points, num_tiers: int, index: npt.NDArray[np.int64], bu
 
 
 def _run(
-    points: _Points, num_tiers: int, index: npt.NDArray[np.int64], weight: npt.NDArray[np.float64], budget: int, skip: int,
-    *, skip_share: float = 0.0, floor: npt.NDArray[np.int64] | None = None, return_values: bool = False,
+    points: _Points,
+    num_tiers: int,
+    index: npt.NDArray[np.int64],
+    weight: npt.NDArray[np.float64],
+    budget: int,
+    skip: int,
+    *,
+    skip_share: float = 0.0,
+    floor: npt.NDArray[np.int64] | None = None,
+    return_values: bool = False,
     return_policy: bool = False,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.floating] | None, npt.NDArray[np.int8] | None]:
     exams, tasks = index.shape
@@ -283,9 +312,7 @@ def _run(
     top = np.empty((len(first), 2))
     if floor is None:
         floor = np.zeros(len(points.start) - 1, np.int64)
-    _solve(
-        *points, num_tiers, index, weight, budget, skip, skip_share, floor, low, return_values, top, values, policy
-    )
+    _solve(*points, num_tiers, index, weight, budget, skip, skip_share, floor, low, return_values, top, values, policy)
     return (
         top[inverse],
         (values if alone else values[inverse]) if return_values else None,
@@ -411,7 +438,9 @@ def evaluate_policy(
     index, weight = _check(laws, law_index, weights, budget, decision_cost)
     policy = np.asarray(policy)
     if policy.shape != (*index.shape, budget + 1) or policy.dtype != np.int8:
-        raise ValueError(f"policy must be int8 of shape {(*index.shape, budget + 1)}, got {policy.dtype} {policy.shape}")
+        raise ValueError(
+            f"policy must be int8 of shape {(*index.shape, budget + 1)}, got {policy.dtype} {policy.shape}"
+        )
     if policy.size and (policy.min() < 0 or policy.max() > laws.num_tiers):
         raise ValueError(f"actions must lie in 0..{laws.num_tiers}, got {policy.min()} to {policy.max()}")
     points = _exact_points(laws, decision_cost, np.float64)

@@ -54,7 +54,7 @@ def _cheapest(costs, rewards, e, i, budget):  # type: ignore[no-untyped-def]
     for k in range(np.uint64(costs.shape[2])):
         c = np.int64(costs[e, i, k])
         if rewards[e, i, k] > 0.0 and c < best:
-            best, tier = c, np.int64(k)
+            best, tier = c, np.int64(k)  # type: ignore[assignment]
     return best, tier
 
 
@@ -108,7 +108,7 @@ def _prefix(costs, rewards, budget, unit, out, actions):  # type: ignore[no-unty
 @njit(cache=True)
 def _profits(costs, rewards, budget, decision_cost, scale, most, out):  # type: ignore[no-untyped-def]
     """One positive reward per task, integer after scaling: least cost of every profit."""
-    exams, tasks, tiers = costs.shape
+    exams, tasks, _tiers = costs.shape
     least = np.empty(most + 1, np.int64)
     for e in range(np.uint64(exams)):
         least[0] = 0
@@ -124,7 +124,7 @@ def _profits(costs, rewards, budget, decision_cost, scale, most, out):  # type: 
             profit = np.int64(np.rint(rewards[e, i, np.uint64(k)] * scale))
             for p in range(top + 1, top + profit + 1):
                 least[np.uint64(p)] = _NEVER
-            top += profit
+            top += profit  # type: ignore[assignment]
             for p in range(top, profit - 1, -1):
                 total = least[np.uint64(p - profit)] + c
                 if total < least[np.uint64(p)]:
@@ -232,7 +232,11 @@ def _states(costs, rewards, budget, decision_cost, out, actions):  # type: ignor
                     np.empty(more, np.int8),
                     np.empty(more, np.int32),
                 )
-                for_parent[:used], for_chosen[:used], for_position[:used] = parent[:used], chosen[:used], position[:used]
+                for_parent[:used], for_chosen[:used], for_position[:used] = (
+                    parent[:used],
+                    chosen[:used],
+                    position[:used],
+                )
                 parent, chosen, position = for_parent, for_chosen, for_position
             # Merge the list and its shifted copies by cost, keeping states whose reward is a new maximum.
             keep, made = 0, 0
@@ -244,7 +248,7 @@ def _states(costs, rewards, budget, decision_cost, out, actions):  # type: ignor
             rest = bound[i + np.uint64(1)]
             while True:
                 pick = -1
-                c = cost[np.uint64(keep)] if keep < size else _NEVER
+                c = cost[np.uint64(keep)] if keep < size else _NEVER  # type: ignore[assignment]
                 r = reward[np.uint64(keep)] if keep < size else -1.0
                 for k in range(np.uint64(tiers)):
                     h = head[k]
@@ -252,7 +256,7 @@ def _states(costs, rewards, budget, decision_cost, out, actions):  # type: ignor
                         ck = cost[np.uint64(h)] + np.int64(costs[e, i, k])
                         rk = reward[np.uint64(h)] + rewards[e, i, k]
                         if ck < c or (ck == c and rk > r):
-                            c, r, pick = ck, rk, np.int64(k)
+                            c, r, pick = ck, rk, np.int64(k)  # type: ignore[assignment]
                 if c > room:
                     break
                 if pick < 0:

@@ -46,9 +46,7 @@ class VectorActionMaskObservation(VectorWrapper):
         self.single_observation_space = _dict_space(env, env.single_observation_space, env.single_action_space)
         self.observation_space = batch_space(self.single_observation_space, env.num_envs)
 
-    def reset(
-        self, *, seed: Any = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """See :meth:`gymnasium.vector.VectorEnv.reset`."""
         observations, infos = self.env.reset(seed=seed, options=options)
         return _with_mask(observations, infos), infos

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -56,6 +56,8 @@ class TrueBellman(Bellman):
     :param grid: as for :class:`Bellman`.
     :param rounding: on a coarse grid, see :func:`agents.planners.tables.compile_laws`.
     """
+
+    name: ClassVar[str] = "optimum"
 
     def __init__(self, problem: Problem, laws: Laws, grid: int = 0, rounding: Rounding = "split") -> None:
         super().__init__(problem, grid)
