@@ -121,7 +121,9 @@ def main() -> None:
     code = "import sys, time; t = time.perf_counter(); import roi_env; print(time.perf_counter() - t); " + (
         "sys.exit(bool({'torch', 'ray', 'stable_baselines3'} & set(sys.modules)))"
     )
-    took = [float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout) for _ in range(5)]
+    took = [
+        float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout) for _ in range(5)
+    ]
     failed |= float(np.median(took)) >= 1
     print(f"import roi_env: {np.median(took):.2f} s, without torch, ray or SB3 (claim: under 1 s)")
     sys.exit(arguments.check and failed)

@@ -174,7 +174,7 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
         self._plain_score = spec.reward.kind == SCORE
         self._weights: list[float] = spec.source.group_weight.tolist()
         self._level_edges: list[int] = spec.source.level_edges.tolist()
-        # Legal actions change only where the remaining budget crosses a minimum cost: one read-only mask a crossing.
+        # Legal actions change only where the remaining budget crosses a minimum cost: one mask a crossing, copied for every caller.
         self._thresholds: list[list[int]] = [sorted(set(row)) for row in spec.min_cost.tolist()]
         self._masks = [[_mask(row, limit) for limit in (-1, *sorted(set(row)))] for row in spec.min_cost.tolist()]
         self._no_mask = _mask([2] * self._num_tiers, 1)
@@ -259,7 +259,7 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
         if self.render_mode is not None:
             self._scene = Scene(self.spec_of_exam, tuple(self._groups), ())
         self._last_mask = self._mask_at(0, self._budget)
-        return self._rows[0], {"action_mask": self._last_mask}
+        return self._rows[0], {"action_mask": self._last_mask.copy()}
 
     def step(self, action: np.int64 | int) -> tuple[npt.NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Take one action in ``0..K``.
@@ -300,7 +300,7 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
             mask = self._mask_at(position, remaining)
             self._remaining = 0
             info = {
-                "action_mask": mask,
+                "action_mask": mask.copy(),
                 "tokens": paid,
                 "correct": right,
                 "overspent": overspent,
@@ -311,7 +311,7 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
             self._remaining = remaining
             group = self._groups[position]
             mask = self._masks[group][bisect_right(self._thresholds[group], remaining)]
-            info = {"action_mask": mask, "tokens": paid, "correct": right, "overspent": overspent}
+            info = {"action_mask": mask.copy(), "tokens": paid, "correct": right, "overspent": overspent}
         self._last_mask = mask
         if self._scene is not None:
             self._scene = self._scene.after(Decision(choice, paid, right, overspent))
