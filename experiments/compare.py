@@ -149,11 +149,18 @@ def training_spec(setting: Setting, spec: ExamSpec) -> ExamSpec:
     return train.replace(budget=spec.budget, num_tasks=min(spec.num_tasks, len(train.source.row_item)))
 
 
+def _make(name: str, setting: Setting, spec: ExamSpec) -> Agent:
+    """Make an agent; the optimum alone is told the evaluated source's own laws."""
+    try:
+        privileged = AGENTS[parse_agent(name)[0]].privileged
+        return make_agent(name, public_problem(spec), **({"laws": spec.source.published} if privileged else {}))
+    except ValueError as error:
+        raise ConfigError(f"{setting.label}: {error}") from error
+
+
 def build_agent(name: str, setting: Setting, spec: ExamSpec, seed: int) -> Agent:
     """Make an agent for a setting and train it if it learns."""
-    problem = public_problem(spec)
-    entry = AGENTS[parse_agent(name)[0]]
-    agent = make_agent(name, problem, **({"laws": spec.source.published} if entry.privileged else {}))
+    agent = _make(name, setting, spec)
     if learns(agent):
         agent.train(TrainingExams(training_spec(setting, spec), seed), seed)
     return agent
@@ -173,14 +180,9 @@ def plan(config: CompareConfig, settings: list[Setting]) -> list[Cell]:
     for setting in settings:
         cells.append(Cell(setting, _REFERENCES, 0))
         spec = setting_spec(setting)
-        problem = public_problem(spec)
         names = (*config.agents, *setting.variant.agents, OPTIMUM)
         for name in dict.fromkeys(names):
-            try:
-                privileged = AGENTS[parse_agent(name)[0]].privileged
-                agent = make_agent(name, problem, **({"laws": spec.source.published} if privileged else {}))
-            except ValueError as error:
-                raise ConfigError(f"{setting.label}: {error}") from error
+            agent = _make(name, setting, spec)
             seeds = config.training_seeds if learns(agent) else [0]
             cells += [Cell(setting, name, seed) for seed in seeds]
     return cells

@@ -1,0 +1,130 @@
+"""The comparison runner and the `roi` command, on comparisons small enough to run whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from agents.base import AGENTS
+from experiments.cli import app, main
+from experiments.compare import assemble, expand, missing_cells, plan, run_cells
+from experiments.config import CompareConfig, ConfigError, VariantConfig, load_config
+
+
+def small() -> CompareConfig:
+    return CompareConfig(
+        variants=[VariantConfig(source="signal", num_tasks=3), VariantConfig(source="heavy", num_tasks=3)],
+        budgets=[0.3],
+        agents=["random", "fixed-2", "roi", "plugin-bellman"],
+        exams=8,
+        training_seeds=[0, 1],
+        replicates=5,
+    )
+
+
+def finish(config: CompareConfig, run: Path, workers: int = 1) -> dict[str, list[dict]]:
+    settings = expand(config)
+    cells = plan(config, settings)
+    run.mkdir(exist_ok=True)
+    list(run_cells(config, missing_cells(config, cells, run), run, workers))
+    assemble(config, settings, cells, run)
+    return {file.stem: pq.read_table(file).to_pylist() for file in sorted(run.glob("*.parquet"))}
+
+
+def test_no_agent_beats_the_optimum_exam_by_exam(tmp_path: Path) -> None:
+    tables = finish(small(), tmp_path / "run")
+    optimum = {(row["setting"], row["exam"]): row for row in tables["references"]}
+    assert len(optimum) == 16
+    for row in tables["scores"]:
+        assert row["evaluation"] == "exact"
+        assert row["score"] <= optimum[row["setting"], row["exam"]]["optimum"] + 1e-9
+    seeds = {(row["agent"], row["seed"]) for row in tables["scores"]}
+    assert {("roi", 1), ("plugin-bellman", 1)} <= seeds
+    assert ("random", 1) not in seeds
+
+
+def test_results_depend_on_neither_processes_nor_interruptions(tmp_path: Path) -> None:
+    config = small()
+    whole = finish(config, tmp_path / "whole")
+    halves = tmp_path / "halves"
+    halves.mkdir()
+    cells = plan(config, expand(config))
+    list(run_cells(config, cells[::2], halves, 1))
+    assert len(missing_cells(config, cells, halves)) == len(cells) - len(cells[::2])
+    assert repr(finish(config, halves, workers=2)) == repr(whole)  # repr: nan is not equal to itself
+
+
+def test_another_question_is_another_cell(tmp_path: Path) -> None:
+    config = small()
+    finish(config, tmp_path)
+    config.exams = 9
+    cells = plan(config, expand(config))
+    assert missing_cells(config, cells, tmp_path) == cells
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["exams=0"], "exams"),
+        (["exams=many"], "exams"),
+        (["budgts=[0.3]"], "budgts"),
+        (["agents=[]"], "agents"),
+    ],
+)
+def test_configuration_errors_name_the_key(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(None, overrides)
+
+
+def test_plans_name_unknown_agents_and_repeated_settings() -> None:
+    config = small()
+    config.agents = ["oracle-of-delphi"]
+    with pytest.raises(ConfigError, match="oracle-of-delphi"):
+        plan(config, expand(config))
+    config.variants = [VariantConfig(source="signal")] * 2
+    with pytest.raises(ConfigError, match="twice"):
+        expand(config)
+    config.variants = []
+    with pytest.raises(ConfigError, match="variants"):
+        expand(config)
+
+
+def test_compare_and_resume_on_the_command_line(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    arguments = ["compare", "--variant", "known", "--budget", "0.3", "--agent", "fixed-1", "--agent", "resolve"]
+    arguments += ["--out", str(run), "--workers", "1", "exams=6", "replicates=3"]
+    planned = CliRunner().invoke(app, [*arguments, "--dry-run"])
+    assert planned.exit_code == 0, planned.output
+    assert not run.exists()
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    assert (run / "report.html").exists()
+    again = CliRunner().invoke(app, ["compare", "--resume", str(run), "--workers", "1"])
+    assert again.exit_code == 0, again.output
+    assert isinstance(CliRunner().invoke(app, ["compare", "--resume", str(run), "exams=7"]).exception, ConfigError)
+
+
+def test_agents_and_play() -> None:
+    listed = CliRunner().invoke(app, ["agents"]).output
+    assert all(name[:12] in listed for name in AGENTS)
+    watched = CliRunner().invoke(app, ["play", "--agent", "lp-lookahead", "--num-tasks", "4"])
+    assert watched.exit_code == 0, watched.output
+    assert "exam over" in watched.output
+    person = CliRunner().invoke(app, ["play", "--num-tasks", "2"], input="1\n0\n")
+    assert "exam over" in person.output
+
+
+def test_expected_errors_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "broken.csv"
+    broken.write_text("dataset,question_id\na,b\n")
+    for arguments, named in ((["table", str(broken)], "broken.csv"), (["play", "--agent", "nobody"], "nobody")):
+        monkeypatch.setattr("sys.argv", ["roi", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        assert stopped.value.code == 2
+        assert named in capsys.readouterr().err
