@@ -22,6 +22,7 @@ from typing import Any, ClassVar, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from roi_env.blind import Arrivals, arrivals, order_key
 from roi_env.exam import ExamBatch, ExamSpec
 from roi_env.files import replacing
 from roi_env.observation import ObservationTables, observation_layout, observation_tables, observe
@@ -49,6 +50,7 @@ class Problem:
     :param group_features: (G, F) float32 published features.
     :param group_weight: (G,) float64 reward weights.
     :param group_key: (G,) int32 published easy-to-hard rank.
+    :param given_key: (G,) int32 published rank of the groups in the order "given".
     :param group_probability: (S, G) how often a group occurs in the population, per stratum (slot n: stratum n % S).
     :param min_cost: (G, K) int64: a tier is legal while this many tokens remain (decision cost included).
     :param beliefs: laws of an attempt given the group, or None (``beliefs="none"``: they must be learned).
@@ -70,6 +72,7 @@ class Problem:
     group_features: npt.NDArray[np.float32]
     group_weight: npt.NDArray[np.float64]
     group_key: npt.NDArray[np.int32]
+    given_key: npt.NDArray[np.int32]
     group_probability: npt.NDArray[np.float64]
     min_cost: npt.NDArray[np.int64]
     beliefs: Laws | None
@@ -92,6 +95,12 @@ class Problem:
     def padded_size(self) -> int:
         """Width of the feature rows that observations are cut from."""
         return self.num_tasks * self.group_features.shape[1] + len(self.observation_tables.shown)
+
+    @cached_property
+    def arrivals(self) -> Arrivals:
+        """The law of the sequence of groups: what is known of later tasks where they are not shown."""
+        key = order_key(self.order, self.group_key, self.given_key)
+        return arrivals(self.num_tasks, self.group_probability, key)
 
     def require_beliefs(self, agent: str) -> Laws:
         """The published beliefs.
@@ -122,6 +131,7 @@ def public_problem(spec: ExamSpec) -> Problem:
         group_features=source.group_features,
         group_weight=source.group_weight,
         group_key=source.group_key,
+        given_key=source.given_key,
         group_probability=source.group_probability,
         min_cost=spec.min_cost,
         beliefs=source.beliefs if published else None,

@@ -111,7 +111,7 @@ def references(
     replicate, ``informed`` in ``informed_draws`` replicates. A coarse grid plans with costs rounded up; with V_up and
     V_down the grid's values with costs rounded up and down, ``optimum_upper = optimum + V_down - V_up``.
 
-    Blind, ``optimum`` plans with the population's chain (:func:`agents.planners.tables.next_group`).
+    Blind, ``optimum`` plans with the law of the tasks to come given those seen (:mod:`roi_env.blind`).
 
     :param law: default :func:`agents.evaluation.default_law`.
     :param replicates: outcome draws for the oracle, and episodes where the optimum has to be sampled.

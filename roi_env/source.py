@@ -157,7 +157,7 @@ class Source:
     :param tiers: K tiers, cheapest first; tier ``k`` (0-based) is action ``k + 1``.
     :param row_item: (R,) int32 hidden item of every task row; rows of a stratum are equally likely.
     :param row_group: (R,) int32 published group of every task row.
-    :param row_given: (R,) int32 rank of the row for ``order="given"``; ties keep the order of drawing.
+    :param row_given: (R,) int32 rank >= 0 of the row for ``order="given"``; ties keep the order of drawing.
     :param strata: (S + 1,) int32 row offsets: the task drawn at slot ``n`` comes from stratum ``n % S``.
     :param replacement: whether rows may repeat inside an exam (synthetic) or not (questions).
     :param outcome_start: (L * M * K,) int32 first outcome of every (latent, item, tier), item count M.
@@ -265,6 +265,22 @@ class Source:
                 for a, b in zip(self.strata[:-1], self.strata[1:], strict=True)
             ]
         )
+
+    @cached_property
+    def given_key(self) -> npt.NDArray[np.int32]:
+        """(G,) published rank of the groups under ``order="given"``: groups whose ranges of ``row_given`` overlap are
+        one block. Where a row lies inside its block is not published."""
+        first = np.full(self.num_groups, np.iinfo(np.int64).max)
+        last = np.full(self.num_groups, -1, np.int64)
+        np.minimum.at(first, self.row_group, self.row_given)
+        np.maximum.at(last, self.row_group, self.row_given)
+        key, block, end = np.zeros(self.num_groups, np.int32), -1, -1
+        for group in np.argsort(first, kind="stable"):
+            if first[group] > end:
+                block += 1
+            end = max(end, int(last[group]))
+            key[group] = block
+        return key
 
     @cached_property
     def mean_top_cost(self) -> float:

@@ -10,7 +10,8 @@ import numpy.typing as npt
 from numba import njit
 
 from agents.base import Agent, DecisionView, ExamsView, Feedback, Problem, Probs, State, one_hot
-from agents.planners.tables import Actions, Cells, compile_laws, next_group
+from agents.planners.tables import Actions, Cells, by_first_group, compile_laws, find_node
+from roi_env.blind import Arrivals
 from roi_env.source import Laws
 
 MAX_GRID_POINTS = 1024
@@ -135,13 +136,13 @@ def update_beliefs(
 class BeliefState:
     """Beliefs (E,) in state 1 and the action tables of a batch of exams: N arrays (nodes, P, B' + 1).
 
-    ``index`` (N, E): node of every exam at every position, None: the current task's group. ``bound`` (E,) or (G,): the
-    grid's value of the exam, an upper bound of the optimum on an exact budget grid.
+    ``index``: as in :class:`agents.planners.tables.Tables`. ``bound`` (E,), or (G,) by first group: the grid's value of
+    the exam, an upper bound of the optimum on an exact budget grid.
     """
 
     belief: npt.NDArray[np.float64]
     actions: list[Actions]
-    index: npt.NDArray[np.int64] | None
+    index: npt.NDArray[np.int64] | Arrivals
     bound: npt.NDArray[np.float64]
 
 
@@ -209,7 +210,7 @@ class BeliefBellman(Agent):
         shape = self.points, problem.budget // self.grid + 1
         actions: list[Actions] = []
         middle = (self.points - 1) / 2
-        index: npt.NDArray[np.int64] | None = None
+        index: npt.NDArray[np.int64] | Arrivals
         if problem.preview:
             index = np.empty((problem.num_tasks, size), np.int64)
             after, values = np.zeros(size, np.int64), np.zeros((1, *shape))
@@ -220,17 +221,17 @@ class BeliefBellman(Agent):
                 actions.append(action)
                 after = index[n] = inverse.ravel()
         else:
-            after, groups = np.arange(problem.num_groups), np.arange(problem.num_groups)
-            values = np.zeros((problem.num_groups, *shape))
+            index = arrivals = problem.arrivals
+            values = np.zeros((int(arrivals.states[-1].max()) + 1, *shape))
             for n in range(problem.num_tasks - 1, -1, -1):
                 if n + 1 < problem.num_tasks:
-                    rows, inverse = np.unique(next_group(problem, n), axis=0, return_inverse=True)
-                    values = np.einsum("rg,gpb->rpb", rows, values, optimize=False)[inverse.ravel()]
-                values, action = self._solve(groups, values)
+                    values = arrivals.expect(n + 1, values)
+                values, action = self._solve(arrivals.groups[n], values[arrivals.states[n]])
                 actions.append(action)
         whole = values[:, :, -1]
         bound = (whole[:, int(np.floor(middle))] + whole[:, int(np.ceil(middle))]) / 2
-        return BeliefState(np.full(size, 0.5), actions[::-1], index, bound[after])
+        bound = bound[after] if problem.preview else by_first_group(problem.arrivals, bound)
+        return BeliefState(np.full(size, 0.5), actions[::-1], index, bound)
 
     def act(self, view: DecisionView, state: State) -> tuple[Probs, State]:
         """Action of the nearest grid point of the belief."""
@@ -238,8 +239,9 @@ class BeliefBellman(Agent):
         action = np.zeros(len(view), np.int64)
         for n in np.unique(view.position):
             at = np.flatnonzero(view.position == n)
-            node = view.group[at] if state.index is None else state.index[n, view.exam[at]]
-            action[at] = state.actions[n][node, place[at], view.remaining[at] // self.grid]
+            node = find_node(state.index, view, n, at)
+            best = state.actions[n][node, place[at], view.remaining[at] // self.grid]
+            action[at] = np.where(node >= 0, best, 0)
         return one_hot(action, self.problem.num_tiers + 1), state
 
     def observe(self, feedback: Feedback, state: State) -> State:

@@ -16,7 +16,6 @@ from agents.planners.tables import (
     auto_grid,
     blind_tables,
     compile_laws,
-    next_group,
     preview_tables,
 )
 from roi_env import random
@@ -149,19 +148,33 @@ def _draw_cheapest(
 
 
 @njit(cache=True)
-def _draw_paths(
-    seed: np.uint64, scenarios: int, position: int, chains: npt.NDArray[np.float64], first: npt.NDArray[np.float64]
-) -> npt.NDArray[np.int64]:
-    """(M, n) groups of the tasks after ``position``; ``chains`` (n - 1, G, G) cumulative, ``first`` (G,) cumulative."""
-    length = len(chains) + 1
-    out = np.empty((scenarios, length), np.int64)
-    top = len(first) - 1
+def _draw_numbers(seed: np.uint64, scenarios: int, num_tasks: int) -> npt.NDArray[np.float64]:
+    """(N, M) numbers that draw the task at a position of a scenario."""
+    out = np.empty((num_tasks, scenarios))
     for s in range(scenarios):
         key = random.exam_key(seed, np.int64(s))
-        for n in range(length):
-            u = _unit(random.draw(key, np.uint64(position + 1 + n)))
-            row = first if n == 0 else chains[n - 1, out[s, n - 1]]
-            out[s, n] = min(int(np.searchsorted(row, u, side="right")), top)
+        for n in range(num_tasks):
+            out[n, s] = _unit(random.draw(key, np.uint64(n)))
+    return out
+
+
+@njit(cache=True)
+def _draw_nodes(
+    start: npt.NDArray[np.int64],
+    node: npt.NDArray[np.int64],
+    prob: npt.NDArray[np.float64],
+    state: npt.NDArray[np.int64],
+    number: npt.NDArray[np.float64],
+) -> npt.NDArray[np.int64]:
+    """(M,) next nodes given the states (M,); the arrays of :class:`roi_env.blind.Mixture` come first."""
+    out = np.empty(len(state), np.int64)
+    for s in range(len(state)):
+        total = 0.0
+        for j in range(start[state[s]], start[state[s] + 1]):
+            total += prob[j]
+            out[s] = node[j]
+            if number[s] < total:
+                break
     return out
 
 
@@ -227,16 +240,19 @@ class HindsightOptimisation(TableAgent):
                 return [self.curve(position, exams.groups[e, position:]) for e in heads]
 
             return preview_tables(exams.groups, problem.group_weight, cells, problem.budget, self.grid, continuation)
-        chains = [next_group(problem, n) for n in range(problem.num_tasks - 1)]
-        later = np.cumsum(np.array(chains).reshape(-1, problem.num_groups, problem.num_groups), axis=2)
+        arrivals = problem.arrivals
+        numbers = _draw_numbers(np.uint64(self.seed), self.scenarios, problem.num_tasks)
 
         def blind(position: int) -> list[Curve]:
-            rows, inverse = np.unique(later[position], axis=0, return_inverse=True)
-            paths = [
-                _draw_paths(np.uint64(self.seed), self.scenarios, position, later[position + 1 :], row) for row in rows
-            ]
-            curves = [self.curve(position + 1, path) for path in paths]
-            return [curves[i] for i in inverse.ravel()]
+            curves = []
+            for known in range(int(arrivals.states[position].max()) + 1):
+                state, path = np.full(self.scenarios, known), []
+                for n in range(position + 1, problem.num_tasks):
+                    node = _draw_nodes(*arrivals.laws[n], state, numbers[n])
+                    state = arrivals.states[n][node]
+                    path.append(arrivals.groups[n][node])
+                curves.append(self.curve(position + 1, np.stack(path, 1)))
+            return curves
 
         return blind_tables(problem, cells, self.grid, blind)
 

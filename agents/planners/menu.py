@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agents.base import Agent, Problem
+from roi_env.blind import order_key
 from roi_env.source import NOT_OFFERED, Laws
 
 Floats = npt.NDArray[np.float64]
@@ -137,18 +138,18 @@ def population(problem: Problem) -> Floats:
 def position_law(problem: Problem) -> Floats:
     """(N, G) how often a group occurs at every position: what a blind planner expects of later tasks.
 
-    ``random`` order: the population everywhere. ``given``: the stratum of the slot. ``easy_first`` and ``hard_first``:
-    order statistics of the published key: P(key at position n <= x) = P(more than n tasks have a key <= x), a Poisson
-    binomial law; tasks of one key share their groups as the population does.
+    ``random`` order: the population everywhere. Other orders: order statistics of the published key that they sort by:
+    P(key at position n <= x) = P(more than n tasks have a key <= x), a Poisson binomial law; tasks of one key share
+    their groups as the population does. Where all keys are equal a position is a slot.
     """
     num_tasks = problem.num_tasks
     slots = problem.group_probability[np.arange(num_tasks) % len(problem.group_probability)]
-    if problem.order == "given":
-        return slots.copy()
+    key = order_key(problem.order, problem.group_key, problem.given_key)
     mean = population(problem)
-    if problem.order == "random":
+    if key is None:
         return np.tile(mean, (num_tasks, 1))
-    key = problem.group_key if problem.order == "easy_first" else -problem.group_key
+    if (key == key[0]).all():
+        return slots.copy()
     law = np.zeros((num_tasks, problem.num_groups))
     before = np.zeros(num_tasks)
     for x in np.unique(key):

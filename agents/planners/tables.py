@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import comb
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -22,6 +21,7 @@ import numpy.typing as npt
 from numba import njit
 
 from agents.base import Agent, DecisionView, ExamsView, Problem, Probs, State, one_hot
+from roi_env.blind import Arrivals
 from roi_env.source import NOT_OFFERED, Laws
 
 Curve: TypeAlias = npt.NDArray[np.float64]
@@ -150,13 +150,14 @@ class Tables:
     """Action tables of a batch of exams.
 
     :param actions: N arrays (nodes, B' + 1) int8.
-    :param index: (N, E) int64 node of every exam at every position; None: the node is the current task's group.
+    :param index: (N, E) int64 node of every exam at every position, or the law that leads from the groups seen so far
+        to a node.
     :param grid: tokens per grid step.
     :param value: value of the whole exam by the pass (E,), or (G,) by first group.
     """
 
     actions: list[Actions]
-    index: npt.NDArray[np.int64] | None
+    index: npt.NDArray[np.int64] | Arrivals
     grid: int
     value: npt.NDArray[np.float64]
 
@@ -165,9 +166,27 @@ class Tables:
         out = np.zeros(len(view), np.int64)
         for n in np.unique(view.position):
             at = np.flatnonzero(view.position == n)
-            node = view.group[at] if self.index is None else self.index[n, view.exam[at]]
-            out[at] = self.actions[n][node, view.remaining[at] // self.grid]
+            node = find_node(self.index, view, n, at)
+            out[at] = np.where(node >= 0, self.actions[n][node, view.remaining[at] // self.grid], 0)
         return out
+
+
+def find_node(
+    index: npt.NDArray[np.int64] | Arrivals, view: DecisionView, position: int, at: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """Node of decisions ``at`` (all at ``position``); see :attr:`Tables.index`. -1: what was seen cannot happen."""
+    exam = view.exam[at]
+    if not isinstance(index, Arrivals):
+        return index[position, exam]
+    _, first, inverse = np.unique(exam, return_index=True, return_inverse=True)
+    return index.walk(view.groups[at[first], : position + 1])[inverse.ravel()]
+
+
+def by_first_group(arrivals: Arrivals, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """(G,) values of the first position's nodes by group; 0 for groups that cannot come first."""
+    out = np.zeros(arrivals.num_groups)
+    out[arrivals.groups[0]] = values
+    return out
 
 
 def preview_tables(
@@ -215,69 +234,30 @@ def preview_tables(
 def blind_tables(
     problem: Problem, cells: Cells, grid: int, continuation: Callable[[int], list[Curve]] | None = None
 ) -> Tables:
-    """Backward pass where only the current task is shown: a node is its group, what follows is an expectation.
+    """Backward pass where later tasks are not shown: what follows is an expectation given what was seen.
 
-    :param continuation: value of what follows task n, a curve by current group, instead of Bellman's.
+    :param continuation: value of what follows task n, a curve by state (:class:`roi_env.blind.Arrivals`), instead of
+        Bellman's.
     """
+    arrivals = problem.arrivals
     points = problem.budget // grid + 1
     scratch = np.empty(points)
     actions: list[Actions] = []
-    values = np.zeros((problem.num_groups, points))
+    values = np.empty((0, points))
     for n in range(problem.num_tasks - 1, -1, -1):
+        groups, states = arrivals.groups[n], arrivals.states[n]
         if n + 1 == problem.num_tasks:
-            following = np.zeros((problem.num_groups, points))
+            following = np.zeros((int(states.max()) + 1, points))
         elif continuation is not None:
             following = np.stack(continuation(n))
         else:
-            following = expected_next(next_group(problem, n), values)
-        values = np.empty((problem.num_groups, points))
-        action = np.empty((problem.num_groups, points), np.int8)
-        for group in range(problem.num_groups):
-            backup(following[group], problem.group_weight[group], group, cells, values[group], action[group], scratch)
+            following = arrivals.expect(n + 1, values)
+        values = np.empty((len(groups), points))
+        action = np.empty((len(groups), points), np.int8)
+        for node, (group, state) in enumerate(zip(groups, states, strict=True)):
+            backup(following[state], problem.group_weight[group], group, cells, values[node], action[node], scratch)
         actions.append(action)
-    return Tables(actions[::-1], None, grid, values[:, -1])
-
-
-def expected_next(transition: npt.NDArray[np.float64], values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """(G, B' + 1) expectation of the next task's values; equal rows of ``transition`` (G, G) are computed once."""
-    rows, inverse = np.unique(transition, axis=0, return_inverse=True)
-    mixed = np.stack([np.einsum("g,gb->b", row, values, optimize=False) for row in rows])
-    return mixed[inverse.ravel()]
-
-
-def next_group(problem: Problem, position: int) -> npt.NDArray[np.float64]:
-    """(G, G) probability of the next task's group given the current one, for task ``position`` < N - 1.
-
-    Random order: tasks are independent draws. Sorted orders: order statistics of N draws are a Markov chain (David and
-    Nagaraja, Order Statistics, 2003, section 2.5) with, in ascending order and for keys k < k',
-
-        P(X_(i) = k, X_(i+1) = k') = binom(N, i) (F(k)^i - F(k-)^i) (S(k'-)^(N-i) - S(k')^(N-i)),  S = 1 - F;
-
-    ties make the discrete sequence depend on the length of the current run, which is ignored here. Strata are mixed,
-    except for order "given", where the next slot's stratum is used.
-    """
-    num_tasks, probability = problem.num_tasks, problem.group_probability
-    groups = problem.num_groups
-    mixed = probability.mean(0)
-    if problem.order in ("random", "given"):
-        row = probability[(position + 1) % len(probability)] if problem.order == "given" else mixed
-        return np.tile(row, (groups, 1))
-    keys = problem.group_key if problem.order == "easy_first" else -problem.group_key
-    unique, inverse = np.unique(keys, return_inverse=True)
-    mass = np.bincount(inverse, mixed, minlength=len(unique))
-    above = np.concatenate([[0.0], np.minimum(np.cumsum(mass), 1.0)])
-    above[-1] = 1.0
-    i, j = position + 1, num_tasks - position - 1
-    left = above[1:] ** i - above[:-1] ** i
-    right = (1 - above[:-1]) ** j - (1 - above[1:]) ** j
-    joint = np.triu(comb(num_tasks, i) * left[:, None] * right[None, :], 1)
-    at_most = sum(comb(num_tasks, m) * above**m * (1 - above) ** (num_tasks - m) for m in range(i, num_tasks + 1))
-    marginal = np.diff(at_most)
-    joint[np.diag_indices(len(unique))] = np.maximum(marginal - joint.sum(1), 0.0)
-    total = joint.sum(1, keepdims=True)
-    chain = np.where(total > 0, joint / np.where(total > 0, total, 1.0), mass)
-    inside = mixed / np.where(mass[inverse] > 0, mass[inverse], 1.0)
-    return np.asarray(chain[inverse][:, inverse] * inside)
+    return Tables(actions[::-1], arrivals, grid, by_first_group(arrivals, values[:, -1]))
 
 
 class TableAgent(Agent):

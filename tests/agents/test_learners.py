@@ -18,7 +18,6 @@ from agents.planners.bandits import BanditWithKnapsacks, mckp_lp, normal_numbers
 from agents.planners.belief import BeliefBellman
 from agents.planners.dynamic_programming import PluginBellman, empirical_laws, key_buckets
 from agents.planners.hindsight_optimisation import NEVER, HindsightOptimisation
-from agents.planners.tables import next_group
 from agents.references import references
 from roi_env.exam import draw_exams, exam_spec
 from roi_env.source import Laws
@@ -282,24 +281,6 @@ def test_latent_references_bracket() -> None:
     assert found.optimum.mean() == pytest.approx(found.optimum_upper.mean(), abs=5 * noise)
     memoryless = evaluate_exact(make_agent("bellman", public_problem(spec)), batch)
     assert (memoryless.score <= found.optimum_upper + 1e-9).all()
-
-
-@pytest.mark.parametrize("order", ["easy_first", "hard_first"])
-def test_sorted_chain_equals_counting(order: str) -> None:
-    spec = exam_spec("signal", num_tasks=4, order=order)
-    problem = public_problem(spec)
-    groups = draw_exams(spec, 0, np.arange(60_000)).groups
-    for n in range(3):
-        chain = next_group(problem, n)
-        np.testing.assert_allclose(chain.sum(1), 1, atol=1e-9)
-        first = np.bincount(groups[:, n], minlength=problem.num_groups) / len(groups)
-        second = np.bincount(groups[:, n + 1], minlength=problem.num_groups) / len(groups)
-        np.testing.assert_allclose(first @ chain, second, atol=0.01)
-        often = np.flatnonzero(first > 0.05)
-        for g in often:
-            after = groups[groups[:, n] == g, n + 1]
-            counted = np.bincount(after, minlength=problem.num_groups) / len(after)
-            np.testing.assert_allclose(chain[g], counted, atol=0.04)
 
 
 def test_normal_numbers() -> None:
