@@ -8,15 +8,14 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from agents.base import Problem, exams_view, public_problem
 from agents.evaluation import MAX_STATES, Law, default_law, evaluate, evaluate_sampled, redraw_hidden
 from agents.planners.belief import BeliefBellman
 from agents.planners.dynamic_programming import TrueBellman
-from agents.planners.hindsight_optimisation import NEVER, frontier_size, hindsight_frontier
 from agents.planners.tables import auto_grid, compile_laws, preview_tables
 from roi_env.exam import ExamBatch
+from roi_env.hindsight import hindsight
 from roi_env.source import NOT_OFFERED
 
 
@@ -47,36 +46,11 @@ class References:
     grid: int
 
 
-@njit(cache=True)
-def _oracle(
-    tokens: npt.NDArray[np.int32],
-    correct: npt.NDArray[np.bool_],
-    weights: npt.NDArray[np.float64],
-    decision_cost: int,
-    budget: int,
-    size: int,
-) -> npt.NDArray[np.float64]:
-    exams, num_tasks, num_tiers = tokens.shape
-    out = np.empty(exams)
-    cost, profit = np.empty((2, size), np.int64), np.empty((2, size))
-    cheapest = np.empty(num_tasks, np.int64)
-    for e in range(exams):
-        for n in range(num_tasks):
-            cheapest[n] = NEVER
-            for k in range(num_tiers):
-                if correct[e, n, k]:
-                    cheapest[n] = min(cheapest[n], np.int64(tokens[e, n, k]))
-        length = hindsight_frontier(cheapest, weights[e], decision_cost, budget, cost, profit)
-        out[e] = profit[0, length - 1]
-    return out
-
-
 def oracle_values(batch: ExamBatch) -> npt.NDArray[np.float64]:
     """(E,) best score in hindsight, with all outcomes known."""
     tokens, correct = batch.outcomes()
-    spec, weights = batch.spec, batch.weights
-    size = max((frontier_size(row, spec.budget) for row in np.unique(weights, axis=0)), default=2)
-    return _oracle(tokens, correct, weights, spec.decision_cost, spec.budget, size)
+    rewards = correct * batch.weights[:, :, None]
+    return hindsight(tokens, rewards, batch.spec.budget, decision_cost=batch.spec.decision_cost)
 
 
 def informed_values(batch: ExamBatch, grid: int = 1) -> npt.NDArray[np.float64]:

@@ -24,8 +24,8 @@ _MAX_PROFIT = 4096
 """Largest sum of scaled weights for which the knapsack by profits is used."""
 _SCALES = (1.0, 2.0, 4.0, 8.0, 10.0, 16.0, 100.0)
 
-_NEVER = np.iinfo(np.int64).max // 4
-"""A cost above every budget that can still be added to without overflow."""
+NEVER = np.iinfo(np.int64).max // 4
+"""A cost above every budget that can still be added to without overflow: no tier is right."""
 
 
 @njit(cache=True)
@@ -123,7 +123,7 @@ def _profits(costs, rewards, budget, decision_cost, scale, most, out):  # type: 
                 continue
             profit = np.int64(np.rint(rewards[e, i, np.uint64(k)] * scale))
             for p in range(top + 1, top + profit + 1):
-                least[np.uint64(p)] = _NEVER
+                least[np.uint64(p)] = NEVER
             top += profit  # type: ignore[assignment]
             for p in range(top, profit - 1, -1):
                 total = least[np.uint64(p - profit)] + c
@@ -248,7 +248,7 @@ def _states(costs, rewards, budget, decision_cost, out, actions):  # type: ignor
             rest = bound[i + np.uint64(1)]
             while True:
                 pick = -1
-                c = cost[np.uint64(keep)] if keep < size else _NEVER  # type: ignore[assignment]
+                c = cost[np.uint64(keep)] if keep < size else NEVER  # type: ignore[assignment]
                 r = reward[np.uint64(keep)] if keep < size else -1.0
                 for k in range(np.uint64(tiers)):
                     h = head[k]
@@ -362,3 +362,114 @@ def hindsight_actions(
 ) -> npt.NDArray[np.int8]:
     """An optimal choice for each exam: (E, N) int8, 0 skip, k tier k (1-based). Arguments as :func:`hindsight`."""
     return _run(costs, rewards, budget, decision_cost, True)[1]
+
+
+@njit(cache=True)
+def _frontier(
+    cheapest: npt.NDArray[np.int64],
+    weights: npt.NDArray[np.float64],
+    decision_cost: int,
+    budget: int,
+    cost: npt.NDArray[np.int64],
+    profit: npt.NDArray[np.float64],
+) -> int:
+    """Pareto list (tokens, score) of one exam whose outcomes are known; returns its length.
+
+    With outcomes known only the cheapest correct tier of a task matters (a dearer one earns the same): a 0/1 knapsack
+    solved by the list of Nemhauser and Ullmann, "Discrete dynamic programming and capital allocation", Management
+    Science 15(9), 1969. Every task before the last one attempted also costs the decision cost.
+
+    :param cheapest: (n,) tokens of the cheapest correct tier, decision cost excluded; ``NEVER``: none.
+    :param cost: (2, size) int64 scratch; row 0 is the result, ascending. ``profit`` (2, size) likewise.
+    """
+    length: int = 1
+    cost[0, 0], profit[0, 0] = 0, 0.0
+    for n in range(len(cheapest) - 1, -1, -1):
+        take = cheapest[n] + decision_cost
+        # Merge the list shifted by a skip (dropping nothing to do: state 0) with the list shifted by the attempt.
+        i, j, out = 0, 0, 0
+        best = -1.0
+        while i < length or j < length:
+            skip_cost = cost[0, i] + (decision_cost if i > 0 else 0) if i < length else NEVER
+            take_cost = cost[0, j] + take if j < length and cheapest[n] < NEVER else NEVER
+            if skip_cost >= NEVER and take_cost >= NEVER:
+                break
+            if skip_cost <= take_cost:
+                c, p = skip_cost, profit[0, i]
+                i += 1
+            else:
+                c, p = take_cost, profit[0, j] + weights[n]
+                j += 1
+            if c > budget:
+                break
+            if p > best:
+                if out > 0 and cost[1, out - 1] == c:
+                    out -= 1
+                cost[1, out], profit[1, out] = c, p
+                out += 1
+                best = p
+        length = out
+        for m in range(length):
+            cost[0, m], profit[0, m] = cost[1, m], profit[1, m]
+    return int(length)
+
+
+def _frontier_size(weights: npt.NDArray[np.float64], budget: int) -> int:
+    """Most entries of a Pareto list of tasks with ``weights`` (n,)."""
+    most = min(2 ** min(len(weights), 62), budget + 1)
+    if (weights == np.rint(weights)).all():
+        most = min(most, int(weights.sum()) + 1)
+    return most + 1
+
+
+@njit(cache=True)
+def _mean_curve(
+    cheapest: npt.NDArray[np.int64],
+    weights: npt.NDArray[np.float64],
+    decision_cost: int,
+    budget: int,
+    grid: int,
+    size: int,
+) -> npt.NDArray[np.float64]:
+    """(budget // grid + 1,) mean over scenarios of the hindsight value; ``cheapest`` and ``weights`` are (M, n)."""
+    scenarios = len(cheapest)
+    curve = np.zeros(budget // grid + 1)
+    cost, profit = np.empty((2, size), np.int64), np.empty((2, size))
+    for s in range(scenarios):
+        length = _frontier(cheapest[s], weights[s], decision_cost, budget, cost, profit)
+        for m in range(1, length):
+            at = -(-cost[0, m] // grid)
+            if at < len(curve):
+                curve[at] += profit[0, m] - profit[0, m - 1]
+    total = 0.0
+    for b in range(len(curve)):
+        total += curve[b]
+        curve[b] = total / scenarios
+    return curve
+
+
+def hindsight_curve(
+    cheapest: npt.NDArray[np.int64],
+    weights: npt.NDArray[np.float64],
+    budget: int,
+    *,
+    decision_cost: int = 0,
+    grid: int = 1,
+) -> npt.NDArray[np.float64]:
+    """(budget // grid + 1,) mean over scenarios of the best total reward at every budget ``0, grid, 2 grid, ...``.
+
+    :param cheapest: (M, n) tokens of the cheapest right tier of every task in every scenario; ``NEVER``: none is right.
+    :param weights: (M, n) rewards of the tasks.
+    :param budget: tokens.
+    :param decision_cost: as in :func:`hindsight`.
+    :param grid: tokens per step.
+    :raises ValueError: for arguments of wrong shape, type or sign.
+    """
+    if cheapest.dtype != np.int64 or cheapest.ndim != 2 or (cheapest.size and cheapest.min() < 0):
+        raise ValueError(f"cheapest must be (M, n) int64 >= 0, got {cheapest.dtype} of shape {cheapest.shape}")
+    if weights.shape != cheapest.shape or not (weights >= 0).all():
+        raise ValueError(f"weights must be >= 0 and of shape {cheapest.shape}, got shape {weights.shape}")
+    if budget < 0 or decision_cost < 0 or grid < 1:
+        raise ValueError(f"budget {budget} and decision_cost {decision_cost} must be >= 0, grid {grid} >= 1")
+    size = max((_frontier_size(row, budget) for row in np.unique(weights, axis=0)), default=2)
+    return _mean_curve(cheapest, weights, decision_cost, budget, grid, size)

@@ -19,93 +19,7 @@ from agents.planners.tables import (
     preview_tables,
 )
 from roi_env import random
-
-NEVER = np.iinfo(np.int64).max // 4
-"""Cheapest correct cost of a task that no tier solves."""
-
-
-@njit(cache=True)
-def hindsight_frontier(
-    cheapest: npt.NDArray[np.int64],
-    weights: npt.NDArray[np.float64],
-    decision_cost: int,
-    budget: int,
-    cost: npt.NDArray[np.int64],
-    profit: npt.NDArray[np.float64],
-) -> int:
-    """Pareto list (tokens, score) of one exam whose outcomes are known; returns its length.
-
-    With outcomes known only the cheapest correct tier of a task matters (a dearer one earns the same): a 0/1 knapsack
-    solved by the list of Nemhauser and Ullmann, "Discrete dynamic programming and capital allocation", Management
-    Science 15(9), 1969. Every task before the last one attempted also costs the decision cost.
-
-    :param cheapest: (n,) tokens of the cheapest correct tier, decision cost excluded; ``NEVER``: none.
-    :param cost: (2, size) int64 scratch; row 0 is the result, ascending. ``profit`` (2, size) likewise.
-    """
-    length: int = 1
-    cost[0, 0], profit[0, 0] = 0, 0.0
-    for n in range(len(cheapest) - 1, -1, -1):
-        take = cheapest[n] + decision_cost
-        # Merge the list shifted by a skip (dropping nothing to do: state 0) with the list shifted by the attempt.
-        i, j, out = 0, 0, 0
-        best = -1.0
-        while i < length or j < length:
-            skip_cost = cost[0, i] + (decision_cost if i > 0 else 0) if i < length else NEVER
-            take_cost = cost[0, j] + take if j < length and cheapest[n] < NEVER else NEVER
-            if skip_cost >= NEVER and take_cost >= NEVER:
-                break
-            if skip_cost <= take_cost:
-                c, p = skip_cost, profit[0, i]
-                i += 1
-            else:
-                c, p = take_cost, profit[0, j] + weights[n]
-                j += 1
-            if c > budget:
-                break
-            if p > best:
-                if out > 0 and cost[1, out - 1] == c:
-                    out -= 1
-                cost[1, out], profit[1, out] = c, p
-                out += 1
-                best = p
-        length = out
-        for m in range(length):
-            cost[0, m], profit[0, m] = cost[1, m], profit[1, m]
-    return int(length)
-
-
-def frontier_size(weights: npt.NDArray[np.float64], budget: int) -> int:
-    """Most entries of a Pareto list of tasks with ``weights`` (n,)."""
-    most = min(2 ** min(len(weights), 62), budget + 1)
-    if (weights == np.rint(weights)).all():
-        most = min(most, int(weights.sum()) + 1)
-    return most + 1
-
-
-@njit(cache=True)
-def _mean_curve(
-    cheapest: npt.NDArray[np.int64],
-    weights: npt.NDArray[np.float64],
-    decision_cost: int,
-    budget: int,
-    grid: int,
-    size: int,
-) -> npt.NDArray[np.float64]:
-    """(budget // grid + 1,) mean over scenarios of the hindsight value; ``cheapest`` and ``weights`` are (M, n)."""
-    scenarios = len(cheapest)
-    curve = np.zeros(budget // grid + 1)
-    cost, profit = np.empty((2, size), np.int64), np.empty((2, size))
-    for s in range(scenarios):
-        length = hindsight_frontier(cheapest[s], weights[s], decision_cost, budget, cost, profit)
-        for m in range(1, length):
-            at = -(-cost[0, m] // grid)
-            if at < len(curve):
-                curve[at] += profit[0, m] - profit[0, m - 1]
-    total = 0.0
-    for b in range(len(curve)):
-        total += curve[b]
-        curve[b] = total / scenarios
-    return curve
+from roi_env.hindsight import NEVER, hindsight_curve
 
 
 @njit(cache=True)
@@ -227,8 +141,7 @@ class HindsightOptimisation(TableAgent):
         places = np.arange(position, position + groups.shape[1])
         cheapest = self._cheapest[np.arange(self.scenarios)[:, None], places, groups]
         weights = problem.group_weight[groups]
-        size = max(frontier_size(row, problem.budget) for row in np.unique(weights, axis=0))
-        return _mean_curve(cheapest, weights, problem.decision_cost, problem.budget, self.grid, size)
+        return hindsight_curve(cheapest, weights, problem.budget, decision_cost=problem.decision_cost, grid=self.grid)
 
     def tables(self, exams: ExamsView) -> Tables:
         """Solve a batch of exams."""

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from agents.base import make_agent, public_problem
 from agents.evaluation import evaluate_exact
-from agents.references import informed_values, oracle_values, references
+from agents.references import informed_values, references
 from roi_env.bellman import bounds, evaluate_policy, solve
 from roi_env.exam import draw_exams, exam_spec
-from roi_env.hindsight import hindsight
+from roi_env.hindsight import NEVER, hindsight, hindsight_curve
 from roi_env.source import Laws, laws_from_cells
 
 
@@ -129,4 +129,9 @@ def test_references_and_agents_agree_with_the_solver() -> None:
     np.testing.assert_allclose(informed_values(batch), informed, rtol=1e-9)
     tokens, correct = batch.outcomes()
     rewards = correct * batch.weights[:, :, None]
-    np.testing.assert_allclose(oracle_values(batch), hindsight(tokens, rewards, spec.budget), rtol=1e-12)
+    cheapest = np.where(correct, tokens, np.int64(NEVER)).min(2)
+    for budget in (0, 7, spec.budget // 2, spec.budget):
+        best = [hindsight_curve(cheapest[e, None], batch.weights[e, None], budget)[-1] for e in range(len(batch))]
+        np.testing.assert_allclose(hindsight(tokens, rewards, budget), best, rtol=1e-12)
+    with pytest.raises(ValueError, match="cheapest"):
+        hindsight_curve(-cheapest, batch.weights, spec.budget)
