@@ -94,6 +94,113 @@ def _fill_gains(acc, left, size, weight, cost, success, first, last):  # type: i
 
 
 @njit(cache=True)
+def _step(  # type: ignore[no-untyped-def]
+    start, cost, prob, success, cell, weight, floor, skip, skip_share, low, row, work, act, action
+):
+    """One backward step in place: ``row`` holds ``_BLOCK`` zeros, then V_{i+1}, which V_i overwrites from ``low`` on.
+
+    Zeros before V(0) stand for attempts that do not fit. Blocks go downwards and a block reads only budgets at or below
+    its own, so one row is enough. ``work`` (2, _BLOCK) and ``act`` are scratch; ``action`` is filled unless empty.
+    """
+    block = _BLOCK
+    acc, best = work[0], work[1]
+    share = row.dtype.type(skip_share)
+    stay = row.dtype.type(1.0 - skip_share)
+    right = len(row) - block
+    while right > low:
+        left = max(right - block, low)
+        size = right - left
+        m = np.uint64(size)
+        for j in range(m):
+            best[j] = 0
+        if action.size:
+            for j in range(m):
+                act[j] = 0
+        begin = max(skip - left, 0)
+        if begin < size:
+            o = np.uint64(block + left - skip)
+            if skip_share == 0.0:
+                for j in range(np.uint64(begin), m):
+                    best[j] = row[o + j]
+            else:
+                for j in range(np.uint64(begin), m):
+                    best[j] = stay * row[o + j] + share * row[o + j - np.uint64(1)]
+        for k in range(len(floor)):
+            first, last = start[cell + k], start[cell + k + 1]
+            lo, hi = first, last
+            while lo < hi:
+                mid = (lo + hi) // 2
+                if cost[mid] < right:
+                    lo = mid + 1
+                else:
+                    hi = mid
+            begin = max(floor[k] - left, 0)
+            if lo == first or begin >= size:
+                continue
+            _fill_gains(acc, left, size, weight, cost, success, first, lo)
+            _add_points(acc, size, row, block + left, cost, prob, first, lo)
+            if action.size:
+                tier = np.int8(k + 1)
+                for j in range(np.uint64(begin), m):
+                    act[j] = tier if acc[j] > best[j] else act[j]
+            for j in range(np.uint64(begin), m):
+                best[j] = acc[j] if acc[j] > best[j] else best[j]
+        o = np.uint64(block + left)
+        for j in range(m):
+            row[o + j] = best[j]
+        o = np.uint64(left)
+        if action.size:
+            for j in range(m):
+                action[o + j] = act[j]
+        right = left
+
+
+class Cells(NamedTuple):
+    """Laws as compiled code reads them: costs in grid units with the decision cost included."""
+
+    indptr: npt.NDArray[np.int64]
+    cost: npt.NDArray[np.int64]
+    prob: npt.NDArray[np.float64]
+    success: npt.NDArray[np.float64]
+    floor: npt.NDArray[np.int64]
+    """(L, K) least budget (grid units) at which a tier is legal."""
+    skip: npt.NDArray[np.float64]
+    """(2,) probability that a skip costs ``skip_cost`` or one grid unit more."""
+    skip_cost: int
+
+
+@njit(cache=True)
+def backup(
+    following: npt.NDArray[np.float64],
+    weight: float,
+    law: int,
+    cells: Cells,
+    value: npt.NDArray[np.float64],
+    action: npt.NDArray[np.int8],
+) -> None:
+    """One step of the backward pass: write ``value`` and ``action`` (B' + 1,) of one task from ``following``."""
+    row = np.zeros(_BLOCK + len(following))
+    row[_BLOCK:] = following
+    _step(
+        cells.indptr,
+        cells.cost,
+        cells.prob,
+        cells.success,
+        law * cells.floor.shape[1],
+        weight,
+        cells.floor[law],
+        cells.skip_cost,
+        cells.skip[1],
+        0,
+        row,
+        np.empty((2, _BLOCK)),
+        np.empty(_BLOCK, np.int8),
+        action,
+    )
+    value[:] = row[_BLOCK:]
+
+
+@njit(cache=True)
 def _solve(  # type: ignore[no-untyped-def]
     start,
     cost,
@@ -119,14 +226,9 @@ def _solve(  # type: ignore[no-untyped-def]
     """
     exams, tasks = law_index.shape
     block = _BLOCK
-    # Zeros before V(0) stand for attempts that do not fit. Blocks go downwards and a block reads only budgets at or
-    # below its own, so one row is enough: V_i overwrites V_{i+1}.
     row = np.zeros(block + budget + 1, prob.dtype)
-    acc = np.empty(block, prob.dtype)
-    best = np.empty(block, prob.dtype)
+    work = np.empty((2, block), prob.dtype)
     act = np.empty(block, np.int8)
-    share = row.dtype.type(skip_share)
-    stay = row.dtype.type(1.0 - skip_share)
     for e in range(exams):
         row[:] = 0
         if keep:
@@ -135,56 +237,25 @@ def _solve(  # type: ignore[no-untyped-def]
         for i in range(tasks - 1, -1, -1):
             cell = law_index[e, i] * num_tiers
             weight = weights[e, i]
-            right = budget + 1
-            while right > low[e, i]:
-                left = max(right - block, low[e, i])
-                size = right - left
-                m = np.uint64(size)
-                for j in range(m):
-                    best[j] = 0
-                if policy.size:
-                    for j in range(m):
-                        act[j] = 0
-                begin = max(skip - left, 0)
-                if begin < size:
-                    o = np.uint64(block + left - skip)
-                    if skip_share == 0.0:
-                        for j in range(np.uint64(begin), m):
-                            best[j] = row[o + j]
-                    else:
-                        for j in range(np.uint64(begin), m):
-                            best[j] = stay * row[o + j] + share * row[o + j - np.uint64(1)]
-                for k in range(num_tiers):
-                    first, last = start[cell + k], start[cell + k + 1]
-                    lo, hi = first, last
-                    while lo < hi:
-                        mid = (lo + hi) // 2
-                        if cost[mid] < right:
-                            lo = mid + 1
-                        else:
-                            hi = mid
-                    begin = max(floor[cell + k] - left, 0)
-                    if lo == first or begin >= size:
-                        continue
-                    _fill_gains(acc, left, size, weight, cost, success, first, lo)
-                    _add_points(acc, size, row, block + left, cost, prob, first, lo)
-                    if policy.size:
-                        action = np.int8(k + 1)
-                        for j in range(np.uint64(begin), m):
-                            act[j] = action if acc[j] > best[j] else act[j]
-                    for j in range(np.uint64(begin), m):
-                        best[j] = acc[j] if acc[j] > best[j] else best[j]
-                o = np.uint64(block + left)
-                for j in range(m):
-                    row[o + j] = best[j]
-                o = np.uint64(left)
-                if keep:
-                    for j in range(m):
-                        values[e, i, o + j] = best[j]
-                if policy.size:
-                    for j in range(m):
-                        policy[e, i, o + j] = act[j]
-                right = left
+            _step(
+                start,
+                cost,
+                prob,
+                success,
+                cell,
+                weight,
+                floor[cell : cell + num_tiers],
+                skip,
+                skip_share,
+                low[e, i],
+                row,
+                work,
+                act,
+                policy[e, i] if policy.size else act[:0],
+            )
+            if keep:
+                for j in range(low[e, i], budget + 1):
+                    values[e, i, j] = row[block + j]
         top[e, 0] = row[block + budget - 1]
         top[e, 1] = row[block + budget]
 

@@ -10,7 +10,8 @@ import numpy.typing as npt
 from numba import njit
 
 from agents.base import Agent, DecisionView, ExamsView, Feedback, Problem, Probs, State, one_hot
-from agents.planners.tables import Actions, Cells, by_first_group, compile_laws, find_node
+from agents.planners.tables import Actions, by_first_group, compile_laws, find_node
+from roi_env.bellman import Cells
 from roi_env.blind import Arrivals
 from roi_env.source import Laws
 

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from agents.base import Agent, DecisionView, ExamsView, Problem, Probs, State, one_hot
+from roi_env.bellman import Cells, backup
 from roi_env.blind import Arrivals
 from roi_env.source import NOT_OFFERED, Laws
 
@@ -38,20 +38,6 @@ MAX_GRID_POINTS = 16_384
 def auto_grid(budget: int) -> int:
     """Tokens per grid step: 1 (exact) up to ``MAX_GRID_POINTS`` tokens of budget."""
     return -(-budget // MAX_GRID_POINTS)
-
-
-class Cells(NamedTuple):
-    """Laws as compiled code reads them: costs in grid units with the decision cost included."""
-
-    indptr: npt.NDArray[np.int64]
-    cost: npt.NDArray[np.int64]
-    prob: npt.NDArray[np.float64]
-    success: npt.NDArray[np.float64]
-    floor: npt.NDArray[np.int64]
-    """(L, K) least budget (grid units) at which a tier is legal."""
-    skip: npt.NDArray[np.float64]
-    """(2,) probability that a skip costs ``skip_cost`` or one grid unit more."""
-    skip_cost: int
 
 
 def compile_laws(
@@ -104,45 +90,6 @@ def compile_laws(
         skip,
         whole,
     )
-
-
-@njit(cache=True)
-def backup(
-    following: npt.NDArray[np.float64],
-    weight: float,
-    law: int,
-    cells: Cells,
-    value: npt.NDArray[np.float64],
-    action: npt.NDArray[np.int8],
-    scratch: npt.NDArray[np.float64],
-) -> None:
-    """One step of the backward pass: write ``value`` and ``action`` (B' + 1,) of one task from ``following``."""
-    top = len(following) - 1
-    num_tiers = cells.floor.shape[1]
-    value[:] = 0.0
-    action[:] = 0
-    for more in range(2):
-        cost = cells.skip_cost + more
-        if cells.skip[more] > 0:
-            for b in range(cost, top + 1):
-                value[b] += cells.skip[more] * following[b - cost]
-    for k in range(num_tiers):
-        lowest = cells.floor[law, k]
-        if lowest > top:
-            continue
-        cell = law * num_tiers + k
-        scratch[:] = 0.0
-        for j in range(cells.indptr[cell], cells.indptr[cell + 1]):
-            cost = cells.cost[j]
-            if cost > top:
-                break
-            q, gain = cells.prob[j], weight * cells.success[j]
-            for b in range(cost, top + 1):
-                scratch[b] += gain + q * following[b - cost]
-        for b in range(lowest, top + 1):
-            if scratch[b] > value[b]:
-                value[b] = scratch[b]
-                action[b] = k + 1
 
 
 @dataclass(frozen=True)
@@ -211,7 +158,6 @@ def preview_tables(
     actions: list[Actions] = []
     index = np.empty((num_tasks, size), np.int64)
     after, curves = np.zeros(size, np.int64), [np.zeros(points)]
-    scratch = np.empty(points)
     for n in range(num_tasks - 1, -1, -1):
         pairs = np.stack([groups[:, n].astype(np.int64), after], 1)
         nodes, inverse = np.unique(pairs, axis=0, return_inverse=True)
@@ -222,7 +168,7 @@ def preview_tables(
         values = np.empty((len(nodes), points))
         action = np.empty((len(nodes), points), np.int8)
         for node, (kind, rest) in enumerate(nodes):
-            backup(following[rest], weights[kind], law[kind], cells, values[node], action[node], scratch)
+            backup(following[rest], weights[kind], law[kind], cells, values[node], action[node])
         actions.append(action)
         curves = list(values)
         after = inverse.ravel().astype(np.int64)
@@ -241,7 +187,6 @@ def blind_tables(
     """
     arrivals = problem.arrivals
     points = problem.budget // grid + 1
-    scratch = np.empty(points)
     actions: list[Actions] = []
     values = np.empty((0, points))
     for n in range(problem.num_tasks - 1, -1, -1):
@@ -255,7 +200,7 @@ def blind_tables(
         values = np.empty((len(groups), points))
         action = np.empty((len(groups), points), np.int8)
         for node, (group, state) in enumerate(zip(groups, states, strict=True)):
-            backup(following[state], problem.group_weight[group], group, cells, values[node], action[node], scratch)
+            backup(following[state], problem.group_weight[group], group, cells, values[node], action[node])
         actions.append(action)
     return Tables(actions[::-1], arrivals, grid, by_first_group(arrivals, values[:, -1]))
 
