@@ -176,8 +176,8 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
         self._level_edges: list[int] = spec.source.level_edges.tolist()
         # Legal actions change only where the remaining budget crosses a minimum cost: one mask a crossing, copied for every caller.
         self._thresholds: list[list[int]] = [sorted(set(row)) for row in spec.min_cost.tolist()]
-        self._masks = [[_mask(row, limit) for limit in (-1, *sorted(set(row)))] for row in spec.min_cost.tolist()]
-        self._no_mask = _mask([2] * self._num_tiers, 1)
+        self._masks = [[_Mask(row, limit) for limit in (-1, *sorted(set(row)))] for row in spec.min_cost.tolist()]
+        self._no_mask = _Mask([2] * self._num_tiers, 1)
         self._seed: int | None = None
         self._next_exam = 0
         self._replicate = 0
@@ -185,7 +185,7 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
         self._block_left = 0
         self._position = 0
         self._remaining = 0
-        self._last_mask: npt.NDArray[np.int8] | None = None
+        self._last_mask: _Mask | None = None
         self._scene: Scene | None = None
 
     def _prepare_block(self) -> None:
@@ -199,8 +199,7 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
         self._block_size = min(64, 2 * size)
         ids = np.arange(self._next_exam, self._next_exam + size)
         batch = draw_exams(self.spec_of_exam, self._seed, ids, self._replicate)
-        tokens, correct = batch.outcomes()
-        self._block_outcomes = ((tokens.astype(np.int64) << 1) | correct).tolist()
+        self._block_outcomes: list[list[list[int]]] = batch.packed_outcomes().tolist()
         self._block_groups: list[list[int]] = batch.groups.tolist()
         steps = self._num_tasks + 1
         rows = observe(
@@ -335,7 +334,7 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
             )
         )
 
-    def _mask_at(self, position: int, remaining: int) -> npt.NDArray[np.int8]:
+    def _mask_at(self, position: int, remaining: int) -> _Mask:
         if position == self._num_tasks:
             return self._no_mask
         group = self._groups[position]
@@ -345,7 +344,7 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
         """(K + 1,) bool: legal actions now (sb3-contrib's protocol)."""
         if self._last_mask is None:
             raise gym.error.ResetNeeded("call reset() before action_masks()")
-        return self._last_mask.astype(bool)
+        return self._last_mask.legal.astype(bool)
 
     def render(self) -> Any:
         """The exam so far: text (``ansi``) or a (360, 720, 3) uint8 frame (``rgb_array``)."""
@@ -357,7 +356,14 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
         return render_ansi(self._scene) if self.render_mode == "ansi" else render_rgb(self._scene)
 
 
-def _mask(min_cost: list[int], remaining: int) -> npt.NDArray[np.int8]:
-    mask = np.array([1, *(cost <= remaining for cost in min_cost)], np.int8)
-    mask.flags.writeable = False
-    return mask
+class _Mask:
+    """A mask that gives every caller an array of its own, cut from blocks: cheaper than an allocation each."""
+
+    def __init__(self, min_cost: list[int], remaining: int) -> None:
+        self.legal = np.array([1, *(cost <= remaining for cost in min_cost)], np.int8)
+        self._spare: list[npt.NDArray[np.int8]] = []
+
+    def copy(self) -> npt.NDArray[np.int8]:
+        if not self._spare:
+            self._spare = list(np.tile(self.legal, (64, 1)))
+        return self._spare.pop()

@@ -208,31 +208,29 @@ def _draw_independent(key: np.uint64, size: np.uint64, rows: npt.NDArray[np.int3
 @njit(cache=True)
 def draw_tasks(
     seed: np.uint64,
-    which: npt.NDArray[np.int64],
-    count: int,
     exam_ids: npt.NDArray[np.int64],
+    count: int,
     order: int,
     replacement: bool,
     tables: SourceTables,
     rows: npt.NDArray[np.int32],
     slots: npt.NDArray[np.int32],
-    keys: npt.NDArray[np.int64],
 ) -> None:
-    """Fill ``rows[e]`` and ``slots[e]`` (N,) int32 with the tasks of exam ``exam_ids[e]`` in presentation order.
+    """Fill ``rows[e]`` and ``slots[e]`` (N,) int32 with the tasks of exam ``exam_ids[e]`` in presentation order, e < count.
 
-    Done for the first ``count`` indices ``e`` in ``which``. ``slots`` comes from :func:`new_slots`: it holds the order of
-    drawing and is written only where that changes. A slot is part of a task's identity, whatever the order of
-    presentation. ``keys`` (N,) int64 is scratch.
+    ``slots`` comes from :func:`new_slots`: it holds the order of drawing and is written only where that changes. A slot
+    is part of a task's identity, whatever the order of presentation.
     """
     if replacement and len(tables.strata) == 2 and order == 0:
         # Exchangeable draws: the order of drawing is a random order already.
         size = np.uint64(tables.strata[1])
-        for j in range(count):
-            key = random.exam_key(seed, exam_ids[which[j]])
-            _draw_independent(random.draw(key, random.TASKS), size, rows, which[j])
+        for e in range(count):
+            key = random.exam_key(seed, exam_ids[e])
+            _draw_independent(random.draw(key, random.TASKS), size, rows, e)
         return
-    for j in range(count):
-        _draw_in_order(seed, which[j], exam_ids[which[j]], order, replacement, tables, rows, slots, keys)
+    keys = np.empty(rows.shape[1], np.int64)
+    for e in range(count):
+        _draw_in_order(seed, e, exam_ids[e], order, replacement, tables, rows, slots, keys)
 
 
 @njit(cache=True)
@@ -307,7 +305,7 @@ def draw_latent(seed: np.uint64, exam_id: np.int64, num_latent: int) -> np.int64
 
 
 @njit(cache=True, inline="always")
-def draw_outcome(
+def place_outcome(
     key: np.uint64,
     slot: np.uint64,
     tier: np.uint64,
@@ -315,14 +313,13 @@ def draw_outcome(
     cell: np.uint64,
     common: bool,
     cells: npt.NDArray[np.int32],
-    outcomes: npt.NDArray[np.uint32],
-) -> np.uint32:
-    """Packed potential outcome of ``tier`` (0-based) for the task in ``slot``; ``cell`` = law * K + tier.
+) -> np.uint64:
+    """Where ``tables.outcomes`` holds the potential outcome of ``tier`` (0-based) for the task in ``slot``.
 
-    A tier that is not offered costs ``NOT_OFFERED`` tokens: choosing it overspends.
+    ``cell`` = law * K + tier. A tier that is not offered costs ``NOT_OFFERED`` tokens: choosing it overspends.
     """
     number = random.draw(key, slot * num_tiers + (np.uint64(0) if common else tier))
-    return outcomes[np.uint64(cells[cell, np.uint64(0)]) + random.below(number, np.uint64(cells[cell, np.uint64(1)]))]
+    return np.uint64(cells[cell, np.uint64(0)]) + random.below(number, np.uint64(cells[cell, np.uint64(1)]))
 
 
 @njit(cache=True)
@@ -339,8 +336,7 @@ def _draw_batch(
     size = len(exam_ids)
     rows = np.empty((size, num_tasks), np.int32)
     latent = np.empty(size, np.int32)
-    keys = np.empty(num_tasks, np.int64)
-    draw_tasks(seed, np.arange(size), size, exam_ids, order, replacement, tables, rows, slots, keys)
+    draw_tasks(seed, exam_ids, size, order, replacement, tables, rows, slots)
     for e in range(size):
         latent[e] = draw_latent(seed, exam_ids[e], num_latent)
     return rows, latent
@@ -364,9 +360,8 @@ def _draw_outcomes(
         for n in range(num_tasks):
             for k in range(np.uint64(num_tiers)):
                 cell = np.uint64(laws[e, n] * num_tiers) + k
-                packed[e, n, k] = draw_outcome(
-                    key, np.uint64(slots[e, n]), k, np.uint64(num_tiers), cell, common, tables.cells, tables.outcomes
-                )
+                place = place_outcome(key, np.uint64(slots[e, n]), k, np.uint64(num_tiers), cell, common, tables.cells)
+                packed[e, n, k] = tables.outcomes[place]
     return packed
 
 
@@ -425,15 +420,13 @@ class ExamBatch:
             latent=self.latent[index],
         )
 
-    def outcomes(
-        self, replicates: npt.NDArray[np.int64] | None = None
-    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
-        """Potential outcomes ``(tokens (E, N, K) int32, correct (E, N, K) bool)``, decision cost excluded.
+    def packed_outcomes(self, replicates: npt.NDArray[np.int64] | None = None) -> npt.NDArray[np.uint32]:
+        """Potential outcomes (E, N, K) uint32: 2 x tokens (decision cost excluded), plus 1 where correct.
 
         :param replicates: (E,) int64, instead of the batch's own.
         """
         source = self.spec.source
-        packed = _draw_outcomes(
+        return _draw_outcomes(
             np.uint64(self.seed),
             self.exam_ids,
             self.replicates if replicates is None else np.asarray(replicates, np.int64),
@@ -443,6 +436,12 @@ class ExamBatch:
             source.coupling == "common",
             source.tables,
         )
+
+    def outcomes(
+        self, replicates: npt.NDArray[np.int64] | None = None
+    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
+        """:meth:`packed_outcomes` apart: ``(tokens (E, N, K) int32, correct (E, N, K) bool)``."""
+        packed = self.packed_outcomes(replicates)
         return (packed >> np.uint32(1)).astype(np.int32), (packed & np.uint32(1)).astype(bool)
 
 

@@ -18,7 +18,7 @@ from numba import njit
 from roi_env import random
 from roi_env.dynamics import compiled_transition
 from roi_env.env import resolve_spec
-from roi_env.exam import check_seed, draw_latent, draw_outcome, draw_tasks, exam_numbers, new_slots
+from roi_env.exam import check_seed, draw_latent, draw_tasks, exam_numbers, place_outcome
 from roi_env.observation import (
     ObservationTables,
     fill_features,
@@ -31,8 +31,28 @@ from roi_env.rendering import RENDER_FPS, Decision, Scene, render_ansi, render_r
 from roi_env.rewards import REFUSAL_BONUS, compiled_reward_of
 from roi_env.source import SourceTables
 
-# Columns of ``SourceTables.rows``, and one, as the unsigned numbers that compiled indexing wants.
+# Columns of ``SourceTables.rows`` and of ``_State.tasks``, and one, as the unsigned numbers that compiled indexing wants.
 _ITEM, _GROUP, _ONE = np.uint64(0), np.uint64(1), np.uint64(1)
+
+_BLOCK = 256
+"""Environments that one pass handles: what it touches is still in the processor's cache for the next pass."""
+
+_ENVIRONMENT = np.dtype(
+    [
+        ("key", np.uint64),  # outcome key of the running exam
+        ("exam_id", np.int64),
+        ("replicate", np.int64),
+        ("started", np.float64),
+        ("total_reward", np.float64),
+        ("total_score", np.float64),
+        ("first_item", np.int32),  # latent state x number of items: a task's law is this plus its item
+        ("remaining", np.int32),
+        ("position", np.int32),
+        ("finished", np.bool_),  # NEXT_STEP: the coming step resets
+    ],
+    align=True,
+)
+"""One environment between steps: one cache line of 64 bytes."""
 
 
 class _Rules(NamedTuple):
@@ -55,34 +75,36 @@ class _Rules(NamedTuple):
 
 
 class _State(NamedTuple):
-    """State of n environments, one array a field."""
+    """State of n environments."""
 
-    exam_id: npt.NDArray[np.int64]
-    replicate: npt.NDArray[np.int64]
-    key: npt.NDArray[np.uint64]
-    """Outcome key of the running exam."""
-    position: npt.NDArray[np.uint32]
-    remaining: npt.NDArray[np.int32]
-    finished: npt.NDArray[np.bool_]
-    """NEXT_STEP: the coming step resets."""
-    rows: npt.NDArray[np.int32]
-    """(n, N) task rows."""
+    environments: npt.NDArray[np.void]
+    """(n,) records of ``_ENVIRONMENT``."""
+    tasks: npt.NDArray[np.int32]
+    """(n, N, 2) item and published group of every task, in order of presentation."""
     slots: npt.NDArray[np.int32]
-    """(n, N) order of drawing."""
-    first_item: npt.NDArray[np.int64]
-    """Latent state x number of items: a task's law is this plus its item."""
+    """(n, N) order of drawing; (0, N) where presentation never changes it."""
     padded: npt.NDArray[np.float32]
     """Features in presentation order, then zeros: observations are windows of it."""
-    total_reward: npt.NDArray[np.float64]
-    total_score: npt.NDArray[np.float64]
-    started: npt.NDArray[np.float64]
+
+
+class _Scratch(NamedTuple):
+    """What passes over one block of environments hand on."""
+
+    place: npt.NDArray[np.uint64]
+    """Place of the outcome of the action under way."""
     outcome: npt.NDArray[np.uint32]
-    """Packed outcome of the action under way."""
+    """That outcome, packed."""
     weight: npt.NDArray[np.float64]
     """Weight of the task under way."""
+    ended: npt.NDArray[np.int64]
+    """Environments whose exam ended."""
     fresh: npt.NDArray[np.int64]
-    """Environments that begin an exam in this step."""
-    scratch: npt.NDArray[np.int64]
+    """Environments that begin an exam."""
+    exam_id: npt.NDArray[np.int64]
+    """Their exams."""
+    rows: npt.NDArray[np.int32]
+    """(block, N) task rows of those exams."""
+    slots: npt.NDArray[np.int32]
 
 
 class _Outputs(NamedTuple):
@@ -110,44 +132,62 @@ class _Final(NamedTuple):
 
 
 @njit(cache=True)
+def _new_scratch(num_tasks: int) -> _Scratch:
+    slots = np.empty((_BLOCK, num_tasks), np.int32)
+    for n in range(num_tasks):
+        slots[:, n] = n
+    return _Scratch(
+        np.empty(_BLOCK, np.uint64),
+        np.empty(_BLOCK, np.uint32),
+        np.empty(_BLOCK),
+        np.empty(_BLOCK, np.int64),
+        np.empty(_BLOCK, np.int64),
+        np.empty(_BLOCK, np.int64),
+        np.empty((_BLOCK, num_tasks), np.int32),
+        slots,
+    )
+
+
+@njit(cache=True)
 def _begin(
-    count: int,
+    count: np.uint64,
+    ahead: int,
     seed: np.uint64,
     now: float,
     rules: _Rules,
     tables: SourceTables,
     observation: ObservationTables,
     state: _State,
+    scratch: _Scratch,
 ) -> None:
-    """Draw the tasks of exam ``state.exam_id[i]`` for the first ``count`` environments ``i`` in ``state.fresh``."""
-    num_tasks = state.rows.shape[1]
-    draw_tasks(
-        seed,
-        state.fresh,
-        count,
-        state.exam_id,
-        rules.order,
-        rules.replacement,
-        tables,
-        state.rows,
-        state.slots,
-        state.scratch,
-    )
+    """Start the exam ``ahead`` of the last one in the first ``count`` environments in ``scratch.fresh``."""
+    num_tasks = np.uint64(state.tasks.shape[1])
     for j in range(count):
-        i = np.uint64(state.fresh[j])
-        exam_id = state.exam_id[i]
+        scratch.exam_id[j] = state.environments[np.uint64(scratch.fresh[j])].exam_id + ahead
+    draw_tasks(seed, scratch.exam_id, count, rules.order, rules.replacement, tables, scratch.rows, scratch.slots)
+    for j in range(count):
+        i = np.uint64(scratch.fresh[j])
+        environment = state.environments[i]
+        exam_id = scratch.exam_id[j]
+        environment.exam_id = exam_id
+        for n in range(num_tasks):
+            row = np.uint64(scratch.rows[j, n])
+            group = tables.rows[row, _GROUP]
+            state.tasks[i, n, _ITEM] = tables.rows[row, _ITEM]
+            state.tasks[i, n, _GROUP] = group
+            fill_features(state.padded, i, np.uint64(group), n, observation)
+        if rules.permuted:
+            for n in range(num_tasks):
+                state.slots[i, n] = scratch.slots[j, n]
         if rules.num_latent > 1:
-            state.first_item[i] = draw_latent(seed, exam_id, rules.num_latent) * rules.num_items
-        for n in range(np.uint64(num_tasks)):
-            row = np.uint64(state.rows[i, n])
-            fill_features(state.padded, i, np.uint64(tables.rows[row, _GROUP]), n, observation)
-        state.key[i] = random.outcome_key(seed, exam_id, state.replicate[i])
-        state.position[i] = 0
-        state.remaining[i] = rules.budget
-        state.finished[i] = False
-        state.total_reward[i] = 0.0
-        state.total_score[i] = 0.0
-        state.started[i] = now
+            environment.first_item = draw_latent(seed, exam_id, rules.num_latent) * rules.num_items
+        environment.key = random.outcome_key(seed, exam_id, environment.replicate)
+        environment.position = 0
+        environment.remaining = rules.budget
+        environment.finished = False
+        environment.total_reward = 0.0
+        environment.total_score = 0.0
+        environment.started = now
 
 
 @njit(cache=True, inline="always")
@@ -157,17 +197,15 @@ def _show(
     last_tokens: int,
     last_correct: bool,
     rules: _Rules,
-    tables: SourceTables,
     observation: ObservationTables,
     state: _State,
     observations: npt.NDArray[np.float32],
     action_mask: npt.NDArray[np.int8],
 ) -> None:
     """Write environment ``i``'s observation and mask; past the last task only skip is legal."""
-    num_tasks = np.uint64(state.rows.shape[1])
-    position, remaining = np.uint64(state.position[i]), state.remaining[i]
-    row = np.uint64(state.rows[i, min(position, num_tasks - _ONE)])
-    group = np.uint64(tables.rows[row, _GROUP])
+    num_tasks = np.uint64(state.tasks.shape[1])
+    position, remaining = np.uint64(state.environments[i].position), state.environments[i].remaining
+    group = np.uint64(state.tasks[i, min(position, num_tasks - _ONE), _GROUP])
     write_observation(
         observations,
         i,
@@ -199,54 +237,60 @@ def _reset_all(
     state: _State,
     out: _Outputs,
 ) -> None:
-    num_envs = len(state.exam_id)
-    for i in range(num_envs):
-        state.fresh[i] = i
-    _begin(num_envs, seed, now, rules, tables, observation, state)
+    num_envs, num_tasks = state.tasks.shape[:2]
+    scratch = _new_scratch(num_tasks)
+    for first in range(0, num_envs, _BLOCK):
+        size = np.uint64(min(_BLOCK, num_envs - first))
+        for j in range(size):
+            scratch.fresh[j] = first + j
+        _begin(size, 0, seed, now, rules, tables, observation, state, scratch)
     for i in range(np.uint64(num_envs)):
-        _show(i, 0, 0, False, rules, tables, observation, state, out.observations, out.action_mask)
+        _show(i, 0, 0, False, rules, observation, state, out.observations, out.action_mask)
 
 
 @njit(cache=True)
 def _draw_chosen(
-    actions: npt.NDArray[np.int64], rules: _Rules, tables: SourceTables, num_tiers: int, state: _State
-) -> bool:
-    """Gather the outcome of every chosen action (0 for skip); False if an action is out of range.
+    first: np.uint64,
+    size: np.uint64,
+    actions: npt.NDArray[np.int64],
+    rules: _Rules,
+    tables: SourceTables,
+    num_tiers: int,
+    state: _State,
+    scratch: _Scratch,
+) -> None:
+    """Gather the outcome of every chosen action of one block (0 for skip).
 
-    Apart from the rules and without branches, so that the processor keeps many of its cache misses in flight. Indices
-    are unsigned here and in ``_show``: signed ones cost a test for Python's negative indexing each.
+    Apart from the rules and without branches, first all places and then all outcomes, so that the processor keeps many
+    of its cache misses in flight. Indices are unsigned here and in ``_show``: signed ones cost a test for Python's
+    negative indexing each.
     """
-    valid = True
-    for i in range(len(actions)):
-        valid &= (actions[i] >= 0) & (actions[i] <= num_tiers)
-    if not valid:
-        return False
-    last = np.uint32(state.rows.shape[1] - 1)
-    for i in range(np.uint64(len(actions))):
+    last = np.uint64(state.tasks.shape[1] - 1)
+    for j in range(size):
+        i = first + j
         tier = np.uint64(max(actions[i] - 1, 0))
-        position = min(state.position[i], last)
-        slot = np.uint64(state.slots[i, position]) if rules.permuted else np.uint64(position)
-        row = np.uint64(state.rows[i, position])
-        law = np.uint64(state.first_item[i]) + np.uint64(tables.rows[row, _ITEM])
-        packed = draw_outcome(
-            state.key[i],
+        position = min(np.uint64(state.environments[i].position), last)
+        slot = np.uint64(state.slots[i, position]) if rules.permuted else position
+        law = np.uint64(state.environments[i].first_item) + np.uint64(state.tasks[i, position, _ITEM])
+        scratch.place[j] = place_outcome(
+            state.environments[i].key,
             slot,
             tier,
             np.uint64(num_tiers),
             law * np.uint64(num_tiers) + tier,
             rules.common,
             tables.cells,
-            tables.outcomes,
         )
-        state.outcome[i] = packed if actions[i] > 0 else np.uint32(0)
-        state.weight[i] = tables.group_weight[np.uint64(tables.rows[row, _GROUP])]
-    return True
+        scratch.weight[j] = tables.group_weight[np.uint64(state.tasks[i, position, _GROUP])]
+    for j in range(size):
+        scratch.outcome[j] = tables.outcomes[scratch.place[j]]
 
 
 @njit(cache=True)
 def _shaped_reward(
     i: np.uint64,
     action: int,
+    weight: float,
     right: bool,
     overspent: bool,
     cost: int,
@@ -256,23 +300,17 @@ def _shaped_reward(
     state: _State,
 ) -> float:
     """Reward other than the score, before the state of environment ``i`` moves on."""
-    position = state.position[i]
-    law = np.uint64(state.first_item[i]) + np.uint64(tables.rows[np.uint64(state.rows[i, position]), _ITEM])
+    environment = state.environments[i]
+    position = np.uint64(environment.position)
+    law = np.uint64(environment.first_item) + np.uint64(state.tasks[i, position, _ITEM])
     num_tiers = np.uint64(rules.num_tiers)
     solvable = False
     if rules.reward_kind == REFUSAL_BONUS and action == 0:
+        slot = np.uint64(state.slots[i, position]) if rules.permuted else position
         for k in range(num_tiers):
-            packed = draw_outcome(
-                state.key[i],
-                np.uint64(state.slots[i, position]),
-                k,
-                num_tiers,
-                law * num_tiers + k,
-                rules.common,
-                tables.cells,
-                tables.outcomes,
-            )
-            fits = np.int64(packed >> np.uint32(1)) + rules.decision_cost <= state.remaining[i]
+            place = place_outcome(environment.key, slot, k, num_tiers, law * num_tiers + k, rules.common, tables.cells)
+            packed = tables.outcomes[place]
+            fits = np.int64(packed >> np.uint32(1)) + rules.decision_cost <= environment.remaining
             solvable = solvable or (fits and (packed & np.uint32(1)) != 0)
     return compiled_reward_of(
         rules.reward_kind,
@@ -281,11 +319,83 @@ def _shaped_reward(
         right,
         overspent,
         np.searchsorted(rules.level_edges, cost - rules.decision_cost),
-        state.weight[i],
+        weight,
         paid,
         rules.budget,
         solvable,
     )
+
+
+@njit(cache=True)
+def _settle(
+    first: np.uint64,
+    size: np.uint64,
+    actions: npt.NDArray[np.int64],
+    rules: _Rules,
+    tables: SourceTables,
+    state: _State,
+    scratch: _Scratch,
+    out: _Outputs,
+) -> tuple[np.uint64, np.uint64]:
+    """Apply the rules to one block; returns how many of its exams ended and how many were finished before.
+
+    Which ones: ``scratch.ended`` and ``scratch.fresh``. Without branches on what the environments do: whether an exam
+    ends cannot be predicted, and a wrong guess costs more than the work for a finished one.
+    """
+    num_tasks = state.tasks.shape[1]
+    ended = finished = np.uint64(0)
+    for j in range(size):
+        i = first + j
+        environment = state.environments[i]
+        running = not environment.finished
+        packed = scratch.outcome[j] if (actions[i] > 0) & running else np.uint32(0)
+        position, remaining = np.int64(environment.position), np.int64(environment.remaining)
+        cost = (np.int64(packed >> np.uint32(1)) + rules.decision_cost) * running
+        correct = (packed & np.uint32(1)) != 0
+        paid, right, overspent, terminated = compiled_transition(cost, correct, remaining, position, num_tasks)
+        score = scratch.weight[j] * right
+        reward = score
+        if rules.reward_kind != 0:
+            if running:
+                reward = _shaped_reward(
+                    i, actions[i], scratch.weight[j], right, overspent, cost, paid, rules, tables, state
+                )
+            environment.total_score += score
+        terminated = terminated & running
+        environment.total_reward += reward
+        environment.position = position + 1
+        environment.remaining = remaining - paid
+        environment.finished = terminated
+        out.rewards[i] = reward
+        out.terminated[i] = terminated
+        out.tokens[i] = paid
+        out.correct[i] = right
+        out.overspent[i] = overspent
+        scratch.ended[ended] = i
+        ended += np.uint64(terminated)
+        scratch.fresh[finished] = i
+        finished += np.uint64(not running)
+    return ended, finished
+
+
+@njit(cache=True)
+def _close(
+    ended: np.uint64,
+    now: float,
+    rules: _Rules,
+    state: _State,
+    scratch: _Scratch,
+    final: _Final,
+) -> None:
+    """Write the totals of the exams that ended."""
+    for j in range(ended):
+        i = np.uint64(scratch.ended[j])
+        environment = state.environments[i]
+        final.reward[i] = environment.total_reward
+        final.score[i] = environment.total_score if rules.reward_kind != 0 else environment.total_reward
+        final.length[i] = environment.position
+        final.tokens[i] = rules.budget - environment.remaining
+        final.seconds[i] = now - environment.started
 
 
 @njit(cache=True)
@@ -302,85 +412,53 @@ def _step(
     final: _Final,
 ) -> int:
     """Step every environment once; returns how many exams ended, or -1 (nothing done) for an action out of range."""
-    num_envs, num_tasks = state.rows.shape
-    ended = 0
-    if not _draw_chosen(actions, rules, tables, len(observation.tiers), state):
+    num_envs, num_tasks = state.tasks.shape[:2]
+    num_tiers = len(observation.tiers)
+    valid = True
+    for action in actions:
+        valid &= (action >= 0) & (action <= num_tiers)
+    if not valid:
         return -1
-    fresh = 0
-    for i in range(np.uint64(num_envs)):
-        if state.finished[i]:
-            out.rewards[i] = 0.0
-            out.terminated[i] = False
-            out.tokens[i] = 0
-            out.correct[i] = False
-            out.overspent[i] = False
-            state.exam_id[i] += num_envs
-            state.fresh[fresh] = np.int64(i)
-            fresh += 1
-            continue
-        packed = state.outcome[i]
-        position, remaining = np.int64(state.position[i]), np.int64(state.remaining[i])
-        cost = np.int64(packed >> np.uint32(1)) + rules.decision_cost
-        correct = (packed & np.uint32(1)) != 0
-        paid, right, overspent, terminated = compiled_transition(cost, correct, remaining, position, num_tasks)
-        score = state.weight[i] * right
-        reward = score
-        if rules.reward_kind != 0:
-            reward = _shaped_reward(i, actions[i], right, overspent, cost, paid, rules, tables, state)
-            state.total_score[i] += score
-        state.total_reward[i] += reward
-        state.position[i] = position + 1
-        state.remaining[i] = remaining - paid
-        out.rewards[i] = reward
-        out.terminated[i] = terminated
-        out.tokens[i] = paid
-        out.correct[i] = right
-        out.overspent[i] = overspent
-        if terminated:
-            ended += 1
-            final.reward[i] = state.total_reward[i]
-            final.score[i] = state.total_score[i] if rules.reward_kind != 0 else state.total_reward[i]
-            final.length[i] = position + 1
-            final.tokens[i] = rules.budget - (remaining - paid)
-            final.seconds[i] = now - state.started[i]
-            if same_step:
-                state.exam_id[i] += num_envs
-                state.fresh[fresh] = np.int64(i)
-                fresh += 1
-            else:
-                state.finished[i] = True
-    if same_step:
-        for j in range(fresh):
-            began = np.uint64(state.fresh[j])
+    scratch = _new_scratch(num_tasks)
+    ended = np.uint64(0)
+    for start in range(0, num_envs, _BLOCK):
+        first, size = np.uint64(start), np.uint64(min(_BLOCK, num_envs - start))
+        _draw_chosen(first, size, actions, rules, tables, num_tiers, state, scratch)
+        ended_here, fresh = _settle(first, size, actions, rules, tables, state, scratch, out)
+        _close(ended_here, now, rules, state, scratch, final)
+        ended += ended_here
+        if same_step:
+            fresh = ended_here
+            for j in range(fresh):
+                began = np.uint64(scratch.ended[j])
+                scratch.fresh[j] = began
+                _show(
+                    began,
+                    actions[began],
+                    out.tokens[began],
+                    out.correct[began],
+                    rules,
+                    observation,
+                    state,
+                    final.observations,
+                    final.action_mask,
+                )
+        _begin(fresh, num_envs, seed, now, rules, tables, observation, state, scratch)
+        for j in range(size):
+            i = first + j
+            new = state.environments[i].position == 0
             _show(
-                began,
-                actions[began],
-                out.tokens[began],
-                out.correct[began],
+                i,
+                np.int64(0) if new else actions[i],
+                np.int32(0) if new else out.tokens[i],
+                not new and out.correct[i],
                 rules,
-                tables,
                 observation,
                 state,
-                final.observations,
-                final.action_mask,
+                out.observations,
+                out.action_mask,
             )
-    _begin(fresh, seed, now, rules, tables, observation, state)
-    for i in range(np.uint64(num_envs)):
-        action = actions[i] if state.position[i] > 0 else np.int64(0)
-        new = state.position[i] == 0
-        _show(
-            i,
-            action,
-            np.int32(0) if new else out.tokens[i],
-            not new and out.correct[i],
-            rules,
-            tables,
-            observation,
-            state,
-            out.observations,
-            out.action_mask,
-        )
-    return ended
+    return np.int64(ended)  # type: ignore[return-value]
 
 
 @njit(cache=True)
@@ -470,24 +548,12 @@ class ROIReasoningVectorEnv(gym.vector.VectorEnv):
             source.level_edges,
         )
         n, tasks = self.num_envs, spec.num_tasks
+        permuted = self._rules.permuted
         self._state = _State(
-            exam_id=np.zeros(n, np.int64),
-            replicate=np.zeros(n, np.int64),
-            key=np.zeros(n, np.uint64),
-            position=np.zeros(n, np.uint32),
-            remaining=np.zeros(n, np.int32),
-            finished=np.zeros(n, np.bool_),
-            rows=np.zeros((n, tasks), np.int32),
-            slots=new_slots(n, tasks),
-            first_item=np.zeros(n, np.int64),
-            padded=padded_features(n, spec),
-            total_reward=np.zeros(n),
-            total_score=np.zeros(n),
-            started=np.zeros(n),
-            outcome=np.zeros(n, np.uint32),
-            weight=np.zeros(n),
-            fresh=np.zeros(n, np.int64),
-            scratch=np.zeros(tasks, np.int64),
+            np.zeros(n, _ENVIRONMENT),
+            np.zeros((n, tasks, 2), np.int32),
+            np.zeros((n if permuted else 0, tasks), np.int32),
+            padded_features(n, spec),
         )
         self._copy = copy
         self._buffers = [self._new_buffers(), self._new_buffers()] if not copy else []
@@ -546,17 +612,17 @@ class ROIReasoningVectorEnv(gym.vector.VectorEnv):
             self._seed = int(seed)
         elif self._seed is None:
             self._seed = int(self.np_random.integers(2**63))
-        state = self._state
+        state = self._state.environments
         if "exam_ids" in options:
-            state.exam_id[:] = exam_numbers("exam_ids", options["exam_ids"], self.num_envs)
+            state["exam_id"][:] = exam_numbers("exam_ids", options["exam_ids"], self.num_envs)
         elif fresh:
-            state.exam_id[:] = np.arange(self.num_envs)
+            state["exam_id"][:] = np.arange(self.num_envs)
         else:
-            state.exam_id[:] += self.num_envs
+            state["exam_id"][:] += self.num_envs
         if "replicates" in options:
-            state.replicate[:] = exam_numbers("replicates", options["replicates"], self.num_envs)
+            state["replicate"][:] = exam_numbers("replicates", options["replicates"], self.num_envs)
         elif fresh or "exam_ids" in options:
-            state.replicate[:] = 0
+            state["replicate"][:] = 0
         out, _ = self._next_buffers()
         _reset_all(
             np.uint64(self._seed),
@@ -564,7 +630,7 @@ class ROIReasoningVectorEnv(gym.vector.VectorEnv):
             self._rules,
             self._tables,
             self._observation_tables,
-            state,
+            self._state,
             out,
         )
         self._mask = out.action_mask
@@ -595,7 +661,7 @@ class ROIReasoningVectorEnv(gym.vector.VectorEnv):
         if actions.shape != (self.num_envs,) or actions.dtype.kind not in "iu":
             raise ValueError(f"actions must be {self.num_envs} integers, got {actions.dtype} of shape {actions.shape}")
         actions = actions.astype(np.int64, copy=False)
-        before = (self._groups(), self._state.finished.copy()) if self.render_mode is not None else None
+        before = (self._groups(), self._state.environments["finished"].copy()) if self.render_mode is not None else None
         out, final = self._next_buffers()
         ended = _step(
             actions,
@@ -662,7 +728,7 @@ class ROIReasoningVectorEnv(gym.vector.VectorEnv):
 
     def _groups(self) -> npt.NDArray[np.int32]:
         """(num_envs, N) int32 published groups of the exams under way."""
-        return self.spec_of_exam.source.row_group[self._state.rows]
+        return self._state.tasks[:, :, 1].copy()
 
     def _scene(self, groups: npt.NDArray[np.int32]) -> Scene:
         return Scene(self.spec_of_exam, tuple(groups.tolist()), ())
