@@ -268,6 +268,14 @@ class Practice(Protocol):
     def problem(self) -> Problem:
         """The kind of exam."""
 
+    @property
+    def spec(self) -> ExamSpec:
+        """The training exams' specification: what agents that learn in the environment itself step through."""
+
+    @property
+    def seed(self) -> int:
+        """Identity's seed of the training exams."""
+
     def exams(self, count: int, start: int = 0) -> ExamsView:
         """Training exams ``start .. start + count - 1``."""
 
@@ -295,7 +303,10 @@ class Agent(ABC):
         self.problem = problem
 
     def train(self, practice: Practice, seed: int) -> None:  # noqa: B027 - nothing to learn by default
-        """Learn from training exams; agents that do not learn keep this no-op."""
+        """Learn from training exams; agents that do not learn keep this no-op.
+
+        :param seed: of everything random in training but the exams.
+        """
 
     def start(self, exams: ExamsView) -> State:
         """Prepare for a batch of exams; returns the state that ``act`` gets."""

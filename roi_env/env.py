@@ -21,13 +21,18 @@ _TABLE_ARGUMENTS = ("family", "split", "group_by", "missing")
 def resolve_spec(source: Any = "signal", *, table: Any = None, **kwargs: Any) -> ExamSpec:
     """Resolve the arguments of the environments into an :class:`~roi_env.exam.ExamSpec`.
 
-    :param source: see :func:`roi_env.exam.exam_spec`; "recorded" needs ``table``; "paper" uses it when given.
+    :param source: see :func:`roi_env.exam.exam_spec`; "recorded" needs ``table``; "paper" uses it when given. A resolved
+        :class:`~roi_env.exam.ExamSpec` is taken as it is, without other arguments.
     :param table: path of an outcome table or an :class:`~roi_env.outcomes.OutcomeTable`.
     :param kwargs: arguments of :func:`roi_env.exam.exam_spec`; with a table also ``family``, ``split`` (default
         "test"), ``group_by`` (default "dataset") and ``missing`` ("drop" or "mask"), see
         :func:`roi_env.recorded.recorded_source`.
     :raises ValueError: for arguments that are missing, superfluous or out of range.
     """
+    if isinstance(source, ExamSpec):
+        if given := [name for name, value in {"table": table, **kwargs}.items() if value is not None]:
+            raise ValueError(f"an ExamSpec is complete, {sorted(given)} would change it: use spec.replace(...) instead")
+        return source
     recorded = {name: kwargs.pop(name) for name in _TABLE_ARGUMENTS if kwargs.get(name) is not None}
     for name in _TABLE_ARGUMENTS:
         kwargs.pop(name, None)
@@ -114,7 +119,8 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
     beliefs="published", reward="score", feedback="cost", coupling=None, tiers=None, decision_cost=0,
     enforcement="budget", table=None, render_mode=None)`
 
-    * `source`: family name (known, signal, heavy, cap, latent, paper, recorded) or a `roi_env.source.Source`.
+    * `source`: family name (known, signal, heavy, cap, latent, paper, recorded), a `roi_env.source.Source`, or a complete
+      `roi_env.exam.ExamSpec` (then nothing else but `render_mode`).
     * `table`, `family`, `split`, `group_by`, `missing`: recorded outcomes, see `roi_env.recorded.recorded_source`.
     * `num_tasks`: N.
     * `budget`: int = tokens; float = fraction of N x the mean cost of the top tier; "tight" .15, "medium" .3, "ample" .6.

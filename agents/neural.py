@@ -1,0 +1,122 @@
+"""Policy networks behind the agents' interface: what SB3's and RLlib's agents share.
+
+PyTorch's kernels depend on the shape of a batch in their last bits. A network is therefore always asked in padded chunks
+of one size, so that its probabilities do not depend on who else is in the batch (identical on one kind of CPU).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from agents.base import Agent, DecisionView, Practice, Probs, State, one_hot
+
+CHUNK: Final = 1024
+"""Rows of every forward pass."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a training run is.
+
+    :param steps: environment steps (decisions) taken so far.
+    :param total_steps: environment steps of the whole run.
+    :param updates: gradient updates (optimiser steps) so far.
+    :param cpu_seconds: CPU time of training so far, runners and learners included, reports excluded.
+    :param score: mean score of the training exams finished since the last report (nan: none).
+    """
+
+    steps: int
+    total_steps: int
+    updates: int
+    cpu_seconds: float
+    score: float
+
+
+Report: TypeAlias = Callable[[Progress], None]
+"""Called during training between updates: the agent under training may be evaluated or saved inside, not changed."""
+
+
+def in_chunks(
+    forward: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    observations: npt.NDArray[np.float32],
+    mask: npt.NDArray[np.bool_],
+) -> npt.NDArray[np.float64]:
+    """Apply ``forward`` to D rows in padded chunks of :data:`CHUNK`, without gradients.
+
+    :param forward: (CHUNK, size) float32 and (CHUNK, K + 1) bool to (CHUNK, K + 1).
+    :param observations: (D, size) float32.
+    :param mask: (D, K + 1) bool legal actions.
+    :returns: (D, K + 1) float64.
+    """
+    size, actions = mask.shape
+    out = np.empty((size, actions))
+    rows = torch.zeros(CHUNK, observations.shape[1])
+    legal = torch.ones(CHUNK, actions, dtype=torch.bool)
+    with torch.no_grad():
+        for first in range(0, size, CHUNK):
+            count = min(CHUNK, size - first)
+            rows[:count] = torch.from_numpy(observations[first : first + count])
+            legal[:count] = torch.from_numpy(mask[first : first + count])
+            out[first : first + count] = forward(rows, legal)[:count].double().numpy()
+    return out
+
+
+class NeuralAgent(Agent):
+    """An agent whose action preferences come from a network that sees the flat observation alone.
+
+    :param greedy: play the most probable legal action (ties: the first); else play the distribution itself.
+    """
+
+    greedy: bool = True
+
+    @abstractmethod
+    def network(self) -> torch.nn.Module:
+        """The network, trained or not; its ``state_dict`` is what is saved."""
+
+    @abstractmethod
+    def preferences(self, observations: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Action probabilities (or values, for agents that are greedy by nature).
+
+        :param observations: (B, size) float32.
+        :param mask: (B, K + 1) bool legal actions.
+        :returns: (B, K + 1); the largest legal entry is the greedy action. Rows of probabilities sum to one over the
+            legal actions.
+        """
+
+    @abstractmethod
+    def train(self, practice: Practice, seed: int, report: Report | None = None) -> None:
+        """Train on ``practice.spec`` (exams of ``practice.seed``).
+
+        :param seed: of initial weights, exploration and minibatches.
+        :param report: called between updates.
+        """
+
+    def act(self, view: DecisionView, state: State) -> tuple[Probs, State]:
+        """Ask the network."""
+        mask = view.mask
+        preferences = np.where(mask, in_chunks(self.preferences, view.observations, mask), -np.inf)
+        if self.greedy:
+            return one_hot(preferences.argmax(1), mask.shape[1]), state
+        probs = np.where(mask, preferences, 0.0)
+        return probs / probs.sum(1, keepdims=True), state
+
+    def learned(self) -> dict[str, npt.NDArray[Any]]:
+        """The network's weights by name."""
+        return {name: value.detach().cpu().numpy() for name, value in self.network().state_dict().items()}
+
+    def restore(self, learned: dict[str, npt.NDArray[Any]]) -> None:
+        """Load the network's weights.
+
+        :raises ValueError: where names or shapes do not fit the network (another problem, another architecture).
+        """
+        try:
+            self.network().load_state_dict({name: torch.from_numpy(value.copy()) for name, value in learned.items()})
+        except RuntimeError as error:
+            raise ValueError(f"saved weights of agent {self.name!r} do not fit this problem: {error}") from error
