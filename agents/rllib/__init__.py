@@ -1,0 +1,1 @@
+"""Agents trained through RLlib: PPO and GRPO on batched exams."""
