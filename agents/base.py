@@ -298,6 +298,9 @@ class Agent(ABC):
     name: ClassVar[str]
     markov: ClassVar[bool] = True
     """Whether action probabilities depend on (exam, position, remaining budget) alone: then evaluation is exact."""
+    stepwise: ClassVar[bool] = False
+    """Whether training steps through the environment, takes a parameter ``steps`` and reports its progress
+    (:class:`agents.neural.NeuralAgent`)."""
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
@@ -407,11 +410,24 @@ def parse_agent(text: str) -> tuple[str, dict[str, Any]]:
     return match[1], params
 
 
-def make_agent(text: str, problem: Problem, **params: Any) -> Agent:
-    """Make a registered agent for a problem; ``text`` may carry parameters, as in ``"roi(threshold=0.01)"``.
+def agent_text(name: str, params: dict[str, Any]) -> str:
+    """The text that :func:`parse_agent` reads back as ``(name, params)``."""
+    return f"{name}({','.join(f'{key}={value!r}' for key, value in params.items())})" if params else name
 
-    :raises ValueError: for unknown names or parameters.
+
+def is_saved(text: str) -> bool:
+    """Whether ``text`` names a file written by :func:`save_agent` rather than a registered agent."""
+    return text.endswith(".npz")
+
+
+def make_agent(text: str, problem: Problem, **params: Any) -> Agent:
+    """Make a registered agent for a problem, or load a saved one.
+
+    :param text: a name, perhaps with parameters, as in ``"roi(threshold=0.01)"``; or the path of a saved agent (``.npz``).
+    :raises ValueError: for unknown names or parameters, or a file that is not a saved agent.
     """
+    if is_saved(text):
+        return load_agent(text, problem)
     name, inline = parse_agent(text)
     entry = AGENTS[name]
     factory = entry.load()

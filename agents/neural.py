@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, ClassVar, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -74,6 +74,9 @@ class NeuralAgent(Agent):
     :param greedy: play the most probable legal action (ties: the first); else play the distribution itself.
     """
 
+    stepwise: ClassVar[bool] = True
+    search_space: ClassVar[dict[str, tuple[Any, ...]]] = {}
+    """Values that `roi tune` draws from, by constructor parameter."""
     greedy: bool = True
 
     @abstractmethod

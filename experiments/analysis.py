@@ -139,7 +139,7 @@ class Setting:
 class Comparison:
     """A run folder in memory, with every bootstrap replicate that its intervals need.
 
-    ``tables`` holds the optional files (positions, choices, tier_calibration, trajectory) as columns.
+    ``tables`` holds the optional files (positions, choices, tier_calibration, trajectory, learning, missing) as columns.
     """
 
     config: dict[str, Any]
@@ -203,7 +203,8 @@ def analyse(run: Path, resamples: int = RESAMPLES) -> Comparison:
 
     Args:
         run: folder with ``config.json``, ``settings.parquet``, ``references.parquet``, ``scores.parquet`` and, where
-            the runner wrote them, ``positions``, ``choices``, ``tier_calibration``, ``tasks``, ``trajectory``.
+            the runner wrote them, ``positions``, ``choices``, ``tier_calibration``, ``tasks``, ``trajectory``,
+            ``learning`` and ``missing``.
         resamples: R, bootstrap replicates.
 
     Raises:
@@ -215,7 +216,7 @@ def analyse(run: Path, resamples: int = RESAMPLES) -> Comparison:
     scores = _columns(_read(run, "scores"))
     tables = {
         name: _columns(_read(run, name))
-        for name in ("positions", "choices", "tier_calibration", "tasks", "trajectory")
+        for name in ("positions", "choices", "tier_calibration", "tasks", "trajectory", "learning", "missing")
         if (run / f"{name}.parquet").exists()
     }
     tasks = tables.pop("tasks", None)

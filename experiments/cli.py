@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 try:
     import numpy as np
@@ -40,6 +41,9 @@ from experiments.config import CompareConfig, ConfigError, VariantConfig, load_c
 from roi_env.files import replacing
 from roi_env.generators import FAMILIES
 
+if TYPE_CHECKING:
+    from experiments.compare import Cell
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -47,6 +51,7 @@ app = typer.Typer(
     help="Budget-aware reasoning: compare agents on exams with one token budget, play one, describe recorded outcomes.",
 )
 console = Console()
+_Item = TypeVar("_Item")
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "compare.yaml"
 
 
@@ -77,13 +82,18 @@ def compare(
     seed: Annotated[int | None, typer.Option(help="Seed of the reported exams")] = None,
     workers: Annotated[int, typer.Option(help="Processes; results do not depend on it", min=1)] = 2,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run, run nothing")] = False,
+    report_only: Annotated[
+        bool, typer.Option("--report-only", help="With --resume: report on what is done; the rest is shown as missing")
+    ] = False,
 ) -> None:
     """Let agents take the same exams and write a report: score against budget, regrets, choices, statistics."""
     from experiments.compare import assemble as assemble_run
-    from experiments.compare import expand, missing_cells, plan, run_cells
+    from experiments.compare import expand, missing_cells, plan
 
     if resume is not None and any((overrides, config, variant, budget, agent, table, family, out, seed is not None)):
         raise ConfigError("--resume takes the configuration of its run folder: leave out every other choice")
+    if report_only and resume is None:
+        raise ConfigError("--report-only needs --resume RUN: the run folder to report on")
     if resume is not None and not (resume / "compare.yaml").exists():
         raise ConfigError(f"{resume}: not a run folder of `roi compare` (it has no compare.yaml)")
     run = resume or out or Path("runs") / f"compare-{datetime.now():%Y%m%d-%H%M%S}"
@@ -104,11 +114,39 @@ def compare(
             names = dict.fromkeys(c.agent for c in cells if c.setting == setting and c.agent != "references")
             console.print(f"  {escape(setting.label)}: {', '.join(names)}")
         return
-    run.mkdir(parents=True, exist_ok=True)
+    if not report_only:
+        _compute(resolved, todo, run, workers)
+    assemble_run(resolved, settings, cells, run)
+    from experiments.report import write_report
+
+    with console.status("writing the report"):
+        report = write_report(run)
+    _print_summary(run)
+    console.print(f"Report: [bold]{report}[/bold]")
+
+
+def _compute(resolved: CompareConfig, todo: list[Cell], run: Path, workers: int) -> None:
+    """Run the cells with a progress bar."""
     from omegaconf import OmegaConf
 
+    from experiments.compare import run_cells
+
+    run.mkdir(parents=True, exist_ok=True)
     with replacing(run / "compare.yaml") as path:
         OmegaConf.save(OmegaConf.structured(resolved), path)
+    _follow(
+        run_cells(resolved, todo, run, workers),
+        len(todo),
+        lambda cell: f"{cell.setting.label} {cell.agent}",
+        f"roi compare --resume {run}",
+    )
+
+
+def _follow(done: Iterator[_Item], total: int, describe: Callable[[_Item], str], go_on: str) -> None:
+    """Show a progress bar while items are done; Ctrl-C says how to go on.
+
+    :param go_on: the command that continues an interrupted run.
+    """
     columns = (
         TextColumn("{task.description:<44.44s}"),
         BarColumn(),
@@ -119,19 +157,12 @@ def compare(
     )
     try:
         with Progress(*columns, console=console) as progress:
-            task = progress.add_task("starting", total=len(todo))
-            for cell in run_cells(resolved, todo, run, workers):
-                progress.update(task, advance=1, description=escape(f"{cell.setting.label} {cell.agent}"))
+            task = progress.add_task("starting", total=total)
+            for item in done:
+                progress.update(task, advance=1, description=escape(describe(item)))
     except KeyboardInterrupt:
-        console.print(f"\nStopped. What was done is kept; go on with:  roi compare --resume {run}")
+        console.print(f"\nStopped. What was done is kept; go on with:  {go_on}")
         raise typer.Exit(130) from None
-    assemble_run(resolved, settings, cells, run)
-    from experiments.report import write_report
-
-    with console.status("writing the report"):
-        report = write_report(run)
-    _print_summary(run)
-    console.print(f"Report: [bold]{report}[/bold]")
 
 
 def _resolve(
@@ -240,6 +271,48 @@ def play(
     source = "recorded" if table is not None else variant
     chosen = VariantConfig(source=source, table=str(table) if table else None, family=family, num_tasks=num_tasks)
     play_exam(console, chosen, _budget(budget), order, agent, seed, exam)
+
+
+@app.command(
+    epilog="Example:  roi tune --agent sb3-ppo --agent rllib-grpo --trials 8 --out tuned.json   then   "
+    "roi compare --agent sb3-ppo --agent rllib-grpo tuned=tuned.json steps=300000"
+)
+def tune(
+    agent: Annotated[list[str], typer.Option(help="Agents that learn in the environment; repeatable")],
+    out: Annotated[Path, typer.Option(help="File to write (JSON)")],
+    trials: Annotated[int, typer.Option(help="Trials of every agent; the first is its defaults", min=1)] = 8,
+    steps: Annotated[int, typer.Option(help="Environment steps of every trial", min=1)] = 100_000,
+    setting: Annotated[
+        list[str] | None, typer.Option(help="Tuning settings, family:budget; repeatable; default signal:0.3 heavy:0.15")
+    ] = None,
+    run: Annotated[Path, typer.Option(help="Folder of finished trials: an interrupted search goes on there")] = Path(
+        "runs/tune"
+    ),
+    workers: Annotated[int, typer.Option(help="Processes; results do not depend on it", min=1)] = 2,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run, run nothing")] = False,
+) -> None:
+    """Tune agents that learn in the environment: random search, the same number of trials for all, on exams never reported."""
+    from experiments.tuning import run_tasks, search_tasks, write_tuning
+
+    settings = []
+    for text in setting or ["signal:0.3", "heavy:0.15"]:
+        source, _, budget = text.partition(":")
+        if source not in FAMILIES:
+            raise ConfigError(f"setting {text!r} must read family:budget, e.g. signal:0.3; families: {list(FAMILIES)}")
+        settings.append({"source": source, "budget": _budget(budget)})
+    tasks = search_tasks(agent, settings, trials, steps)
+    console.print(
+        f"{len(agent)} agents x {trials} trials x {len(settings)} settings x {steps:,} steps: {len(tasks)} runs; "
+        f"folder {run}"
+    )
+    if dry_run:
+        for task in tasks:
+            console.print(f"  {task.file}: {task.params}", highlight=False)
+        return
+    _follow(run_tasks(tasks, run, workers), len(tasks), lambda task: f"{task.agent} trial {task.trial}", "roi tune")
+    for name, entry in write_tuning(tasks, run, out).items():
+        console.print(f"{name}: {entry['score']:.4f} of the optimum with {entry['params'] or 'its defaults'}")
+    console.print(f"Written: [bold]{out}[/bold]")
 
 
 @app.command("table")

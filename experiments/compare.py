@@ -26,10 +26,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import roi_env
-from agents.base import AGENTS, Agent, make_agent, parse_agent, public_problem
+from agents.base import AGENTS, Agent, agent_text, is_saved, make_agent, parse_agent, public_problem
 from agents.evaluation import BINS, CALIBRATION, TrainingExams, evaluate, rollout
 from agents.references import references
 from experiments.config import CompareConfig, ConfigError, VariantConfig, as_dict
+from experiments.training import Curve, curve_table, load_trained, save_trained, train_stepwise, validation_exams
+from experiments.tuning import Tuning, read_tuning
 from roi_env.env import resolve_spec
 from roi_env.exam import ExamBatch, ExamSpec, draw_exams
 from roi_env.files import replacing
@@ -57,10 +59,15 @@ class Setting:
 
 @dataclass(frozen=True)
 class Cell:
-    """One agent (or the references) with one training seed in one setting."""
+    """One agent (or the references) with one training seed in one setting.
+
+    :param agent: its name in tables.
+    :param text: what :func:`agents.base.make_agent` is given: the name with tuned parameters and matched steps.
+    """
 
     setting: Setting
     agent: str
+    text: str
     seed: int
 
 
@@ -149,26 +156,34 @@ def training_spec(setting: Setting, spec: ExamSpec) -> ExamSpec:
     return train.replace(budget=spec.budget, num_tasks=min(spec.num_tasks, len(train.source.row_item)))
 
 
+def validation_spec(setting: Setting, spec: ExamSpec) -> ExamSpec:
+    """Kind of the validation exams: the same family for synthetic sources, the validation split for recorded ones."""
+    if setting.variant.table is None:
+        return spec
+    found = setting_spec(setting, "validation")
+    return found.replace(budget=spec.budget, num_tasks=min(spec.num_tasks, len(found.source.row_item)))
+
+
 def _make(name: str, setting: Setting, spec: ExamSpec) -> Agent:
     """Make an agent; the optimum alone is told the evaluated source's own laws."""
     try:
-        privileged = AGENTS[parse_agent(name)[0]].privileged
+        privileged = not is_saved(name) and AGENTS[parse_agent(name)[0]].privileged
         return make_agent(name, public_problem(spec), **({"laws": spec.source.published} if privileged else {}))
     except ValueError as error:
         raise ConfigError(f"{setting.label}: {error}") from error
 
 
-def build_agent(name: str, setting: Setting, spec: ExamSpec, seed: int) -> Agent:
+def build_agent(text: str, setting: Setting, spec: ExamSpec, seed: int) -> Agent:
     """Make an agent for a setting and train it if it learns."""
-    agent = _make(name, setting, spec)
-    if learns(agent):
+    agent = _make(text, setting, spec)
+    if learns(text, agent):
         agent.train(TrainingExams(training_spec(setting, spec), seed), seed)
     return agent
 
 
-def learns(agent: Agent) -> bool:
-    """Whether training changes the agent."""
-    return type(agent).train is not Agent.train
+def learns(text: str, agent: Agent) -> bool:
+    """Whether training would change the agent; one that was loaded from a file is not trained again."""
+    return not is_saved(text) and type(agent).train is not Agent.train
 
 
 def plan(config: CompareConfig, settings: list[Setting]) -> list[Cell]:
@@ -176,29 +191,52 @@ def plan(config: CompareConfig, settings: list[Setting]) -> list[Cell]:
 
     :raises ConfigError: for an unknown agent, or one that a setting cannot have.
     """
+    tuning = read_tuning(Path(config.tuned)) if config.tuned else None
     cells = []
     for setting in settings:
-        cells.append(Cell(setting, _REFERENCES, 0))
+        cells.append(Cell(setting, _REFERENCES, _REFERENCES, 0))
         spec = setting_spec(setting)
         names = (*config.agents, *setting.variant.agents, OPTIMUM)
         for name in dict.fromkeys(names):
-            agent = _make(name, setting, spec)
-            seeds = config.training_seeds if learns(agent) else [0]
-            cells += [Cell(setting, name, seed) for seed in seeds]
+            text = _matched(name, config.steps, tuning)
+            agent = _make(text, setting, spec)
+            seeds = config.training_seeds if learns(text, agent) else [0]
+            cells += [Cell(setting, name, text, seed) for seed in seeds]
     return cells
+
+
+def _matched(name: str, steps: int | None, tuning: Tuning | None) -> str:
+    """The agent's text with tuned parameters and matched steps, where it learns in the environment.
+
+    :raises ConfigError: where tuned parameters are asked for and the agent has none.
+    """
+    if is_saved(name):
+        return name
+    try:
+        registered, inline = parse_agent(name)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    if not getattr(AGENTS[registered].load(), "stepwise", False):
+        return name
+    params: dict[str, Any] = {}
+    if tuning is not None:
+        if registered not in tuning.params:
+            raise ConfigError(
+                f"agent {name!r} was not tuned in {tuning.path} (it has {sorted(tuning.params)}): a comparison with "
+                "unequal tuning is not run; tune it with `roi tune` or leave `tuned` out"
+            )
+        params |= tuning.params[registered]
+    if steps is not None:
+        params["steps"] = steps
+    return agent_text(registered, params | inline)
 
 
 def _key(config: CompareConfig, cell: Cell) -> str:
     """Name of a cell's file: a hash of everything its numbers depend on."""
-    table = cell.setting.variant.table
-    content = hashlib.sha256(Path(table).read_bytes()).hexdigest() if table else None
-    variant = dataclasses.asdict(cell.setting.variant) | {"agents": [], "name": None, "budgets": None, "orders": None}
     identity = [
-        roi_env.__version__,
-        variant | {"table": content},
-        cell.setting.budget,
-        cell.setting.order,
-        cell.agent,
+        *_exam_identity(cell.setting),
+        cell.text,
+        hashlib.sha256(Path(cell.text).read_bytes()).hexdigest() if is_saved(cell.text) else None,
         cell.seed,
         config.exams,
         config.seed,
@@ -208,17 +246,56 @@ def _key(config: CompareConfig, cell: Cell) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
 
 
+def _exam_identity(setting: Setting) -> list[Any]:
+    """Everything that the exams of a setting depend on, as JSON values."""
+    variant = dataclasses.asdict(setting.variant) | {"agents": [], "name": None, "budgets": None, "orders": None}
+    if setting.variant.table is not None:
+        variant["table"] = _content(setting.variant.table)
+    return [roi_env.__version__, variant, setting.budget, setting.order]
+
+
+@lru_cache(maxsize=8)
+def _content(table: str) -> str:
+    """Hash of a table's bytes: a file may move, its content is what counts."""
+    return hashlib.sha256(Path(table).read_bytes()).hexdigest()
+
+
 _Tables = dict[str, dict[str, Any]]
 """Columns by table; every cell contributes rows to several."""
 
 
-def run_cell(config: CompareConfig, cell: Cell) -> _Tables:
-    """Compute one cell: columns for the tables of the run folder."""
+def _trained(config: CompareConfig, cell: Cell, spec: ExamSpec, store: Path) -> tuple[Agent, Curve]:
+    """The cell's agent, trained: from one of the stores of trained agents where it is there, else by training it now."""
+    agent = _make(cell.text, cell.setting, spec)
+    if not agent.stepwise or is_saved(cell.text):
+        return build_agent(cell.text, cell.setting, spec, cell.seed), []
+    name = f"{_training_key(cell, agent)}.npz"
+    for folder in (store, *map(Path, config.trained)):
+        if (folder / name).exists():
+            return load_trained(folder / name, agent)
+    practice = TrainingExams(training_spec(cell.setting, spec), cell.seed)
+    validation = validation_exams(validation_spec(cell.setting, spec), cell.seed)
+    curve = train_stepwise(agent, practice, cell.seed, validation)
+    save_trained(agent, curve, store / name)
+    return agent, curve
+
+
+def _training_key(cell: Cell, agent: Agent) -> str:
+    """Name of a trained agent's files: a hash of everything its training depends on, and of nothing else."""
+    identity = [*_exam_identity(cell.setting), agent.name, agent.params(), cell.seed]
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def run_cell(config: CompareConfig, cell: Cell, store: Path) -> _Tables:
+    """Compute one cell: columns for the tables of the run folder.
+
+    :param store: folder where trained agents are kept and looked for first.
+    """
     spec = setting_spec(cell.setting)
     batch = draw_exams(spec, config.seed, np.arange(config.exams))
     if cell.agent == _REFERENCES:
         return _reference_tables(config, cell.setting.number, batch)
-    agent = build_agent(cell.agent, cell.setting, spec, cell.seed)
+    agent, curve = _trained(config, cell, spec, store)
     result = evaluate(agent, batch, max_states=config.max_states, replicates=config.replicates, seed=config.seed)
     exams, tasks = result.value.shape
     head = {"setting": cell.setting.number, "agent": cell.agent, "seed": cell.seed}
@@ -263,6 +340,9 @@ def run_cell(config: CompareConfig, cell: Cell) -> _Tables:
     }
     if cell.seed == 0:
         tables["trajectory"] = _trajectory(agent, batch, config.seed, cell)
+    if curve:
+        columns = curve_table(curve)
+        tables["learning"] = head | {name: columns[name].to_numpy() for name in columns.column_names}
     return tables
 
 
@@ -345,7 +425,7 @@ def _arrow(columns: dict[str, Any]) -> pa.Table:
 
 
 def _run_and_store(config: CompareConfig, cell: Cell, path: Path) -> None:
-    tables = run_cell(config, cell)
+    tables = run_cell(config, cell, path.parent.parent / "agents")
     with replacing(path) as temporary:
         temporary.write_bytes(pickle.dumps(tables))
 
@@ -379,13 +459,39 @@ def run_cells(config: CompareConfig, cells: list[Cell], run: Path, workers: int)
 
 
 def assemble(config: CompareConfig, settings: list[Setting], cells: list[Cell], run: Path) -> None:
-    """Put the stored cells together into the run folder's Parquet files and its configuration."""
+    """Put the stored cells together into the run folder's Parquet files and its configuration.
+
+    An agent enters a setting with all its training seeds or not at all: where cells are not computed yet, the table
+    ``missing`` says so.
+
+    :raises ConfigError: where no setting has its reference values yet.
+    """
+    undone = {(cell.setting.number, cell.agent, cell.seed) for cell in missing_cells(config, cells, run)}
+    left_out = {(setting, agent) for setting, agent, _ in undone}
+    unmeasured = {number for number, agent in left_out if agent == _REFERENCES}
+    settings = [setting for setting in settings if setting.number not in unmeasured]
+    if not settings:
+        raise ConfigError(f"{run}: no setting has its reference values yet; run the comparison on")
     parts: dict[str, list[pa.Table]] = {}
+    missing: dict[tuple[int, str], list[int]] = {}
     for cell in cells:
+        setting, agent = cell.setting.number, cell.agent
+        if setting in unmeasured:
+            continue
+        if (setting, agent) in left_out:
+            missing.setdefault((setting, agent), []).append((setting, agent, cell.seed) not in undone)
+            continue
         stored: _Tables = pickle.loads((run / "cells" / _key(config, cell)).read_bytes())
         for name, columns in stored.items():
-            # A stored cell may come from a run whose settings were numbered otherwise.
-            parts.setdefault(name, []).append(_arrow(columns | {"setting": cell.setting.number}))
+            # A stored cell may come from a run whose settings were numbered otherwise, or under another agent's name.
+            own = {"setting": setting} | ({"agent": agent} if "agent" in columns else {})
+            parts.setdefault(name, []).append(_arrow(columns | own))
+    schema = pa.schema([("setting", pa.int64()), ("agent", pa.string()), ("done", pa.int64()), ("seeds", pa.int64())])
+    rows = [
+        {"setting": setting, "agent": agent, "done": sum(done), "seeds": len(done)}
+        for (setting, agent), done in missing.items()
+    ]
+    parts["missing"] = [pa.Table.from_pylist(rows, schema=schema)]
     for name, tables in parts.items():
         table = pa.concat_tables(tables)
         with replacing(run / f"{name}.parquet") as path:

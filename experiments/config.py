@@ -87,6 +87,12 @@ class CompareConfig:
     """Outcome draws per exam: for the oracle, and for agents that can only be sampled."""
     max_states: int = 4_000_000
     """Exact evaluation above this many states gives way to sampling (marked in the table)."""
+    steps: int | None = None
+    """Environment steps of agents that learn in the environment, all the same; None keeps their own."""
+    tuned: str | None = None
+    """File written by `roi tune`: hyper-parameters of agents that learn in the environment. Their names must all be in it."""
+    trained: list[str] = field(default_factory=list)
+    """Folders of trained agents: a cell found there is loaded instead of trained again."""
 
 
 def load_config(path: Path | None, overrides: list[str], base: CompareConfig | None = None) -> CompareConfig:
