@@ -290,6 +290,7 @@ def records(comparison: Comparison) -> list[dict[str, Any]]:
                 "exams": len(setting.exams),
                 "seeds": len(entry.values["score"]),
                 "calibration_error": calibration(comparison, setting.id, agent),
+                **training_effort(comparison, setting.id, agent),
             }
             for name in (*MEASURES, "ahead_of_gate", "paper_regret"):
                 found = intervals.get(name)
@@ -299,6 +300,7 @@ def records(comparison: Comparison) -> list[dict[str, Any]]:
     return result
 
 
+EFFORT = ("steps", "updates", "cpu_seconds")
 MEASURES = (
     *QUANTITIES,
     "spend",
@@ -319,6 +321,27 @@ def calibration(comparison: Comparison, setting: int, agent: str) -> float | Non
         return None
     error = metrics.calibration_error(rows["expected_success"], rows["actual_success"], rows["mass"])
     return error if math.isfinite(error) else None
+
+
+def training_effort(comparison: Comparison, setting: int, agent: str) -> dict[str, float | None]:
+    """Environment steps, optimiser steps and CPU seconds of an agent's training, means over its seeds; None where it did
+    not learn in the environment."""
+    rows = comparison.table("learning", setting, agent)
+    if rows is None:
+        return dict.fromkeys(EFFORT)
+    last = [np.flatnonzero(rows["seed"] == seed)[-1] for seed in np.unique(rows["seed"])]
+    return {name: float(rows[name][last].mean()) for name in EFFORT}
+
+
+def missing(comparison: Comparison, setting: int) -> list[str]:
+    """Agents left out of a setting because training seeds are not done yet, in words."""
+    rows = comparison.table("missing", setting)
+    if rows is None:
+        return []
+    return [
+        f"{agent} ({done} of {seeds} seeds)"
+        for agent, done, seeds in zip(rows["agent"], rows["done"], rows["seeds"], strict=True)
+    ]
 
 
 def summarise(run: Path, comparison: Comparison | None = None) -> pa.Table:

@@ -563,3 +563,40 @@ def action_colors(setting: Setting) -> list[str]:
     palette = ListedColormap(TIERS) if count <= len(TIERS) else mpl.colormaps["viridis"]
     ends = np.linspace(0, 3 / 4 if count <= 4 else 1, count) if count > 1 else [0.3]
     return [SKIP, *(mpl.colors.to_hex(palette(float(x))) for x in ends)]
+
+
+def learning(comparison: Comparison, setting: Setting) -> Figure | None:
+    """Validation score of agents that learn in the environment, against environment steps and against CPU time.
+
+    None where no agent of the setting has a curve. Every such agent is drawn, in colours of this picture alone: it is
+    about them. Lines are means over training seeds, bands reach from the lowest seed to the highest.
+    """
+    rows = comparison.table("learning", setting.id)
+    if rows is None:
+        return None
+    agents = [a for a in setting.ranking() if (rows["agent"] == a).any()]
+    figure = Figure(figsize=(9.6, 4.2))
+    panels = figure.subplots(1, 2, sharey=True)
+    low = 1.0
+    for i, agent in enumerate(agents):
+        own = {k: v[rows["agent"] == agent] for k, v in rows.items()}
+        seeds = np.unique(own["seed"])
+        runs = [{k: v[own["seed"] == seed] for k, v in own.items()} for seed in seeds]
+        points = min(len(run["steps"]) for run in runs)
+        score = np.stack([run["normalised"][:points] for run in runs])
+        low = min(low, float(np.quantile(score.mean(0), 0.15)))
+        color, dash = OKABE_ITO[i % len(OKABE_ITO)], ("-", *DASHES)[i // len(OKABE_ITO)]
+        for axes, name in zip(panels, ("steps", "cpu_seconds"), strict=True):
+            x = np.stack([run[name][:points] for run in runs]).mean(0)
+            axes.plot(x, score.mean(0), color=color, ls=dash, marker=MARKERS[i % len(MARKERS)], ms=4, label=agent)
+            axes.fill_between(x, score.min(0), score.max(0), color=color, alpha=0.12, lw=0)
+    for axes in panels:
+        axes.axhline(1, color="#000000", lw=1.4)
+        axes.set_xscale("log")
+        axes.set_ylim(max(low - 0.02, 0.0), 1.005)
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+    panels[0].set_ylabel("validation score, share of the optimum")
+    panels[0].set_xlabel("environment steps (log scale)")
+    panels[1].set_xlabel("CPU seconds of training (log scale)")
+    figure.legend(*panels[0].get_legend_handles_labels(), ncols=4, loc="outside upper left", fontsize=9)
+    return figure

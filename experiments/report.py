@@ -13,7 +13,7 @@ import matplotlib.figure
 from markupsafe import Markup
 
 from experiments import figures
-from experiments.analysis import OPTIMUM, SKIP, Comparison, RunError, Setting, analyse, summarise
+from experiments.analysis import EFFORT, OPTIMUM, SKIP, Comparison, RunError, Setting, analyse, missing, summarise
 from roi_env.files import replacing
 from roi_env.metrics import Interval
 
@@ -139,7 +139,7 @@ def _family(
             "synthetic" if row["synthetic"] else "recorded outcomes",
             f"tiers: {', '.join(figures.action_names(focus)[1:])}",
         ],
-        "settings": [_setting(s, rows) for s in family],
+        "settings": [_setting(s, rows) | {"missing": missing(comparison, s.id)} for s in family],
         "focus": at,
         "bracket": any(s.is_bracket for s in family),
         "pictures": [
@@ -185,6 +185,12 @@ def _family(
                     picture("exam", figures.trajectories(comparison, focus, few), "Budget trajectories"),
                 ),
                 (
+                    f"Learning in the environment, {at}",
+                    "Score on validation exams while training. Line: mean over training seeds; band: lowest to highest "
+                    "seed. Agents take the same environment steps; updates and CPU time are theirs.",
+                    picture("learning", figures.learning(comparison, focus), "Learning curves"),
+                ),
+                (
                     f"Performance profile, {at}",
                     "Share of exams on which an agent reaches a share τ of that exam's optimum; higher is better."
                     + (
@@ -219,7 +225,7 @@ def _family(
 
 def _setting(setting: Setting, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     own = [r for r in rows if r["setting"] == setting.id]
-    optional = ("ahead_of_gate", "paper_regret", "calibration_error")
+    optional = ("ahead_of_gate", "paper_regret", "calibration_error", *EFFORT)
     references = [(name, setting.reference_interval(name)) for name in (OPTIMUM, "informed", "oracle")]
     if setting.is_bracket:
         references.insert(1, ("upper end of the optimum", setting.reference_interval("optimum_upper")))
