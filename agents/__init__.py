@@ -3,3 +3,10 @@
 from __future__ import annotations
 
 import agents.planners  # noqa: F401 - registers
+from agents.base import register as _register
+
+# Registered here: importing the packages of learners needs extras.
+_register("sb3-ppo", "agents.sb3.algorithms:PPOAgent", "SB3's proximal policy optimisation")
+_register("sb3-maskable-ppo", "agents.sb3.algorithms:MaskablePPOAgent", "sb3-contrib's PPO, masked in training as well")
+_register("sb3-a2c", "agents.sb3.algorithms:A2CAgent", "SB3's advantage actor-critic")
+_register("sb3-dqn", "agents.sb3.algorithms:DQNAgent", "SB3's deep Q-learning, greedy over the legal actions")

@@ -715,6 +715,11 @@ class ROIReasoningVectorEnv(gym.vector.VectorEnv):
             "overspent": out.overspent,
         }
 
+    @property
+    def exam_ids(self) -> npt.NDArray[np.int64]:
+        """(num_envs,) int64: the exams under way (a copy). ``exam_ids + num_envs`` are the next ones."""
+        return self._state.environments["exam_id"].copy()
+
     def action_masks(self) -> npt.NDArray[np.bool_]:
         """(num_envs, K + 1) bool: legal actions now (sb3-contrib's protocol)."""
         return self._mask.astype(bool)

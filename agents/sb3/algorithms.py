@@ -1,0 +1,326 @@
+"""PPO, A2C, DQN and MaskablePPO of Stable-Baselines3 as agents.
+
+All train on the native vector environment with gamma = 1 (exams are finite). Only MaskablePPO sees the masks in
+training; for the others an illegal action is an action like any other: it overspends, earns nothing and ends the exam, from
+which they learn to avoid it. When they act, all four choose among legal actions: probabilities are renormalised over
+them, and DQN takes the legal action of highest value.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+import stable_baselines3 as sb3
+import torch
+from sb3_contrib import MaskablePPO
+from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.dqn.policies import DQNPolicy
+
+from agents.base import Practice, Problem
+from agents.neural import NeuralAgent, Report
+from agents.sb3.training import learn, own_randomness
+from agents.sb3.vec_env import NativeVecEnv
+from roi_env.exam import ExamSpec
+from roi_env.vector_env import ROIReasoningVectorEnv
+
+
+def reward_scale(problem: Problem) -> float:
+    """1 / sqrt(N E[w^2]), w the weight of a published task: makes exams of all families alike for a value network.
+
+    A score is a sum of N answers worth 0 or w: however they turn out, its standard deviation is about sqrt(N E[w^2]) / 2 at
+    most. So scaled, returns differ by half a unit between exams whatever the number of tasks and the weights (heavy has
+    weights up to 8); learning rates, clipping of gradients and DQN's Huber loss then mean the same everywhere. A
+    constant: unlike a running normalisation it leaves the objective and the exact values as they are.
+    """
+    squared = float((problem.group_probability * problem.group_weight**2).sum(1).mean())
+    return float((problem.num_tasks * squared) ** -0.5)
+
+
+def training_env(spec: ExamSpec, num_envs: int, problem: Problem) -> NativeVecEnv:
+    """The environment that agents train in; rewards scaled by :func:`reward_scale`."""
+    return NativeVecEnv(ROIReasoningVectorEnv(num_envs, autoreset_mode="SAME_STEP", source=spec), reward_scale(problem))
+
+
+class SB3Agent(NeuralAgent):
+    """What the four have in common.
+
+    :param steps: environment steps (decisions) of training.
+    :param num_envs: environments stepped together.
+    :param width: units of a hidden layer.
+    :param depth: hidden layers (tanh for actor-critics, ReLU for DQN: SB3's defaults; actor and critic share none).
+    :param learning_rate: of Adam, falling linearly to zero at the last step.
+    :param greedy: see :class:`agents.neural.NeuralAgent`.
+    :param hyper: further arguments of the SB3 algorithm.
+    :raises ValueError: for sizes below one.
+    """
+
+    algorithm: ClassVar[type[BaseAlgorithm]]
+    policy_class: ClassVar[type[BasePolicy]]
+
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        steps: int,
+        num_envs: int,
+        width: int,
+        depth: int,
+        learning_rate: float,
+        greedy: bool,
+        hyper: dict[str, Any],
+    ) -> None:
+        super().__init__(problem)
+        for name, value in (("steps", steps), ("num_envs", num_envs), ("width", width), ("depth", depth)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        self.steps, self.num_envs, self.width, self.depth = steps, num_envs, width, depth
+        self.learning_rate = learning_rate
+        self.greedy = greedy
+        self.hyper = hyper
+        with own_randomness():
+            torch.manual_seed(0)  # untrained agents are all alike
+            self.policy: BasePolicy = self.policy_class(
+                gym.spaces.Box(-np.inf, np.inf, (problem.observation_size,), np.float32),
+                gym.spaces.Discrete(problem.num_tiers + 1),
+                lambda _: learning_rate,
+                **self._policy_arguments(),
+            )
+
+    def _policy_arguments(self) -> dict[str, Any]:
+        return {"net_arch": [self.width] * self.depth}
+
+    def params(self) -> dict[str, Any]:
+        """Constructor parameters."""
+        own = ("steps", "num_envs", "width", "depth", "learning_rate", "greedy")
+        return {name: getattr(self, name) for name in own} | self.hyper
+
+    def network(self) -> torch.nn.Module:
+        """SB3's policy: actor and critic, or value network and its target."""
+        return self.policy
+
+    def preferences(self, observations: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """The policy's probabilities, renormalised over the legal actions."""
+        assert isinstance(self.policy, ActorCriticPolicy | MaskableActorCriticPolicy)
+        logits = self.policy.get_distribution(observations).distribution.logits
+        return torch.softmax(logits.masked_fill(~mask, -torch.inf), 1)
+
+    def train(
+        self, practice: Practice, seed: int, report: Report | None = None, checkpoint: str | Path | None = None
+    ) -> None:
+        """Train on exams ``0, 1, ...`` of ``practice.seed``; the same seed gives the same weights, bit for bit.
+
+        :param seed: of initial weights, exploration and minibatches.
+        :param report: called between updates, about 50 times, and at the end.
+        :param checkpoint: file to save to with every report, and to continue from where it exists. A continued run begins
+            new exams where it was stopped, so its weights are not those of an uninterrupted run.
+        :raises ValueError: for a checkpoint of another run.
+        """
+        env = training_env(practice.spec, self.num_envs, self.problem)
+        header = {
+            "agent": self.name,
+            # A run may be made longer.
+            "params": {name: value for name, value in self.params().items() if name not in ("steps", "greedy")},
+            "seed": seed,
+            "exams": practice.seed,
+        }
+        with own_randomness():
+            model = self.algorithm(
+                self.policy_class,
+                env,
+                learning_rate=LinearSchedule(self.learning_rate, 0.0, 1.0),
+                gamma=1.0,
+                policy_kwargs=self._policy_arguments(),
+                device="cpu",
+                seed=seed % 2**32,
+                **self.hyper,
+            )
+            self.policy = model.policy
+            learn(model, env, practice.seed, self.steps, report, checkpoint, header)
+        env.close()
+
+
+class PPOAgent(SB3Agent):
+    """Proximal policy optimisation (Schulman et al. 2017).
+
+    :param n_steps: steps of every environment between updates.
+    :param batch_size: of minibatches; must divide ``n_steps * num_envs``.
+    :param n_epochs: passes over a rollout.
+    :param gae_lambda: of generalised advantage estimation.
+    :param clip_range: of the probability ratio.
+    :param ent_coef: weight of the entropy bonus.
+    :param vf_coef: weight of the value loss.
+    :param max_grad_norm: gradients are cut to this norm.
+    """
+
+    algorithm = sb3.PPO
+    policy_class = ActorCriticPolicy
+
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        steps: int = 300_000,
+        num_envs: int = 64,
+        width: int = 64,
+        depth: int = 2,
+        learning_rate: float = 1e-3,
+        n_steps: int = 40,
+        batch_size: int = 640,
+        n_epochs: int = 6,
+        gae_lambda: float = 0.95,
+        clip_range: float = 0.2,
+        ent_coef: float = 0.003,
+        vf_coef: float = 0.5,
+        max_grad_norm: float = 0.5,
+        greedy: bool = True,
+    ) -> None:
+        if n_steps * num_envs % batch_size:
+            raise ValueError(f"batch_size must divide n_steps * num_envs = {n_steps * num_envs}, got {batch_size}")
+        super().__init__(
+            problem,
+            steps=steps,
+            num_envs=num_envs,
+            width=width,
+            depth=depth,
+            learning_rate=learning_rate,
+            greedy=greedy,
+            hyper={
+                "n_steps": n_steps,
+                "batch_size": batch_size,
+                "n_epochs": n_epochs,
+                "gae_lambda": gae_lambda,
+                "clip_range": clip_range,
+                "ent_coef": ent_coef,
+                "vf_coef": vf_coef,
+                "max_grad_norm": max_grad_norm,
+            },
+        )
+
+
+class MaskablePPOAgent(PPOAgent):
+    """PPO that never sees an illegal action (Huang and Ontañón 2022): masked in training as well. Parameters as PPO's."""
+
+    algorithm = MaskablePPO
+    policy_class = MaskableActorCriticPolicy
+
+
+class A2CAgent(SB3Agent):
+    """Advantage actor-critic (Mnih et al. 2016), one update per rollout, with RMSprop.
+
+    :param n_steps: steps of every environment between updates.
+    :param gae_lambda: of generalised advantage estimation.
+    :param ent_coef: weight of the entropy bonus.
+    :param vf_coef: weight of the value loss.
+    :param max_grad_norm: gradients are cut to this norm.
+    """
+
+    algorithm = sb3.A2C
+    policy_class = ActorCriticPolicy
+
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        steps: int = 300_000,
+        num_envs: int = 64,
+        width: int = 64,
+        depth: int = 2,
+        learning_rate: float = 2e-3,
+        n_steps: int = 5,
+        gae_lambda: float = 0.95,
+        ent_coef: float = 0.003,
+        vf_coef: float = 0.5,
+        max_grad_norm: float = 0.5,
+        greedy: bool = True,
+    ) -> None:
+        super().__init__(
+            problem,
+            steps=steps,
+            num_envs=num_envs,
+            width=width,
+            depth=depth,
+            learning_rate=learning_rate,
+            greedy=greedy,
+            hyper={
+                "n_steps": n_steps,
+                "gae_lambda": gae_lambda,
+                "ent_coef": ent_coef,
+                "vf_coef": vf_coef,
+                "max_grad_norm": max_grad_norm,
+            },
+        )
+
+
+class DQNAgent(SB3Agent):
+    """Deep Q-learning (Mnih et al. 2015); always greedy.
+
+    Its target takes the maximum over all actions, illegal ones included: their values are learned too (near zero).
+
+    :param batch_size: of updates.
+    :param buffer_size: transitions remembered.
+    :param learning_starts: steps of random actions before the first update.
+    :param train_freq: steps of every environment between updates.
+    :param gradient_steps: updates then.
+    :param target_update_interval: environment steps between copies of the network to its target.
+    :param exploration_fraction: share of training in which the probability of a random action falls to its final value.
+    :param exploration_final_eps: that value.
+    :param max_grad_norm: gradients are cut to this norm.
+    """
+
+    algorithm = sb3.DQN
+    policy_class = DQNPolicy
+
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        steps: int = 300_000,
+        num_envs: int = 16,
+        width: int = 64,
+        depth: int = 2,
+        learning_rate: float = 1e-3,
+        batch_size: int = 256,
+        buffer_size: int = 100_000,
+        learning_starts: int = 5_000,
+        train_freq: int = 2,
+        gradient_steps: int = 1,
+        target_update_interval: int = 1_000,
+        exploration_fraction: float = 0.3,
+        exploration_final_eps: float = 0.05,
+        max_grad_norm: float = 10.0,
+    ) -> None:
+        super().__init__(
+            problem,
+            steps=steps,
+            num_envs=num_envs,
+            width=width,
+            depth=depth,
+            learning_rate=learning_rate,
+            greedy=True,
+            hyper={
+                "batch_size": batch_size,
+                "buffer_size": buffer_size,
+                "learning_starts": learning_starts,
+                "train_freq": train_freq,
+                "gradient_steps": gradient_steps,
+                "target_update_interval": target_update_interval,
+                "exploration_fraction": exploration_fraction,
+                "exploration_final_eps": exploration_final_eps,
+                "max_grad_norm": max_grad_norm,
+            },
+        )
+
+    def params(self) -> dict[str, Any]:
+        """Constructor parameters."""
+        return {name: value for name, value in super().params().items() if name != "greedy"}
+
+    def preferences(self, observations: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Action values."""
+        assert isinstance(self.policy, DQNPolicy)
+        return self.policy.q_net(observations)
