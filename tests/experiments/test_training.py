@@ -1,0 +1,142 @@
+"""Agents that learn in the environment inside comparisons: stores of trained agents, matched steps, tuning, missing cells."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from agents.base import make_agent, parse_agent, public_problem, save_agent
+from agents.evaluation import TrainingExams, evaluate, practice_seed
+from experiments.cli import app
+from experiments.compare import assemble, expand, missing_cells, plan, run_cells
+from experiments.config import CompareConfig, ConfigError, VariantConfig
+from experiments.training import train_stepwise, validation_exams, validation_seed
+from experiments.tuning import SEED, read_tuning
+from roi_env.exam import draw_exams, exam_spec
+
+AGENT = "sb3-a2c(num_envs=8,width=8)"
+
+
+def config(**changes: object) -> CompareConfig:
+    values: dict = {
+        "variants": [VariantConfig(source="signal", num_tasks=3)],
+        "budgets": [0.3],
+        "agents": ["fixed-2", AGENT],
+        "exams": 5,
+        "training_seeds": [0, 1],
+        "replicates": 3,
+        "steps": 400,
+    }
+    return CompareConfig(**(values | changes))
+
+
+def compute(chosen: CompareConfig, run: Path, keep: slice = slice(None)) -> None:
+    cells = plan(chosen, expand(chosen))
+    list(run_cells(chosen, missing_cells(chosen, cells, run)[keep], run, 1))
+    assemble(chosen, expand(chosen), cells, run)
+
+
+def test_training_validation_reported_and_tuning_exams_have_keys_of_their_own() -> None:
+    keys = [f(s) for f in (lambda s: s, practice_seed, validation_seed) for s in (0, 1, SEED)]
+    assert len(set(keys)) == len(keys)
+
+
+def test_a_stored_agent_is_loaded_and_gives_the_same_scores(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    compute(config(), first)
+    stored = sorted((first / "agents").glob("*.npz"))
+    assert len(stored) == 2
+    # Other exams, another folder: trained agents are found in the first run's store and not trained again.
+    compute(config(exams=7, trained=[str(first / "agents")]), second)
+    assert not (second / "agents").exists()
+    before, after = (pq.read_table(run / "scores.parquet").to_pylist() for run in (first, second))
+    score = {(row["agent"], row["seed"], row["exam"]): row["score"] for row in after}
+    assert all(row["score"] == score[row["agent"], row["seed"], row["exam"]] for row in before)
+    curves = [pq.read_table(run / "learning.parquet").to_pylist() for run in (first, second)]
+    assert curves[0] == curves[1]
+    assert max(row["steps"] for row in curves[0]) >= 400
+    # Other steps are another training.
+    compute(config(steps=480, trained=[str(first / "agents")]), second)
+    assert len(list((second / "agents").glob("*.npz"))) == 2
+
+
+def test_agents_without_all_their_seeds_are_missing_never_numbers(tmp_path: Path) -> None:
+    compute(config(training_seeds=[0, 1, 2]), tmp_path, keep=slice(0, 4))  # references, fixed-2, two of three seeds
+    assert {row["agent"] for row in pq.read_table(tmp_path / "scores.parquet").to_pylist()} == {"fixed-2"}
+    missing = {row["agent"]: row for row in pq.read_table(tmp_path / "missing.parquet").to_pylist()}
+    assert (missing[AGENT]["done"], missing[AGENT]["seeds"]) == (2, 3)
+    assert (missing["optimum"]["done"], missing["optimum"]["seeds"]) == (0, 1)
+
+
+def test_report_only_needs_reference_values(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="reference values"):
+        compute(config(), tmp_path, keep=slice(0, 0))
+
+
+def test_a_saved_agent_takes_part_by_its_path(tmp_path: Path) -> None:
+    spec = exam_spec("signal", num_tasks=3, budget=0.3)
+    agent = make_agent("sb3-a2c", public_problem(spec), steps=400, num_envs=8, width=8)
+    agent.train(TrainingExams(spec, 0), 0)
+    path = tmp_path / "mine.npz"
+    save_agent(agent, path)
+    compute(config(agents=[str(path)]), tmp_path / "run")
+    rows = [r for r in pq.read_table(tmp_path / "run" / "scores.parquet").to_pylist() if r["agent"] == str(path)]
+    assert [row["score"] for row in rows] == evaluate(agent, draw_exams(spec, 0, np.arange(5))).score.tolist()
+    assert {row["seed"] for row in rows} == {0}
+    # Saved for another number of tiers or tasks: an error that says so, not a number.
+    with pytest.raises(ConfigError, match="do not fit"):
+        plan(
+            config(agents=[str(path)], variants=[VariantConfig(source="signal", num_tasks=4)]),
+            expand(config(variants=[VariantConfig(source="signal", num_tasks=4)])),
+        )
+
+
+def test_learning_curves_measure_the_agent_under_training() -> None:
+    spec = exam_spec("signal", num_tasks=3, budget=0.3)
+    agent = make_agent("sb3-a2c", public_problem(spec), steps=600, num_envs=8, width=8)
+    validation = validation_exams(spec, 0, 20)
+    curve = train_stepwise(agent, TrainingExams(spec, 0), 0, validation, points=4)
+    assert len(curve) == 4
+    assert [p.steps for p in curve] == sorted({p.steps for p in curve})
+    assert [p.updates for p in curve] == sorted({p.updates for p in curve})
+    assert curve[-1].normalised == validation.normalised(agent)
+    assert all(0 <= p.normalised <= 1 + 1e-9 for p in curve)
+
+
+def test_tuning_gives_every_agent_the_same_trials_and_resumes(tmp_path: Path) -> None:
+    out, run = tmp_path / "tuned.json", tmp_path / "trials"
+    command = ["tune", "--agent", "sb3-a2c", "--out", str(out), "--trials", "2", "--steps", "400"]
+    command += ["--setting", "signal:0.3", "--run", str(run), "--workers", "1"]
+    result = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    files = {file: file.stat().st_mtime_ns for file in run.iterdir()}
+    assert len(files) == 2
+    assert CliRunner().invoke(app, command, catch_exceptions=False).exit_code == 0
+    assert {file: file.stat().st_mtime_ns for file in run.iterdir()} == files
+    tuning = read_tuning(out)
+    assert tuning.trials == 2
+    record = json.loads(out.read_text())["agents"]["sb3-a2c"]
+    best = max(record["trials"], key=lambda trial: trial["scores"][0])
+    assert tuning.params["sb3-a2c"] == best["params"]
+    # A comparison uses them, and refuses agents that were not tuned.
+    cells = plan(config(agents=["sb3-a2c"], tuned=str(out)), expand(config()))
+    text = next(cell.text for cell in cells if cell.agent == "sb3-a2c")
+    assert parse_agent(text)[1] == tuning.params["sb3-a2c"] | {"steps": 400}
+    with pytest.raises(ConfigError, match="not tuned"):
+        plan(config(agents=["sb3-dqn"], tuned=str(out)), expand(config()))
+
+
+def test_unequal_tuning_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "tuned.json"
+    entries = {"a": {"params": {}, "trials": [1]}, "b": {"params": {}, "trials": [1, 2]}}
+    path.write_text(json.dumps({"agents": entries}))
+    with pytest.raises(ConfigError, match="different numbers of trials"):
+        read_tuning(path)
+    path.write_text("{")
+    with pytest.raises(ConfigError, match="not a tuning file"):
+        read_tuning(path)
