@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Final, TypeAlias
 
 import numpy as np
@@ -75,6 +76,8 @@ class NeuralAgent(Agent):
     """
 
     stepwise: ClassVar[bool] = True
+    distributed: ClassVar[bool] = False
+    """Whether ``train`` also takes ``runners``, ``learners`` and ``address``: where to train, not what."""
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {}
     """Values that `roi tune` draws from, by constructor parameter."""
     greedy: bool = True
@@ -94,11 +97,14 @@ class NeuralAgent(Agent):
         """
 
     @abstractmethod
-    def train(self, practice: Practice, seed: int, report: Report | None = None) -> None:
+    def train(
+        self, practice: Practice, seed: int, report: Report | None = None, checkpoint: str | Path | None = None
+    ) -> None:
         """Train on ``practice.spec`` (exams of ``practice.seed``).
 
         :param seed: of initial weights, exploration and minibatches.
         :param report: called between updates.
+        :param checkpoint: where to save with every report, and to continue from where it exists.
         """
 
     def act(self, view: DecisionView, state: State) -> tuple[Probs, State]:

@@ -52,6 +52,14 @@ app = typer.Typer(
 )
 console = Console()
 _Item = TypeVar("_Item")
+_COLUMNS = (
+    TextColumn("{task.description:<44.44s}"),
+    BarColumn(),
+    MofNCompleteColumn(),
+    TimeElapsedColumn(),
+    TextColumn("left"),
+    TimeRemainingColumn(),
+)
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "compare.yaml"
 
 
@@ -147,16 +155,8 @@ def _follow(done: Iterator[_Item], total: int, describe: Callable[[_Item], str],
 
     :param go_on: the command that continues an interrupted run.
     """
-    columns = (
-        TextColumn("{task.description:<44.44s}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
     try:
-        with Progress(*columns, console=console) as progress:
+        with Progress(*_COLUMNS, console=console) as progress:
             task = progress.add_task("starting", total=total)
             for item in done:
                 progress.update(task, advance=1, description=escape(describe(item)))
@@ -271,6 +271,97 @@ def play(
     source = "recorded" if table is not None else variant
     chosen = VariantConfig(source=source, table=str(table) if table else None, family=family, num_tasks=num_tasks)
     play_exam(console, chosen, _budget(budget), order, agent, seed, exam)
+
+
+@app.command(
+    epilog="Examples:  roi train ppo --variant heavy --budget 0.15  |  roi train grpo --variant heavy --param "
+    "advantage=rtg --runners 2  |  roi train --resume runs/train-...   then   roi compare --agent runs/train-.../agent.npz"
+)
+def train(
+    agent: Annotated[
+        str | None,
+        typer.Argument(help="ppo and grpo (RLlib), or any agent that learns in the environment: sb3-ppo, ..."),
+    ] = None,
+    variant: Annotated[str, typer.Option(help=f"Family: {', '.join(FAMILIES)}")] = "signal",
+    table: Annotated[Path | None, typer.Option(help="Recorded outcomes instead of a family")] = None,
+    family: Annotated[str | None, typer.Option(help="Family of the table")] = None,
+    budget: Annotated[str, typer.Option(help="0.3 = fraction of N x mean top-tier cost, 512 = tokens")] = "0.3",
+    num_tasks: Annotated[int | None, typer.Option(help="Tasks of an exam", min=1)] = None,
+    order: Annotated[str, typer.Option(help="random, easy_first, hard_first, given")] = "random",
+    beliefs: Annotated[str, typer.Option(help="published, or none: laws must be learned")] = "published",
+    preview: Annotated[bool, typer.Option(help="Show later tasks")] = True,
+    steps: Annotated[int | None, typer.Option(help="Environment steps; default: the agent's own", min=1)] = None,
+    param: Annotated[
+        list[str] | None, typer.Option(help="Hyper-parameter of the agent, name=value; repeatable")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Training seed: exams, initial weights, exploration", min=0)] = 0,
+    runners: Annotated[
+        int, typer.Option(help="Remote env runners (RLlib); the result does not depend on it", min=0)
+    ] = 0,
+    learners: Annotated[int, typer.Option(help="Remote learners (RLlib); 0: in this process", min=0)] = 0,
+    address: Annotated[str | None, typer.Option(help="Ray cluster to join, e.g. auto; default: this machine")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/train-<time>")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with this run folder's own configuration")] = None,
+) -> None:
+    """Train an agent in the environment; it is measured against the exact optimum on validation exams on the way."""
+    from omegaconf import OmegaConf
+
+    from experiments.train import TrainConfig, make_learner, read_config, train_run
+
+    if resume is not None:
+        if agent is not None:
+            raise ConfigError("--resume takes the agent of its run folder: leave it out")
+        config, run = read_config(resume), resume
+    else:
+        if agent is None:
+            raise ConfigError("name an agent, e.g. `roi train ppo --variant heavy`, or --resume RUN")
+        if wrong := [text for text in param or [] if "=" not in text]:
+            raise ConfigError(f"--param {wrong[0]!r} must read name=value")
+        given: Any = OmegaConf.to_container(OmegaConf.from_dotlist(param or []))
+        config = TrainConfig(
+            agent=agent,
+            params=given | ({} if steps is None else {"steps": steps}),
+            variant=VariantConfig(
+                source="recorded" if table is not None else variant,
+                table=str(table) if table else None,
+                family=family,
+                num_tasks=num_tasks,
+                preview=preview,
+                beliefs=beliefs,
+            ),
+            budget=_budget(budget),
+            order=order,
+            seed=seed,
+        )
+        run = out or Path("runs") / f"train-{datetime.now():%Y%m%d-%H%M%S}"
+    learner = make_learner(config)
+    resources = {"runners": runners, "learners": learners, "address": address}
+    if not learner.distributed:
+        if any(resources.values()):
+            raise ConfigError(
+                f"agent {config.agent!r} trains in this process: --runners, --learners, --address are RLlib's"
+            )
+        resources = {}
+    console.print(f"{config.agent} on {config.setting.label}, seed {config.seed}; run folder {run}")
+    try:
+        with Progress(*_COLUMNS, console=console) as bar:
+            task = bar.add_task("starting", total=None)
+
+            def watch(progress: Any, curve: Any) -> None:
+                shown = f"score {progress.score:.2f}"
+                if curve:
+                    shown += f", validation {curve[-1].normalised:.3f} of the optimum"
+                bar.update(task, completed=progress.steps, total=progress.total_steps, description=shown)
+
+            _, curve = train_run(config, run, watch, **resources)
+    except KeyboardInterrupt:
+        console.print(f"\nStopped. The last checkpoint is kept; go on with:  roi train --resume {run}")
+        raise typer.Exit(130) from None
+    last = curve[-1]
+    console.print(
+        f"{last.normalised:.4f} of the optimum on validation exams after {last.steps:,} steps, {last.updates:,} updates, "
+        f"{last.cpu_seconds:.0f} CPU s\nAgent: [bold]{run / 'agent.npz'}[/bold]"
+    )
 
 
 @app.command(

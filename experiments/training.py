@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -98,19 +98,24 @@ def train_stepwise(
     validation: Validation | None,
     *,
     points: int = POINTS,
+    before: Curve | None = None,
     watch: Callable[[Progress, Curve], None] | None = None,
+    **options: Any,
 ) -> Curve:
     """Train an agent that reports its progress (``agent.stepwise``) and measure its learning curve.
 
     :param validation: exams of the curve; None measures nothing.
+    :param before: the curve so far of a run that is continued from a checkpoint.
     :param watch: called at every report with the progress and the curve so far.
+    :param options: further arguments of the agent's ``train`` (a checkpoint, where to train).
     :returns: ``points`` points at most, the last one after the last update.
     """
     from agents.neural import NeuralAgent
 
     if not isinstance(agent, NeuralAgent):
         raise TypeError(f"agent {agent.name!r} does not train step by step")
-    curve: Curve = []
+    curve: Curve = list(before or [])
+    wall = curve[-1].wall_seconds if curve else 0.0
     begin, paused, scores = time.perf_counter(), 0.0, []
 
     def report(progress: Progress) -> None:
@@ -125,7 +130,7 @@ def train_stepwise(
                     steps=progress.steps,
                     updates=progress.updates,
                     cpu_seconds=progress.cpu_seconds,
-                    wall_seconds=since - begin - paused,
+                    wall_seconds=wall + since - begin - paused,
                     training_score=float(np.mean(finite)) if finite else float("nan"),
                     normalised=validation.normalised(agent),
                 )
@@ -135,7 +140,7 @@ def train_stepwise(
             watch(progress, curve)
         paused += time.perf_counter() - since
 
-    agent.train(practice, seed, report)
+    agent.train(practice, seed, report, **options)
     return curve
 
 
@@ -147,11 +152,21 @@ def curve_table(curve: Curve) -> pa.Table:
     return pa.Table.from_pylist([asdict(point) for point in curve], schema=schema)
 
 
+def write_curve(curve: Curve, path: Path) -> None:
+    """Write a curve (Parquet)."""
+    with replacing(path) as temporary:
+        pq.write_table(curve_table(curve), temporary)
+
+
+def read_curve(path: Path) -> Curve:
+    """Read a curve back."""
+    return [Point(**row) for row in pq.read_table(path).to_pylist()]
+
+
 def save_trained(agent: Agent, curve: Curve, path: Path) -> None:
     """Write a trained agent (``path``, a ``.npz``) and, first, its curve beside it (``.parquet``)."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path.with_suffix(".parquet")) as temporary:
-        pq.write_table(curve_table(curve), temporary)
+    write_curve(curve, path.with_suffix(".parquet"))
     save_agent(agent, path)
 
 
@@ -160,5 +175,4 @@ def load_trained(path: Path, agent: Agent) -> tuple[Agent, Curve]:
 
     :raises ValueError: where the file is not a saved agent or belongs to another problem.
     """
-    rows = pq.read_table(path.with_suffix(".parquet")).to_pylist()
-    return load_agent(path, agent.problem), [Point(**row) for row in rows]
+    return load_agent(path, agent.problem), read_curve(path.with_suffix(".parquet"))

@@ -157,8 +157,8 @@ def _save(path: Path, model: BaseAlgorithm, run: _Run) -> None:
             "full": buffer.full,
         }
         state["calls"] = model._n_calls
-    with replacing(path) as temporary:
-        torch.save(state, temporary)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        torch.save(state, file)
 
 
 def _load(path: Path, model: BaseAlgorithm, env: NativeVecEnv, run: _Run) -> None:

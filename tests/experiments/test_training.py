@@ -10,12 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from agents.base import make_agent, parse_agent, public_problem, save_agent
+from agents.base import load_agent, make_agent, parse_agent, public_problem, save_agent
 from agents.evaluation import TrainingExams, evaluate, practice_seed
+from agents.neural import Progress
 from experiments.cli import app
-from experiments.compare import assemble, expand, missing_cells, plan, run_cells
+from experiments.compare import assemble, expand, missing_cells, plan, run_cells, setting_spec
 from experiments.config import CompareConfig, ConfigError, VariantConfig
-from experiments.training import train_stepwise, validation_exams, validation_seed
+from experiments.train import TrainConfig, read_config, train_run
+from experiments.training import Curve, read_curve, train_stepwise, validation_exams, validation_seed
 from experiments.tuning import SEED, read_tuning
 from roi_env.exam import draw_exams, exam_spec
 
@@ -106,6 +108,50 @@ def test_learning_curves_measure_the_agent_under_training() -> None:
     assert [p.updates for p in curve] == sorted({p.updates for p in curve})
     assert curve[-1].normalised == validation.normalised(agent)
     assert all(0 <= p.normalised <= 1 + 1e-9 for p in curve)
+
+
+def test_a_stopped_training_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    config_ = TrainConfig(
+        agent="sb3-a2c",
+        params={"steps": 4000, "num_envs": 8, "width": 8},
+        variant=VariantConfig(source="signal", num_tasks=3),
+    )
+    seen: list[int] = []
+
+    def stop_halfway(progress: Progress, curve: Curve) -> None:
+        seen.append(progress.steps)
+        if progress.steps >= 2000:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_run(config_, tmp_path, stop_halfway)
+    assert not (tmp_path / "agent.npz").exists()
+    half = read_curve(tmp_path / "agent.parquet")
+    assert read_config(tmp_path) == config_
+    agent, curve = train_run(read_config(tmp_path), tmp_path, lambda progress, curve: seen.append(progress.steps))
+    assert seen == sorted(set(seen))  # nothing was trained twice
+    assert curve[: len(half)] == half
+    assert curve[-1].steps >= 4000
+    loaded = load_agent(tmp_path / "agent.npz", agent.problem)
+    batch = draw_exams(setting_spec(config_.setting), 5, np.arange(4))
+    assert evaluate(loaded, batch).score.tolist() == evaluate(agent, batch).score.tolist()
+
+
+def test_train_command_and_its_refusals(tmp_path: Path) -> None:
+    command = ["train", "sb3-a2c", "--num-tasks", "3", "--steps", "400", "--param", "num_envs=8", "--out"]
+    result = CliRunner().invoke(app, [*command, str(tmp_path / "run")], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert "of the optimum on validation exams after 4" in " ".join(result.output.split())
+    for arguments, message in (
+        (["train", "random"], "does not learn in the environment"),
+        (["train", "sb3-a2c", "--param", "colour=1"], "no parameter"),
+        (["train", "sb3-a2c", "--param", "width"], "must read name=value"),
+        (["train", "sb3-a2c", "--runners", "2"], "RLlib"),
+        (["train", "--resume", str(tmp_path)], "not a run folder"),
+        (["train"], "name an agent"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            CliRunner().invoke(app, arguments, catch_exceptions=False)
 
 
 def test_tuning_gives_every_agent_the_same_trials_and_resumes(tmp_path: Path) -> None:
