@@ -27,14 +27,15 @@ import pyarrow.parquet as pq
 
 import roi_env
 from agents.base import AGENTS, Agent, agent_text, is_saved, make_agent, parse_agent, public_problem
-from agents.evaluation import BINS, CALIBRATION, TrainingExams, evaluate, rollout
-from agents.references import references
+from agents.evaluation import TrainingExams, evaluate, rollout
 from experiments.config import CompareConfig, ConfigError, VariantConfig, as_dict
 from experiments.training import Curve, curve_table, load_trained, save_trained, train_stepwise, validation_exams
 from experiments.tuning import Tuning, read_tuning
 from roi_env.env import resolve_spec
+from roi_env.evaluation import BINS, CALIBRATION
 from roi_env.exam import ExamBatch, ExamSpec, draw_exams
 from roi_env.files import replacing
+from roi_env.references import references
 
 OPTIMUM = "optimum"
 _REFERENCES = "references"

@@ -8,6 +8,21 @@ where ``d`` is the decision cost, ``w_i`` the task's weight, and a skip with ``b
 not fit earns nothing and ends the exam. Only one tier of a task is ever played, so the coupling between tiers does not
 enter; the joint law of cost and correctness does. This is the stochastic knapsack of Dean, Goemans and Vondrak
 ("Approximating the stochastic knapsack problem", 2008) with a fixed order and several tiers per item.
+
+>>> import numpy as np
+>>> from roi_env.bellman import evaluate_policy, solve
+>>> from roi_env.exam import draw_exams, exam_spec
+>>> spec = exam_spec("signal", num_tasks=3)
+>>> exams = draw_exams(spec, seed=0, exam_ids=np.arange(2))
+>>> laws = spec.source.published  # what is known of a task from what is shown; source.laws with exams.law_index: informed
+>>> best = solve(laws, exams.groups, exams.weights, spec.budget, min_cost=spec.min_cost, return_policy=True)
+>>> best.value.round(6)
+array([1.336625, 1.895989])
+>>> evaluate_policy(laws, exams.groups, exams.weights, spec.budget, best.policy).round(6)
+array([1.336625, 1.895989])
+
+Hidden later tasks, latent states and the clairvoyant: :mod:`roi_env.references`. Policies that mix actions, and what
+they do beside their value: :func:`roi_env.evaluation.evaluate_markov`.
 """
 
 from __future__ import annotations

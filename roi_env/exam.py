@@ -18,6 +18,7 @@ import numpy.typing as npt
 from numba import njit
 
 from roi_env import random
+from roi_env.blind import Arrivals, arrivals, order_key
 from roi_env.generators import FAMILIES
 from roi_env.rewards import Reward, parse_reward
 from roi_env.source import NOT_OFFERED, Coupling, Source, SourceTables
@@ -72,6 +73,13 @@ class ExamSpec:
             np.minimum(known.astype(np.int64) + self.decision_cost, NOT_OFFERED),
             NOT_OFFERED,
         )
+
+    @cached_property
+    def arrivals(self) -> Arrivals:
+        """The law of the sequence of groups: what is known of later tasks where they are not shown."""
+        source = self.source
+        key = order_key(self.order, source.group_key, source.given_key)
+        return arrivals(self.num_tasks, source.group_probability, key)
 
     @property
     def order_code(self) -> int:

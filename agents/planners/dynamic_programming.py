@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from agents.base import Agent, Attempts, ExamsView, Practice, Problem
-from agents.planners.tables import Rounding, TableAgent, Tables, auto_grid, blind_tables, compile_laws, preview_tables
+from agents.planners.tables import TableAgent
 from roi_env.source import Laws, laws_from_cells
+from roi_env.tables import Rounding, Tables, auto_grid, blind_tables, compile_laws, preview_tables
 
 
 class Bellman(TableAgent):
@@ -39,10 +40,11 @@ class Bellman(TableAgent):
 
     def tables(self, exams: ExamsView) -> Tables:
         """Solve a batch of exams."""
-        cells = compile_laws(self.laws(), self.problem, self.grid, rounding=self.rounding)
-        if not self.problem.preview:
-            return blind_tables(self.problem, cells, self.grid)
-        return preview_tables(exams.groups, self.problem.group_weight, cells, self.problem.budget, self.grid)
+        problem, weights = self.problem, self.problem.group_weight
+        cells = compile_laws(self.laws(), problem.min_cost, problem.decision_cost, self.grid, self.rounding)
+        if not problem.preview:
+            return blind_tables(problem.arrivals, weights, cells, problem.budget, self.grid)
+        return preview_tables(exams.groups, weights, cells, problem.budget, self.grid)
 
     def params(self) -> dict[str, Any]:
         """Constructor parameters."""
@@ -54,7 +56,7 @@ class TrueBellman(Bellman):
 
     :param laws: G laws given the group, exact for the evaluated source.
     :param grid: as for :class:`Bellman`.
-    :param rounding: on a coarse grid, see :func:`agents.planners.tables.compile_laws`.
+    :param rounding: on a coarse grid, see :func:`roi_env.tables.compile_laws`.
     """
 
     name: ClassVar[str] = "optimum"

@@ -9,17 +9,10 @@ import numpy.typing as npt
 from numba import njit
 
 from agents.base import ExamsView, Problem
-from agents.planners.tables import (
-    Curve,
-    TableAgent,
-    Tables,
-    auto_grid,
-    blind_tables,
-    compile_laws,
-    preview_tables,
-)
+from agents.planners.tables import TableAgent
 from roi_env import random
 from roi_env.hindsight import NEVER, hindsight_curve
+from roi_env.tables import Curve, Tables, auto_grid, blind_tables, compile_laws, preview_tables
 
 
 @njit(cache=True)
@@ -146,13 +139,14 @@ class HindsightOptimisation(TableAgent):
     def tables(self, exams: ExamsView) -> Tables:
         """Solve a batch of exams."""
         problem = self.problem
-        cells = compile_laws(problem.require_beliefs("hindsight-optimisation"), problem, self.grid)
+        laws, weights = problem.require_beliefs("hindsight-optimisation"), problem.group_weight
+        cells = compile_laws(laws, problem.min_cost, problem.decision_cost, self.grid)
         if problem.preview:
 
             def continuation(position: int, heads: npt.NDArray[np.int64]) -> list[Curve]:
                 return [self.curve(position, exams.groups[e, position:]) for e in heads]
 
-            return preview_tables(exams.groups, problem.group_weight, cells, problem.budget, self.grid, continuation)
+            return preview_tables(exams.groups, weights, cells, problem.budget, self.grid, continuation)
         arrivals = problem.arrivals
         numbers = _draw_numbers(np.uint64(self.seed), self.scenarios, problem.num_tasks)
 
@@ -167,7 +161,7 @@ class HindsightOptimisation(TableAgent):
                 curves.append(self.curve(position + 1, np.stack(path, 1)))
             return curves
 
-        return blind_tables(problem, cells, self.grid, blind)
+        return blind_tables(arrivals, weights, cells, problem.budget, self.grid, blind)
 
     def params(self) -> dict[str, Any]:
         """Constructor parameters."""

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from agents.base import make_agent, public_problem
 from agents.evaluation import evaluate_exact
-from agents.references import informed_values, references
 from roi_env.bellman import bounds, evaluate_policy, solve
 from roi_env.exam import draw_exams, exam_spec
 from roi_env.hindsight import NEVER, hindsight, hindsight_curve
+from roi_env.references import informed_values, references
 from roi_env.source import Laws, laws_from_cells
 
 

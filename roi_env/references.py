@@ -1,0 +1,253 @@
+"""The values that scores are measured against: oracle, informed, optimum.
+
+>>> import numpy as np
+>>> from roi_env.exam import draw_exams, exam_spec
+>>> from roi_env.references import informed_values, optimum_tables, oracle_values, references
+>>> exams = draw_exams(exam_spec("signal", num_tasks=3), seed=0, exam_ids=np.arange(2))
+>>> optimum_tables(exams).value.round(6)  # the best policy for what is shown
+array([1.336625, 1.895989])
+>>> informed_values(exams).round(6)  # knows the difficulties
+array([1.426916, 1.855466])
+>>> oracle_values(exams)  # knows the outcomes of this replicate
+array([1., 2.])
+>>> values = references(exams, replicates=20)  # all of them under one law, with noise; latent families: the bracket
+>>> bool((values.optimum <= values.optimum_upper).all())
+True
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from roi_env.belief import BeliefModel, belief_model, belief_tables, observe_attempts
+from roi_env.blind import Arrivals
+from roi_env.episodes import Enter, Outcome, Player, redraw_hidden, sample, summarise
+from roi_env.evaluation import (
+    MAX_STATES,
+    Decide,
+    Evaluation,
+    Law,
+    Probs,
+    TooManyStates,
+    default_law,
+    evaluate_markov,
+)
+from roi_env.exam import ExamBatch, ExamSpec
+from roi_env.hindsight import hindsight
+from roi_env.source import NOT_OFFERED
+from roi_env.tables import Rounding, Tables, auto_grid, blind_tables, by_exam, compile_laws, preview_tables
+
+
+@dataclass(frozen=True)
+class References:
+    """Reference values of E exams, (E,) each, all under one law.
+
+    :param law: "published" or "true", as in :class:`roi_env.evaluation.Evaluation`.
+    :param oracle: knows the outcomes; mean over replicates.
+    :param oracle_noise: its standard error (nan: one replicate).
+    :param informed: knows the true laws.
+    :param optimum: value of the best policy for what is shown (latent families: of the belief-grid policy).
+    :param optimum_upper: bound on what any policy of what is shown can reach under the published law; equal to
+        ``optimum`` where that is exact.
+    :param optimum_noise: standard error of ``optimum`` (0: exact).
+    :param optimum_mode: how that policy was evaluated.
+    :param grid: tokens per step of the budget grid that ``informed`` and ``optimum`` were solved on (1: exact).
+    """
+
+    law: Law
+    oracle: npt.NDArray[np.float64]
+    oracle_noise: npt.NDArray[np.float64]
+    informed: npt.NDArray[np.float64]
+    optimum: npt.NDArray[np.float64]
+    optimum_upper: npt.NDArray[np.float64]
+    optimum_noise: npt.NDArray[np.float64]
+    optimum_mode: Literal["exact", "sampled"]
+    grid: int
+
+
+def oracle_values(batch: ExamBatch) -> npt.NDArray[np.float64]:
+    """(E,) best score in hindsight, with all outcomes known."""
+    tokens, correct = batch.outcomes()
+    rewards = correct * batch.weights[:, :, None]
+    return hindsight(tokens, rewards, batch.spec.budget, decision_cost=batch.spec.decision_cost)
+
+
+def informed_values(batch: ExamBatch, grid: int = 1) -> npt.NDArray[np.float64]:
+    """(E,) value of the best policy that knows every task's true law (and the latent state), all tasks shown.
+
+    :param grid: tokens per step; above 1 costs are split between grid points (error about 1e-4 at 16384 points).
+    """
+    spec, source = batch.spec, batch.spec.source
+    free = np.where(source.laws.offered, np.int64(1), np.int64(NOT_OFFERED))
+    cells = compile_laws(source.laws, free, spec.decision_cost, grid)
+    # Weights belong to groups, laws to items: a kind of task is a pair that occurs.
+    pairs, kind = np.unique(
+        np.stack([batch.groups.ravel().astype(np.int64), batch.law_index.ravel()]), axis=1, return_inverse=True
+    )
+    kinds = kind.reshape(batch.groups.shape).astype(np.int32)
+    return preview_tables(kinds, source.group_weight[pairs[0]], cells, spec.budget, grid, law=pairs[1]).value
+
+
+def optimum_tables(batch: ExamBatch, grid: int = 0, rounding: Rounding = "split") -> Tables:
+    """The best policy for what is shown, by Bellman on the source's published laws; ``value`` is by exam (E,).
+
+    Exact at grid 1 for sources without an exam-level latent state (those: :func:`latent_model`).
+
+    :param grid: tokens per step; 0 chooses 1 (exact) up to 16384 tokens of budget.
+    :param rounding: of costs on a coarse grid, see :func:`roi_env.tables.compile_laws`.
+    :raises ValueError: for a source with a latent state.
+    """
+    spec, source = batch.spec, batch.spec.source
+    if source.num_latent > 1:
+        raise ValueError(
+            f"source {source.name!r} has a latent state: use latent_model and roi_env.belief.belief_tables"
+        )
+    grid = grid or auto_grid(spec.budget)
+    cells = compile_laws(source.published, spec.min_cost, spec.decision_cost, grid, rounding)
+    if spec.preview:
+        return preview_tables(batch.groups, source.group_weight, cells, spec.budget, grid)
+    tables = blind_tables(spec.arrivals, source.group_weight, cells, spec.budget, grid)
+    return dataclasses.replace(tables, value=by_exam(tables.index, tables.value, batch.groups))
+
+
+def latent_model(spec: ExamSpec, grid: int = 0) -> BeliefModel:
+    """The model of the belief-grid policy for a source with a two-valued latent state.
+
+    :param grid: tokens per step of the budget grid; 0 chooses, see :func:`roi_env.belief.belief_model`.
+    :raises ValueError: for a source without one.
+    """
+    source = spec.source
+    sees_correct = spec.feedback == "cost+correct"
+    return belief_model(
+        source.published, source.group_weight, spec.min_cost, spec.budget, spec.decision_cost,
+        sees_correct=sees_correct, grid=grid,
+    )  # fmt: skip
+
+
+def _shown(batch: ExamBatch) -> npt.NDArray[np.int32] | Arrivals:
+    """What is known of the sequences of groups before an exam."""
+    return batch.groups if batch.spec.preview else batch.spec.arrivals
+
+
+def _evaluate_tables(
+    solve: Callable[[ExamBatch], Tables], batch: ExamBatch, law: Law, max_states: int, replicates: int
+) -> Evaluation:
+    """Exact where ``max_states`` allow it, else sampled."""
+    actions = np.eye(batch.spec.num_tiers + 1)
+
+    def policy(some: ExamBatch) -> Decide:
+        tables = solve(some)
+
+        def decide(position: int, exam: npt.NDArray[np.int64], remaining: npt.NDArray[np.int64]) -> Probs:
+            return actions[tables.lookup(position, exam, remaining, some.groups[exam, : position + 1])]
+
+        return decide
+
+    def enter(some: ExamBatch, episodes: ExamBatch, exam: npt.NDArray[np.int64]) -> Player:
+        tables = solve(some)
+
+        def decide(
+            position: int, episode: npt.NDArray[np.int64], remaining: npt.NDArray[np.int64]
+        ) -> npt.NDArray[np.int64]:
+            e = exam[episode]
+            return tables.lookup(position, e, remaining, some.groups[e, : position + 1])
+
+        return Player(decide, lambda outcome: None)
+
+    try:
+        return evaluate_markov(policy, batch, law=law, max_states=max_states)
+    except TooManyStates:
+        return summarise(sample(enter, batch, replicates=replicates, law=law), batch, law)
+
+
+def _latent_player(model: BeliefModel) -> Enter:
+    """Takes exams by the belief-grid policy."""
+
+    def enter(some: ExamBatch, episodes: ExamBatch, exam: npt.NDArray[np.int64]) -> Player:
+        tables = belief_tables(model, _shown(some))
+        belief = np.full(len(episodes), 0.5)
+
+        def decide(
+            position: int, episode: npt.NDArray[np.int64], remaining: npt.NDArray[np.int64]
+        ) -> npt.NDArray[np.int64]:
+            e = exam[episode]
+            return tables.lookup(position, e, remaining, belief[episode], some.groups[e, : position + 1])
+
+        def learn(outcome: Outcome) -> None:
+            done = (outcome.action > 0) & ~outcome.overspent
+            episode = outcome.episode[done]
+            belief[episode] = observe_attempts(
+                model,
+                belief[episode],
+                episodes.groups[episode, outcome.position],
+                outcome.action[done],
+                outcome.tokens[done],
+                outcome.correct[done],
+            )
+
+        return Player(decide, learn)
+
+    return enter
+
+
+def references(
+    batch: ExamBatch,
+    *,
+    law: Law | None = None,
+    replicates: int = 100,
+    informed_draws: int = 4,
+    max_states: int = MAX_STATES,
+    grid: int = 0,
+) -> References:
+    """Oracle, informed value and optimum of every exam, under the law that agents are evaluated with.
+
+    Under the published law the hidden tasks belong to what is averaged over: the oracle redraws them in every
+    replicate, ``informed`` in ``informed_draws`` replicates. A coarse grid plans with costs rounded up; with V_up and
+    V_down the grid's values with costs rounded up and down, ``optimum_upper = optimum + V_down - V_up``.
+
+    Blind, ``optimum`` plans with the law of the tasks to come given those seen (:mod:`roi_env.blind`).
+
+    :param law: default :func:`roi_env.evaluation.default_law`.
+    :param replicates: outcome draws for the oracle, and episodes where the optimum has to be sampled.
+    :param grid: tokens per step; 0 chooses 1 (exact) up to 16384 tokens of budget.
+    """
+    source = batch.spec.source
+    law = law or default_law(batch.spec)
+    grid = grid or auto_grid(batch.spec.budget)
+
+    def replicate(number: int) -> ExamBatch:
+        drawn = dataclasses.replace(batch, replicates=batch.replicates + number)
+        return redraw_hidden(drawn) if law == "published" else drawn
+
+    oracle = np.stack([oracle_values(replicate(r)) for r in range(replicates)])
+    noise = oracle.std(0, ddof=1) / np.sqrt(replicates) if replicates > 1 else np.full(len(batch), np.nan)
+    rounds = informed_draws if law == "published" else 1
+    informed = np.stack([informed_values(replicate(r), grid) for r in range(rounds)]).mean(0)
+    if source.num_latent > 1:
+        model = latent_model(batch.spec, grid)
+        tables = belief_tables(model, _shown(batch))
+        upper = by_exam(tables.index, tables.bound, batch.groups)
+        evaluation = summarise(sample(_latent_player(model), batch, replicates=replicates, law=law), batch, law)
+    else:
+        evaluation = _evaluate_tables(lambda some: optimum_tables(some, grid, "up"), batch, law, max_states, replicates)
+        upper = evaluation.score
+        if grid > 1:
+            high, low = (optimum_tables(batch, grid, rounding).value for rounding in ("down", "up"))
+            upper = upper + (high - low)
+    return References(
+        law=law,
+        oracle=oracle.mean(0),
+        oracle_noise=noise,
+        informed=informed,
+        optimum=evaluation.score,
+        optimum_upper=upper,
+        optimum_noise=evaluation.noise,
+        optimum_mode=evaluation.mode,
+        grid=grid,
+    )
