@@ -8,6 +8,7 @@ them, and DQN takes the legal action of highest value.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,8 +17,10 @@ import numpy as np
 import stable_baselines3 as sb3
 import torch
 from sb3_contrib import MaskablePPO
+from sb3_contrib.common.maskable.distributions import MaskableCategoricalDistribution
 from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.distributions import CategoricalDistribution
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.dqn.policies import DQNPolicy
@@ -60,7 +63,7 @@ class SB3Agent(NeuralAgent):
     :raises ValueError: for sizes below one.
     """
 
-    algorithm: ClassVar[type[BaseAlgorithm]]
+    algorithm: ClassVar[Callable[..., BaseAlgorithm]]
     policy_class: ClassVar[type[BasePolicy]]
 
     def __init__(
@@ -107,7 +110,9 @@ class SB3Agent(NeuralAgent):
     def preferences(self, observations: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """The policy's probabilities, renormalised over the legal actions."""
         assert isinstance(self.policy, ActorCriticPolicy | MaskableActorCriticPolicy)
-        logits = self.policy.get_distribution(observations).distribution.logits
+        distribution = self.policy.get_distribution(observations)
+        assert isinstance(distribution, CategoricalDistribution | MaskableCategoricalDistribution)
+        logits = distribution.distribution.logits
         return torch.softmax(logits.masked_fill(~mask, -torch.inf), 1)
 
     def train(
@@ -158,8 +163,8 @@ class PPOAgent(SB3Agent):
     :param max_grad_norm: gradients are cut to this norm.
     """
 
-    algorithm = sb3.PPO
-    policy_class = ActorCriticPolicy
+    algorithm: ClassVar[Callable[..., BaseAlgorithm]] = sb3.PPO
+    policy_class: ClassVar[type[BasePolicy]] = ActorCriticPolicy
 
     def __init__(
         self,

@@ -14,7 +14,7 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.dqn import DQN
 
 from agents.neural import Progress, Report
 from agents.sb3.vec_env import NativeVecEnv
@@ -149,7 +149,7 @@ def _save(path: Path, model: BaseAlgorithm, run: _Run) -> None:
         },
         "action_random": env.action_space.np_random.bit_generator.state,
     }
-    if isinstance(model, OffPolicyAlgorithm):
+    if isinstance(model, DQN):
         buffer = model.replay_buffer
         assert buffer is not None
         state["replay"] = {name: torch.from_numpy(getattr(buffer, name)) for name in _REPLAY} | {
@@ -187,7 +187,7 @@ def _load(path: Path, model: BaseAlgorithm, env: NativeVecEnv, run: _Run) -> Non
     }
     np.random.set_state(numpy_state)  # noqa: NPY002
     env.action_space.np_random.bit_generator.state = state["action_random"]
-    if isinstance(model, OffPolicyAlgorithm):
+    if isinstance(model, DQN):
         buffer = model.replay_buffer
         assert buffer is not None
         for name in _REPLAY:

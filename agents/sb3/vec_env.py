@@ -45,7 +45,7 @@ class NativeVecEnv(VecEnv):
             )
         self.env = env
         self.reward_scale = reward_scale
-        self._methods: dict[str, Callable[[], Sequence[Any]]] = {
+        self._methods: dict[str, Callable[[], Any]] = {
             "action_masks": env.action_masks,
             "render": self._frames,
         }
