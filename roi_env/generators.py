@@ -64,21 +64,23 @@ def _pack(tokens: _Floats, correct: npt.NDArray[np.bool_]) -> npt.NDArray[np.uin
 
 
 def _effort_outcomes(
-    difficulty: _Floats, mean_high: int, sigma: float, wrong_shift: float, theta: float
+    difficulty: _Floats, mean_high: int, sigma: float, wrong_shift: float, thetas: tuple[float, ...]
 ) -> npt.NDArray[np.uint32]:
-    """(D, 3, SLOTS) packed outcomes; ability ``theta`` shifts every tier's capacity kappa."""
+    """(L, D, 3, SLOTS) packed outcomes; an ability of ``thetas`` (equally likely) shifts every tier's capacity kappa.
+
+    One scale for all abilities, so that ability changes outcomes and not the unit of cost: the top tier costs
+    ``mean_high`` tokens on average over abilities, difficulties and outcomes.
+    """
     u, z = _hammersley()
     d = difficulty[:, None, None]
-    right = u < 1 / (1 + np.exp(-10 * (_KAPPA[None, :, None] + theta - d)))
-    shape = np.exp(_BETA[None, :, None] * (d - 0.5) + wrong_shift * ~right + sigma * z)
+    ability = np.array(thetas)[:, None, None, None]
+    right = u < 1 / (1 + np.exp(-10 * (_KAPPA[:, None] + ability - d)))
+    shape = np.exp(_BETA[:, None] * (d - 0.5) + wrong_shift * ~right + sigma * z)
     cap = 6.0 * mean_high
-    # The scale is fixed at theta = 0 so that ability changes outcomes, not the unit of cost.
-    reference = u < 1 / (1 + np.exp(-10 * (_KAPPA[2] - difficulty[:, None])))
-    top = np.exp(_BETA[2] * (difficulty[:, None] - 0.5) + wrong_shift * ~reference + sigma * z)
     scale = float(mean_high)
     for _ in range(60):
-        scale *= mean_high / np.minimum(scale * top, cap).mean()
-    tokens = np.minimum(scale * _SIZE[None, :, None] * shape, cap)
+        scale *= mean_high / np.minimum(scale * shape[:, :, -1], cap).mean()
+    tokens = np.minimum(scale * _SIZE[:, None] * shape, cap)
     return _pack(tokens, right & (tokens < cap))
 
 
@@ -175,7 +177,7 @@ def _effort(
 ) -> Source:
     mean_high = 100 if num_tasks <= 10 else 40
     difficulty = _beta22_quantiles(DIFFICULTIES)
-    outcomes = np.stack([_effort_outcomes(difficulty, mean_high, sigma, wrong_shift, theta) for theta in thetas])
+    outcomes = _effort_outcomes(difficulty, mean_high, sigma, wrong_shift, thetas)
     edges = _quantile_edges(outcomes.reshape(-1, *outcomes.shape[2:]), 6 * mean_high)
     tiers = tuple(Tier(tier, edge, edge) for tier, edge in zip(_TIER_NAMES, edges, strict=True))
     row_item, row_signal = _signal_rows(difficulty, signal_sd)

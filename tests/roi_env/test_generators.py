@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from roi_env import generators
 from roi_env.exam import draw_exams, exam_spec
 from roi_env.generators import FAMILIES
 from roi_env.source import Source
@@ -45,8 +46,74 @@ def test_published_laws_are_the_exact_mixture_of_the_hidden_ones(family: str) ->
         np.testing.assert_allclose(source.published.success[points], expected[:, 1], atol=1e-12)
 
 
+# Changing one of these changes every exam of the family: past results are then no longer comparable.
+CHECKSUMS = {
+    ("cap", 3): "8d5ce3262cc25292760b731b1e7d42df87e15f668752fc746369c9629e638ae6",
+    ("cap", 10): "8d5ce3262cc25292760b731b1e7d42df87e15f668752fc746369c9629e638ae6",
+    ("cap", 50): "f0392132ebd8aa8995e6202bb8b0c4e45321add9a203bce88cc591f6a9be2cfa",
+    ("heavy", 3): "1ac354682fe9281141e5a40d8bc5d7a4ced2143caaeed5089818ee05ec101d64",
+    ("heavy", 10): "1ac354682fe9281141e5a40d8bc5d7a4ced2143caaeed5089818ee05ec101d64",
+    ("heavy", 50): "98b9dea2341fd8c2ff6c7cf32021de35c90170211a2b4b9c8ad368443938a6d2",
+    ("known", 3): "9611bdbacc7acf6cb7575673802752be54ed9c8df76b0210bd41ac783eb3d201",
+    ("known", 10): "9611bdbacc7acf6cb7575673802752be54ed9c8df76b0210bd41ac783eb3d201",
+    ("known", 50): "896df881f31c11d6f17c4838b8a296acef722590a7c7af81bc911174adc9ef61",
+    ("latent", 3): "381b7702dd167f9e3b531a1e7164bb652cd8f058034dc92f195d07764c73c35e",
+    ("latent", 10): "381b7702dd167f9e3b531a1e7164bb652cd8f058034dc92f195d07764c73c35e",
+    ("latent", 50): "2b353698e9a96937f86e0b9a62846892231ae521dfaf60fe09f0c24e0f765cee",
+    ("paper", 3): "e4437e994a63a1255f00a0736c283f1dcffc3752c0ab279633617058ff6a1943",
+    ("paper", 10): "e4437e994a63a1255f00a0736c283f1dcffc3752c0ab279633617058ff6a1943",
+    ("paper", 50): "e4437e994a63a1255f00a0736c283f1dcffc3752c0ab279633617058ff6a1943",
+    ("signal", 3): "e215465db5b59cedeee94d95c0b340af7d63bf1ffc320191908a01bf059e6fd1",
+    ("signal", 10): "e215465db5b59cedeee94d95c0b340af7d63bf1ffc320191908a01bf059e6fd1",
+    ("signal", 50): "7b1c095794b5d1778c695ec886d942b037676f2dd4af723e239c7f9f53ed92b2",
+}
+
+
+@pytest.mark.parametrize(("family", "num_tasks"), sorted(CHECKSUMS))
+def test_checksums(family: str, num_tasks: int) -> None:
+    assert FAMILIES[family](num_tasks).checksum() == CHECKSUMS[family, num_tasks]
+
+
+class NextDoor:
+    """NumPy whose exp, sin and arcsin end one representable number away at random, as another machine's might."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, name)
+
+    def nudge(self, values: np.ndarray) -> np.ndarray:
+        return np.nextafter(values, self.rng.choice([-np.inf, np.inf], np.shape(values)))
+
+    def exp(self, values: np.ndarray) -> np.ndarray:
+        return self.nudge(np.exp(values))
+
+    def sin(self, values: np.ndarray) -> np.ndarray:
+        return self.nudge(np.sin(values))
+
+    def arcsin(self, values: np.ndarray) -> np.ndarray:
+        return self.nudge(np.arcsin(values))
+
+
+@pytest.mark.parametrize("num_tasks", [10, 50])
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_tables_do_not_depend_on_the_last_bit_of_the_mathematical_library(
+    family: str, num_tasks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = NextDoor(num_tasks)
+    quantiles = machine.nudge(generators._normal_quantiles(generators.SLOTS))
+    uniform, normal = generators._hammersley()
+    nudged = quantiles[np.argsort(np.argsort(normal))]
+    monkeypatch.setattr(generators, "np", machine)
+    monkeypatch.setattr(generators, "_hammersley", lambda: (uniform, nudged))
+    built = getattr(generators, family)(num_tasks)
+    assert built is not FAMILIES[family](num_tasks)
+    assert built.checksum() == CHECKSUMS[family, num_tasks]
+
+
 @pytest.mark.parametrize(("num_tasks", "mean"), [(3, 100), (10, 100), (50, 40)])
-@pytest.mark.parametrize("family", ["known", "signal", "heavy", "cap"])
+@pytest.mark.parametrize("family", ["known", "signal", "heavy", "cap", "latent"])
 def test_mean_cost_of_the_top_tier(family: str, num_tasks: int, mean: int) -> None:
     assert FAMILIES[family](num_tasks).mean_top_cost == pytest.approx(mean, rel=0.02)
 
