@@ -365,6 +365,64 @@ def train(
 
 
 @app.command(
+    epilog="Examples:  roi rollouts lp-lookahead --variant heavy --exams 1000000 --out runs/heavy  |  "
+    "roi rollouts runs/train-1/agent.npz --address auto --exams 10000000 --out runs/big   (again: goes on where it stopped)"
+)
+def rollouts(
+    agent: Annotated[str, typer.Argument(help="An agent of `roi agents`, or a saved one (.npz)")],
+    out: Annotated[
+        Path, typer.Option(help="Folder of Parquet parts; where it has some, only missing ones are computed")
+    ],
+    variant: Annotated[str, typer.Option(help=f"Family: {', '.join(FAMILIES)}")] = "signal",
+    table: Annotated[Path | None, typer.Option(help="Recorded outcomes instead of a family")] = None,
+    family: Annotated[str | None, typer.Option(help="Family of the table")] = None,
+    budget: Annotated[str, typer.Option(help="0.3 = fraction of N x mean top-tier cost, 512 = tokens")] = "0.3",
+    num_tasks: Annotated[int | None, typer.Option(help="Tasks of an exam", min=1)] = None,
+    order: Annotated[str, typer.Option(help="random, easy_first, hard_first, given")] = "random",
+    exams: Annotated[int, typer.Option(help="Number of exams", min=1)] = 100_000,
+    replicates: Annotated[int, typer.Option(help="Outcome draws of every exam", min=1)] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of the exams", min=0)] = 0,
+    training_seed: Annotated[int, typer.Option(help="Training seed of agents that learn", min=0)] = 0,
+    decisions: Annotated[bool, typer.Option("--decisions", help="One row a decision instead of one an exam")] = False,
+    workers: Annotated[int, typer.Option(help="Processes on this machine; 1: this one, without Ray", min=1)] = 2,
+    address: Annotated[str | None, typer.Option(help="Ray cluster to use instead, e.g. auto")] = None,
+) -> None:
+    """Let one agent take any number of exams, on this machine or a Ray cluster; the output does not depend on which."""
+    from experiments.rollouts import RolloutConfig, open_run, prepare, run_here, run_on_ray, summarise_run
+
+    source = "recorded" if table is not None else variant
+    chosen = VariantConfig(source=source, table=str(table) if table else None, family=family, num_tasks=num_tasks)
+    config = RolloutConfig(
+        agent=agent,
+        variant=chosen,
+        budget=_budget(budget),
+        order=order,
+        exams=exams,
+        replicates=replicates,
+        seed=seed,
+        training_seed=training_seed,
+        rows="decisions" if decisions else "exams",
+    )
+    parts = open_run(config, out)
+    console.print(
+        f"{exams:,} exams x {replicates}: {config.parts} parts, {config.parts - len(parts)} done already; folder {out}"
+    )
+    if parts:
+        player = prepare(config)
+        if workers == 1 and address is None:
+            done = run_here(config, player, parts, out)
+        else:
+            done = run_on_ray(config, player, parts, out, workers=workers, address=address)
+        _follow(done, len(parts), lambda part: f"part {part}", "the same command")
+    if not decisions:
+        found = summarise_run(config, out)
+        console.print(
+            f"score {found.score:.4f} +- {found.score_error:.4f} (standard error over {found.exams:,} exams), tokens "
+            f"{found.tokens:.1f}, truncated {100 * found.truncated:.1f} %"
+        )
+
+
+@app.command(
     epilog="Example:  roi tune --agent sb3-ppo --agent rllib-grpo --trials 8 --out tuned.json   then   "
     "roi compare --agent sb3-ppo --agent rllib-grpo tuned=tuned.json steps=300000"
 )

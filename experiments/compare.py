@@ -165,7 +165,7 @@ def validation_spec(setting: Setting, spec: ExamSpec) -> ExamSpec:
     return found.replace(budget=spec.budget, num_tasks=min(spec.num_tasks, len(found.source.row_item)))
 
 
-def _make(name: str, setting: Setting, spec: ExamSpec) -> Agent:
+def make_for(name: str, setting: Setting, spec: ExamSpec) -> Agent:
     """Make an agent; the optimum alone is told the evaluated source's own laws."""
     try:
         privileged = not is_saved(name) and AGENTS[parse_agent(name)[0]].privileged
@@ -176,7 +176,7 @@ def _make(name: str, setting: Setting, spec: ExamSpec) -> Agent:
 
 def build_agent(text: str, setting: Setting, spec: ExamSpec, seed: int) -> Agent:
     """Make an agent for a setting and train it if it learns."""
-    agent = _make(text, setting, spec)
+    agent = make_for(text, setting, spec)
     if learns(text, agent):
         agent.train(TrainingExams(training_spec(setting, spec), seed), seed)
     return agent
@@ -200,7 +200,7 @@ def plan(config: CompareConfig, settings: list[Setting]) -> list[Cell]:
         names = (*config.agents, *setting.variant.agents, OPTIMUM)
         for name in dict.fromkeys(names):
             text = _matched(name, config.steps, tuning)
-            agent = _make(text, setting, spec)
+            agent = make_for(text, setting, spec)
             seeds = config.training_seeds if learns(text, agent) else [0]
             cells += [Cell(setting, name, text, seed) for seed in seeds]
     return cells
@@ -267,7 +267,7 @@ _Tables = dict[str, dict[str, Any]]
 
 def _trained(config: CompareConfig, cell: Cell, spec: ExamSpec, store: Path) -> tuple[Agent, Curve]:
     """The cell's agent, trained: from one of the stores of trained agents where it is there, else by training it now."""
-    agent = _make(cell.text, cell.setting, spec)
+    agent = make_for(cell.text, cell.setting, spec)
     if not agent.stepwise or is_saved(cell.text):
         return build_agent(cell.text, cell.setting, spec, cell.seed), []
     name = f"{_training_key(cell, agent)}.npz"
