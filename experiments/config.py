@@ -103,7 +103,7 @@ def load_config(path: Path | None, overrides: list[str], base: CompareConfig | N
     merged: Any = OmegaConf.structured(base or CompareConfig())
     try:
         if path is not None:
-            merged = OmegaConf.merge(merged, OmegaConf.load(path))
+            merged = OmegaConf.merge(merged, _beside(path, OmegaConf.load(path)))
         if overrides:
             merged = OmegaConf.merge(merged, OmegaConf.from_dotlist(overrides))
         config: CompareConfig = OmegaConf.to_object(merged)  # type: ignore[assignment]
@@ -119,6 +119,22 @@ def load_config(path: Path | None, overrides: list[str], base: CompareConfig | N
         if not getattr(config, name):
             raise ConfigError(f"{name} must not be empty")
     return config
+
+
+def _beside(path: Path, loaded: Any) -> Any:
+    """Files that a configuration names by relative paths lie relative to itself, wherever it is used from."""
+
+    def absolute(name: Any) -> Any:
+        return str(path.parent.resolve() / name) if isinstance(name, str) else name
+
+    if loaded.get("tuned"):
+        loaded.tuned = absolute(loaded.tuned)
+    if loaded.get("trained"):
+        loaded.trained = [absolute(folder) for folder in loaded.trained]
+    for variant in loaded.get("variants") or []:
+        if variant.get("table"):
+            variant.table = absolute(variant.table)
+    return loaded
 
 
 def as_dict(config: CompareConfig) -> dict[str, Any]:
