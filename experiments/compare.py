@@ -121,6 +121,7 @@ def setting_spec(setting: Setting, split: str = "test") -> ExamSpec:
     if variant.table is not None:
         arguments |= {
             "family": variant.family,
+            "datasets": variant.datasets,
             "split": split,
             "group_by": variant.group_by,
             "missing": variant.missing,

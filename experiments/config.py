@@ -52,6 +52,8 @@ class VariantConfig:
     table: str | None = None
     """Outcome table (Parquet, CSV or JSONL)."""
     family: str | None = None
+    datasets: list[str] | None = None
+    """Values of the table's column ``dataset`` to take questions from."""
     tiers: list[str] | None = None
     group_by: str | None = None
     missing: str | None = None

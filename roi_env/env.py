@@ -15,7 +15,7 @@ from roi_env.observation import observation_layout, observation_tables, observe,
 from roi_env.rendering import RENDER_FPS, Decision, Scene, render_ansi, render_rgb
 from roi_env.rewards import SCORE, reward_of
 
-_TABLE_ARGUMENTS = ("family", "split", "group_by", "missing")
+_TABLE_ARGUMENTS = ("family", "datasets", "split", "group_by", "missing")
 
 
 def resolve_spec(source: Any = "signal", *, table: Any = None, **kwargs: Any) -> ExamSpec:
@@ -24,8 +24,8 @@ def resolve_spec(source: Any = "signal", *, table: Any = None, **kwargs: Any) ->
     :param source: see :func:`roi_env.exam.exam_spec`; "recorded" needs ``table``; "paper" uses it when given. A resolved
         :class:`~roi_env.exam.ExamSpec` is taken as it is, without other arguments.
     :param table: path of an outcome table or an :class:`~roi_env.outcomes.OutcomeTable`.
-    :param kwargs: arguments of :func:`roi_env.exam.exam_spec`; with a table also ``family``, ``split`` (default
-        "test"), ``group_by`` (default "dataset") and ``missing`` ("drop" or "mask"), see
+    :param kwargs: arguments of :func:`roi_env.exam.exam_spec`; with a table also ``family``, ``datasets``, ``split``
+        (default "test"), ``group_by`` (default "dataset") and ``missing`` ("drop" or "mask"), see
         :func:`roi_env.recorded.recorded_source`.
     :raises ValueError: for arguments that are missing, superfluous or out of range.
     """
@@ -121,7 +121,7 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
 
     * `source`: family name (known, signal, heavy, cap, latent, paper, recorded), a `roi_env.source.Source`, or a complete
       `roi_env.exam.ExamSpec` (then nothing else but `render_mode`).
-    * `table`, `family`, `split`, `group_by`, `missing`: recorded outcomes, see `roi_env.recorded.recorded_source`.
+    * `table`, `family`, `datasets`, `split`, `group_by`, `missing`: recorded outcomes, see `roi_env.recorded.recorded_source`.
     * `num_tasks`: N.
     * `budget`: int = tokens; float = fraction of N x the mean cost of the top tier; "tight" .15, "medium" .3, "ample" .6.
     * `order`: random, easy_first, hard_first (by a published key), given.

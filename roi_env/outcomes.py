@@ -228,10 +228,15 @@ class OutcomeTable:
         order = dict(zip(tier.tolist(), rows["tier_order"].to_pylist(), strict=True))
         return tuple(str(values[code]) for code in sorted(order, key=lambda code: order[code]))
 
-    def select(self, family: str | None = None, tiers: Sequence[str] | str | None = None) -> OutcomeTable:
-        """The rows of one family (may be left out where there is only one) and of the named tiers (default: all).
+    def select(
+        self,
+        family: str | None = None,
+        tiers: Sequence[str] | str | None = None,
+        datasets: Sequence[str] | str | None = None,
+    ) -> OutcomeTable:
+        """The rows of one family (may be left out where there is only one), of the named tiers and datasets (default: all).
 
-        :raises OutcomeTableError: where the family is unknown or not named but needed, or a tier has no rows.
+        :raises OutcomeTableError: where the family is unknown or not named but needed, or a tier or dataset has no rows.
         """
         if family is None:
             if len(self.families) > 1:
@@ -242,19 +247,25 @@ class OutcomeTable:
                     "family",
                 )
             family = self.families[0]
-        known = self.tier_names(family)
+        self._check_family(family)
         keep = pc.equal(self.rows["family"], family)
-        if tiers is not None:
-            tiers = [tiers] if isinstance(tiers, str) else list(tiers)
-            if not tiers or len(set(tiers)) != len(tiers):
-                raise OutcomeTableError(self.path, f"tiers must be distinct names out of {list(known)}, got {tiers!r}")
-            absent = [tier for tier in tiers if tier not in known]
-            if absent:
+        kept = self.rows.filter(keep)
+        for column, chosen in (("tier", tiers), ("dataset", datasets)):
+            if chosen is None:
+                continue
+            names = [chosen] if isinstance(chosen, str) else list(chosen)
+            values = kept[column].cast(pa.string())
+            known = self.tier_names(family) if column == "tier" else tuple(sorted(values.unique().to_pylist()))
+            if not names or len(set(names)) != len(names):
                 raise OutcomeTableError(
-                    self.path, f"no rows for tier {absent[0]!r} of family {family!r}; it has {list(known)}", "tier"
+                    self.path, f"{column}s must be distinct names out of {list(known)}, got {names!r}"
                 )
-            keep = pc.and_(keep, pc.is_in(self.rows["tier"].cast(pa.string()), pa.array(tiers, pa.string())))
-        return replace(self, rows=self.rows.filter(keep))
+            if absent := [name for name in names if name not in known]:
+                raise OutcomeTableError(
+                    self.path, f"no rows for {column} {absent[0]!r} of family {family!r}; it has {list(known)}", column
+                )
+            kept = kept.filter(pc.is_in(values, pa.array(names, pa.string())))
+        return replace(self, rows=kept)
 
     def split(self, name: Split, fractions: Sequence[float] = DEFAULT_FRACTIONS) -> OutcomeTable:
         """The rows of the questions of one split (``"all"``: this table).

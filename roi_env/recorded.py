@@ -26,6 +26,7 @@ def recorded_source(
     *,
     family: str | None = None,
     tiers: Sequence[str] | str | None = None,
+    datasets: Sequence[str] | str | None = None,
     split: Split = "test",
     group_by: str = "dataset",
     missing: Literal["drop", "mask"] = "drop",
@@ -55,6 +56,7 @@ def recorded_source(
     :param table: a table, or the path of one.
     :param family: may be left out where the table has one.
     :param tiers: names to offer (default: all of the family), in any order; cheapest first in the source.
+    :param datasets: values of ``dataset`` to take questions from (default: all).
     :param split: ``"train"``, ``"validation"``, ``"test"`` or ``"all"``: the questions exams are made of.
     :param group_by: a column that is constant per question.
     :param missing: questions without generations for one of ``tiers``: ``"drop"`` leaves them out (of beliefs too),
@@ -70,7 +72,7 @@ def recorded_source(
     table = table if isinstance(table, OutcomeTable) else OutcomeTable.read(table)
     if missing not in ("drop", "mask"):
         raise OutcomeTableError(table.path, f"missing must be 'drop' or 'mask', got {missing!r}")
-    table = table.select(family, tiers)
+    table = table.select(family, tiers, datasets)
     family = table.families[0]
     names = table.tier_names(family)
     num_tiers = len(names)

@@ -393,6 +393,19 @@ def test_select() -> None:
             table.select("model", tiers)
 
 
+def test_select_datasets() -> None:
+    other = [row(f"r{q}", tier) | {"dataset": "other"} for q in range(3) for tier in ("low", "high")]
+    table = OutcomeTable.from_arrow(pa.Table.from_pylist(rows() + other))
+    assert table.select(datasets="other").rows["question_id"].unique().to_pylist() == ["r0", "r1", "r2"]
+    mine = table.rows["dataset"][0].as_py()
+    assert table.select(datasets=[mine, "other"]).num_rows == table.num_rows
+    assert table.select(tiers="low", datasets="other").num_rows == 3
+    with pytest.raises(OutcomeTableError, match=r"no rows for dataset 'x' of family 'model'"):
+        table.select(datasets=["x"])
+    with pytest.raises(OutcomeTableError, match="distinct names"):
+        table.select(datasets=[])
+
+
 @given(ids=st.lists(NAME, min_size=1, max_size=30, unique=True), seed=st.integers(0, 9))
 @settings(max_examples=30, deadline=None)
 def test_splits_are_disjoint_complete_and_independent_of_order(ids: list[str], seed: int) -> None:
