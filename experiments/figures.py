@@ -15,6 +15,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
@@ -85,19 +86,102 @@ def style() -> Iterator[None]:
         yield
 
 
-def to_svg(figure: Figure, prefix: str, description: str) -> str:
+class Glyphs:
+    """Outlines of letters, each written once in a page and used by all its pictures.
+
+    Letters are outlines because a reader's machine may lack the font; they would be most of a picture's bytes.
+    """
+
+    def __init__(self) -> None:
+        self._names: dict[str, str] = {}
+
+    def take(self, svg: str) -> str:
+        """Move the letters defined in a picture here and let the picture refer to them."""
+        own = {}
+        for name, outline in _GLYPH.findall(svg):
+            own[name] = self._names.setdefault(_short_path(outline), f"g{len(self._names)}")
+
+        def use(found: re.Match[str]) -> str:
+            # Places are hundredths of the font's size.
+            return f'<use href="#{own[found[1]]}"' + (f' x="{float(found[2]):.0f}"' if found[2] else "")
+
+        return _LETTER.sub(lambda m: use(m) if m[1] in own else m[0], _GLYPH.sub("", svg))
+
+    def definitions(self) -> str:
+        """An invisible SVG element that holds the letters; goes before the first picture."""
+        paths = "".join(f'<path id="{name}" d="{d}" transform="scale(.015625)"/>' for d, name in self._names.items())
+        return f'<svg width="0" height="0" style="position:absolute" aria-hidden="true"><defs>{paths}</defs></svg>'
+
+
+_GLYPH = re.compile(r'<path id="([^"]+)" d="([^"]*)"\s+transform="scale\(0\.015625\)"/>\s*')
+_LETTER = re.compile(r'<use xlink:href="#([^"]+)"(?: transform="translate\((-?[\d.]+) 0\)")?')
+_MARKERS = re.compile(r'(<g clip-path="[^"]*")>((?:<use [^>]*?( style="[^"]*")/>)(?:<use [^>]*?\3/>)*)(?=</g>)')
+_NUMBER = re.compile(r"-?\d+\.\d{3,}")
+_PLACES = re.compile(r'(?<=\s)(?:x|y)="[^"]*"|(?:translate|matrix)\([^)]*\)')
+
+
+def _short_numbers(text: str) -> str:
+    # Points are 1/72 inch: a hundredth of one is below what any screen shows. Scales are not places: they stay.
+    return _NUMBER.sub(lambda n: f"{float(n[0]):.2f}".rstrip("0").rstrip("."), text)
+
+
+def _short_path(data: str) -> str:
+    """The same path in fewer bytes: a repeated command is implied, and letters need no blanks around them."""
+    words: list[str] = []
+    command = ""
+    for word in _short_numbers(data).split():
+        if not word.isalpha():
+            words.append(word if words and words[-1].isalpha() else " " + word)
+        elif word != command or word not in "LC":
+            words.append(word)
+            command = word
+    return "".join(words)
+
+
+def _compact(svg: str, prefix: str) -> str:
+    """matplotlib's SVG without comments, blanks and identifiers that nothing refers to; the others get ``prefix``."""
+    svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"\s*\n\s*", " ", svg).replace("> <", "><")
+    svg = re.sub(r'(?<=\s)d="([^"]*)"', lambda m: f'd="{_short_path(m[1])}"', svg)
+    svg = _PLACES.sub(lambda m: _short_numbers(m[0]), svg)
+    svg = re.sub(r'style="[^"]*"', lambda m: m[0].replace(": ", ":").replace("; ", ";"), svg)
+    names: dict[str, str] = {}
+    for a, b in re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', svg):
+        if not re.fullmatch(r"g\d+", a):  # letters belong to the page
+            names.setdefault(a or b, f"{prefix}-{len(names)}")
+    # A marker's style is the same at every point of its line.
+    svg = _MARKERS.sub(lambda m: m[1] + m[3] + ">" + m[2].replace(m[3], ""), svg)
+    svg = re.sub(r'(href="#|url\(#)([^")]+)', lambda m: m[1] + names.get(m[2], m[2]), svg)
+    svg = re.sub(r'\sid="([^"]+)"', lambda m: f' id="{names[m[1]]}"' if m[1] in names else "", svg)
+    return _ungroup(svg.replace("<defs></defs>", ""))
+
+
+def _ungroup(svg: str) -> str:
+    """Without the groups that say nothing about their content."""
+    kept: list[bool] = []
+
+    def keep(found: re.Match[str]) -> str:
+        if found[0] == "</g>":
+            return found[0] if kept.pop() else ""
+        kept.append(found[0] != "<g>")
+        return found[0] if kept[-1] else ""
+
+    return re.sub(r"<g>|<g [^>]*[^/]>|</g>", keep, svg)
+
+
+def to_svg(figure: Figure, prefix: str, description: str, glyphs: Glyphs) -> str:
     """A figure as inline SVG that can stand beside others in one page.
 
     Args:
         figure: the figure.
         prefix: unique in the page; identifiers get it so that clip paths of two figures cannot be mixed up.
         description: what a reader who cannot see the picture should know.
+        glyphs: the page's letters; the picture's own are added.
     """
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", svg)
+    svg = _compact(glyphs.take(svg[svg.index("<svg") :]), prefix)
     width = round(figure.get_figwidth() * 112)
     text = description.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
     return re.sub(
@@ -144,7 +228,7 @@ def legend(look: dict[str, Look], references: bool = True) -> Figure:
     if any(not v.shown for v in look.values()):
         handles.append(Line2D([], [], color=GREY, lw=1.5, label="other agents"))
     if references:
-        handles.append(Line2D([], [], color=DARK, ls=":", lw=1.4, label="informed, oracle (references)"))
+        handles.append(Line2D([], [], color=DARK, ls=":", lw=1.4, label="informed, oracle"))
     columns = 4
     figure = Figure(figsize=(9.6, 0.25 * -(-len(handles) // columns) + 0.1))
     figure.legend(handles=handles, ncols=columns, loc="center", mode="expand", handlelength=2.6, borderaxespad=0)
@@ -276,6 +360,7 @@ def regret_split(family: Sequence[Setting]) -> Figure:
         axes.set_ylim(-0.6, len(agents) - 0.4)
         axes.set_xlabel("score per exam")
         axes.grid(axis="y", visible=False)
+        axes.tick_params(axis="y", length=0, pad=5)
     panels[0].set_yticks(range(len(agents)), agents)
     handles = [Patch(color="#8FA3AD", label="score (line: 95 % interval)")]
     handles += [
@@ -317,9 +402,10 @@ def pareto(family: Sequence[Setting], look: dict[str, Look]) -> Figure:
             entry, style_ = setting.entries[agent], look[agent]
             (x, x0, x1), (y, y0, y1) = entry.interval("tokens"), entry.interval("score")
             color, z = style_.color, (4 if style_.shown else 2)
-            axes.plot([x0, x1], [y, y], color=color, lw=1, zorder=z)
-            axes.plot([x, x], [y0, y1], color=color, lw=1, zorder=z)
-            axes.plot(x, y, marker=style_.marker or "o", color=color, ms=7 if style_.shown else 4, zorder=z)
+            if style_.shown:  # intervals of the others would hide the marks
+                axes.plot([x0, x1], [y, y], color=color, lw=1, zorder=z)
+                axes.plot([x, x], [y0, y1], color=color, lw=1, zorder=z)
+            axes.plot(x, y, marker=style_.marker or "o", color=color, ls="", ms=7 if style_.shown else 4, zorder=z)
         axes.axvline(setting.budget, color=DARK, lw=1, ls=":")
         axes.text(setting.budget, 0.02, "budget ", rotation=90, ha="right", transform=axes.get_xaxis_transform())
         axes.axhline(setting.reference(OPTIMUM), color="#000000", lw=0.8)
@@ -338,7 +424,7 @@ def tier_choice(comparison: Comparison, setting: Setting, agents: Sequence[str])
     actions = action_names(setting)
     bins = sorted({int(b) for t in tables.values() for b in t["difficulty_bin"]})
     names = {int(b): str(n) for t in tables.values() for b, n in _pairs(t)}
-    figure = Figure(figsize=(9.6, 0.7 + len(tables) * (0.75 + 0.17 * max(len(bins), 4))))
+    figure = Figure(figsize=(9.6, 0.8 + len(tables) * (0.45 + 0.11 * max(len(bins), 6))))
     grid = figure.subplots(len(tables), len(actions), sharex=True, sharey=True, squeeze=False)
     palette = mpl.colormaps["cividis"].copy()
     image: Any = None
@@ -350,15 +436,20 @@ def tier_choice(comparison: Comparison, setting: Setting, agents: Sequence[str])
         # Cells visited less than once in ten thousand decisions are noise: blank.
         share = np.where(total > 1e-4 * total.sum(), mass / np.where(total > 0, total, 1), np.nan)
         for action, axes in enumerate(row):
-            edges = (np.arange(11) * 10, np.arange(len(bins) + 1))
-            image = axes.pcolormesh(*edges, share[action], cmap=palette, vmin=0, vmax=1)
+            # One small picture a panel, scaled without smoothing: quadrilaterals would be half of the report's bytes.
+            image = axes.imshow(
+                share[action], cmap=palette, vmin=0, vmax=1, interpolation="none", origin="lower", aspect="auto",
+                extent=(0, 100, 0, len(bins)),
+            )  # fmt: skip
             axes.set_facecolor("#F4F4F4")
             axes.grid(visible=False)
             if axes in grid[0]:
                 axes.set_title(actions[action], color=INK)
-        step = max(1, -(-len(bins) // 8))
+        step = max(1, -(-len(bins) // 4))
         row[0].set_yticks(np.arange(0, len(bins), step) + 0.5, [names[b] for b in bins[::step]], fontsize=8)
-        row[0].set_ylabel(agent, fontweight="bold")
+        row[0].set_ylabel(agent.replace("-", "-\n", 1) if len(agent) > 14 else agent, fontweight="bold")
+        for axes in row[1:]:
+            axes.tick_params(axis="y", length=0)
     for axes in grid[-1]:
         axes.set_xticks([0, 50, 100])
         axes.set_xlabel("% of B left")
@@ -434,13 +525,17 @@ def profile(comparison: Comparison, setting: Setting, look: dict[str, Look]) -> 
             continue
         style_ = look[agent]
         share = metrics.performance_profile(ratios[agent], tau)
-        # Marks start at different places, so that coinciding curves stay countable.
-        every = (5 + 3 * shown.index(agent), 24) if style_.shown else None
-        axes.plot(tau, share, color=style_.color, ls=style_.dash, lw=style_.width, marker=style_.marker,
-                  markevery=every, ms=5.5, zorder=3 if style_.shown else 1)  # fmt: skip
+        line = {"color": style_.color, "ls": style_.dash, "lw": style_.width, "zorder": 3 if style_.shown else 1}
+        turns = _turns(share)
+        axes.plot(tau[turns], share[turns], **line)
+        if style_.shown:
+            # Marks start at different places, so that coinciding curves stay countable.
+            at = slice(5 + 3 * shown.index(agent), None, 24)
+            axes.plot(tau[at], share[at], color=style_.color, ls="", marker=style_.marker, ms=5.5, zorder=3)
         if style_.shown and style_.color != DARK:
             band = np.quantile(metrics.performance_profile(ratios[agent], tau, weights), (0.025, 0.975), axis=0)
-            axes.fill_between(tau, *band, color=style_.color, alpha=0.12, lw=0)
+            turns = _turns(*band)
+            axes.fill_between(tau[turns], *band[:, turns], color=style_.color, alpha=0.12, lw=0)
     axes.axvline(1, color="#000000", lw=1.2)
     axes.xaxis.set_major_formatter(PercentFormatter(1))
     axes.yaxis.set_major_formatter(PercentFormatter(1))
@@ -449,6 +544,13 @@ def profile(comparison: Comparison, setting: Setting, look: dict[str, Look]) -> 
     axes.set_ylim(0, 1.02)
     axes.set_xlim(tau[0], tau[-1])
     return figure
+
+
+def _turns(*curves: metrics.Floats) -> npt.NDArray[np.bool_]:
+    """Where curves over the same places change: what lies between on a level needs no points."""
+    values = np.stack(curves)
+    level = (np.diff(values, axis=1) == 0).all(0)
+    return np.concatenate([[True], ~(level[:-1] & level[1:]), [True]])
 
 
 def improvement(comparison: Comparison, setting: Setting, agents: Sequence[str]) -> Figure:

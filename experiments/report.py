@@ -10,6 +10,7 @@ from typing import Any
 
 import jinja2
 import matplotlib.figure
+import numpy as np
 from markupsafe import Markup
 
 from experiments import figures
@@ -43,15 +44,19 @@ def write_report(run: Path, resamples: int | None = None) -> Path:
         lstrip_blocks=True,
     )
     environment.filters.update(number=_number)
+    glyphs = figures.Glyphs()
     with figures.style():
         look = figures.looks(comparison)
         page = environment.get_template("report.html.j2").render(
             summary=headline(comparison),
-            families=[_family(comparison, i, family, rows, look) for i, family in enumerate(comparison.families)],
-            legend=_picture("legend", figures.legend(look), "Legend of all pictures"),
+            families=[
+                _family(comparison, i, family, rows, look, glyphs) for i, family in enumerate(comparison.families)
+            ],
+            legend=_picture("legend", figures.legend(look), "Legend of all pictures", glyphs),
             config=json.dumps(comparison.config, indent=2, default=str),
             made=comparison.config,
             comparison=comparison,
+            glyphs=lambda: Markup(glyphs.definitions()),
         )
     with replacing(run / "report.html") as path:
         path.write_text(page, encoding="utf-8")
@@ -114,23 +119,27 @@ def _family(
     family: Sequence[Setting],
     rows: Sequence[dict[str, Any]],
     look: dict[str, figures.Look],
+    glyphs: figures.Glyphs,
 ) -> dict[str, Any]:
     """Everything the template needs for one group of settings that differ only by budget."""
     focus, row = _focus(family), family[0].row
     shown = [a for a in focus.ranking() if look[a].shown]
     coloured = [a for a in shown if look[a].color != figures.DARK]
     fixed = [a for a in shown if look[a].color == figures.DARK]
-    # The best for reference, the best rules, and one fixed rule: enough to explain the difference, few enough to read.
-    few = list(dict.fromkeys([a for a in (OPTIMUM,) if a in coloured] + coloured[:4] + coloured[-1:] + fixed[:1]))[:6]
+    # The best for reference, the best rules that differ from it, and one fixed rule: enough to explain the difference,
+    # few enough to read.
+    others = [a for a in coloured if a != OPTIMUM and not _same_scores(focus, a, OPTIMUM)]
+    few = list(dict.fromkeys([a for a in (OPTIMUM,) if a in coloured] + others[:3] + others[-1:] + fixed[:1]))
     name = f"f{index}"
 
     def picture(kind: str, figure: matplotlib.figure.Figure | None, text: str) -> Markup | None:
-        return None if figure is None else _picture(f"{name}-{kind}", figure, text)
+        return None if figure is None else _picture(f"{name}-{kind}", figure, text, glyphs)
 
     at = focus.budget_label
     return {
         "id": name,
-        "title": f"{row['variant']}, {_count(row['num_tasks'], 'task')}",
+        "title": f"{row['variant']}, {_count(row['num_tasks'], 'task')}"
+        + ("" if row["order"] == "random" else f", {str(row['order']).replace('_', ' ')}"),
         "notes": [
             f"order: {row['order']}",
             "whole exam visible" if row["preview"] else "later tasks hidden",
@@ -241,14 +250,22 @@ def _setting(setting: Setting, rows: Sequence[dict[str, Any]]) -> dict[str, Any]
     }
 
 
+def _same_scores(setting: Setting, agent: str, other: str) -> bool:
+    """Whether two agents score the same on every exam: then their pictures are the same too."""
+    if other not in setting.entries:
+        return False
+    a, b = (setting.entries[name].values["score"].mean(0) for name in (agent, other))
+    return bool(np.allclose(a, b, rtol=1e-9))
+
+
 def _focus(family: Sequence[Setting]) -> Setting:
     """The budget whose details are drawn: the middle one, where tiers compete hardest."""
     return family[len(family) // 2]
 
 
-def _picture(prefix: str, figure: matplotlib.figure.Figure, text: str) -> Markup:
+def _picture(prefix: str, figure: matplotlib.figure.Figure, text: str, glyphs: figures.Glyphs) -> Markup:
     # The markup is matplotlib's own; agent names inside it were drawn as outlines, and the description is escaped.
-    return Markup(figures.to_svg(figure, prefix, text))
+    return Markup(figures.to_svg(figure, prefix, text, glyphs))
 
 
 def _number(value: float | None, digits: int = 2, sign: str = "") -> str:
