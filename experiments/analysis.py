@@ -94,7 +94,7 @@ class Setting:
         """The budget in words: tokens, and the fraction of what the top tier would cost where it is known."""
         fraction = self.row.get("budget_fraction")
         known = fraction is not None and math.isfinite(fraction)
-        return f"B = {self.budget:,}" + (f" ({fraction:g} of all-top-tier)" if known else "")
+        return f"B = {self.budget:,}" + (f" ({fraction:.3g} of all-top-tier)" if known else "")
 
     @property
     def is_bracket(self) -> bool:
@@ -289,6 +289,7 @@ def records(comparison: Comparison) -> list[dict[str, Any]]:
                 "evaluation": entry.evaluation,
                 "exams": len(setting.exams),
                 "seeds": len(entry.values["score"]),
+                "between_seeds": _between_seeds(setting, entry),
                 "calibration_error": calibration(comparison, setting.id, agent),
                 **training_effort(comparison, setting.id, agent),
             }
@@ -298,6 +299,13 @@ def records(comparison: Comparison) -> list[dict[str, Any]]:
                     record[name + suffix] = None if x is None or not math.isfinite(x) else float(x)
             result.append(record)
     return result
+
+
+def _between_seeds(setting: Setting, entry: Entry) -> float | None:
+    """Standard deviation over training seeds of the optimum-normalised score; None for one seed."""
+    scores = entry.values["score"].mean(1)
+    spread = metrics.normalised(scores, setting.reference(OPTIMUM)).std(ddof=1) if len(scores) > 1 else math.nan
+    return float(spread) if math.isfinite(spread) else None
 
 
 EFFORT = ("steps", "updates", "cpu_seconds")

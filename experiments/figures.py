@@ -343,7 +343,7 @@ def regret_split(family: Sequence[Setting]) -> Figure:
             for start, stop, cause in (
                 (score, best, "policy"),
                 (max(best, score), informed, "information"),
-                (max(informed, score), oracle, "luck"),
+                (max(informed, best, score), oracle, "luck"),
             ):
                 if stop > start:
                     axes.barh(y, stop - start, left=start, color=REGRETS[cause], height=0.72)
@@ -422,7 +422,7 @@ def tier_choice(comparison: Comparison, setting: Setting, agents: Sequence[str])
     if not tables:
         return None
     actions = action_names(setting)
-    bins = sorted({int(b) for t in tables.values() for b in t["difficulty_bin"]})
+    bins = sorted({int(b) for t in tables.values() for b in t["difficulty_bin"][t["mass"] > 0]})
     names = {int(b): str(n) for t in tables.values() for b, n in _pairs(t)}
     figure = Figure(figsize=(9.6, 0.8 + len(tables) * (0.45 + 0.11 * max(len(bins), 6))))
     grid = figure.subplots(len(tables), len(actions), sharex=True, sharey=True, squeeze=False)
@@ -430,8 +430,9 @@ def tier_choice(comparison: Comparison, setting: Setting, agents: Sequence[str])
     image: Any = None
     for row, (agent, table) in zip(grid, tables.items(), strict=True):
         mass = np.zeros((len(actions), len(bins), 10))
-        where = (table["action"].astype(int), np.searchsorted(bins, table["difficulty_bin"]))
-        np.add.at(mass, (*where, np.clip(table["remaining_bin"].astype(int), 0, 9)), table["mass"])
+        used = {name: column[table["mass"] > 0] for name, column in table.items()}
+        where = (used["action"].astype(int), np.searchsorted(bins, used["difficulty_bin"]))
+        np.add.at(mass, (*where, np.clip(used["remaining_bin"].astype(int), 0, 9)), used["mass"])
         total = mass.sum(0)
         # Cells visited less than once in ten thousand decisions are noise: blank.
         share = np.where(total > 1e-4 * total.sum(), mass / np.where(total > 0, total, 1), np.nan)
@@ -464,7 +465,7 @@ def trajectories(comparison: Comparison, setting: Setting, agents: Sequence[str]
     tables = {a: t for a in agents if (t := comparison.table("trajectory", setting.id, a)) is not None}
     if not tables:
         return None
-    columns = min(3, len(tables))
+    columns = 2 if len(tables) == 4 else min(3, len(tables))
     rows = -(-len(tables) // columns)
     figure = Figure(figsize=(9.6, 0.45 + 2.25 * rows))
     panels = np.atleast_1d(figure.subplots(rows, columns, sharex=True, sharey=True)).ravel()
@@ -491,6 +492,7 @@ def trajectories(comparison: Comparison, setting: Setting, agents: Sequence[str]
         axes.grid(axis="x", visible=False)
         axes.set_xlim(0.3, setting.row["num_tasks"] + 0.7)
         axes.set_ylim(0, setting.budget * 1.13)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.label_outer()
     for axes in panels[max(0, len(tables) - columns) : len(tables)]:
         axes.set_xlabel("task")

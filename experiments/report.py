@@ -246,7 +246,7 @@ def _setting(setting: Setting, rows: Sequence[dict[str, Any]]) -> dict[str, Any]
         "bracket": setting.is_bracket,
         "rows": own,
         "columns": {name for name in optional if any(r[name] is not None for r in own)},
-        "several_seeds": any(r["seeds"] > 1 for r in own),
+        "several_seeds": any(r["between_seeds"] is not None for r in own),
     }
 
 

@@ -2,15 +2,19 @@
 """The report: its numbers are the data's, it stands alone, and every declared picture is there."""
 
 import html
+import io
 import json
 import re
+import statistics
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from matplotlib.figure import Figure
 
 from experiments import analysis, figures, report
 
@@ -24,6 +28,7 @@ EFFICIENCY = {
 }
 BUDGETS = {150: 0.15, 300: 0.3, 600: 0.6}
 TIERS = ["low", "mid", "high"]
+SVG = "http://www.w3.org/2000/svg"
 
 
 def simulate(
@@ -192,7 +197,7 @@ def test_every_section_is_there(page: str) -> None:
         "Configuration",
     ):  # fmt: skip
         assert re.search(rf"<h[23][^>]*>{title}", page), title
-    assert page.count("<svg") == 10
+    assert page.count('<svg role="img"') == 10
     assert "−0.00<" not in page
     assert "nan" not in re.sub(r"<svg.*?</svg>|<script.*?</script>", "", page, flags=re.DOTALL).lower().split()
 
@@ -208,6 +213,7 @@ def test_identifiers_in_pictures_are_unique(page: str) -> None:
 def test_summary_files_agree(run: Path) -> None:
     table = pq.read_table(run / "summary.parquet")
     document = json.loads((run / "summary.json").read_text())
+    scores = pq.read_table(run / "scores.parquet").to_pylist()
     assert table.num_rows == len(document["results"]) == 3 * len(EFFICIENCY)
     assert table.to_pylist() == document["results"]
     for r in document["results"]:
@@ -217,6 +223,14 @@ def test_summary_files_agree(run: Path) -> None:
             assert r[f"{name}_low"] <= r[name] <= r[f"{name}_high"]
         assert r["paper_regret"] is None
         assert r["seeds"] == (3 if r["agent"] == "uniform" else 1)
+        own = [s for s in scores if s["setting"] == r["setting"] and s["agent"] == r["agent"]]
+        means = [np.mean([s["score"] for s in own if s["seed"] == seed]) for seed in range(r["seeds"])]
+        if r["agent"] == "uniform":
+            optimum = document["settings"][r["setting"]]["optimum"]["value"]
+            assert r["between_seeds"] == pytest.approx(statistics.stdev(means) / optimum)
+            assert r["between_seeds"] > 0
+        else:
+            assert r["between_seeds"] is None
         if r["agent"] == "optimum":
             assert [r["normalised_low"], r["normalised_high"]] == pytest.approx([1, 1])
         if r["agent"] == "resolving-lp":
@@ -305,6 +319,76 @@ def test_highlights_keep_the_gate_when_many_compete(tmp_path: Path) -> None:
     assert {"lp-lookahead", "resolving-lp"} < set(coloured)
     assert len(coloured) == 7
     assert fixed == ["fixed-2", "fixed-1"]
+
+
+def path_points(data: str) -> list[tuple[str, tuple[float, ...]]]:
+    """Commands of an SVG path with their coordinates, implied repetitions written out."""
+    size = {"M": 2, "L": 2, "Q": 4, "C": 6, "Z": 0}
+    result = []
+    for command, numbers in re.findall(r"([MLQCZz])([^MLQCZz]*)", data):
+        places, n = [float(x) for x in numbers.split()], size[command.upper()]
+        for i in range(0, len(places), n) if n else [0]:
+            result.append((command if i == 0 else "L" if command == "M" else command, tuple(places[i : i + n])))
+    return result
+
+
+def test_pictures_in_fewer_bytes_are_the_same_pictures() -> None:
+    """Same elements, same places to a hundredth of a point, same colours as matplotlib's own SVG."""
+    with figures.style():
+        figure = Figure(figsize=(3, 2), layout="none")
+        axes = figure.subplots()
+    axes.plot([0, 1, 2, 2], [0, 1, 0.5, 2], marker="o", color="#0072B2")
+    axes.scatter([0.5], [1.5], marker="D")
+    axes.fill_between([0, 1, 2], [0, 0.5, 0.2], [1, 1.5, 1.2], alpha=0.2)
+    axes.imshow(np.arange(4.0).reshape(2, 2), extent=(0, 1, 1, 2), interpolation="none", aspect="auto")
+    axes.set_title("Tokens, 95 %")
+    with figures.style():
+        raw = io.StringIO()
+        figure.savefig(raw, format="svg")
+        glyphs = figures.Glyphs()
+        short = figures.to_svg(figure, "p", "text", glyphs)
+
+    def resolved(svg: str, letters: str) -> list[tuple[str, Any]]:
+        """Leaves in drawing order: letters by outline, shapes by their points, with the styles that apply to them."""
+        space = "{http://www.w3.org/2000/svg}"
+        link = "{http://www.w3.org/1999/xlink}href"
+        roots = [ElementTree.fromstring(text) for text in (svg, letters) if text]
+        named = {e.get("id"): e for root in roots for e in root.iter() if e.get("id")}
+        leaves: list[tuple[str, Any]] = []
+
+        def walk(element: ElementTree.Element, styles: str) -> None:
+            tag = element.tag.removeprefix(space)
+            if tag in ("defs", "clipPath", "metadata", "style"):
+                return
+            styles += ";".join(sorted(re.split(r"\s*;\s*", (element.get("style") or "").replace(": ", ":"))))
+            if tag == "path":
+                leaves.append((styles, path_points(element.get("d", ""))))
+            elif tag == "use":
+                target = named[(element.get("href") or element.get(link) or "")[1:]]
+                x = element.get("x") or "".join(re.findall(r"translate\((\S+) 0\)", element.get("transform", "")))
+                place = [("x", (float(x or 0), float(element.get("y", 0))))]
+                leaves.append((styles, place + path_points(target.get("d", ""))))
+            elif tag == "image":
+                leaves.append((styles, [("image", ())]))
+            for child in element:
+                walk(child, styles)
+
+        walk(roots[0], "")
+        return leaves
+
+    text = short.replace("--natural:336px", "")
+    before, after = (
+        resolved(raw.getvalue(), ""),
+        resolved(text, glyphs.definitions().replace("<svg", f'<svg xmlns="{SVG}"', 1)),
+    )
+    assert len(before) == len(after) > 40
+    for (style_a, a), (style_b, b) in zip(before, after, strict=True):
+        assert style_a == style_b
+        assert [command for command, _ in a] == [command for command, _ in b]
+        letter = a[0][0] == "x"
+        for (_, x), (_, y) in zip(a, b, strict=True):
+            np.testing.assert_allclose(x, y, atol=0.5 if letter else 0.0051)
+    assert len(short) < 0.5 * len(raw.getvalue())
 
 
 def test_labels_are_spread() -> None:
