@@ -163,6 +163,7 @@ class PPOAgent(SB3Agent):
     :param max_grad_norm: gradients are cut to this norm.
     """
 
+    name: ClassVar[str] = "sb3-ppo"
     algorithm: ClassVar[Callable[..., BaseAlgorithm]] = sb3.PPO
     policy_class: ClassVar[type[BasePolicy]] = ActorCriticPolicy
 
@@ -211,6 +212,7 @@ class PPOAgent(SB3Agent):
 class MaskablePPOAgent(PPOAgent):
     """PPO that never sees an illegal action (Huang and Ontañón 2022): masked in training as well. Parameters as PPO's."""
 
+    name: ClassVar[str] = "sb3-maskable-ppo"
     algorithm = MaskablePPO
     policy_class = MaskableActorCriticPolicy
 
@@ -225,6 +227,7 @@ class A2CAgent(SB3Agent):
     :param max_grad_norm: gradients are cut to this norm.
     """
 
+    name: ClassVar[str] = "sb3-a2c"
     algorithm = sb3.A2C
     policy_class = ActorCriticPolicy
 
@@ -278,6 +281,7 @@ class DQNAgent(SB3Agent):
     :param max_grad_norm: gradients are cut to this norm.
     """
 
+    name: ClassVar[str] = "sb3-dqn"
     algorithm = sb3.DQN
     policy_class = DQNPolicy
 
