@@ -511,7 +511,7 @@ def test_without_the_extra() -> None:
 def test_ppo_learns_a_small_exam() -> None:
     spec = spec_of(num_tasks=3)
     batch = TrainingExams(spec, 50).batch(200)
-    agent = make_agent("sb3-ppo", public_problem(spec), steps=40_000, width=32)
+    agent = make_agent("sb3-ppo", public_problem(spec), steps=40_000, num_envs=64, batch_size=320, width=32)
     untrained = evaluate_exact(agent, batch).score.mean()
     agent.train(TrainingExams(spec, 3), 0)
     best = references(batch, replicates=2, informed_draws=1).optimum.mean()
