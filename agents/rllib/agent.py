@@ -1,0 +1,223 @@
+"""PPO and GRPO trained through RLlib, behind the agents' interface. Acting needs PyTorch alone, training needs Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+try:
+    import torch
+
+    from agents.neural import CHUNK, NeuralAgent, Report
+    from agents.rllib.losses import masked_log_softmax
+    from agents.rllib.networks import PolicyNetwork
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"RLlib's agents need more packages ({error}): pip install 'roi-reasoning[rllib]'"
+    ) from error
+
+from agents.base import DecisionView, ExamsView, Practice, Problem, Probs, State, one_hot
+
+
+class RLlibAgent(NeuralAgent):
+    """What PPO and GRPO share: the network, acting, training.
+
+    :param steps: environment steps (decisions) to train for; the last iteration is finished.
+    :param exams: exams of one iteration, replicates counted.
+    :param minibatch: exams of one gradient step.
+    :param epochs: passes over an iteration's exams.
+    :param lr: learning rate, falling linearly to zero over ``steps``.
+    :param entropy: coefficient of the entropy bonus.
+    :param clip: clipping range of the importance ratio.
+    :param width: units of every hidden layer.
+    :param layers: hidden layers.
+    :param memory: units of a GRU that reads the exam so far; 0: none.
+    :param greedy: as in :class:`agents.neural.NeuralAgent`.
+    """
+
+    distributed = True
+    algorithm: ClassVar[Literal["ppo", "grpo"]]
+    has_critic: ClassVar[bool]
+
+    def __init__(self, problem: Problem, **params: Any) -> None:
+        super().__init__(problem)
+        self._params = params
+        self.greedy = params["greedy"]
+        # Whether there is memory is a parameter: with it actions depend on more than (exam, position, remaining).
+        self.markov = params["memory"] == 0  # type: ignore[misc]
+        self._network = PolicyNetwork(
+            problem.observation_size,
+            problem.num_tiers + 1,
+            (params["width"],) * params["layers"],
+            critic=self.has_critic,
+            memory=params["memory"],
+        )
+
+    def params(self) -> dict[str, Any]:
+        """Constructor parameters."""
+        return dict(self._params)
+
+    def network(self) -> torch.nn.Module:
+        """See :meth:`NeuralAgent.network`."""
+        return self._network
+
+    def preferences(self, observations: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """See :meth:`NeuralAgent.preferences`; of agents without memory."""
+        logits, _, _ = self._network(observations, observations[:, :0])
+        return masked_log_softmax(logits, mask).exp()
+
+    def start(self, exams: ExamsView) -> State:
+        """See :meth:`Agent.start`: the memory of every exam."""
+        return None if self.markov else self._network.start(len(exams))
+
+    def act(self, view: DecisionView, state: State) -> tuple[Probs, State]:
+        """See :meth:`Agent.act`."""
+        if self.markov:
+            return super().act(view, state)
+        probs = np.empty((len(view), view.mask.shape[1]))
+        after = state.clone()
+        observations, mask = torch.from_numpy(view.observations), torch.from_numpy(view.mask)
+        exam = torch.from_numpy(view.exam)
+        rows, before = torch.zeros(CHUNK, observations.shape[1]), self._network.start(CHUNK)
+        legal = torch.ones(CHUNK, mask.shape[1], dtype=torch.bool)
+        with torch.no_grad():
+            for first in range(0, len(view), CHUNK):
+                part = slice(first, first + CHUNK)
+                count = len(exam[part])
+                rows[:count], legal[:count], before[:count] = observations[part], mask[part], state[exam[part]]
+                logits, _, following = self._network(rows, before)
+                after[exam[part]] = following[:count]
+                probs[part] = masked_log_softmax(logits, legal)[:count].double().exp().numpy()
+        if self.greedy:
+            return one_hot(np.where(view.mask, probs, -1.0).argmax(1), probs.shape[1]), after
+        probs = np.where(view.mask, probs, 0.0)
+        return probs / probs.sum(1, keepdims=True), after
+
+    def take_over(self, weights: dict[str, npt.NDArray[Any]]) -> None:
+        """Take the weights of an RLlib module."""
+        prefix = "network."
+        self.restore({name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)})
+
+    def train(
+        self,
+        practice: Practice,
+        seed: int,
+        report: Report | None = None,
+        checkpoint: str | Path | None = None,
+        *,
+        runners: int = 0,
+        learners: int = 0,
+        address: str | None = None,
+    ) -> None:
+        """See :meth:`NeuralAgent.train`. Where it trains changes nothing in the result (see
+        :func:`agents.rllib.training.train_rllib`; several learners: but for the last bits of sums).
+
+        :param report: called after every iteration.
+        :param checkpoint: file; a continued run gives the weights of one that was never interrupted, bit for bit.
+        :param runners: remote processes that take exams; 0: this one does.
+        :param learners: remote processes that learn; 0: this one does.
+        :param address: of a running Ray cluster.
+        """
+        with _ray_installed():
+            from agents.rllib.training import make_config, train_rllib
+
+        config = make_config(self.algorithm, practice.spec, seed=seed, exam_seed=practice.seed, params=self._params)
+        where: dict[str, Any] = {"runners": runners, "learners": learners, "address": address}
+        for weights, progress in train_rllib(config, self._params["steps"], checkpoint=checkpoint, **where):
+            self.take_over(weights)
+            if report is not None:
+                report(progress)
+
+
+@contextmanager
+def _ray_installed() -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith(("agents", "roi_env")):
+            raise
+        raise ModuleNotFoundError(
+            f"training through RLlib needs more packages ({error}): pip install 'roi-reasoning[rllib]'"
+        ) from error
+
+
+class PPOAgent(RLlibAgent):
+    """PPO with RLlib's loss.
+
+    :param lambda_: of the generalised advantage estimates.
+    :param vf: coefficient of the value loss.
+    """
+
+    algorithm = "ppo"
+    has_critic = True
+
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        steps: int = 2_000_000,
+        exams: int = 1024,
+        minibatch: int = 128,
+        epochs: int = 4,
+        lr: float = 1e-3,
+        entropy: float = 0.003,
+        clip: float = 0.2,
+        lambda_: float = 0.95,
+        vf: float = 0.5,
+        width: int = 64,
+        layers: int = 2,
+        memory: int = 0,
+        greedy: bool = True,
+    ) -> None:
+        params = {name: value for name, value in locals().items() if name not in ("self", "problem", "__class__")}
+        super().__init__(problem, **params)
+
+
+class GRPOAgent(RLlibAgent):
+    """GRPO and its variants; see :meth:`agents.rllib.grpo.GRPOConfig.training`.
+
+    :param group: how often every exam is taken.
+    :param shared_outcomes: whether a group meets the same potential outcomes, see
+        :meth:`agents.rllib.algorithm.ExamSettings.exams`.
+    :param advantage: "rtg", "grpo", "dr" or "rloo".
+    :param baseline: "group", "optimum" or "oracle".
+    :param ratio: "token" or "sequence" (GSPO).
+    :param aggregation: "token", "sequence" or "constant".
+    :param kl: "exact" or "k3".
+    :param kl_coeff: of the divergence from the initial policy; 0: none.
+    """
+
+    algorithm = "grpo"
+    has_critic = False
+
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        steps: int = 2_000_000,
+        exams: int = 1024,
+        minibatch: int = 128,
+        epochs: int = 4,
+        lr: float = 1e-3,
+        entropy: float = 0.003,
+        clip: float = 0.2,
+        group: int = 8,
+        shared_outcomes: bool = False,
+        advantage: str = "rtg",
+        baseline: str = "group",
+        ratio: str = "token",
+        aggregation: str = "token",
+        kl: str = "exact",
+        kl_coeff: float = 0.0,
+        width: int = 64,
+        layers: int = 2,
+        memory: int = 0,
+        greedy: bool = True,
+    ) -> None:
+        params = {name: value for name, value in locals().items() if name not in ("self", "problem", "__class__")}
+        super().__init__(problem, **params)
