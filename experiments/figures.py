@@ -138,8 +138,15 @@ def _short_path(data: str) -> str:
     return "".join(words)
 
 
-def _compact(svg: str, prefix: str) -> str:
-    """matplotlib's SVG without comments, blanks and identifiers that nothing refers to; the others get ``prefix``."""
+def compact(svg: str, prefix: str, glyphs: Glyphs) -> str:
+    """The same picture in fewer bytes: no comments, blanks, empty groups and identifiers that nothing refers to.
+
+    Args:
+        svg: what matplotlib wrote.
+        prefix: unique in the page, for the identifiers that stay.
+        glyphs: the page's letters; the picture's own move there.
+    """
+    svg = glyphs.take(svg[svg.index("<svg") :])
     svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
     svg = re.sub(r"\s*\n\s*", " ", svg).replace("> <", "><")
     svg = re.sub(r'(?<=\s)d="([^"]*)"', lambda m: f'd="{_short_path(m[1])}"', svg)
@@ -180,8 +187,7 @@ def to_svg(figure: Figure, prefix: str, description: str, glyphs: Glyphs) -> str
     """
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    svg = buffer.getvalue()
-    svg = _compact(glyphs.take(svg[svg.index("<svg") :]), prefix)
+    svg = compact(buffer.getvalue(), prefix, glyphs)
     width = round(figure.get_figwidth() * 112)
     text = description.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
     return re.sub(
