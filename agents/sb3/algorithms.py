@@ -57,7 +57,7 @@ class SB3Agent(NeuralAgent):
     :param num_envs: environments stepped together.
     :param width: units of a hidden layer.
     :param depth: hidden layers of rectified linear units; actor and critic share none.
-    :param learning_rate: of Adam, falling linearly to zero at the last step.
+    :param learning_rate: of the optimiser (Adam; A2C: RMSprop), falling linearly to zero at the last step.
     :param greedy: see :class:`agents.neural.NeuralAgent`.
     :param hyper: further arguments of the SB3 algorithm.
     :raises ValueError: for sizes below one.
@@ -240,12 +240,12 @@ class A2CAgent(SB3Agent):
         *,
         steps: int = 300_000,
         num_envs: int = 64,
-        width: int = 64,
+        width: int = 128,
         depth: int = 2,
         learning_rate: float = 2e-3,
         n_steps: int = 5,
-        gae_lambda: float = 0.95,
-        ent_coef: float = 0.003,
+        gae_lambda: float = 0.8,
+        ent_coef: float = 0.01,
         vf_coef: float = 0.5,
         max_grad_norm: float = 0.5,
         greedy: bool = True,
