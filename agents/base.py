@@ -279,8 +279,8 @@ class Practice(Protocol):
     def exams(self, count: int, start: int = 0) -> ExamsView:
         """Training exams ``start .. start + count - 1``."""
 
-    def attempts(self, count: int) -> Attempts:
-        """``count`` logged attempts: tasks in the order of the training exams, offered tiers uniformly at random."""
+    def attempts(self, count: int, strata: npt.NDArray[np.int64]) -> Attempts:
+        """``count`` logged attempts, equally many a stratum of groups ((G,) numbers), each task at every offered tier."""
 
     def score(self, agent: Agent, count: int, start: int = 0) -> float:
         """Mean score of an agent over training exams."""

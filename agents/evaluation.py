@@ -6,6 +6,7 @@ Between the agents' interface and the forward pass and episodes of :mod:`roi_env
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from typing import Any
 
@@ -19,6 +20,7 @@ from roi_env.episodes import Outcome, Player, Records, play, sample, summarise
 from roi_env.evaluation import MAX_STATES, Decide, Evaluation, Law, TooManyStates, default_law, evaluate_markov
 from roi_env.evaluation import check_probs as check_distribution
 from roi_env.exam import ExamBatch, ExamSpec, draw_exams
+from roi_env.source import NOT_OFFERED
 
 
 @njit(cache=True)
@@ -251,29 +253,47 @@ class TrainingExams:
         """The public part of training exams ``start .. start + count - 1``."""
         return exams_view(self.batch(count, start), self._problem)
 
-    def attempts(self, count: int) -> Attempts:
-        """``count`` logged attempts, one a task: tasks in the order of the training exams, an offered tier at random.
+    def attempts(self, count: int, strata: npt.NDArray[np.int64]) -> Attempts:
+        """``count`` logged attempts, equally many for every stratum of groups that can occur and offers a tier.
 
+        Tasks come in the order of the training exams; each is tried at every tier it offers, and passed over once its
+        stratum has its share. Counting errors are then equal across strata, and what a task adds to the error of one
+        tier it adds to the others, so that their order is learned sooner than from as many independent attempts.
+
+        :param strata: (G,) int64 stratum of every group, numbered from 0.
         :raises ValueError: where the source offers no tier at all.
         """
-        num_tasks = self.spec.num_tasks
-        batch = self.batch(-(-count // num_tasks))
-        tokens, correct = batch.outcomes()
-        uniform = action_numbers(np.uint64(self.seed), batch.exam_ids, batch.replicates, num_tasks).ravel()
-        group = batch.groups.ravel()
-        offered = self._problem.min_cost[group] < np.iinfo(np.int32).max
-        kept = np.flatnonzero(offered.any(1))[:count]
-        if not len(kept):
+        problem = self._problem
+        offers = problem.min_cost < NOT_OFFERED
+        occurs = problem.group_probability[: problem.num_tasks].sum(0) > 0
+        found = np.unique(strata[occurs & offers.any(1)])
+        if not len(found):
             raise ValueError("no task of these training exams offers a tier")
-        share = offered[kept] / offered[kept].sum(1, keepdims=True)
-        tier = pick_actions(share, uniform[kept])
-        shape = (len(group), -1)
-        return Attempts(
-            group[kept],
-            tier,
-            tokens.reshape(shape)[kept, tier].astype(np.int64),
-            correct.reshape(shape)[kept, tier],
-        )
+        missing = np.zeros(int(strata.max()) + 1, np.int64)
+        missing[found] = count // len(found)
+        missing[found[: count % len(found)]] += 1
+        parts: list[Attempts] = []
+        size = -(-count // problem.num_tasks)
+        start = 0
+        while missing.any():
+            batch = self.batch(size, start)
+            start += size
+            tokens, correct = batch.outcomes()
+            group = batch.groups.ravel()
+            for stratum in np.flatnonzero(missing):
+                task, tier = np.nonzero(offers[group] & (strata[group] == stratum)[:, None])
+                task, tier = task[: missing[stratum]], tier[: missing[stratum]]
+                missing[stratum] -= len(task)
+                parts.append(
+                    Attempts(
+                        group[task],
+                        tier,
+                        tokens.reshape(-1, problem.num_tiers)[task, tier].astype(np.int64),
+                        correct.reshape(-1, problem.num_tiers)[task, tier],
+                    )
+                )
+        names = [field.name for field in dataclasses.fields(Attempts)]
+        return Attempts(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
 
     def score(self, agent: Agent, count: int, start: int = 0) -> float:
         """Mean score over training exams: exact under the published laws where the problem publishes beliefs and the

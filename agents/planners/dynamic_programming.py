@@ -131,7 +131,10 @@ class PluginBellman(Bellman):
     Certainty equivalence: the laws of each (bucket of the published key, tier) are the counts of its attempts; nothing
     is smoothed. An empty cell uses the attempts at its tier in all buckets; a tier never tried is never played.
 
-    :param attempts: logged attempts, one a task, an offered tier at random.
+    How much it loses varies with the log: on signal, N = 10, t = .15 / .3, 100 logs of 540 attempts reach .969 / .973 of
+    the optimum on average with a standard deviation of .021 / .020 between logs; the median log reaches .975 / .979.
+
+    :param attempts: logged attempts, equally many a bucket and tier: every task of the log is tried at all its tiers.
     :param buckets: most buckets of the published key.
     :param grid: as for :class:`Bellman`.
     """
@@ -146,7 +149,9 @@ class PluginBellman(Bellman):
 
     def train(self, practice: Practice, seed: int) -> None:
         """Count a log of attempts (``seed`` is not used: the practice decides which attempts are logged)."""
-        self._learned = empirical_laws(practice.attempts(self.attempts), self._bucket, self.problem.num_tiers)
+        self._learned = empirical_laws(
+            practice.attempts(self.attempts, self._bucket), self._bucket, self.problem.num_tiers
+        )
 
     def laws(self) -> Laws:
         """The learned laws by group.

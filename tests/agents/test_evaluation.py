@@ -220,13 +220,46 @@ def test_practice_is_disjoint_and_reveals() -> None:
     spec = exam_spec("signal")
     practice = TrainingExams(spec, 0)
     assert practice_seed(0) != 0
-    log = practice.attempts(540)
+    log = practice.attempts(540, np.zeros(practice.problem.num_groups, np.int64))
     assert len(log.group) == 540
     assert set(np.unique(log.tier)) == {0, 1, 2}
     assert practice.play(Counting(practice.problem), 20, 0, np.zeros(20, int)).sum() > 0
     agent = Mixed(practice.problem)
     exact = evaluate_exact(agent, practice.batch(20), law="published")
     assert practice.score(agent, 20) == pytest.approx(exact.score.mean())
+
+
+def test_logged_attempts_are_those_of_the_exams_equally_many_a_stratum() -> None:
+    for seed in range(60):
+        spec = tiny_spec(seed)
+        practice = TrainingExams(spec, seed)
+        problem, rng = practice.problem, np.random.default_rng(seed)
+        strata = rng.integers(2, size=problem.num_groups)
+        offers = spec.source.published.offered
+        possible = {int(s) for g, s in enumerate(strata) if offers[g].any() and problem.group_probability[0, g] > 0}
+        count = int(rng.integers(1, 40))
+        if not possible:
+            with pytest.raises(ValueError, match="offers a tier"):
+                practice.attempts(count, strata)
+            continue
+        log = practice.attempts(count, strata)
+        assert len(log.group) == count
+        shares = [int((strata[log.group] == s).sum()) for s in possible]
+        assert sum(shares) == count
+        assert max(shares) - min(shares) <= 1
+        batch = practice.batch(400)
+        tokens, correct = batch.outcomes()
+        tasks = list(np.ndindex(batch.groups.shape))
+        for s in possible:
+            mine = strata[log.group] == s
+            found = list(zip(log.group[mine], log.tier[mine], log.tokens[mine], log.correct[mine], strict=True))
+            expected = (
+                (g, k, tokens[task][k], correct[task][k])
+                for task in tasks
+                if strata[g := batch.groups[task]] == s
+                for k in np.flatnonzero(offers[g])
+            )
+            assert found == [next(expected) for _ in found]
 
 
 @settings(max_examples=30, deadline=None)

@@ -103,7 +103,8 @@ def test_plugin_equals_recursion_on_counts() -> None:
             agent.train(practice, 0)
         except ValueError:  # no tier offered anywhere
             continue
-        log, bucket = practice.attempts(12), key_buckets(problem, 2)
+        bucket = key_buckets(problem, 2)
+        log = practice.attempts(12, bucket)
         cells = []
         for group in range(problem.num_groups):
             for tier in range(problem.num_tiers):
