@@ -1,0 +1,153 @@
+"""PPO and GRPO trained through RLlib, behind the agents' interface. Acting needs PyTorch alone, training needs Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+try:
+    import torch
+
+    from agents.neural import CHUNK, NeuralAgent, Report
+    from agents.rllib.losses import masked_log_softmax
+    from agents.rllib.networks import PolicyNetwork
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"RLlib's agents need more packages ({error}): pip install 'roi-reasoning[rllib]'"
+    ) from error
+
+from agents.base import DecisionView, ExamsView, Practice, Problem, Probs, State, one_hot
+
+
+class RLlibAgent(NeuralAgent):
+    """What PPO and GRPO share: the network, acting, training.
+
+    :param steps: environment steps (decisions) to train for; the last iteration is finished.
+    :param exams: exams of one iteration, replicates counted.
+    :param minibatch: exams of one gradient step.
+    :param epochs: passes over an iteration's exams.
+    :param lr: learning rate, falling linearly to zero over ``steps``.
+    :param entropy: coefficient of the entropy bonus.
+    :param clip: clipping range of the importance ratio.
+    :param width: units of every hidden layer.
+    :param layers: hidden layers.
+    :param memory: units of a GRU that reads the exam so far; 0: none.
+    :param greedy: as in :class:`agents.neural.NeuralAgent`.
+    """
+
+    algorithm: ClassVar[Literal["ppo", "grpo"]]
+    has_critic: ClassVar[bool]
+
+    def __init__(self, problem: Problem, **params: Any) -> None:
+        super().__init__(problem)
+        self._params = params
+        self.greedy = params["greedy"]
+        # Whether there is memory is a parameter: with it actions depend on more than (exam, position, remaining).
+        self.markov = params["memory"] == 0  # type: ignore[misc]
+        self._network = PolicyNetwork(
+            problem.observation_size,
+            problem.num_tiers + 1,
+            (params["width"],) * params["layers"],
+            critic=self.has_critic,
+            memory=params["memory"],
+        )
+
+    def params(self) -> dict[str, Any]:
+        """Constructor parameters."""
+        return dict(self._params)
+
+    def network(self) -> torch.nn.Module:
+        """See :meth:`NeuralAgent.network`."""
+        return self._network
+
+    def preferences(self, observations: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """See :meth:`NeuralAgent.preferences`; of agents without memory."""
+        logits, _, _ = self._network(observations, observations[:, :0])
+        return masked_log_softmax(logits, mask).exp()
+
+    def start(self, exams: ExamsView) -> State:
+        """See :meth:`Agent.start`: the memory of every exam."""
+        return None if self.markov else self._network.start(len(exams))
+
+    def act(self, view: DecisionView, state: State) -> tuple[Probs, State]:
+        """See :meth:`Agent.act`."""
+        if self.markov:
+            return super().act(view, state)
+        probs = np.empty(view.mask.shape)
+        after = state.clone()
+        observations, mask = torch.from_numpy(view.observations), torch.from_numpy(view.mask)
+        exam = torch.from_numpy(view.exam)
+        rows, before = torch.zeros(CHUNK, observations.shape[1]), self._network.start(CHUNK)
+        legal = torch.ones(CHUNK, mask.shape[1], dtype=torch.bool)
+        with torch.no_grad():
+            for first in range(0, len(view), CHUNK):
+                part = slice(first, first + CHUNK)
+                count = len(exam[part])
+                rows[:count], legal[:count], before[:count] = observations[part], mask[part], state[exam[part]]
+                logits, _, following = self._network(rows, before)
+                after[exam[part]] = following[:count]
+                probs[part] = masked_log_softmax(logits, legal)[:count].double().exp().numpy()
+        if self.greedy:
+            return one_hot(np.where(view.mask, probs, -1.0).argmax(1), probs.shape[1]), after
+        probs = np.where(view.mask, probs, 0.0)
+        return probs / probs.sum(1, keepdims=True), after
+
+    def train(self, practice: Practice, seed: int, report: Report | None = None) -> None:
+        """See :meth:`NeuralAgent.train`: in this process, with RLlib's learner and our runner but no Ray cluster.
+
+        The result is the same, bit for bit, as that of :func:`agents.rllib.training.train_rllib` with any number of
+        runners on the same kind of CPU.
+        """
+        with _ray_installed():
+            from agents.rllib.training import make_config, train_here
+
+        config = make_config(self.algorithm, practice.spec, seed=seed, exam_seed=practice.seed, params=self._params)
+        for network, progress in train_here(config, self._params["steps"]):
+            self._network.load_state_dict(network.state_dict())
+            if report is not None:
+                report(progress)
+
+
+@contextmanager
+def _ray_installed() -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"training through RLlib needs more packages ({error}): pip install 'roi-reasoning[rllib]'"
+        ) from error
+
+
+class PPOAgent(RLlibAgent):
+    """PPO with RLlib's loss.
+
+    :param lambda_: of the generalised advantage estimates.
+    :param vf: coefficient of the value loss.
+    """
+
+    algorithm = "ppo"
+    has_critic = True
+
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        steps: int = 2_000_000,
+        exams: int = 1024,
+        minibatch: int = 128,
+        epochs: int = 4,
+        lr: float = 1e-3,
+        entropy: float = 0.003,
+        clip: float = 0.2,
+        lambda_: float = 0.95,
+        vf: float = 0.5,
+        width: int = 64,
+        layers: int = 2,
+        memory: int = 0,
+        greedy: bool = True,
+    ) -> None:
+        params = {name: value for name, value in locals().items() if name not in ("self", "problem", "__class__")}
+        super().__init__(problem, **params)

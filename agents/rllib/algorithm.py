@@ -1,0 +1,358 @@
+"""What PPO and GRPO on exams share: settings, the driver's ownership of exam ids, and one training iteration.
+
+One iteration is: name the next exams, have them taken (here or by remote runners), compute advantages from all of them,
+hand whole exams to the learners.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+import ray
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.learner.learner_group import LearnerGroup
+from ray.rllib.core.learner.training_data import TrainingData
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
+from ray.rllib.utils.metrics import (
+    ENV_RUNNER_RESULTS,
+    ENV_RUNNER_SAMPLING_TIMER,
+    EPISODE_LEN_MEAN,
+    EPISODE_RETURN_MAX,
+    EPISODE_RETURN_MEAN,
+    EPISODE_RETURN_MIN,
+    LEARNER_RESULTS,
+    LEARNER_UPDATE_TIMER,
+    NUM_ENV_STEPS_SAMPLED,
+    NUM_ENV_STEPS_SAMPLED_LIFETIME,
+    NUM_EPISODES,
+    NUM_EPISODES_LIFETIME,
+    TIMERS,
+)
+
+from agents.rllib.exam_runner import ExamRunner, Weights, job_list
+from agents.rllib.modules import SEQUENCE, ExamModule
+from agents.rllib.registration import ENV, register, spec_of
+from agents.rllib.rollouts import Job, Rollout, concatenate
+from roi_env.exam import ExamSpec, check_seed
+
+logger = logging.getLogger(__name__)
+
+_ANSWERS = "answers"
+"""Tag of the jobs under way at remote runners."""
+
+_PROBE_EVERY_S = 2.0
+"""Seconds between attempts to bring lost runners back within an iteration."""
+
+
+class ExamSettings(AlgorithmConfig):
+    """Settings that PPO and GRPO on exams share, and better defaults for RLlib's own.
+
+    ``debugging(seed=...)`` is the training's seed (weights, actions, minibatches), an integer; it never chooses exams.
+    """
+
+    critic: ClassVar[bool]
+    """Whether the module learns values."""
+
+    def __init__(self, algo_class: Any = None) -> None:
+        super().__init__(algo_class=algo_class)
+        self.exam_seed = 0
+        self.exams_per_iteration = 1024
+        self.exams_per_minibatch = 128
+        self.exams_per_job = 256
+        self.group_size = 1
+        self.hidden = (64, 64)
+        self.memory = 0
+        self.seed = 0
+        self.env_runner_cls = ExamRunner
+        self.num_env_runners = 0
+        self.gamma = 1.0
+        self.num_epochs = 4
+        self.lr = 1e-3
+        self.grad_clip = 1.0
+        self.entropy_coeff = 0.003
+        # A runner is stateless between jobs: there is nothing to gather from runners or to send to all of them.
+        self.merge_env_runner_states = False
+        self.broadcast_env_runner_states = False
+        self._dont_auto_sync_env_runner_states = True
+        # Failures: RLlib's defaults wait minutes (up to half an hour for a lost runner).
+        self.restart_failed_env_runners = True
+        self.delay_between_env_runner_restarts_s = 1.0
+        self.env_runner_health_probe_timeout_s = 1.0
+        self.env_runner_restore_timeout_s = 20.0
+        self.sample_timeout_s = 30.0
+        self.give_up_s = 600.0
+
+    def exams(
+        self,
+        spec: ExamSpec | None = None,
+        *,
+        seed: int | None = None,
+        per_iteration: int | None = None,
+        per_minibatch: int | None = None,
+        per_job: int | None = None,
+        group_size: int | None = None,
+    ) -> Self:
+        """Which exams are taken, and in what portions.
+
+        :param spec: the kind of exam.
+        :param seed: identity's seed of the training exams.
+        :param per_iteration: exams taken in one iteration, replicates counted.
+        :param per_minibatch: exams of one gradient step, all learners together.
+        :param per_job: most exams that a runner takes at once: the rows of its forward passes. Part of what a result
+            depends on (in its last bits), unlike the number of runners.
+        :param group_size: replicates of every exam.
+        """
+        if spec is not None:
+            register()
+            self.environment(ENV, env_config={"source": spec})
+        for name, value in {
+            "exam_seed": seed,
+            "exams_per_iteration": per_iteration,
+            "exams_per_minibatch": per_minibatch,
+            "exams_per_job": per_job,
+            "group_size": group_size,
+        }.items():
+            if value is not None:
+                setattr(self, name, value)
+        return self
+
+    def network(self, *, hidden: Sequence[int] | None = None, memory: int | None = None) -> Self:
+        """Size of the network, as in :class:`agents.rllib.networks.PolicyNetwork`."""
+        if hidden is not None:
+            self.hidden = tuple(hidden)
+        if memory is not None:
+            self.memory = memory
+        return self
+
+    def get_default_rl_module_spec(self) -> RLModuleSpec:
+        """Our masked network."""
+        return RLModuleSpec(
+            module_class=ExamModule,
+            model_config={"hidden": self.hidden, "memory": self.memory, "critic": self.critic, "seed": self.seed},
+        )
+
+    def validate(self) -> None:
+        """See :meth:`AlgorithmConfig.validate`."""
+        super().validate()
+        if not isinstance(self.seed, int):
+            raise ValueError(f"debugging(seed=...) must be an integer here, got {self.seed!r}")
+        check_seed(self.exam_seed)
+        spec_of(self.env_config)
+        learners = max(1, self.num_learners)
+        if self.group_size < 1 or self.exams_per_iteration % (self.group_size * learners):
+            raise ValueError(
+                f"per_iteration {self.exams_per_iteration} must be whole groups of {self.group_size} exams, equally "
+                f"many for each of {learners} learner(s)"
+            )
+        if self.exams_per_minibatch % learners or self.exams_per_iteration % self.exams_per_minibatch:
+            raise ValueError(
+                f"per_iteration {self.exams_per_iteration} must be a multiple of per_minibatch "
+                f"{self.exams_per_minibatch}, and that of the number of learners {learners}"
+            )
+        if self.exams_per_job < 1:
+            raise ValueError(f"per_job must be at least 1, got {self.exams_per_job}")
+
+    def jobs(self, next_exam: int) -> list[Job]:
+        """The jobs of an iteration whose first exam is ``next_exam``."""
+        groups = self.exams_per_iteration // self.group_size
+        exam_ids = np.repeat(np.arange(next_exam, next_exam + groups), self.group_size)
+        replicates = np.tile(np.arange(self.group_size), groups)
+        return job_list(exam_ids, replicates, self.exams_per_job)
+
+    def columns(self, rollout: Rollout) -> dict[str, npt.NDArray[Any]]:
+        """The algorithm's own columns of the training batch, (T,) each."""
+        raise NotImplementedError
+
+    def batches(self, rollout: Rollout) -> list[MultiAgentBatch]:
+        """Training batches, one a learner: whole groups, equally many exams."""
+        columns: dict[str, Any] = {
+            "observations": rollout.observations,
+            "action_mask": rollout.mask.astype(np.float32),
+            Columns.ACTIONS: rollout.actions,
+            Columns.ACTION_LOGP: rollout.logp,
+            Columns.ACTION_DIST_INPUTS: rollout.logits,
+            **self.columns(rollout),
+        }
+        learners = max(1, self.num_learners)
+        ends = np.concatenate([[0], np.cumsum(rollout.length)])
+        size = len(rollout) // learners
+        batches = []
+        for first in range(0, len(rollout), size):
+            rows = slice(ends[first], ends[first + size])
+            part = {name: values[rows] for name, values in columns.items()}
+            obs = {name: part.pop(name) for name in ("observations", "action_mask")}
+            sequence = np.repeat(np.arange(size), rollout.length[first : first + size])
+            batch = SampleBatch({Columns.OBS: obs, SEQUENCE: sequence, **part})
+            batches.append(MultiAgentBatch({DEFAULT_MODULE_ID: batch}, env_steps=len(sequence)))
+        return batches
+
+
+def exam_metrics(spec: ExamSpec, rollout: Rollout) -> dict[str, float]:
+    """Means over the exams of one iteration."""
+    by_exam = {
+        name: rollout.by_exam(getattr(rollout, name), spec.num_tasks)
+        for name in ("rewards", "scores", "tokens", "overspent", "actions")
+    }
+    returns = by_exam["rewards"].sum(1)
+    return {
+        EPISODE_RETURN_MEAN: float(returns.mean()),
+        EPISODE_RETURN_MIN: float(returns.min()),
+        EPISODE_RETURN_MAX: float(returns.max()),
+        EPISODE_LEN_MEAN: float(rollout.length.mean()),
+        "score_mean": float(by_exam["scores"].sum(1).mean()),
+        "spent_mean": float(by_exam["tokens"].sum(1).mean() / spec.budget),
+        "truncation_mean": float(by_exam["overspent"].any(1).mean()),
+        "skip_mean": float((rollout.actions == 0).mean()),
+    }
+
+
+def update(config: ExamSettings, learner_group: LearnerGroup, rollout: Rollout, steps: int) -> list[Any]:
+    """Let the learners learn from one iteration's exams; ``steps`` counts all decisions so far. Returns their metrics."""
+    batches = config.batches(rollout)
+    data = TrainingData(batches=batches) if learner_group.is_remote else TrainingData(batch=batches[0])
+    return learner_group.update(  # type: ignore[no-any-return]
+        training_data=data,
+        timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: steps},
+        num_epochs=config.num_epochs,
+        minibatch_size=config.exams_per_minibatch // len(batches),
+    )
+
+
+def module_weights(learner_group: LearnerGroup) -> Weights:
+    """The learners' present policy."""
+    state = learner_group.get_state(components=f"{COMPONENT_LEARNER}/{COMPONENT_RL_MODULE}", inference_only=True)
+    return state[COMPONENT_LEARNER][COMPONENT_RL_MODULE][DEFAULT_MODULE_ID]  # type: ignore[no-any-return]
+
+
+class ExamAlgorithm(Algorithm):
+    """RLlib algorithm whose driver owns the exam ids: every exam is taken exactly once, whatever happens to runners."""
+
+    config: Any
+
+    def setup(self, config: Any) -> None:
+        """See :meth:`Algorithm.setup`."""
+        self.next_exam = 0
+        self.steps = 0
+        super().setup(config)
+
+    def training_step(self) -> None:
+        """One iteration; see :meth:`Algorithm.training_step`."""
+        config = self.config
+        with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
+            jobs = config.jobs(self.next_exam)
+            rollout = concatenate(self._take(jobs, module_weights(self.learner_group)))
+        # Only now: an iteration that was interrupted is repeated, not skipped.
+        self.next_exam += config.exams_per_iteration // config.group_size
+        self.steps += rollout.steps
+        self._log(rollout)
+        with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
+            results = update(config, self.learner_group, rollout, self.steps)
+            self.metrics.aggregate(results, key=LEARNER_RESULTS)
+        if self.env_runner is not None:  # the copy that RLlib evaluates and exports
+            self.env_runner.module.set_state(module_weights(self.learner_group))
+
+    def _log(self, rollout: Rollout) -> None:
+        for name, value in exam_metrics(spec_of(self.config.env_config), rollout).items():
+            self.metrics.log_value((ENV_RUNNER_RESULTS, name), value, window=1)
+        for name, count in {
+            NUM_ENV_STEPS_SAMPLED: rollout.steps,
+            NUM_EPISODES: len(rollout),
+        }.items():
+            self.metrics.log_value((ENV_RUNNER_RESULTS, name), count, reduce="sum")
+        for name, count in {
+            NUM_ENV_STEPS_SAMPLED_LIFETIME: rollout.steps,
+            NUM_EPISODES_LIFETIME: len(rollout),
+            "exams_completed_lifetime": len(rollout),
+        }.items():
+            self.metrics.log_value((ENV_RUNNER_RESULTS, name), count, reduce="lifetime_sum")
+
+    def _count(self, name: str, exams: int) -> None:
+        self.metrics.log_value((ENV_RUNNER_RESULTS, f"exams_{name}_lifetime"), exams, reduce="lifetime_sum")
+
+    def _take(self, jobs: Sequence[Job], weights: Weights) -> list[Rollout]:
+        """Have all jobs done, in their order, here or by the remote runners."""
+        self._count("requested", sum(map(len, jobs)))
+        self._count("reissued", 0)
+        if self.env_runner_group.num_remote_env_runners() == 0:
+            self.env_runner.module.set_state(weights)
+            return [self.env_runner.sample(job=job) for job in jobs]
+        return self._take_remotely(jobs, weights)
+
+    def _take_remotely(self, jobs: Sequence[Job], weights: Weights) -> list[Rollout]:
+        """Hand jobs to idle healthy runners; what a lost or silent runner had is handed out again.
+
+        The first answer to a job counts; a later one is dropped, so that no exam is counted twice.
+        """
+        group, config = self.env_runner_group, self.config
+        reference = ray.put(weights)
+        token = reference.hex()
+        waiting: deque[int] = deque(range(len(jobs)))
+        under_way: dict[int, tuple[int, float]] = {}
+        done: dict[int, Rollout] = {}
+        heard = probed = time.monotonic()
+        while len(done) < len(jobs):
+            healthy, now = set(group.healthy_env_runner_ids()), time.monotonic()
+            for runner, (number, since) in list(under_way.items()):
+                if runner not in healthy or now - since > config.sample_timeout_s:
+                    del under_way[runner]
+                    if number not in done:
+                        waiting.append(number)
+                        self._count("reissued", len(jobs[number]))
+            for runner in sorted(healthy - under_way.keys()):
+                if not waiting:
+                    break
+                sent = group.foreach_env_runner_async(
+                    "answer",
+                    tag=_ANSWERS,
+                    kwargs={"job": jobs[waiting[0]], "weights": reference, "token": token},
+                    remote_worker_ids=[runner],
+                )
+                if sent:  # else it still works on a job that was given up
+                    under_way[runner] = (waiting.popleft(), now)
+            if not under_way:
+                time.sleep(0.05)
+            # RLlib waits until all are ready or the time is up.
+            for runner, answer in group.fetch_ready_async_reqs(tags=_ANSWERS, timeout_seconds=0.01):
+                heard = now
+                under_way.pop(runner, None)
+                if answer.token != token or answer.number in done:
+                    continue
+                if answer.error is not None:
+                    raise answer.error
+                done[answer.number] = answer.rollout
+            if len(healthy) < group.num_remote_env_runners() and now - probed > _PROBE_EVERY_S:
+                probed = now
+                self.restore_env_runners(group)
+            if now - heard > config.give_up_s:
+                raise RuntimeError(
+                    f"no runner has answered for {config.give_up_s:g} s ({len(done)} of {len(jobs)} jobs are done)"
+                )
+        return [done[number] for number in range(len(jobs))]
+
+    def restore_env_runners(self, env_runner_group: Any) -> list[int]:
+        """Take runners that answer again back into service; see :meth:`Algorithm.restore_env_runners`.
+
+        There is no state to restore: weights come with every job.
+        """
+        return list(env_runner_group.probe_unhealthy_env_runners() or [])
+
+    def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
+        """See :meth:`Algorithm.get_state`; with the place in the sequence of exams."""
+        state = super().get_state(components, not_components=not_components, **kwargs)
+        return {**state, "next_exam": self.next_exam, "steps": self.steps}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """See :meth:`Algorithm.set_state`."""
+        super().set_state(state)
+        self.next_exam = state.get("next_exam", self.next_exam)
+        self.steps = state.get("steps", self.steps)

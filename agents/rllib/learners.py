@@ -1,0 +1,97 @@
+"""Learners: minibatches of whole exams, PPO's loss (RLlib's own) and GRPO's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.learner.torch.torch_learner import TorchLearner
+from ray.rllib.core.learner.training_data import TrainingData
+from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
+
+from agents.rllib.modules import SEQUENCE
+from agents.rllib.networks import one_thread
+
+REFERENCE = "reference"
+"""Key of the frozen reference policy in a learner's state."""
+
+
+def minibatch_order(seed: int, update: int, epoch: int, learner: int, size: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """(size,) order of a learner's exams in one epoch: a function of its name, so that a restored run continues."""
+    return np.random.default_rng((seed, update, epoch, learner)).permutation(size)
+
+
+class WholeExams(TorchLearner):
+    """Cuts batches into minibatches of whole exams, equally many on every learner.
+
+    RLlib's own iterator shuffles single decisions: ratios and averages over an exam would be wrong, and learners whose
+    exams differ in length would take different numbers of steps and wait for one another for ever.
+    """
+
+    def update(self, *args: Any, **kwargs: Any) -> Any:
+        """See :meth:`Learner.update`; on one thread."""
+        with one_thread():
+            return super().update(*args, **kwargs)
+
+    def _create_iterator_if_necessary(
+        self, *, training_data: TrainingData, num_epochs: int = 1, minibatch_size: int | None = None, **kwargs: Any
+    ) -> Iterator[MultiAgentBatch]:
+        # Private in RLlib 2.60; a test holds it in place.
+        data = training_data.batch
+        batch = data.policy_batches[DEFAULT_MODULE_ID] if isinstance(data, MultiAgentBatch) else data
+        columns = {name: _tensors(values, self._device) for name, values in batch.items()}
+        sequence = batch[SEQUENCE]
+        length = np.bincount(sequence)
+        first = np.cumsum(length) - length
+        size = minibatch_size or len(length)
+        learner = getattr(self, "_learner_index", None) or 0
+        for epoch in range(num_epochs):
+            order = minibatch_order(self.config.seed, self._weights_seq_no, epoch, learner, len(length))
+            for start in range(0, len(order), size):
+                exams = order[start : start + size]
+                count = length[exams]
+                within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+                rows = torch.from_numpy(np.repeat(first[exams], count) + within).to(self._device)
+                part = {name: _take(values, rows) for name, values in columns.items()}
+                part[SEQUENCE] = torch.from_numpy(np.repeat(np.arange(len(exams)), count)).to(self._device)
+                yield MultiAgentBatch({DEFAULT_MODULE_ID: SampleBatch(part)}, env_steps=len(rows))
+
+    def _share(self, count: int) -> float:
+        """This learner's ``count`` relative to the learners' mean.
+
+        Gradients are averaged over learners: a loss that is a mean over ``count`` things, times this, is averaged to
+        the mean over all learners' things.
+        """
+        if self.config.num_learners < 2:
+            return 1.0
+        total = torch.tensor(float(count), device=self._device)
+        torch.distributed.all_reduce(total)
+        return float(count * self.config.num_learners / total)
+
+
+def _tensors(values: Any, device: Any) -> Any:
+    if isinstance(values, dict):
+        return {name: _tensors(value, device) for name, value in values.items()}
+    return torch.from_numpy(np.require(values, requirements="W")).to(device)
+
+
+def _take(values: Any, rows: torch.Tensor) -> Any:
+    if isinstance(values, dict):
+        return {name: _take(value, rows) for name, value in values.items()}
+    return values[rows]
+
+
+class ExamPPOLearner(WholeExams, PPOTorchLearner):
+    """RLlib's PPO loss on whole exams."""
+
+    def compute_loss_for_module(
+        self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, Any]
+    ) -> torch.Tensor:
+        """See :meth:`PPOTorchLearner.compute_loss_for_module`."""
+        loss = super().compute_loss_for_module(module_id=module_id, config=config, batch=batch, fwd_out=fwd_out)
+        return loss * self._share(len(batch[Columns.ACTIONS]))
