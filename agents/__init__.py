@@ -10,7 +10,9 @@ _register("sb3-ppo", "agents.sb3.algorithms:PPOAgent", "SB3's proximal policy op
 _register("sb3-maskable-ppo", "agents.sb3.algorithms:MaskablePPOAgent", "sb3-contrib's PPO, masked in training as well")
 _register("sb3-a2c", "agents.sb3.algorithms:A2CAgent", "SB3's advantage actor-critic")
 _register("sb3-dqn", "agents.sb3.algorithms:DQNAgent", "SB3's deep Q-learning, greedy over the legal actions")
-_register("rllib-ppo", "agents.rllib.agent:PPOAgent", "PPO (RLlib) on batched exams")
-_register(
-    "rllib-ppo-gru", "agents.rllib.agent:PPOAgent", "PPO (RLlib) with a GRU: remembers the exam so far", memory=32
-)
+
+_PPO, _GRPO = "agents.rllib.agent:PPOAgent", "agents.rllib.agent:GRPOAgent"
+_register("rllib-ppo", _PPO, "PPO (RLlib) on batched exams")
+_register("rllib-ppo-gru", _PPO, "PPO (RLlib) with a GRU that remembers the exam so far", memory=32)
+_register("rllib-grpo", _GRPO, "GRPO (RLlib): replicates of an exam compared with one another, by return-to-go")
+_register("rllib-grpo-gru", _GRPO, "GRPO (RLlib) with a GRU that remembers the exam so far", memory=32)

@@ -151,3 +151,45 @@ class PPOAgent(RLlibAgent):
     ) -> None:
         params = {name: value for name, value in locals().items() if name not in ("self", "problem", "__class__")}
         super().__init__(problem, **params)
+
+
+class GRPOAgent(RLlibAgent):
+    """GRPO and its variants; see :meth:`agents.rllib.grpo.GRPOConfig.training`.
+
+    :param group: replicates of every exam.
+    :param advantage: "rtg", "grpo", "dr" or "rloo".
+    :param baseline: "group", "optimum" or "oracle".
+    :param ratio: "token" or "sequence" (GSPO).
+    :param aggregation: "token", "sequence" or "constant".
+    :param kl: "exact" or "k3".
+    :param kl_coeff: of the divergence from the initial policy; 0: none.
+    """
+
+    algorithm = "grpo"
+    has_critic = False
+
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        steps: int = 2_000_000,
+        exams: int = 1024,
+        minibatch: int = 128,
+        epochs: int = 4,
+        lr: float = 1e-3,
+        entropy: float = 0.003,
+        clip: float = 0.2,
+        group: int = 8,
+        advantage: str = "rtg",
+        baseline: str = "group",
+        ratio: str = "token",
+        aggregation: str = "token",
+        kl: str = "exact",
+        kl_coeff: float = 0.0,
+        width: int = 64,
+        layers: int = 2,
+        memory: int = 0,
+        greedy: bool = True,
+    ) -> None:
+        params = {name: value for name, value in locals().items() if name not in ("self", "problem", "__class__")}
+        super().__init__(problem, **params)

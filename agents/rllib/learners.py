@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,10 +11,13 @@ import torch
 from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
+from ray.rllib.core.learner.learner import ENTROPY_KEY, POLICY_LOSS_KEY
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.core.learner.training_data import TrainingData
+from ray.rllib.evaluation.postprocessing import Postprocessing
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 
+from agents.rllib import losses
 from agents.rllib.modules import SEQUENCE
 from agents.rllib.networks import one_thread
 
@@ -95,3 +99,73 @@ class ExamPPOLearner(WholeExams, PPOTorchLearner):
         """See :meth:`PPOTorchLearner.compute_loss_for_module`."""
         loss = super().compute_loss_for_module(module_id=module_id, config=config, batch=batch, fwd_out=fwd_out)
         return loss * self._share(len(batch[Columns.ACTIONS]))
+
+
+class GRPOTorchLearner(WholeExams):
+    """Clipped surrogate on given advantages, entropy bonus, KL to a frozen reference (the policy at the first update)."""
+
+    def build(self) -> None:
+        """See :meth:`Learner.build`."""
+        super().build()
+        self._reference: Any = None
+
+    def before_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
+        """See :meth:`Learner.before_gradient_based_update`."""
+        super().before_gradient_based_update(timesteps=timesteps)
+        if self.config.kl_coeff > 0 and self._reference is None:
+            self._freeze(self.module[DEFAULT_MODULE_ID].unwrapped().get_state())
+
+    def _freeze(self, weights: dict[str, Any]) -> None:
+        self._reference = copy.deepcopy(self.module[DEFAULT_MODULE_ID].unwrapped())
+        self._reference.set_state(weights)
+        self._reference.requires_grad_(False)
+
+    def compute_loss_for_module(
+        self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, Any]
+    ) -> torch.Tensor:
+        """See :meth:`Learner.compute_loss_for_module`."""
+        logits, actions, sequence = fwd_out[Columns.ACTION_DIST_INPUTS], batch[Columns.ACTIONS], batch[SEQUENCE]
+        mask = batch[Columns.OBS]["action_mask"] > 0.5
+        logp = _of(logits, actions)
+        log_ratio = losses.log_ratio(logp, batch[Columns.ACTION_LOGP], sequence, config.ratio)
+        surrogate = losses.clipped_surrogate(
+            log_ratio, batch[Postprocessing.ADVANTAGES], config.clip_param, config.clip_high or config.clip_param
+        )
+        entropy = losses.entropy(logits, mask)
+        total = surrogate - config.entropy_coeff * entropy
+        metrics = {
+            POLICY_LOSS_KEY: surrogate.mean(),
+            ENTROPY_KEY: entropy.mean(),
+            "mean_ratio_distance": (log_ratio.exp() - 1).abs().mean(),
+        }
+        if self._reference is not None:
+            with torch.no_grad():
+                reference = self._reference.forward_train(batch)[Columns.ACTION_DIST_INPUTS]
+            if config.kl == "exact":
+                divergence = losses.kl_exact(logits, reference, mask)
+            else:
+                divergence = losses.kl_k3(logp, _of(reference, actions))
+            total = total + config.kl_coeff * divergence
+            metrics["mean_reference_kl"] = divergence.mean()
+        self.metrics.log_dict({name: value.detach() for name, value in metrics.items()}, key=module_id, window=1)
+        loss = losses.aggregate(total, sequence, config.aggregation, config.longest)
+        # Learners have equally many exams, not equally many decisions.
+        return loss * self._share(len(actions)) if config.aggregation == "token" else loss
+
+    def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
+        """See :meth:`Learner.get_state`."""
+        state = super().get_state(components, not_components=not_components, **kwargs)
+        if self._reference is not None and self._check_component(REFERENCE, components, not_components):
+            state[REFERENCE] = self._reference.get_state()
+        return state
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """See :meth:`Learner.set_state`."""
+        super().set_state(state)
+        if REFERENCE in state:
+            self._freeze(state[REFERENCE])
+
+
+def _of(logits: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+    """(T,) entries of ``logits`` (T, A), log-probabilities already, at ``actions`` (T,)."""
+    return logits.gather(1, actions[:, None]).squeeze(1)

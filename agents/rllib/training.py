@@ -9,6 +9,7 @@ from typing import Any
 from agents.neural import Progress
 from agents.rllib.algorithm import ExamSettings, exam_metrics, module_weights, update
 from agents.rllib.exam_runner import ExamRunner
+from agents.rllib.grpo import GRPOConfig
 from agents.rllib.networks import PolicyNetwork
 from agents.rllib.ppo import ExamPPOConfig
 from agents.rllib.registration import spec_of
@@ -29,6 +30,20 @@ def make_config(name: str, spec: ExamSpec, *, seed: int, exam_seed: int, params:
     if name == "ppo":
         config = ExamPPOConfig().training(
             lambda_=params["lambda_"], clip_param=params["clip"], vf_loss_coeff=params["vf"]
+        )
+    elif name == "grpo":
+        config = (
+            GRPOConfig()
+            .exams(group_size=params["group"])
+            .training(
+                advantage=params["advantage"],
+                baseline=params["baseline"],
+                ratio=params["ratio"],
+                aggregation=params["aggregation"],
+                clip_param=params["clip"],
+                kl=params["kl"],
+                kl_coeff=params["kl_coeff"],
+            )
         )
     else:
         raise ValueError(f"algorithm must be 'ppo' or 'grpo', got {name!r}")
