@@ -116,6 +116,8 @@ def _ray_installed() -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
+        if (error.name or "").startswith(("agents", "roi_env")):
+            raise
         raise ModuleNotFoundError(
             f"training through RLlib needs more packages ({error}): pip install 'roi-reasoning[rllib]'"
         ) from error

@@ -39,8 +39,10 @@ from ray.rllib.utils.metrics import (
     TIMERS,
 )
 
+from agents.base import public_problem
 from agents.rllib.exam_runner import ExamRunner, Weights, job_list
 from agents.rllib.modules import SEQUENCE, ExamModule
+from agents.rllib.networks import observation_statistics
 from agents.rllib.registration import ENV, register, spec_of
 from agents.rllib.rollouts import Job, Rollout, concatenate
 from roi_env.exam import ExamSpec, check_seed
@@ -136,10 +138,9 @@ class ExamSettings(AlgorithmConfig):
 
     def get_default_rl_module_spec(self) -> RLModuleSpec:
         """Our masked network."""
-        return RLModuleSpec(
-            module_class=ExamModule,
-            model_config={"hidden": self.hidden, "memory": self.memory, "critic": self.critic, "seed": self.seed},
-        )
+        centre, spread = observation_statistics(public_problem(spec_of(self.env_config)))
+        config = {"hidden": self.hidden, "memory": self.memory, "critic": self.critic, "seed": self.seed}
+        return RLModuleSpec(module_class=ExamModule, model_config={**config, "centre": centre, "spread": spread})
 
     def validate(self) -> None:
         """See :meth:`AlgorithmConfig.validate`."""

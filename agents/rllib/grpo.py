@@ -10,7 +10,6 @@ from ray.rllib.evaluation.postprocessing import Postprocessing
 
 from agents.base import exams_view, public_problem
 from agents.planners.dynamic_programming import TrueBellman
-from agents.references import oracle_values
 from agents.rllib.advantages import ADVANTAGES, Advantage, advantages
 from agents.rllib.algorithm import ExamAlgorithm, ExamSettings
 from agents.rllib.learners import GRPOTorchLearner
@@ -18,6 +17,7 @@ from agents.rllib.losses import AGGREGATIONS, RATIOS, Aggregation, Ratio
 from agents.rllib.registration import spec_of
 from agents.rllib.rollouts import Rollout, reward_scale
 from roi_env.exam import ExamSpec, draw_exams
+from roi_env.references import oracle_values
 
 Baseline = Literal["group", "optimum", "oracle"]
 BASELINES: Final[tuple[Baseline, ...]] = get_args(Baseline)
@@ -62,7 +62,8 @@ class GRPOConfig(ExamSettings):
 
         :param advantage: see :func:`agents.rllib.advantages.advantages`.
         :param baseline: what returns are compared with: the group's mean, or the exam's own exact value (score): the
-            best policy's ("optimum") or the clairvoyant's of the same outcomes ("oracle").
+            best policy's ("optimum") or the clairvoyant's of the same outcomes ("oracle"), less the iteration's mean
+            shortfall from it.
         :param ratio: importance ratio of a decision or of its exam (GSPO).
         :param aggregation: see :func:`agents.rllib.losses.aggregate`.
         :param standardise: divide all advantages of an iteration by their common root mean square.
@@ -126,7 +127,11 @@ class GRPOConfig(ExamSettings):
         spec = spec_of(self.env_config)
         reached, scale = rollout.reached(spec.num_tasks), reward_scale(spec)
         rewards = rollout.by_exam(rollout.rewards, spec.num_tasks) * scale
-        known = None if self.baseline == "group" else scale * exam_values(self.baseline, spec, self.exam_seed, rollout)
+        known = None
+        if self.baseline != "group":
+            value = scale * exam_values(self.baseline, spec, self.exam_seed, rollout)
+            # Nobody reaches it: what is missing on average is not an exam's fault.
+            known = value + (rewards.sum(1) - value).mean()
         values = advantages(self.advantage, rewards, reached, rollout.exam_ids, known)[reached]
         if self.standardise:
             values = values / max(float(np.sqrt((values**2).mean())), 1e-4)

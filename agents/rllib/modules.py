@@ -19,7 +19,7 @@ SEQUENCE = "sequence"
 class ExamModule(TorchRLModule, ValueFunctionAPI):
     """A :class:`PolicyNetwork` over ``{"observations", "action_mask"}``.
 
-    ``model_config``: ``hidden``, ``critic``, ``memory``, ``seed`` as in :class:`PolicyNetwork`. It reads the batch and
+    ``model_config``: ``hidden``, ``critic``, ``memory``, ``seed``, ``centre``, ``spread`` as in :class:`PolicyNetwork`. It reads the batch and
     never changes it. Without memory it also works with RLlib's own runner and connectors; with memory it needs batches
     of whole exams (column ``sequence``), which the exam runner gives.
     """
@@ -34,6 +34,8 @@ class ExamModule(TorchRLModule, ValueFunctionAPI):
             critic=config["critic"],
             memory=config["memory"],
             seed=config["seed"],
+            centre=config["centre"],
+            spread=config["spread"],
         )
 
     def _heads(self, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor | None]:

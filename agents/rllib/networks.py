@@ -7,9 +7,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
+from agents.base import Problem
 from agents.rllib.losses import sequence_sum
 
 
@@ -51,13 +54,26 @@ class PolicyNetwork(nn.Module):
     :param critic: whether a value is learned.
     :param memory: units of the GRU; 0: none.
     :param seed: of the initial weights (the global generator is left alone).
+    :param centre: (size,) subtracted from observations (default 0); :func:`observation_statistics` gives it.
+    :param spread: (size,) that they are then divided by (default 1).
     """
 
     def __init__(
-        self, size: int, actions: int, hidden: Sequence[int], *, critic: bool, memory: int = 0, seed: int = 0
+        self,
+        size: int,
+        actions: int,
+        hidden: Sequence[int],
+        *,
+        critic: bool,
+        memory: int = 0,
+        seed: int = 0,
+        centre: npt.NDArray[np.float32] | None = None,
+        spread: npt.NDArray[np.float32] | None = None,
     ) -> None:
         super().__init__()
         self.memory = memory
+        self.register_buffer("centre", torch.zeros(size) if centre is None else torch.from_numpy(centre.copy()))
+        self.register_buffer("spread", torch.ones(size) if spread is None else torch.from_numpy(spread.copy()))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed % 2**63)
             self.encoder = nn.Sequential(_layer(size, hidden[0], math.sqrt(2)), nn.Tanh()) if memory else None
@@ -81,6 +97,7 @@ class PolicyNetwork(nn.Module):
         :param state: (B, memory) float32.
         :returns: logits (B, actions), unmasked; values (B,) or None; state (B, memory).
         """
+        observations = (observations - self.centre) / self.spread
         if self.cell is None or self.encoder is None:
             return *self._heads(observations), state
         state = self.cell(self.encoder(observations), state)
@@ -93,6 +110,7 @@ class PolicyNetwork(nn.Module):
         :param sequence: (T,) int64 ascending: the exam of every decision.
         :returns: logits (T, actions), unmasked; values (T,) or None.
         """
+        observations = (observations - self.centre) / self.spread
         if self.cell is None or self.encoder is None:
             return self._heads(observations)
         length = sequence_sum(torch.ones_like(sequence), sequence)
@@ -105,3 +123,29 @@ class PolicyNetwork(nn.Module):
             state = state.index_copy(0, alive, self.cell(encoded[first[alive] + position], state[alive]))
             states = states.index_copy(0, first[alive] + position, state[alive])
         return self._heads(torch.cat([observations, states], 1))
+
+
+def observation_statistics(problem: Problem) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Centre and spread, (size,) float32 each, of every part of the observation over the population of tasks.
+
+    From what is published, so that no pass over data is needed: features and beliefs by how often their group occurs,
+    fractions that move through [0, 1] as if uniform.
+    """
+    tables = problem.observation_tables
+    share = problem.group_probability.mean(0)
+
+    def moments(values: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        # Groups without a tier have unbounded costs there: they say nothing about its spread.
+        known = np.where(np.isfinite(values), values, 0.0).astype(np.float64)
+        mean = share @ known
+        deviation = np.sqrt(share @ (known - mean) ** 2)
+        return mean, np.where(deviation > 1e-6, deviation, 1.0)
+
+    fractions = 2 + len(tables.memory)
+    believed, features = moments(tables.beliefs), moments(tables.features)
+    shown = len(tables.shown) // max(1, tables.features.shape[1])
+    centre, spread = (
+        np.concatenate([np.full(fractions, uniform), by_group, np.tile(feature, shown)]).astype(np.float32)
+        for uniform, by_group, feature in zip((0.5, 1 / math.sqrt(12)), believed, features, strict=True)
+    )
+    return centre, spread
