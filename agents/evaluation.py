@@ -22,7 +22,7 @@ from roi_env.exam import ExamBatch, ExamSpec, draw_exams
 
 
 @njit(cache=True)
-def _action_numbers(
+def action_numbers(
     seed: np.uint64, exam_ids: npt.NDArray[np.int64], replicates: npt.NDArray[np.int64], num_tasks: int
 ) -> npt.NDArray[np.float64]:
     """(D, N) uniform numbers in [0, 1) that pick actions."""
@@ -142,7 +142,7 @@ def rollout(
     def enter(some: ExamBatch, episodes: ExamBatch, row: npt.NDArray[np.int64]) -> Player:
         # A memory belongs to an episode: agents with state see every episode as an exam of its own.
         seen, place = (some, row) if agent.markov else (episodes, np.arange(len(episodes)))
-        numbers = _action_numbers(np.uint64(seed), episodes.exam_ids, episodes.replicates, batch.spec.num_tasks)
+        numbers = action_numbers(np.uint64(seed), episodes.exam_ids, episodes.replicates, batch.spec.num_tasks)
         state = agent.start(exams_view(seen, problem))
         told = problem.feedback == "cost+correct"
         return _Taking(agent, problem, seen.groups, place, numbers, state, told).player
@@ -259,7 +259,7 @@ class TrainingExams:
         num_tasks = self.spec.num_tasks
         batch = self.batch(-(-count // num_tasks))
         tokens, correct = batch.outcomes()
-        uniform = _action_numbers(np.uint64(self.seed), batch.exam_ids, batch.replicates, num_tasks).ravel()
+        uniform = action_numbers(np.uint64(self.seed), batch.exam_ids, batch.replicates, num_tasks).ravel()
         group = batch.groups.ravel()
         offered = self._problem.min_cost[group] < np.iinfo(np.int32).max
         kept = np.flatnonzero(offered.any(1))[:count]
@@ -299,7 +299,7 @@ class TrainingExams:
         could not be learned otherwise.
         """
         batch = self.batch(count, start)
-        uniform = _action_numbers(np.uint64(self.seed), batch.exam_ids, batch.replicates, self.spec.num_tasks)
+        uniform = action_numbers(np.uint64(self.seed), batch.exam_ids, batch.replicates, self.spec.num_tasks)
         row = np.arange(len(batch))
         taking = _Taking(agent, self._problem, batch.groups, row, uniform, state, reveal_correct=True)
         play(taking.player, batch, self.spec.reward, row)

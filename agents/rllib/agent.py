@@ -158,7 +158,9 @@ class PPOAgent(RLlibAgent):
 class GRPOAgent(RLlibAgent):
     """GRPO and its variants; see :meth:`agents.rllib.grpo.GRPOConfig.training`.
 
-    :param group: replicates of every exam.
+    :param group: how often every exam is taken.
+    :param shared_outcomes: whether a group meets the same potential outcomes, see
+        :meth:`agents.rllib.algorithm.ExamSettings.exams`.
     :param advantage: "rtg", "grpo", "dr" or "rloo".
     :param baseline: "group", "optimum" or "oracle".
     :param ratio: "token" or "sequence" (GSPO).
@@ -182,6 +184,7 @@ class GRPOAgent(RLlibAgent):
         entropy: float = 0.003,
         clip: float = 0.2,
         group: int = 8,
+        shared_outcomes: bool = False,
         advantage: str = "rtg",
         baseline: str = "group",
         ratio: str = "token",

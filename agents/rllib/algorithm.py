@@ -72,6 +72,7 @@ class ExamSettings(AlgorithmConfig):
         self.exams_per_minibatch = 128
         self.exams_per_job = 256
         self.group_size = 1
+        self.shared_outcomes = False
         self.hidden = (64, 64)
         self.memory = 0
         self.seed = 0
@@ -103,6 +104,7 @@ class ExamSettings(AlgorithmConfig):
         per_minibatch: int | None = None,
         per_job: int | None = None,
         group_size: int | None = None,
+        shared_outcomes: bool | None = None,
     ) -> Self:
         """Which exams are taken, and in what portions.
 
@@ -112,7 +114,10 @@ class ExamSettings(AlgorithmConfig):
         :param per_minibatch: exams of one gradient step, all learners together.
         :param per_job: most exams that a runner takes at once: the rows of its forward passes. Part of what a result
             depends on (in its last bits), unlike the number of runners.
-        :param group_size: replicates of every exam.
+        :param group_size: how often every exam is taken.
+        :param shared_outcomes: whether all takings of an exam meet the same potential outcomes and differ in their
+            actions alone (common random numbers: what a member earns more than another is then not luck), instead of
+            being replicates.
         """
         if spec is not None:
             register()
@@ -123,6 +128,7 @@ class ExamSettings(AlgorithmConfig):
             "exams_per_minibatch": per_minibatch,
             "exams_per_job": per_job,
             "group_size": group_size,
+            "shared_outcomes": shared_outcomes,
         }.items():
             if value is not None:
                 setattr(self, name, value)
@@ -167,8 +173,9 @@ class ExamSettings(AlgorithmConfig):
         """The jobs of an iteration whose first exam is ``next_exam``."""
         groups = self.exams_per_iteration // self.group_size
         exam_ids = np.repeat(np.arange(next_exam, next_exam + groups), self.group_size)
-        replicates = np.tile(np.arange(self.group_size), groups)
-        return job_list(exam_ids, replicates, self.exams_per_job)
+        members = np.tile(np.arange(self.group_size), groups)
+        replicates = np.zeros_like(members) if self.shared_outcomes else members
+        return job_list(exam_ids, replicates, members, self.exams_per_job)
 
     def columns(self, rollout: Rollout) -> dict[str, npt.NDArray[Any]]:
         """The algorithm's own columns of the training batch, (T,) each."""

@@ -140,9 +140,10 @@ class ExamRunner(EnvRunner, Checkpointable):
         self.env.close()
 
 
-def job_list(exam_ids: npt.NDArray[np.int64], replicates: npt.NDArray[np.int64], size: int) -> list[Job]:
+def job_list(
+    exam_ids: npt.NDArray[np.int64], replicates: npt.NDArray[np.int64], members: npt.NDArray[np.int64], size: int
+) -> list[Job]:
     """Cut exams into jobs of at most ``size``."""
-    return [
-        Job(number, exam_ids[first : first + size], replicates[first : first + size])
-        for number, first in enumerate(range(0, len(exam_ids), size))
-    ]
+    starts = range(0, len(exam_ids), size)
+    parts = [(exam_ids[i : i + size], replicates[i : i + size], members[i : i + size]) for i in starts]
+    return [Job(number, *part) for number, part in enumerate(parts)]

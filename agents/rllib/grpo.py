@@ -8,8 +8,6 @@ import numpy as np
 import numpy.typing as npt
 from ray.rllib.evaluation.postprocessing import Postprocessing
 
-from agents.base import exams_view, public_problem
-from agents.planners.dynamic_programming import TrueBellman
 from agents.rllib.advantages import ADVANTAGES, Advantage, advantages
 from agents.rllib.algorithm import ExamAlgorithm, ExamSettings
 from agents.rllib.learners import GRPOTorchLearner
@@ -17,7 +15,7 @@ from agents.rllib.losses import AGGREGATIONS, RATIOS, Aggregation, Ratio
 from agents.rllib.registration import spec_of
 from agents.rllib.rollouts import Rollout, reward_scale
 from roi_env.exam import ExamSpec, draw_exams
-from roi_env.references import oracle_values
+from roi_env.references import optimum_tables, oracle_values
 
 Baseline = Literal["group", "optimum", "oracle"]
 BASELINES: Final[tuple[Baseline, ...]] = get_args(Baseline)
@@ -145,10 +143,7 @@ def exam_values(
     if baseline == "oracle":
         return oracle_values(draw_exams(spec, exam_seed, rollout.exam_ids, rollout.replicates))
     ids, inverse = np.unique(rollout.exam_ids, return_inverse=True)
-    batch, problem = draw_exams(spec, exam_seed, ids), public_problem(spec)
-    values = TrueBellman(problem, spec.source.published).tables(exams_view(batch, problem)).value
-    # Blind, values come by the first task's group.
-    return np.asarray(values if spec.preview else values[batch.groups[:, 0]])[inverse]
+    return optimum_tables(draw_exams(spec, exam_seed, ids)).value[inverse]
 
 
 class GRPO(ExamAlgorithm):

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from agents.base import Agent, DecisionView, ExamsView, Problem, Probs, public_problem
-from agents.evaluation import rollout
+from agents.base import Agent, DecisionView, ExamsView, Problem, Probs, one_hot, public_problem
+from agents.evaluation import action_numbers, pick_actions, rollout
 from agents.rllib.losses import masked_log_softmax
 from agents.rllib.networks import PolicyNetwork, one_thread
 from roi_env.exam import ExamSpec, draw_exams
@@ -28,12 +28,14 @@ class Job:
 
     :param number: the job's place among those of its iteration.
     :param exam_ids: (E,) int64.
-    :param replicates: (E,) int64.
+    :param replicates: (E,) int64, which name the outcomes.
+    :param members: (E,) int64, which with the exam ids name the actions' random numbers.
     """
 
     number: int
     exam_ids: npt.NDArray[np.int64]
     replicates: npt.NDArray[np.int64]
+    members: npt.NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.exam_ids)
@@ -103,13 +105,17 @@ def concatenate(parts: Sequence[Rollout]) -> Rollout:
 
 
 class _Recorder(Agent):
-    """Plays a network's distribution and keeps what the learner needs of every decision."""
+    """Plays actions drawn from a network's distribution and keeps what the learner needs of every decision.
+
+    :param numbers: (E, N) uniform numbers that pick the actions.
+    """
 
     name = "recorder"
 
-    def __init__(self, problem: Problem, network: PolicyNetwork, rows: int) -> None:
+    def __init__(self, problem: Problem, network: PolicyNetwork, rows: int, numbers: npt.NDArray[np.float64]) -> None:
         super().__init__(problem)
         self.network = network
+        self.numbers = numbers
         self.rows = rows
         self.records: list[tuple[npt.NDArray[Any], ...]] = []
 
@@ -131,7 +137,8 @@ class _Recorder(Agent):
         seen = np.zeros(len(view), np.float32) if values is None else values[place].numpy()
         self.records.append((view.exam, observations, mask, logp, seen))
         probs = np.where(mask, np.exp(logp.astype(np.float64)), 0.0)
-        return probs / probs.sum(1, keepdims=True), state
+        actions = pick_actions(probs / probs.sum(1, keepdims=True), self.numbers[view.exam, view.position])
+        return one_hot(actions, mask.shape[1]), state
 
 
 def take_exams(
@@ -139,14 +146,15 @@ def take_exams(
 ) -> Rollout:
     """Let a network take a job's exams, once each, actions drawn from its distribution.
 
-    Actions are drawn with numbers named by (``action_seed``, exam id, replicate, position).
+    Actions are drawn with numbers named by (``action_seed``, exam id, member, position).
 
     :param rows: rows of every forward pass, at least the job's number of exams.
     """
-    recorder = _Recorder(public_problem(spec), network, rows)
+    numbers = action_numbers(np.uint64(action_seed), job.exam_ids, job.members, spec.num_tasks)
+    recorder = _Recorder(public_problem(spec), network, rows, numbers)
     batch = draw_exams(spec, exam_seed, job.exam_ids, job.replicates)
     with torch.no_grad(), one_thread():
-        records = rollout(recorder, batch, seed=action_seed, chunk=len(job))
+        records = rollout(recorder, batch, chunk=len(job))
     reached = records.reached
     # Recorded position by position; wanted exam by exam.
     exam = np.concatenate([record[0] for record in recorder.records])

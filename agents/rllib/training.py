@@ -34,7 +34,7 @@ def make_config(name: str, spec: ExamSpec, *, seed: int, exam_seed: int, params:
     elif name == "grpo":
         config = (
             GRPOConfig()
-            .exams(group_size=params["group"])
+            .exams(group_size=params["group"], shared_outcomes=params["shared_outcomes"])
             .training(
                 advantage=params["advantage"],
                 baseline=params["baseline"],
