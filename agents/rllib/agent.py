@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 try:
     import torch
@@ -38,6 +40,7 @@ class RLlibAgent(NeuralAgent):
     :param greedy: as in :class:`agents.neural.NeuralAgent`.
     """
 
+    distributed = True
     algorithm: ClassVar[Literal["ppo", "grpo"]]
     has_critic: ClassVar[bool]
 
@@ -76,7 +79,7 @@ class RLlibAgent(NeuralAgent):
         """See :meth:`Agent.act`."""
         if self.markov:
             return super().act(view, state)
-        probs = np.empty(view.mask.shape)
+        probs = np.empty((len(view), view.mask.shape[1]))
         after = state.clone()
         observations, mask = torch.from_numpy(view.observations), torch.from_numpy(view.mask)
         exam = torch.from_numpy(view.exam)
@@ -95,18 +98,38 @@ class RLlibAgent(NeuralAgent):
         probs = np.where(view.mask, probs, 0.0)
         return probs / probs.sum(1, keepdims=True), after
 
-    def train(self, practice: Practice, seed: int, report: Report | None = None) -> None:
-        """See :meth:`NeuralAgent.train`: in this process, with RLlib's learner and our runner but no Ray cluster.
+    def take_over(self, weights: dict[str, npt.NDArray[Any]]) -> None:
+        """Take the weights of an RLlib module."""
+        prefix = "network."
+        self.restore({name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)})
 
-        The result is the same, bit for bit, as that of :func:`agents.rllib.training.train_rllib` with any number of
-        runners on the same kind of CPU.
+    def train(
+        self,
+        practice: Practice,
+        seed: int,
+        report: Report | None = None,
+        checkpoint: str | Path | None = None,
+        *,
+        runners: int = 0,
+        learners: int = 0,
+        address: str | None = None,
+    ) -> None:
+        """See :meth:`NeuralAgent.train`. Where it trains changes nothing in the result (see
+        :func:`agents.rllib.training.train_rllib`; several learners: but for the last bits of sums).
+
+        :param report: called after every iteration.
+        :param checkpoint: file; a continued run gives the weights of one that was never interrupted, bit for bit.
+        :param runners: remote processes that take exams; 0: this one does.
+        :param learners: remote processes that learn; 0: this one does.
+        :param address: of a running Ray cluster.
         """
         with _ray_installed():
-            from agents.rllib.training import make_config, train_here
+            from agents.rllib.training import make_config, train_rllib
 
         config = make_config(self.algorithm, practice.spec, seed=seed, exam_seed=practice.seed, params=self._params)
-        for network, progress in train_here(config, self._params["steps"]):
-            self._network.load_state_dict(network.state_dict())
+        where: dict[str, Any] = {"runners": runners, "learners": learners, "address": address}
+        for weights, progress in train_rllib(config, self._params["steps"], checkpoint=checkpoint, **where):
+            self.take_over(weights)
             if report is not None:
                 report(progress)
 

@@ -59,7 +59,7 @@ _PROBE_EVERY_S = 2.0
 class ExamSettings(AlgorithmConfig):
     """Settings that PPO and GRPO on exams share, and better defaults for RLlib's own.
 
-    ``debugging(seed=...)`` is the training's seed (weights, actions, minibatches), an integer; it never chooses exams.
+    RLlib's own ``debugging(seed=...)`` must stay None: it differs between workers and reseeds global generators.
     """
 
     critic: ClassVar[bool]
@@ -68,14 +68,16 @@ class ExamSettings(AlgorithmConfig):
     def __init__(self, algo_class: Any = None) -> None:
         super().__init__(algo_class=algo_class)
         self.exam_seed = 0
+        self.training_seed = 0
+        self.agent: tuple[str, dict[str, Any]] | None = None
+        """Name and parameters of the agent that these settings train."""
         self.exams_per_iteration = 1024
         self.exams_per_minibatch = 128
         self.exams_per_job = 256
         self.group_size = 1
         self.shared_outcomes = False
-        self.hidden = (64, 64)
+        self.hidden: tuple[int, ...] = (64, 64)
         self.memory = 0
-        self.seed = 0
         self.env_runner_cls = ExamRunner
         self.num_env_runners = 0
         self.gamma = 1.0
@@ -100,6 +102,7 @@ class ExamSettings(AlgorithmConfig):
         spec: ExamSpec | None = None,
         *,
         seed: int | None = None,
+        training_seed: int | None = None,
         per_iteration: int | None = None,
         per_minibatch: int | None = None,
         per_job: int | None = None,
@@ -110,6 +113,7 @@ class ExamSettings(AlgorithmConfig):
 
         :param spec: the kind of exam.
         :param seed: identity's seed of the training exams.
+        :param training_seed: of weights, actions and minibatches.
         :param per_iteration: exams taken in one iteration, replicates counted.
         :param per_minibatch: exams of one gradient step, all learners together.
         :param per_job: most exams that a runner takes at once: the rows of its forward passes. Part of what a result
@@ -124,6 +128,7 @@ class ExamSettings(AlgorithmConfig):
             self.environment(ENV, env_config={"source": spec})
         for name, value in {
             "exam_seed": seed,
+            "training_seed": training_seed,
             "exams_per_iteration": per_iteration,
             "exams_per_minibatch": per_minibatch,
             "exams_per_job": per_job,
@@ -145,15 +150,19 @@ class ExamSettings(AlgorithmConfig):
     def get_default_rl_module_spec(self) -> RLModuleSpec:
         """Our masked network."""
         centre, spread = observation_statistics(public_problem(spec_of(self.env_config)))
-        config = {"hidden": self.hidden, "memory": self.memory, "critic": self.critic, "seed": self.seed}
+        config = {"hidden": self.hidden, "memory": self.memory, "critic": self.critic, "seed": self.training_seed}
         return RLModuleSpec(module_class=ExamModule, model_config={**config, "centre": centre, "spread": spread})
 
     def validate(self) -> None:
         """See :meth:`AlgorithmConfig.validate`."""
         super().validate()
-        if not isinstance(self.seed, int):
-            raise ValueError(f"debugging(seed=...) must be an integer here, got {self.seed!r}")
+        if self.seed is not None:
+            raise ValueError(
+                "debugging(seed=...) differs between workers and reseeds global random numbers: leave it None and use "
+                "exams(seed=..., training_seed=...)"
+            )
         check_seed(self.exam_seed)
+        check_seed(self.training_seed)
         spec_of(self.env_config)
         learners = max(1, self.num_learners)
         if self.group_size < 1 or self.exams_per_iteration % (self.group_size * learners):
@@ -249,8 +258,9 @@ class ExamAlgorithm(Algorithm):
 
     def setup(self, config: Any) -> None:
         """See :meth:`Algorithm.setup`."""
-        self.next_exam = 0
-        self.steps = 0
+        self.next_exam = self.steps = 0
+        self.score = float("nan")
+        self.remote_cpu_seconds = 0.0
         super().setup(config)
 
     def training_step(self) -> None:
@@ -262,15 +272,19 @@ class ExamAlgorithm(Algorithm):
         # Only now: an iteration that was interrupted is repeated, not skipped.
         self.next_exam += config.exams_per_iteration // config.group_size
         self.steps += rollout.steps
-        self._log(rollout)
+        metrics = exam_metrics(spec_of(config.env_config), rollout)
+        self.score = metrics["score_mean"]
+        self._log(rollout, metrics)
         with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
+            before = self._learner_seconds()
             results = update(config, self.learner_group, rollout, self.steps)
+            self.remote_cpu_seconds += self._learner_seconds() - before
             self.metrics.aggregate(results, key=LEARNER_RESULTS)
         if self.env_runner is not None:  # the copy that RLlib evaluates and exports
             self.env_runner.module.set_state(module_weights(self.learner_group))
 
-    def _log(self, rollout: Rollout) -> None:
-        for name, value in exam_metrics(spec_of(self.config.env_config), rollout).items():
+    def _log(self, rollout: Rollout, metrics: dict[str, float]) -> None:
+        for name, value in metrics.items():
             self.metrics.log_value((ENV_RUNNER_RESULTS, name), value, window=1)
         for name, count in {
             NUM_ENV_STEPS_SAMPLED: rollout.steps,
@@ -283,6 +297,12 @@ class ExamAlgorithm(Algorithm):
             "exams_completed_lifetime": len(rollout),
         }.items():
             self.metrics.log_value((ENV_RUNNER_RESULTS, name), count, reduce="lifetime_sum")
+
+    def _learner_seconds(self) -> float:
+        """CPU time of remote learners."""
+        if self.learner_group.is_local:
+            return 0.0
+        return float(sum(result.get() for result in self.learner_group.foreach_learner(lambda _: time.process_time())))
 
     def _count(self, name: str, exams: int) -> None:
         self.metrics.log_value((ENV_RUNNER_RESULTS, f"exams_{name}_lifetime"), exams, reduce="lifetime_sum")
@@ -338,6 +358,7 @@ class ExamAlgorithm(Algorithm):
                 if answer.error is not None:
                     raise answer.error
                 done[answer.number] = answer.rollout
+                self.remote_cpu_seconds += answer.cpu_seconds
             if len(healthy) < group.num_remote_env_runners() and now - probed > _PROBE_EVERY_S:
                 probed = now
                 self.restore_env_runners(group)

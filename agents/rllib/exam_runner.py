@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,6 @@ from ray.rllib.core import COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
 from ray.rllib.env import INPUT_ENV_SINGLE_SPACES, INPUT_ENV_SPACES
 from ray.rllib.env.env_runner import EnvRunner
 from ray.rllib.utils.checkpoints import Checkpointable
-from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 
 from agents.rllib.modules import ExamModule
 from agents.rllib.registration import create, spec_of
@@ -29,12 +29,14 @@ class Answer:
 
     :param token: names the iteration that asked.
     :param number: the job's number in it.
+    :param cpu_seconds: that it took.
     """
 
     token: str
     number: int
     rollout: Rollout | None
     error: Exception | None
+    cpu_seconds: float
 
 
 class ExamRunner(EnvRunner, Checkpointable):
@@ -47,7 +49,6 @@ class ExamRunner(EnvRunner, Checkpointable):
 
     def __init__(self, *, config: Any, **kwargs: Any) -> None:
         super().__init__(config=config, **kwargs)
-        self.worker_index = self.worker_index or 0
         self.spec = spec_of(self.config.env_config)
         self.module: ExamModule
         self.make_env()
@@ -55,7 +56,7 @@ class ExamRunner(EnvRunner, Checkpointable):
 
     def make_env(self) -> None:
         """Make an environment of width 1: it gives the spaces."""
-        self.env = create({**self.config.env_config, "num_envs": 1})
+        self.env: Any = create({**self.config.env_config, "num_envs": 1})
 
     def make_module(self) -> None:
         """Build the module; the weights come with every job."""
@@ -87,7 +88,7 @@ class ExamRunner(EnvRunner, Checkpointable):
             self.spec,
             job,
             exam_seed=self.config.exam_seed,
-            action_seed=self.config.seed,
+            action_seed=self.config.training_seed,
             rows=self.config.exams_per_job,
         )
 
@@ -96,10 +97,12 @@ class ExamRunner(EnvRunner, Checkpointable):
 
         RLlib restarts a runner that raises; a job with a mistake in it would be tried again for ever.
         """
+        begun = time.process_time()
         try:
-            return Answer(token, job.number, self.sample(job=job, weights=weights), None)
+            rollout, problem = self.sample(job=job, weights=weights), None
         except Exception as error:
-            return Answer(token, job.number, None, error)
+            rollout, problem = None, error
+        return Answer(token, job.number, rollout, problem, time.process_time() - begun)
 
     def get_metrics(self) -> Any:
         """Nothing: the driver has every rollout and computes the metrics."""
@@ -113,7 +116,7 @@ class ExamRunner(EnvRunner, Checkpointable):
         **kwargs: Any,
     ) -> dict[str, Any]:
         """See :meth:`Checkpointable.get_state`."""
-        state: dict[str, Any] = {NUM_ENV_STEPS_SAMPLED_LIFETIME: self.num_env_steps_sampled_lifetime}
+        state: dict[str, Any] = {}
         if self._check_component(COMPONENT_RL_MODULE, components, not_components):
             state[COMPONENT_RL_MODULE] = self.module.get_state(**kwargs)
         return state
@@ -123,9 +126,6 @@ class ExamRunner(EnvRunner, Checkpointable):
         if COMPONENT_RL_MODULE in state:
             weights = state[COMPONENT_RL_MODULE]
             self.module.set_state(weights.get(DEFAULT_MODULE_ID, weights))
-        self.num_env_steps_sampled_lifetime = state.get(
-            NUM_ENV_STEPS_SAMPLED_LIFETIME, self.num_env_steps_sampled_lifetime
-        )
 
     def get_ctor_args_and_kwargs(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """See :meth:`Checkpointable.get_ctor_args_and_kwargs`."""

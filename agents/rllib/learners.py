@@ -55,7 +55,7 @@ class WholeExams(TorchLearner):
         size = minibatch_size or len(length)
         learner = getattr(self, "_learner_index", None) or 0
         for epoch in range(num_epochs):
-            order = minibatch_order(self.config.seed, self._weights_seq_no, epoch, learner, len(length))
+            order = minibatch_order(self.config.training_seed, self._weights_seq_no, epoch, learner, len(length))
             for start in range(0, len(order), size):
                 exams = order[start : start + size]
                 count = length[exams]

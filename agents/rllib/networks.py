@@ -58,6 +58,9 @@ class PolicyNetwork(nn.Module):
     :param spread: (size,) that they are then divided by (default 1).
     """
 
+    centre: torch.Tensor
+    spread: torch.Tensor
+
     def __init__(
         self,
         size: int,

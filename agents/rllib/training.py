@@ -1,84 +1,241 @@
-"""Training runs: an algorithm's configuration from parameters, in this process or on a Ray cluster."""
+"""Training runs: a configuration from an agent's parameters; in this process, or on a Ray cluster with the same result."""
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Iterator
-from typing import Any
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
 
+import numpy as np
+import ray
+import torch
+from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_METRICS_LOGGER
+from ray.rllib.core.learner.learner_group import LearnerGroup
+
+from agents.base import public_problem
 from agents.neural import Progress
-from agents.rllib.algorithm import ExamSettings, exam_metrics, module_weights, update
-from agents.rllib.exam_runner import ExamRunner
+from agents.rllib.agent import GRPOAgent, PPOAgent, RLlibAgent
+from agents.rllib.algorithm import ExamAlgorithm, ExamSettings, exam_metrics, module_weights, update
+from agents.rllib.exam_runner import ExamRunner, Weights
 from agents.rllib.grpo import GRPOConfig
-from agents.rllib.networks import PolicyNetwork
 from agents.rllib.ppo import ExamPPOConfig
 from agents.rllib.registration import spec_of
 from agents.rllib.rollouts import concatenate
 from roi_env.exam import ExamSpec
+from roi_env.files import replacing
+
+_AGENTS: Final[dict[str, type[RLlibAgent]]] = {"ppo": PPOAgent, "grpo": GRPOAgent}
 
 
-def make_config(name: str, spec: ExamSpec, *, seed: int, exam_seed: int, params: dict[str, Any]) -> ExamSettings:
+def make_config(
+    name: str, spec: ExamSpec, *, seed: int, exam_seed: int, params: dict[str, Any] | None = None
+) -> ExamSettings:
     """The configuration of a named algorithm.
 
     :param name: "ppo" or "grpo".
     :param spec: kind of exam.
     :param seed: of weights, actions and minibatches.
     :param exam_seed: identity's seed of the training exams.
-    :param params: the agent's parameters (:class:`agents.rllib.agent.PPOAgent` and its siblings), all of them.
+    :param params: parameters of :class:`agents.rllib.agent.PPOAgent` or ``GRPOAgent`` other than the defaults.
+    :raises ValueError: for an unknown name or parameter.
     """
+    if name not in _AGENTS:
+        raise ValueError(f"algorithm must be one of {sorted(_AGENTS)}, got {name!r}")
+    signature = inspect.signature(_AGENTS[name].__init__).parameters.values()
+    p = {entry.name: entry.default for entry in signature if entry.kind is entry.KEYWORD_ONLY}
+    if unknown := (params or {}).keys() - p:
+        raise ValueError(f"{name} has no parameter {sorted(unknown)}; it takes {sorted(p)}")
+    p |= params or {}
     config: ExamSettings
     if name == "ppo":
-        config = ExamPPOConfig().training(
-            lambda_=params["lambda_"], clip_param=params["clip"], vf_loss_coeff=params["vf"]
-        )
-    elif name == "grpo":
-        config = (
-            GRPOConfig()
-            .exams(group_size=params["group"], shared_outcomes=params["shared_outcomes"])
-            .training(
-                advantage=params["advantage"],
-                baseline=params["baseline"],
-                ratio=params["ratio"],
-                aggregation=params["aggregation"],
-                clip_param=params["clip"],
-                kl=params["kl"],
-                kl_coeff=params["kl_coeff"],
-            )
-        )
+        config = ExamPPOConfig().training(lambda_=p["lambda_"], vf_loss_coeff=p["vf"])
     else:
-        raise ValueError(f"algorithm must be 'ppo' or 'grpo', got {name!r}")
-    config.exams(spec, seed=exam_seed, per_iteration=params["exams"], per_minibatch=params["minibatch"])
-    config.network(hidden=(params["width"],) * params["layers"], memory=params["memory"])
-    config.debugging(seed=seed, log_level="ERROR")
-    config.training(lr=[[0, params["lr"]], [params["steps"], 0.0]], num_epochs=params["epochs"])
-    config.entropy_coeff = params["entropy"]
+        config = GRPOConfig().exams(group_size=p["group"], shared_outcomes=p["shared_outcomes"])
+        names = ("advantage", "baseline", "ratio", "aggregation", "kl", "kl_coeff")
+        config.training(**{name: p[name] for name in names})
+    config.exams(spec, seed=exam_seed, training_seed=seed, per_iteration=p["exams"], per_minibatch=p["minibatch"])
+    config.network(hidden=(p["width"],) * p["layers"], memory=p["memory"])
+    config.training(
+        lr=[[0, p["lr"]], [p["steps"], 0.0]],
+        num_epochs=p["epochs"],
+        clip_param=p["clip"],
+        entropy_coeff=p["entropy"],
+    )
+    config.agent = (name, p)
     return config
 
 
-def train_here(config: ExamSettings, steps: int) -> Iterator[tuple[PolicyNetwork, Progress]]:
-    """Train in this process without a Ray cluster: RLlib's learner, our runner, the iterations of
-    :class:`agents.rllib.algorithm.ExamAlgorithm`.
+def build_algorithm(
+    name: str,
+    spec: ExamSpec,
+    *,
+    seed: int,
+    exam_seed: int,
+    params: dict[str, Any] | None = None,
+    runners: int = 0,
+    learners: int = 0,
+) -> ExamAlgorithm:
+    """An RLlib algorithm, ready for ``train()``; Ray is started if it is not running.
 
-    :param steps: environment steps to reach.
-    :returns: after each iteration the network (to be read, not kept) and the progress.
+    :param runners: remote processes that take exams; 0: the driver takes them.
+    :param learners: remote processes that learn; 0: the driver learns.
     """
-    config.validate()
-    spec = spec_of(config.env_config)
-    begun = time.process_time()
-    runner = ExamRunner(config=config, worker_index=0)
-    learners = config.build_learner_group(rl_module_spec=config.get_multi_rl_module_spec(spaces=runner.get_spaces()))
-    per_iteration = config.num_epochs * (config.exams_per_iteration // config.exams_per_minibatch)
-    taken = updates = next_exam = 0
-    aside = 0.0
-    while taken < steps:
-        runner.module.set_state(module_weights(learners))
-        rollout = concatenate([runner.sample(job=job) for job in config.jobs(next_exam)])
-        next_exam += config.exams_per_iteration // config.group_size
-        taken += rollout.steps
-        update(config, learners, rollout, taken)
-        updates += per_iteration
-        runner.module.set_state(module_weights(learners))
-        paused = time.process_time()
-        score = exam_metrics(spec, rollout)["score_mean"]
-        yield runner.module.network, Progress(taken, steps, updates, paused - begun - aside, score)
-        aside += time.process_time() - paused
+    config = make_config(name, spec, seed=seed, exam_seed=exam_seed, params=params)
+    config.env_runners(num_env_runners=runners).learners(num_learners=learners)
+    return config.build_algo()  # type: ignore[no-any-return]
+
+
+def agent_of(algorithm: ExamAlgorithm) -> RLlibAgent:
+    """What an algorithm has learned so far, as an agent."""
+    name, params = algorithm.config.agent
+    agent = _AGENTS[name](public_problem(spec_of(algorithm.config.env_config)), **params)
+    agent.name = f"rllib-{name}"  # type: ignore[misc]
+    agent.take_over(module_weights(algorithm.learner_group))
+    return agent
+
+
+class LocalRun:
+    """The iterations of :class:`ExamAlgorithm` without it: RLlib's learner and our runner in this process, no Ray."""
+
+    def __init__(self, config: ExamSettings) -> None:
+        config.validate()
+        self.config = config
+        self.runner = ExamRunner(config=config, worker_index=0)
+        self.learner_group: LearnerGroup = config.build_learner_group(
+            rl_module_spec=config.get_multi_rl_module_spec(spaces=self.runner.get_spaces())
+        )
+        self.next_exam = self.steps = 0
+        self.score = float("nan")
+        self.remote_cpu_seconds = 0.0
+
+    def train(self) -> None:
+        """One iteration."""
+        self.runner.module.set_state(module_weights(self.learner_group))
+        rollout = concatenate([self.runner.sample(job=job) for job in self.config.jobs(self.next_exam)])
+        self.next_exam += self.config.exams_per_iteration // self.config.group_size
+        self.steps += rollout.steps
+        self.score = exam_metrics(spec_of(self.config.env_config), rollout)["score_mean"]
+        update(self.config, self.learner_group, rollout, self.steps)
+
+
+def run(
+    training: LocalRun | ExamAlgorithm, steps: int, checkpoint: str | Path | None
+) -> Iterator[tuple[Weights, Progress]]:
+    """Iterations of a training until it has taken ``steps`` environment steps.
+
+    :param checkpoint: file that is written after every iteration, and continued from where it exists: then the result
+        is, bit for bit, that of a run that was never interrupted. An interruption at any moment (Ctrl-C) leaves a
+        valid file.
+    :returns: after each iteration the weights and the progress.
+    :raises ValueError: for a checkpoint of another run, or a file that is none.
+    """
+    config, path = training.config, None if checkpoint is None else Path(checkpoint)
+    assert config.agent is not None, "make_config names the agent"
+    name, params = config.agent
+    header = {
+        "algorithm": name,
+        # A run may be made longer.
+        "params": {key: value for key, value in params.items() if key not in ("steps", "greedy")},
+        "seed": config.training_seed,
+        "exams": config.exam_seed,
+    }
+    updates, spent = 0, 0.0
+    if path is not None and path.exists():
+        state = _read(path, header)
+        training.learner_group.set_state({COMPONENT_LEARNER: state["learner"]})
+        training.next_exam, training.steps = state["next_exam"], state["steps"]
+        updates, spent = state["updates"], state["cpu_seconds"]
+    while training.steps < steps:
+        begun, remote = time.process_time(), training.remote_cpu_seconds
+        training.train()
+        updates += config.num_epochs * (config.exams_per_iteration // config.exams_per_minibatch)
+        weights = module_weights(training.learner_group)
+        spent += time.process_time() - begun + training.remote_cpu_seconds - remote
+        if path is not None:
+            learner = training.learner_group.get_state(not_components=COMPONENT_METRICS_LOGGER)[COMPONENT_LEARNER]
+            learner.pop(COMPONENT_METRICS_LOGGER, None)
+            counts = {"next_exam": training.next_exam, "steps": training.steps, "updates": updates}
+            _write(path, {"header": header, "learner": learner, "cpu_seconds": spent, **counts})
+        yield weights, Progress(training.steps, steps, updates, spent, training.score)
+
+
+def _write(path: Path, state: dict[str, Any]) -> None:
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        torch.save(_map(state, np.ndarray, torch.from_numpy), file)
+
+
+def _read(path: Path, header: dict[str, Any]) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = _map(torch.load(path, weights_only=True), torch.Tensor, torch.Tensor.numpy)
+        found = state["header"]
+    except Exception as error:
+        raise ValueError(f"{path}: not a checkpoint of an RLlib agent ({error}); delete it to begin anew") from error
+    if found != header:
+        differing = sorted(k for k in found.keys() | header.keys() if found.get(k) != header.get(k))
+        raise ValueError(
+            f"{path}: a checkpoint of another run ({', '.join(differing)} differ): train with the same settings, or "
+            "delete it to begin anew"
+        )
+    return state
+
+
+def _map(value: Any, kind: type, convert: Any) -> Any:
+    """``value`` with every ``kind`` inside it converted; NumPy's scalars become Python's."""
+    if isinstance(value, kind):
+        return convert(value)
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, dict):
+        return {key: _map(entry, kind, convert) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_map(entry, kind, convert) for entry in value)
+    return value
+
+
+@contextmanager
+def connected(address: str | None, cpus: int) -> Iterator[None]:
+    """A Ray cluster to train on: the one in use, else that at ``address``, else one started here and stopped again.
+
+    :param address: of a running cluster ("auto": this machine's), or None.
+    :param cpus: of a cluster started here.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
+    ray.init(**({"address": address, "log_to_driver": False} if address else {"num_cpus": cpus, **quiet}))
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def train_rllib(
+    config: ExamSettings,
+    steps: int,
+    *,
+    checkpoint: str | Path | None = None,
+    runners: int = 0,
+    learners: int = 0,
+    address: str | None = None,
+) -> Iterator[tuple[Weights, Progress]]:
+    """Train; see :func:`run`. Without runners, learners and address no Ray is started.
+
+    :param runners: remote processes that take exams. The result does not depend on their number.
+    :param learners: remote processes that learn; each has its share of every minibatch. Sums over several learners
+        differ from one learner's in their last bits.
+    :param address: of a running Ray cluster.
+    """
+    if not runners and not learners and address is None:
+        yield from run(LocalRun(config), steps, checkpoint)
+        return
+    config.env_runners(num_env_runners=runners).learners(num_learners=learners)
+    with connected(address, cpus=1 + runners + learners):
+        algorithm = config.build_algo()
+        try:
+            yield from run(algorithm, steps, checkpoint)
+        finally:
+            algorithm.stop()
