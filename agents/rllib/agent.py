@@ -155,6 +155,13 @@ class PPOAgent(RLlibAgent):
 
     algorithm = "ppo"
     has_critic = True
+    search_space: ClassVar[dict[str, tuple[Any, ...]]] = {
+        "lr": (1e-3, 2e-3, 3e-3, 5e-3),
+        "entropy": (0.003, 0.01, 0.03, 0.1),
+        "lambda_": (0.3, 0.5, 0.8, 0.95),
+        "epochs": (2, 4, 8),
+        "minibatch": (64, 128, 256),
+    }
 
     def __init__(
         self,
@@ -194,6 +201,13 @@ class GRPOAgent(RLlibAgent):
 
     algorithm = "grpo"
     has_critic = False
+    search_space: ClassVar[dict[str, tuple[Any, ...]]] = {
+        "lr": (1e-3, 2e-3, 3e-3, 5e-3),
+        "entropy": (0.01, 0.03, 0.1, 0.2),
+        "group": (4, 8, 16, 32),
+        "epochs": (2, 4, 8),
+        "minibatch": (64, 128, 256),
+    }
 
     def __init__(
         self,
