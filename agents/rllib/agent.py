@@ -155,21 +155,28 @@ class PPOAgent(RLlibAgent):
 
     algorithm = "ppo"
     has_critic = True
+    search_space: ClassVar[dict[str, tuple[Any, ...]]] = {
+        "lr": (1e-3, 2e-3, 3e-3, 5e-3),
+        "entropy": (0.003, 0.01, 0.03, 0.1),
+        "lambda_": (0.3, 0.5, 0.8, 0.95),
+        "epochs": (2, 4, 8),
+        "minibatch": (64, 128, 256),
+    }
 
     def __init__(
         self,
         problem: Problem,
         *,
-        steps: int = 2_000_000,
+        steps: int = 1_200_000,
         exams: int = 1024,
         minibatch: int = 128,
         epochs: int = 4,
-        lr: float = 1e-3,
-        entropy: float = 0.003,
+        lr: float = 3e-3,
+        entropy: float = 0.01,
         clip: float = 0.2,
-        lambda_: float = 0.95,
+        lambda_: float = 0.5,
         vf: float = 0.5,
-        width: int = 64,
+        width: int = 128,
         layers: int = 2,
         memory: int = 0,
         greedy: bool = True,
@@ -194,17 +201,24 @@ class GRPOAgent(RLlibAgent):
 
     algorithm = "grpo"
     has_critic = False
+    search_space: ClassVar[dict[str, tuple[Any, ...]]] = {
+        "lr": (1e-3, 2e-3, 3e-3, 5e-3),
+        "entropy": (0.01, 0.03, 0.1, 0.2),
+        "group": (4, 8, 16, 32),
+        "epochs": (2, 4, 8),
+        "minibatch": (128, 256, 512),
+    }
 
     def __init__(
         self,
         problem: Problem,
         *,
-        steps: int = 2_000_000,
-        exams: int = 1024,
-        minibatch: int = 128,
+        steps: int = 2_400_000,
+        exams: int = 2048,
+        minibatch: int = 256,
         epochs: int = 4,
-        lr: float = 1e-3,
-        entropy: float = 0.003,
+        lr: float = 3e-3,
+        entropy: float = 0.1,
         clip: float = 0.2,
         group: int = 8,
         shared_outcomes: bool = False,
@@ -214,7 +228,7 @@ class GRPOAgent(RLlibAgent):
         aggregation: str = "token",
         kl: str = "exact",
         kl_coeff: float = 0.0,
-        width: int = 64,
+        width: int = 128,
         layers: int = 2,
         memory: int = 0,
         greedy: bool = True,
