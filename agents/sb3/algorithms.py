@@ -169,6 +169,12 @@ class PPOAgent(SB3Agent):
     name: ClassVar[str] = "sb3-ppo"
     algorithm: ClassVar[Callable[..., BaseAlgorithm]] = sb3.PPO
     policy_class: ClassVar[type[BasePolicy]] = ActorCriticPolicy
+    search_space: ClassVar[dict[str, tuple[Any, ...]]] = {
+        "learning_rate": (1e-3, 2e-3, 3e-3, 5e-3),
+        "ent_coef": (0.003, 0.01, 0.03),
+        "gae_lambda": (0.3, 0.5, 0.7, 0.95),
+        "n_epochs": (5, 10),
+    }
 
     def __init__(
         self,
@@ -233,6 +239,13 @@ class A2CAgent(SB3Agent):
     name: ClassVar[str] = "sb3-a2c"
     algorithm = sb3.A2C
     policy_class = ActorCriticPolicy
+    search_space: ClassVar[dict[str, tuple[Any, ...]]] = {
+        "learning_rate": (5e-4, 1e-3, 2e-3, 4e-3),
+        "ent_coef": (0.003, 0.01, 0.03),
+        "gae_lambda": (0.5, 0.8, 0.95),
+        "n_steps": (2, 5, 10),
+        "num_envs": (16, 32, 64),
+    }
 
     def __init__(
         self,
@@ -287,6 +300,13 @@ class DQNAgent(SB3Agent):
     name: ClassVar[str] = "sb3-dqn"
     algorithm = sb3.DQN
     policy_class = DQNPolicy
+    search_space: ClassVar[dict[str, tuple[Any, ...]]] = {
+        "learning_rate": (3e-4, 1e-3, 2e-3),
+        "train_freq": (1, 2, 4),
+        "target_update_interval": (500, 1_000, 4_000),
+        "exploration_fraction": (0.2, 0.4, 0.6),
+        "exploration_final_eps": (0.02, 0.05, 0.1),
+    }
 
     def __init__(
         self,
