@@ -428,7 +428,7 @@ def rollouts(
 )
 def tune(
     agent: Annotated[list[str], typer.Option(help="Agents that learn in the environment; repeatable")],
-    out: Annotated[Path, typer.Option(help="File to write (JSON)")],
+    out: Annotated[Path, typer.Option(help="File to write (JSON); other agents already in it stay in it")],
     trials: Annotated[int, typer.Option(help="Trials of every agent; the first is its defaults", min=1)] = 8,
     steps: Annotated[int, typer.Option(help="Environment steps of every trial", min=1)] = 100_000,
     setting: Annotated[
@@ -448,7 +448,8 @@ def tune(
         source, _, budget = text.partition(":")
         if source not in FAMILIES:
             raise ConfigError(f"setting {text!r} must read family:budget, e.g. signal:0.3; families: {list(FAMILIES)}")
-        settings.append({"source": source, "budget": _budget(budget)})
+        memory = {"feedback": "cost+correct"} if source == "latent" else {}
+        settings.append({"source": source, "budget": _budget(budget)} | memory)
     tasks = search_tasks(agent, settings, trials, steps)
     console.print(
         f"{len(agent)} agents x {trials} trials x {len(settings)} settings x {steps:,} steps: {len(tasks)} runs; "

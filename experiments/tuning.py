@@ -49,7 +49,7 @@ class Task:
     def file(self) -> str:
         """Name of the result's file."""
         where = "-".join(str(value) for value in self.setting.values())
-        return f"{self.agent}-{self.trial:02d}-{where}.json"
+        return f"{self.agent}-{self.trial:02d}-{where}-{self.params['steps']}.json"
 
 
 @dataclass(frozen=True)
@@ -69,18 +69,29 @@ class Tuning:
 def read_tuning(path: Path) -> Tuning:
     """Read a file written by :func:`write_tuning`.
 
-    :raises ConfigError: where the file is missing or malformed, or agents had different numbers of trials.
+    :raises ConfigError: where the file is missing or malformed, or agents had different tuning budgets.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        agents = content["agents"]
-        trials = {name: len(entry["trials"]) for name, entry in agents.items()}
+        agents = _read_agents(path)
+        budgets = {
+            name: (len(entry["trials"]), len(entry["settings"]), entry["steps"]) for name, entry in agents.items()
+        }
         params = {name: dict(entry["params"]) for name, entry in agents.items()}
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{path}: not a tuning file written by `roi tune` ({error!r})") from error
+    if len(set(budgets.values())) != 1:
+        raise ConfigError(
+            f"{path}: agents were tuned with different budgets (trials, settings, steps): {budgets}; tune them all with "
+            "one command of `roi tune`, or with equal --trials, --steps and numbers of --setting"
+        )
+    return Tuning(path, next(iter(budgets.values()))[0], params)
+
+
+def _read_agents(path: Path) -> dict[str, dict[str, Any]]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))["agents"])
     except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise ConfigError(f"{path}: not a tuning file written by `roi tune` ({error!r})") from error
-    if len(set(trials.values())) != 1:
-        raise ConfigError(f"{path}: agents were tuned with different numbers of trials ({trials}): finish `roi tune`")
-    return Tuning(path, next(iter(trials.values())), params)
 
 
 def search_tasks(
@@ -138,8 +149,12 @@ def run_tasks(tasks: list[Task], folder: Path, workers: int) -> Iterator[Task]:
 def write_tuning(tasks: list[Task], folder: Path, path: Path) -> dict[str, dict[str, Any]]:
     """Choose every agent's best trial by its mean validation score over the settings, and write the file.
 
+    Other agents of a file that is there already stay in it: agents with memory are tuned where memory matters.
+
     :returns: the chosen entries by agent.
+    :raises ConfigError: where the file that is there is not one of tuning.
     """
+    kept = _read_agents(path) if path.exists() else {}
     results: dict[str, dict[int, list[dict[str, Any]]]] = {}
     for task in tasks:
         result = json.loads((folder / task.file).read_text(encoding="utf-8"))
@@ -155,13 +170,14 @@ def write_tuning(tasks: list[Task], folder: Path, path: Path) -> dict[str, dict[
             for _, runs in sorted(trials.items())
         ]
         best = max(rows, key=lambda row: float(np.mean(row["scores"])))
-        chosen[name] = {"params": best["params"], "score": float(np.mean(best["scores"])), "trials": rows}
-    record = {
-        "settings": [task.setting for task in tasks if (task.agent, task.trial) == (tasks[0].agent, 0)],
-        "steps": tasks[0].params["steps"],
-        "seed": SEED,
-        "agents": chosen,
-    }
+        chosen[name] = {
+            "params": best["params"],
+            "score": float(np.mean(best["scores"])),
+            "settings": [run["setting"] for run in trials[0]],
+            "steps": tasks[0].params["steps"],
+            "trials": rows,
+        }
+    record = {"seed": SEED, "agents": kept | chosen}
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return chosen

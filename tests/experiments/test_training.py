@@ -169,19 +169,29 @@ def test_tuning_gives_every_agent_the_same_trials_and_resumes(tmp_path: Path) ->
     record = json.loads(out.read_text())["agents"]["sb3-a2c"]
     best = max(record["trials"], key=lambda trial: trial["scores"][0])
     assert tuning.params["sb3-a2c"] == best["params"]
+    # Another agent's search adds to the file.
+    other = ["sb3-dqn" if word == "sb3-a2c" else word for word in command]
+    assert CliRunner().invoke(app, other, catch_exceptions=False).exit_code == 0
+    agents = json.loads(out.read_text())["agents"]
+    assert agents["sb3-a2c"] == record
+    assert agents["sb3-dqn"]["settings"] == record["settings"]
     # A comparison uses them, and refuses agents that were not tuned.
     cells = plan(config(agents=["sb3-a2c"], tuned=str(out)), expand(config()))
     text = next(cell.text for cell in cells if cell.agent == "sb3-a2c")
     assert parse_agent(text)[1] == tuning.params["sb3-a2c"] | {"steps": 400}
     with pytest.raises(ConfigError, match="not tuned"):
-        plan(config(agents=["sb3-dqn"], tuned=str(out)), expand(config()))
+        plan(config(agents=["sb3-ppo"], tuned=str(out)), expand(config()))
 
 
 def test_unequal_tuning_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "tuned.json"
-    entries = {"a": {"params": {}, "trials": [1]}, "b": {"params": {}, "trials": [1, 2]}}
-    path.write_text(json.dumps({"agents": entries}))
-    with pytest.raises(ConfigError, match="different numbers of trials"):
+    equal = {"params": {}, "trials": [1, 2], "settings": [{}], "steps": 10}
+    for unequal in ({"trials": [1]}, {"settings": [{}, {}]}, {"steps": 20}):
+        path.write_text(json.dumps({"agents": {"a": equal, "b": equal | unequal}}))
+        with pytest.raises(ConfigError, match="different budgets"):
+            read_tuning(path)
+    path.write_text(json.dumps({"agents": {"a": equal, "b": {"params": {}, "trials": [1]}}}))
+    with pytest.raises(ConfigError, match="not a tuning file"):
         read_tuning(path)
     path.write_text("{")
     with pytest.raises(ConfigError, match="not a tuning file"):
