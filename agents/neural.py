@@ -80,11 +80,13 @@ class NeuralAgent(Agent):
     """Whether ``train`` also takes ``runners``, ``learners`` and ``address``: where to train, not what."""
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {}
     """Values that `roi tune` draws from, by constructor parameter."""
+    training_only: ClassVar[tuple[str, ...]] = ()
+    """First parts of the names of weights that acting does not need (a critic's): they are not saved."""
     greedy: bool = True
 
     @abstractmethod
     def network(self) -> torch.nn.Module:
-        """The network, trained or not; its ``state_dict`` is what is saved."""
+        """The network, trained or not; what acting needs of its ``state_dict`` is saved."""
 
     @abstractmethod
     def preferences(self, observations: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -117,15 +119,19 @@ class NeuralAgent(Agent):
         return probs / probs.sum(1, keepdims=True), state
 
     def learned(self) -> dict[str, npt.NDArray[Any]]:
-        """The network's weights by name."""
-        return {name: value.detach().cpu().numpy() for name, value in self.network().state_dict().items()}
+        """The weights that acting needs, by name."""
+        state = self.network().state_dict()
+        return {k: v.detach().cpu().numpy() for k, v in state.items() if not k.startswith(self.training_only)}
 
     def restore(self, learned: dict[str, npt.NDArray[Any]]) -> None:
-        """Load the network's weights.
+        """Load the network's weights; those that only training needs stay as they are where they are not given.
 
         :raises ValueError: where names or shapes do not fit the network (another problem, another architecture).
         """
+        network = self.network()
+        kept = {k: v for k, v in network.state_dict().items() if k.startswith(self.training_only)}
+        given = {name: torch.from_numpy(value.copy()) for name, value in learned.items()}
         try:
-            self.network().load_state_dict({name: torch.from_numpy(value.copy()) for name, value in learned.items()})
+            network.load_state_dict(kept | given)
         except RuntimeError as error:
             raise ValueError(f"saved weights of agent {self.name!r} do not fit this problem: {error}") from error

@@ -41,6 +41,7 @@ class RLlibAgent(NeuralAgent):
     """
 
     distributed = True
+    training_only = ("critic.",)
     algorithm: ClassVar[Literal["ppo", "grpo"]]
     has_critic: ClassVar[bool]
 

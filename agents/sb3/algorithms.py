@@ -65,6 +65,7 @@ class SB3Agent(NeuralAgent):
 
     algorithm: ClassVar[Callable[..., BaseAlgorithm]]
     policy_class: ClassVar[type[BasePolicy]]
+    training_only = ("mlp_extractor.value_net.", "value_net.", "q_net_target.")
 
     def __init__(
         self,
