@@ -32,7 +32,8 @@ class RLlibAgent(NeuralAgent):
     :param minibatch: exams of one gradient step.
     :param epochs: passes over an iteration's exams.
     :param lr: learning rate, falling linearly to zero over ``steps``.
-    :param entropy: coefficient of the entropy bonus.
+    :param entropy: coefficient of the entropy bonus, falling linearly to zero over ``steps``: early decisions are first
+        judged by what a wide range of later ones makes of them, in the end by what the greedy policy will do.
     :param clip: clipping range of the importance ratio.
     :param width: units of every hidden layer.
     :param layers: hidden layers.
@@ -158,7 +159,7 @@ class PPOAgent(RLlibAgent):
     has_critic = True
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {
         "lr": (1e-3, 2e-3, 3e-3, 5e-3),
-        "entropy": (0.003, 0.01, 0.03, 0.1),
+        "entropy": (0.03, 0.1, 0.3, 0.5),
         "lambda_": (0.3, 0.5, 0.8, 0.95),
         "epochs": (2, 4, 8),
         "minibatch": (64, 128, 256),
@@ -170,12 +171,12 @@ class PPOAgent(RLlibAgent):
         *,
         steps: int = 1_200_000,
         exams: int = 1024,
-        minibatch: int = 128,
+        minibatch: int = 256,
         epochs: int = 4,
         lr: float = 3e-3,
-        entropy: float = 0.01,
+        entropy: float = 0.3,
         clip: float = 0.2,
-        lambda_: float = 0.5,
+        lambda_: float = 0.8,
         vf: float = 0.5,
         width: int = 128,
         layers: int = 2,
@@ -204,7 +205,7 @@ class GRPOAgent(RLlibAgent):
     has_critic = False
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {
         "lr": (1e-3, 2e-3, 3e-3, 5e-3),
-        "entropy": (0.01, 0.03, 0.1, 0.2),
+        "entropy": (0.03, 0.1, 0.2, 0.3),
         "group": (4, 8, 16, 32),
         "epochs": (2, 4, 8),
         "minibatch": (128, 256, 512),
@@ -219,7 +220,7 @@ class GRPOAgent(RLlibAgent):
         minibatch: int = 256,
         epochs: int = 4,
         lr: float = 3e-3,
-        entropy: float = 0.1,
+        entropy: float = 0.2,
         clip: float = 0.2,
         group: int = 8,
         shared_outcomes: bool = False,

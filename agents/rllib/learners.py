@@ -16,6 +16,8 @@ from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.evaluation.postprocessing import Postprocessing
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
+from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
+from ray.rllib.utils.schedules.scheduler import Scheduler
 
 from agents.rllib import losses
 from agents.rllib.modules import SEQUENCE
@@ -93,6 +95,13 @@ def _take(values: Any, rows: torch.Tensor) -> Any:
 class ExamPPOLearner(WholeExams, PPOTorchLearner):
     """RLlib's PPO loss on whole exams."""
 
+    def before_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
+        """See :meth:`Learner.before_gradient_based_update`."""
+        super().before_gradient_based_update(timesteps=timesteps)
+        # RLlib does so after an update only: a restored run would begin with the schedule's first value.
+        scheduler = self.entropy_coeff_schedulers_per_module[DEFAULT_MODULE_ID]
+        scheduler.update(timestep=timesteps[NUM_ENV_STEPS_SAMPLED_LIFETIME])
+
     def compute_loss_for_module(
         self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, Any]
     ) -> torch.Tensor:
@@ -108,10 +117,12 @@ class GRPOTorchLearner(WholeExams):
         """See :meth:`Learner.build`."""
         super().build()
         self._reference: Any = None
+        self._entropy_coeff = Scheduler(fixed_value_or_schedule=self.config.entropy_coeff, framework="torch")
 
     def before_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
         """See :meth:`Learner.before_gradient_based_update`."""
         super().before_gradient_based_update(timesteps=timesteps)
+        self._entropy_coeff.update(timestep=timesteps[NUM_ENV_STEPS_SAMPLED_LIFETIME])
         if self.config.kl_coeff > 0 and self._reference is None:
             self._freeze(self.module[DEFAULT_MODULE_ID].unwrapped().get_state())
 
@@ -132,7 +143,7 @@ class GRPOTorchLearner(WholeExams):
             log_ratio, batch[Postprocessing.ADVANTAGES], config.clip_param, config.clip_high or config.clip_param
         )
         entropy = losses.entropy(logits, mask)
-        total = surrogate - config.entropy_coeff * entropy
+        total = surrogate - self._entropy_coeff.get_current_value() * entropy
         metrics = {
             POLICY_LOSS_KEY: surrogate.mean(),
             ENTROPY_KEY: entropy.mean(),

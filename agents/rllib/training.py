@@ -62,7 +62,7 @@ def make_config(
         lr=[[0, p["lr"]], [p["steps"], 0.0]],
         num_epochs=p["epochs"],
         clip_param=p["clip"],
-        entropy_coeff=p["entropy"],
+        entropy_coeff=[[0, p["entropy"]], [p["steps"], 0.0]],
     )
     config.agent = (name, p)
     return config

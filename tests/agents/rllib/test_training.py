@@ -141,7 +141,9 @@ def test_grpo_loss_against_the_formula() -> None:
     ratio = (logp - torch.from_numpy(rollout.logp)).exp()
     entropy = -(logits.exp() * logits.masked_fill(~mask, 0)).sum(1)
     kl = (logits.exp() * (logits - start).masked_fill(~mask, 0)).sum(1)
-    (-ratio * advantage - 0.02 * entropy + 0.3 * kl).mean().backward()
+    coefficient = 0.02 * (1 - training.steps / config.agent[1]["steps"])
+    assert 0 < coefficient < 0.02
+    (-ratio * advantage - coefficient * entropy + 0.3 * kl).mean().backward()
     learner = training.learner_group._learner
     (batch,) = config.batches(rollout)
     (part,) = learner._create_iterator_if_necessary(training_data=TrainingData(batch=batch), minibatch_size=64)
