@@ -465,6 +465,20 @@ def tune(
     console.print(f"Written: [bold]{out}[/bold]")
 
 
+@app.command(
+    epilog="Example:  roi compare --config experiments/configs/rl.yaml --out runs/rl   then   roi publish runs/rl results/rl"
+)
+def publish(
+    run: Annotated[Path, typer.Argument(help="Run folder of `roi compare`")],
+    out: Annotated[Path, typer.Argument(help="Folder to write to")],
+) -> None:
+    """Write a run's numbers (Parquet, JSON) and main pictures (PNG) as small files, for a repository or a paper."""
+    from experiments.publish import publish as write
+
+    for path in write(run, out):
+        console.print(f"{path}  {path.stat().st_size / 1024:,.0f} kB", highlight=False)
+
+
 @app.command("table")
 def describe(file: Annotated[Path, typer.Argument(help="Outcome table: Parquet, CSV or JSONL")]) -> None:
     """Describe a table of recorded outcomes: families, tiers, tokens, accuracy, questions, problems found."""

@@ -323,7 +323,9 @@ def test_runners_change_nothing(name: str, tmp_path: Path) -> None:
         algorithm = build_algorithm(name, SPEC, seed=1, exam_seed=2, params=SMALL, runners=runners)
         assert same(weights_after(algorithm), here)
         network = agent_of(algorithm).network().state_dict()
-        assert same({k: v.numpy() for k, v in network.items()}, {k.removeprefix("network."): v for k, v in here.items()})
+        assert same(
+            {k: v.numpy() for k, v in network.items()}, {k.removeprefix("network."): v for k, v in here.items()}
+        )
         algorithm.stop()
 
 
