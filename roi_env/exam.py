@@ -313,20 +313,17 @@ def draw_latent(seed: np.uint64, exam_id: np.int64, num_latent: int) -> np.int64
 
 
 @njit(cache=True, inline="always")
-def place_outcome(
-    key: np.uint64,
-    slot: np.uint64,
-    tier: np.uint64,
-    num_tiers: np.uint64,
-    cell: np.uint64,
-    common: bool,
-    cells: npt.NDArray[np.int32],
-) -> np.uint64:
-    """Where ``tables.outcomes`` holds the potential outcome of ``tier`` (0-based) for the task in ``slot``.
+def outcome_number(key: np.uint64, slot: np.uint64, tier: np.uint64, num_tiers: np.uint64, common: bool) -> np.uint64:
+    """The random number behind the outcome of ``tier`` (0-based) for the task in ``slot``."""
+    return random.draw(key, slot * num_tiers + (np.uint64(0) if common else tier))
+
+
+@njit(cache=True, inline="always")
+def place_outcome(number: np.uint64, cell: np.uint64, cells: npt.NDArray[np.int32]) -> np.uint64:
+    """Where ``tables.outcomes`` holds that outcome.
 
     ``cell`` = law * K + tier. A tier that is not offered costs ``NOT_OFFERED`` tokens: choosing it overspends.
     """
-    number = random.draw(key, slot * num_tiers + (np.uint64(0) if common else tier))
     return np.uint64(cells[cell, np.uint64(0)]) + random.below(number, np.uint64(cells[cell, np.uint64(1)]))
 
 
@@ -368,8 +365,8 @@ def _draw_outcomes(
         for n in range(num_tasks):
             for k in range(np.uint64(num_tiers)):
                 cell = np.uint64(laws[e, n] * num_tiers) + k
-                place = place_outcome(key, np.uint64(slots[e, n]), k, np.uint64(num_tiers), cell, common, tables.cells)
-                packed[e, n, k] = tables.outcomes[place]
+                number = outcome_number(key, np.uint64(slots[e, n]), k, np.uint64(num_tiers), common)
+                packed[e, n, k] = tables.outcomes[place_outcome(number, cell, tables.cells)]
     return packed
 
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from numba import njit
 
 from roi_env.exam import ExamSpec
+from roi_env.simd import copy_row
 
 
 @dataclass(frozen=True)
@@ -180,12 +181,9 @@ def write_observation(
         out[row, np.uint64(3)] = last_tokens * (1.0 / budget)
         out[row, np.uint64(4)] = last_correct
     at = np.uint64(2 + len(tables.memory))
-    for j in range(np.uint64(len(tables.believed))):
-        out[row, at + j] = tables.beliefs[group, j]
+    copy_row(out, row, at, tables.beliefs, group, np.uint64(0), tables.believed)
     at += np.uint64(len(tables.believed))
-    first = position * np.uint64(len(tables.per_task))
-    for j in range(np.uint64(len(tables.shown))):
-        out[row, at + j] = padded[exam, first + j]
+    copy_row(out, row, at, padded, exam, position * np.uint64(len(tables.per_task)), tables.shown)
 
 
 @njit(cache=True)

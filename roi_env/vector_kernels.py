@@ -8,26 +8,24 @@ happens to few environments (closing an exam, beginning the next one) is done af
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from llvmlite import ir
-from numba import njit, types
-from numba.core import cgutils
-from numba.extending import intrinsic
+from numba import njit
 
 from roi_env import random
 from roi_env.dynamics import compiled_transition
-from roi_env.exam import ExamSpec, draw_latent, draw_tasks, new_slots, place_outcome
+from roi_env.exam import ExamSpec, draw_latent, draw_tasks, outcome_number, place_outcome
 from roi_env.observation import ObservationTables, fill_features, padded_features, write_observation
 from roi_env.rewards import REFUSAL_BONUS, compiled_reward_of
+from roi_env.simd import at_most, prefetch
 from roi_env.source import NOT_OFFERED, SourceTables
 
 # Compiled indexing wants unsigned numbers: signed ones cost a test for Python's negative indexing each.
 _ITEM, _GROUP, _ONE = np.uint64(0), np.uint64(1), np.uint64(1)
 
-_BLOCK = 256
+_BLOCK = 1024
 """Environments that one pass handles: what it touches is still in the processor's cache for the next pass."""
 
 
@@ -47,6 +45,8 @@ class Rules(NamedTuple):
     """Whether presentation changes the order of drawing."""
     reward_kind: int
     coefficient: float
+    actions: tuple[int, ...]
+    """K + 1 entries: a size that the compiler knows."""
     min_cost: npt.NDArray[np.int32]
     """(G + 1, K + 1): an action is legal while this many tokens remain. Group G is what follows the last task."""
     weight: npt.NDArray[np.float64]
@@ -73,6 +73,7 @@ def rules_of(spec: ExamSpec) -> Rules:
         not (source.replacement and source.num_strata == 1 and spec.order == "random"),
         spec.reward.kind,
         spec.reward.coefficient,
+        (0,) * (spec.num_tiers + 1),
         min_cost,
         np.append(source.group_weight, 0.0),
         source.level_edges,
@@ -160,23 +161,6 @@ class Final(NamedTuple):
     action_mask: npt.NDArray[np.int8]
 
 
-@intrinsic
-def _prefetch(typingctx: Any, array: Any, index: Any) -> Any:
-    """Ask for ``array[index]`` (uint64, one-dimensional) to be in the cache soon."""
-
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-        pointer = builder.bitcast(builder.gep(data, [arguments[1]]), cgutils.voidptr_t)
-        number = ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, number, number, number])
-        call = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        # For reading, into every level, data.
-        builder.call(call, [pointer, number(0), number(3), number(1)])
-        return context.get_dummy_value()
-
-    return types.void(array, types.uint64), codegen
-
-
 @njit(cache=True)
 def _begin(
     count: np.uint64,
@@ -257,8 +241,7 @@ def _show(
         last_correct,
         observation,
     )
-    for k in range(np.uint64(len(observation.tiers) + 1)):
-        action_mask[i, k] = rules.min_cost[group, k] <= remaining
+    at_most(action_mask, i, rules.min_cost, group, remaining, rules.actions)
 
 
 @njit(cache=True)
@@ -325,17 +308,13 @@ def _choose(
     for j in range(size):
         i = first + j
         tier = np.uint64(max(actions[i] - 1, 0))
-        state.place[i] = place_outcome(
-            state.key[i],
-            np.uint64(state.slot[i]),
-            tier,
-            num_tiers,
-            np.uint64(state.cell[i]) + tier,
-            rules.common,
-            tables.cells,
-        )
+        state.place[i] = outcome_number(state.key[i], np.uint64(state.slot[i]), tier, num_tiers, rules.common)
     for j in range(size):
-        _prefetch(tables.outcomes, state.place[first + j])
+        i = first + j
+        cell = np.uint64(state.cell[i]) + np.uint64(max(actions[i] - 1, 0))
+        place = place_outcome(state.place[i], cell, tables.cells)
+        state.place[i] = place
+        prefetch(tables.outcomes, place)
 
 
 @njit(cache=True)
@@ -394,8 +373,8 @@ def _shape(
         if rules.reward_kind == REFUSAL_BONUS and actions[i] == 0:
             for k in range(num_tiers):
                 cell = np.uint64(state.cell[i]) + k
-                slot = np.uint64(state.slot[i])
-                place = place_outcome(state.key[i], slot, k, num_tiers, cell, rules.common, tables.cells)
+                number = outcome_number(state.key[i], np.uint64(state.slot[i]), k, num_tiers, rules.common)
+                place = place_outcome(number, cell, tables.cells)
                 packed = tables.outcomes[place]
                 fits = np.int64(packed >> np.uint32(1)) + rules.decision_cost <= remaining
                 solvable = solvable or (fits and (packed & np.uint32(1)) != 0)
