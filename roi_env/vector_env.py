@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
+from numba import typeof
 
 from roi_env.env import resolve_spec
 from roi_env.exam import check_seed, exam_numbers
@@ -80,6 +82,7 @@ class ROIReasoningVectorEnv(gym.vector.VectorEnv):
         self._copy = copy
         self._buffers = [self._new_buffers(), self._new_buffers()] if not copy else []
         self._turn = 0
+        self._step: Callable[..., int] | None = None
         self._seed: int | None = None
         self._mask = np.ones((self.num_envs, spec.num_tiers + 1), np.int8)
         self._scenes: list[Scene] = []
@@ -95,16 +98,15 @@ class ROIReasoningVectorEnv(gym.vector.VectorEnv):
             np.empty(n, np.bool_),
             np.empty(n, np.bool_),
         )
-        # The kernel writes final rows only where exams ended: start from zeros, never from stale memory.
         last = (n, size) if self._same_step else (0, size)
         final = Final(
-            np.zeros(n),
-            np.zeros(n),
-            np.zeros(n, np.int32),
-            np.zeros(n, np.int32),
-            np.zeros(n),
-            np.zeros(last, np.float32),
-            np.zeros((last[0], actions), np.int8),
+            np.empty(n, np.float64),
+            np.empty(n, np.float64),
+            np.empty(n, np.int32),
+            np.empty(n, np.int32),
+            np.empty(n, np.float64),
+            np.empty(last, np.float32),
+            np.empty((last[0], actions), np.int8),
         )
         return out, final
 
@@ -182,10 +184,10 @@ class ROIReasoningVectorEnv(gym.vector.VectorEnv):
         actions = np.asarray(actions)
         if actions.shape != (self.num_envs,) or actions.dtype.kind not in "iu":
             raise ValueError(f"actions must be {self.num_envs} integers, got {actions.dtype} of shape {actions.shape}")
-        actions = actions.astype(np.int64, copy=False)
+        actions = np.ascontiguousarray(actions, np.int64)
         before = (self._groups(), self._state.finished.copy()) if self.render_mode is not None else None
         out, final = self._next_buffers()
-        ended = step_all(
+        arguments = (
             actions,
             np.uint64(self._seed),
             time.perf_counter(),
@@ -197,6 +199,11 @@ class ROIReasoningVectorEnv(gym.vector.VectorEnv):
             out,
             final,
         )
+        if self._step is None:
+            # The kernel for these types, once and for all: looking it up by the types of fifty arrays takes Numba as
+            # long as stepping 500 environments.
+            self._step = step_all.compile(tuple(typeof(argument) for argument in arguments))
+        ended = self._step(*arguments)
         if ended < 0:
             raise ValueError(
                 f"actions must lie in 0..{self.spec_of_exam.num_tiers}, got {actions.min()}..{actions.max()}"
@@ -228,6 +235,9 @@ class ROIReasoningVectorEnv(gym.vector.VectorEnv):
         if before is not None:
             self._record(actions, out, *before)
         return out.observations, out.rewards, out.terminated, np.zeros(self.num_envs, np.bool_), infos
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_step": None}  # compiled code stays in its process
 
     def _infos(self, out: Outputs) -> dict[str, Any]:
         return {

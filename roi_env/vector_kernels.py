@@ -161,7 +161,7 @@ class Final(NamedTuple):
     action_mask: npt.NDArray[np.int8]
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def _begin(
     count: np.uint64,
     fresh: npt.NDArray[np.int64],
@@ -244,7 +244,7 @@ def _show(
     at_most(action_mask, i, rules.min_cost, group, remaining, rules.actions)
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def _show_block(
     first: np.uint64,
     size: np.uint64,
@@ -291,7 +291,7 @@ def reset_all(
     state.finished[:] = False
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def _choose(
     first: np.uint64,
     size: np.uint64,
@@ -317,7 +317,7 @@ def _choose(
         prefetch(tables.outcomes, place)
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def _settle(
     first: np.uint64,
     size: np.uint64,
@@ -351,7 +351,7 @@ def _settle(
         out.overspent[i] = overspent
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def _shape(
     first: np.uint64,
     size: np.uint64,
@@ -395,11 +395,24 @@ def _shape(
         state.reward[i] += reward
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def _close(
-    count: np.uint64, ended: npt.NDArray[np.int64], now: float, rules: Rules, state: State, final: Final
+    first: np.uint64,
+    size: np.uint64,
+    count: np.uint64,
+    ended: npt.NDArray[np.int64],
+    now: float,
+    rules: Rules,
+    state: State,
+    final: Final,
 ) -> None:
-    """Write the totals of the exams that ended."""
+    """Write the totals of the exams that ended, zeros for the others: never stale memory."""
+    last = first + size
+    final.score[first:last] = 0.0
+    final.reward[first:last] = 0.0
+    final.length[first:last] = 0
+    final.tokens[first:last] = 0
+    final.seconds[first:last] = 0.0
     for j in range(count):
         i = np.uint64(ended[j])
         final.score[i] = state.score[i]
@@ -448,8 +461,10 @@ def step_all(
             ended[count] = first + j
             count += np.uint64(out.terminated[first + j])
         total += count
-        _close(count, ended, now, rules, state, final)
+        _close(first, size, count, ended, now, rules, state, final)
         if same_step:
+            final.observations[first : first + size] = 0.0
+            final.action_mask[first : first + size] = 0
             for j in range(count):
                 i = np.uint64(ended[j])
                 _show(
