@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Callable
+from itertools import chain, repeat
 from typing import Any
 
 import gymnasium as gym
@@ -14,6 +16,7 @@ from roi_env.exam import ExamSpec, check_seed, draw_exams, exam_numbers, exam_sp
 from roi_env.observation import observation_layout, observation_tables, observe, padded_features
 from roi_env.rendering import RENDER_FPS, Decision, Scene, render_ansi, render_rgb
 from roi_env.rewards import SCORE, reward_of
+from roi_env.source import NOT_OFFERED
 
 _TABLE_ARGUMENTS = ("family", "datasets", "split", "group_by", "missing")
 
@@ -177,13 +180,10 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
         self._per_token = 1.0 / spec.budget
         self._decision_cost = spec.decision_cost
         self._reward = spec.reward
+        self._row_size = self.observation_layout.size
         self._plain_score = spec.reward.kind == SCORE
-        self._weights: list[float] = spec.source.group_weight.tolist()
         self._level_edges: list[int] = spec.source.level_edges.tolist()
-        # Legal actions change only where the remaining budget crosses a minimum cost: one mask a crossing, copied for every caller.
-        self._thresholds: list[list[int]] = [sorted(set(row)) for row in spec.min_cost.tolist()]
-        self._masks = [[_Mask(row, limit) for limit in (-1, *sorted(set(row)))] for row in spec.min_cost.tolist()]
-        self._no_mask = _Mask([2] * self._num_tiers, 1)
+        self._published = _published(spec)
         self._seed: int | None = None
         self._next_exam = 0
         self._replicate = 0
@@ -191,10 +191,10 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
         self._block_left = 0
         self._position = 0
         self._remaining = 0
-        self._last_mask: _Mask | None = None
+        self._mask: _Mask | None = None
         self._scene: Scene | None = None
 
-    def _prepare_block(self) -> None:
+    def _draw_block(self) -> None:
         """Draw the next exams at once: tasks, outcomes and observations with the budget left out.
 
         One compiled call per block costs less than one per exam; the block doubles up to 64 exams so that a caller
@@ -203,26 +203,45 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
         assert self._seed is not None
         size = self._block_size
         self._block_size = min(64, 2 * size)
-        ids = np.arange(self._next_exam, self._next_exam + size)
-        batch = draw_exams(self.spec_of_exam, self._seed, ids, self._replicate)
-        self._block_outcomes: list[list[list[int]]] = batch.packed_outcomes().tolist()
-        self._block_groups: list[list[int]] = batch.groups.tolist()
-        steps = self._num_tasks + 1
+        batch = draw_exams(
+            self.spec_of_exam, self._seed, np.arange(self._next_exam, self._next_exam + size), self._replicate
+        )
+        position = np.tile(np.arange(self._num_tasks + 1), size)
+        zeros = np.zeros(len(position), np.int64)
         rows = observe(
             batch.groups,
             padded_features(size, self.spec_of_exam),
-            np.repeat(np.arange(size), steps),
-            np.tile(np.arange(steps), size),
-            np.where(np.tile(np.arange(steps), size) == 0, self._budget, 0),
+            np.repeat(np.arange(size), self._num_tasks + 1),
+            position,
+            np.where(position == 0, self._budget, 0),
             self._budget,
-            np.zeros(size * steps, np.int64),
-            np.zeros(size * steps, np.int64),
-            np.zeros(size * steps, np.bool_),
+            zeros,
+            zeros,
+            zeros.astype(np.bool_),
             self._observation_tables,
             self.observation_layout.size,
         )
-        self._block_rows = rows.reshape(size, steps, -1)
+        end = np.full((size, 1), self.spec_of_exam.source.num_groups, np.int32)
+        self._block = zip(
+            np.concatenate([batch.groups, end], 1).tolist(),
+            batch.packed_outcomes().reshape(size, -1),
+            rows.reshape(size, self._num_tasks + 1, -1),
+            strict=True,
+        )
         self._block_left = size
+
+    def _take_exam(self) -> None:
+        """Make the next exam the one under way."""
+        if self._block_left == 0:
+            self._draw_block()
+        self._block_left -= 1
+        self._next_exam += 1
+        self._groups, outcomes, rows = next(self._block)
+        # Plain memory reads and writes single numbers faster than NumPy does, and an iterator cuts rows faster than
+        # indices do. Every row is handed out once and written once: no copy is needed.
+        self._outcomes = memoryview(outcomes)
+        self._cells = memoryview(rows.reshape(-1))
+        self._next_row = iter(rows).__next__
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -234,10 +253,10 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
         :param options: ``exam_ids`` and ``replicates``: one non-negative integer each.
         :raises ValueError: for a bad seed or option.
         """
-        if seed is not None:
-            check_seed(seed)
-        super().reset(seed=seed)
         if seed is not None or self._seed is None:
+            if seed is not None:
+                check_seed(seed)
+            super().reset(seed=seed)
             self._seed = int(self.np_random.integers(2**63)) if seed is None else int(seed)
             self._next_exam, self._replicate = 0, 0
             self._block_size, self._block_left = 1, 0
@@ -250,21 +269,15 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
             if "replicates" in options:
                 self._replicate = int(exam_numbers("replicates", options["replicates"], 1)[0])
             self._block_size, self._block_left = 1, 0
-        if self._block_left == 0:
-            self._prepare_block()
-        index = len(self._block_groups) - self._block_left
-        self._block_left -= 1
-        self._next_exam += 1
-        self._groups = self._block_groups[index]
-        self._outcomes = self._block_outcomes[index]
-        self._rows = self._block_rows[index]
+        self._take_exam()
         self._position = 0
         self._remaining = self._budget
         self._score = 0.0
+        self._weight, unhindered, whole, thresholds, masks = self._published[self._groups[0]]
+        self._mask = masks[bisect_right(thresholds, self._budget)]
         if self.render_mode is not None:
-            self._scene = Scene(self.spec_of_exam, tuple(self._groups), ())
-        self._last_mask = self._mask_at(0, self._budget)
-        return self._rows[0], {"action_mask": self._last_mask.copy()}
+            self._scene = Scene(self.spec_of_exam, tuple(self._groups[:-1]), ())
+        return self._next_row(), {"action_mask": self._mask.copy()}
 
     def step(self, action: np.int64 | int) -> tuple[npt.NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Take one action in ``0..K``.
@@ -275,56 +288,47 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
         remaining = self._remaining
         if remaining == 0:
             raise gym.error.ResetNeeded("the exam is over (or has not begun): call reset() before step()")
+        choice = action if type(action) is int else int(action)
         position = self._position
-        choice = int(action)
-        if choice > 0:
-            if choice > self._num_tiers:
-                raise ValueError(f"action must lie in 0..{self._num_tiers}, got {action!r}")
-            packed = self._outcomes[position][choice - 1]
-            cost, correct = (packed >> 1) + self._decision_cost, packed & 1 == 1
+        if 0 < choice <= self._num_tiers:
+            packed = self._outcomes[position * self._num_tiers + choice - 1]
+            cost, correct = (packed >> 1) + self._decision_cost, (packed & 1) == 1
         elif choice == 0:
             cost, correct = self._decision_cost, False
         else:
             raise ValueError(f"action must lie in 0..{self._num_tiers}, got {action!r}")
         paid, right, overspent, terminated = transition(cost, correct, remaining, position, self._num_tasks)
-        group = self._groups[position]
-        score = self._weights[group] if right else 0.0
+        score = self._weight if right else 0.0
         reward = score if self._plain_score else self._shaped_reward(choice, right, overspent, cost, paid)
-        position += 1
-        remaining -= paid
-        self._position = position
         self._score += score
-        # Every row of a block is handed out once and written once: no copy is needed.
-        observation = self._rows[position]
-        observation[0] = remaining * self._per_token
+        self._position = position = position + 1
+        remaining -= paid
+        self._weight, unhindered, mask, thresholds, masks = self._published[self._groups[position]]
+        if remaining < unhindered:
+            mask = masks[bisect_right(thresholds, remaining)]
+        self._mask = mask
+        observation = self._next_row()
+        cells, first = self._cells, position * self._row_size
+        cells[first] = remaining * self._per_token
         if self._shows_feedback:
-            observation[2] = choice / self._num_tiers
-            observation[3] = paid * self._per_token
-            observation[4] = right
+            cells[first + 2] = choice / self._num_tiers
+            cells[first + 3] = paid * self._per_token
+            cells[first + 4] = right
+        info = {"action_mask": mask.copy(), "tokens": paid, "correct": right, "overspent": overspent}
         if terminated:
-            mask = self._mask_at(position, remaining)
             self._remaining = 0
-            info = {
-                "action_mask": mask.copy(),
-                "tokens": paid,
-                "correct": right,
-                "overspent": overspent,
-                "score": self._score,
-                "spent": self._budget - remaining,
-            }
+            info["score"] = self._score
+            info["spent"] = self._budget - remaining
         else:
             self._remaining = remaining
-            group = self._groups[position]
-            mask = self._masks[group][bisect_right(self._thresholds[group], remaining)]
-            info = {"action_mask": mask.copy(), "tokens": paid, "correct": right, "overspent": overspent}
-        self._last_mask = mask
         if self._scene is not None:
             self._scene = self._scene.after(Decision(choice, paid, right, overspent))
         return observation, reward, terminated, False, info
 
     def _shaped_reward(self, action: int, right: bool, overspent: bool, cost: int, paid: int) -> float:
         position, remaining = self._position, self._remaining
-        fits = ((packed >> 1) + self._decision_cost <= remaining and packed & 1 for packed in self._outcomes[position])
+        outcomes = self._outcomes[position * self._num_tiers : (position + 1) * self._num_tiers]
+        fits = ((packed >> 1) + self._decision_cost <= remaining and packed & 1 for packed in outcomes)
         return float(
             reward_of(
                 self._reward.kind,
@@ -333,24 +337,32 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
                 right,
                 overspent,
                 bisect_left(self._level_edges, cost - self._decision_cost),
-                self._weights[self._groups[position]],
+                self._weight,
                 paid,
                 self._budget,
                 any(fits),
             )
         )
 
-    def _mask_at(self, position: int, remaining: int) -> _Mask:
-        if position == self._num_tasks:
-            return self._no_mask
-        group = self._groups[position]
-        return self._masks[group][bisect_right(self._thresholds[group], remaining)]
-
     def action_masks(self) -> npt.NDArray[np.bool_]:
         """(K + 1,) bool: legal actions now (sb3-contrib's protocol)."""
-        if self._last_mask is None:
+        if self._mask is None:
             raise gym.error.ResetNeeded("call reset() before action_masks()")
-        return self._last_mask.legal.astype(bool)
+        return self._mask.legal.astype(bool)
+
+    def __getstate__(self) -> dict[str, Any]:
+        block = ("_block", "_groups", "_outcomes", "_cells", "_next_row")
+        return {name: value for name, value in self.__dict__.items() if name not in block}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Draw the exam under way once more: its name says all of it."""
+        self.__dict__.update(state)
+        self._block_size, self._block_left = 1, 0
+        if self._mask is not None:
+            self._next_exam -= 1
+            self._take_exam()
+            for _ in range(self._position + 1):
+                self._next_row()
 
     def render(self) -> Any:
         """The exam so far: text (``ansi``) or a (360, 720, 3) uint8 frame (``rgb_array``)."""
@@ -363,13 +375,37 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
 
 
 class _Mask:
-    """A mask that gives every caller an array of its own, cut from blocks: cheaper than an allocation each."""
+    """A mask that gives every caller an array of its own: rows of blocks cost a third of an allocation each."""
 
-    def __init__(self, min_cost: list[int], remaining: int) -> None:
-        self.legal = np.array([1, *(cost <= remaining for cost in min_cost)], np.int8)
-        self._spare: list[npt.NDArray[np.int8]] = []
+    def __init__(self, legal: tuple[int, ...]) -> None:
+        self.legal = np.array(legal, np.int8)
+        blocks = map(np.tile, repeat(self.legal), repeat((1024, 1)))
+        self.copy: Callable[[], npt.NDArray[np.int8]] = chain.from_iterable(blocks).__next__
 
-    def copy(self) -> npt.NDArray[np.int8]:
-        if not self._spare:
-            self._spare = list(np.tile(self.legal, (64, 1)))
-        return self._spare.pop()
+    def __reduce__(self) -> tuple[type[_Mask], tuple[tuple[int, ...]]]:
+        return _Mask, (tuple(self.legal.tolist()),)
+
+
+_Published = tuple[float, int, _Mask, list[int], list[_Mask]]
+"""Of one group: weight, tokens from which on every action is legal, the mask then, the numbers of tokens where the
+legal actions change, in ascending order, and the mask below each of them and from the last on."""
+
+
+def _published(spec: ExamSpec) -> list[_Published]:
+    """What is published of every group, then of the end of an exam, where only skip is legal."""
+    known: dict[tuple[int, ...], _Mask] = {}
+
+    def mask(min_cost: list[int], remaining: int) -> _Mask:
+        legal = (1, *(int(cost <= remaining) for cost in min_cost))
+        return known.setdefault(legal, _Mask(legal))
+
+    groups = []
+    for weight, costs in zip(
+        [*spec.source.group_weight.tolist(), 0.0],
+        [*spec.min_cost.tolist(), [NOT_OFFERED] * spec.num_tiers],
+        strict=True,
+    ):
+        thresholds = sorted(set(costs))
+        masks = [mask(costs, limit) for limit in (-1, *thresholds)]
+        groups.append((weight, thresholds[-1], masks[-1], thresholds, masks))
+    return groups
