@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import chain, repeat
 from typing import Any
 
@@ -174,74 +174,21 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
         self.observation_layout = observation_layout(spec)
         self.observation_space = self.observation_layout.space()
         self.action_space = gym.spaces.Discrete(spec.num_tiers + 1)
-        self._observation_tables = observation_tables(spec)
-        self._shows_feedback = spec.feedback == "cost+correct"
+        # Up to thirty attributes Python finds them by place, beyond by name: what only a few exams need lies elsewhere.
         self._num_tasks, self._num_tiers, self._budget = spec.num_tasks, spec.num_tiers, spec.budget
-        self._per_token = 1.0 / spec.budget
         self._decision_cost = spec.decision_cost
-        self._reward = spec.reward
+        self._per_token = 1.0 / spec.budget
         self._row_size = self.observation_layout.size
+        self._shows_feedback = spec.feedback == "cost+correct"
         self._plain_score = spec.reward.kind == SCORE
-        self._level_edges: list[int] = spec.source.level_edges.tolist()
-        self._published = _published(spec)
-        self._seed: int | None = None
-        self._next_exam = 0
-        self._replicate = 0
-        self._block_size = 1
-        self._block_left = 0
+        self._weights: list[float] = spec.source.group_weight.tolist()
+        self._legal = _legal_actions(spec)
+        self._exams = _Exams(spec)
+        self._groups: list[int] = []
         self._position = 0
         self._remaining = 0
-        self._mask: _Mask | None = None
+        self._score = 0.0
         self._scene: Scene | None = None
-
-    def _draw_block(self) -> None:
-        """Draw the next exams at once: tasks, outcomes and observations with the budget left out.
-
-        One compiled call per block costs less than one per exam; the block doubles up to 64 exams so that a caller
-        who reseeds at every reset does not pay for exams it never takes.
-        """
-        assert self._seed is not None
-        size = self._block_size
-        self._block_size = min(64, 2 * size)
-        batch = draw_exams(
-            self.spec_of_exam, self._seed, np.arange(self._next_exam, self._next_exam + size), self._replicate
-        )
-        position = np.tile(np.arange(self._num_tasks + 1), size)
-        zeros = np.zeros(len(position), np.int64)
-        rows = observe(
-            batch.groups,
-            padded_features(size, self.spec_of_exam),
-            np.repeat(np.arange(size), self._num_tasks + 1),
-            position,
-            np.where(position == 0, self._budget, 0),
-            self._budget,
-            zeros,
-            zeros,
-            zeros.astype(np.bool_),
-            self._observation_tables,
-            self.observation_layout.size,
-        )
-        end = np.full((size, 1), self.spec_of_exam.source.num_groups, np.int32)
-        self._block = zip(
-            np.concatenate([batch.groups, end], 1).tolist(),
-            batch.packed_outcomes().reshape(size, -1),
-            rows.reshape(size, self._num_tasks + 1, -1),
-            strict=True,
-        )
-        self._block_left = size
-
-    def _take_exam(self) -> None:
-        """Make the next exam the one under way."""
-        if self._block_left == 0:
-            self._draw_block()
-        self._block_left -= 1
-        self._next_exam += 1
-        self._groups, outcomes, rows = next(self._block)
-        # Plain memory reads and writes single numbers faster than NumPy does, and an iterator cuts rows faster than
-        # indices do. Every row is handed out once and written once: no copy is needed.
-        self._outcomes = memoryview(outcomes)
-        self._cells = memoryview(rows.reshape(-1))
-        self._next_row = iter(rows).__next__
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -253,31 +200,32 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
         :param options: ``exam_ids`` and ``replicates``: one non-negative integer each.
         :raises ValueError: for a bad seed or option.
         """
-        if seed is not None or self._seed is None:
+        exams = self._exams
+        if seed is not None or exams.seed is None:
             if seed is not None:
                 check_seed(seed)
             super().reset(seed=seed)
-            self._seed = int(self.np_random.integers(2**63)) if seed is None else int(seed)
-            self._next_exam, self._replicate = 0, 0
-            self._block_size, self._block_left = 1, 0
+            exams.go_to(0, 0, int(self.np_random.integers(2**63)) if seed is None else int(seed))
         if options:
             if unknown := set(options) - {"exam_ids", "replicates"}:
                 raise ValueError(f"reset options are 'exam_ids' and 'replicates', got {sorted(unknown)}")
+            exam_id, replicate = exams.following, exams.replicate
             if "exam_ids" in options:
-                self._next_exam = int(exam_numbers("exam_ids", options["exam_ids"], 1)[0])
-                self._replicate = 0
+                exam_id, replicate = int(exam_numbers("exam_ids", options["exam_ids"], 1)[0]), 0
             if "replicates" in options:
-                self._replicate = int(exam_numbers("replicates", options["replicates"], 1)[0])
-            self._block_size, self._block_left = 1, 0
-        self._take_exam()
+                replicate = int(exam_numbers("replicates", options["replicates"], 1)[0])
+            exams.go_to(exam_id, replicate)
+        self._begin()
         self._position = 0
         self._remaining = self._budget
         self._score = 0.0
-        self._weight, unhindered, whole, thresholds, masks = self._published[self._groups[0]]
-        self._mask = masks[bisect_right(thresholds, self._budget)]
         if self.render_mode is not None:
             self._scene = Scene(self.spec_of_exam, tuple(self._groups[:-1]), ())
-        return self._next_row(), {"action_mask": self._mask.copy()}
+        return self._next_row(), {"action_mask": self._mask().copy()}
+
+    def _begin(self) -> None:
+        self._groups, self._outcomes, self._cells, rows = self._exams.take()
+        self._next_row = iter(rows).__next__  # an iterator cuts rows faster than indices do
 
     def step(self, action: np.int64 | int) -> tuple[npt.NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Take one action in ``0..K``.
@@ -288,8 +236,8 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
         remaining = self._remaining
         if remaining == 0:
             raise gym.error.ResetNeeded("the exam is over (or has not begun): call reset() before step()")
-        choice = action if type(action) is int else int(action)
         position = self._position
+        choice = action if type(action) is int else int(action)
         if 0 < choice <= self._num_tiers:
             packed = self._outcomes[position * self._num_tiers + choice - 1]
             cost, correct = (packed >> 1) + self._decision_cost, (packed & 1) == 1
@@ -298,22 +246,25 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
         else:
             raise ValueError(f"action must lie in 0..{self._num_tiers}, got {action!r}")
         paid, right, overspent, terminated = transition(cost, correct, remaining, position, self._num_tasks)
-        score = self._weight if right else 0.0
-        reward = score if self._plain_score else self._shaped_reward(choice, right, overspent, cost, paid)
-        self._score += score
+        reward = 0.0
+        if right:
+            reward = self._weights[self._groups[position]]
+            self._score += reward
+        if not self._plain_score:
+            reward = self._shaped_reward(choice, right, overspent, cost, paid)
         self._position = position = position + 1
         remaining -= paid
-        self._weight, unhindered, mask, thresholds, masks = self._published[self._groups[position]]
+        # Every row is handed out once and written once: no copy is needed.
+        observation = self._next_row()
+        first = position * self._row_size
+        self._cells[first] = remaining * self._per_token
+        if self._shows_feedback:
+            self._cells[first + 2] = choice / self._num_tiers
+            self._cells[first + 3] = paid * self._per_token
+            self._cells[first + 4] = right
+        unhindered, mask, thresholds, masks = self._legal[self._groups[position]]
         if remaining < unhindered:
             mask = masks[bisect_right(thresholds, remaining)]
-        self._mask = mask
-        observation = self._next_row()
-        cells, first = self._cells, position * self._row_size
-        cells[first] = remaining * self._per_token
-        if self._shows_feedback:
-            cells[first + 2] = choice / self._num_tiers
-            cells[first + 3] = paid * self._per_token
-            cells[first + 4] = right
         info = {"action_mask": mask.copy(), "tokens": paid, "correct": right, "overspent": overspent}
         if terminated:
             self._remaining = 0
@@ -326,41 +277,44 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
         return observation, reward, terminated, False, info
 
     def _shaped_reward(self, action: int, right: bool, overspent: bool, cost: int, paid: int) -> float:
-        position, remaining = self._position, self._remaining
+        reward, position, remaining = self.spec_of_exam.reward, self._position, self._remaining
         outcomes = self._outcomes[position * self._num_tiers : (position + 1) * self._num_tiers]
         fits = ((packed >> 1) + self._decision_cost <= remaining and packed & 1 for packed in outcomes)
         return float(
             reward_of(
-                self._reward.kind,
-                self._reward.coefficient,
+                reward.kind,
+                reward.coefficient,
                 action,
                 right,
                 overspent,
-                bisect_left(self._level_edges, cost - self._decision_cost),
-                self._weight,
+                bisect_left(self.spec_of_exam.source.level_edges, cost - self._decision_cost),
+                self._weights[self._groups[position]],
                 paid,
                 self._budget,
                 any(fits),
             )
         )
 
+    def _mask(self) -> _Mask:
+        _, _, thresholds, masks = self._legal[self._groups[self._position]]
+        return masks[bisect_right(thresholds, self._remaining)]
+
     def action_masks(self) -> npt.NDArray[np.bool_]:
         """(K + 1,) bool: legal actions now (sb3-contrib's protocol)."""
-        if self._mask is None:
+        if not self._groups:
             raise gym.error.ResetNeeded("call reset() before action_masks()")
-        return self._mask.legal.astype(bool)
+        return self._mask().legal.astype(bool)
 
     def __getstate__(self) -> dict[str, Any]:
-        block = ("_block", "_groups", "_outcomes", "_cells", "_next_row")
-        return {name: value for name, value in self.__dict__.items() if name not in block}
+        views = ("_outcomes", "_cells", "_next_row")
+        return {name: value for name, value in self.__dict__.items() if name not in views}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Draw the exam under way once more: its name says all of it."""
         self.__dict__.update(state)
-        self._block_size, self._block_left = 1, 0
-        if self._mask is not None:
-            self._next_exam -= 1
-            self._take_exam()
+        if self._groups:
+            # The name of the exam under way says all of it.
+            self._exams.go_to(self._exams.following - 1, self._exams.replicate)
+            self._begin()
             for _ in range(self._position + 1):
                 self._next_row()
 
@@ -372,6 +326,76 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
         if self._scene is None:
             raise gym.error.ResetNeeded("call reset() before render()")
         return render_ansi(self._scene) if self.render_mode == "ansi" else render_rgb(self._scene)
+
+
+_Exam = tuple[list[int], Any, Any, npt.NDArray[np.float32]]
+"""Of one exam: groups of its tasks, then of its end; packed outcomes, task by task, as plain memory; observations as
+plain memory and as rows. Plain memory reads and writes single numbers faster than NumPy does."""
+
+
+class _Exams:
+    """The coming exams of one seed and replicate.
+
+    They are drawn in blocks: one compiled call per block costs less than one per exam. A block doubles up to 256 exams,
+    so that a caller who chooses every exam does not pay for those never taken.
+    """
+
+    def __init__(self, spec: ExamSpec) -> None:
+        self.seed: int | None = None
+        self.following = 0
+        """Identity of the exam taken next."""
+        self.replicate = 0
+        self._spec = spec
+        self._tables = observation_tables(spec)
+        self._row_size = observation_layout(spec).size
+        self._size = 1
+        self._block: Iterator[_Exam] = iter(())
+
+    def go_to(self, exam_id: int, replicate: int, seed: int | None = None) -> None:
+        """Take ``exam_id`` next and its successors after it."""
+        self.following, self.replicate = exam_id, replicate
+        self.seed = self.seed if seed is None else seed
+        self._size, self._block = 1, iter(())
+
+    def take(self) -> _Exam:
+        """The next exam."""
+        exam = next(self._block, None)
+        if exam is None:
+            self._block = self._draw()
+            exam = next(self._block)
+        self.following += 1
+        return exam
+
+    def _draw(self) -> Iterator[_Exam]:
+        """A block of exams: tasks, outcomes and observations with the budget left out."""
+        assert self.seed is not None
+        spec, size, steps = self._spec, self._size, self._spec.num_tasks + 1
+        self._size = min(256, 2 * size)
+        batch = draw_exams(spec, self.seed, np.arange(self.following, self.following + size), self.replicate)
+        position = np.tile(np.arange(steps), size)
+        nothing = np.zeros(len(position), np.int64)
+        rows = observe(
+            batch.groups,
+            padded_features(size, spec),
+            np.repeat(np.arange(size), steps),
+            position,
+            np.where(position == 0, spec.budget, 0),
+            spec.budget,
+            nothing,
+            nothing,
+            nothing.astype(np.bool_),
+            self._tables,
+            self._row_size,
+        )
+        end = np.full((size, 1), spec.source.num_groups, np.int32)
+        groups = np.concatenate([batch.groups, end], 1).tolist()
+        outcomes, cells = batch.packed_outcomes().reshape(-1).data, rows.reshape(-1).data
+        first, last = len(outcomes) // size, len(cells) // size
+        for e, (own, row) in enumerate(zip(groups, rows.reshape(size, steps, -1), strict=True)):
+            yield own, outcomes[e * first : (e + 1) * first], cells[e * last : (e + 1) * last], row
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_size": 1, "_block": iter(())}
 
 
 class _Mask:
@@ -386,13 +410,13 @@ class _Mask:
         return _Mask, (tuple(self.legal.tolist()),)
 
 
-_Published = tuple[float, int, _Mask, list[int], list[_Mask]]
-"""Of one group: weight, tokens from which on every action is legal, the mask then, the numbers of tokens where the
-legal actions change, in ascending order, and the mask below each of them and from the last on."""
+_Legal = tuple[int, _Mask, list[int], list[_Mask]]
+"""Legal actions of one group: tokens from which on they are all that will ever be, the mask then; the numbers of tokens
+where they change, in ascending order, and the masks below, between and from them on."""
 
 
-def _published(spec: ExamSpec) -> list[_Published]:
-    """What is published of every group, then of the end of an exam, where only skip is legal."""
+def _legal_actions(spec: ExamSpec) -> list[_Legal]:
+    """Legal actions of every group, then at the end of an exam, where only skip is legal."""
     known: dict[tuple[int, ...], _Mask] = {}
 
     def mask(min_cost: list[int], remaining: int) -> _Mask:
@@ -400,12 +424,8 @@ def _published(spec: ExamSpec) -> list[_Published]:
         return known.setdefault(legal, _Mask(legal))
 
     groups = []
-    for weight, costs in zip(
-        [*spec.source.group_weight.tolist(), 0.0],
-        [*spec.min_cost.tolist(), [NOT_OFFERED] * spec.num_tiers],
-        strict=True,
-    ):
-        thresholds = sorted(set(costs))
+    for costs in [*spec.min_cost.tolist(), [NOT_OFFERED] * spec.num_tiers]:
+        thresholds = sorted(set(costs) - {NOT_OFFERED})
         masks = [mask(costs, limit) for limit in (-1, *thresholds)]
-        groups.append((weight, thresholds[-1], masks[-1], thresholds, masks))
+        groups.append((max(thresholds, default=0), masks[-1], thresholds, masks))
     return groups
