@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import chain, repeat
 from typing import Any
 
@@ -175,8 +175,7 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
         self.observation_space = self.observation_layout.space()
         self.action_space = gym.spaces.Discrete(spec.num_tiers + 1)
         # Up to thirty attributes Python finds them by place, beyond by name: what only a few exams need lies elsewhere.
-        self._num_tasks, self._num_tiers, self._budget = spec.num_tasks, spec.num_tiers, spec.budget
-        self._decision_cost = spec.decision_cost
+        self._num_tasks, self._num_actions, self._budget = spec.num_tasks, spec.num_tiers + 1, spec.budget
         self._per_token = 1.0 / spec.budget
         self._row_size = self.observation_layout.size
         self._shows_feedback = spec.feedback == "cost+correct"
@@ -221,11 +220,11 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
         self._score = 0.0
         if self.render_mode is not None:
             self._scene = Scene(self.spec_of_exam, tuple(self._groups[:-1]), ())
-        return self._next_row(), {"action_mask": self._mask().copy()}
+        return next(self._rows), {"action_mask": next(self._mask().copies)}
 
     def _begin(self) -> None:
-        self._groups, self._outcomes, self._cells, rows = self._exams.take()
-        self._next_row = iter(rows).__next__  # an iterator cuts rows faster than indices do
+        self._groups, self._costs, self._correct, self._cells, rows = self._exams.take()
+        self._rows = iter(rows)  # an iterator cuts rows faster than indices do
 
     def step(self, action: np.int64 | int) -> tuple[npt.NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Take one action in ``0..K``.
@@ -238,13 +237,10 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
             raise gym.error.ResetNeeded("the exam is over (or has not begun): call reset() before step()")
         position = self._position
         choice = action if type(action) is int else int(action)
-        if 0 < choice <= self._num_tiers:
-            packed = self._outcomes[position * self._num_tiers + choice - 1]
-            cost, correct = (packed >> 1) + self._decision_cost, (packed & 1) == 1
-        elif choice == 0:
-            cost, correct = self._decision_cost, False
-        else:
-            raise ValueError(f"action must lie in 0..{self._num_tiers}, got {action!r}")
+        if not 0 <= choice < self._num_actions:
+            raise ValueError(f"action must lie in 0..{self._num_actions - 1}, got {action!r}")
+        at = position * self._num_actions + choice
+        cost, correct = self._costs[at], self._correct[at]
         paid, right, overspent, terminated = transition(cost, correct, remaining, position, self._num_tasks)
         reward = 0.0
         if right:
@@ -255,17 +251,17 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
         self._position = position = position + 1
         remaining -= paid
         # Every row is handed out once and written once: no copy is needed.
-        observation = self._next_row()
+        observation = next(self._rows)
         first = position * self._row_size
         self._cells[first] = remaining * self._per_token
         if self._shows_feedback:
-            self._cells[first + 2] = choice / self._num_tiers
+            self._cells[first + 2] = choice / (self._num_actions - 1)
             self._cells[first + 3] = paid * self._per_token
             self._cells[first + 4] = right
         unhindered, mask, thresholds, masks = self._legal[self._groups[position]]
         if remaining < unhindered:
             mask = masks[bisect_right(thresholds, remaining)]
-        info = {"action_mask": mask.copy(), "tokens": paid, "correct": right, "overspent": overspent}
+        info = {"action_mask": next(mask.copies), "tokens": paid, "correct": right, "overspent": overspent}
         if terminated:
             self._remaining = 0
             info["score"] = self._score
@@ -277,21 +273,20 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
         return observation, reward, terminated, False, info
 
     def _shaped_reward(self, action: int, right: bool, overspent: bool, cost: int, paid: int) -> float:
-        reward, position, remaining = self.spec_of_exam.reward, self._position, self._remaining
-        outcomes = self._outcomes[position * self._num_tiers : (position + 1) * self._num_tiers]
-        fits = ((packed >> 1) + self._decision_cost <= remaining and packed & 1 for packed in outcomes)
+        spec, position, remaining = self.spec_of_exam, self._position, self._remaining
+        tiers = range(position * self._num_actions + 1, (position + 1) * self._num_actions)
         return float(
             reward_of(
-                reward.kind,
-                reward.coefficient,
+                spec.reward.kind,
+                spec.reward.coefficient,
                 action,
                 right,
                 overspent,
-                bisect_left(self.spec_of_exam.source.level_edges, cost - self._decision_cost),
+                bisect_left(spec.source.level_edges, cost - spec.decision_cost),
                 self._weights[self._groups[position]],
                 paid,
                 self._budget,
-                any(fits),
+                any(self._costs[at] <= remaining and self._correct[at] for at in tiers),
             )
         )
 
@@ -306,7 +301,7 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
         return self._mask().legal.astype(bool)
 
     def __getstate__(self) -> dict[str, Any]:
-        views = ("_outcomes", "_cells", "_next_row")
+        views = ("_costs", "_correct", "_cells", "_rows")
         return {name: value for name, value in self.__dict__.items() if name not in views}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -316,7 +311,7 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
             self._exams.go_to(self._exams.following - 1, self._exams.replicate)
             self._begin()
             for _ in range(self._position + 1):
-                self._next_row()
+                next(self._rows)
 
     def render(self) -> Any:
         """The exam so far: text (``ansi``) or a (360, 720, 3) uint8 frame (``rgb_array``)."""
@@ -328,9 +323,9 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
         return render_ansi(self._scene) if self.render_mode == "ansi" else render_rgb(self._scene)
 
 
-_Exam = tuple[list[int], Any, Any, npt.NDArray[np.float32]]
-"""Of one exam: groups of its tasks, then of its end; packed outcomes, task by task, as plain memory; observations as
-plain memory and as rows. Plain memory reads and writes single numbers faster than NumPy does."""
+_Exam = tuple[list[int], Any, Any, Any, npt.NDArray[np.float32]]
+"""Of one exam: groups of its tasks, then of its end; cost and correctness of every action, task by task, as plain
+memory; observations as plain memory and as rows. Plain memory reads and writes single numbers faster than NumPy."""
 
 
 class _Exams:
@@ -389,10 +384,14 @@ class _Exams:
         )
         end = np.full((size, 1), spec.source.num_groups, np.int32)
         groups = np.concatenate([batch.groups, end], 1).tolist()
-        outcomes, cells = batch.packed_outcomes().reshape(-1).data, rows.reshape(-1).data
-        first, last = len(outcomes) // size, len(cells) // size
+        packed = np.zeros((size, spec.num_tasks, spec.num_tiers + 1), np.int64)
+        packed[:, :, 1:] = batch.packed_outcomes()
+        costs, correct = (packed >> 1) + spec.decision_cost, (packed & 1) == 1
+        actions, cells = costs[0].size, rows.size // size
+        all_costs, all_correct, all_cells = (array.reshape(-1).data for array in (costs, correct, rows))
         for e, (own, row) in enumerate(zip(groups, rows.reshape(size, steps, -1), strict=True)):
-            yield own, outcomes[e * first : (e + 1) * first], cells[e * last : (e + 1) * last], row
+            of_exam = slice(e * actions, (e + 1) * actions)
+            yield own, all_costs[of_exam], all_correct[of_exam], all_cells[e * cells : (e + 1) * cells], row
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_size": 1, "_block": iter(())}
@@ -404,7 +403,7 @@ class _Mask:
     def __init__(self, legal: tuple[int, ...]) -> None:
         self.legal = np.array(legal, np.int8)
         blocks = map(np.tile, repeat(self.legal), repeat((1024, 1)))
-        self.copy: Callable[[], npt.NDArray[np.int8]] = chain.from_iterable(blocks).__next__
+        self.copies: Iterator[npt.NDArray[np.int8]] = chain.from_iterable(blocks)
 
     def __reduce__(self) -> tuple[type[_Mask], tuple[tuple[int, ...]]]:
         return _Mask, (tuple(self.legal.tolist()),)
