@@ -20,7 +20,7 @@ from roi_env.env import resolve_spec
 from roi_env.exam import check_seed, exam_numbers
 from roi_env.observation import observation_layout, observation_tables
 from roi_env.rendering import RENDER_FPS, Decision, Scene, render_ansi, render_rgb
-from roi_env.vector_kernels import Final, Outputs, new_state, reset_all, rules_of, sample, step_all
+from roi_env.vector_kernels import Final, Outputs, new_scratch, new_state, reset_all, rules_of, sample, step_all
 
 
 class ROIReasoningVectorEnv(gym.vector.VectorEnv):
@@ -79,6 +79,7 @@ class ROIReasoningVectorEnv(gym.vector.VectorEnv):
         self._observation_tables = observation_tables(spec)
         self._rules = rules_of(spec)
         self._state = new_state(self.num_envs, spec)
+        self._scratch = new_scratch(spec)
         self._copy = copy
         self._buffers = [self._new_buffers(), self._new_buffers()] if not copy else []
         self._turn = 0
@@ -155,7 +156,9 @@ class ROIReasoningVectorEnv(gym.vector.VectorEnv):
             self._tables,
             self._observation_tables,
             self._state,
+            self._scratch,
             out,
+            np.zeros(self.num_envs, np.int64),
         )
         self._mask = out.action_mask
         if self.render_mode is not None:
@@ -196,6 +199,7 @@ class ROIReasoningVectorEnv(gym.vector.VectorEnv):
             self._tables,
             self._observation_tables,
             self._state,
+            self._scratch,
             out,
             final,
         )

@@ -16,16 +16,17 @@ from numba import njit
 
 from roi_env import random
 from roi_env.dynamics import compiled_transition
-from roi_env.exam import ExamSpec, draw_latent, draw_tasks, outcome_number, place_outcome
+from roi_env.exam import ExamSpec, draw_latent, draw_tasks, new_slots, outcome_number, place_outcome
 from roi_env.observation import ObservationTables, fill_features, padded_features, write_observation
 from roi_env.rewards import REFUSAL_BONUS, compiled_reward_of
 from roi_env.simd import at_most, prefetch
 from roi_env.source import NOT_OFFERED, SourceTables
 
 # Compiled indexing wants unsigned numbers: signed ones cost a test for Python's negative indexing each.
-_ITEM, _GROUP, _ONE = np.uint64(0), np.uint64(1), np.uint64(1)
+_ITEM, _GROUP = np.uint64(0), np.uint64(1)
+_HALF = np.uint64(32)
 
-_BLOCK = 1024
+_BLOCK = 512
 """Environments that one pass handles: what it touches is still in the processor's cache for the next pass."""
 
 
@@ -101,8 +102,6 @@ class State(NamedTuple):
     """Of the task to decide on: law x K. This and the next two are written with its observation."""
     slot: npt.NDArray[np.int32]
     weight: npt.NDArray[np.float64]
-    place: npt.NDArray[np.uint64]
-    """Of the action under way: place of its outcome."""
     tasks: npt.NDArray[np.int32]
     """(n, N + 1, 2) item and published group of every task in order of presentation, then those of the end."""
     slots: npt.NDArray[np.int32]
@@ -130,10 +129,50 @@ def new_state(num_envs: int, spec: ExamSpec) -> State:
         cell=np.zeros(n, np.int32),
         slot=np.zeros(n, np.int32),
         weight=np.zeros(n),
-        place=np.zeros(n, np.uint64),
         tasks=tasks,
         slots=np.zeros((n if rules_of(spec).permuted else 0, spec.num_tasks), np.int32),
         padded=padded_features(n, spec),
+    )
+
+
+class Scratch(NamedTuple):
+    """What passes over one block of environments hand on: arrays (block,) unless said otherwise."""
+
+    number: npt.NDArray[np.uint32]
+    """Random number of the action under way."""
+    chosen: npt.NDArray[np.int32]
+    """Its cell."""
+    place: npt.NDArray[np.uint32]
+    """(2, block) place of its outcome: of this block and of the next one."""
+    outcome: npt.NDArray[np.uint32]
+    """That outcome, packed."""
+    group: npt.NDArray[np.int32]
+    """Group of the task to decide on."""
+    listed: npt.NDArray[np.int64]
+    """Environments whose exam ended."""
+    exam_id: npt.NDArray[np.int64]
+    """The exams that they begin."""
+    rows: npt.NDArray[np.int32]
+    """(block, N) task rows of those exams."""
+    slots: npt.NDArray[np.int32]
+    """(block, N) order of drawing."""
+    keys: npt.NDArray[np.int64]
+    """(N,) room to sort in."""
+
+
+def new_scratch(spec: ExamSpec) -> Scratch:
+    """Room for one block; kernels cannot allocate."""
+    return Scratch(
+        number=np.zeros(_BLOCK, np.uint32),
+        chosen=np.zeros(_BLOCK, np.int32),
+        place=np.zeros((2, _BLOCK), np.uint32),
+        outcome=np.zeros(_BLOCK, np.uint32),
+        group=np.zeros(_BLOCK, np.int32),
+        listed=np.zeros(_BLOCK, np.int64),
+        exam_id=np.zeros(_BLOCK, np.int64),
+        rows=np.zeros((_BLOCK, spec.num_tasks), np.int32),
+        slots=new_slots(_BLOCK, spec.num_tasks),
+        keys=np.zeros(spec.num_tasks, np.int64),
     )
 
 
@@ -164,7 +203,6 @@ class Final(NamedTuple):
 @njit(cache=True, inline="always")
 def _begin(
     count: np.uint64,
-    fresh: npt.NDArray[np.int64],
     ahead: int,
     seed: np.uint64,
     now: float,
@@ -172,35 +210,33 @@ def _begin(
     tables: SourceTables,
     observation: ObservationTables,
     state: State,
+    scratch: Scratch,
 ) -> None:
-    """Put the exam ``ahead`` of the last one into the first ``count`` environments of ``fresh``."""
+    """Put the exam ``ahead`` of the last one into the first ``count`` environments listed."""
     num_tasks = np.uint64(rules.num_tasks)
-    ids = np.empty(count, np.int64)
-    rows = np.empty((count, num_tasks), np.int32)
-    slots = np.empty((np.int64(count) if rules.permuted else 0, rules.num_tasks), np.int32)
-    for j in range(np.uint64(len(slots))):
-        for n in range(num_tasks):
-            slots[j, n] = n
     for j in range(count):
-        ids[j] = state.exam_id[np.uint64(fresh[j])] + ahead
-    draw_tasks(seed, ids, count, rules.order, rules.replacement, tables, rows, slots)
+        scratch.exam_id[j] = state.exam_id[np.uint64(scratch.listed[j])] + ahead
+    draw_tasks(
+        seed, scratch.exam_id, count, rules.order, rules.replacement, tables, scratch.rows, scratch.slots, scratch.keys
+    )
     for j in range(count):
-        i = np.uint64(fresh[j])
+        i = np.uint64(scratch.listed[j])
         for n in range(num_tasks):
-            row = np.uint64(rows[j, n])
+            row = np.uint64(scratch.rows[j, n])
             group = tables.rows[row, _GROUP]
             state.tasks[i, n, _ITEM] = tables.rows[row, _ITEM]
             state.tasks[i, n, _GROUP] = group
             fill_features(state.padded, i, np.uint64(group), n, observation)
         if rules.permuted:
             for n in range(num_tasks):
-                state.slots[i, n] = slots[j, n]
+                state.slots[i, n] = scratch.slots[j, n]
     for j in range(count):
-        i = np.uint64(fresh[j])
+        i = np.uint64(scratch.listed[j])
+        exam_id = scratch.exam_id[j]
         if rules.num_latent > 1:
-            state.first_item[i] = draw_latent(seed, ids[j], rules.num_latent) * rules.num_items
-        state.exam_id[i] = ids[j]
-        state.key[i] = random.outcome_key(seed, ids[j], state.replicate[i])
+            state.first_item[i] = draw_latent(seed, exam_id, rules.num_latent) * rules.num_items
+        state.exam_id[i] = exam_id
+        state.key[i] = random.outcome_key(seed, exam_id, state.replicate[i])
         state.position[i] = 0
         state.remaining[i] = rules.budget
         state.reward[i] = 0.0
@@ -211,6 +247,7 @@ def _begin(
 @njit(cache=True, inline="always")
 def _show(
     i: np.uint64,
+    group: np.uint64,
     last_action: int,
     last_tokens: int,
     last_correct: bool,
@@ -220,19 +257,15 @@ def _show(
     observations: npt.NDArray[np.float32],
     action_mask: npt.NDArray[np.int8],
 ) -> None:
-    """Write environment ``i``'s observation and mask, and what the next step needs of the task to decide on."""
-    position, remaining = np.uint64(state.position[i]), state.remaining[i]
-    group = np.uint64(state.tasks[i, position, _GROUP])
-    state.cell[i] = (state.first_item[i] + state.tasks[i, position, _ITEM]) * rules.num_tiers
-    state.slot[i] = position
-    state.weight[i] = rules.weight[group]
+    """Write environment ``i``'s observation and mask; ``group`` is that of the task to decide on."""
+    remaining = state.remaining[i]
     write_observation(
         observations,
         i,
         state.padded,
         i,
         group,
-        position,
+        np.uint64(state.position[i]),
         np.uint64(rules.num_tasks),
         remaining,
         rules.budget,
@@ -252,26 +285,33 @@ def _show_block(
     rules: Rules,
     observation: ObservationTables,
     state: State,
+    scratch: Scratch,
     out: Outputs,
 ) -> None:
+    """Write observations and masks of one block, and what the next step needs of the tasks to decide on."""
+    last = np.uint64(rules.num_tasks - 1)
     for j in range(size):
         i = first + j
+        position = np.uint64(state.position[i])
+        group = state.tasks[i, position, _GROUP]
+        scratch.group[j] = group
+        state.cell[i] = (state.first_item[i] + state.tasks[i, position, _ITEM]) * rules.num_tiers
+        state.weight[i] = rules.weight[np.uint64(group)]
+        state.slot[i] = state.slots[i, min(position, last)] if rules.permuted else position
+    for j in range(size):
+        i = first + j
+        group = np.uint64(scratch.group[j])
         if len(observation.memory) > 0:
             new = state.position[i] == 0
             action = np.int64(0) if new else actions[i]
             tokens = np.int32(0) if new else out.tokens[i]
             correct = not new and out.correct[i]
+            _show(i, group, action, tokens, correct, rules, observation, state, out.observations, out.action_mask)
         else:
-            action, tokens, correct = np.int64(0), np.int32(0), False
-        _show(i, action, tokens, correct, rules, observation, state, out.observations, out.action_mask)
-    if rules.permuted:
-        last = np.uint64(rules.num_tasks - 1)
-        for j in range(size):
-            i = first + j
-            state.slot[i] = state.slots[i, min(np.uint64(state.position[i]), last)]
+            _show(i, group, 0, 0, False, rules, observation, state, out.observations, out.action_mask)
 
 
-@njit(cache=True)
+@njit(cache=True, _nrt=False)
 def reset_all(
     seed: np.uint64,
     now: float,
@@ -279,41 +319,48 @@ def reset_all(
     tables: SourceTables,
     observation: ObservationTables,
     state: State,
+    scratch: Scratch,
     out: Outputs,
+    actions: npt.NDArray[np.int64],
 ) -> None:
-    """Begin the exams that ``state`` names."""
+    """Begin the exams that ``state`` names; ``actions`` (n,) is any array."""
     num_envs = len(state.position)
     for start in range(0, num_envs, _BLOCK):
         first, size = np.uint64(start), np.uint64(min(_BLOCK, num_envs - start))
-        fresh = np.arange(start, start + np.int64(size))
-        _begin(size, fresh, 0, seed, now, rules, tables, observation, state)
-        _show_block(first, size, fresh, rules, observation, state, out)
-    state.finished[:] = False
+        for j in range(size):
+            scratch.listed[j] = first + j
+        _begin(size, 0, seed, now, rules, tables, observation, state, scratch)
+        _show_block(first, size, actions, rules, observation, state, scratch, out)
+    for i in range(np.uint64(num_envs)):
+        state.finished[i] = False
 
 
 @njit(cache=True, inline="always")
 def _choose(
-    first: np.uint64,
-    size: np.uint64,
+    start: int,
+    num_envs: int,
     actions: npt.NDArray[np.int64],
     rules: Rules,
     tables: SourceTables,
     num_tiers: np.uint64,
     state: State,
+    scratch: Scratch,
 ) -> None:
-    """Find the place of every chosen action's outcome (for skip any) and ask for it.
+    """Find the places of the chosen actions' outcomes (for skip any) in the block at ``start`` and ask for them.
 
     Called one block ahead: while the outcomes come, the block before is finished.
     """
+    turn = np.uint64(start // _BLOCK % 2)
+    first, size = np.uint64(start), np.uint64(max(0, min(_BLOCK, num_envs - start)))
     for j in range(size):
         i = first + j
         tier = np.uint64(max(actions[i] - 1, 0))
-        state.place[i] = outcome_number(state.key[i], np.uint64(state.slot[i]), tier, num_tiers, rules.common)
+        number = outcome_number(state.key[i], np.uint64(state.slot[i]), tier, num_tiers, rules.common)
+        scratch.number[j] = number >> _HALF
+        scratch.chosen[j] = np.uint64(state.cell[i]) + tier
     for j in range(size):
-        i = first + j
-        cell = np.uint64(state.cell[i]) + np.uint64(max(actions[i] - 1, 0))
-        place = place_outcome(state.place[i], cell, tables.cells)
-        state.place[i] = place
+        place = place_outcome(np.uint64(scratch.number[j]), np.uint64(scratch.chosen[j]), tables.cells)
+        scratch.place[turn, j] = place
         prefetch(tables.outcomes, place)
 
 
@@ -374,7 +421,7 @@ def _shape(
             for k in range(num_tiers):
                 cell = np.uint64(state.cell[i]) + k
                 number = outcome_number(state.key[i], np.uint64(state.slot[i]), k, num_tiers, rules.common)
-                place = place_outcome(number, cell, tables.cells)
+                place = place_outcome(number >> _HALF, cell, tables.cells)
                 packed = tables.outcomes[place]
                 fits = np.int64(packed >> np.uint32(1)) + rules.decision_cost <= remaining
                 solvable = solvable or (fits and (packed & np.uint32(1)) != 0)
@@ -400,21 +447,25 @@ def _close(
     first: np.uint64,
     size: np.uint64,
     count: np.uint64,
-    ended: npt.NDArray[np.int64],
     now: float,
     rules: Rules,
     state: State,
+    scratch: Scratch,
     final: Final,
 ) -> None:
     """Write the totals of the exams that ended, zeros for the others: never stale memory."""
-    last = first + size
-    final.score[first:last] = 0.0
-    final.reward[first:last] = 0.0
-    final.length[first:last] = 0
-    final.tokens[first:last] = 0
-    final.seconds[first:last] = 0.0
+    for j in range(size):
+        final.score[first + j] = 0.0
+    for j in range(size):
+        final.reward[first + j] = 0.0
+    for j in range(size):
+        final.length[first + j] = 0
+    for j in range(size):
+        final.tokens[first + j] = 0
+    for j in range(size):
+        final.seconds[first + j] = 0.0
     for j in range(count):
-        i = np.uint64(ended[j])
+        i = np.uint64(scratch.listed[j])
         final.score[i] = state.score[i]
         final.reward[i] = state.reward[i] if rules.reward_kind != 0 else state.score[i]
         final.length[i] = state.position[i]
@@ -422,7 +473,45 @@ def _close(
         final.seconds[i] = now - state.started[i]
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
+def _show_last(
+    first: np.uint64,
+    size: np.uint64,
+    count: np.uint64,
+    actions: npt.NDArray[np.int64],
+    rules: Rules,
+    observation: ObservationTables,
+    state: State,
+    scratch: Scratch,
+    out: Outputs,
+    final: Final,
+) -> None:
+    """Write the last observations and masks of the exams that ended, zeros for the others."""
+    for j in range(size):
+        for k in range(np.uint64(final.observations.shape[1])):
+            final.observations[first + j, k] = 0.0
+        for k in range(np.uint64(final.action_mask.shape[1])):
+            final.action_mask[first + j, k] = 0
+    for j in range(count):
+        i = np.uint64(scratch.listed[j])
+        group = np.uint64(state.tasks[i, np.uint64(state.position[i]), _GROUP])
+        _show(
+            i,
+            group,
+            actions[i],
+            out.tokens[i],
+            out.correct[i],
+            rules,
+            observation,
+            state,
+            final.observations,
+            final.action_mask,
+        )
+        state.finished[i] = False
+
+
+# Without Numba's counting of references: every pass would count those of all fifty arrays.
+@njit(cache=True, _nrt=False)
 def step_all(
     actions: npt.NDArray[np.int64],
     seed: np.uint64,
@@ -432,58 +521,41 @@ def step_all(
     tables: SourceTables,
     observation: ObservationTables,
     state: State,
+    scratch: Scratch,
     out: Outputs,
     final: Final,
 ) -> int:
     """Step every environment once; returns how many exams ended, or -1 (nothing done) for an action out of range."""
-    num_envs = len(actions)
-    num_tiers = len(observation.tiers)
-    valid = True
-    for action in actions:
-        valid &= (action >= 0) & (action <= num_tiers)
-    if not valid:
+    num_envs, num_tiers = len(actions), np.uint64(len(observation.tiers))
+    largest = np.uint64(0)
+    for i in range(np.uint64(num_envs)):
+        largest = max(largest, np.uint64(actions[i]))  # of a negative one: huge
+    if largest > num_tiers:
         return -1
-    outcome, ended = np.empty(_BLOCK, np.uint32), np.empty(_BLOCK, np.int64)
     total = np.uint64(0)
-    _choose(np.uint64(0), np.uint64(min(_BLOCK, num_envs)), actions, rules, tables, np.uint64(num_tiers), state)
+    _choose(0, num_envs, actions, rules, tables, num_tiers, state, scratch)
     for start in range(0, num_envs, _BLOCK):
         first, size = np.uint64(start), np.uint64(min(_BLOCK, num_envs - start))
-        if start + _BLOCK < num_envs:
-            following = np.uint64(min(_BLOCK, num_envs - start - _BLOCK))
-            _choose(np.uint64(start + _BLOCK), following, actions, rules, tables, np.uint64(num_tiers), state)
+        _choose(start + _BLOCK, num_envs, actions, rules, tables, num_tiers, state, scratch)
+        turn = np.uint64(start // _BLOCK % 2)
         for j in range(size):
-            outcome[j] = tables.outcomes[state.place[first + j]]
-        _settle(first, size, actions, outcome, now, rules, state, out)
+            scratch.outcome[j] = tables.outcomes[np.uint64(scratch.place[turn, j])]
+        _settle(first, size, actions, scratch.outcome, now, rules, state, out)
         if rules.reward_kind != 0:
-            _shape(first, size, actions, outcome, rules, tables, state, out)
+            _shape(first, size, actions, scratch.outcome, rules, tables, state, out)
         count = np.uint64(0)
         for j in range(size):
-            ended[count] = first + j
+            scratch.listed[count] = first + j
             count += np.uint64(out.terminated[first + j])
         total += count
-        _close(first, size, count, ended, now, rules, state, final)
+        _close(first, size, count, now, rules, state, scratch, final)
+        # Under NEXT_STEP the end is shown and the next exam put behind it already; its first observation comes next.
         if same_step:
-            final.observations[first : first + size] = 0.0
-            final.action_mask[first : first + size] = 0
-            for j in range(count):
-                i = np.uint64(ended[j])
-                _show(
-                    i,
-                    actions[i],
-                    out.tokens[i],
-                    out.correct[i],
-                    rules,
-                    observation,
-                    state,
-                    final.observations,
-                    final.action_mask,
-                )
-                state.finished[i] = False
-        else:
-            _show_block(first, size, actions, rules, observation, state, out)
-        _begin(count, ended, num_envs, seed, now, rules, tables, observation, state)
-        if same_step:
-            _show_block(first, size, actions, rules, observation, state, out)
+            _show_last(first, size, count, actions, rules, observation, state, scratch, out, final)
+            _begin(count, num_envs, seed, now, rules, tables, observation, state, scratch)
+        _show_block(first, size, actions, rules, observation, state, scratch, out)
+        if not same_step:
+            _begin(count, num_envs, seed, now, rules, tables, observation, state, scratch)
     return np.int64(total)  # type: ignore[return-value]
 
 
