@@ -2,7 +2,9 @@
 
 Claims: `make_vec("ROIReasoning-v0")` x4096 with copies and preview steps at least 2x as fast as native CartPole x4096
 (table in L2), at least 1.3x with an 8 MB outcome table; one environment through `gym.make` at least 3x CartPole.
-Peers run in turn, block by block, so that ratios hold in every speed phase of the machine. CPU time, medians of blocks.
+Jumanji's Knapsack (rollouts compiled as a whole, first legal action) and envpool's CartPole (one thread) run beside them
+where they are installed. Peers run in turn, block by block, so that ratios hold in every speed phase of the machine. CPU
+time of all threads, medians of blocks.
 """
 
 from __future__ import annotations
@@ -75,6 +77,60 @@ def single_run(env: gym.Env, steps: int) -> Callable[[], int]:
     return run
 
 
+def jumanji_run(num_envs: int, calls: int) -> Callable[[], int]:
+    """Jumanji's Knapsack-v1: no Python between its steps."""
+    import jax
+    import jumanji
+    from jumanji.wrappers import VmapAutoResetWrapper
+
+    env = VmapAutoResetWrapper(jumanji.make("Knapsack-v1"))
+
+    def step(carry: tuple, _: None) -> tuple:
+        state, timestep = carry
+        carry = env.step(state, jax.numpy.argmax(timestep.observation.action_mask, -1))
+        return carry, carry[1].reward.sum()
+
+    roll = jax.jit(lambda carry: jax.lax.scan(step, carry, None, calls))
+    carry = jax.jit(env.reset)(jax.random.split(jax.random.key(0), num_envs))
+
+    def run() -> int:
+        nonlocal carry
+        carry, _ = jax.block_until_ready(roll(carry))
+        return calls * num_envs
+
+    return run
+
+
+def envpool_run(num_envs: int, calls: int) -> Callable[[], int]:
+    """CartPole of envpool, one thread, actions drawn beforehand."""
+    import envpool
+
+    env = envpool.make("CartPole-v1", env_type="gymnasium", num_envs=num_envs, num_threads=1, seed=0)
+    env.reset()
+    actions = np.random.default_rng(0).integers(0, 2, (16, num_envs)).astype(np.int32)
+
+    def run() -> int:
+        for call in range(calls):
+            env.step(actions[call % 16])
+        return calls * num_envs
+
+    return run
+
+
+PEERS = {"Jumanji Knapsack": jumanji_run, "envpool CartPole": envpool_run}
+
+
+def installed_peers(num_envs: int) -> dict[str, Callable[[], int]]:
+    """Runs of the peers that are installed."""
+    runs = {}
+    for name, make in PEERS.items():
+        try:
+            runs[name] = make(num_envs, 10)
+        except ModuleNotFoundError as error:
+            print(f"{name}: not installed ({error.name})")
+    return runs
+
+
 def native(name: str, num_envs: int, **kwargs: object) -> gym.vector.VectorEnv:
     """A native vector environment."""
     return gym.make_vec(name, num_envs=num_envs, vectorization_mode="vector_entry_point", **kwargs)
@@ -88,12 +144,14 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="exit with 1 if a claim fails")
     arguments = parser.parse_args()
     n = arguments.num_envs
+    peers = installed_peers(n)
     vector = in_turn(
         {
             "CartPole": vector_run(native("CartPole-v1", n), 10),
             "table in L2": vector_run(native("ROIReasoning-v0", n), 10),
             "8 MB table": vector_run(native("ROIReasoning-v0", n, source=large_table(8)), 10),
             "zero-copy": vector_run(native("ROIReasoning-v0", n, copy=False), 10),
+            **peers,
         },
         arguments.blocks,
     )
@@ -112,6 +170,8 @@ def main() -> None:
         failed |= claim is not None and ratio < claim
         text = f" (claim {claim:g}x)" if claim else ""
         print(f"ROIReasoning x{n}, {name}: {vector[name] * 1e9:.1f} ns a step, {ratio:.2f}x CartPole{text}")
+    for name in peers:
+        print(f"{name} x{n}: {vector[name] * 1e9:.1f} ns a step, {vector['CartPole'] / vector[name]:.2f}x CartPole")
     ratio = single["CartPole"] / single["ROIReasoning"]
     failed |= ratio < 3
     print(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+from itertools import chain, repeat
 from typing import Any
 
 import gymnasium as gym
@@ -14,6 +16,7 @@ from roi_env.exam import ExamSpec, check_seed, draw_exams, exam_numbers, exam_sp
 from roi_env.observation import observation_layout, observation_tables, observe, padded_features
 from roi_env.rendering import RENDER_FPS, Decision, Scene, render_ansi, render_rgb
 from roi_env.rewards import SCORE, reward_of
+from roi_env.source import NOT_OFFERED
 
 _TABLE_ARGUMENTS = ("family", "datasets", "split", "group_by", "missing")
 
@@ -171,58 +174,20 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
         self.observation_layout = observation_layout(spec)
         self.observation_space = self.observation_layout.space()
         self.action_space = gym.spaces.Discrete(spec.num_tiers + 1)
-        self._observation_tables = observation_tables(spec)
-        self._shows_feedback = spec.feedback == "cost+correct"
-        self._num_tasks, self._num_tiers, self._budget = spec.num_tasks, spec.num_tiers, spec.budget
+        # Up to thirty attributes Python finds them by place, beyond by name: what only a few exams need lies elsewhere.
+        self._num_tasks, self._num_actions, self._budget = spec.num_tasks, spec.num_tiers + 1, spec.budget
         self._per_token = 1.0 / spec.budget
-        self._decision_cost = spec.decision_cost
-        self._reward = spec.reward
+        self._row_size = self.observation_layout.size
+        self._shows_feedback = spec.feedback == "cost+correct"
         self._plain_score = spec.reward.kind == SCORE
         self._weights: list[float] = spec.source.group_weight.tolist()
-        self._level_edges: list[int] = spec.source.level_edges.tolist()
-        # Legal actions change only where the remaining budget crosses a minimum cost: one mask a crossing, copied for every caller.
-        self._thresholds: list[list[int]] = [sorted(set(row)) for row in spec.min_cost.tolist()]
-        self._masks = [[_Mask(row, limit) for limit in (-1, *sorted(set(row)))] for row in spec.min_cost.tolist()]
-        self._no_mask = _Mask([2] * self._num_tiers, 1)
-        self._seed: int | None = None
-        self._next_exam = 0
-        self._replicate = 0
-        self._block_size = 1
-        self._block_left = 0
+        self._legal = _legal_actions(spec)
+        self._exams = _Exams(spec)
+        self._groups: list[int] = []
         self._position = 0
         self._remaining = 0
-        self._last_mask: _Mask | None = None
+        self._score = 0.0
         self._scene: Scene | None = None
-
-    def _prepare_block(self) -> None:
-        """Draw the next exams at once: tasks, outcomes and observations with the budget left out.
-
-        One compiled call per block costs less than one per exam; the block doubles up to 64 exams so that a caller
-        who reseeds at every reset does not pay for exams it never takes.
-        """
-        assert self._seed is not None
-        size = self._block_size
-        self._block_size = min(64, 2 * size)
-        ids = np.arange(self._next_exam, self._next_exam + size)
-        batch = draw_exams(self.spec_of_exam, self._seed, ids, self._replicate)
-        self._block_outcomes: list[list[list[int]]] = batch.packed_outcomes().tolist()
-        self._block_groups: list[list[int]] = batch.groups.tolist()
-        steps = self._num_tasks + 1
-        rows = observe(
-            batch.groups,
-            padded_features(size, self.spec_of_exam),
-            np.repeat(np.arange(size), steps),
-            np.tile(np.arange(steps), size),
-            np.where(np.tile(np.arange(steps), size) == 0, self._budget, 0),
-            self._budget,
-            np.zeros(size * steps, np.int64),
-            np.zeros(size * steps, np.int64),
-            np.zeros(size * steps, np.bool_),
-            self._observation_tables,
-            self.observation_layout.size,
-        )
-        self._block_rows = rows.reshape(size, steps, -1)
-        self._block_left = size
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -234,37 +199,32 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
         :param options: ``exam_ids`` and ``replicates``: one non-negative integer each.
         :raises ValueError: for a bad seed or option.
         """
-        if seed is not None:
-            check_seed(seed)
-        super().reset(seed=seed)
-        if seed is not None or self._seed is None:
-            self._seed = int(self.np_random.integers(2**63)) if seed is None else int(seed)
-            self._next_exam, self._replicate = 0, 0
-            self._block_size, self._block_left = 1, 0
+        exams = self._exams
+        if seed is not None or exams.seed is None:
+            if seed is not None:
+                check_seed(seed)
+            super().reset(seed=seed)
+            exams.go_to(0, 0, int(self.np_random.integers(2**63)) if seed is None else int(seed))
         if options:
             if unknown := set(options) - {"exam_ids", "replicates"}:
                 raise ValueError(f"reset options are 'exam_ids' and 'replicates', got {sorted(unknown)}")
+            exam_id, replicate = exams.following, exams.replicate
             if "exam_ids" in options:
-                self._next_exam = int(exam_numbers("exam_ids", options["exam_ids"], 1)[0])
-                self._replicate = 0
+                exam_id, replicate = int(exam_numbers("exam_ids", options["exam_ids"], 1)[0]), 0
             if "replicates" in options:
-                self._replicate = int(exam_numbers("replicates", options["replicates"], 1)[0])
-            self._block_size, self._block_left = 1, 0
-        if self._block_left == 0:
-            self._prepare_block()
-        index = len(self._block_groups) - self._block_left
-        self._block_left -= 1
-        self._next_exam += 1
-        self._groups = self._block_groups[index]
-        self._outcomes = self._block_outcomes[index]
-        self._rows = self._block_rows[index]
+                replicate = int(exam_numbers("replicates", options["replicates"], 1)[0])
+            exams.go_to(exam_id, replicate)
+        self._begin()
         self._position = 0
         self._remaining = self._budget
         self._score = 0.0
         if self.render_mode is not None:
-            self._scene = Scene(self.spec_of_exam, tuple(self._groups), ())
-        self._last_mask = self._mask_at(0, self._budget)
-        return self._rows[0], {"action_mask": self._last_mask.copy()}
+            self._scene = Scene(self.spec_of_exam, tuple(self._groups[:-1]), ())
+        return next(self._rows), {"action_mask": next(self._mask().copies)}
+
+    def _begin(self) -> None:
+        self._groups, self._costs, self._correct, self._cells, rows = self._exams.take()
+        self._rows = iter(rows)  # an iterator cuts rows faster than indices do
 
     def step(self, action: np.int64 | int) -> tuple[npt.NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Take one action in ``0..K``.
@@ -276,81 +236,82 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
         if remaining == 0:
             raise gym.error.ResetNeeded("the exam is over (or has not begun): call reset() before step()")
         position = self._position
-        choice = int(action)
-        if choice > 0:
-            if choice > self._num_tiers:
-                raise ValueError(f"action must lie in 0..{self._num_tiers}, got {action!r}")
-            packed = self._outcomes[position][choice - 1]
-            cost, correct = (packed >> 1) + self._decision_cost, packed & 1 == 1
-        elif choice == 0:
-            cost, correct = self._decision_cost, False
-        else:
-            raise ValueError(f"action must lie in 0..{self._num_tiers}, got {action!r}")
+        choice = action if type(action) is int else int(action)
+        if not 0 <= choice < self._num_actions:
+            raise ValueError(f"action must lie in 0..{self._num_actions - 1}, got {action!r}")
+        at = position * self._num_actions + choice
+        cost, correct = self._costs[at], self._correct[at]
         paid, right, overspent, terminated = transition(cost, correct, remaining, position, self._num_tasks)
-        group = self._groups[position]
-        score = self._weights[group] if right else 0.0
-        reward = score if self._plain_score else self._shaped_reward(choice, right, overspent, cost, paid)
-        position += 1
+        reward = 0.0
+        if right:
+            reward = self._weights[self._groups[position]]
+            self._score += reward
+        if not self._plain_score:
+            reward = self._shaped_reward(choice, right, overspent, cost, paid)
+        self._position = position = position + 1
         remaining -= paid
-        self._position = position
-        self._score += score
-        # Every row of a block is handed out once and written once: no copy is needed.
-        observation = self._rows[position]
-        observation[0] = remaining * self._per_token
+        # Every row is handed out once and written once: no copy is needed.
+        observation = next(self._rows)
+        first = position * self._row_size
+        self._cells[first] = remaining * self._per_token
         if self._shows_feedback:
-            observation[2] = choice / self._num_tiers
-            observation[3] = paid * self._per_token
-            observation[4] = right
+            self._cells[first + 2] = choice / (self._num_actions - 1)
+            self._cells[first + 3] = paid * self._per_token
+            self._cells[first + 4] = right
+        unhindered, mask, thresholds, masks = self._legal[self._groups[position]]
+        if remaining < unhindered:
+            mask = masks[bisect_right(thresholds, remaining)]
+        info = {"action_mask": next(mask.copies), "tokens": paid, "correct": right, "overspent": overspent}
         if terminated:
-            mask = self._mask_at(position, remaining)
             self._remaining = 0
-            info = {
-                "action_mask": mask.copy(),
-                "tokens": paid,
-                "correct": right,
-                "overspent": overspent,
-                "score": self._score,
-                "spent": self._budget - remaining,
-            }
+            info["score"] = self._score
+            info["spent"] = self._budget - remaining
         else:
             self._remaining = remaining
-            group = self._groups[position]
-            mask = self._masks[group][bisect_right(self._thresholds[group], remaining)]
-            info = {"action_mask": mask.copy(), "tokens": paid, "correct": right, "overspent": overspent}
-        self._last_mask = mask
         if self._scene is not None:
             self._scene = self._scene.after(Decision(choice, paid, right, overspent))
         return observation, reward, terminated, False, info
 
     def _shaped_reward(self, action: int, right: bool, overspent: bool, cost: int, paid: int) -> float:
-        position, remaining = self._position, self._remaining
-        fits = ((packed >> 1) + self._decision_cost <= remaining and packed & 1 for packed in self._outcomes[position])
+        spec, position, remaining = self.spec_of_exam, self._position, self._remaining
+        tiers = range(position * self._num_actions + 1, (position + 1) * self._num_actions)
         return float(
             reward_of(
-                self._reward.kind,
-                self._reward.coefficient,
+                spec.reward.kind,
+                spec.reward.coefficient,
                 action,
                 right,
                 overspent,
-                bisect_left(self._level_edges, cost - self._decision_cost),
+                bisect_left(spec.source.level_edges, cost - spec.decision_cost),
                 self._weights[self._groups[position]],
                 paid,
                 self._budget,
-                any(fits),
+                any(self._costs[at] <= remaining and self._correct[at] for at in tiers),
             )
         )
 
-    def _mask_at(self, position: int, remaining: int) -> _Mask:
-        if position == self._num_tasks:
-            return self._no_mask
-        group = self._groups[position]
-        return self._masks[group][bisect_right(self._thresholds[group], remaining)]
+    def _mask(self) -> _Mask:
+        _, _, thresholds, masks = self._legal[self._groups[self._position]]
+        return masks[bisect_right(thresholds, self._remaining)]
 
     def action_masks(self) -> npt.NDArray[np.bool_]:
         """(K + 1,) bool: legal actions now (sb3-contrib's protocol)."""
-        if self._last_mask is None:
+        if not self._groups:
             raise gym.error.ResetNeeded("call reset() before action_masks()")
-        return self._last_mask.legal.astype(bool)
+        return self._mask().legal.astype(bool)
+
+    def __getstate__(self) -> dict[str, Any]:
+        views = ("_costs", "_correct", "_cells", "_rows")
+        return {name: value for name, value in self.__dict__.items() if name not in views}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self._groups:
+            # The name of the exam under way says all of it.
+            self._exams.go_to(self._exams.following - 1, self._exams.replicate)
+            self._begin()
+            for _ in range(self._position + 1):
+                next(self._rows)
 
     def render(self) -> Any:
         """The exam so far: text (``ansi``) or a (360, 720, 3) uint8 frame (``rgb_array``)."""
@@ -362,14 +323,108 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
         return render_ansi(self._scene) if self.render_mode == "ansi" else render_rgb(self._scene)
 
 
+_Exam = tuple[list[int], Any, Any, Any, npt.NDArray[np.float32]]
+"""Of one exam: groups of its tasks, then of its end; cost and correctness of every action, task by task, as plain
+memory; observations as plain memory and as rows. Plain memory reads and writes single numbers faster than NumPy."""
+
+
+class _Exams:
+    """The coming exams of one seed and replicate.
+
+    They are drawn in blocks: one compiled call per block costs less than one per exam. A block doubles up to 256 exams,
+    so that a caller who chooses every exam does not pay for those never taken.
+    """
+
+    def __init__(self, spec: ExamSpec) -> None:
+        self.seed: int | None = None
+        self.following = 0
+        """Identity of the exam taken next."""
+        self.replicate = 0
+        self._spec = spec
+        self._tables = observation_tables(spec)
+        self._row_size = observation_layout(spec).size
+        self._size = 1
+        self._block: Iterator[_Exam] = iter(())
+
+    def go_to(self, exam_id: int, replicate: int, seed: int | None = None) -> None:
+        """Take ``exam_id`` next and its successors after it."""
+        self.following, self.replicate = exam_id, replicate
+        self.seed = self.seed if seed is None else seed
+        self._size, self._block = 1, iter(())
+
+    def take(self) -> _Exam:
+        """The next exam."""
+        exam = next(self._block, None)
+        if exam is None:
+            self._block = self._draw()
+            exam = next(self._block)
+        self.following += 1
+        return exam
+
+    def _draw(self) -> Iterator[_Exam]:
+        """A block of exams: tasks, outcomes and observations with the budget left out."""
+        assert self.seed is not None
+        spec, size, steps = self._spec, self._size, self._spec.num_tasks + 1
+        self._size = min(256, 2 * size)
+        batch = draw_exams(spec, self.seed, np.arange(self.following, self.following + size), self.replicate)
+        position = np.tile(np.arange(steps), size)
+        nothing = np.zeros(len(position), np.int64)
+        rows = observe(
+            batch.groups,
+            padded_features(size, spec),
+            np.repeat(np.arange(size), steps),
+            position,
+            np.where(position == 0, spec.budget, 0),
+            spec.budget,
+            nothing,
+            nothing,
+            nothing.astype(np.bool_),
+            self._tables,
+            self._row_size,
+        )
+        end = np.full((size, 1), spec.source.num_groups, np.int32)
+        groups = np.concatenate([batch.groups, end], 1).tolist()
+        packed = np.zeros((size, spec.num_tasks, spec.num_tiers + 1), np.int64)
+        packed[:, :, 1:] = batch.packed_outcomes()
+        costs, correct = (packed >> 1) + spec.decision_cost, (packed & 1) == 1
+        actions, cells = costs[0].size, rows.size // size
+        all_costs, all_correct, all_cells = (array.reshape(-1).data for array in (costs, correct, rows))
+        for e, (own, row) in enumerate(zip(groups, rows.reshape(size, steps, -1), strict=True)):
+            of_exam = slice(e * actions, (e + 1) * actions)
+            yield own, all_costs[of_exam], all_correct[of_exam], all_cells[e * cells : (e + 1) * cells], row
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_size": 1, "_block": iter(())}
+
+
 class _Mask:
-    """A mask that gives every caller an array of its own, cut from blocks: cheaper than an allocation each."""
+    """A mask that gives every caller an array of its own: rows of blocks cost a third of an allocation each."""
 
-    def __init__(self, min_cost: list[int], remaining: int) -> None:
-        self.legal = np.array([1, *(cost <= remaining for cost in min_cost)], np.int8)
-        self._spare: list[npt.NDArray[np.int8]] = []
+    def __init__(self, legal: tuple[int, ...]) -> None:
+        self.legal = np.array(legal, np.int8)
+        blocks = map(np.tile, repeat(self.legal), repeat((1024, 1)))
+        self.copies: Iterator[npt.NDArray[np.int8]] = chain.from_iterable(blocks)
 
-    def copy(self) -> npt.NDArray[np.int8]:
-        if not self._spare:
-            self._spare = list(np.tile(self.legal, (64, 1)))
-        return self._spare.pop()
+    def __reduce__(self) -> tuple[type[_Mask], tuple[tuple[int, ...]]]:
+        return _Mask, (tuple(self.legal.tolist()),)
+
+
+_Legal = tuple[int, _Mask, list[int], list[_Mask]]
+"""Legal actions of one group: tokens from which on they are all that will ever be, the mask then; the numbers of tokens
+where they change, in ascending order, and the masks below, between and from them on."""
+
+
+def _legal_actions(spec: ExamSpec) -> list[_Legal]:
+    """Legal actions of every group, then at the end of an exam, where only skip is legal."""
+    known: dict[tuple[int, ...], _Mask] = {}
+
+    def mask(min_cost: list[int], remaining: int) -> _Mask:
+        legal = (1, *(int(cost <= remaining) for cost in min_cost))
+        return known.setdefault(legal, _Mask(legal))
+
+    groups = []
+    for costs in [*spec.min_cost.tolist(), [NOT_OFFERED] * spec.num_tiers]:
+        thresholds = sorted(set(costs) - {NOT_OFFERED})
+        masks = [mask(costs, limit) for limit in (-1, *thresholds)]
+        groups.append((max(thresholds, default=0), masks[-1], thresholds, masks))
+    return groups

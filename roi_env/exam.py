@@ -223,11 +223,12 @@ def draw_tasks(
     tables: SourceTables,
     rows: npt.NDArray[np.int32],
     slots: npt.NDArray[np.int32],
+    keys: npt.NDArray[np.int64],
 ) -> None:
     """Fill ``rows[e]`` and ``slots[e]`` (N,) int32 with the tasks of exam ``exam_ids[e]`` in presentation order, e < count.
 
     ``slots`` comes from :func:`new_slots`: it holds the order of drawing and is written only where that changes. A slot
-    is part of a task's identity, whatever the order of presentation.
+    is part of a task's identity, whatever the order of presentation. ``keys`` (N,) int64 is room to sort in.
     """
     if replacement and len(tables.strata) == 2 and order == 0:
         # Exchangeable draws: the order of drawing is a random order already.
@@ -236,7 +237,6 @@ def draw_tasks(
             key = random.exam_key(seed, exam_ids[e])
             _draw_independent(random.draw(key, random.TASKS), size, rows, e)
         return
-    keys = np.empty(rows.shape[1], np.int64)
     for e in range(count):
         _draw_in_order(seed, e, exam_ids[e], order, replacement, tables, rows, slots, keys)
 
@@ -313,21 +313,18 @@ def draw_latent(seed: np.uint64, exam_id: np.int64, num_latent: int) -> np.int64
 
 
 @njit(cache=True, inline="always")
-def place_outcome(
-    key: np.uint64,
-    slot: np.uint64,
-    tier: np.uint64,
-    num_tiers: np.uint64,
-    cell: np.uint64,
-    common: bool,
-    cells: npt.NDArray[np.int32],
-) -> np.uint64:
-    """Where ``tables.outcomes`` holds the potential outcome of ``tier`` (0-based) for the task in ``slot``.
+def outcome_number(key: np.uint64, slot: np.uint64, tier: np.uint64, num_tiers: np.uint64, common: bool) -> np.uint64:
+    """The random number behind the outcome of ``tier`` (0-based) for the task in ``slot``."""
+    return random.draw(key, slot * num_tiers + (np.uint64(0) if common else tier))
+
+
+@njit(cache=True, inline="always")
+def place_outcome(number: np.uint64, cell: np.uint64, cells: npt.NDArray[np.int32]) -> np.uint64:
+    """Where ``tables.outcomes`` holds that outcome, given the high half of its number.
 
     ``cell`` = law * K + tier. A tier that is not offered costs ``NOT_OFFERED`` tokens: choosing it overspends.
     """
-    number = random.draw(key, slot * num_tiers + (np.uint64(0) if common else tier))
-    return np.uint64(cells[cell, np.uint64(0)]) + random.below(number, np.uint64(cells[cell, np.uint64(1)]))
+    return np.uint64(cells[cell, np.uint64(0)]) + random.scaled(number, np.uint64(cells[cell, np.uint64(1)]))
 
 
 @njit(cache=True)
@@ -344,7 +341,7 @@ def _draw_batch(
     size = len(exam_ids)
     rows = np.empty((size, num_tasks), np.int32)
     latent = np.empty(size, np.int32)
-    draw_tasks(seed, exam_ids, size, order, replacement, tables, rows, slots)
+    draw_tasks(seed, exam_ids, size, order, replacement, tables, rows, slots, np.empty(num_tasks, np.int64))
     for e in range(size):
         latent[e] = draw_latent(seed, exam_ids[e], num_latent)
     return rows, latent
@@ -368,8 +365,8 @@ def _draw_outcomes(
         for n in range(num_tasks):
             for k in range(np.uint64(num_tiers)):
                 cell = np.uint64(laws[e, n] * num_tiers) + k
-                place = place_outcome(key, np.uint64(slots[e, n]), k, np.uint64(num_tiers), cell, common, tables.cells)
-                packed[e, n, k] = tables.outcomes[place]
+                number = outcome_number(key, np.uint64(slots[e, n]), k, np.uint64(num_tiers), common)
+                packed[e, n, k] = tables.outcomes[place_outcome(number >> np.uint64(32), cell, tables.cells)]
     return packed
 
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from numba import njit
 
 from roi_env.exam import ExamSpec
+from roi_env.simd import copy_row
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ class ObservationTables(NamedTuple):
     """
 
     beliefs: npt.NDArray[np.float32]
-    """(G, 2K) success probabilities, expected costs / budget; (G, 0) without beliefs."""
+    """(G + 1, 2K) success probabilities, expected costs / budget; 0 columns without beliefs. Group G is what follows the
+    last task: zeros."""
     features: npt.NDArray[np.float32]
     """(G, F) published features."""
     tiers: tuple[int, ...]
@@ -124,7 +126,7 @@ def observation_tables(spec: ExamSpec) -> ObservationTables:
         beliefs = np.empty((source.num_groups, 0), np.float32)
     window = spec.num_tasks if spec.preview else 1
     return ObservationTables(
-        np.ascontiguousarray(beliefs),
+        np.concatenate([beliefs, np.zeros((1, beliefs.shape[1]), np.float32)]),
         np.ascontiguousarray(source.group_features),
         (0,) * source.num_tiers,
         (0,) * source.group_features.shape[1],
@@ -168,7 +170,7 @@ def write_observation(
 ) -> None:
     """Write the observation before task ``position`` (N: the terminal one) into ``out[row]``, float32.
 
-    ``padded[exam]`` holds the exam's features followed by zeros; ``group`` is the task's group (any at the end). Rows
+    ``padded[exam]`` holds the exam's features followed by zeros; ``group`` is the task's group (at the end G). Rows
     are indexed, not sliced (a view costs a reference count), and with unsigned numbers (signed ones cost a test for
     Python's negative indexing).
     """
@@ -179,13 +181,9 @@ def write_observation(
         out[row, np.uint64(3)] = last_tokens * (1.0 / budget)
         out[row, np.uint64(4)] = last_correct
     at = np.uint64(2 + len(tables.memory))
-    present = np.float32(1.0) if position < num_tasks else np.float32(0.0)
-    for j in range(np.uint64(len(tables.believed))):
-        out[row, at + j] = present * tables.beliefs[group, j]
+    copy_row(out, row, at, tables.beliefs, group, np.uint64(0), tables.believed)
     at += np.uint64(len(tables.believed))
-    first = position * np.uint64(len(tables.per_task))
-    for j in range(np.uint64(len(tables.shown))):
-        out[row, at + j] = padded[exam, first + j]
+    copy_row(out, row, at, padded, exam, position * np.uint64(len(tables.per_task)), tables.shown)
 
 
 @njit(cache=True)
@@ -212,7 +210,7 @@ def observe(
             fill_features(padded, e, np.uint64(groups[e, n]), n, tables)
     out = np.empty((len(exam), size), np.float32)
     for d in range(np.uint64(len(exam))):
-        group = np.uint64(groups[exam[d], min(position[d], num_tasks - 1)])
+        group = np.uint64(groups[exam[d], position[d]] if position[d] < num_tasks else len(tables.beliefs) - 1)
         write_observation(
             out,
             d,

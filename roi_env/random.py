@@ -38,7 +38,13 @@ def draw(key: np.uint64, counter: np.uint64) -> np.uint64:
 @njit(cache=True, inline="always")
 def below(number: np.uint64, bound: np.uint64) -> np.uint64:
     """Map a 64-bit number to ``0..bound-1`` by multiply-and-shift of its high half; bias below ``bound / 2**32``."""
-    return ((number >> _S32) * bound) >> _S32
+    return scaled(number >> _S32, bound)
+
+
+@njit(cache=True, inline="always")
+def scaled(half: np.uint64, bound: np.uint64) -> np.uint64:
+    """:func:`below` of a number given by its high half."""
+    return (half * bound) >> _S32
 
 
 @njit(cache=True, inline="always")

@@ -145,7 +145,7 @@ def observation_statistics(problem: Problem) -> tuple[npt.NDArray[np.float32], n
         return mean, np.where(deviation > 1e-6, deviation, 1.0)
 
     fractions = 2 + len(tables.memory)
-    believed, features = moments(tables.beliefs), moments(tables.features)
+    believed, features = moments(tables.beliefs[:-1]), moments(tables.features)  # without the end of an exam
     shown = len(tables.shown) // max(1, tables.features.shape[1])
     centre, spread = (
         np.concatenate([np.full(fractions, uniform), by_group, np.tile(feature, shown)]).astype(np.float32)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -100,6 +103,87 @@ def test_episodes_are_those_of_the_single_environment(case: dict, mode: str, wid
                     episodes[i] = [(observations[i].tobytes(), infos["action_mask"][i].tobytes())]
         assert (envs.action_masks() == infos["action_mask"].astype(bool)).all()
     assert finished >= width
+
+
+@pytest.mark.parametrize("mode", ["NEXT_STEP", "SAME_STEP"])
+def test_wide_environments_cross_blocks(mode: str) -> None:
+    """The kernel works block by block and looks one block ahead; the last one is not full."""
+    envs = ROIReasoningVectorEnv(num_envs=1100, autoreset_mode=mode, budget=150)
+    single = ROIReasoningEnv(budget=150)
+    single.reset(seed=3)
+    plan = np.random.default_rng(2).integers(0, 4, (10, 1100))
+    observations, _ = envs.reset(seed=3)
+    seen = [(observations, None, None)]
+    for actions in plan:
+        observations, rewards, terminated, _, infos = envs.step(actions)
+        if mode == "SAME_STEP":
+            observations = np.where(terminated[:, None], infos["final_obs"], observations)
+        seen.append((observations, rewards, terminated))
+    for i in (0, 255, 256, 511, 512, 513, 1023, 1024, 1099):
+        observation, _ = single.reset(options={"exam_ids": i})
+        assert observation.tobytes() == seen[0][0][i].tobytes()
+        for step, action in enumerate(plan[:, i]):
+            observation, reward, terminated, _, _ = single.step(action)
+            observations, rewards, ends = seen[step + 1]
+            assert observation.tobytes() == observations[i].tobytes()
+            assert (reward, terminated) == (rewards[i], ends[i])
+            if terminated:
+                break
+
+
+def test_exam_ids_are_those_under_way_until_the_next_exam_is_seen() -> None:
+    for mode, after_end in (("NEXT_STEP", 0), ("SAME_STEP", 1)):
+        envs = ROIReasoningVectorEnv(num_envs=1, autoreset_mode=mode, num_tasks=2)
+        envs.reset(seed=0)
+        seen = []
+        for _ in range(4):
+            envs.step(np.zeros(1, np.int64))
+            seen.append(int(envs.exam_ids[0]))
+        assert seen[1] == after_end
+        assert seen == ([0, 0, 1, 1] if mode == "NEXT_STEP" else [0, 1, 1, 2])
+    ended = ROIReasoningVectorEnv(num_envs=1, num_tasks=1)
+    ended.reset(seed=0)
+    ended.step(np.zeros(1, np.int64))
+    ended.reset()  # after an end that NEXT_STEP has not reset yet: the next exam, none is left out
+    assert ended.exam_ids[0] == 1
+
+
+def test_totals_are_zero_where_no_exam_ended() -> None:
+    for kept in (True, False):
+        envs = ROIReasoningVectorEnv(num_envs=64, budget=40, copy=kept)
+        envs.reset(seed=0)
+        partly = 0
+        for step in range(12):
+            *_, infos = envs.step(np.random.default_rng(step).integers(0, 4, 64))
+            if "episode" in infos:
+                others = ~infos["_episode"]
+                partly += others.any()
+                assert all((values[others] == 0).all() for values in infos["episode"].values())
+                assert (infos["episode"]["l"][infos["_episode"]] > 0).all()
+        assert partly
+
+
+def test_any_integer_array_is_an_action() -> None:
+    base = np.random.default_rng(0).integers(0, 4, (6, 8, 2))
+    frozen = base[:, :, 0].copy()
+    frozen.setflags(write=False)
+    runs = []
+    for actions in (frozen, base[:, :, 0], frozen.astype(np.uint8)):
+        envs = ROIReasoningVectorEnv(num_envs=8)
+        envs.reset(seed=1)
+        runs.append(b"".join(envs.step(row)[0].tobytes() for row in actions))
+    assert len(set(runs)) == 1
+
+
+def test_environments_pickle_and_copy_mid_exam() -> None:
+    envs = ROIReasoningVectorEnv(num_envs=3)
+    envs.reset(seed=2)
+    for _ in range(11):
+        envs.step(np.array([1, 2, 3]))
+    twins = [pickle.loads(pickle.dumps(envs)), copy.deepcopy(envs)]
+    for _ in range(5):
+        expected = envs.step(np.array([3, 1, 2]))[0].tobytes()
+        assert [twin.step(np.array([3, 1, 2]))[0].tobytes() for twin in twins] == [expected] * 2
 
 
 @pytest.mark.parametrize("name", [name for name in roi_env.VARIANTS if "Recorded" not in name])
