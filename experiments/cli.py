@@ -245,12 +245,16 @@ def _print_summary(run: Path) -> None:
             by_setting.setdefault(row["setting"], []).append(row)
     for group in by_setting.values():
         for row in sorted(group, key=lambda row: -row["normalised"])[:5]:
-            interval = f"{row['normalised']:.3f} [{row['normalised_low']:.3f}, {row['normalised_high']:.3f}]"
+            interval = f"{row['normalised']:.3f}"
+            if row["no_interval"] is None:
+                interval += f" [{row['normalised_low']:.3f}, {row['normalised_high']:.3f}]"
             shown.add_row(
                 escape(row["label"]), row["agent"], f"{row['score']:.2f}", escape(interval), row["evaluation"]
             )
         shown.add_section()
     console.print(shown)
+    for label, reason in dict.fromkeys((row["label"], row["no_interval"]) for row in rows if row["no_interval"]):
+        console.print(f"[yellow]No intervals for {escape(label)}[/]: {escape(reason)}.", highlight=False)
 
 
 @app.command()
