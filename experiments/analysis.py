@@ -68,7 +68,9 @@ class Entry:
 class Setting:
     """One task family at one budget: the exams, the reference values and every agent that took them.
 
-    ``references[name]`` is (E,) and ``reference_replicates[name]`` (R,), for ``REFERENCES`` and ``optimum_upper``.
+    ``references[name]`` is (E,) and ``reference_replicates[name]`` (R,), for ``REFERENCES`` and ``optimum_upper``;
+    ``reference_noise[name]`` is the standard error of the mean of a reference that was sampled (0: exact, or not
+    recorded), part of its interval already.
     ``questions`` is (E, N) for recorded sources, else None.
     """
 
@@ -77,6 +79,7 @@ class Setting:
     questions: npt.NDArray[np.int64] | None
     references: dict[str, Floats]
     reference_replicates: dict[str, Floats]
+    reference_noise: dict[str, float]
     entries: dict[str, Entry] = field(default_factory=dict)
 
     @property
@@ -236,10 +239,15 @@ def analyse(run: Path, resamples: int = RESAMPLES) -> Comparison:
         values = {name: references[name][own][order].astype(np.float64) for name in REFERENCES}
         upper = references.get("optimum_upper")
         values["optimum_upper"] = values[OPTIMUM] if upper is None else upper[own][order].astype(np.float64)
+        noise = dict.fromkeys((*REFERENCES, "optimum_upper"), 0.0)
+        for name in REFERENCES:
+            if f"{name}_noise" in references:
+                each = references[f"{name}_noise"][own]
+                noise[name] = float(np.sqrt((each**2).sum()) / len(each))
         questions = None if row["synthetic"] or tasks is None else _questions(tasks, row["setting"], exams)
         weights = cache.get(exams, questions)
         setting = Setting(
-            row, exams, questions, values, {k: metrics.resampled_means(v, weights) for k, v in values.items()}
+            row, exams, questions, values, {k: metrics.resampled_means(v, weights) for k, v in values.items()}, noise
         )
         own = scores["setting"] == row["setting"]
         of_setting = {k: v[own] for k, v in scores.items()}
@@ -390,7 +398,10 @@ def summarise(run: Path, comparison: Comparison | None = None) -> pa.Table:
         "settings": [
             s.row
             | {"no_interval": s.no_interval}
-            | {name: s.reference_interval(name)._asdict() for name in (*REFERENCES, "optimum_upper")}
+            | {
+                name: s.reference_interval(name)._asdict() | {"sampling_error": s.reference_noise[name]}
+                for name in (*REFERENCES, "optimum_upper")
+            }
             for s in comparison.settings
         ],
         "results": rows,

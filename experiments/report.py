@@ -239,9 +239,12 @@ def _family(
 def _setting(setting: Setting, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     own = [r for r in rows if r["setting"] == setting.id]
     optional = ("ahead_of_gate", "paper_regret", "calibration_error", *EFFORT)
-    references = [(name, setting.reference_interval(name)) for name in (OPTIMUM, "informed", "oracle")]
+    references = [
+        (name, setting.reference_interval(name), setting.reference_noise[name])
+        for name in (OPTIMUM, "informed", "oracle")
+    ]
     if setting.is_bracket:
-        references.insert(1, ("upper end of the optimum", setting.reference_interval("optimum_upper")))
+        references.insert(1, ("upper end of the optimum", setting.reference_interval("optimum_upper"), 0.0))
     return {
         "label": setting.row["label"],
         "budget": setting.budget_label,
