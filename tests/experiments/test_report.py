@@ -363,6 +363,18 @@ def test_exams_with_the_same_questions_have_no_intervals_and_say_so(tmp_path: Pa
     assert all(s["no_interval"] and s["optimum"]["low"] is None for s in document["settings"])
 
 
+def test_a_budget_at_which_nothing_can_be_won_is_reported(tmp_path: Path) -> None:
+    run = simulate(tmp_path, {"resolve": 0.9, "optimum": 1.0, "random": 0.5}, 10)
+    for name, columns in (("references", ("oracle", "informed", "optimum", "optimum_upper")), ("scores", ("score",))):
+        rows = pq.read_table(run / f"{name}.parquet").to_pylist()
+        rows = [r | dict.fromkeys(columns, 0.0) if r["setting"] == 0 else r for r in rows]
+        pq.write_table(pa.Table.from_pylist(rows), run / f"{name}.parquet")
+    page = report.write_report(run, resamples=30).read_text(encoding="utf-8")
+    assert page.count("<table>") == 3
+    rows = json.loads((run / "summary.json").read_text())["results"]
+    assert all((r["normalised"] is None) == (r["setting"] == 0) for r in rows)
+
+
 def path_points(data: str) -> list[tuple[str, tuple[float, ...]]]:
     """Commands of an SVG path with their coordinates, implied repetitions written out."""
     size = {"M": 2, "L": 2, "Q": 4, "C": 6, "Z": 0}
