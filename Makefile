@@ -23,7 +23,7 @@ test-fast: .venv/ready
 
 # The environment on Gymnasium's newest release, in an environment of its own: Ray pins an older one.
 test-gymnasium-latest: .venv-gymnasium/ready
-	.venv-gymnasium/bin/python -m pytest -q tests/roi_env -m "not slow" -k "env or exam or wrapper or rendering or reward"
+	.venv-gymnasium/bin/python -m pytest -q -m "not slow" $(addprefix tests/roi_env/test_,env.py vector_env.py leaks.py rendering.py)
 
 lint: .venv/ready
 	$(BIN)/ruff check .
@@ -50,7 +50,7 @@ bench: .venv/ready
 .venv-gymnasium/ready: pyproject.toml
 	$(PYTHON) -m venv .venv-gymnasium
 	.venv-gymnasium/bin/pip install -q $(PIP_OPTIONS) --upgrade gymnasium
-	.venv-gymnasium/bin/pip install -q $(PIP_OPTIONS) -e . pytest hypothesis scipy pillow
+	.venv-gymnasium/bin/pip install -q $(PIP_OPTIONS) -e . pytest hypothesis pillow pygame
 	touch $@
 
 clean:

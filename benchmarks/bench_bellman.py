@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import resource
 import sys
 import time
 
@@ -41,14 +39,6 @@ def plain(laws: Laws, budget: int) -> float:
     return float(value[budget])
 
 
-def large(queue: multiprocessing.Queue) -> None:
-    """N = 100, B = 1,000,000: seconds and peak memory."""
-    begin = time.process_time()
-    solve(random_laws(100, 32_000), np.arange(100)[None], np.ones((1, 100)), 1_000_000, dtype=np.float32)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    queue.put((time.process_time() - begin, peak))
-
-
 def main() -> None:
     """Print the ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -80,14 +70,6 @@ def main() -> None:
                 f"N = {tasks}, {dtype.__name__}: {mine * 1e3:.1f} ms, plain NumPy {numpy * 1e3:.1f} ms: "
                 f"{numpy / mine:.1f}x (claim 4x)"
             )
-    context = multiprocessing.get_context("spawn")
-    queue: multiprocessing.Queue = context.Queue()
-    process = context.Process(target=large, args=(queue,))
-    process.start()
-    seconds_large, peak = queue.get()
-    process.join()
-    failed |= peak > 4
-    print(f"N = 100, B = 1,000,000, float32: {seconds_large:.1f} s, peak memory {peak:.2f} GiB (claim: under 4)")
     sys.exit(arguments.check and failed)
 
 

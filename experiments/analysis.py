@@ -29,8 +29,8 @@ RESAMPLES = 2000
 QUANTITIES = ("score", "tokens", "truncated", "skipped", "reached")
 REFERENCES = ("optimum", "informed", "oracle")
 OPTIMUM = "optimum"
-# An agent is worth reporting when it beats the gate: the best of the re-solving LP and the population bid price.
-GATE = re.compile(r"re.?solv|bid.?price", re.IGNORECASE)
+GATE = ("resolve", "population-bid-price")
+"""An agent is worth reporting when it beats the better of these two; parameters in parentheses may follow."""
 FIXED = re.compile(r"^fixed", re.IGNORECASE)
 SKIP = "skip"  # scores 0 by definition: in the tables, but neither highlighted nor news
 
@@ -68,7 +68,9 @@ class Entry:
 class Setting:
     """One task family at one budget: the exams, the reference values and every agent that took them.
 
-    ``references[name]`` is (E,) and ``reference_replicates[name]`` (R,), for ``REFERENCES`` and ``optimum_upper``.
+    ``references[name]`` is (E,) and ``reference_replicates[name]`` (R,), for ``REFERENCES`` and ``optimum_upper``;
+    ``reference_noise[name]`` is the standard error of the mean of a reference that was sampled (0: exact, or not
+    recorded), part of its interval already.
     ``questions`` is (E, N) for recorded sources, else None.
     """
 
@@ -77,6 +79,7 @@ class Setting:
     questions: npt.NDArray[np.int64] | None
     references: dict[str, Floats]
     reference_replicates: dict[str, Floats]
+    reference_noise: dict[str, float]
     entries: dict[str, Entry] = field(default_factory=dict)
 
     @property
@@ -95,6 +98,11 @@ class Setting:
         fraction = self.row.get("budget_fraction")
         known = fraction is not None and math.isfinite(fraction)
         return f"B = {self.budget:,}" + (f" ({fraction:.3g} of all-top-tier)" if known else "")
+
+    @cached_property
+    def no_interval(self) -> str | None:
+        """Why the setting's exams allow no interval, in words; then all ends of its intervals are NaN."""
+        return metrics.no_interval(len(self.exams), self.questions)
 
     @property
     def is_bracket(self) -> bool:
@@ -162,8 +170,8 @@ class Comparison:
 
     @cached_property
     def gate(self) -> str | None:
-        """The best of the re-solving LP and bid-price planners; None when neither took part."""
-        return next((name for name in self.agents if GATE.search(name)), None)
+        """The better of the re-solving LP and the population bid price; None when neither took part."""
+        return next((name for name in self.agents if name.partition("(")[0] in GATE), None)
 
     @cached_property
     def families(self) -> list[list[Setting]]:
@@ -231,10 +239,15 @@ def analyse(run: Path, resamples: int = RESAMPLES) -> Comparison:
         values = {name: references[name][own][order].astype(np.float64) for name in REFERENCES}
         upper = references.get("optimum_upper")
         values["optimum_upper"] = values[OPTIMUM] if upper is None else upper[own][order].astype(np.float64)
+        noise = dict.fromkeys((*REFERENCES, "optimum_upper"), 0.0)
+        for name in REFERENCES:
+            if f"{name}_noise" in references:
+                each = references[f"{name}_noise"][own]
+                noise[name] = float(np.sqrt((each**2).sum()) / len(each))
         questions = None if row["synthetic"] or tasks is None else _questions(tasks, row["setting"], exams)
         weights = cache.get(exams, questions)
         setting = Setting(
-            row, exams, questions, values, {k: metrics.resampled_means(v, weights) for k, v in values.items()}
+            row, exams, questions, values, {k: metrics.resampled_means(v, weights) for k, v in values.items()}, noise
         )
         own = scores["setting"] == row["setting"]
         of_setting = {k: v[own] for k, v in scores.items()}
@@ -251,7 +264,7 @@ def records(comparison: Comparison) -> list[dict[str, Any]]:
 
     ``normalised_vs_upper`` and ``policy_vs_upper`` use the upper end of the optimum's bracket; ``ahead_of_gate`` is
     the paired difference of optimum-normalised scores; ``paper_regret`` exists where the run has the same exams
-    easiest first. Undefined numbers are None.
+    easiest first; ``no_interval`` says why a setting has no intervals. Undefined numbers are None.
     """
     result = []
     for setting in comparison.settings:
@@ -288,6 +301,7 @@ def records(comparison: Comparison) -> list[dict[str, Any]]:
                 "agent": agent,
                 "evaluation": entry.evaluation,
                 "exams": len(setting.exams),
+                "no_interval": setting.no_interval,
                 "seeds": len(entry.values["score"]),
                 "between_seeds": _between_seeds(setting, entry),
                 "calibration_error": calibration(comparison, setting.id, agent),
@@ -367,7 +381,7 @@ def summarise(run: Path, comparison: Comparison | None = None) -> pa.Table:
     """
     comparison = analyse(run) if comparison is None else comparison
     rows = records(comparison)
-    text = {"setting", "variant", "label", "agent", "evaluation"}
+    text = {"setting", "variant", "label", "agent", "evaluation", "no_interval"}
     whole = {"setting", "budget", "exams", "seeds"}
     schema = pa.schema(
         [
@@ -382,7 +396,12 @@ def summarise(run: Path, comparison: Comparison | None = None) -> pa.Table:
         "config": comparison.config,
         "resamples": comparison.resamples,
         "settings": [
-            s.row | {name: s.reference_interval(name)._asdict() for name in (*REFERENCES, "optimum_upper")}
+            s.row
+            | {"no_interval": s.no_interval}
+            | {
+                name: s.reference_interval(name)._asdict() | {"sampling_error": s.reference_noise[name]}
+                for name in (*REFERENCES, "optimum_upper")
+            }
             for s in comparison.settings
         ],
         "results": rows,

@@ -50,7 +50,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Budget-aware reasoning: compare agents on exams with one token budget, play one, describe recorded outcomes.",
 )
-console = Console()
+console = Console(emoji=False)  # names such as "table:m:test" are text
 _Item = TypeVar("_Item")
 _COLUMNS = (
     TextColumn("{task.description:<44.44s}"),
@@ -85,6 +85,7 @@ def compare(
     family: Annotated[
         list[str] | None, typer.Option(help="Families of the table; default: the three richest; repeatable")
     ] = None,
+    num_tasks: Annotated[int | None, typer.Option(help="Tasks of an exam, in every variant", min=1)] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/compare-<time>")] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue this run folder with its own configuration")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the reported exams")] = None,
@@ -98,7 +99,8 @@ def compare(
     from experiments.compare import assemble as assemble_run
     from experiments.compare import expand, missing_cells, plan
 
-    if resume is not None and any((overrides, config, variant, budget, agent, table, family, out, seed is not None)):
+    chosen = (overrides, config, variant, budget, agent, table, family, num_tasks, out, seed is not None)
+    if resume is not None and any(chosen):
         raise ConfigError("--resume takes the configuration of its run folder: leave out every other choice")
     if report_only and resume is None:
         raise ConfigError("--report-only needs --resume RUN: the run folder to report on")
@@ -108,7 +110,7 @@ def compare(
     if resume is not None:
         resolved = load_config(resume / "compare.yaml", [])
     else:
-        resolved = _resolve(config, overrides or [], variant, budget, agent, table, family, seed)
+        resolved = _resolve(config, overrides or [], variant, budget, agent, table, family, num_tasks, seed)
     settings = expand(resolved)
     cells = plan(resolved, settings)
     todo = missing_cells(resolved, cells, run)
@@ -173,6 +175,7 @@ def _resolve(
     names: list[str] | None,
     table: Path | None,
     families: list[str] | None,
+    num_tasks: int | None,
     seed: int | None,
 ) -> CompareConfig:
     """The configuration that the options describe; options narrow or replace what the file says."""
@@ -200,6 +203,8 @@ def _resolve(
         resolved.agents = names
         for chosen in resolved.variants:
             chosen.agents = []
+    for chosen in resolved.variants if num_tasks is not None else ():
+        chosen.num_tasks = num_tasks
     if seed is not None:
         resolved.seed = seed
     return resolved
@@ -244,13 +249,18 @@ def _print_summary(run: Path) -> None:
         if row["agent"] != "optimum":
             by_setting.setdefault(row["setting"], []).append(row)
     for group in by_setting.values():
-        for row in sorted(group, key=lambda row: -row["normalised"])[:5]:
-            interval = f"{row['normalised']:.3f} [{row['normalised_low']:.3f}, {row['normalised_high']:.3f}]"
+        for row in sorted(group, key=lambda row: -row["score"])[:5]:
+            # Undefined where nothing can be won; without an interval where exams allow none.
+            interval = "-" if row["normalised"] is None else f"{row['normalised']:.3f}"
+            if row["normalised_low"] is not None:
+                interval += f" [{row['normalised_low']:.3f}, {row['normalised_high']:.3f}]"
             shown.add_row(
                 escape(row["label"]), row["agent"], f"{row['score']:.2f}", escape(interval), row["evaluation"]
             )
         shown.add_section()
     console.print(shown)
+    for label, reason in dict.fromkeys((row["label"], row["no_interval"]) for row in rows if row["no_interval"]):
+        console.print(f"[yellow]No intervals for {escape(label)}[/]: {escape(reason)}.", highlight=False)
 
 
 @app.command()
@@ -509,7 +519,7 @@ def main() -> None:
 
         if not isinstance(error, (ConfigError, RunError, OutcomeTableError)):
             raise
-        Console(stderr=True).print(f"roi: {escape(str(error))}", highlight=False, soft_wrap=True)
+        Console(stderr=True, emoji=False).print(f"roi: {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(2)
 
 

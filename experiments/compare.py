@@ -377,6 +377,9 @@ def _reference_tables(config: CompareConfig, setting: int, batch: ExamBatch) -> 
             "informed": values.informed,
             "optimum": values.optimum,
             "optimum_upper": values.optimum_upper,
+            "oracle_noise": values.oracle_noise,
+            "informed_noise": values.informed_noise,
+            "optimum_noise": values.optimum_noise,
         },
         "tasks": {
             "setting": setting,

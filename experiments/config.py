@@ -106,12 +106,18 @@ def load_config(path: Path | None, overrides: list[str], base: CompareConfig | N
     try:
         if path is not None:
             merged = OmegaConf.merge(merged, _beside(path, OmegaConf.load(path)))
-        if overrides:
-            merged = OmegaConf.merge(merged, OmegaConf.from_dotlist(overrides))
+        for override in overrides:
+            name, given, text = override.partition("=")
+            if not given:
+                raise ConfigError(f"override {override!r} must read name=value, e.g. exams=50")
+            # One by one: merging a dotted list would take the number of a variant for a key.
+            OmegaConf.update(merged, name, OmegaConf.from_dotlist([f"value={text}"]).value)
         config: CompareConfig = OmegaConf.to_object(merged)  # type: ignore[assignment]
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such configuration file") from None
-    except (OmegaConfBaseException, ValueError) as error:
+    except ConfigError:
+        raise
+    except (OmegaConfBaseException, ValueError, IndexError, TypeError) as error:
         where = f"{path}: " if path is not None else ""
         raise ConfigError(f"{where}{' '.join(str(error).split())}") from error
     for name in ("exams", "replicates", "max_states"):

@@ -272,7 +272,9 @@ def curves(family: Sequence[Setting], look: dict[str, Look]) -> Figure:
         if style_.shown:
             ends[agent] = float(share[-1, 0])
             lowest.append(float(share[:, 0].min()))
-    top: float = max(1.0, *(s.upper / s.reference(OPTIMUM) for s in family), *ends.values()) if ends else 1.0
+    # Where nothing can be won shares are not numbers.
+    brackets = [s.upper / s.reference(OPTIMUM) for s in family if s.reference(OPTIMUM) > 0]
+    top: float = max([1.0, *brackets, *(y for y in ends.values() if np.isfinite(y))])
     # Weak agents leave this panel rather than flatten it; the left one has them.
     floor = min(y for y in lowest if y > 0.8) - 0.02
     top += 0.1 * (top - floor)
@@ -362,7 +364,7 @@ def regret_split(family: Sequence[Setting]) -> Figure:
             axes.plot([low, high], [y, y], color=INK, lw=1.1)
         axes.axvline(best, color="#000000", lw=1.2)
         axes.set_title(f"B = {setting.budget:,}")
-        axes.set_xlim(0, oracle)
+        axes.set_xlim(0, oracle or 1)
         axes.set_ylim(-0.6, len(agents) - 0.4)
         axes.set_xlabel("score per exam")
         axes.grid(axis="y", visible=False)

@@ -78,7 +78,8 @@ def headline(comparison: Comparison) -> list[str]:
     sentences = [
         f"{_count(len(contestants), 'agent')} took the same exams in {_count(len(settings), 'setting')} ({variants}), "
         f"{exams} paired exams each. Intervals are 95 % bootstrap intervals over "
-        f"{'questions and exams' if recorded else 'exams'}, paired between agents."
+        f"{'questions and exams' if recorded else 'exams'}, paired between agents.",
+        *(f"No interval for {s.row['label']}: {s.no_interval}." for s in settings if s.no_interval),
     ]
     focus = _focus(max(comparison.families, key=len))
     ranking = [a for a in focus.ranking() if a not in (OPTIMUM, SKIP)]
@@ -94,11 +95,14 @@ def headline(comparison: Comparison) -> list[str]:
     gate = comparison.gate
     if gate in focus.entries and gate is not None and gate != best:
         ahead = focus.advantage(best, gate)
-        verdict = "ahead of" if ahead.low > 0 else "not distinguishable from"
-        sentences.append(
-            f"It is {verdict} the gate ({gate}, {_percent(focus.normalised(gate).value)}): "
-            f"{_points(ahead.value)} [{_points(ahead.low)}, {_points(ahead.high)}] percentage points."
-        )
+        stands = f"the gate ({gate}, {_percent(focus.normalised(gate).value)}): {_points(ahead.value)}"
+        if focus.no_interval:
+            sentences.append(f"Against {stands} percentage points, on these questions.")
+        else:
+            verdict = "ahead of" if ahead.low > 0 else "not distinguishable from"
+            sentences.append(
+                f"It is {verdict} {stands} [{_points(ahead.low)}, {_points(ahead.high)}] percentage points."
+            )
     elif gate == best:
         sentences.append("That is the gate itself: no agent beats the best dual-price rule.")
     worst = ranking[-1]
@@ -235,13 +239,17 @@ def _family(
 def _setting(setting: Setting, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     own = [r for r in rows if r["setting"] == setting.id]
     optional = ("ahead_of_gate", "paper_regret", "calibration_error", *EFFORT)
-    references = [(name, setting.reference_interval(name)) for name in (OPTIMUM, "informed", "oracle")]
+    references = [
+        (name, setting.reference_interval(name), setting.reference_noise[name])
+        for name in (OPTIMUM, "informed", "oracle")
+    ]
     if setting.is_bracket:
-        references.insert(1, ("upper end of the optimum", setting.reference_interval("optimum_upper")))
+        references.insert(1, ("upper end of the optimum", setting.reference_interval("optimum_upper"), 0.0))
     return {
         "label": setting.row["label"],
         "budget": setting.budget_label,
         "exams": len(setting.exams),
+        "no_interval": setting.no_interval,
         "references": references,
         "bracket": setting.is_bracket,
         "rows": own,
@@ -284,6 +292,8 @@ def _points(value: float) -> str:
 
 
 def _interval_percent(found: Interval) -> str:
+    if not math.isfinite(found.low):
+        return f"{_percent(found.value)} (no interval)"
     return f"{_percent(found.value)} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
 
 

@@ -17,7 +17,7 @@ def describe_table(path: str | os.PathLike[str], console: Console | None = None)
     :param console: where to print (default: standard output).
     :raises OutcomeTableError: for a malformed file, naming file, column and first offending row.
     """
-    console = console or Console()
+    console = console or Console(emoji=False)
     table = OutcomeTable.read(path)
     found = table.describe()
 

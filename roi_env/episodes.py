@@ -195,8 +195,10 @@ def _redraw(
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
     rows, latent = np.empty(groups.shape, np.int32), np.empty(len(groups), np.int32)
     for d in range(len(groups)):
+        block = random.draw(random.outcome_key(seed, exam_ids[d], replicates[d] // num_latent), ~np.uint64(0))
+        shift = random.below(random.draw(block, np.uint64(0)), np.int64(num_latent))
+        latent[d] = (shift + replicates[d]) % num_latent
         key = random.draw(random.outcome_key(seed, exam_ids[d], replicates[d]), ~np.uint64(0))
-        latent[d] = random.below(random.draw(key, np.uint64(0)), np.int64(num_latent))
         for n in range(groups.shape[1]):
             g = groups[d, n]
             number = random.draw(key, np.uint64(n + 1))
@@ -207,7 +209,9 @@ def _redraw(
 def redraw_hidden(batch: ExamBatch) -> ExamBatch:
     """The same exams to the eye (same groups), with hidden rows and latent state drawn anew given what is shown.
 
-    Named by (seed, exam id, replicate). Outcomes of the result over replicates follow the published law.
+    Named by (seed, exam id, replicate). Outcomes of the result over replicates follow the published law. Each latent
+    state occurs once in every block of ``num_latent`` replicates (0 and 1, 2 and 3, ...): most of the variance of a
+    score is the state's.
     """
     source = batch.spec.source
     members = np.argsort(source.row_group, kind="stable")
@@ -244,6 +248,19 @@ def sample(
     return Records(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
 
 
+def standard_error(values: npt.NDArray[np.float64], num_latent: int) -> npt.NDArray[np.float64]:
+    """(E,) standard error of the mean over replicates 0 .. R-1 of ``values`` (E, R); nan for one replicate.
+
+    The replicates of one block share a stratified draw (:func:`redraw_hidden`): blocks are independent, they are not.
+    """
+    size, replicates = values.shape
+    if replicates % num_latent == 0 and replicates > num_latent:
+        values = values.reshape(size, -1, num_latent).mean(2)
+    if values.shape[1] < 2:
+        return np.full(size, np.nan)
+    return np.asarray(values.std(1, ddof=1) / np.sqrt(values.shape[1]))
+
+
 def summarise(records: Records, batch: ExamBatch, law: Law = "true") -> Evaluation:
     """Means of sampled episodes, exam by exam; ``law`` is the one they were sampled under."""
     spec = batch.spec
@@ -276,7 +293,7 @@ def summarise(records: Records, batch: ExamBatch, law: Law = "true") -> Evaluati
     spent = records.tokens.sum(1)
     spend = np.bincount(spent * (SPEND_BINS - 1) // spec.budget, minlength=SPEND_BINS)
     score = records.score.reshape(size, replicates)
-    noise = score.std(1, ddof=1) / np.sqrt(replicates) if replicates > 1 else np.full(size, np.nan)
+    noise = standard_error(score, spec.source.num_latent if law == "published" else 1)
     return Evaluation(
         mode="sampled",
         law=law,

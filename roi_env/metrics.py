@@ -8,6 +8,13 @@ recomputed under each of the R sets (:func:`resampled_means`), every derived qua
 :func:`interval` reads off percentiles. Because all agents and all references share the weights, every interval is
 paired: what is common to two agents (an easy exam, an easy question) cancels in their difference or ratio.
 
+Small samples. A plain bootstrap over n units understates the variance by (n - 1) / n and has the tails of a normal
+distribution where Student's t is due: over three training seeds a "95 %" interval covers 74 %. So every level's
+deviations are divided by an independent sqrt(chi^2_{n-1} / (n - 1)): over seeds alone the interval then is Student's
+(:func:`seed_weights`), and where levels add up it is the Behrens-Fisher interval of their sum, which errs on the wide
+side. Where nothing can be said (one exam; exams that share nearly all their questions) weights are NaN, and so are
+the ends of intervals: :func:`no_interval` says why.
+
 Ratios are ratios of means, never means of per-exam ratios: an exam whose optimum is near zero would otherwise count
 without bound. For the same reason there is no interquartile mean here: it answers outlying *tasks with incomparable
 scales* (Agarwal et al. 2021), and exams of one setting have one scale.
@@ -16,7 +23,10 @@ Sources: R. Agarwal, M. Schwarzer, P. S. Castro, A. Courville, M. G. Bellemare, 
 of the Statistical Precipice", NeurIPS 2021 (performance profiles, probability of improvement); A. B. Owen, "The
 pigeonhole bootstrap", Ann. Appl. Stat. 1 (2007), and A. B. Owen, D. Eckles, "Bootstrapping data arrays of arbitrary
 order", Ann. Appl. Stat. 6 (2012) (resampling several crossed factors); W. Hoeffding, "A class of statistics with
-asymptotically normal distribution", Ann. Math. Stat. 19 (1948) (the projection onto single questions).
+asymptotically normal distribution", Ann. Math. Stat. 19 (1948) (the projection onto single questions); T. C. Hesterberg,
+"What Teachers Should Know About the Bootstrap", Am. Stat. 69 (2015), section 4 (why percentile intervals of few units
+are too narrow, and the factors (n - 1) / n and t / z); R. A. Fisher, "The comparison of samples with possibly unequal
+variances", Ann. Eugenics 9 (1939) (the distribution of a sum of scaled t variables).
 """
 
 from __future__ import annotations
@@ -33,6 +43,9 @@ Value = TypeVar("Value", float, Floats)
 SAME_SCORE = 1e-9
 """Two scores closer than this (relative to the larger) are a tie: exact evaluations of one policy may differ in the
 last bits."""
+
+LEAST_INFORMATION = 0.1
+"""Least :func:`question_information` of exams that still allow an interval (weights are then stretched 3.2-fold)."""
 
 
 class Interval(NamedTuple):
@@ -121,13 +134,54 @@ def calibration_error(
     return _ratio(error, float(np.average(a[used], weights=m[used]))) if relative else error
 
 
+def question_information(questions: npt.ArrayLike) -> float:
+    r"""How much exams tell of the spread between questions, :math:`\|G\|_F^2 / \sum_q c_q^2` of
+    :func:`bootstrap_weights`.
+
+    Args:
+        questions: (E, N) identifiers of the questions in each exam.
+
+    Returns:
+        0 when all exams have the same questions; about (1 - N / Q)^2 for many exams of N out of Q questions; above 1
+        for few exams with few questions in common.
+    """
+    ids = np.asarray(questions)
+    unique, codes = np.unique(ids, return_inverse=True)
+    codes = codes.reshape(ids.shape)
+    count = np.bincount(codes.ravel(), minlength=len(unique)).astype(np.float64)
+    # ||G||^2 = ||X'X||^2 - 2 |Xc|^2 / E + (c'c)^2 / E^2, and X'X holds the co-occurrence counts of question pairs.
+    pairs = codes[:, :, None].astype(np.int64) * len(unique) + codes[:, None, :]
+    together = np.unique(pairs.ravel(), return_counts=True)[1].astype(np.float64)
+    own = float(count @ count)
+    frobenius = float(together @ together) - 2 * float((count[codes].sum(1) ** 2).sum()) / len(ids)
+    return max(frobenius + own**2 / len(ids) ** 2, 0.0) / own
+
+
+def no_interval(num_exams: int, questions: npt.ArrayLike | None = None) -> str | None:
+    """Why these exams allow no interval, in words; None where they do.
+
+    Args:
+        num_exams: E.
+        questions: (E, N) as for :func:`bootstrap_weights`.
+    """
+    if num_exams < 2:
+        return "one exam says nothing of the spread between exams"
+    if questions is None or question_information(questions) >= LEAST_INFORMATION:
+        return None
+    ids = np.asarray(questions)
+    return (
+        f"its {num_exams} exams of {ids.shape[1]} tasks share nearly all of their {len(np.unique(ids))} questions, so "
+        "they say nothing of what other questions would give"
+    )
+
+
 def bootstrap_weights(
     num_exams: int, resamples: int, rng: np.random.Generator, questions: npt.ArrayLike | None = None
 ) -> Floats:
     r"""Weights of exams in each bootstrap replicate.
 
-    Without ``questions`` (synthetic sources: exams are independent draws) weights are multinomial counts: E exams
-    drawn with replacement (Efron 1979).
+    Without ``questions`` (synthetic sources: exams are independent draws) weights are multinomial counts, E exams
+    drawn with replacement (Efron 1979), their deviations from 1 stretched by :math:`\sqrt{E / (E - 1)}`.
 
     With ``questions`` (recorded sources) exams share questions, so they are not independent: another table of
     questions would shift all exams at once, and an interval over exams alone is too narrow however many exams are
@@ -143,13 +197,18 @@ def bootstrap_weights(
     expectation is :math:`\alpha^2 (\sigma_h^2 \|G\|_F^2 + \sigma_\varepsilon^2 N E) / E^2` to first order, where
     :math:`G = X^T X - c c^T / E` and X is the incidence of questions in exams. Hence
 
-    .. math:: \alpha^2 = \sum_q c_q^2 / \|G\|_F^2 \quad (\approx (E + Q/N) / (E + Q) \text{ in balanced designs})
+    .. math:: \alpha^2 = \sum_q c_q^2 / \|G\|_F^2 \quad (\approx E / (E (1 - N / Q)^2 + Q) \text{ in balanced designs})
 
     makes the variance exact when scores are sums of question effects, and conservative otherwise (the factor on
-    :math:`\sigma_\varepsilon^2 / E` is :math:`\alpha^2 N \ge 1`). Its limits are the right ones: resampling questions
-    when every question is in many exams, resampling exams when exams share none. Multiplying by an exam-level
+    :math:`\sigma_\varepsilon^2 / E` is :math:`\alpha^2 N \ge 1`). Its limits are the right ones: resampling exams when
+    they share no questions, resampling questions when every question is in many exams, and stretched by
+    1 / (1 - N / Q) where exams hold so large a part N / Q of the questions that they differ little from one another.
+    Below ``LEAST_INFORMATION`` that is no longer an estimate: weights are NaN. Multiplying by an exam-level
     multiplicity as well (:math:`\alpha = 1`, :math:`n_e w_e`) would count :math:`\operatorname{Var}(S_e)/E` a further
     1 + N times, and doubles intervals at N = 10, E = 2Q.
+
+    In both cases a replicate's deviations are divided by :math:`\sqrt{\chi^2_\nu / \nu}` (Student's tails; see the head
+    of this module), :math:`\nu` = E - 1, with ``questions`` min(E, Q) - 1.
 
     Replicates are centred to mean weight 1 rather than divided by their total: the two agree to first order, and a
     total of signed weights may come near zero in small designs. Weights may be negative; they are meant for means.
@@ -161,53 +220,56 @@ def bootstrap_weights(
         questions: (E, N) identifiers of the questions in each exam; None for independent exams.
 
     Returns:
-        (R, E) weights; every row has mean 1.
+        (R, E) weights; every row has mean 1. All NaN where :func:`no_interval` says so.
     """
     if num_exams < 1 or resamples < 1:
         raise ValueError(f"need at least one exam and one resample, got {num_exams} and {resamples}")
-    if questions is None:
-        return _multinomial(num_exams, resamples, rng)
-    ids = np.asarray(questions)
-    if ids.ndim != 2 or len(ids) != num_exams:
+    ids = None if questions is None else np.asarray(questions)
+    if ids is not None and (ids.ndim != 2 or len(ids) != num_exams):
         raise ValueError(f"questions must have shape ({num_exams}, tasks per exam), got {ids.shape}")
-    unique, codes = np.unique(ids, return_inverse=True)
-    codes = codes.reshape(ids.shape)
-    count = np.bincount(codes.ravel(), minlength=len(unique)).astype(np.float64)
-    # ||G||^2 = ||X'X||^2 - 2 |Xc|^2 / E + (c'c)^2 / E^2, and X'X holds the co-occurrence counts of question pairs.
-    pairs = codes[:, :, None].astype(np.int64) * len(unique) + codes[:, None, :]
-    together = np.unique(pairs.ravel(), return_counts=True)[1].astype(np.float64)
-    own = float(count @ count)
-    frobenius = float(together @ together) - 2 * float((count[codes].sum(1) ** 2).sum()) / num_exams
-    frobenius += own**2 / num_exams**2
-    # The clip: with a handful of exams G may vanish (one exam, or all exams alike), and alpha must not explode.
-    alpha = np.sqrt(own / frobenius) if frobenius > own else 1.0
-    excess = _multinomial(len(unique), resamples, rng) - 1.0
-    weights = np.zeros((resamples, num_exams))
-    for column in codes.T:  # one gather a task keeps memory at two (R, E) arrays, not (R, E, N)
-        weights += excess[:, column]
-    weights -= weights.mean(axis=1, keepdims=True)
-    weights *= alpha
+    if no_interval(num_exams, ids) is not None:
+        return np.full((resamples, num_exams), np.nan)
+    if ids is None:
+        units, weights = num_exams, _multinomial(num_exams, resamples, rng) - 1.0
+        weights *= np.sqrt(num_exams / (num_exams - 1))
+    else:
+        unique, codes = np.unique(ids, return_inverse=True)
+        units = min(num_exams, len(unique))
+        excess = _multinomial(len(unique), resamples, rng) - 1.0
+        weights = np.zeros((resamples, num_exams))
+        for column in codes.reshape(ids.shape).T:  # one gather a task keeps memory at two (R, E) arrays, not (R, E, N)
+            weights += excess[:, column]
+        weights -= weights.mean(axis=1, keepdims=True)
+        weights /= np.sqrt(question_information(ids))
+    weights *= np.sqrt((units - 1) / rng.chisquare(units - 1, (resamples, 1)))
     weights += 1.0
     return weights
 
 
 def seed_weights(num_seeds: int, resamples: int, rng: np.random.Generator) -> Floats:
-    """Multinomial weights of training seeds: the level above exams.
+    r"""Weights of training seeds: the level above exams.
 
-    With S seeds the percentile bootstrap understates the seed variance by the factor (S - 1)/S: three seeds give
-    intervals that are honest about exams and optimistic about training.
+    Three to five seeds are too few to resample: counts take ten values for three seeds, understate the variance by
+    (S - 1) / S and have no tail. With g normal and :math:`\chi^2` on S - 1 degrees of freedom, independent,
+    :math:`w_s = 1 + \sqrt{S / \chi^2} (g_s - \bar g)` gives the weighted mean of x the deviation
+    :math:`(s / \sqrt{S}) t_{S-1}` with s the sample standard deviation: given x, :math:`\sum_s (g_s - \bar g) x_s` is
+    normal with variance :math:`(S - 1) s^2`. Its percentiles are Student's interval.
 
     Args:
-        num_seeds: S >= 1.
+        num_seeds: S >= 2.
         resamples: R, number of replicates.
         rng: source of randomness. Give every agent its own: their training runs are independent.
 
     Returns:
-        (R, S) weights; every row has mean 1.
+        (R, S) weights, some negative; every row has mean 1.
     """
-    if num_seeds < 1 or resamples < 1:
-        raise ValueError(f"need at least one seed and one resample, got {num_seeds} and {resamples}")
-    return _multinomial(num_seeds, resamples, rng)
+    if num_seeds < 2 or resamples < 1:
+        raise ValueError(f"need at least two seeds and one resample, got {num_seeds} and {resamples}")
+    weights = rng.standard_normal((resamples, num_seeds))
+    weights -= weights.mean(axis=1, keepdims=True)
+    weights *= np.sqrt(num_seeds / rng.chisquare(num_seeds - 1, (resamples, 1)))
+    weights += 1.0
+    return weights
 
 
 def resampled_means(values: npt.ArrayLike, weights: Floats, seeds: Floats | None = None) -> Floats:
@@ -220,23 +282,23 @@ def resampled_means(values: npt.ArrayLike, weights: Floats, seeds: Floats | None
         seeds: (R, S) from :func:`seed_weights`; None weighs seeds equally.
 
     Returns:
-        (R,) means, or (R, Q). Seeds and exams are crossed (each seed takes every exam), so the weight of a cell is
-        the product.
+        (R,) means, or (R, Q). Seeds and exams are crossed (each seed takes every exam), and their deviations add up:
+        with weights w of exams and v of seeds, the weight of a cell is w + v - 1. (The product w v of the pigeonhole
+        bootstrap would count what seeds and exams have only together three times instead of twice: Owen 2007.)
     """
     array = np.atleast_2d(np.asarray(values, dtype=np.float64))
     if array.shape[-1] != weights.shape[1]:
         raise ValueError(f"{array.shape[-1]} exams in values, {weights.shape[1]} in weights")
-    per_seed = weights @ array.reshape(-1, array.shape[-1]).T / weights.shape[1]
-    per_seed = per_seed.reshape(len(weights), *array.shape[:-1])
+    means = weights @ array.mean(axis=-2).T / weights.shape[1]
     if seeds is None:
-        return np.asarray(per_seed.mean(axis=-1), dtype=np.float64)
+        return np.asarray(means, dtype=np.float64)
     if seeds.shape != (len(weights), array.shape[-2]):
         raise ValueError(f"seed weights must have shape {(len(weights), array.shape[-2])}, got {seeds.shape}")
-    return np.asarray(np.einsum("r...s,rs->r...", per_seed, seeds) / array.shape[-2], dtype=np.float64)
+    return np.asarray(means + (seeds - 1.0) @ array.mean(axis=-1).T / array.shape[-2], dtype=np.float64)
 
 
 def interval(value: float, replicates: Floats, level: float = 0.95) -> Interval:
-    """Percentile interval (Efron 1979) around an estimate.
+    """Percentile interval (Efron 1979) around an estimate, of replicates whose weights allow for small samples.
 
     Args:
         value: the estimate on the unweighted data.
@@ -324,10 +386,12 @@ def probability_of_improvement(
     wins = (np.sign(np.where(np.abs(difference) <= tolerance, 0.0, difference)) + 1) / 2
     if weights is None:
         return np.asarray(wins.mean())
-    per_pair = np.einsum("re,ije->rij", weights, wins, optimize=True) / weights.shape[1]
-    va = np.ones(per_pair.shape[:2]) if seeds_a is None else seeds_a
-    vb = np.ones((len(per_pair), per_pair.shape[2])) if seeds_b is None else seeds_b
-    means = np.einsum("rij,ri,rj->r", per_pair, va, vb) / (per_pair.shape[1] * per_pair.shape[2])
+    # Deviations of exams and of either agent's seeds add up, as in resampled_means.
+    means = weights @ wins.mean(axis=(0, 1)) / weights.shape[1]
+    if seeds_a is not None:
+        means += (seeds_a - 1.0) @ wins.mean(axis=(1, 2)) / len(wins)
+    if seeds_b is not None:
+        means += (seeds_b - 1.0) @ wins.mean(axis=(0, 2)) / wins.shape[1]
     return np.asarray(np.clip(means, 0.0, 1.0), dtype=np.float64)
 
 

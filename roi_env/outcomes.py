@@ -245,6 +245,7 @@ class OutcomeTable:
                     f"{len(self.families)} families, whose tiers cannot be compared; choose one with family=...: "
                     f"{list(self.families)}",
                     "family",
+                    int(np.argmax(self.codes("family")[0] != self.codes("family")[0][0])),
                 )
             family = self.families[0]
         self._check_family(family)

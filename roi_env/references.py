@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from roi_env.belief import BeliefModel, belief_model, belief_tables, observe_attempts
 from roi_env.blind import Arrivals
-from roi_env.episodes import Enter, Outcome, Player, redraw_hidden, sample, summarise
+from roi_env.episodes import Enter, Outcome, Player, redraw_hidden, sample, standard_error, summarise
 from roi_env.evaluation import (
     MAX_STATES,
     Decide,
@@ -51,7 +51,8 @@ class References:
     :param law: "published" or "true", as in :class:`roi_env.evaluation.Evaluation`.
     :param oracle: knows the outcomes; mean over replicates.
     :param oracle_noise: its standard error (nan: one replicate).
-    :param informed: knows the true laws.
+    :param informed: knows the true laws; under the published law mean over redraws of the hidden tasks.
+    :param informed_noise: its standard error (0: nothing to redraw; nan: one redraw).
     :param optimum: value of the best policy for what is shown (latent families: of the belief-grid policy).
     :param optimum_upper: bound on what any policy of what is shown can reach under the published law; equal to
         ``optimum`` where that is exact.
@@ -64,6 +65,7 @@ class References:
     oracle: npt.NDArray[np.float64]
     oracle_noise: npt.NDArray[np.float64]
     informed: npt.NDArray[np.float64]
+    informed_noise: npt.NDArray[np.float64]
     optimum: npt.NDArray[np.float64]
     optimum_upper: npt.NDArray[np.float64]
     optimum_noise: npt.NDArray[np.float64]
@@ -201,7 +203,7 @@ def references(
     *,
     law: Law | None = None,
     replicates: int = 100,
-    informed_draws: int = 4,
+    informed_draws: int = 32,
     max_states: int = MAX_STATES,
     grid: int = 0,
 ) -> References:
@@ -215,6 +217,7 @@ def references(
 
     :param law: default :func:`roi_env.evaluation.default_law`.
     :param replicates: outcome draws for the oracle, and episodes where the optimum has to be sampled.
+    :param informed_draws: redraws of hidden tasks and latent state for ``informed``.
     :param grid: tokens per step; 0 chooses 1 (exact) up to 16384 tokens of budget.
     """
     source = batch.spec.source
@@ -225,10 +228,11 @@ def references(
         drawn = dataclasses.replace(batch, replicates=batch.replicates + number)
         return redraw_hidden(drawn) if law == "published" else drawn
 
-    oracle = np.stack([oracle_values(replicate(r)) for r in range(replicates)])
-    noise = oracle.std(0, ddof=1) / np.sqrt(replicates) if replicates > 1 else np.full(len(batch), np.nan)
-    rounds = informed_draws if law == "published" else 1
-    informed = np.stack([informed_values(replicate(r), grid) for r in range(rounds)]).mean(0)
+    strata = source.num_latent if law == "published" else 1
+    oracle = np.stack([oracle_values(replicate(r)) for r in range(replicates)], 1)
+    pairs = np.unique(np.stack([source.row_group, source.row_item]), axis=1)
+    hides = law == "published" and (strata > 1 or pairs.shape[1] > len(np.unique(source.row_group)))
+    informed = np.stack([informed_values(replicate(r), grid) for r in range(informed_draws if hides else 1)], 1)
     if source.num_latent > 1:
         model = latent_model(batch.spec, grid)
         tables = belief_tables(model, _shown(batch))
@@ -242,9 +246,10 @@ def references(
             upper = upper + (high - low)
     return References(
         law=law,
-        oracle=oracle.mean(0),
-        oracle_noise=noise,
-        informed=informed,
+        oracle=oracle.mean(1),
+        oracle_noise=standard_error(oracle, strata),
+        informed=informed.mean(1),
+        informed_noise=standard_error(informed, strata) if hides else np.zeros(len(batch)),
         optimum=evaluation.score,
         optimum_upper=upper,
         optimum_noise=evaluation.noise,

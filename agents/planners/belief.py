@@ -25,7 +25,9 @@ class BeliefState:
 class BeliefBellman(Agent):
     """The dynamic programme over (task, remaining budget, belief) for exams with a two-valued latent state.
 
-    The belief moves by Bayes' rule with what the feedback shows; see :mod:`roi_env.belief` for the method and sources.
+    The belief moves by Bayes' rule with what the feedback shows: a two-state POMDP (Kaelbling, Littman
+    and Cassandra, Artificial Intelligence 101, 1998) on a grid of beliefs (Lovejoy, Operations Research 39, 1991); see
+    :mod:`roi_env.belief`.
 
     :param points: grid points of the belief.
     :param grid: tokens per step of the budget grid; 0 chooses 1 up to 1024 tokens of budget.

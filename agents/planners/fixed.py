@@ -1,4 +1,4 @@
-"""Rules that know nothing: random, skip, one fixed tier."""
+"""Rules that know nothing: random, skip, one fixed tier. Baselines by convention, without a source of their own."""
 
 from __future__ import annotations
 

@@ -96,9 +96,9 @@ class HindsightOptimisation(TableAgent):
     :param scenarios: scenarios drawn from the beliefs, the same for all exams (named by seed, scenario and position).
     :param coupling: how a scenario draws the tiers of a task, which beliefs do not say: "common" (one number picks the
         cost quantile of every tier) or "independent". Tiers share the task's difficulty, and independent draws give the
-        clairvoyant a fresh chance per tier. Chosen on training exams (``TrainingExams(spec, 0)``, three scenario seeds):
+        clairvoyant a fresh chance per tier. Chosen on training exams (``benchmarks/choose_hindsight_coupling.py``):
         common draws were ahead in all 18 settings of signal, heavy and cap with N = 3, 10 and t = .15, .3, .6 (60 exams
-        each); on signal, N = 10 they reached .986 / .995 / .985 of the optimum, independent ones .979 / .992 / .978.
+        and three scenario seeds each); on signal, N = 10 they reached .986 / .995 / .985 of the optimum, independent ones .979 / .992 / .978.
     :param seed: of the scenarios.
     :param grid: tokens per step of the budget grid; 0 chooses 1 up to 16384 tokens of budget.
     :raises ValueError: where the problem publishes no beliefs, or for bad parameters.

@@ -14,6 +14,8 @@ from agents.planners.menu import TIE, Planner
 class UniformShare(Planner):
     """Every task may cost B / N: the tier with the largest value whose expected cost fits, else skip.
 
+    Folklore (an equal ration a task); no other source.
+
     Expected costs include the decision cost. Ties go to the first tier.
     """
 
@@ -33,7 +35,10 @@ class UniformShare(Planner):
 
 
 class RemainingShare(UniformShare):
-    """Like uniform share with what is left: every task may cost remaining / (tasks left, this one included)."""
+    """Like uniform share with what is left: every task may cost remaining / (tasks left, this one included).
+
+    Folklore too: the rule that nobody needs to tune.
+    """
 
     name: ClassVar[str] = "remaining-share"
     adaptive: ClassVar[bool] = True

@@ -17,7 +17,8 @@ class ROI(Planner):
     """Plays the legal tier of largest value among those whose return, value / expected tokens, reaches a threshold.
 
     Value = weight x success probability; expected tokens include the decision cost. Ties go to the first tier; skip
-    where none qualifies. Without a given threshold, training tries 0 and ``GRID`` quantiles of the population's
+    where none qualifies. Density as the price of admission is the greedy rule of Dantzig, "Discrete-Variable Extremum
+    Problems", Operations Research 5, 1957, with a threshold in place of sorting. Without a given threshold, training tries 0 and ``GRID`` quantiles of the population's
     returns on ``exams`` training exams and keeps the best score; ties keep the lower threshold. Before training it is
     0.
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -214,6 +216,11 @@ def test_redrawn_exams_look_the_same() -> None:
     np.testing.assert_array_equal(batch.groups, redrawn.groups)
     assert (batch.items != redrawn.items).mean() > 0.5
     assert redrawn.latent.mean() == pytest.approx(0.5, abs=0.1)
+    again = [redraw_hidden(dataclasses.replace(batch, replicates=batch.replicates + r)).latent for r in range(6)]
+    np.testing.assert_array_equal(np.sum(again[:2], 0), 1)  # balanced in every block, in either order
+    np.testing.assert_array_equal(np.sum(again[4:], 0), 1)
+    assert np.mean(again[2]) == pytest.approx(0.5, abs=0.1)
+    assert np.corrcoef(again[0], again[2])[0, 1] == pytest.approx(0, abs=0.2)
 
 
 def test_practice_is_disjoint_and_reveals() -> None:

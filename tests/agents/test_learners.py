@@ -13,14 +13,15 @@ import pytest
 from scipy.optimize import linprog
 
 from agents.base import Attempts, DecisionView, Problem, exams_view, load_agent, make_agent, public_problem, save_agent
-from agents.evaluation import TrainingExams, evaluate_exact, evaluate_sampled
-from agents.planners.bandits import BanditWithKnapsacks, mckp_lp, normal_numbers
+from agents.evaluation import TrainingExams, action_numbers, evaluate_exact, evaluate_sampled
+from agents.planners.bandits import BanditWithKnapsacks, Estimates, mckp_lp, normal_numbers
 from agents.planners.belief import BeliefBellman
 from agents.planners.dynamic_programming import PluginBellman, empirical_laws, key_buckets
 from agents.planners.hindsight_optimisation import NEVER, HindsightOptimisation
+from roi_env import random
 from roi_env.exam import draw_exams, exam_spec
-from roi_env.references import references
-from roi_env.source import Laws
+from roi_env.references import optimum_tables, references
+from roi_env.source import Laws, laws_from_cells
 from tests.agents.tiny_sources import tiny_spec
 
 Value = Callable[[int, int, int], float]
@@ -92,8 +93,67 @@ def test_bellman_equals_recursion() -> None:
             assert evaluate_exact(agent, batch).score[0] == pytest.approx(first.max(), abs=1e-12)
 
 
-def test_plugin_equals_recursion_on_counts() -> None:
+def test_optimum_equals_recursion_on_its_own_laws() -> None:
+    """The optimum plans with the evaluated source's laws, not with the published beliefs, and earns what they promise."""
     for seed in range(200):
+        spec = tiny_spec(seed)
+        problem, groups, tiers = public_problem(spec), spec.source.num_groups, spec.source.num_tiers
+        batch = draw_exams(spec, seed, [0])
+        # Other laws than the beliefs: those of the groups in reverse.
+        cells = [spec.source.beliefs.cell(groups - 1 - g, k) for g in range(groups) for k in range(tiers)]
+        laws = laws_from_cells(cells, tiers)
+        follow = bellman_value(problem, laws, batch.groups[0])
+        assert_best(make_agent("optimum", problem, laws=laws), problem, laws, batch, follow)
+        published = spec.source.published
+        follow = bellman_value(problem, published, batch.groups[0])
+        first = action_values(problem, published, int(batch.groups[0, 0]), 0, problem.budget, follow).max()
+        assert optimum_tables(batch).value[0] == pytest.approx(first, abs=1e-12)
+        if problem.preview:  # blind, the exam's own tasks are not the expectation that was planned for
+            assert references(batch, replicates=2, informed_draws=1).optimum[0] == pytest.approx(first, abs=1e-12)
+
+
+def test_roi_training_finds_the_best_threshold() -> None:
+    """No threshold between the population's returns scores more on the training exams, by recursion."""
+    for seed in range(200):
+        spec = tiny_spec(seed)
+        problem, laws = public_problem(spec), spec.source.beliefs
+        practice = TrainingExams(spec, seed)
+        agent = make_agent("roi", problem, exams=2)
+        agent.train(practice, 0)
+        returns = np.zeros((problem.num_groups, problem.num_tiers))
+        value = np.zeros_like(returns)
+        for g, k in np.ndindex(*returns.shape):
+            cost, prob, success = laws.cell(g, k)
+            value[g, k] = problem.group_weight[g] * success.sum()
+            if value[g, k] > 0:
+                returns[g, k] = value[g, k] / ((cost * prob).sum() + problem.decision_cost)
+
+        def score(threshold: float, groups: np.ndarray, n: int, budget: int) -> float:
+            if n == problem.num_tasks:
+                return 0.0
+            g, best, tier = int(groups[n]), 0.0, -1
+            for k in range(problem.num_tiers):
+                legal = problem.min_cost[g, k] <= budget
+                if legal and returns[g, k] >= threshold - 1e-12 and value[g, k] > best + 1e-12:
+                    best, tier = value[g, k], k
+            budget -= problem.decision_cost
+            if tier < 0:
+                return score(threshold, groups, n + 1, budget) if budget >= 0 else 0.0
+            return sum(
+                problem.group_weight[g] * s + p * score(threshold, groups, n + 1, budget - c)
+                for c, p, s in zip(*laws.cell(g, tier), strict=True)
+                if c <= budget
+            )
+
+        exams = practice.batch(2).groups
+        scores = {t: sum(score(t, groups, 0, problem.budget) for groups in exams) for t in {0.0, *returns.ravel()}}
+        found = sum(score(agent.threshold, groups, 0, problem.budget) for groups in exams)
+        assert found == pytest.approx(max(scores.values()), abs=1e-9)
+
+
+def test_plugin_equals_recursion_on_counts() -> None:
+    compared = 0
+    for seed in range(220):
         spec = tiny_spec(seed, beliefs="none")
         problem = public_problem(spec)
         batch = draw_exams(spec, seed, [0])
@@ -119,6 +179,8 @@ def test_plugin_equals_recursion_on_counts() -> None:
             found = list(zip(*learned.cell(*divmod(index, problem.num_tiers)), strict=True))
             np.testing.assert_allclose(np.array(found).reshape(-1, 3), np.array(cell).reshape(-1, 3), atol=1e-12)
         assert_best(agent, problem, learned, batch, bellman_value(problem, learned, batch.groups[0]))
+        compared += 1
+    assert compared >= 200
 
 
 def test_empty_cells_pool_their_tier() -> None:
@@ -132,28 +194,53 @@ def test_empty_cells_pool_their_tier() -> None:
 
 
 def test_hindsight_optimisation_equals_brute_force() -> None:
+    """Shown or hidden tasks, either coupling; scenarios drawn by inverse distribution functions in plain Python."""
     for seed in range(200):
-        spec = tiny_spec(seed, preview=True)
-        problem = public_problem(spec)
+        spec = tiny_spec(seed)
+        problem, laws = public_problem(spec), spec.source.beliefs
         batch = draw_exams(spec, seed, [0])
-        agent = HindsightOptimisation(problem, scenarios=5, seed=seed)
-        cheapest, groups, dc = agent._cheapest, batch.groups[0], problem.decision_cost
+        coupling = ("common", "independent")[seed % 2]
+        agent = HindsightOptimisation(problem, scenarios=5, coupling=coupling, seed=seed)
+        dc = problem.decision_cost
+
+        def unit(key: np.uint64, counter: int) -> float:
+            return (int(random.draw(np.uint64(key), np.uint64(counter))) >> 11) / 2**53
+
+        def cheapest(scenario: int, n: int, group: int) -> int:
+            key, found = random.outcome_key(np.uint64(seed), np.int64(scenario), np.int64(n)), [NEVER]
+            for k in range(problem.num_tiers):
+                u, below = unit(key, 0 if coupling == "common" else k), 0.0
+                for cost, prob, success in zip(*laws.cell(group, k), strict=True):
+                    if problem.min_cost[group, k] <= problem.budget and below <= u < below + success:
+                        found.append(int(cost))
+                    below += prob
+            return min(found)
+
+        def group(scenario: int, n: int) -> int:
+            """The task itself where it is shown, else a draw from the population."""
+            if problem.preview:
+                return int(batch.groups[0, n])
+            u = unit(random.exam_key(np.uint64(seed), np.int64(scenario)), n)
+            return int(np.searchsorted(np.cumsum(problem.group_probability[0]), u, side="right"))
+
+        drawn = [[group(m, n) for n in range(problem.num_tasks)] for m in range(5)]
+        costs = [[cheapest(m, n, g) for n, g in enumerate(row)] for m, row in enumerate(drawn)]
 
         def follow(n: int, budget: int, group: int) -> float:
             total = 0.0
-            for scenario in range(5):
+            for groups, cost in zip(drawn, costs, strict=True):
                 best = 0.0
                 rest = range(n + 1, problem.num_tasks)
                 for size in range(len(rest) + 1):
                     for chosen in itertools.combinations(rest, size):
-                        costs = [int(cheapest[scenario, i, groups[i]]) for i in chosen]
+                        spent = [cost[i] for i in chosen]
                         until = dc * (chosen[-1] - n) if chosen else 0
-                        if NEVER not in costs and sum(costs) + until <= budget:
+                        if NEVER not in spent and sum(spent) + until <= budget:
                             best = max(best, sum(problem.group_weight[groups[i]] for i in chosen))
                 total += best
             return total / 5
 
-        assert_best(agent, problem, spec.source.beliefs, batch, follow)
+        assert_best(agent, problem, laws, batch, follow)
 
 
 def test_scenarios_follow_the_beliefs() -> None:
@@ -224,6 +311,72 @@ def test_bandit_plays_the_relaxation() -> None:
         assert solve_lp(gain, price, capacity, probs[1:]) == pytest.approx(best, abs=1e-6)
 
 
+def as_lists(known: Estimates, names: tuple[str, ...] = ("count", "right", "tokens", "square")) -> list[np.ndarray]:
+    return [getattr(known, name) for name in names]
+
+
+def explored(kind: str, counts: list[np.ndarray], width: float, seed: int, exam: int) -> tuple[np.ndarray, np.ndarray]:
+    """Estimates that a bandit practises with, cell by cell from the docstring's formulas."""
+    count, right, tokens, square = counts
+    success, cost = np.ones(count.shape), np.ones(count.shape)
+    noise = normal_numbers(seed, exam, 2 * count.size)
+    level = int(count.sum() + 2).bit_length()
+    for i, (b, k) in enumerate(np.ndindex(*count.shape)):
+        n = count[b, k]
+        p = (right[b, k] + 1) / (n + 2)
+        pooled = tokens[:, k].sum() / count[:, k].sum() if count[:, k].sum() else 1.0
+        mean = max(tokens[b, k] / n if n else pooled, 1.0)
+        deviation = np.sqrt(max(square[b, k] / n - (tokens[b, k] / n) ** 2, 0.0)) if n > 1 else mean
+        if kind == "thompson":
+            p += np.sqrt(p * (1 - p) / (n + 3)) * noise[i]
+            mean += deviation / np.sqrt(max(n, 1)) * noise[count.size + i]
+        elif n:
+            p += np.sqrt(width * level * p * (1 - p) / n) + width * level / n
+            mean -= np.sqrt(width * level / n) * deviation
+        else:
+            p, mean = 1.0, 1.0
+        success[b, k], cost[b, k] = min(max(p, 0.0), 1.0), max(mean, 1.0)
+    return success, cost
+
+
+@pytest.mark.parametrize("kind", ["ucb", "thompson"])
+def test_bandit_learns_what_a_slow_replay_learns(kind: str) -> None:
+    """Training exams one by one: estimates by formula, actions by the stated numbers, the exam's rules in plain Python."""
+    for seed in range(200):
+        spec = tiny_spec(seed, beliefs="none")
+        problem, practice = public_problem(spec), TrainingExams(spec, seed)
+        agent = BanditWithKnapsacks(problem, kind=kind, training_exams=3, buckets=2)
+        agent.train(practice, seed)
+        reference, bucket = BanditWithKnapsacks(problem, kind=kind, buckets=2), key_buckets(problem, 2)
+        counts = [np.zeros((int(bucket.max()) + 1, problem.num_tiers)) for _ in range(4)]
+        for exam in range(3):
+            success, cost = explored(kind, counts, agent.width, seed, exam)
+            batch = practice.batch(1, exam)
+            tokens, correct = (a[0] for a in batch.outcomes())
+            numbers = action_numbers(np.uint64(practice.seed), batch.exam_ids, batch.replicates, problem.num_tasks)[0]
+            remaining, zero = problem.budget, np.zeros(1, np.int64)
+            for n in range(problem.num_tasks):
+                view = DecisionView(
+                    problem, zero, zero + n, zero + remaining, zero, zero, zero.astype(bool), batch.groups
+                )
+                # What it plays given estimates is compared with HiGHS in test_bandit_plays_the_relaxation.
+                probs = reference.act(view, Estimates(*counts, success, cost))[0][0]
+                action = int(np.flatnonzero((np.cumsum(probs) > numbers[n]) & (probs > 0))[0])
+                k, due = action - 1, problem.decision_cost + (int(tokens[n, action - 1]) if action else 0)
+                paid = min(due, remaining)
+                if action:
+                    spent, cell = paid - problem.decision_cost, (bucket[batch.groups[0, n]], k)
+                    for total, more in zip(
+                        counts, (1, bool(correct[n, k]) and due <= remaining, spent, spent**2), strict=True
+                    ):
+                        total[cell] += more
+                remaining -= paid
+                if remaining == 0:
+                    break
+        for found, wanted in zip(as_lists(agent._estimates), counts, strict=True):
+            np.testing.assert_allclose(found, wanted, err_msg=str(seed))
+
+
 def test_belief_planner_brackets_the_optimum() -> None:
     for seed in range(200):
         spec = tiny_spec(seed, 2, preview=True, feedback=["cost", "cost+correct"][seed % 2])
@@ -268,9 +421,10 @@ def test_belief_planner_brackets_the_optimum() -> None:
         view = exams_view(batch, problem)
         assert coarse.start(view).tables.bound[0] >= exact - 1e-12
         assert fine.start(view).tables.bound[0] == pytest.approx(exact, abs=2e-3)
-        if seed < 20:
-            played = evaluate_sampled(fine, batch, replicates=2000)
-            assert played.score[0] == pytest.approx(exact, abs=5 * played.noise[0] + 5e-3)
+        # With a latent state, "optimum" is the same policy on the source's own laws.
+        player = fine if seed % 2 else make_agent("optimum", problem, laws=source.published)
+        played = evaluate_sampled(player, batch, replicates=2000 if seed < 20 else 400)
+        assert played.score[0] == pytest.approx(exact, abs=5 * played.noise[0] + 5e-3)
 
 
 def test_normal_numbers() -> None:

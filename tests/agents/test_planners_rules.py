@@ -32,6 +32,7 @@ from agents.planners.menu import make_menu, position_law
 from agents.planners.reals import exp, log
 from roi_env.exam import ExamBatch, draw_exams
 from roi_env.source import NOT_OFFERED
+from tests.agents import test_learners
 from tests.agents.problems import random_spec
 
 # The planners without a table or training; test_learners.py has the others.
@@ -217,6 +218,16 @@ def check(name: str, score: Score, **params: Any) -> None:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Agreement
+
+
+def test_random_and_skip() -> None:
+    for problem, _, exams, view in cases():
+        probs, _ = make_agent("random", problem).act(view, make_agent("random", problem).start(exams))
+        skips, _ = make_agent("skip", problem).act(view, None)
+        for row, skip, g, b in zip(probs, skips, view.group, view.remaining, strict=True):
+            legal = [True, *(problem.min_cost[g, k] <= b for k in range(problem.num_tiers))]
+            assert row.tolist() == pytest.approx([ok / sum(legal) for ok in legal], abs=1e-15)
+            assert skip.tolist() == [1.0] + [0.0] * problem.num_tiers
 
 
 @pytest.mark.parametrize(("name", "tier"), [("fixed-1", 1), ("fixed-2", 2), ("fixed-3", 3), ("fixed", 99)])
@@ -578,6 +589,44 @@ def test_without_beliefs(name: str) -> None:
     agent = make_agent(name, problem)
     probs, _ = agent.act(every_state(problem, batch, rng), agent.start(exams_view(batch, problem)))
     np.testing.assert_allclose(probs.sum(1), 1.0)
+
+
+REFERENCE_TESTS = {
+    "random": "test_random_and_skip",
+    "skip": "test_random_and_skip",
+    "fixed": "test_fixed",
+    "fixed-1": "test_fixed",
+    "fixed-2": "test_fixed",
+    "fixed-3": "test_fixed",
+    "uniform-share": "test_shares",
+    "remaining-share": "test_shares",
+    "roi": "test_roi_training_finds_the_best_threshold",
+    "zcl": "test_zcl",
+    "bid-price": "test_bid_price",
+    "population-bid-price": "test_population_bid_price",
+    "dual-descent": "test_dual_descent",
+    "resolve": "test_resolve",
+    "resolve-few": "test_resolve_few_keeps_prices_between_solutions",
+    "resolve-guarded": "test_resolve",
+    "lp-lookahead": "test_lp_lookahead",
+    "ce-dp": "test_mean_cost_dp",
+    "greedy-knapsack": "test_greedy_knapsack",
+    "hindsight-optimisation": "test_hindsight_optimisation_equals_brute_force",
+    "bwk-ucb": "test_bandit_learns_what_a_slow_replay_learns",
+    "bwk-thompson": "test_bandit_learns_what_a_slow_replay_learns",
+    "plugin-bellman": "test_plugin_equals_recursion_on_counts",
+    "bellman": "test_bellman_equals_recursion",
+    "belief-bellman": "test_belief_planner_brackets_the_optimum",
+    "optimum": "test_optimum_equals_recursion_on_its_own_laws",
+}
+"""The test of every planner against an independent slow reference, on 200 random small exams."""
+
+
+def test_every_planner_has_a_slow_reference() -> None:
+    assert set(REFERENCE_TESTS) == {name for name, *_ in agents.planners._ENTRIES}
+    for test in REFERENCE_TESTS.values():
+        assert callable(globals().get(test) or getattr(test_learners, test))
+    assert sum(len(batch) for _, batch, _, _ in cases()) >= 200
 
 
 def test_registry_lists_the_planners() -> None:

@@ -72,11 +72,37 @@ def test_another_question_is_another_cell(tmp_path: Path) -> None:
         (["exams=many"], "exams"),
         (["budgts=[0.3]"], "budgts"),
         (["agents=[]"], "agents"),
+        (["exams"], "name=value"),
+        (["variants=[{source: signal}]", "variants.1.num_tasks=3"], "variants"),
+        (["variants=[{source: signal}]", "variants.0.colour=red"], "colour"),
     ],
 )
 def test_configuration_errors_name_the_key(overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config(None, overrides)
+
+
+def test_overrides_reach_into_variants() -> None:
+    config = load_config(
+        None, ["variants=[{source: signal}, {source: cap}]", "variants.1.num_tasks=4", "budgets=[0.3]"]
+    )
+    assert [(v.source, v.num_tasks) for v in config.variants] == [("signal", None), ("cap", 4)]
+    assert config.budgets == [0.3]
+
+
+def test_a_small_table_on_the_command_line(tmp_path: Path) -> None:
+    """A table whose names look like emoji codes, shorter exams, and a budget at which nothing can be won."""
+    lines = ["dataset,question_id,question,answer,family,tier,tier_order,tokens,correct,sample"]
+    lines += [f"d,q{q},?,a,m,{t},{k + 1},{10 * k + 10},true,0" for q in range(20) for k, t in enumerate(("lo", "hi"))]
+    (tmp_path / "good.csv").write_text("\n".join(lines) + "\n")
+    arguments = ["compare", "--table", str(tmp_path / "good.csv"), "--agent", "random", "--workers", "1"]
+    arguments += ["--out", str(tmp_path / "run"), "exams=6", "replicates=2", "--budget", "0.1", "--budget", "0.6"]
+    refused = CliRunner().invoke(app, arguments)
+    assert "'good:m:test'" in str(refused.exception)
+    done = CliRunner().invoke(app, [*arguments, "--num-tasks", "3"])
+    assert done.exit_code == 0, done.output
+    assert "good: m" in done.output
+    assert "nan" not in done.output
 
 
 def test_plans_name_unknown_agents_and_repeated_settings() -> None:
@@ -122,7 +148,11 @@ def test_expected_errors_are_one_line(
 ) -> None:
     broken = tmp_path / "broken.csv"
     broken.write_text("dataset,question_id\na,b\n")
-    for arguments, named in ((["table", str(broken)], "broken.csv"), (["play", "--agent", "nobody"], "nobody")):
+    for arguments, named in (
+        (["table", str(broken)], "broken.csv"),
+        (["play", "--agent", "nobody"], "nobody"),
+        (["play", "--agent", ":m:"], ":m:"),
+    ):
         monkeypatch.setattr("sys.argv", ["roi", *arguments])
         with pytest.raises(SystemExit) as stopped:
             main()

@@ -21,7 +21,7 @@ from experiments import analysis, figures, report
 EFFICIENCY = {
     "optimum": 1.0,
     "lp-lookahead": 0.997,
-    "resolving-lp": 0.975,
+    "resolve": 0.975,
     "uniform": 0.91,
     "fixed-2": 0.87,
     "random": 0.57,
@@ -233,7 +233,7 @@ def test_summary_files_agree(run: Path) -> None:
             assert r["between_seeds"] is None
         if r["agent"] == "optimum":
             assert [r["normalised_low"], r["normalised_high"]] == pytest.approx([1, 1])
-        if r["agent"] == "resolving-lp":
+        if r["agent"] == "resolve":
             assert r["ahead_of_gate"] == r["ahead_of_gate_low"] == 0
     assert list(run.glob("*.tmp")) == []
 
@@ -242,7 +242,7 @@ def test_headline_says_what_the_data_say(run: Path, page: str) -> None:
     sentences = " ".join(report.headline(analysis.analyse(run, 200)))
     assert "5 agents took the same exams in 3 settings (signal), 60 paired exams each" in sentences
     assert "the best agent, lp-lookahead" in sentences
-    assert "ahead of the gate (resolving-lp" in sentences
+    assert "ahead of the gate (resolve" in sentences
     assert "The weakest, random" in sentences
     assert "5 agents took the same exams" in html.unescape(page)
 
@@ -253,7 +253,7 @@ def test_same_run_same_report(run: Path, page: str, tmp_path: Path) -> None:
 
 
 def test_orders_give_the_papers_regret_and_recorded_runs_wider_intervals(tmp_path: Path) -> None:
-    agents = {"resolving-lp": 0.97, "random": 0.5}
+    agents = {"resolve": 0.97, "random": 0.5}
     run = simulate(tmp_path, agents, 40, ("recorded",), ("easy_first", "hard_first"))
     comparison = analysis.analyse(run, 400)
     rows = analysis.records(comparison)
@@ -276,7 +276,7 @@ def test_orders_give_the_papers_regret_and_recorded_runs_wider_intervals(tmp_pat
 
 
 def test_latent_shows_both_ends(tmp_path: Path) -> None:
-    run = simulate(tmp_path, {"resolving-lp": 0.97, "fixed-1": 0.5}, 20, ("latent",))
+    run = simulate(tmp_path, {"resolve": 0.97, "fixed-1": 0.5}, 20, ("latent",))
     page = report.write_report(run, resamples=100).read_text(encoding="utf-8")
     assert "against its upper end" in page
     assert "upper end of the optimum" in page
@@ -313,12 +313,66 @@ def test_incomplete_runs_are_named(tmp_path: Path) -> None:
 def test_highlights_keep_the_gate_when_many_compete(tmp_path: Path) -> None:
     crowd = EFFICIENCY | {f"agent-{i}": 0.99 - 0.001 * i for i in range(14)} | {"fixed-1": 0.6, "bid-price": 0.5}
     comparison = analysis.analyse(simulate(tmp_path, crowd, 8), 20)
-    assert comparison.gate == "resolving-lp"
+    assert comparison.gate == "resolve"  # not bid-price: that is the static one
     coloured, fixed = analysis.highlights(comparison)
     assert coloured[0] == "optimum"
-    assert {"lp-lookahead", "resolving-lp"} < set(coloured)
+    assert {"lp-lookahead", "resolve"} < set(coloured)
     assert len(coloured) == 7
     assert fixed == ["fixed-2", "fixed-1"]
+
+
+@pytest.mark.parametrize(
+    ("agents", "gate"),
+    [
+        ({"resolve": 0.9, "population-bid-price": 0.95}, "population-bid-price"),
+        ({"resolve": 0.96, "population-bid-price": 0.95}, "resolve"),
+        ({"resolve-few": 0.99, "resolve-guarded": 0.99, "bid-price": 0.99, "dual-descent": 0.99}, None),
+        ({"resolve-few(times=2)": 0.99, "resolve": 0.9}, "resolve"),
+    ],
+)
+def test_the_gate_is_the_better_of_the_two_planners_of_the_design(
+    tmp_path: Path, agents: dict[str, float], gate: str | None
+) -> None:
+    comparison = analysis.analyse(simulate(tmp_path, agents, 30), 20)
+    assert comparison.gate == gate
+    assert all((r["ahead_of_gate"] is None) == (gate is None) for r in analysis.records(comparison))
+    page = report.write_report(tmp_path, resamples=20).read_text(encoding="utf-8")
+    assert ("Ahead of " in page) == (gate is not None)
+
+
+def test_exams_with_the_same_questions_have_no_intervals_and_say_so(tmp_path: Path) -> None:
+    run = simulate(
+        tmp_path, {"resolve": 0.9, "lp-lookahead": 0.95, "uniform": 0.8}, 20, ("recorded",), seeds={"uniform": 3}
+    )
+    tasks = pq.read_table(run / "tasks.parquet").to_pylist()
+    pq.write_table(pa.Table.from_pylist([r | {"question": r["position"]} for r in tasks]), run / "tasks.parquet")
+    page = report.write_report(run, resamples=50).read_text(encoding="utf-8")
+    reason = "its 20 exams of 10 tasks share nearly all of their 10 questions"
+    assert page.count(f"<b>No intervals here:</b> {reason}") == 3
+    assert f"No interval for recorded N=10 t=0.3 random: {reason}" in page
+    text = re.sub(r"<svg.*?</svg>|<script.*?</script>", "", page, flags=re.DOTALL)
+    assert "distinguishable" not in text
+    assert "ahead of the gate" not in text
+    assert "nan" not in text.lower().split()
+    assert not re.search(r"<small>[^<]* to ", text)
+    document = json.loads((run / "summary.json").read_text())
+    for row in document["results"]:
+        assert row["no_interval"].startswith(reason)
+        assert row["normalised"] is not None
+        assert all(value is None for name, value in row.items() if name.endswith(("_low", "_high")))
+    assert all(s["no_interval"] and s["optimum"]["low"] is None for s in document["settings"])
+
+
+def test_a_budget_at_which_nothing_can_be_won_is_reported(tmp_path: Path) -> None:
+    run = simulate(tmp_path, {"resolve": 0.9, "optimum": 1.0, "random": 0.5}, 10)
+    for name, columns in (("references", ("oracle", "informed", "optimum", "optimum_upper")), ("scores", ("score",))):
+        rows = pq.read_table(run / f"{name}.parquet").to_pylist()
+        rows = [r | dict.fromkeys(columns, 0.0) if r["setting"] == 0 else r for r in rows]
+        pq.write_table(pa.Table.from_pylist(rows), run / f"{name}.parquet")
+    page = report.write_report(run, resamples=30).read_text(encoding="utf-8")
+    assert page.count("<table>") == 3
+    rows = json.loads((run / "summary.json").read_text())["results"]
+    assert all((r["normalised"] is None) == (r["setting"] == 0) for r in rows)
 
 
 def path_points(data: str) -> list[tuple[str, tuple[float, ...]]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import importlib.util
 import itertools
 import os
 import pickle
@@ -46,9 +47,11 @@ OPTIONS = [
 
 
 def checkers(env: gym.Env) -> None:
+    """Gymnasium's checker, and SB3's where it is installed (not beside Gymnasium's newest release)."""
     check_env(env.unwrapped)
-    sb3 = pytest.importorskip("stable_baselines3.common.env_checker")
-    sb3.check_env(env.unwrapped)
+    if importlib.util.find_spec("stable_baselines3"):
+        sb3 = importlib.import_module("stable_baselines3.common.env_checker")
+        sb3.check_env(env.unwrapped)
 
 
 @pytest.mark.parametrize("name", SYNTHETIC)

@@ -8,11 +8,11 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from gymnasium.utils.env_checker import check_env
 
 import roi_env
 from roi_env.exam import Beliefs, Enforcement, Feedback, Order
 from roi_env.outcomes import OutcomeTable
+from tests.roi_env.test_env import checkers
 from tests.roi_env.test_recorded import TIERS, grid, table
 
 OPTIONS: dict[str, tuple[Any, ...]] = {
@@ -80,7 +80,6 @@ def recorded() -> OutcomeTable:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(roi_env.VARIANTS))
 def test_pairs_of_options_pass_both_checkers(name: str, recorded: OutcomeTable) -> None:
-    sb3 = pytest.importorskip("stable_baselines3.common.env_checker")
     is_recorded = "Recorded" in name
     fixed: dict[str, Any] = {"table": recorded, "num_tasks": 3} if is_recorded else {}
     names = TIERS if is_recorded else [tier.name for tier in gym.make(name).unwrapped.spec_of_exam.source.tiers]
@@ -88,8 +87,7 @@ def test_pairs_of_options_pass_both_checkers(name: str, recorded: OutcomeTable) 
     for row in ROWS:
         env = gym.make(name, **{**fixed, **row, "tiers": tiers[row["tiers"]]})
         try:
-            check_env(env.unwrapped)
-            sb3.check_env(env.unwrapped)
+            checkers(env)
         except Exception as error:
             raise AssertionError(f"{name} with {row}: {error}") from error
         finally:

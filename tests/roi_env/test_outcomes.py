@@ -382,7 +382,7 @@ def test_select() -> None:
     assert table.tier_names("model") == ("low", "high")
     assert table.select("model", ["high"]).tier_names("model") == ("high",)
     assert table.select("model", "high").num_rows == 8
-    with pytest.raises(OutcomeTableError, match=r"2 families.*family=.*\['model', 'other'\]"):
+    with pytest.raises(OutcomeTableError, match=r"row 16 .*2 families.*family=.*\['model', 'other'\]"):
         table.select()
     with pytest.raises(OutcomeTableError, match=r"no rows for family 'x'; there are \['model', 'other'\]"):
         table.select("x")

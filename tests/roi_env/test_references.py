@@ -149,12 +149,50 @@ def test_references_are_ordered(family: str) -> None:
     assert (coarse.optimum_upper >= reference.optimum - 1e-12).all()
 
 
+def of_mean(noise: npt.NDArray[np.float64]) -> float:
+    """Standard error of the mean over exams."""
+    return float(np.sqrt((noise**2).sum()) / len(noise))
+
+
+@pytest.mark.parametrize(("family", "budget"), [("latent", 0.15), ("latent", 0.3), ("signal", 0.3), ("cap", 0.15)])
+def test_knowing_more_is_worth_more_within_the_stated_noise(family: str, budget: float) -> None:
+    feedback = "cost+correct" if family == "latent" else "cost"
+    batch = draw_exams(exam_spec(family, budget=budget, feedback=feedback), 0, np.arange(40))
+    found = references(batch, replicates=40)
+    # A few hundredths of a right answer: far below what information is worth.
+    assert of_mean(found.informed_noise) < 0.02
+    assert found.informed.mean() > found.optimum_upper.mean() + 3 * of_mean(found.informed_noise)
+    both = np.hypot(of_mean(found.oracle_noise), of_mean(found.informed_noise))
+    assert found.oracle.mean() > found.informed.mean() + 3 * both
+    assert found.optimum.mean() < found.optimum_upper.mean() + 4 * of_mean(found.optimum_noise) + 1e-9
+
+
+def test_stated_noise_is_the_spread_of_repetitions() -> None:
+    """Latent states are balanced inside blocks of replicates; the standard error knows."""
+    spec = exam_spec("latent", num_tasks=3, feedback="cost+correct")
+    batch = draw_exams(spec, 0, np.repeat(5, 60))
+    means, stated = [], []
+    for start in range(60):
+        one = dataclasses.replace(batch.take(slice(0, 1)), replicates=np.array([1000 * start]))
+        found = references(one, replicates=10, informed_draws=10)
+        means.append([found.oracle[0], found.informed[0], found.optimum[0]])
+        stated.append([found.oracle_noise[0], found.informed_noise[0], found.optimum_noise[0]])
+    spread, claimed = np.std(means, axis=0, ddof=1), np.sqrt(np.mean(np.square(stated), axis=0))
+    np.testing.assert_allclose(claimed, spread, rtol=0.35)  # 4 standard errors of a deviation over 60
+
+
+def test_nothing_hidden_nothing_redrawn() -> None:
+    found = references(draw_exams(exam_spec("known", num_tasks=3), 0, np.arange(5)), replicates=2)
+    np.testing.assert_array_equal(found.informed_noise, 0)
+    np.testing.assert_allclose(found.informed, found.optimum)
+
+
 def test_latent_references_bracket() -> None:
     spec = exam_spec("latent", num_tasks=3, feedback="cost+correct")
     batch = draw_exams(spec, 0, np.arange(20))
     found = references(batch, replicates=400)
     assert found.optimum_mode == "sampled"
-    noise = np.sqrt((found.optimum_noise**2).sum()) / len(batch)
+    noise = of_mean(found.optimum_noise)
     assert found.optimum.mean() == pytest.approx(found.optimum_upper.mean(), abs=5 * noise)
     memoryless = evaluate_exact(make_agent("bellman", public_problem(spec)), batch)
     assert (memoryless.score <= found.optimum_upper + 1e-9).all()
