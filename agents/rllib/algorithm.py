@@ -52,8 +52,11 @@ logger = logging.getLogger(__name__)
 _ANSWERS = "answers"
 """Tag of the jobs under way at remote runners."""
 
-_PROBE_EVERY_S = 2.0
-"""Seconds between attempts to bring lost runners back within an iteration."""
+_PINGS = "pings"
+"""Tag of the questions to runners that are not in service whether they are there."""
+
+_PROBE_EVERY_S = 0.5
+"""Seconds between such questions within an iteration."""
 
 
 class ExamSettings(AlgorithmConfig):
@@ -92,9 +95,9 @@ class ExamSettings(AlgorithmConfig):
         # Failures: RLlib's defaults wait minutes (up to half an hour for a lost runner).
         self.restart_failed_env_runners = True
         self.delay_between_env_runner_restarts_s = 1.0
-        self.env_runner_health_probe_timeout_s = 1.0
-        self.env_runner_restore_timeout_s = 20.0
         self.sample_timeout_s = 30.0
+        # Training begins with the first runner; the others join as they find a CPU.
+        self.validate_env_runners_after_construction = False
         self.give_up_s = 600.0
 
     def exams(
@@ -262,6 +265,17 @@ class ExamAlgorithm(Algorithm):
         self.score = float("nan")
         self.remote_cpu_seconds = 0.0
         super().setup(config)
+        manager = self.env_runner_group._worker_manager
+        for runner in manager.actor_ids():
+            manager.set_actor_state(runner, healthy=False)  # until it answers
+        self.restore_env_runners(self.env_runner_group)
+
+    def cleanup(self) -> None:
+        """See :meth:`Algorithm.cleanup`. RLlib would wait for ever for a runner that no node has room for."""
+        manager = self.env_runner_group._worker_manager
+        for runner in set(manager.actor_ids()) - set(manager.healthy_actor_ids()):
+            ray.kill(manager.remove_actor(runner))
+        super().cleanup()
 
     def training_step(self) -> None:
         """One iteration; see :meth:`Algorithm.training_step`."""
@@ -369,11 +383,18 @@ class ExamAlgorithm(Algorithm):
         return [done[number] for number in range(len(jobs))]
 
     def restore_env_runners(self, env_runner_group: Any) -> list[int]:
-        """Take runners that answer again back into service; see :meth:`Algorithm.restore_env_runners`.
+        """Take runners that answer into service; see :meth:`Algorithm.restore_env_runners`.
 
-        There is no state to restore: weights come with every job.
+        Nothing waits for an answer: a runner may be without a CPU for hours. There is no state to restore: weights come
+        with every job.
         """
-        return list(env_runner_group.probe_unhealthy_env_runners() or [])
+        manager = env_runner_group._worker_manager
+        if absent := sorted(set(manager.actor_ids()) - set(manager.healthy_actor_ids())):
+            manager.foreach_actor_async("ping", tag=_PINGS, healthy_only=False, remote_actor_ids=absent)
+        back = [result.actor_id for result in manager.fetch_ready_async_reqs(tags=_PINGS) if result.ok]
+        for runner in back:
+            manager.set_actor_state(runner, healthy=True)
+        return back
 
     def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
         """See :meth:`Algorithm.get_state`; with the place in the sequence of exams."""

@@ -16,12 +16,16 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
+from ray.cluster_utils import Cluster
+from typer.testing import CliRunner
 
 import agents.rllib.algorithm as module
+from agents.base import load_agent, public_problem
 from agents.rllib.algorithm import ExamAlgorithm, ExamSettings
 from agents.rllib.exam_runner import ExamRunner
 from agents.rllib.rollouts import Job, Rollout
 from agents.rllib.training import LocalRun, make_config, run
+from experiments.cli import app
 from roi_env.exam import exam_spec
 from tests.clusters import add_node, driving, two_nodes, wait_for
 
@@ -104,6 +108,13 @@ class Watched:
         return len({taking.process for taking in same}) == 2
 
 
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Cluster]:
+    """Two nodes; tests leave as many behind."""
+    with two_nodes() as cluster:
+        yield cluster
+
+
 def config_of(name: str, folder: Path | None = None) -> ExamSettings:
     params = {"steps": 1_000_000, "exams": EXAMS, "minibatch": 16, "epochs": 1, "width": 8}
     config = make_config(name, SPEC, seed=1, exam_seed=2, params=params).exams(per_job=JOB)
@@ -113,8 +124,11 @@ def config_of(name: str, folder: Path | None = None) -> ExamSettings:
     return config
 
 
+Start = Callable[..., Watched]
+
+
 @pytest.fixture
-def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], Watched]:
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
     """Starts a watched training of an algorithm with a number of runners."""
     learned: list[Rollout] = []
     learn = module.update
@@ -123,9 +137,9 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int
         learned.append(rollout)
         return learn(config, learner_group, rollout, steps)
 
-    def begin(name: str, runners: int) -> Watched:
+    def begin(name: str, runners: int, **settings: Any) -> Watched:
         monkeypatch.setattr(module, "update", recorded)
-        algorithm = config_of(name, tmp_path).env_runners(num_env_runners=runners).build_algo()
+        algorithm = config_of(name, tmp_path).env_runners(num_env_runners=runners, **settings).build_algo()
         return Watched(algorithm, tmp_path, learned, run(algorithm, 1_000_000, None), [], {})
 
     return begin
@@ -145,23 +159,30 @@ def check(watched: Watched, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for score in watched.curve:
         weights, progress = next(alone)
         assert progress.score == score
-    assert weights.keys() == watched.weights.keys()
-    assert all(np.array_equal(weights[key], watched.weights[key]) for key in weights)
+    assert same(weights, watched.weights)
 
 
-def node_id(node: Any) -> str:
+def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
+
+
+def other_node(cluster: Cluster) -> str:
+    (node,) = cluster.worker_nodes
     return str(node.node_id)
+
+
+def kill(taking: Taking) -> None:
+    os.kill(taking.process, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("name", ["ppo", "grpo"])
 def test_a_runner_killed_while_it_samples(
-    name: str, start: Callable[[str, int], Watched], monkeypatch: pytest.MonkeyPatch
+    name: str, nodes: Cluster, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with two_nodes() as cluster, driving(cluster):
-        watched = start(name, 2)
-        other = node_id(next(iter(cluster.worker_nodes)))
+    with driving(nodes):
+        watched, other = start(name, 2), other_node(nodes)
         watched.go_on(lambda: watched.taken_on(other, 0))
-        struck = watched.strike(other, lambda taking: os.kill(taking.process, signal.SIGKILL))
+        struck = watched.strike(other, kill)
         assert watched.was_taken_again(struck)
         # The runner is started again, and serves.
         watched.go_on(lambda: {taking.process for taking in watched.taken_on(other, struck.exam)} - {struck.process})
@@ -170,19 +191,53 @@ def test_a_runner_killed_while_it_samples(
         check(watched, name, monkeypatch)
 
 
+def test_a_runner_that_answers_late(nodes: Cluster, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its job is given to another one; of two answers one counts, in the same iteration and in a later one."""
+    with driving(nodes):
+        watched, other = start("grpo", 2, sample_timeout_s=4 * PAUSE), other_node(nodes)
+        watched.go_on(lambda: watched.taken_on(other, 0))
+
+        def pause(taking: Taking) -> None:
+            os.kill(taking.process, signal.SIGSTOP)
+            wait_for(lambda: watched.was_taken_again(taking))
+            os.kill(taking.process, signal.SIGCONT)
+
+        assert watched.was_taken_again(watched.strike(other, pause))
+        watched.go_on()
+        frozen = watched.strike(other, lambda taking: os.kill(taking.process, signal.SIGSTOP))
+        assert watched.was_taken_again(frozen)
+        watched.go_on()
+        first = watched.algorithm.next_exam
+        os.kill(frozen.process, signal.SIGCONT)
+        watched.go_on(lambda: watched.taken_on(other, first))
+        assert {taking.process for taking in watched.taken_on(other, 0)} == {frozen.process}
+        watched.algorithm.stop()
+        check(watched, "grpo", monkeypatch)
+
+
 @pytest.mark.parametrize("name", ["ppo", "grpo"])
-def test_nodes_come_and_go(
-    name: str, start: Callable[[str, int], Watched], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with two_nodes() as cluster, driving(cluster):
+def test_nodes_come_and_go(name: str, nodes: Cluster, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    with driving(nodes):
         watched = start(name, 3)  # more than there are CPUs
         watched.go_on()
         for _ in range(2):
-            added = add_node(cluster)
-            new, first = node_id(added), watched.algorithm.next_exam
+            added, first = add_node(nodes), watched.algorithm.next_exam
+            new = str(added.node_id)
             watched.go_on(lambda new=new, first=first: watched.taken_on(new, first))
-            struck = watched.strike(new, lambda _, added=added: cluster.remove_node(added, allow_graceful=False))
+            struck = watched.strike(new, lambda _, added=added: nodes.remove_node(added, allow_graceful=False))
             assert watched.was_taken_again(struck)
             watched.go_on()
         watched.algorithm.stop()  # although a runner waits for a CPU
         check(watched, name, monkeypatch)
+
+
+def test_the_command_trains_on_a_cluster(nodes: Cluster, tmp_path: Path) -> None:
+    command = ["train", "grpo", "--variant", "heavy", "--num-tasks", "3", "--steps", "400"]
+    small = ["--param", "exams=64", "--param", "minibatch=16", "--param", "epochs=1", "--param", "width=8"]
+    problem, learned = public_problem(exam_spec("heavy", num_tasks=3)), []
+    for where in ([], ["--runners", "2", "--address", nodes.address]):
+        out = tmp_path / str(len(learned))
+        result = CliRunner().invoke(app, [*command, *small, *where, "--out", str(out)], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        learned.append(load_agent(out / "agent.npz", problem).learned())
+    assert same(*learned)
