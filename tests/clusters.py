@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import ray
@@ -52,6 +52,19 @@ def driving(cluster: Cluster) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def processes(node: Any, name: str) -> list[int]:
+    """Ids of the workers of a node that are busy with an actor or a task of this name."""
+    import psutil  # Ray brings it
+
+    (raylet,) = node.all_processes["raylet"]
+    found = []
+    for child in psutil.Process(raylet.process.pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess, IndexError):
+            if child.cmdline()[0].startswith(f"ray::{name}"):
+                found.append(child.pid)
+    return found
 
 
 def wait_for(what: Callable[[], Any], seconds: float = 60.0) -> Any:

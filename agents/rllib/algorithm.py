@@ -313,10 +313,17 @@ class ExamAlgorithm(Algorithm):
             self.metrics.log_value((ENV_RUNNER_RESULTS, name), count, reduce="lifetime_sum")
 
     def _learner_seconds(self) -> float:
-        """CPU time of remote learners."""
+        """CPU time of remote learners.
+
+        :raises RayError: where one of them is lost. RLlib would let the others learn from their share of the exams.
+        """
         if self.learner_group.is_local:
             return 0.0
-        return float(sum(result.get() for result in self.learner_group.foreach_learner(lambda _: time.process_time())))
+        results = list(self.learner_group.foreach_learner(lambda _: time.process_time()))
+        for result in results:
+            if not result.ok:
+                raise result.get()
+        return float(sum(result.get() for result in results))
 
     def _count(self, name: str, exams: int) -> None:
         self.metrics.log_value((ENV_RUNNER_RESULTS, f"exams_{name}_lifetime"), exams, reduce="lifetime_sum")

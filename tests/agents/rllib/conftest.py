@@ -16,6 +16,7 @@ import ray
 def cluster() -> Iterator[None]:
     """Ray with room for a driver, two runners and two learners."""
     ray.init(
+        "local",
         num_cpus=6,
         include_dashboard=False,
         log_to_driver=False,

@@ -24,10 +24,10 @@ from agents.base import load_agent, public_problem
 from agents.rllib.algorithm import ExamAlgorithm, ExamSettings
 from agents.rllib.exam_runner import ExamRunner
 from agents.rllib.rollouts import Job, Rollout
-from agents.rllib.training import LocalRun, make_config, run
+from agents.rllib.training import LocalRun, connected, make_config, run, train_rllib
 from experiments.cli import app
 from roi_env.exam import exam_spec
-from tests.clusters import add_node, driving, two_nodes, wait_for
+from tests.clusters import add_node, driving, processes, two_nodes, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")]
 
@@ -231,6 +231,21 @@ def test_nodes_come_and_go(name: str, nodes: Cluster, start: Start, monkeypatch:
         check(watched, name, monkeypatch)
 
 
+def test_a_lost_learner_costs_nothing_but_time(nodes: Cluster, tmp_path: Path) -> None:
+    with driving(nodes):
+        learned: list[list[dict[str, Any]]] = [[], []]
+        for strike, weights in enumerate(learned):
+            config, path = config_of("grpo"), tmp_path / str(strike)
+            for present, _ in train_rllib(config, 1000, checkpoint=path, learners=2):
+                weights.append(present)
+                if strike and len(weights) == 2:
+                    (node,) = nodes.worker_nodes
+                    (process,) = processes(node, "_WrappedExecutable")
+                    os.kill(process, signal.SIGKILL)
+        assert len(learned[0]) == len(learned[1]) > 3
+        assert all(map(same, *learned))
+
+
 def test_the_command_trains_on_a_cluster(nodes: Cluster, tmp_path: Path) -> None:
     command = ["train", "grpo", "--variant", "heavy", "--num-tasks", "3", "--steps", "400"]
     small = ["--param", "exams=64", "--param", "minibatch=16", "--param", "epochs=1", "--param", "width=8"]
@@ -241,3 +256,11 @@ def test_the_command_trains_on_a_cluster(nodes: Cluster, tmp_path: Path) -> None
         assert result.exit_code == 0, result.output
         learned.append(load_agent(out / "agent.npz", problem).learned())
     assert same(*learned)
+
+
+def test_without_an_address_a_cluster_on_this_machine_is_left_alone(nodes: Cluster) -> None:
+    with connected(None, 3):
+        assert ray.cluster_resources()["CPU"] == 3
+    assert not ray.is_initialized()
+    with connected("auto", 3):
+        assert ray.cluster_resources()["CPU"] == len(nodes.list_all_nodes()) == 2
