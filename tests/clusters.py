@@ -13,6 +13,7 @@ from typing import Any
 
 import ray
 from ray.cluster_utils import Cluster
+from ray.experimental.internal_kv import _internal_kv_reset
 
 STORE = 80 << 20
 """Bytes of a node's object store: near the least that Ray accepts."""
@@ -29,6 +30,8 @@ def two_nodes() -> Iterator[Cluster]:
         cluster = Cluster(initialize_head=True, head_node_args=quiet)
         try:
             add_node(cluster)
+            # Starting the head leaves this process half connected.
+            _internal_kv_reset()
             yield cluster
         finally:
             cluster.shutdown()
