@@ -357,7 +357,7 @@ def show(found: dict[str, Any]) -> None:
     for agent in ("remaining-share", "lp-lookahead"):
         print(f"roi rollouts {agent}: {1e6 * rollouts[agent]['episode']:.1f} us an episode of a worker")
     print(
-        f"  driver {1e3 * rollouts['driver_part']:.1f} ms a part of 20,000 episodes ({rollouts['share']['bytes']:.0f} bytes "
+        f"  driver {1e3 * rollouts['driver_part']:.1f} ms a part of 20,000 episodes ({rollouts['remaining-share']['bytes']:.0f} bytes "
         f"each, {rollouts['part_file_bytes']:,} in the file); one ray.wait over "
         + ", ".join(f"{int(width):,} tasks {1e3 * seconds:.1f} ms" for width, seconds in rollouts["wait"].items())
     )

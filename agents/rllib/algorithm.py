@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 import ray
+from ray.core.generated.gcs_pb2 import ActorTableData
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
@@ -343,6 +344,7 @@ class ExamAlgorithm(Algorithm):
         The first answer to a job counts; a later one is dropped, so that no exam is counted twice.
         """
         group, config = self.env_runner_group, self.config
+        manager = group._worker_manager
         reference = ray.put(weights)
         token = reference.hex()
         waiting: deque[int] = deque(range(len(jobs)))
@@ -350,7 +352,11 @@ class ExamAlgorithm(Algorithm):
         done: dict[int, Rollout] = {}
         heard = probed = time.monotonic()
         while len(done) < len(jobs):
-            healthy, now = set(group.healthy_env_runner_ids()), time.monotonic()
+            for runner in under_way:
+                # An answer that went down with its node is missed by Ray only after many seconds.
+                if manager.actors()[runner]._get_local_state() not in (None, ActorTableData.ALIVE):
+                    manager.set_actor_state(runner, healthy=False)
+            healthy, now = set(manager.healthy_actor_ids()), time.monotonic()
             for runner, (number, since) in list(under_way.items()):
                 if runner not in healthy or now - since > config.sample_timeout_s:
                     del under_way[runner]
