@@ -56,6 +56,9 @@ _ANSWERS = "answers"
 _PINGS = "pings"
 """Tag of the questions to runners that are not in service whether they are there."""
 
+_PATIENCE_S = 0.2
+"""Seconds that the driver waits for an answer before it looks after its runners."""
+
 _PROBE_EVERY_S = 0.5
 """Seconds between such questions within an iteration."""
 
@@ -374,10 +377,12 @@ class ExamAlgorithm(Algorithm):
                 )
                 if sent:  # else it still works on a job that was given up
                     under_way[runner] = (waiting.popleft(), now)
-            if not under_way:
+            # RLlib itself would wait until all are ready or the time is up, and runners with it.
+            if calls := manager._filter_calls_by_tag(_ANSWERS)[0]:
+                ray.wait(calls, num_returns=1, timeout=_PATIENCE_S)
+            else:
                 time.sleep(0.05)
-            # RLlib waits until all are ready or the time is up.
-            for runner, answer in group.fetch_ready_async_reqs(tags=_ANSWERS, timeout_seconds=0.01):
+            for runner, answer in group.fetch_ready_async_reqs(tags=_ANSWERS):
                 heard = now
                 under_way.pop(runner, None)
                 if answer.token != token or answer.number in done:
