@@ -37,17 +37,20 @@ from roi_env.exam import exam_spec
 
 SPEC = exam_spec("signal")
 STORE = 150 << 20
+PLANNERS = {"remaining-share": 20_000, "lp-lookahead": 2_000, "hindsight-optimisation": 200}
+"""Agents of `roi rollouts` from cheap to dear, and the episodes of a part that is timed."""
 
 
 class Clock:
-    """CPU seconds and seconds of this process inside the block."""
+    """CPU seconds of this process and of its main thread (what is done one after the other), and seconds, of the block."""
 
     def __enter__(self) -> Clock:
-        self._cpu, self._wall = time.process_time(), time.perf_counter()
+        self._cpu, self._main, self._wall = time.process_time(), time.thread_time(), time.perf_counter()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.cpu, self.wall = time.process_time() - self._cpu, time.perf_counter() - self._wall
+        self.cpu, self.main = time.process_time() - self._cpu, time.thread_time() - self._main
+        self.wall = time.perf_counter() - self._wall
 
 
 def median_of(measure: Callable[[], float], repeats: int) -> float:
@@ -74,7 +77,7 @@ def sampling(algorithm: ExamAlgorithm, repeats: int) -> dict[str, float]:
 
 
 def driver_job(algorithm: ExamAlgorithm, repeats: int) -> float:
-    """CPU seconds of the driver a job, whatever its size: jobs of one exam, at one runner."""
+    """CPU seconds of the driver's main thread a job, whatever its size: jobs of one exam, at one runner."""
     weights, count = module_weights(algorithm.learner_group), 200
     ids = np.arange(count)
     jobs = job_list(ids, np.zeros_like(ids), np.zeros_like(ids), 1)
@@ -82,7 +85,7 @@ def driver_job(algorithm: ExamAlgorithm, repeats: int) -> float:
     def measure() -> float:
         with Clock() as clock:
             algorithm._take(jobs, weights)
-        return clock.cpu / count
+        return clock.main / count
 
     return median_of(measure, repeats)
 
@@ -125,6 +128,23 @@ def learning(algorithm: ExamAlgorithm, repeats: int) -> float:
         return clock.cpu / config.exams_per_iteration
 
     return median_of(measure, repeats)
+
+
+def learner_step(learners: int, repeats: int) -> float:
+    """Seconds by the clock of one gradient step on as good as nothing: two exams a learner."""
+    params = {"exams": 256, "minibatch": 2 * max(1, learners), "epochs": 1, "group": 2}
+    algorithm = build_algorithm("grpo", SPEC, seed=0, exam_seed=0, params=params, learners=learners)
+    config = algorithm.config
+    rollout = concatenate([algorithm.env_runner.sample(job=job) for job in config.jobs(0)])
+
+    def measure() -> float:
+        with Clock() as clock:
+            update(config, algorithm.learner_group, rollout, rollout.steps)
+        return clock.wall / (config.exams_per_iteration // config.exams_per_minibatch)
+
+    seconds = median_of(measure, repeats)
+    algorithm.stop()
+    return seconds
 
 
 def weight_sync(algorithm: ExamAlgorithm, repeats: int) -> dict[str, float]:
@@ -189,20 +209,17 @@ def costs(repeats: int) -> dict[str, Any]:
                 "epochs": config.num_epochs,
             }
             found[name] = mine
+        found["learner_step"] = {str(learners): learner_step(learners, repeats) for learners in (0, 2)}
     finally:
         ray.shutdown()
     return found
 
 
-def rollout_costs(repeats: int, folder: Path) -> dict[str, Any]:
+def rollout_costs(folder: Path) -> dict[str, Any]:
     """Of `roi rollouts`: CPU seconds an episode of a worker, of the driver a part, bytes, and one `ray.wait` by its width."""
     found: dict[str, Any] = {}
-    for agent in ("remaining-share", "lp-lookahead"):
-        config = RolloutConfig(
-            agent, VariantConfig(source="signal"), 0.3, exams=40_000 if agent == "remaining-share" else 4_000
-        )
-        if agent != "remaining-share":
-            config = RolloutConfig(agent, config.variant, 0.3, exams=4_000, part_episodes=2_000)
+    for agent, size in PLANNERS.items():
+        config = RolloutConfig(agent, VariantConfig(source="signal"), 0.3, exams=2 * size, part_episodes=size)
         player = prepare(config)
 
         def one(config: RolloutConfig = config, player: Any = player) -> float:
@@ -214,15 +231,20 @@ def rollout_costs(repeats: int, folder: Path) -> dict[str, Any]:
         found[agent] = {"episode": median_of(one, 3), "bytes": table.nbytes / len(table)}
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
-        config = RolloutConfig("remaining-share", VariantConfig(source="signal"), 0.3, exams=20_000 * (repeats + 2))
-        player = prepare(config)
-        stored = run_on_ray(config, player, list(range(config.parts)), folder, workers=2, address=None)
-        next(stored), next(stored)  # workers start
-        with Clock() as clock:
-            for _ in stored:
-                pass
-        found["driver_part"] = clock.cpu / repeats
-        found["part_file_bytes"] = part_file(folder, 0).stat().st_size
+        found["driver_part"] = {}
+        for size in (2_000, 20_000):
+            config = RolloutConfig(
+                "remaining-share", VariantConfig(source="signal"), 0.3, exams=size * 30, part_episodes=size
+            )
+            parts = folder / str(size)
+            parts.mkdir()
+            stored = run_on_ray(config, prepare(config), list(range(config.parts)), parts, workers=2, address=None)
+            for _ in range(6):  # workers start
+                next(stored)
+            with Clock() as clock:
+                rest = len(list(stored))
+            found["driver_part"][str(size)] = clock.main / rest
+            found["part_file_bytes"] = part_file(parts, 0).stat().st_size
         found["wait"] = {}
         never = ray.remote(resources={"nowhere": 1})(lambda: None)
         pending: list[Any] = []
@@ -345,7 +367,7 @@ def show(found: dict[str, Any]) -> None:
         answer, sync = mine["answer"], mine["sync"]
         print(
             f"  answers: {answer['bytes']:,.0f} bytes an exam, read in {1e6 * answer['read']:.2f} us; batch and advantages "
-            f"{1e6 * answer['batch']:.2f} us; {1e3 * mine['driver_job']:.2f} ms of the driver a job of one exam"
+            f"{1e6 * answer['batch']:.2f} us; {1e3 * mine['driver_job']:.2f} ms of the driver's main thread a job of one exam"
         )
         print(
             f"  weight sync: {sync['bytes']:,.0f} bytes; read {1e3 * sync['read']:.2f} ms, publish "
@@ -353,12 +375,18 @@ def show(found: dict[str, Any]) -> None:
             f"{1e3 * sync['call']:.2f} ms)"
         )
         print(f"  update: {1e6 * mine['learning']:.1f} us of CPU an exam, {settings['epochs']} epochs")
-    rollouts = found["rollouts"]
-    for agent in ("remaining-share", "lp-lookahead"):
-        print(f"roi rollouts {agent}: {1e6 * rollouts[agent]['episode']:.1f} us an episode of a worker")
+    step = found["learner_step"]
     print(
-        f"  driver {1e3 * rollouts['driver_part']:.1f} ms a part of 20,000 episodes ({rollouts['remaining-share']['bytes']:.0f} bytes "
-        f"each, {rollouts['part_file_bytes']:,} in the file); one ray.wait over "
+        f"gradient step on two exams: {1e3 * step['0']:.2f} ms here, {1e3 * step['2']:.2f} ms with two remote learners"
+    )
+    rollouts = found["rollouts"]
+    for agent in PLANNERS:
+        print(f"roi rollouts {agent}: {1e6 * rollouts[agent]['episode']:.1f} us an episode of a worker")
+    for size, seconds in rollouts["driver_part"].items():
+        print(f"  driver {1e3 * seconds:.2f} ms a part of {int(size):,} episodes")
+    print(
+        f"  {rollouts['remaining-share']['bytes']:.0f} bytes an episode ({rollouts['part_file_bytes']:,} a file of 20,000); "
+        "one ray.wait over "
         + ", ".join(f"{int(width):,} tasks {1e3 * seconds:.1f} ms" for width, seconds in rollouts["wait"].items())
     )
     for name, seconds in found["recovery"].items():
@@ -376,7 +404,7 @@ def main() -> None:
     torch.set_num_threads(1)
     found: dict[str, Any] = costs(arguments.repeats)
     with tempfile.TemporaryDirectory() as folder:
-        found["rollouts"] = rollout_costs(arguments.repeats, Path(folder))
+        found["rollouts"] = rollout_costs(Path(folder))
     found["recovery"] = recovery(arguments.recoveries)
     show(found)
     if arguments.out is not None:
