@@ -391,6 +391,9 @@ def rollouts(
     order: Annotated[str, typer.Option(help="random, easy_first, hard_first, given")] = "random",
     exams: Annotated[int, typer.Option(help="Number of exams", min=1)] = 100_000,
     replicates: Annotated[int, typer.Option(help="Outcome draws of every exam", min=1)] = 1,
+    first_exam: Annotated[
+        int, typer.Option(help="Id of the first exam: several commands can share the work, each with a folder", min=0)
+    ] = 0,
     seed: Annotated[int, typer.Option(help="Seed of the exams", min=0)] = 0,
     training_seed: Annotated[int, typer.Option(help="Training seed of agents that learn", min=0)] = 0,
     decisions: Annotated[bool, typer.Option("--decisions", help="One row a decision instead of one an exam")] = False,
@@ -411,6 +414,7 @@ def rollouts(
         replicates=replicates,
         seed=seed,
         training_seed=training_seed,
+        first_exam=first_exam,
         rows="decisions" if decisions else "exams",
     )
     parts = open_run(config, out)

@@ -29,9 +29,6 @@ from roi_env.exam import ExamBatch, ExamSpec, draw_exams
 from roi_env.files import replacing
 
 MANIFEST: Final = "rollouts.json"
-PART_EPISODES: Final = 20_000
-"""Episodes of a part: a second of work for a cheap planner, a few megabytes."""
-
 Rows = Literal["exams", "decisions"]
 
 
@@ -49,6 +46,7 @@ class RolloutConfig:
     :param training_seed: of agents that learn (they are trained once, by the driver).
     :param rows: one row an episode ("exams") or one a decision ("decisions").
     :param first_exam: id of the first exam.
+    :param part_episodes: episodes of a part: a second of work for a cheap planner, a few megabytes.
     """
 
     agent: str
@@ -61,6 +59,7 @@ class RolloutConfig:
     training_seed: int = 0
     rows: Rows = "exams"
     first_exam: int = 0
+    part_episodes: int = 20_000
 
     @property
     def setting(self) -> Setting:
@@ -70,7 +69,7 @@ class RolloutConfig:
     @property
     def part_exams(self) -> int:
         """Exams of a part."""
-        return max(1, PART_EPISODES // self.replicates)
+        return max(1, self.part_episodes // self.replicates)
 
     @property
     def parts(self) -> int:
@@ -240,10 +239,9 @@ def ray_cluster(workers: int, address: str | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    if address is None:
-        ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, configure_logging=False)
-    else:
-        ray.init(address=address, log_to_driver=False, configure_logging=False)
+    # "local": without it Ray would join, and refuse these settings, where somebody runs a cluster on this machine.
+    here: dict[str, Any] = {"num_cpus": workers, "include_dashboard": False}
+    ray.init(address or "local", log_to_driver=False, configure_logging=False, **({} if address else here))
     try:
         yield
     finally:

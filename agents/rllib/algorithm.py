@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 import ray
+from ray.core.generated.gcs_pb2 import ActorTableData
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
@@ -52,8 +53,14 @@ logger = logging.getLogger(__name__)
 _ANSWERS = "answers"
 """Tag of the jobs under way at remote runners."""
 
-_PROBE_EVERY_S = 2.0
-"""Seconds between attempts to bring lost runners back within an iteration."""
+_PINGS = "pings"
+"""Tag of the questions to runners that are not in service whether they are there."""
+
+_PATIENCE_S = 0.2
+"""Seconds that the driver waits for an answer before it looks after its runners."""
+
+_PROBE_EVERY_S = 0.5
+"""Seconds between such questions within an iteration."""
 
 
 class ExamSettings(AlgorithmConfig):
@@ -92,9 +99,9 @@ class ExamSettings(AlgorithmConfig):
         # Failures: RLlib's defaults wait minutes (up to half an hour for a lost runner).
         self.restart_failed_env_runners = True
         self.delay_between_env_runner_restarts_s = 1.0
-        self.env_runner_health_probe_timeout_s = 1.0
-        self.env_runner_restore_timeout_s = 20.0
         self.sample_timeout_s = 30.0
+        # Training begins with the first runner; the others join as they find a CPU.
+        self.validate_env_runners_after_construction = False
         self.give_up_s = 600.0
 
     def exams(
@@ -262,6 +269,17 @@ class ExamAlgorithm(Algorithm):
         self.score = float("nan")
         self.remote_cpu_seconds = 0.0
         super().setup(config)
+        manager = self.env_runner_group._worker_manager
+        for runner in manager.actor_ids():
+            manager.set_actor_state(runner, healthy=False)  # until it answers
+        self.restore_env_runners(self.env_runner_group)
+
+    def cleanup(self) -> None:
+        """See :meth:`Algorithm.cleanup`. RLlib would wait for ever for a runner that no node has room for."""
+        manager = self.env_runner_group._worker_manager
+        for runner in set(manager.actor_ids()) - set(manager.healthy_actor_ids()):
+            ray.kill(manager.remove_actor(runner))
+        super().cleanup()
 
     def training_step(self) -> None:
         """One iteration; see :meth:`Algorithm.training_step`."""
@@ -299,10 +317,17 @@ class ExamAlgorithm(Algorithm):
             self.metrics.log_value((ENV_RUNNER_RESULTS, name), count, reduce="lifetime_sum")
 
     def _learner_seconds(self) -> float:
-        """CPU time of remote learners."""
+        """CPU time of remote learners.
+
+        :raises RayError: where one of them is lost. RLlib would let the others learn from their share of the exams.
+        """
         if self.learner_group.is_local:
             return 0.0
-        return float(sum(result.get() for result in self.learner_group.foreach_learner(lambda _: time.process_time())))
+        results = list(self.learner_group.foreach_learner(lambda _: time.process_time()))
+        for result in results:
+            if not result.ok:
+                raise result.get()
+        return float(sum(result.get() for result in results))
 
     def _count(self, name: str, exams: int) -> None:
         self.metrics.log_value((ENV_RUNNER_RESULTS, f"exams_{name}_lifetime"), exams, reduce="lifetime_sum")
@@ -322,6 +347,7 @@ class ExamAlgorithm(Algorithm):
         The first answer to a job counts; a later one is dropped, so that no exam is counted twice.
         """
         group, config = self.env_runner_group, self.config
+        manager = group._worker_manager
         reference = ray.put(weights)
         token = reference.hex()
         waiting: deque[int] = deque(range(len(jobs)))
@@ -329,7 +355,11 @@ class ExamAlgorithm(Algorithm):
         done: dict[int, Rollout] = {}
         heard = probed = time.monotonic()
         while len(done) < len(jobs):
-            healthy, now = set(group.healthy_env_runner_ids()), time.monotonic()
+            for runner in under_way:
+                # An answer that went down with its node is missed by Ray only after many seconds.
+                if manager.actors()[runner]._get_local_state() not in (None, ActorTableData.ALIVE):
+                    manager.set_actor_state(runner, healthy=False)
+            healthy, now = set(manager.healthy_actor_ids()), time.monotonic()
             for runner, (number, since) in list(under_way.items()):
                 if runner not in healthy or now - since > config.sample_timeout_s:
                     del under_way[runner]
@@ -347,10 +377,12 @@ class ExamAlgorithm(Algorithm):
                 )
                 if sent:  # else it still works on a job that was given up
                     under_way[runner] = (waiting.popleft(), now)
-            if not under_way:
+            # RLlib itself would wait until all are ready or the time is up, and runners with it.
+            if calls := manager._filter_calls_by_tag(_ANSWERS)[0]:
+                ray.wait(calls, num_returns=1, timeout=_PATIENCE_S)
+            else:
                 time.sleep(0.05)
-            # RLlib waits until all are ready or the time is up.
-            for runner, answer in group.fetch_ready_async_reqs(tags=_ANSWERS, timeout_seconds=0.01):
+            for runner, answer in group.fetch_ready_async_reqs(tags=_ANSWERS):
                 heard = now
                 under_way.pop(runner, None)
                 if answer.token != token or answer.number in done:
@@ -369,11 +401,18 @@ class ExamAlgorithm(Algorithm):
         return [done[number] for number in range(len(jobs))]
 
     def restore_env_runners(self, env_runner_group: Any) -> list[int]:
-        """Take runners that answer again back into service; see :meth:`Algorithm.restore_env_runners`.
+        """Take runners that answer into service; see :meth:`Algorithm.restore_env_runners`.
 
-        There is no state to restore: weights come with every job.
+        Nothing waits for an answer: a runner may be without a CPU for hours. There is no state to restore: weights come
+        with every job.
         """
-        return list(env_runner_group.probe_unhealthy_env_runners() or [])
+        manager = env_runner_group._worker_manager
+        if absent := sorted(set(manager.actor_ids()) - set(manager.healthy_actor_ids())):
+            manager.foreach_actor_async("ping", tag=_PINGS, healthy_only=False, remote_actor_ids=absent)
+        back = [result.actor_id for result in manager.fetch_ready_async_reqs(tags=_PINGS) if result.ok]
+        for runner in back:
+            manager.set_actor_state(runner, healthy=True)
+        return back
 
     def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
         """See :meth:`Algorithm.get_state`; with the place in the sequence of exams."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 import ray
 import torch
+from ray.exceptions import RayError
 from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_METRICS_LOGGER
 from ray.rllib.core.learner.learner_group import LearnerGroup
 
@@ -26,6 +28,8 @@ from agents.rllib.registration import spec_of
 from agents.rllib.rollouts import concatenate
 from roi_env.exam import ExamSpec
 from roi_env.files import replacing
+
+logger = logging.getLogger(__name__)
 
 _AGENTS: Final[dict[str, type[RLlibAgent]]] = {"ppo": PPOAgent, "grpo": GRPOAgent}
 
@@ -205,8 +209,9 @@ def connected(address: str | None, cpus: int) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
-    ray.init(**({"address": address, "log_to_driver": False} if address else {"num_cpus": cpus, **quiet}))
+    # "local": without it Ray would join, and refuse these settings, where somebody runs a cluster on this machine.
+    here = {"num_cpus": cpus, "include_dashboard": False}
+    ray.init(address or "local", log_to_driver=False, logging_level="error", **({} if address else here))
     try:
         yield
     finally:
@@ -225,17 +230,30 @@ def train_rllib(
     """Train; see :func:`run`. Without runners, learners and address no Ray is started.
 
     :param runners: remote processes that take exams. The result does not depend on their number.
+    Runners may die at any time (:class:`ExamAlgorithm`). A learner that dies takes a part of the state with it: then
+    training is built anew and goes on from the checkpoint, and gives what it would have given. Two such losses within one
+    iteration, or one without a checkpoint, are raised.
+
     :param learners: remote processes that learn; each has its share of every minibatch. Sums over several learners
         differ from one learner's in their last bits.
     :param address: of a running Ray cluster.
+    :raises RayError: see above.
     """
     if not runners and not learners and address is None:
         yield from run(LocalRun(config), steps, checkpoint)
         return
     config.env_runners(num_env_runners=runners).learners(num_learners=learners)
     with connected(address, cpus=1 + runners + learners):
-        algorithm = config.build_algo()
-        try:
-            yield from run(algorithm, steps, checkpoint)
-        finally:
-            algorithm.stop()
+        while True:
+            algorithm, iterations = config.build_algo(), 0
+            try:
+                for result in run(algorithm, steps, checkpoint):
+                    iterations += 1
+                    yield result
+                return
+            except RayError as error:
+                if checkpoint is None or not iterations:
+                    raise
+                logger.warning("a learner was lost, going on from %s: %s", checkpoint, error)
+            finally:
+                algorithm.stop()

@@ -10,7 +10,6 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-import experiments.rollouts as module
 from agents.base import make_agent, public_problem
 from agents.evaluation import evaluate, rollout
 from experiments.cli import app
@@ -19,12 +18,9 @@ from experiments.config import ConfigError, VariantConfig
 from experiments.rollouts import RolloutConfig, open_run, part_file, prepare, run_here, summarise_run
 from roi_env.exam import draw_exams
 
-CONFIG = RolloutConfig("resolve", VariantConfig(source="heavy", num_tasks=3), 0.3, exams=50, replicates=4)
-
-
-@pytest.fixture(autouse=True)
-def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PART_EPISODES", 64)  # 16 exams a part: four parts, the last one short
+VARIANT = VariantConfig(source="heavy", num_tasks=3)
+# 16 exams a part: four parts, the last one short.
+CONFIG = RolloutConfig("resolve", VARIANT, 0.3, exams=50, replicates=4, part_episodes=64)
 
 
 def finish(config: RolloutConfig, folder: Path) -> dict[str, bytes]:
@@ -105,7 +101,7 @@ def test_agents_that_learn_or_are_told_the_laws_travel(agent: str, tmp_path: Pat
 
 
 def test_command_resumes(tmp_path: Path) -> None:
-    command = ["rollouts", "random", "--exams", "100", "--num-tasks", "3", "--workers", "1", "--out", str(tmp_path)]
+    command = ["rollouts", "random", "--exams", "30000", "--num-tasks", "3", "--workers", "1", "--out", str(tmp_path)]
     first = CliRunner().invoke(app, command, catch_exceptions=False)
     assert first.exit_code == 0, first.output
     again = CliRunner().invoke(app, command, catch_exceptions=False)

@@ -1,4 +1,4 @@
-"""One Ray for all tests of this folder, started only if one of them asks."""
+"""One Ray for the tests of a module, started only if one of them asks."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ pytest.importorskip("ray", reason="needs the extra [rllib]")
 import ray
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
     """Ray with room for a driver, two runners and two learners."""
     ray.init(
+        "local",
         num_cpus=6,
         include_dashboard=False,
         log_to_driver=False,
