@@ -229,11 +229,11 @@ def train_rllib(
 ) -> Iterator[tuple[Weights, Progress]]:
     """Train; see :func:`run`. Without runners, learners and address no Ray is started.
 
-    :param runners: remote processes that take exams. The result does not depend on their number.
     Runners may die at any time (:class:`ExamAlgorithm`). A learner that dies takes a part of the state with it: then
     training is built anew and goes on from the checkpoint, and gives what it would have given. Two such losses within one
     iteration, or one without a checkpoint, are raised.
 
+    :param runners: remote processes that take exams. The result does not depend on their number.
     :param learners: remote processes that learn; each has its share of every minibatch. Sums over several learners
         differ from one learner's in their last bits.
     :param address: of a running Ray cluster.
