@@ -44,6 +44,14 @@ class WholeExams(TorchLearner):
         with one_thread():
             return super().update(*args, **kwargs)
 
+    def set_state(self, state: dict[str, Any]) -> None:
+        """See :meth:`Learner.set_state`; on a copy.
+
+        Arrays from Ray's object store are the same memory for all learners of a node, and the optimiser would keep them
+        as its own and write into them.
+        """
+        super().set_state(copy.deepcopy(state))
+
     def _create_iterator_if_necessary(
         self, *, training_data: TrainingData, num_epochs: int = 1, minibatch_size: int | None = None, **kwargs: Any
     ) -> Iterator[MultiAgentBatch]:

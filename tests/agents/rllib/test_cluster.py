@@ -70,14 +70,15 @@ class Watched:
     curve: list[float]
     weights: dict[str, Any]
 
-    def go_on(self, until: Callable[[], Any] = lambda: True, most: int = 60) -> None:
+    def go_on(self, until: Callable[[], Any] = lambda: True, seconds: float = 120.0) -> None:
         """Iterations, at least one, until a condition holds."""
-        for _ in range(most):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
             self.weights, progress = next(self.iterations)
             self.curve.append(progress.score)
             if until():
                 return
-        raise TimeoutError(f"not within {most} iterations")
+        raise TimeoutError(f"not within {seconds:g} s")
 
     def takings(self) -> list[Taking]:
         """Jobs taken so far, whether or not they were answered."""

@@ -24,7 +24,7 @@ from agents.rllib.grpo import exam_values
 from agents.rllib.learners import minibatch_order
 from agents.rllib.modules import SEQUENCE
 from agents.rllib.rollouts import Rollout, concatenate
-from agents.rllib.training import LocalRun, agent_of, build_algorithm, make_config, run
+from agents.rllib.training import LocalRun, agent_of, build_algorithm, make_config, run, train_rllib
 from roi_env.exam import draw_exams, exam_spec
 from roi_env.references import oracle_values, references
 
@@ -374,6 +374,19 @@ def test_two_learners_share_every_minibatch(name: str) -> None:
     algorithm = build_algorithm(name, SPEC, seed=1, exam_seed=2, params=SMALL, learners=2)
     assert all(np.isfinite(value).all() for value in weights_after(algorithm).values())
     algorithm.stop()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
+def test_two_learners_on_one_node_continue_bit_for_bit(tmp_path: Path) -> None:
+    whole = [weights for weights, _ in train_rllib(config_of("grpo"), SMALL["steps"], learners=2)]
+    iterations = train_rllib(config_of("grpo"), SMALL["steps"], checkpoint=tmp_path / "checkpoint", learners=2)
+    next(iterations)
+    iterations.close()  # type: ignore[attr-defined]
+    rest = train_rllib(config_of("grpo"), SMALL["steps"], checkpoint=tmp_path / "checkpoint", learners=2)
+    continued = [weights for weights, _ in rest]
+    assert len(continued) == len(whole) - 1 > 0
+    assert all(map(same, continued, whole[1:]))
 
 
 @pytest.mark.slow
