@@ -97,7 +97,7 @@ def compare(
 ) -> None:
     """Let agents take the same exams and write a report: score against budget, regrets, choices, statistics."""
     from experiments.compare import assemble as assemble_run
-    from experiments.compare import expand, missing_cells, plan
+    from experiments.compare import expand, missing_cells, plan, to_train
 
     chosen = (overrides, config, variant, budget, agent, table, family, num_tasks, out, seed is not None)
     if resume is not None and any(chosen):
@@ -119,6 +119,8 @@ def compare(
         f"[bold]{len(settings)} settings[/bold], {len(agents_shown)} agents, {resolved.exams} exams each, paired; "
         f"{len(cells)} cells, {len(cells) - len(todo)} done already; run folder {run}"
     )
+    if training := len(to_train(resolved, todo, run)):
+        console.print(f"{training} of them train their agent in the environment first")
     if dry_run:
         for setting in settings:
             names = dict.fromkeys(c.agent for c in cells if c.setting == setting and c.agent != "references")

@@ -271,21 +271,40 @@ def _trained(config: CompareConfig, cell: Cell, spec: ExamSpec, store: Path) -> 
     agent = make_for(cell.text, cell.setting, spec)
     if not agent.stepwise or is_saved(cell.text):
         return build_agent(cell.text, cell.setting, spec, cell.seed), []
-    name = f"{_training_key(cell, agent)}.npz"
-    for folder in (store, *map(Path, config.trained)):
-        if (folder / name).exists():
-            return load_trained(folder / name, agent)
+    if (path := _stored(config, cell, agent, store)) is not None:
+        return load_trained(path, agent)
     practice = TrainingExams(training_spec(cell.setting, spec), cell.seed)
     validation = validation_exams(validation_spec(cell.setting, spec), cell.seed)
     curve = train_stepwise(agent, practice, cell.seed, validation)
-    save_trained(agent, curve, store / name)
+    save_trained(agent, curve, store / _training_file(cell, agent))
     return agent, curve
 
 
-def _training_key(cell: Cell, agent: Agent) -> str:
-    """Name of a trained agent's files: a hash of everything its training depends on, and of nothing else."""
+def _stored(config: CompareConfig, cell: Cell, agent: Agent, store: Path) -> Path | None:
+    """Where the trained agent of a cell lies; None where it is in none of the stores."""
+    places = (folder / _training_file(cell, agent) for folder in (store, *map(Path, config.trained)))
+    return next((path for path in places if path.exists()), None)
+
+
+def to_train(config: CompareConfig, cells: list[Cell], run: Path) -> list[Cell]:
+    """Those of the cells whose agent must first be trained in the environment: minutes instead of seconds each."""
+    found = []
+    for cell in cells:
+        if cell.agent != _REFERENCES and not is_saved(cell.text):
+            agent = make_for(cell.text, cell.setting, setting_spec(cell.setting))
+            if agent.stepwise and _stored(config, cell, agent, _store(run)) is None:
+                found.append(cell)
+    return found
+
+
+def _store(run: Path) -> Path:
+    return run / "agents"
+
+
+def _training_file(cell: Cell, agent: Agent) -> str:
+    """Name of a trained agent's file: a hash of everything its training depends on, and of nothing else."""
     identity = [*_exam_identity(cell.setting), agent.name, agent.params(), cell.seed]
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
+    return f"{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]}.npz"
 
 
 def run_cell(config: CompareConfig, cell: Cell, store: Path) -> _Tables:
@@ -430,7 +449,7 @@ def _arrow(columns: dict[str, Any]) -> pa.Table:
 
 
 def _run_and_store(config: CompareConfig, cell: Cell, path: Path) -> None:
-    tables = run_cell(config, cell, path.parent.parent / "agents")
+    tables = run_cell(config, cell, _store(path.parent.parent))
     with replacing(path) as temporary:
         temporary.write_bytes(pickle.dumps(tables))
 

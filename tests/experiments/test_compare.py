@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -10,7 +11,7 @@ from typer.testing import CliRunner
 
 from agents.base import AGENTS
 from experiments.cli import app, main
-from experiments.compare import assemble, expand, missing_cells, plan, run_cells
+from experiments.compare import assemble, expand, missing_cells, plan, run_cells, to_train
 from experiments.config import CompareConfig, ConfigError, VariantConfig, load_config
 
 
@@ -55,6 +56,20 @@ def test_results_depend_on_neither_processes_nor_interruptions(tmp_path: Path) -
     list(run_cells(config, cells[::2], halves, 1))
     assert len(missing_cells(config, cells, halves)) == len(cells) - len(cells[::2])
     assert repr(finish(config, halves, workers=2)) == repr(whole)  # repr: nan is not equal to itself
+
+
+def test_the_default_comparison_finds_its_trained_agents(tmp_path: Path) -> None:
+    """`make compare` takes minutes because nothing is trained in it: every learner's weights lie in the repository."""
+    folder = Path(__file__).parents[2] / "experiments/configs"
+    config = load_config(folder / "compare.yaml", [])
+    cells = plan(config, expand(config))
+    trained = {path.stem for path in (folder / "trained").glob("*.npz")}
+    learners = [cell for cell in cells if cell.agent.startswith(("rllib-", "sb3-"))]
+    assert len(learners) == len(trained) > 0
+    assert to_train(config, cells, tmp_path) == []
+    longer = dataclasses.replace(config, steps=500_001)
+    again = plan(longer, expand(longer))
+    assert [cell.agent for cell in to_train(longer, again, tmp_path)] == [cell.agent for cell in learners]
 
 
 def test_another_question_is_another_cell(tmp_path: Path) -> None:
