@@ -7,6 +7,7 @@ common colour vision), and every coloured agent has a marker of its own besides.
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import NullLocator, PercentFormatter
+from matplotlib.ticker import NullFormatter, NullLocator, PercentFormatter
 
 from experiments.analysis import OPTIMUM, Comparison, Setting, highlights
 from roi_env import metrics
@@ -255,7 +256,7 @@ def curves(family: Sequence[Setting], look: dict[str, Look]) -> Figure:
         low, high = ([f(s) for s in family] for f in (lambda s: s.reference(OPTIMUM), lambda s: s.upper))
         left.fill_between(budgets, low, high, color="#000000", alpha=0.25, lw=0)
         right.fill_between(budgets, 1, np.divide(high, low), color="#000000", alpha=0.15, lw=0)
-    ends: dict[str, float] = {}
+    ends: dict[str, tuple[float, float]] = {}
     lowest = [0.95]
     for agent in reversed(look):
         taken = [s for s in family if agent in s.entries]
@@ -270,24 +271,24 @@ def curves(family: Sequence[Setting], look: dict[str, Look]) -> Figure:
             if style_.shown:
                 axes.fill_between(x, y[:, 1], y[:, 2], color=style_.color, alpha=0.13, lw=0, zorder=1)
         if style_.shown:
-            ends[agent] = float(share[-1, 0])
+            ends[agent] = (x[-1], float(share[-1, 0]))
             lowest.append(float(share[:, 0].min()))
     # Where nothing can be won shares are not numbers.
     brackets = [s.upper / s.reference(OPTIMUM) for s in family if s.reference(OPTIMUM) > 0]
-    top: float = max([1.0, *brackets, *(y for y in ends.values() if np.isfinite(y))])
+    top: float = max([1.0, *brackets, *(y for _, y in ends.values() if math.isfinite(y))])
     # Weak agents leave this panel rather than flatten it; the left one has them.
     floor = min(y for y in lowest if y > 0.8) - 0.02
     top += 0.1 * (top - floor)
     right.set_ylim(floor, top)
     right.axhline(1, color="#000000", lw=1.6, zorder=4)
-    labels = {agent: y for agent, y in ends.items() if y > floor}
-    labels[OPTIMUM] = 1.0
-    places = spread(list(labels.values()), 0.05 * (top - floor), floor, top)
+    labels = {agent: end for agent, end in ends.items() if end[1] > floor}
+    labels[OPTIMUM] = (budgets[-1], 1.0)
+    places = spread([y for _, y in labels.values()], 0.05 * (top - floor), floor, top)
     for (agent, end), place in zip(labels.items(), places, strict=True):
         color = look[agent].color if agent in look else "#000000"
         right.annotate(
             agent,
-            (budgets[-1], end),
+            end,
             xytext=(1.07, (place - floor) / (top - floor)),
             textcoords="axes fraction",
             va="center",
@@ -677,6 +678,11 @@ def action_colors(setting: Setting) -> list[str]:
     return [SKIP, *(mpl.colors.to_hex(palette(float(x))) for x in ends)]
 
 
+def learning_setting(comparison: Comparison, family: Sequence[Setting], focus: Setting) -> Setting:
+    """The setting of a family whose learning curves are drawn: the one in focus, or else the first that has any."""
+    return next((s for s in (focus, *family) if comparison.table("learning", s.id) is not None), focus)
+
+
 def learning(comparison: Comparison, setting: Setting) -> Figure | None:
     """Validation score of agents that learn in the environment, against environment steps and against CPU time.
 
@@ -705,6 +711,7 @@ def learning(comparison: Comparison, setting: Setting) -> Figure | None:
     for axes in panels:
         axes.axhline(1, color="#000000", lw=1.4)
         axes.set_xscale("log")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_ylim(max(low - 0.02, 0.0), 1.005)
         axes.yaxis.set_major_formatter(PercentFormatter(1))
     panels[0].set_ylabel("validation score, share of the optimum")

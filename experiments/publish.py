@@ -67,7 +67,7 @@ def _pictures(comparison: Comparison, family: Sequence[Setting]) -> list[tuple[s
         shown = [agent for agent in focus.ranking() if look[agent].shown]
         found = [
             ("score", figures.curves(family, look) if len(family) > 1 else figures.forest(focus, look)),
-            ("learning", figures.learning(comparison, focus)),
+            ("learning", figures.learning(comparison, figures.learning_setting(comparison, family, focus))),
             ("improvement", figures.improvement(comparison, focus, shown)),
         ]
     return [(kind, figure) for kind, figure in found if figure is not None]

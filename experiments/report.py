@@ -140,6 +140,7 @@ def _family(
         return None if figure is None else _picture(f"{name}-{kind}", figure, text, glyphs)
 
     at = focus.budget_label
+    learned = figures.learning_setting(comparison, family, focus)
     return {
         "id": name,
         "title": f"{row['variant']}, {_count(row['num_tasks'], 'task')}"
@@ -198,10 +199,10 @@ def _family(
                     picture("exam", figures.trajectories(comparison, focus, few), "Budget trajectories"),
                 ),
                 (
-                    f"Learning in the environment, {at}",
+                    f"Learning in the environment, {learned.budget_label}",
                     "Score on validation exams while training. Line: mean over training seeds; band: lowest to highest "
                     "seed. Agents take the same environment steps; updates and CPU time are theirs.",
-                    picture("learning", figures.learning(comparison, focus), "Learning curves"),
+                    picture("learning", figures.learning(comparison, learned), "Learning curves"),
                 ),
                 (
                     f"Performance profile, {at}",
