@@ -88,27 +88,28 @@ def record(
         "tiers": [[entry.name, entry.thinking, entry.answer] for entry in tiers],
     }
     out.parent.mkdir(parents=True, exist_ok=True)
+    file = journal or out.with_suffix(".journal.jsonl")
     try:
-        kept = Journal(journal or out.with_suffix(".journal.jsonl"), settings)
-        with progress_bar() as bar:
-            shown = bar.add_task("recording", total=total)
-            run(
-                wanted,
-                tiers,
-                samples,
-                solver,
-                lambda question, text: by_id[question.question_id].check(answer_of(text)),
-                kept,
-                batch=2 * batch,
-                watch=lambda done, _: bar.update(shown, completed=done),
+        with Journal(file, settings) as kept:
+            with progress_bar() as bar:
+                shown = bar.add_task("recording", total=total)
+                run(
+                    wanted,
+                    tiers,
+                    samples,
+                    solver,
+                    lambda question, text: by_id[question.question_id].check(answer_of(text)),
+                    kept,
+                    batch=2 * batch,
+                    watch=lambda done, _: bar.update(shown, completed=done),
+                )
+            table = outcome_table(
+                wanted, tiers, samples, kept, family=solver.name, pairing=solver.paired, decision_cost=DECISION_COST
             )
-        table = outcome_table(
-            wanted, tiers, samples, kept, family=solver.name, pairing=solver.paired, decision_cost=DECISION_COST
-        )
     except JournalError as error:
         raise ConfigError(str(error)) from error
     except KeyboardInterrupt:
-        console.print(f"\nStopped. Finished work is in {kept.path}; the same command goes on.")
+        console.print(f"\nStopped. Finished work is in {file}; the same command goes on.")
         raise typer.Exit(130) from None
     table.write(out)
     console.print(f"{table.num_rows:,} generations: [bold]{out}[/bold] ({out.stat().st_size / 1e6:.1f} MB)")

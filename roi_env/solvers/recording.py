@@ -62,6 +62,12 @@ class Journal:
         for record in records:
             self.done[record["dataset"], record["question_id"], record["sample"]] = record["tiers"]
 
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Close the file."""
         self._file.close()
