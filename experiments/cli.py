@@ -37,6 +37,7 @@ except ImportError as error:
     sys.exit(f'roi: {error}; install the command line with: pip install "roi-reasoning[report]"')
 
 from agents.base import AGENTS
+from experiments import llm, record
 from experiments.config import CompareConfig, ConfigError, VariantConfig, load_config
 from roi_env.files import replacing
 from roi_env.generators import FAMILIES
@@ -50,6 +51,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Budget-aware reasoning: compare agents on exams with one token budget, play one, describe recorded outcomes.",
 )
+app.add_typer(llm.app, name="llm")
+app.command()(record.record)
 console = Console(emoji=False)  # names such as "table:m:test" are text
 _Item = TypeVar("_Item")
 _COLUMNS = (

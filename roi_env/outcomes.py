@@ -300,16 +300,12 @@ class OutcomeTable:
 
     def split_codes(self, fractions: Sequence[float] = DEFAULT_FRACTIONS) -> npt.NDArray[np.int8]:
         """(rows,) int8: 0 train, 1 validation, 2 test; see :meth:`split`."""
-        shares = np.asarray(fractions, float)
-        if shares.shape != (3,) or not (shares >= 0).all() or not math.isclose(shares.sum(), 1.0, abs_tol=1e-9):
-            raise OutcomeTableError(
-                self.path,
-                f"fractions must be three shares (train, validation, test) that sum to 1, got {fractions}",
-            )
+        try:
+            edges = _split_edges(fractions)
+        except ValueError as error:
+            raise OutcomeTableError(self.path, str(error)) from None
         code, ids = self.codes("question_id")
-        hashes = np.array([_hash64(question) >> 32 for question in ids], np.int64)
-        edges = np.round(np.cumsum(shares)[:2] * 2**32).astype(np.int64)
-        return np.searchsorted(edges, hashes, side="right").astype(np.int8)[code]
+        return np.array([_split_code(question, edges) for question in ids], np.int8)[code]
 
     def questions(self) -> Questions:
         """Questions in order of first appearance."""
@@ -520,8 +516,24 @@ def by_first_appearance(keys: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int
     return rank[inverse], first[order].astype(np.int64)
 
 
-def _hash64(text: str) -> int:
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+def split_of(question_id: str, fractions: Sequence[float] = DEFAULT_FRACTIONS) -> Split:
+    """The split that a question falls into in every table; see :meth:`OutcomeTable.split`.
+
+    :raises ValueError: for fractions that are not three shares.
+    """
+    return SPLITS[_split_code(question_id, _split_edges(fractions))]
+
+
+def _split_edges(fractions: Sequence[float]) -> npt.NDArray[np.int64]:
+    shares = np.asarray(fractions, float)
+    if shares.shape != (3,) or not (shares >= 0).all() or not math.isclose(shares.sum(), 1.0, abs_tol=1e-9):
+        raise ValueError(f"fractions must be three shares (train, validation, test) that sum to 1, got {fractions}")
+    return np.round(np.cumsum(shares)[:2] * 2**32).astype(np.int64)
+
+
+def _split_code(question_id: str, edges: npt.NDArray[np.int64]) -> int:
+    hashed = int.from_bytes(hashlib.sha256(question_id.encode()).digest()[:4], "big")
+    return int(np.searchsorted(edges, hashed, side="right"))
 
 
 def _first(mask: npt.NDArray[np.bool_]) -> int | None:

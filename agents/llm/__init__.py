@@ -1,0 +1,1 @@
+"""Language models as agents: tasks, prompts, a small model made from nothing."""

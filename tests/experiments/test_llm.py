@@ -1,0 +1,129 @@
+"""`roi llm pretrain`, `roi record` and `roi llm report`, from nothing to the structure table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("reasoning_gym", reason="needs the extra [llm]")
+
+import torch
+from typer.testing import CliRunner
+
+from agents.llm.surface import SurfacePredictor, rulers, successes
+from experiments.cli import app
+from experiments.config import ConfigError
+from experiments.llm import structure
+from roi_env.outcomes import OutcomeTable
+
+RECIPE = ["hidden=32", "layers=1", "heads=2", "feed_forward=64", "vocabulary=400", "tokens=9000", "batch_tokens=512"]
+RECIPE += ["chunk_batches=8", "families=[prod]"]
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def roi(*arguments: str) -> str:
+    result = CliRunner().invoke(app, list(arguments), env={"COLUMNS": "220"}, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_from_nothing_to_the_report(tmp_path: Path) -> None:
+    model, table = tmp_path / "model", tmp_path / "tables" / "tiny.parquet"
+    assert "tokens=9000" in roi("llm", "pretrain", *RECIPE, "--out", str(model), "--dry-run")
+    assert not model.exists()
+    assert "validation loss" in roi("llm", "pretrain", *RECIPE, "--out", str(model), "--threads", "1")
+    record = ["record", str(model), "--out", str(table), "--questions", "10", "--samples", "2", "--family", "prod"]
+    record += ["--tier", "now=0", "--tier", "think=12", "--threads", "1"]
+    assert "questions x 2 samples x 2 tiers" in roi(*record, "--dry-run")
+    assert not table.exists()
+    roi(*record)
+    made = OutcomeTable.read(table)
+    assert made.pairing
+    assert made.decision_cost == 1
+    assert made.families == ("model",)
+    assert made.level_edges == {"model": {"now": 24, "think": 37}}
+    before = table.read_bytes()
+    roi(*record)
+    assert table.read_bytes() == before, "a complete journal gives the same table again"
+    with pytest.raises(ConfigError, match="other settings"):
+        roi(*record, "--temperature", "1.0")
+    output = roi("llm", "report", str(table))
+    assert "surface predictor" in output
+    for split in ("train", "validation", "all"):
+        assert "out of" in roi("llm", "report", str(table), "--split", split)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("llm", "pretrain", "width=3"), "has no 'width'"),
+        (("llm", "pretrain", "hidden=3.5"), "must be an integer"),
+        (("llm", "pretrain", "families=[chess]"), "families must be a list"),
+        (("record", "nowhere", "--out", "x.csv"), "written as .parquet"),
+        (("record", "nowhere", "--out", "x.parquet", "--tier", "high"), "must read NAME=TOKENS"),
+        (("record", "nowhere", "--out", "x.parquet", "--tier", "a=5", "--tier", "b=2"), "growing caps"),
+        (("record", "nowhere", "--out", "x.parquet", "--family", "chess"), "unknown kind"),
+        (("llm", "report", "x.parquet", "--split", "some"), "--split must be"),
+    ],
+)
+def test_wrong_arguments_say_what_is_wrong(arguments: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        roi(*arguments)
+
+
+def synthetic(questions: int, hidden: bool) -> OutcomeTable:
+    """Sums that are right at tier 2; at tier 1 the even ones (not to be seen) or the short ones."""
+    import pyarrow as pa
+
+    rows = []
+    for number in range(questions):
+        terms = 2 + number % 5
+        text = " + ".join(str(10 + (number * 7 + i) % 90) for i in range(terms))
+        easy = number * 7919 % 97 % 2 == 0 if hidden else terms < 4
+        for order, tier in enumerate(("low", "high"), 1):
+            for sample in range(4):
+                rows.append(
+                    {
+                        "dataset": "sums", "question_id": f"q{number}", "question": text, "answer": "x", "family": "m",
+                        "tier": tier, "tier_order": order, "tokens": 5 * order + sample, "sample": sample,
+                        "correct": order == 2 or easy, "difficulty": terms,
+                    }
+                )  # fmt: skip
+    return OutcomeTable.from_arrow(pa.Table.from_pylist(rows))
+
+
+def test_the_surface_predictor_sees_length_and_not_what_is_hidden() -> None:
+    for hidden in (False, True):
+        table = synthetic(600, hidden)
+        (found,) = rulers(successes(table.split("train")), successes(table.split("test")))
+        if hidden:
+            assert found.gain - 3 * found.gain_error > 0.05, "own samples know what the look does not"
+        else:
+            assert found.surface < 0.05
+            assert found.gain < 0.05
+        assert abs(found.surface - found.own - found.gain) < 1e-9
+    success = SurfacePredictor(successes(synthetic(600, False))).success(["sums", "sums"], ["11 + 12", "1" * 40])
+    assert success.shape == (2, 2)
+    assert success[0].min() > 0.9
+    assert ((success >= 0) & (success <= 1)).all()
+
+
+def test_structure_counts_as_by_hand() -> None:
+    table = synthetic(100, False)
+    rows = {row["difficulty"]: row for row in structure(successes(table))}
+    assert sorted(rows) == [2, 3, 4, 5, 6]
+    assert sum(row["questions"] for row in rows.values()) == 100
+    assert rows[2]["right"] == [1.0, 1.0]
+    assert rows[6]["right"] == [0.0, 1.0]
+    np.testing.assert_allclose(rows[2]["tokens"], [6.5, 11.5])
+    np.testing.assert_allclose(rows[2]["spread"], [np.std(range(4))] * 2)
+    assert rows[2]["out_of_reach"] == 0
