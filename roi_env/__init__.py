@@ -18,6 +18,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "ROIReasoning-Cap-v0": {"source": "cap"},
     "ROIReasoning-Latent-v0": {"source": "latent", "feedback": "cost+correct"},
     "ROIReasoning-Recorded-v0": {"source": "recorded"},
+    "ROIReasoning-TinyLM-v0": {"source": "tinylm", "num_tasks": 8, "group_by": "kind"},
     "ROIReasoning-Paper-v0": {"source": "paper", "num_tasks": 3, "budget": 1024, "order": "easy_first"},
 }
 """Registered ids and the arguments that set them apart."""

@@ -24,7 +24,7 @@ _TABLE_ARGUMENTS = ("family", "datasets", "split", "group_by", "missing")
 def resolve_spec(source: Any = "signal", *, table: Any = None, **kwargs: Any) -> ExamSpec:
     """Resolve the arguments of the environments into an :class:`~roi_env.exam.ExamSpec`.
 
-    :param source: see :func:`roi_env.exam.exam_spec`; "recorded" needs ``table``; "paper" uses it when given. A resolved
+    :param source: see :func:`roi_env.exam.exam_spec`; "recorded" needs ``table``; "paper" uses it when given; "tinylm" is the table that comes with the package. A resolved
         :class:`~roi_env.exam.ExamSpec` is taken as it is, without other arguments.
     :param table: path of an outcome table or an :class:`~roi_env.outcomes.OutcomeTable`.
     :param kwargs: arguments of :func:`roi_env.exam.exam_spec`; with a table also ``family``, ``datasets``, ``split``
@@ -36,6 +36,12 @@ def resolve_spec(source: Any = "signal", *, table: Any = None, **kwargs: Any) ->
         if given := [name for name, value in {"table": table, **kwargs}.items() if value is not None]:
             raise ValueError(f"an ExamSpec is complete, {sorted(given)} would change it: use spec.replace(...) instead")
         return source
+    if isinstance(source, str) and source == "tinylm":
+        if table is not None:
+            raise ValueError("source='tinylm' brings its own table: leave table out, or choose source='recorded'")
+        from roi_env.data import tinylm_table
+
+        table = tinylm_table()
     recorded = {name: kwargs.pop(name) for name in _TABLE_ARGUMENTS if kwargs.get(name) is not None}
     for name in _TABLE_ARGUMENTS:
         kwargs.pop(name, None)
@@ -122,7 +128,7 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
     beliefs="published", reward="score", feedback="cost", coupling=None, tiers=None, decision_cost=0,
     enforcement="budget", table=None, render_mode=None)`
 
-    * `source`: family name (known, signal, heavy, cap, latent, paper, recorded), a `roi_env.source.Source`, or a complete
+    * `source`: family name (known, signal, heavy, cap, latent, paper, recorded, tinylm), a `roi_env.source.Source`, or a complete
       `roi_env.exam.ExamSpec` (then nothing else but `render_mode`).
     * `table`, `family`, `datasets`, `split`, `group_by`, `missing`: recorded outcomes, see `roi_env.recorded.recorded_source`.
     * `num_tasks`: N.
@@ -147,6 +153,7 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
     | `ROIReasoning-Cap-v0` | tiers cut one latent thought, common coupling | `source="cap"` |
     | `ROIReasoning-Latent-v0` | an exam-level ability that signals do not show | `source="latent"`, `feedback="cost+correct"` |
     | `ROIReasoning-Recorded-v0` | an outcome table of real models | needs `table` |
+    | `ROIReasoning-TinyLM-v0` | recorded outcomes of the small language model of this project; the group is the kind and visible size of a task | `source="tinylm"`, `num_tasks=8`, `group_by="kind"`, `decision_cost=1` |
     | `ROIReasoning-Paper-v0` | one task each of GSM8K, MATH and AIME, levels and refusal | `source="paper"`, `num_tasks=3`, `budget=1024`, `order="easy_first"` |
 
     All show the preview and publish beliefs by default.
