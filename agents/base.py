@@ -380,6 +380,11 @@ class Entry:
         module, name = self.target.split(":")
         return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
 
+    @property
+    def stepwise(self) -> bool:
+        """Whether it learns in the environment, see :attr:`Agent.stepwise`; imports the class."""
+        return bool(getattr(self.load(), "stepwise", False))
+
 
 AGENTS: dict[str, Entry] = {}
 """Registered agents by name; modules are imported when an agent is made."""

@@ -355,6 +355,11 @@ def training_effort(comparison: Comparison, setting: int, agent: str) -> dict[st
     return {name: float(rows[name][last].mean()) for name in EFFORT}
 
 
+def focus_of(family: Sequence[Setting]) -> Setting:
+    """The budget whose details are drawn: the middle one, where tiers compete hardest."""
+    return family[len(family) // 2]
+
+
 def missing(comparison: Comparison, setting: int) -> list[str]:
     """Agents left out of a setting because training seeds are not done yet, in words."""
     rows = comparison.table("missing", setting)

@@ -13,14 +13,6 @@ try:
     import typer
     from rich.console import Console
     from rich.markup import escape
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
     from rich.table import Table
 
     import agents.base
@@ -39,6 +31,7 @@ except ImportError as error:
 from agents.base import AGENTS
 from experiments import llm, record
 from experiments.config import CompareConfig, ConfigError, VariantConfig, load_config
+from experiments.terminal import console, progress_bar
 from roi_env.files import replacing
 from roi_env.generators import FAMILIES
 
@@ -53,16 +46,7 @@ app = typer.Typer(
 )
 app.add_typer(llm.app, name="llm")
 app.command()(record.record)
-console = Console(emoji=False)  # names such as "table:m:test" are text
 _Item = TypeVar("_Item")
-_COLUMNS = (
-    TextColumn("{task.description:<44.44s}"),
-    BarColumn(),
-    MofNCompleteColumn(),
-    TimeElapsedColumn(),
-    TextColumn("left"),
-    TimeRemainingColumn(),
-)
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "compare.yaml"
 
 
@@ -163,7 +147,7 @@ def _follow(done: Iterator[_Item], total: int, describe: Callable[[_Item], str],
     :param go_on: the command that continues an interrupted run.
     """
     try:
-        with Progress(*_COLUMNS, console=console) as progress:
+        with progress_bar() as progress:
             task = progress.add_task("starting", total=total)
             for item in done:
                 progress.update(task, advance=1, description=escape(describe(item)))
@@ -359,7 +343,7 @@ def train(
         resources = {}
     console.print(f"{config.agent} on {config.setting.label}, seed {config.seed}; run folder {run}")
     try:
-        with Progress(*_COLUMNS, console=console) as bar:
+        with progress_bar() as bar:
             task = bar.add_task("starting", total=None)
 
             def watch(progress: Any, curve: Any) -> None:

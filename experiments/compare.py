@@ -218,7 +218,7 @@ def _matched(name: str, steps: int | None, tuning: Tuning | None) -> str:
         registered, inline = parse_agent(name)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    if not getattr(AGENTS[registered].load(), "stepwise", False):
+    if not AGENTS[registered].stepwise:
         return name
     params: dict[str, Any] = {}
     if tuning is not None:
@@ -290,9 +290,10 @@ def to_train(config: CompareConfig, cells: list[Cell], run: Path) -> list[Cell]:
     """Those of the cells whose agent must first be trained in the environment: minutes instead of seconds each."""
     found = []
     for cell in cells:
-        if cell.agent != _REFERENCES and not is_saved(cell.text):
+        # By its class first: a comparison has hundreds of cells and few agents that learn in the environment.
+        if cell.agent != _REFERENCES and not is_saved(cell.text) and AGENTS[parse_agent(cell.text)[0]].stepwise:
             agent = make_for(cell.text, cell.setting, setting_spec(cell.setting))
-            if agent.stepwise and _stored(config, cell, agent, _store(run)) is None:
+            if _stored(config, cell, agent, _store(run)) is None:
                 found.append(cell)
     return found
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 from rich.table import Table
 
@@ -134,10 +135,7 @@ def structure(found: Any) -> list[dict[str, Any]]:
                     "questions": int(here.sum()),
                     "right": (right.sum(0) / count.sum(0)).tolist(),
                     "tokens": mean.tolist(),
-                    "spread": (found.spread[here] ** 2 + (found.tokens[here] - mean) ** 2)
-                    .mean(0)
-                    .__pow__(0.5)
-                    .tolist(),
+                    "spread": np.sqrt((found.spread[here] ** 2 + (found.tokens[here] - mean) ** 2).mean(0)).tolist(),
                     "within": float(found.spread[here][:, -1].mean()),
                     "out_of_reach": float((right.sum(1) == 0).mean()),
                 }

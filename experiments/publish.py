@@ -12,7 +12,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from experiments import figures
-from experiments.analysis import Comparison, Setting, analyse, summarise
+from experiments.analysis import Comparison, Setting, analyse, focus_of, summarise
 from roi_env.files import replacing
 
 DPI = 110
@@ -61,7 +61,7 @@ def without_folders(value: Any) -> Any:
 
 
 def _pictures(comparison: Comparison, family: Sequence[Setting]) -> list[tuple[str, Figure]]:
-    focus = family[len(family) // 2]
+    focus = focus_of(family)
     with figures.style():
         look = figures.looks(comparison)
         shown = [agent for agent in focus.ranking() if look[agent].shown]

@@ -14,7 +14,18 @@ import numpy as np
 from markupsafe import Markup
 
 from experiments import figures
-from experiments.analysis import EFFORT, OPTIMUM, SKIP, Comparison, RunError, Setting, analyse, missing, summarise
+from experiments.analysis import (
+    EFFORT,
+    OPTIMUM,
+    SKIP,
+    Comparison,
+    RunError,
+    Setting,
+    analyse,
+    focus_of,
+    missing,
+    summarise,
+)
 from roi_env.files import replacing
 from roi_env.metrics import Interval
 
@@ -81,7 +92,7 @@ def headline(comparison: Comparison) -> list[str]:
         f"{'questions and exams' if recorded else 'exams'}, paired between agents.",
         *(f"No interval for {s.row['label']}: {s.no_interval}." for s in settings if s.no_interval),
     ]
-    focus = _focus(max(comparison.families, key=len))
+    focus = focus_of(max(comparison.families, key=len))
     ranking = [a for a in focus.ranking() if a not in (OPTIMUM, SKIP)]
     if not ranking:
         return sentences
@@ -126,7 +137,7 @@ def _family(
     glyphs: figures.Glyphs,
 ) -> dict[str, Any]:
     """Everything the template needs for one group of settings that differ only by budget."""
-    focus, row = _focus(family), family[0].row
+    focus, row = focus_of(family), family[0].row
     shown = [a for a in focus.ranking() if look[a].shown]
     coloured = [a for a in shown if look[a].color != figures.DARK]
     fixed = [a for a in shown if look[a].color == figures.DARK]
@@ -265,11 +276,6 @@ def _same_scores(setting: Setting, agent: str, other: str) -> bool:
         return False
     a, b = (setting.entries[name].values["score"].mean(0) for name in (agent, other))
     return bool(np.allclose(a, b, rtol=1e-9))
-
-
-def _focus(family: Sequence[Setting]) -> Setting:
-    """The budget whose details are drawn: the middle one, where tiers compete hardest."""
-    return family[len(family) // 2]
 
 
 def _picture(prefix: str, figure: matplotlib.figure.Figure, text: str, glyphs: figures.Glyphs) -> Markup:

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 console = Console(emoji=False)  # names such as "table:m:test" are text
 
 
 def progress_bar() -> Progress:
-    """A bar with a description, its share done and the time left."""
+    """A bar with a description, how much of how much is done and the time left."""
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description:<44.44s}"),
         BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
+        MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),

@@ -71,13 +71,13 @@ def read_tuning(path: Path) -> Tuning:
 
     :raises ConfigError: where the file is missing or malformed, or agents had different tuning budgets.
     """
+    agents = _read_agents(path)
     try:
-        agents = _read_agents(path)
         budgets = {
             name: (len(entry["trials"]), len(entry["settings"]), entry["steps"]) for name, entry in agents.items()
         }
         params = {name: dict(entry["params"]) for name, entry in agents.items()}
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError) as error:
         raise ConfigError(f"{path}: not a tuning file written by `roi tune` ({error!r})") from error
     if len(set(budgets.values())) != 1:
         raise ConfigError(
@@ -103,10 +103,10 @@ def search_tasks(
     """
     tasks = []
     for name in names:
-        if name not in AGENTS or not getattr(kind := AGENTS[name].load(), "stepwise", False):
-            stepwise = [n for n, entry in AGENTS.items() if getattr(entry.load(), "stepwise", False)]
+        if name not in AGENTS or not AGENTS[name].stepwise:
+            stepwise = [n for n, entry in AGENTS.items() if entry.stepwise]
             raise ConfigError(f"agent {name!r} cannot be tuned: agents that learn in the environment are {stepwise}")
-        space: dict[str, tuple[Any, ...]] = getattr(kind, "search_space", {})
+        space: dict[str, tuple[Any, ...]] = getattr(AGENTS[name].load(), "search_space", {})
         rng = np.random.default_rng([seed, *name.encode()])
         for trial in range(trials):
             drawn = {key: values[int(rng.integers(len(values)))] for key, values in sorted(space.items())}
