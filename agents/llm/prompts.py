@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 THINK, END_THINK = "<think>", "</think>"
@@ -152,4 +153,4 @@ def segments(ids: Sequence[int], tags: Sequence[int], problems: int) -> list[Seg
     starts = [place for place, token in enumerate(ids) if token in set(tags)][:problems]
     edges = [0, *starts[1:], len(ids)] if starts else [0, len(ids)]
     edges += [len(ids)] * (problems + 1 - len(edges))
-    return [Segment(start, stop) for start, stop in zip(edges, edges[1:], strict=False)]
+    return [Segment(start, stop) for start, stop in pairwise(edges)]

@@ -143,7 +143,9 @@ def test_a_cut_exam_keeps_whole_problems_only(parts: list[Tagged], data: st.Data
     text = render_exam(parts)
     # Tags are single tokens: no cut falls inside one.
     pieces = re.split(f"({'|'.join(map(re.escape, LEVEL_TAGS))})", text)
-    ends = [len("".join(pieces[:i])) + j for i, piece in enumerate(pieces) for j in range(len(piece)) if i % 2 == 0 or not j]
+    ends = [
+        len("".join(pieces[:i])) + j for i, piece in enumerate(pieces) for j in range(len(piece)) if i % 2 == 0 or not j
+    ]
     cut = data.draw(st.sampled_from(ends))
     found = parse_exam(text[:cut], len(parts))
     whole = sum(len(render_exam(parts[: i + 1])) <= cut for i in range(len(parts)))
