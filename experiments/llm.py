@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from experiments.config import ConfigError, overridden
+from experiments.self_knowledge import mcft_report
 from experiments.terminal import console, progress_bar
 
 app = typer.Typer(no_args_is_help=True, help="The small language model: make it, describe what it can do.")
@@ -60,6 +61,12 @@ def pretrain(
         f"{done.updates:,} updates, {done.tokens:,} tokens, {done.cpu_seconds:.0f} CPU s; validation loss (nats a token): "
         f"{losses}\nModel: [bold]{out}[/bold]"
     )
+
+
+app.command(
+    "mcft-report",
+    epilog="Example:  roi llm mcft-report agents/llm/models/tinylm-mcft --table roi_env/data/tinylm.parquet --out runs/self-knowledge",
+)(mcft_report)
 
 
 @app.command(epilog="Example:  roi llm report runs/tinylm.parquet --split test")
