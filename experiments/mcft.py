@@ -26,6 +26,7 @@ def mcft(
 ) -> None:
     """Meta-cognitive fine-tuning: from its own right and wrong samples a model learns to announce levels and to refuse."""
     import torch
+    from transformers.utils import logging
 
     from agents.llm.mcft import Recipe
     from agents.llm.mcft import mcft as fine_tune
@@ -44,6 +45,9 @@ def mcft(
     if dry_run:
         return
     torch.set_num_threads(threads)
+    # Its own bars, and a warning at every load of tied embeddings.
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     by_id = {task.question_id: task for task in (*train, *validation)}
     try:
         with progress_bar() as bar:
