@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,6 +32,7 @@ def record(
         list[str] | None, typer.Option(help="NAME=THINKING TOKENS, cheapest first; repeatable; 0: answer at once")
     ] = None,
     family: Annotated[list[str] | None, typer.Option(help="Only these kinds of tasks; repeatable")] = None,
+    split: Annotated[str, typer.Option(help="Only questions of this split: train, validation, test; or all")] = "all",
     temperature: Annotated[float, typer.Option(help="Of sampling", min=0)] = 0.7,
     name: Annotated[str | None, typer.Option(help="Of the model in the table; default: its folder's")] = None,
     seed: Annotated[int, typer.Option(help="Of the samples", min=0)] = 0,
@@ -45,6 +47,7 @@ def record(
     """Let a model answer questions at every tier, one thought shared by the tiers of a sample; write the outcome table."""
     from agents.llm.prompts import answer_of
     from agents.llm.tasks import FAMILIES, as_question
+    from roi_env.outcomes import SPLITS
     from roi_env.solvers.base import ThinkingTier
 
     if out.suffix != ".parquet":
@@ -60,7 +63,9 @@ def record(
         raise ConfigError("tiers must have different names and growing caps")
     if unknown := set(family or ()) - set(FAMILIES):
         raise ConfigError(f"unknown kind of tasks {sorted(unknown)[0]!r}; there are {list(FAMILIES)}")
-    asked = exam_tasks(questions, family or list(FAMILIES))
+    if split not in (*SPLITS, "all"):
+        raise ConfigError(f"--split must be one of {[*SPLITS, 'all']}, got {split!r}")
+    asked = exam_tasks(questions, family or list(FAMILIES), SPLITS if split == "all" else (split,))
     by_id = {task.question_id: task for task in asked}
     wanted = [as_question(task) for task in asked]
     total = len(wanted) * samples
@@ -114,8 +119,8 @@ def record(
     console.print(f"{table.num_rows:,} generations: [bold]{out}[/bold] ({out.stat().st_size / 1e6:.1f} MB)")
 
 
-def exam_tasks(questions: int, families: list[str]) -> list[Task]:
-    """Tasks of the splits in the table's shares; hidden difficulty counts twice."""
+def exam_tasks(questions: int, families: list[str], splits: Sequence[str]) -> list[Task]:
+    """Tasks of the splits in the table's shares, as if all splits were asked for; hidden difficulty counts twice."""
     from agents.llm.tasks import FAMILIES, distinct_tasks
     from roi_env.outcomes import DEFAULT_FRACTIONS, SPLITS
 
@@ -124,6 +129,7 @@ def exam_tasks(questions: int, families: list[str]) -> list[Task]:
         for name in families
         for difficulty in FAMILIES[name].difficulties
         for split, share in zip(SPLITS, DEFAULT_FRACTIONS, strict=True)
+        if split in splits
         for task in distinct_tasks(
             name,
             difficulty,
