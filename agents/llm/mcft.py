@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from agents.llm.decisions import PromptEncoder
-from agents.llm.pretraining import IGNORED, Example
+from agents.llm.pretraining import IGNORED, Example, optimizers
 from agents.llm.prompts import (
     END_THINK,
     LEVEL_TAGS,
@@ -72,7 +72,8 @@ class Recipe:
     :param decision_exams: exams as decisions.
     :param single_epochs: most epochs of the first stage; ``exam_epochs`` of the second.
     :param patience: epochs without improvement after which a stage ends.
-    :param lr: peak of the learning rate, AdamW; linear to 0 after a tenth of warm-up; ``exam_lr`` in the second stage.
+    :param lr: peak of the learning rate; linear to 0 after a tenth of warm-up; ``exam_lr`` in the second stage.
+    :param muon: hidden matrices are trained by Muon, at twice the rate of AdamW for the rest; else all by AdamW.
     :param batch: examples of an update; ``exam_batch`` in the second stage.
     :param lora: rank of LoRA on all linear layers (and the tags' embeddings); 0: all weights are trained.
     """
@@ -103,6 +104,7 @@ class Recipe:
     batch: int = 32
     exam_batch: int = 16
     weight_decay: float = 0.1
+    muon: bool = True
     lora: int = 0
 
     def __post_init__(self) -> None:
@@ -527,6 +529,9 @@ def _stage(
         train_dataset=_rows(examples),
         eval_dataset=_rows(validation),
         processing_class=tokenizer,
+        optimizer_cls_and_kwargs=(lambda: _muon, {"lr": arguments.learning_rate, "weight_decay": recipe.weight_decay})
+        if recipe.muon and not recipe.lora
+        else None,
         data_collator=lambda rows: _collate(rows, int(tokenizer.pad_token_id)),
         callbacks=[EarlyStoppingCallback(recipe.patience), _watcher("exams" if exams else "single problems", watch)],
     )
@@ -539,6 +544,31 @@ def _stage(
     losses = [round(entry["eval_loss"], 4) for entry in trainer.state.log_history if "eval_loss" in entry]
     _write(done / "validation.json", losses)
     return done
+
+
+class _Both(torch.optim.Optimizer):
+    """Several optimizers that look like one."""
+
+    def __init__(self, parts: Sequence[torch.optim.Optimizer]) -> None:
+        self._parts = list(parts)
+        # The groups are shared: a schedule changes the parts' learning rates.
+        super().__init__([group for part in parts for group in part.param_groups], {})
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for part in self._parts:
+            part.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"parts": [part.state_dict() for part in self._parts]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for part, state in zip(self._parts, state_dict["parts"], strict=True):
+            part.load_state_dict(state)
+        self.param_groups = [group for part in self._parts for group in part.param_groups]
+
+
+def _muon(model: torch.nn.Module, lr: float, weight_decay: float) -> torch.optim.Optimizer:
+    return _Both(optimizers(model, 2 * lr, lr, weight_decay))
 
 
 def _with_lora(model: Any, tokenizer: Any, recipe: Recipe) -> Any:
