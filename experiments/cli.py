@@ -119,7 +119,7 @@ def compare(
     from experiments.report import write_report
 
     with console.status("writing the report"):
-        report = write_report(run)
+        report = write_report(run, workers=workers)
     _print_summary(run)
     console.print(f"Report: [bold]{report}[/bold]")
 
