@@ -10,8 +10,9 @@ import logging
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 import ray
@@ -45,8 +46,11 @@ from agents.rllib.exam_runner import ExamRunner, Weights, job_list
 from agents.rllib.modules import SEQUENCE, ExamModule
 from agents.rllib.networks import observation_statistics
 from agents.rllib.registration import ENV, register, spec_of
-from agents.rllib.rollouts import Job, Rollout, concatenate
+from agents.rllib.rollouts import Job, Observer, Rollout, concatenate
 from roi_env.exam import ExamSpec, check_seed
+
+if TYPE_CHECKING:
+    from agents.rllib.language import LanguageSettings
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +89,8 @@ class ExamSettings(AlgorithmConfig):
         self.shared_outcomes = False
         self.hidden: tuple[int, ...] = (64, 64)
         self.memory = 0
+        self.language: LanguageSettings | None = None
+        self.whole_groups = False
         self.env_runner_cls = ExamRunner
         self.num_env_runners = 0
         self.gamma = 1.0
@@ -154,8 +160,29 @@ class ExamSettings(AlgorithmConfig):
             self.memory = memory
         return self
 
+    def language_model(self, settings: LanguageSettings) -> Self:
+        """Let a language model read the questions, instead of a network the flat observation."""
+        self.language = settings
+        # Equal prompts are read once: members of a group belong in one minibatch.
+        self.whole_groups = True
+        return self
+
+    def observer(self) -> Observer:
+        """What the policy sees of decisions."""
+        if self.language is None:
+            return Observer()
+        return self.language.observer(spec_of(self.env_config))
+
+    def module_space(self, flat: gym.spaces.Dict) -> gym.spaces.Dict:
+        """The module's observation space, where the environment's own is ``flat``."""
+        if self.language is None:
+            return flat
+        return gym.spaces.Dict({**flat, "observations": self.language.observer(spec_of(self.env_config)).space})
+
     def get_default_rl_module_spec(self) -> RLModuleSpec:
-        """Our masked network."""
+        """Our masked network, or the language model."""
+        if self.language is not None:
+            return self.language.module_spec(spec_of(self.env_config), critic=self.critic, seed=self.training_seed)
         centre, spread = observation_statistics(public_problem(spec_of(self.env_config)))
         config = {"hidden": self.hidden, "memory": self.memory, "critic": self.critic, "seed": self.training_seed}
         return RLModuleSpec(module_class=ExamModule, model_config={**config, "centre": centre, "spread": spread})
@@ -181,6 +208,11 @@ class ExamSettings(AlgorithmConfig):
             raise ValueError(
                 f"per_iteration {self.exams_per_iteration} must be a multiple of per_minibatch "
                 f"{self.exams_per_minibatch}, and that of the number of learners {learners}"
+            )
+        if self.whole_groups and self.exams_per_minibatch % (self.group_size * learners):
+            raise ValueError(
+                f"per_minibatch {self.exams_per_minibatch} must be whole groups of {self.group_size} exams on each of "
+                f"{learners} learner(s)"
             )
         if self.exams_per_job < 1:
             raise ValueError(f"per_job must be at least 1, got {self.exams_per_job}")

@@ -51,6 +51,7 @@ class ExamRunner(EnvRunner, Checkpointable):
         super().__init__(config=config, **kwargs)
         self.spec = spec_of(self.config.env_config)
         self.module: ExamModule
+        self.observer = self.config.observer()
         self.make_env()
         self.make_module()
 
@@ -73,7 +74,7 @@ class ExamRunner(EnvRunner, Checkpointable):
         return {
             INPUT_ENV_SPACES: (self.env.observation_space, self.env.action_space),
             INPUT_ENV_SINGLE_SPACES: single,
-            DEFAULT_MODULE_ID: single,
+            DEFAULT_MODULE_ID: (self.config.module_space(single[0]), single[1]),
         }
 
     def sample(self, *, job: Job, weights: Weights | None = None, **kwargs: Any) -> Rollout:
@@ -90,6 +91,7 @@ class ExamRunner(EnvRunner, Checkpointable):
             exam_seed=self.config.exam_seed,
             action_seed=self.config.training_seed,
             rows=self.config.exams_per_job,
+            observer=self.observer,
         )
 
     def answer(self, *, job: Job, weights: Weights, token: str) -> Answer:

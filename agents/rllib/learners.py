@@ -44,6 +44,10 @@ class WholeExams(TorchLearner):
         with one_thread():
             return super().update(*args, **kwargs)
 
+    def get_parameters(self, module: Any) -> list[Any]:
+        """See :meth:`Learner.get_parameters`; those that learn."""
+        return [parameter for parameter in super().get_parameters(module) if parameter.requires_grad]
+
     def set_state(self, state: dict[str, Any]) -> None:
         """See :meth:`Learner.set_state`; on a copy.
 
@@ -65,7 +69,10 @@ class WholeExams(TorchLearner):
         size = minibatch_size or len(length)
         learner = getattr(self, "_learner_index", None) or 0
         for epoch in range(num_epochs):
-            order = minibatch_order(self.config.training_seed, self._weights_seq_no, epoch, learner, len(length))
+            together = self.config.group_size if self.config.whole_groups else 1
+            groups = len(length) // together
+            order = minibatch_order(self.config.training_seed, self._weights_seq_no, epoch, learner, groups)
+            order = (order[:, None] * together + np.arange(together)).ravel()
             for start in range(0, len(order), size):
                 exams = order[start : start + size]
                 count = length[exams]
@@ -135,9 +142,7 @@ class GRPOTorchLearner(WholeExams):
             self._freeze(self.module[DEFAULT_MODULE_ID].unwrapped().get_state())
 
     def _freeze(self, weights: dict[str, Any]) -> None:
-        self._reference = copy.deepcopy(self.module[DEFAULT_MODULE_ID].unwrapped())
-        self._reference.set_state(weights)
-        self._reference.requires_grad_(False)
+        self._reference = self.module[DEFAULT_MODULE_ID].unwrapped().frozen(weights)
 
     def compute_loss_for_module(
         self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, Any]

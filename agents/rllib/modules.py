@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -24,6 +25,8 @@ class ExamModule(TorchRLModule, ValueFunctionAPI):
     of whole exams (column ``sequence``), which the exam runner gives.
     """
 
+    network: Any
+
     def setup(self) -> None:
         """Build the network."""
         config = self.model_config
@@ -37,6 +40,13 @@ class ExamModule(TorchRLModule, ValueFunctionAPI):
             centre=config["centre"],
             spread=config["spread"],
         )
+
+    def frozen(self, weights: dict[str, Any]) -> ExamModule:
+        """A copy with other weights that does not learn."""
+        other = copy.deepcopy(self)
+        other.set_state(weights)
+        other.requires_grad_(False)
+        return other
 
     def _heads(self, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor | None]:
         observations = batch[Columns.OBS]["observations"]
