@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,10 @@ class LMLearner(RLlibAgent):
     :param lora: rank of LoRA; 0: all weights learn.
     :param dtype: of the model's weights: "float32" or "bfloat16".
     :param recompute: less memory in training, see :func:`agents.llm.decisions.last_hidden`.
+    :param budgets: of training exams, in turn, as multiples of the kind's own; empty: that alone. One model can then
+        serve several budgets: its prompt says what is left.
+    :param anchor: coefficient of the divergence from the model to begin with in a state where nothing is scarce, see
+        :class:`agents.rllib.language.LMExamModule`; keeps self-assessment calibrated.
 
     The others as in :class:`agents.rllib.agent.RLlibAgent`.
     """
@@ -89,6 +94,8 @@ class LMPPOAgent(LMLearner):
         lora: int = 0,
         dtype: str = "float32",
         recompute: bool = False,
+        budgets: Sequence[float] = (),
+        anchor: float = 0.0,
         steps: int = 100_000,
         exams: int = 256,
         minibatch: int = 64,
@@ -101,6 +108,7 @@ class LMPPOAgent(LMLearner):
         greedy: bool = True,
     ) -> None:
         params = {name: value for name, value in locals().items() if name not in ("self", "problem", "__class__")}
+        params["budgets"] = list(budgets)
         super().__init__(problem, **params)
 
 
@@ -122,6 +130,8 @@ class LMGRPOAgent(LMLearner):
         lora: int = 0,
         dtype: str = "float32",
         recompute: bool = False,
+        budgets: Sequence[float] = (),
+        anchor: float = 0.0,
         steps: int = 100_000,
         exams: int = 256,
         minibatch: int = 64,
@@ -140,4 +150,5 @@ class LMGRPOAgent(LMLearner):
         greedy: bool = True,
     ) -> None:
         params = {name: value for name, value in locals().items() if name not in ("self", "problem", "__class__")}
+        params["budgets"] = list(budgets)
         super().__init__(problem, **params)

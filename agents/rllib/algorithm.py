@@ -87,6 +87,8 @@ class ExamSettings(AlgorithmConfig):
         self.exams_per_job = 256
         self.group_size = 1
         self.shared_outcomes = False
+        self.budgets: tuple[int, ...] = ()
+        self.anchor_coeff = 0.0
         self.hidden: tuple[int, ...] = (64, 64)
         self.memory = 0
         self.language: LanguageSettings | None = None
@@ -121,6 +123,7 @@ class ExamSettings(AlgorithmConfig):
         per_job: int | None = None,
         group_size: int | None = None,
         shared_outcomes: bool | None = None,
+        budgets: Sequence[int] | None = None,
     ) -> Self:
         """Which exams are taken, and in what portions.
 
@@ -135,6 +138,7 @@ class ExamSettings(AlgorithmConfig):
         :param shared_outcomes: whether all takings of an exam meet the same potential outcomes and differ in their
             actions alone (common random numbers: what a member earns more than another is then not luck), instead of
             being replicates.
+        :param budgets: tokens; exam i has budget i modulo their number. None or empty: all have the kind's own.
         """
         if spec is not None:
             register()
@@ -147,6 +151,7 @@ class ExamSettings(AlgorithmConfig):
             "exams_per_job": per_job,
             "group_size": group_size,
             "shared_outcomes": shared_outcomes,
+            "budgets": None if budgets is None else tuple(budgets),
         }.items():
             if value is not None:
                 setattr(self, name, value)
@@ -171,18 +176,26 @@ class ExamSettings(AlgorithmConfig):
         """What the policy sees of decisions."""
         if self.language is None:
             return Observer()
-        return self.language.observer(spec_of(self.env_config))
+        return self.language.observer(self.widest)
+
+    @property
+    def widest(self) -> ExamSpec:
+        """The kind of exam with the largest of the budgets."""
+        spec = spec_of(self.env_config)
+        return spec.replace(budget=max(spec.budget, *self.budgets)) if self.budgets else spec
 
     def module_space(self, flat: gym.spaces.Dict) -> gym.spaces.Dict:
         """The module's observation space, where the environment's own is ``flat``."""
         if self.language is None:
             return flat
-        return gym.spaces.Dict({**flat, "observations": self.language.observer(spec_of(self.env_config)).space})
+        return gym.spaces.Dict({**flat, "observations": self.language.observer(self.widest).space})
 
     def get_default_rl_module_spec(self) -> RLModuleSpec:
         """Our masked network, or the language model."""
         if self.language is not None:
-            return self.language.module_spec(spec_of(self.env_config), critic=self.critic, seed=self.training_seed)
+            return self.language.module_spec(
+                self.widest, critic=self.critic, seed=self.training_seed, anchored=self.anchor_coeff > 0
+            )
         centre, spread = observation_statistics(public_problem(spec_of(self.env_config)))
         config = {"hidden": self.hidden, "memory": self.memory, "critic": self.critic, "seed": self.training_seed}
         return RLModuleSpec(module_class=ExamModule, model_config={**config, "centre": centre, "spread": spread})
@@ -223,7 +236,14 @@ class ExamSettings(AlgorithmConfig):
         exam_ids = np.repeat(np.arange(next_exam, next_exam + groups), self.group_size)
         members = np.tile(np.arange(self.group_size), groups)
         replicates = np.zeros_like(members) if self.shared_outcomes else members
-        return job_list(exam_ids, replicates, members, self.exams_per_job)
+        if not self.budgets:
+            return job_list(exam_ids, replicates, members, self.exams_per_job)
+        jobs: list[Job] = []
+        for number, budget in enumerate(self.budgets):
+            here = exam_ids % len(self.budgets) == number
+            part = exam_ids[here], replicates[here], members[here]
+            jobs += job_list(*part, self.exams_per_job, budget, len(jobs))
+        return jobs
 
     def columns(self, rollout: Rollout) -> dict[str, npt.NDArray[Any]]:
         """The algorithm's own columns of the training batch, (T,) each."""

@@ -86,7 +86,7 @@ class ExamRunner(EnvRunner, Checkpointable):
             self.module.set_state(weights)
         return take_exams(
             self.module.network,
-            self.spec,
+            self.spec if job.budget is None else self.spec.replace(budget=job.budget),
             job,
             exam_seed=self.config.exam_seed,
             action_seed=self.config.training_seed,
@@ -143,9 +143,14 @@ class ExamRunner(EnvRunner, Checkpointable):
 
 
 def job_list(
-    exam_ids: npt.NDArray[np.int64], replicates: npt.NDArray[np.int64], members: npt.NDArray[np.int64], size: int
+    exam_ids: npt.NDArray[np.int64],
+    replicates: npt.NDArray[np.int64],
+    members: npt.NDArray[np.int64],
+    size: int,
+    budget: int | None = None,
+    first: int = 0,
 ) -> list[Job]:
-    """Cut exams into jobs of at most ``size``."""
+    """Cut exams into jobs of at most ``size``, numbered from ``first``."""
     starts = range(0, len(exam_ids), size)
     parts = [(exam_ids[i : i + size], replicates[i : i + size], members[i : i + size]) for i in starts]
-    return [Job(number, *part) for number, part in enumerate(parts)]
+    return [Job(number, *part, budget) for number, part in enumerate(parts, first)]

@@ -30,12 +30,14 @@ class Job:
     :param exam_ids: (E,) int64.
     :param replicates: (E,) int64, which name the outcomes.
     :param members: (E,) int64, which with the exam ids name the actions' random numbers.
+    :param budget: tokens; None: as the kind of exam says.
     """
 
     number: int
     exam_ids: npt.NDArray[np.int64]
     replicates: npt.NDArray[np.int64]
     members: npt.NDArray[np.int64]
+    budget: int | None = None
 
     def __len__(self) -> int:
         return len(self.exam_ids)

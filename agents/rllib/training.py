@@ -76,6 +76,10 @@ def make_config(
     if name.startswith("llm-"):
         from agents.rllib.language import LanguageSettings
 
+        config.anchor_coeff = p["anchor"]
+        config.exams(
+            budgets=[spec.replace(budget=max(1, round(factor * spec.budget))).budget for factor in p["budgets"]]
+        )
         config.language_model(LanguageSettings(**{key: p[key] for key in LanguageSettings.__dataclass_fields__}))
     else:
         config.network(hidden=(p["width"],) * p["layers"], memory=p["memory"])

@@ -18,8 +18,10 @@ from ray.rllib.core.columns import Columns
 import agents  # noqa: F401 - registers
 from agents.base import DecisionView, exams_view, make_agent, public_problem
 from agents.evaluation import TrainingExams, evaluate_exact
+from agents.llm.decisions import PromptEncoder, joined
 from agents.llm.learners import LMGRPOAgent
-from agents.llm.policy import LMPolicy
+from agents.llm.policy import LMPolicy, load_tokenizer
+from agents.rllib.algorithm import module_weights
 from agents.rllib.training import LocalRun, make_config
 from roi_env.exam import draw_exams
 from tests.agents.llm.exams import worded_spec
@@ -159,3 +161,39 @@ def test_what_was_trained_is_a_model_directory(model_folder: Path, tmp_path: Pat
     np.testing.assert_allclose(mine, others, atol=0.03)  # bfloat16 weights
     before = make_agent(f"llm(model={str(model_folder)!r},greedy=False,bits=4)", problem)
     assert np.abs(before.act(view, before.start(exams))[0] - mine).max() > 0.1
+
+
+def test_an_anchor_keeps_self_assessment_where_nothing_is_scarce(model_folder: Path) -> None:
+    moved = {}
+    for name in ("llm-grpo", "llm-ppo"):
+        for anchor in (0.0, 5.0):
+            run = run_of(model_folder, name, anchor=anchor, lr=3e-3)
+            observer = run.config.observer()
+            questions = PromptEncoder(load_tokenizer(str(model_folder))).questions(worded_spec().source.texts)
+            states = np.repeat(observer.anchor, len(questions), 0)
+            prompts = joined(questions, states, observer.widths)
+            network = run.runner.module.network
+            with torch.no_grad():
+                before = network.heads(prompts, observer.widths[0])[0].log_softmax(1)
+            for _ in range(3):
+                run.train()
+            network.set_weights(module_weights(run.learner_group))
+            with torch.no_grad():
+                after = network.heads(prompts, observer.widths[0])[0].log_softmax(1)
+            moved[name, anchor] = float((before.exp() * (before - after)).sum(1).mean())
+    for name in ("llm-grpo", "llm-ppo"):
+        assert 0 < moved[name, 5.0] < 0.5 * moved[name, 0.0]
+
+
+def test_exams_take_their_budgets_in_turn(model_folder: Path) -> None:
+    run = run_of(model_folder, budgets=[0.25, 1.0], exams=64, minibatch=32)
+    jobs = run.config.jobs(10)
+    assert [job.budget for job in jobs] == [15, 60]
+    assert [job.number for job in jobs] == [0, 1]
+    assert sorted(np.concatenate([job.exam_ids for job in jobs])) == sorted(np.repeat(np.arange(10, 18), 8))
+    for job in jobs:
+        rollout = run.runner.sample(job=job)
+        spent = rollout.by_exam(rollout.tokens, 4).sum(1)
+        assert spent.max() <= job.budget
+        assert set(job.exam_ids % 2) == {jobs.index(job)}
+    run.train()
