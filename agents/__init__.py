@@ -16,3 +16,7 @@ _register("rllib-ppo", _PPO, "PPO (RLlib) on batched exams")
 _register("rllib-ppo-gru", _PPO, "PPO (RLlib) with a GRU that remembers the exam so far", memory=32)
 _register("rllib-grpo", _GRPO, "GRPO (RLlib): replicates of an exam compared with one another, by return-to-go")
 _register("rllib-grpo-gru", _GRPO, "GRPO (RLlib) with a GRU that remembers the exam so far", memory=32)
+
+_register("llm", "agents.llm.agent:LMAgent", "a language model that reads the questions (parameter model=FOLDER)")
+_register("llm-ppo", "agents.llm.learners:LMPPOAgent", "a language model trained by PPO (RLlib) on exams' questions")
+_register("llm-grpo", "agents.llm.learners:LMGRPOAgent", "a language model trained by GRPO (RLlib) on exams' questions")

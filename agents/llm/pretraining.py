@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from agents.llm.prompts import END, END_THINK, Completion, decision_prompt, exam_prompt, render
+from agents.llm.prompts import END, END_THINK, Completion, exam_prompt, render
 from agents.llm.solutions import solution
 from agents.llm.tasks import FAMILIES, Task, TaskSplit, tasks
 from agents.llm.tokenizer import PAD, prompt_text, train_tokenizer
@@ -291,7 +291,9 @@ def _make_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
         for task in islice(tasks(name, difficulty, "pretrain"), _CORPUS):
             # The words of exams are learned later, but they should not cost a token a letter then.
             exam = exam_prompt([task.question], rng.randrange(1000))
-            texts += [task.question, solution(task, rng), decision_prompt(task.question, rng.randrange(1000), 1), exam]
+            worked = solution(task, rng)
+            state = f"Tokens left: {rng.randrange(1000)}. Tasks left: 1. {task.question}"
+            texts += [task.question, worked, state, exam]
     return train_tokenizer(texts, recipe.vocabulary)
 
 

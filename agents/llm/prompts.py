@@ -26,8 +26,21 @@ _COMPLETION = re.compile(rf"(.*?){END_THINK}\s*{ANSWER}([^\n]*?){END_ANSWER}\s*(
 
 
 def decision_prompt(question: str, remaining: int, tasks_left: int) -> str:
-    """What a model is told before it announces a level: tokens and tasks left (this one included), and the question."""
-    return f"Tokens left: {remaining}. Tasks left: {tasks_left}. {question}"
+    """What a model is told before it announces a level: the question, then tokens and tasks left (this one included).
+
+    The question comes first: its keys and values are computed once and serve every state in which it is asked.
+    """
+    return question + state_line(remaining, tasks_left)
+
+
+def state_line(remaining: int, tasks_left: int) -> str:
+    """What follows the question in :func:`decision_prompt`."""
+    return f"\nTokens left: {remaining}. Tasks left: {tasks_left}."
+
+
+AMPLE = (384, 1)
+"""(tokens left, tasks left) where nothing is scarce: the level that a model announces there is what it thinks of a question.
+Calibration is measured there, and kept there while exams teach what to do in scarcity."""
 
 
 def exam_prompt(questions: Sequence[str], budget: int) -> str:

@@ -76,5 +76,5 @@ def test_levels_are_exact(text: str) -> None:
 
 
 def test_prompts_name_what_is_left() -> None:
-    assert decision_prompt("1 + 1 =", 120, 3) == "Tokens left: 120. Tasks left: 3. 1 + 1 ="
+    assert decision_prompt("1 + 1 =", 120, 3) == "1 + 1 =\nTokens left: 120. Tasks left: 3."
     assert exam_prompt(["a", "b"], 9) == "Tokens left: 9. Tasks left: 2.\nProblem 1: a\nProblem 2: b"

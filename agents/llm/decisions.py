@@ -1,0 +1,241 @@
+"""Decision prompts as token ids, and a causal LM's logits over the level tags.
+
+An encoded prompt is a row of two parts, padded with :data:`PADDING`: the question, and the *state line* (tokens left, tasks
+left) with the end of the turn. All states of a question are read in one sequence: the question once, the states after it,
+each seeing the question and itself alone. That is where the time goes otherwise: most of a prompt is its question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from agents.llm.prompts import LEVEL_TAGS, THINK, state_line
+
+PADDING: Final = -1
+"""Token id where a part of an encoded prompt has ended."""
+STATES_TOGETHER: Final = 8
+"""Most states of a question in one sequence: attention grows with their square."""
+CHUNK_TOKENS: Final = 2048
+"""Most tokens of one forward pass, padding included (a longer sequence goes alone): activations stay in a CPU's cache."""
+
+Ids = npt.NDArray[np.int32]
+
+_QUESTION = "0QUESTION0"
+
+
+def bucketed(remaining: npt.NDArray[np.int64], bits: int) -> npt.NDArray[np.int64]:
+    """Tokens left as prompts name them: rounded down to ``bits`` binary digits (0: not at all).
+
+    With 4 bits: exact below 16, in steps of 2 below 32, of 4 below 64, and so on. Fewer prompts differ then.
+    """
+    if bits == 0:
+        return remaining
+    length = np.frexp(remaining.astype(np.float64))[1]  # number of binary digits
+    shift = np.maximum(length - bits, 0)
+    return (remaining >> shift) << shift
+
+
+def action_tags(tokenizer: Any, num_actions: int) -> list[int]:
+    """Token ids of the tags that announce actions 0 (skip) .. K: Level-K, Level-0, .. Level-(K-1).
+
+    :raises ValueError: where there are more levels than tags, or a tag is not one token of the vocabulary.
+    """
+    if num_actions > len(LEVEL_TAGS):
+        raise ValueError(f"{num_actions} actions need as many level tags; there are {len(LEVEL_TAGS)}")
+    tags = [LEVEL_TAGS[num_actions - 1], *LEVEL_TAGS[: num_actions - 1]]
+    encoded = tokenizer(tags, add_special_tokens=False).input_ids
+    # A tokenizer may also have one token for everything that it does not know.
+    if any(len(ids) != 1 or tokenizer.decode(ids).strip() != tag for ids, tag in zip(encoded, tags, strict=True)):
+        raise ValueError(
+            f"this model's vocabulary has no single token for {tags[0]!r} and the other level tags: fine-tune it with "
+            "`roi mcft`, which adds them"
+        )
+    return [int(ids[0]) for ids in encoded]
+
+
+class PromptEncoder:
+    """Token ids of decision prompts: the chat template's user turn with
+    :func:`agents.llm.prompts.decision_prompt`, then the assistant's turn with no think block opened.
+
+    :param tokenizer: of Hugging Face, with a chat template.
+    :param bits: see :func:`bucketed`.
+    """
+
+    def __init__(self, tokenizer: Any, bits: int = 0) -> None:
+        if bits < 0:
+            raise ValueError(f"bits must be at least 0, got {bits}")
+        self.bits = bits
+        self._tokenizer = tokenizer
+        template = tokenizer.apply_chat_template(
+            [{"role": "user", "content": _QUESTION}], tokenize=False, add_generation_prompt=True
+        )
+        self._head, _, tail = template.partition(_QUESTION)
+        self._tail = tail.rstrip().removesuffix(THINK) if tail.rstrip().endswith(THINK) else tail
+        self._questions: dict[str, list[int]] = {}
+        self._states: dict[tuple[int, int], list[int]] = {}
+
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        return self._tokenizer(texts, add_special_tokens=False).input_ids if texts else []  # type: ignore[no-any-return]
+
+    def questions(self, texts: Sequence[str]) -> Ids:
+        """(Q, width) questions, as wide as the longest."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._questions]
+        self._questions.update(zip(new, self._encode([self._head + text for text in new]), strict=True))
+        return _padded([self._questions[text] for text in texts])
+
+    def states(self, remaining: npt.NDArray[np.int64], tasks_left: npt.NDArray[np.int64]) -> Ids:
+        """(D, width) state lines of (D,) tokens and tasks left, as wide as the longest."""
+        pairs, inverse = np.unique(
+            np.stack([bucketed(remaining, self.bits), tasks_left], 1), axis=0, return_inverse=True
+        )
+        named = [(int(left), int(tasks)) for left, tasks in pairs]
+        new = [pair for pair in named if pair not in self._states]
+        encoded = self._encode([state_line(*pair) + self._tail for pair in new])
+        self._states.update(zip(new, encoded, strict=True))
+        return _padded([self._states[pair] for pair in named])[inverse.ravel()]
+
+    def state_width(self, budget: int, num_tasks: int) -> int:
+        """Width of the longest state line of exams with this budget."""
+        remaining, tasks_left = np.meshgrid(
+            np.unique(bucketed(np.arange(budget + 1), self.bits)), np.arange(1, num_tasks + 1), indexing="ij"
+        )
+        return self.states(remaining.ravel(), tasks_left.ravel()).shape[1]
+
+
+def _padded(rows: list[list[int]]) -> Ids:
+    width = max((len(row) for row in rows), default=0)
+    return np.array([row + [PADDING] * (width - len(row)) for row in rows], np.int32).reshape(len(rows), width)
+
+
+def joined(questions: Ids, states: Ids, widths: tuple[int, int]) -> Ids:
+    """(D, sum of ``widths``) encoded prompts of (D, .) questions and (D, .) state lines."""
+    out = np.full((len(questions), sum(widths)), PADDING, np.int32)
+    out[:, : questions.shape[1]] = questions
+    out[:, widths[0] : widths[0] + states.shape[1]] = states
+    return out
+
+
+class Sequences(NamedTuple):
+    """R packed sequences of one forward pass, right padding, length L.
+
+    :param ids: (R, L) int64.
+    :param positions: (R, L) int64: every state goes on where the question ended.
+    :param part: (R, L) int64: 0 the question, 1, 2, .. the states; -1 padding.
+    :param prompt: (P,) rows of the encoded prompts answered here.
+    :param row: (P,) their sequences.
+    :param last: (P,) places of their last tokens.
+    """
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+    part: torch.Tensor
+    prompt: torch.Tensor
+    row: torch.Tensor
+    last: torch.Tensor
+
+    def mask(self, dtype: torch.dtype) -> torch.Tensor:
+        """(R, 1, L, L) added to attention scores: a token sees its own part and the question, up to itself."""
+        length = self.ids.shape[1]
+        same = self.part[:, :, None] == self.part[:, None, :]
+        seen = (same | (self.part[:, None, :] == 0)) & torch.ones(length, length, dtype=torch.bool).tril()
+        mask = torch.zeros(len(self.ids), length, length, dtype=dtype)
+        return mask.masked_fill_(~seen, torch.finfo(dtype).min)[:, None]
+
+
+def packed(prompts: Ids, question_width: int) -> Iterator[Sequences]:
+    """Pack *distinct* encoded prompts (P, width), sorted so that those of one question follow one another."""
+    length = (prompts >= 0).sum(1)
+    question_length = (prompts[:, :question_width] >= 0).sum(1)
+    state_length = length - question_length
+    changed = np.ones(len(prompts), bool)
+    changed[1:] = (prompts[1:, :question_width] != prompts[:-1, :question_width]).any(1)
+    first = np.flatnonzero(changed)
+    size = np.diff(np.append(first, len(prompts)))
+    # Sequences: a question and up to STATES_TOGETHER of its states.
+    begin = np.concatenate([np.arange(f, f + s, STATES_TOGETHER) for f, s in zip(first, size, strict=True)])
+    end = np.append(begin[1:], len(prompts))
+    total = np.concatenate([[0], state_length.cumsum()])
+    width = question_length[begin] + total[end] - total[begin]
+    chunk: list[int] = []
+    for sequence in np.argsort(width, kind="stable"):
+        if chunk and (len(chunk) + 1) * width[sequence] > CHUNK_TOKENS:
+            yield _sequences(prompts, question_width, question_length, state_length, begin[chunk], end[chunk])
+            chunk = []
+        chunk.append(int(sequence))
+    if chunk:
+        yield _sequences(prompts, question_width, question_length, state_length, begin[chunk], end[chunk])
+
+
+def _sequences(
+    prompts: Ids,
+    question_width: int,
+    question_length: npt.NDArray[np.int64],
+    state_length: npt.NDArray[np.int64],
+    begin: npt.NDArray[np.int64],
+    end: npt.NDArray[np.int64],
+) -> Sequences:
+    count = end - begin
+    prompt = np.repeat(begin, count) + np.arange(count.sum()) - np.repeat(count.cumsum() - count, count)
+    row = np.repeat(np.arange(len(begin)), count)
+    through = state_length[prompt].cumsum()
+    before = np.concatenate([[0], through])[np.concatenate([[0], count.cumsum()[:-1]])]
+    last = question_length[prompt] + through - before[row] - 1
+    length = int(last.max()) + 1
+    ids = np.zeros((len(begin), length), np.int64)
+    positions = np.zeros_like(ids)
+    part = np.full_like(ids, -1)
+    for place, start in enumerate(begin):
+        known = question_length[start]
+        ids[place, :known] = prompts[start, :known]
+        positions[place, :known] = np.arange(known)
+        part[place, :known] = 0
+    for sequence, at, p in zip(row, last, prompt, strict=True):
+        own = slice(at + 1 - state_length[p], at + 1)
+        ids[sequence, own] = prompts[p, question_width : question_width + state_length[p]]
+        positions[sequence, own] = question_length[p] + np.arange(state_length[p])
+        part[sequence, own] = p - begin[sequence] + 1
+    return Sequences(*map(torch.from_numpy, (ids, positions, part, prompt, row, last)))
+
+
+def last_hidden(model: Any, prompts: Ids, question_width: int, *, recompute: bool = False) -> torch.Tensor:
+    """(D, hidden) hidden state of the last token of every encoded prompt, after the model's final norm.
+
+    Equal prompts are read once, and so is every question. Rows do not depend on the others but for the last bits.
+
+    :param model: causal LM of Hugging Face with causal attention in all layers (no sliding window shorter than a packed sequence).
+    :param prompts: (D, width) encoded prompts.
+    :param recompute: compute every forward pass anew when gradients flow back: memory of one pass instead of all.
+    """
+    distinct, inverse = np.unique(prompts, axis=0, return_inverse=True)
+    core = model.base_model
+    device, dtype = next(model.parameters()).device, model.dtype
+    parts: list[torch.Tensor] = []
+    order: list[torch.Tensor] = []
+
+    def forward(sequences: Sequences) -> torch.Tensor:
+        hidden = core(
+            input_ids=sequences.ids.to(device),
+            position_ids=sequences.positions.to(device),
+            attention_mask=sequences.mask(dtype).to(device),
+            use_cache=False,
+        ).last_hidden_state
+        return hidden[sequences.row.to(device), sequences.last.to(device)]  # type: ignore[no-any-return]
+
+    for sequences in packed(distinct, question_width):
+        recomputed = recompute and torch.is_grad_enabled()
+        parts.append(checkpoint(forward, sequences, use_reentrant=False) if recomputed else forward(sequences))
+        order.append(sequences.prompt)
+    place = torch.cat(order).argsort()[torch.from_numpy(inverse.ravel())]
+    return torch.cat(parts)[place.to(device)]
+
+
+def tag_logits(model: Any, prompts: Ids, question_width: int, tags: Sequence[int]) -> torch.Tensor:
+    """(D, len(tags)) float32 logits of the next token over ``tags`` for (D, width) encoded prompts."""
+    hidden = last_hidden(model, prompts, question_width)
+    return model.get_output_embeddings()(hidden)[:, list(tags)].float()

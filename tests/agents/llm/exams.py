@@ -1,0 +1,48 @@
+"""Exams made of a small table with question texts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from roi_env.env import resolve_spec
+from roi_env.exam import ExamSpec
+from roi_env.outcomes import OutcomeTable
+
+_SIZES = {"easy": (2, 3), "hard": (12, 30)}
+
+
+def worded_table(questions: int = 40, samples: int = 4) -> OutcomeTable:
+    """Short questions are solved by the cheapest tier, long ones by the dearest alone."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(questions):
+        kind = ("easy", "hard")[number % 2]
+        digits = rng.integers(10, 99 if kind == "hard" else 11, 2)
+        text = f"Solve the following multiplication: {digits[0]} * {digits[1]}." if kind == "hard" else f"{number} = A#"
+        for order, tier in enumerate(("answer", "long")):
+            for sample in range(samples):
+                rows.append(
+                    {
+                        "dataset": "small",
+                        "question_id": f"q{number}",
+                        "question": text + " " * (number // 20),
+                        "answer": "1",
+                        "family": "small",
+                        "tier": tier,
+                        "tier_order": order + 1,
+                        "tokens": _SIZES[kind][order] + sample,
+                        "correct": kind == "easy" or (order == 1 and sample > 0),
+                        "sample": sample,
+                        "kind": kind,
+                    }
+                )
+    return OutcomeTable.from_arrow(pa.Table.from_pylist(rows))
+
+
+def worded_spec(**changes: Any) -> ExamSpec:
+    """Exams of :func:`worded_table`; 2 tiers."""
+    arguments: dict[str, Any] = {"num_tasks": 4, "budget": 60, "split": "train", "group_by": "kind", "decision_cost": 1}
+    return resolve_spec("recorded", table=worded_table(), **(arguments | changes))
