@@ -13,7 +13,6 @@ from experiments.terminal import console, progress_bar
 
 if TYPE_CHECKING:
     from agents.llm.tasks import Task
-    from roi_env.solvers.base import Question
 
 DECISION_COST = 1
 """Tokens of a level tag."""
@@ -45,7 +44,7 @@ def record(
 ) -> None:
     """Let a model answer questions at every tier, one thought shared by the tiers of a sample; write the outcome table."""
     from agents.llm.prompts import answer_of
-    from agents.llm.tasks import FAMILIES
+    from agents.llm.tasks import FAMILIES, as_question
     from roi_env.solvers.base import ThinkingTier
 
     if out.suffix != ".parquet":
@@ -132,11 +131,3 @@ def exam_tasks(questions: int, families: list[str]) -> list[Task]:
             round((1 + FAMILIES[name].hidden) * questions * share),
         )
     ]
-
-
-def as_question(task: Task) -> Question:
-    """The task as a solver and an outcome table know it."""
-    from roi_env.solvers.base import Question
-
-    extra: dict[str, int | str] = {"difficulty": task.difficulty, "kind": f"{task.family} {task.difficulty}"}
-    return Question(task.family, task.question_id, task.question, task.answer, extra)
