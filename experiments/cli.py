@@ -46,6 +46,7 @@ app = typer.Typer(
 )
 app.add_typer(llm.app, name="llm")
 app.command()(record.record)
+app.command()(record.regrade)
 _Item = TypeVar("_Item")
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "compare.yaml"
 
