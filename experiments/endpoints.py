@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Sequence
@@ -148,3 +149,26 @@ def http_solver(
         raise ConfigError(f"--body is not JSON: {error}") from None
     except EndpointError as error:
         raise ConfigError(str(error)) from error
+
+
+def only_model(endpoint: str, backend: str, key_env: str | None) -> str:
+    """The model of an endpoint that has one.
+
+    :raises ConfigError: where it lists none or several.
+    """
+    from roi_env.solvers.http import EndpointError
+
+    async def ask() -> list[str]:
+        solver = http_solver(endpoint, "", backend, key_env=key_env)
+        try:
+            return await solver.models()
+        finally:
+            await solver.close()
+
+    try:
+        names = asyncio.run(ask())
+    except EndpointError as error:
+        raise ConfigError(f"--model is needed: {error}") from error
+    if len(names) != 1:
+        raise ConfigError(f"--model is needed: the endpoint lists {names}")
+    return names[0]

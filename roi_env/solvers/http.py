@@ -300,7 +300,8 @@ class HTTPSolver:
         if self.count is not None and whole:
             mine = self.count(reasoning or "") + self.count(text)
             if output is None and shown and finish != "length":
-                output, counted = mine + 1, "tokenizer"  # the end of the turn is generated too
+                # The end of the turn is generated too, where the cap left room for it.
+                output, counted = max(mine, min(mine + 1, ask.cap)), "tokenizer"
             elif output is not None and mine > 1.1 * output + _TOLERANCE:
                 output, counted = mine, "tokenizer"
         if output is None:
