@@ -405,13 +405,15 @@ def parse_agent(text: str) -> tuple[str, dict[str, Any]]:
     match = re.fullmatch(r"([\w-]+)(?:\((.*)\))?", text.strip())
     if match is None or match[1] not in AGENTS:
         raise ValueError(f"unknown agent {text!r}; `roi agents` lists: {', '.join(sorted(AGENTS))}")
-    params: dict[str, Any] = {}
-    for part in filter(None, (match[2] or "").split(",")):
-        key, _, value = part.partition("=")
-        try:
-            params[key.strip()] = ast.literal_eval(value.strip())
-        except (SyntaxError, ValueError):
-            raise ValueError(f"agent {text!r}: parameter {part.strip()!r} must read like name=1.5") from None
+    try:
+        call = ast.parse(f"_({match[2] or ''})", mode="eval").body
+        assert isinstance(call, ast.Call)
+        params = {str(given.arg): ast.literal_eval(given.value) for given in call.keywords}
+        named = not call.args and None not in [given.arg for given in call.keywords]
+    except (SyntaxError, ValueError):
+        named = False
+    if not named:
+        raise ValueError(f"agent {text!r}: parameter {match[2]!r} must read like name=1.5")
     return match[1], params
 
 

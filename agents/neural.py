@@ -109,6 +109,9 @@ class NeuralAgent(Agent):
         :param checkpoint: where to save with every report, and to continue from where it exists.
         """
 
+    def export(self, folder: Path) -> None:
+        """Write into a run folder what others than us can read of what was trained."""
+
     def act(self, view: DecisionView, state: State) -> tuple[Probs, State]:
         """Ask the network."""
         mask = view.mask

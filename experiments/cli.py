@@ -29,11 +29,10 @@ except ImportError as error:
     sys.exit(f'roi: {error}; install the command line with: pip install "roi-reasoning[report]"')
 
 from agents.base import AGENTS
-from experiments import llm, mcft, record
-from experiments.config import CompareConfig, ConfigError, VariantConfig, load_config
+from experiments import answer, llm, mcft, probe, record
+from experiments.config import VARIANTS, CompareConfig, ConfigError, VariantConfig, load_config
 from experiments.terminal import console, progress_bar
 from roi_env.files import replacing
-from roi_env.generators import FAMILIES
 
 if TYPE_CHECKING:
     from experiments.compare import Cell
@@ -50,6 +49,9 @@ app.command(
     epilog="Examples:  roi mcft agents/llm/models/tinylm --out runs/mcft   (again: goes on where it stopped)  |  "
     "roi mcft Qwen/Qwen2.5-1.5B-Instruct --out runs/qwen lora=16 lr=1e-4"
 )(mcft.mcft)
+app.command()(record.regrade)
+app.command()(answer.answer)
+app.command()(probe.probe)
 _Item = TypeVar("_Item")
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "compare.yaml"
 
@@ -64,7 +66,7 @@ def compare(
     ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file; default: the published comparison")] = None,
     variant: Annotated[
-        list[str] | None, typer.Option(help=f"Only these families ({', '.join(FAMILIES)}); repeatable")
+        list[str] | None, typer.Option(help=f"Only these kinds ({', '.join(VARIANTS)}); repeatable")
     ] = None,
     budget: Annotated[
         list[str] | None, typer.Option(help="0.3 = fraction of N x mean top-tier cost, 512 = tokens; repeatable")
@@ -123,7 +125,7 @@ def compare(
     from experiments.report import write_report
 
     with console.status("writing the report"):
-        report = write_report(run)
+        report = write_report(run, workers=workers)
     _print_summary(run)
     console.print(f"Report: [bold]{report}[/bold]")
 
@@ -185,8 +187,8 @@ def _resolve(
     resolved = load_config(path, overrides, base)
     if variants:
         known = {variant.source: variant for variant in resolved.variants}
-        if unknown := [name for name in variants if name not in FAMILIES]:
-            raise ConfigError(f"unknown variants {unknown}; families are {', '.join(FAMILIES)}")
+        if unknown := [name for name in variants if name not in VARIANTS]:
+            raise ConfigError(f"unknown variants {unknown}; there are {', '.join(VARIANTS)}")
         resolved.variants = [known.get(name, VariantConfig(source=name)) for name in variants]
     if budgets:
         resolved.budgets = [_budget(text) for text in budgets]
@@ -259,7 +261,7 @@ def _print_summary(run: Path) -> None:
 @app.command()
 def play(
     agent: Annotated[str, typer.Option(help="Who takes the exam: an agent of `roi agents`, or `me`")] = "me",
-    variant: Annotated[str, typer.Option(help=f"Family: {', '.join(FAMILIES)}")] = "signal",
+    variant: Annotated[str, typer.Option(help=f"Kind of exam: {', '.join(VARIANTS)}")] = "signal",
     table: Annotated[Path | None, typer.Option(help="Recorded outcomes instead of a family")] = None,
     family: Annotated[str | None, typer.Option(help="Family of the table")] = None,
     budget: Annotated[str, typer.Option(help="0.3 = fraction of N x mean top-tier cost, 512 = tokens")] = "0.3",
@@ -278,14 +280,22 @@ def play(
 
 @app.command(
     epilog="Examples:  roi train ppo --variant heavy --budget 0.15  |  roi train grpo --variant heavy --param "
-    "advantage=rtg --runners 2  |  roi train --resume runs/train-...   then   roi compare --agent runs/train-.../agent.npz"
+    "advantage=rtg --runners 2  |  roi train grpo --policy llm --model tinylm-mcft  |  roi train --resume runs/train-...   then   roi compare --agent runs/train-.../agent.npz"
 )
 def train(
     agent: Annotated[
         str | None,
         typer.Argument(help="ppo and grpo (RLlib), or any agent that learns in the environment: sb3-ppo, ..."),
     ] = None,
-    variant: Annotated[str, typer.Option(help=f"Family: {', '.join(FAMILIES)}")] = "signal",
+    policy: Annotated[
+        str, typer.Option(help="Of ppo and grpo: mlp (reads numbers) or llm (reads the questions)")
+    ] = "mlp",
+    model: Annotated[
+        str | None, typer.Option(help="With --policy llm: model to begin with, a folder, a bundled name or a hub id")
+    ] = None,
+    variant: Annotated[
+        str | None, typer.Option(help=f"Kind of exam: {', '.join(VARIANTS)}; default: signal, with llm tinylm")
+    ] = None,
     table: Annotated[Path | None, typer.Option(help="Recorded outcomes instead of a family")] = None,
     family: Annotated[str | None, typer.Option(help="Family of the table")] = None,
     budget: Annotated[str, typer.Option(help="0.3 = fraction of N x mean top-tier cost, 512 = tokens")] = "0.3",
@@ -309,7 +319,7 @@ def train(
     """Train an agent in the environment; it is measured against the exact optimum on validation exams on the way."""
     from omegaconf import OmegaConf
 
-    from experiments.train import TrainConfig, make_learner, read_config, train_run
+    from experiments.train import ALIASES, TrainConfig, make_learner, read_config, train_run
 
     if resume is not None:
         if agent is not None:
@@ -321,11 +331,18 @@ def train(
         if wrong := [text for text in param or [] if "=" not in text]:
             raise ConfigError(f"--param {wrong[0]!r} must read name=value")
         given: Any = OmegaConf.to_container(OmegaConf.from_dotlist(param or []))
+        if policy not in ("mlp", "llm"):
+            raise ConfigError(f"--policy must be mlp or llm, got {policy!r}")
+        if policy == "llm" and agent not in ALIASES:
+            raise ConfigError(f"--policy llm belongs to {' and '.join(ALIASES)}, got {agent!r}")
+        if model is not None and policy != "llm":
+            raise ConfigError("--model belongs to --policy llm")
+        kind = "recorded" if table is not None else variant or ("tinylm" if policy == "llm" else "signal")
         config = TrainConfig(
-            agent=agent,
-            params=given | ({} if steps is None else {"steps": steps}),
+            agent=f"llm-{agent}" if policy == "llm" else agent,
+            params=given | ({} if steps is None else {"steps": steps}) | ({} if model is None else {"model": model}),
             variant=VariantConfig(
-                source="recorded" if table is not None else variant,
+                source=kind,
                 table=str(table) if table else None,
                 family=family,
                 num_tasks=num_tasks,
@@ -376,7 +393,7 @@ def rollouts(
     out: Annotated[
         Path, typer.Option(help="Folder of Parquet parts; where it has some, only missing ones are computed")
     ],
-    variant: Annotated[str, typer.Option(help=f"Family: {', '.join(FAMILIES)}")] = "signal",
+    variant: Annotated[str, typer.Option(help=f"Kind of exam: {', '.join(VARIANTS)}")] = "signal",
     table: Annotated[Path | None, typer.Option(help="Recorded outcomes instead of a family")] = None,
     family: Annotated[str | None, typer.Option(help="Family of the table")] = None,
     budget: Annotated[str, typer.Option(help="0.3 = fraction of N x mean top-tier cost, 512 = tokens")] = "0.3",
@@ -453,8 +470,8 @@ def tune(
     settings = []
     for text in setting or ["signal:0.3", "heavy:0.15"]:
         source, _, budget = text.partition(":")
-        if source not in FAMILIES:
-            raise ConfigError(f"setting {text!r} must read family:budget, e.g. signal:0.3; families: {list(FAMILIES)}")
+        if source not in VARIANTS:
+            raise ConfigError(f"setting {text!r} must read family:budget, e.g. signal:0.3; kinds: {list(VARIANTS)}")
         memory = {"feedback": "cost+correct"} if source == "latent" else {}
         settings.append({"source": source, "budget": _budget(budget)} | memory)
     tasks = search_tasks(agent, settings, trials, steps)

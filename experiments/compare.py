@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import multiprocessing
+import os
 import pickle
 import subprocess
 from collections.abc import Iterator
@@ -115,10 +116,12 @@ def setting_spec(setting: Setting, split: str = "test") -> ExamSpec:
         "feedback": variant.feedback or ("cost+correct" if variant.source == "latent" else "cost"),
         "tiers": variant.tiers,
     }
+    if variant.source == "tinylm":  # as ROIReasoning-TinyLM-v0
+        variant = dataclasses.replace(variant, num_tasks=variant.num_tasks or 8, group_by=variant.group_by or "kind")
     for name in ("num_tasks", "decision_cost"):
         if getattr(variant, name) is not None:
             arguments[name] = getattr(variant, name)
-    if variant.table is not None:
+    if variant.outcomes is not None:
         arguments |= {
             "family": variant.family,
             "datasets": variant.datasets,
@@ -134,7 +137,7 @@ def setting_spec(setting: Setting, split: str = "test") -> ExamSpec:
 
 
 @lru_cache(maxsize=8)
-def _recorded_spec(source: str, table: str, arguments: str) -> ExamSpec:
+def _recorded_spec(source: str, table: str | None, arguments: str) -> ExamSpec:
     """Cached: every cell of a setting needs it, and building it reads the whole table."""
     try:
         return resolve_spec(source, table=table, **json.loads(arguments))
@@ -147,7 +150,7 @@ def training_spec(setting: Setting, spec: ExamSpec) -> ExamSpec:
 
     :raises ConfigError: where the train split lacks a group of the evaluated one.
     """
-    if setting.variant.table is None:
+    if setting.variant.outcomes is None:
         return spec
     train = setting_spec(setting, "train")
     if train.source.group_names != spec.source.group_names:
@@ -160,7 +163,7 @@ def training_spec(setting: Setting, spec: ExamSpec) -> ExamSpec:
 
 def validation_spec(setting: Setting, spec: ExamSpec) -> ExamSpec:
     """Kind of the validation exams: the same family for synthetic sources, the validation split for recorded ones."""
-    if setting.variant.table is None:
+    if setting.variant.outcomes is None:
         return spec
     found = setting_spec(setting, "validation")
     return found.replace(budget=spec.budget, num_tasks=min(spec.num_tasks, len(found.source.row_item)))
@@ -251,8 +254,8 @@ def _key(config: CompareConfig, cell: Cell) -> str:
 def _exam_identity(setting: Setting) -> list[Any]:
     """Everything that the exams of a setting depend on, as JSON values."""
     variant = dataclasses.asdict(setting.variant) | {"agents": [], "name": None, "budgets": None, "orders": None}
-    if setting.variant.table is not None:
-        variant["table"] = _content(setting.variant.table)
+    if setting.variant.outcomes is not None:
+        variant["table"] = _content(setting.variant.outcomes)
     return [roi_env.__version__, variant, setting.budget, setting.order]
 
 
@@ -469,7 +472,9 @@ def run_cells(config: CompareConfig, cells: list[Cell], run: Path, workers: int)
             _run_and_store(config, cell, folder / _key(config, cell))
             yield cell
         return
-    # Spawned, not forked: compiled code and its thread pools do not survive a fork.
+    # Spawned, not forked: compiled code and its thread pools do not survive a fork. One thread each: networks are small,
+    # and threads of several workers would wait for one another.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         futures: dict[Future[None], Cell] = {
             pool.submit(_run_and_store, config, cell, folder / _key(config, cell)): cell for cell in cells

@@ -9,6 +9,12 @@ from typing import Any, TypeVar
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from roi_env.data import TINYLM
+from roi_env.generators import FAMILIES
+
+VARIANTS = (*FAMILIES, "tinylm")
+"""Kinds of exams by name alone: synthetic families, and the small language model's recorded outcomes."""
+
 _Settings = TypeVar("_Settings")
 PLANNERS = [
     "random",
@@ -46,7 +52,7 @@ class VariantConfig:
     """One kind of exam; budgets and orders are crossed with it. Fields left at None keep the variant's own default."""
 
     source: str = MISSING
-    """Family name (known, signal, heavy, cap, latent, paper) or "recorded"."""
+    """Family name (known, signal, heavy, cap, latent, paper), "recorded", or "tinylm" (the package's own recorded outcomes)."""
     name: str | None = None
     """Name in tables; default: the source, or the table's name and family."""
     num_tasks: int | None = None
@@ -69,6 +75,11 @@ class VariantConfig:
     decision_cost: int | None = None
     agents: list[str] = field(default_factory=list)
     """Agents for this variant alone, beside the comparison's."""
+
+    @property
+    def outcomes(self) -> str | None:
+        """Path of the outcome table whose splits the exams are made of; None for synthetic sources."""
+        return str(TINYLM) if self.source == "tinylm" else self.table
 
 
 @dataclass

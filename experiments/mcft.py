@@ -33,7 +33,7 @@ def mcft(
     from agents.llm.prompts import answer_of
     from agents.llm.rejection import family_tasks
     from agents.llm.tasks import as_question
-    from roi_env.solvers.recording import JournalError
+    from roi_env.solvers.journal import JournalError
 
     recipe = overridden(Recipe(seed=seed), overrides or [])
     train = family_tasks("train", recipe.questions, recipe.families)

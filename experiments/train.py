@@ -83,7 +83,8 @@ def train_run(
 ) -> tuple[NeuralAgent, Curve]:
     """Train in a folder; where the folder has a checkpoint, go on from it.
 
-    Writes ``train.yaml``, ``checkpoint``, ``tensorboard/``, ``agent.parquet`` (the learning curve) and, at the end, ``agent.npz``.
+    Writes ``train.yaml``, ``checkpoint``, ``tensorboard/``, ``agent.parquet`` (the learning curve) and, at the end, ``agent.npz``
+    (a language model also as a directory, ``model``).
 
     :param watch: called at every report.
     :param resources: where to train, for agents that take it (RLlib's: runners, learners, address of a Ray cluster).
@@ -123,4 +124,5 @@ def train_run(
             **resources,
         )
     save_trained(agent, curve, run / "agent.npz")
+    agent.export(run)
     return agent, curve

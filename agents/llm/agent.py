@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 try:
     import torch
 
-    from agents.llm.decisions import PromptEncoder, action_tags, tag_logits
+    from agents.llm.decisions import Ids, PromptEncoder, action_tags, tag_logits
     from agents.llm.policy import ExamPrompts, load_model, load_tokenizer
     from agents.rllib.networks import one_thread
 except ModuleNotFoundError as error:
@@ -27,6 +28,35 @@ _PROMPTS = 4096
 @lru_cache(maxsize=2)
 def _loaded(model: str) -> Any:
     return load_model(model)
+
+
+def answer(
+    logits: Callable[[Ids, int], torch.Tensor],
+    prompts: ExamPrompts,
+    view: DecisionView,
+    *,
+    greedy: bool,
+    temperature: float = 1.0,
+) -> Probs:
+    """(D, K + 1) action probabilities.
+
+    :param logits: of encoded prompts (B, width), whose first part has a width, over the actions (B, K + 1).
+    :param greedy: the most probable legal action (ties: the first); else the distribution over the legal ones.
+    """
+    mask = view.mask
+    distinct, inverse = np.unique(prompts.of(view), axis=0, return_inverse=True)
+    with torch.inference_mode(), one_thread():
+        known = torch.cat(
+            [
+                logits(distinct[first : first + _PROMPTS], prompts.question_width)
+                for first in range(0, len(distinct), _PROMPTS)
+            ]
+        )
+    legal = np.where(mask, known.double().cpu().numpy()[inverse.ravel()], -np.inf)
+    if greedy:
+        return one_hot(legal.argmax(1), mask.shape[1])
+    weight = np.exp((legal - legal.max(1, keepdims=True)) / temperature)
+    return weight / weight.sum(1, keepdims=True)
 
 
 class LMAgent(Agent):
@@ -67,19 +97,11 @@ class LMAgent(Agent):
 
     def act(self, view: DecisionView, state: State) -> tuple[Probs, State]:
         """Ask the model. Answers do not depend on what else is asked, but for the last bits of probabilities."""
-        model, mask = _loaded(self._params["model"]), view.mask
-        tags = action_tags(load_tokenizer(self._params["model"]), mask.shape[1])
-        prompts = state.of(view)
-        distinct, inverse = np.unique(prompts, axis=0, return_inverse=True)
-        with torch.inference_mode(), one_thread():
-            logits = torch.cat(
-                [
-                    tag_logits(model, distinct[first : first + _PROMPTS], state.question_width, tags)
-                    for first in range(0, len(distinct), _PROMPTS)
-                ]
-            )
-        known = np.where(mask, logits.double().cpu().numpy()[inverse.ravel()], -np.inf)
-        if self._params["greedy"]:
-            return one_hot(known.argmax(1), mask.shape[1]), state
-        weight = np.exp((known - known.max(1, keepdims=True)) / self._params["temperature"])
-        return weight / weight.sum(1, keepdims=True), state
+        model = _loaded(self._params["model"])
+        tags = action_tags(load_tokenizer(self._params["model"]), view.mask.shape[1])
+
+        def logits(prompts: Ids, question_width: int) -> torch.Tensor:
+            return tag_logits(model, prompts, question_width, tags)
+
+        how = {name: self._params[name] for name in ("greedy", "temperature")}
+        return answer(logits, state, view, **how), state

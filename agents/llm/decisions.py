@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from agents.llm.prompts import LEVEL_TAGS, THINK, state_line
 
@@ -202,27 +203,33 @@ def _sequences(
     return Sequences(*map(torch.from_numpy, (ids, positions, part, prompt, row, last)))
 
 
-def last_hidden(model: Any, prompts: Ids, question_width: int) -> torch.Tensor:
+def last_hidden(model: Any, prompts: Ids, question_width: int, *, recompute: bool = False) -> torch.Tensor:
     """(D, hidden) hidden state of the last token of every encoded prompt, after the model's final norm.
 
     Equal prompts are read once, and so is every question. Rows do not depend on the others but for the last bits.
 
     :param model: causal LM of Hugging Face with causal attention in all layers (no sliding window shorter than a packed sequence).
     :param prompts: (D, width) encoded prompts.
+    :param recompute: compute every forward pass anew when gradients flow back: memory of one pass instead of all.
     """
     distinct, inverse = np.unique(prompts, axis=0, return_inverse=True)
     core = model.base_model
     device, dtype = next(model.parameters()).device, model.dtype
     parts: list[torch.Tensor] = []
     order: list[torch.Tensor] = []
-    for sequences in packed(distinct, question_width):
+
+    def forward(sequences: Sequences) -> torch.Tensor:
         hidden = core(
             input_ids=sequences.ids.to(device),
             position_ids=sequences.positions.to(device),
             attention_mask=sequences.mask(dtype).to(device),
             use_cache=False,
         ).last_hidden_state
-        parts.append(hidden[sequences.row.to(device), sequences.last.to(device)])
+        return hidden[sequences.row.to(device), sequences.last.to(device)]  # type: ignore[no-any-return]
+
+    for sequences in packed(distinct, question_width):
+        recomputed = recompute and torch.is_grad_enabled()
+        parts.append(checkpoint(forward, sequences, use_reentrant=False) if recomputed else forward(sequences))
         order.append(sequences.prompt)
     place = torch.cat(order).argsort()[torch.from_numpy(inverse.ravel())]
     return torch.cat(parts)[place.to(device)]

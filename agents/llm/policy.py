@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
+import numpy.typing as npt
 import torch
+from torch import nn
 
 from agents.base import DecisionView, ExamsView
-from agents.llm.decisions import Ids, PromptEncoder, joined
+from agents.llm.decisions import Ids, PromptEncoder, action_tags, joined, last_hidden
 
 MODELS: Final = Path(__file__).parent / "models"
 """Models that come with the package, by name."""
@@ -101,3 +105,124 @@ class ExamPrompts:
         states = self._encoder.states(view.remaining, self._num_tasks - view.position)
         questions = self._questions[view.exam, view.position]
         return joined(questions, states, widths or (self.question_width, states.shape[1]))
+
+
+class LMPolicy(nn.Module):
+    """The distribution over actions that a causal LM gives to the level tags, and a value of its last hidden state.
+
+    Stands in for :class:`agents.rllib.networks.PolicyNetwork` without memory; observations are encoded prompts. Dropout is off,
+    in training as well: the policy that learns is the one that acted.
+
+    :param model: see :func:`model_source`.
+    :param actions: number of actions, skip included.
+    :param question_width: of the encoded prompts' first part.
+    :param critic: whether a value is learned.
+    :param lora: rank of LoRA on all linear layers but the head; 0: all weights are trained.
+    :param dtype: of the model's weights; LoRA's and the critic's are float32 always.
+    :param recompute: see :func:`agents.llm.decisions.last_hidden`.
+    :param seed: of the new weights (the global generator is left alone).
+    """
+
+    memory = 0
+
+    def __init__(
+        self,
+        model: str,
+        actions: int,
+        question_width: int = 0,
+        *,
+        critic: bool = False,
+        lora: int = 0,
+        dtype: str = "float32",
+        recompute: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.question_width, self.recompute, self.lora = question_width, recompute, lora
+        self.tags = action_tags(load_tokenizer(model), actions)
+        causal = load_model(model, dtype)
+        hidden = int(causal.config.get_text_config().hidden_size)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed % 2**63)
+            self.lm = _with_lora(causal, lora) if lora else causal
+            self.critic = nn.Linear(hidden, 1) if critic else None
+        if self.critic is not None:
+            nn.init.zeros_(self.critic.weight)
+            nn.init.zeros_(self.critic.bias)
+        self.train(False)
+
+    @property
+    def causal(self) -> Any:
+        """The model of Hugging Face, LoRA's layers inside."""
+        return self.lm.get_base_model() if self.lora else self.lm
+
+    def train(self, mode: bool = True) -> LMPolicy:
+        """Never: see the class."""
+        return super().train(False)
+
+    def start(self, size: int) -> torch.Tensor:
+        """(size, 0): no memory."""
+        return torch.zeros(size, 0)
+
+    def forward(
+        self, observations: torch.Tensor, state: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+        """As :meth:`agents.rllib.networks.PolicyNetwork.forward`.
+
+        :param observations: (B, width) int32 encoded prompts.
+        """
+        return *self.heads(observations.cpu().numpy(), self.question_width), state
+
+    def heads(self, prompts: Ids, question_width: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Logits (B, actions) of encoded prompts (B, width), and values (B,) or None."""
+        hidden = last_hidden(self.causal, prompts, question_width, recompute=self.recompute)
+        logits = self.causal.get_output_embeddings()(hidden)[:, self.tags].float()
+        return logits, None if self.critic is None else self.critic(hidden.float()).squeeze(-1)
+
+    @contextmanager
+    def without_adapters(self) -> Iterator[None]:
+        """Inside, the model is what it was before LoRA."""
+        with self.lm.disable_adapter():
+            yield
+
+    def weights(self) -> dict[str, npt.NDArray[Any]]:
+        """What is trained, by name: all weights, or LoRA's; bfloat16 as its bits (uint16), which NumPy has no type for."""
+        return {name: _array(weight) for name, weight in self.named_parameters() if weight.requires_grad}
+
+    def set_weights(self, given: dict[str, npt.NDArray[Any]]) -> None:
+        """Take what :meth:`weights` gave; the critic's may be missing.
+
+        :raises ValueError: for other names or shapes (another model).
+        """
+        own = {name: weight for name, weight in self.named_parameters() if weight.requires_grad}
+        missing = {name for name in own.keys() - given.keys() if not name.startswith("critic.")}
+        if missing or (unknown := given.keys() - own.keys()):
+            raise ValueError(f"weights of another model: {sorted(missing or unknown)[:3]} do not fit")
+        with torch.no_grad():
+            for name, array in given.items():
+                value = torch.from_numpy(array.copy())
+                value = value.view(torch.bfloat16) if value.dtype == torch.uint16 else value
+                if value.shape != own[name].shape:
+                    raise ValueError(f"weights of another model: {name} is {tuple(value.shape)}")
+                own[name].copy_(value)
+
+    def save(self, folder: Path, model: str) -> None:
+        """Write a model directory of bfloat16 weights, LoRA's merged in, with the tokenizer of ``model``."""
+        merged = copy.deepcopy(self.lm).merge_and_unload() if self.lora else copy.deepcopy(self.lm)
+        merged.to(torch.bfloat16).save_pretrained(folder)
+        load_tokenizer(model).save_pretrained(folder)
+
+
+def _with_lora(causal: Any, rank: int) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    settings = LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear")
+    with warnings.catch_warnings():
+        # peft 0.21 asks transformers 5.24 for a property by its old name.
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
+        return get_peft_model(causal, settings)
+
+
+def _array(weight: torch.Tensor) -> npt.NDArray[Any]:
+    weight = weight.detach().cpu()
+    return (weight.view(torch.uint16) if weight.dtype == torch.bfloat16 else weight).numpy().copy()

@@ -41,6 +41,11 @@ def state_line(remaining: int, tasks_left: int) -> str:
     return f"\nTokens left: {remaining}. Tasks left: {tasks_left}."
 
 
+AMPLE = (384, 1)
+"""(tokens left, tasks left) where nothing is scarce: the level that a model announces there is what it thinks of a question.
+Calibration is measured there, and kept there while exams teach what to do in scarcity."""
+
+
 def exam_prompt(questions: Sequence[str], budget: int) -> str:
     """A whole exam in one prompt."""
     lines = [f"Tokens left: {budget}. Tasks left: {len(questions)}."]

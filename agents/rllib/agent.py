@@ -44,6 +44,8 @@ class RLlibAgent(NeuralAgent):
     distributed = True
     training_only = ("critic.",)
     algorithm: ClassVar[Literal["ppo", "grpo"]]
+    language: ClassVar[bool] = False
+    """Whether a language model is the policy."""
     has_critic: ClassVar[bool]
 
     def __init__(self, problem: Problem, **params: Any) -> None:
@@ -51,14 +53,23 @@ class RLlibAgent(NeuralAgent):
         self._params = params
         self.greedy = params["greedy"]
         # Whether there is memory is a parameter: with it actions depend on more than (exam, position, remaining).
-        self.markov = params["memory"] == 0  # type: ignore[misc]
-        self._network = PolicyNetwork(
-            problem.observation_size,
-            problem.num_tiers + 1,
-            (params["width"],) * params["layers"],
+        self.markov = params.get("memory", 0) == 0  # type: ignore[misc]
+        self._network: Any = self.make_network()
+
+    def make_network(self) -> torch.nn.Module:
+        """An untrained network."""
+        return PolicyNetwork(
+            self.problem.observation_size,
+            self.problem.num_tiers + 1,
+            (self._params["width"],) * self._params["layers"],
             critic=self.has_critic,
-            memory=params["memory"],
+            memory=self._params["memory"],
         )
+
+    @classmethod
+    def key(cls) -> str:
+        """Name for :func:`agents.rllib.training.make_config`."""
+        return f"llm-{cls.algorithm}" if cls.language else cls.algorithm
 
     def params(self) -> dict[str, Any]:
         """Constructor parameters."""
@@ -66,7 +77,7 @@ class RLlibAgent(NeuralAgent):
 
     def network(self) -> torch.nn.Module:
         """See :meth:`NeuralAgent.network`."""
-        return self._network
+        return self._network  # type: ignore[no-any-return]
 
     def preferences(self, observations: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """See :meth:`NeuralAgent.preferences`; of agents without memory."""
@@ -128,7 +139,7 @@ class RLlibAgent(NeuralAgent):
         with _ray_installed():
             from agents.rllib.training import make_config, train_rllib
 
-        config = make_config(self.algorithm, practice.spec, seed=seed, exam_seed=practice.seed, params=self._params)
+        config = make_config(self.key(), practice.spec, seed=seed, exam_seed=practice.seed, params=self._params)
         where: dict[str, Any] = {"runners": runners, "learners": learners, "address": address}
         for weights, progress in train_rllib(config, self._params["steps"], checkpoint=checkpoint, **where):
             self.take_over(weights)

@@ -10,8 +10,9 @@ import logging
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 import ray
@@ -45,8 +46,11 @@ from agents.rllib.exam_runner import ExamRunner, Weights, job_list
 from agents.rllib.modules import SEQUENCE, ExamModule
 from agents.rllib.networks import observation_statistics
 from agents.rllib.registration import ENV, register, spec_of
-from agents.rllib.rollouts import Job, Rollout, concatenate
+from agents.rllib.rollouts import Job, Observer, Rollout, concatenate
 from roi_env.exam import ExamSpec, check_seed
+
+if TYPE_CHECKING:
+    from agents.rllib.language import LanguageSettings
 
 logger = logging.getLogger(__name__)
 
@@ -83,8 +87,12 @@ class ExamSettings(AlgorithmConfig):
         self.exams_per_job = 256
         self.group_size = 1
         self.shared_outcomes = False
+        self.budgets: tuple[int, ...] = ()
+        self.anchor_coeff = 0.0
         self.hidden: tuple[int, ...] = (64, 64)
         self.memory = 0
+        self.language: LanguageSettings | None = None
+        self.whole_groups = False
         self.env_runner_cls = ExamRunner
         self.num_env_runners = 0
         self.gamma = 1.0
@@ -115,6 +123,7 @@ class ExamSettings(AlgorithmConfig):
         per_job: int | None = None,
         group_size: int | None = None,
         shared_outcomes: bool | None = None,
+        budgets: Sequence[int] | None = None,
     ) -> Self:
         """Which exams are taken, and in what portions.
 
@@ -129,6 +138,7 @@ class ExamSettings(AlgorithmConfig):
         :param shared_outcomes: whether all takings of an exam meet the same potential outcomes and differ in their
             actions alone (common random numbers: what a member earns more than another is then not luck), instead of
             being replicates.
+        :param budgets: tokens; exam i has budget i modulo their number. None or empty: all have the kind's own.
         """
         if spec is not None:
             register()
@@ -141,6 +151,7 @@ class ExamSettings(AlgorithmConfig):
             "exams_per_job": per_job,
             "group_size": group_size,
             "shared_outcomes": shared_outcomes,
+            "budgets": None if budgets is None else tuple(budgets),
         }.items():
             if value is not None:
                 setattr(self, name, value)
@@ -154,8 +165,37 @@ class ExamSettings(AlgorithmConfig):
             self.memory = memory
         return self
 
+    def language_model(self, settings: LanguageSettings) -> Self:
+        """Let a language model read the questions, instead of a network the flat observation."""
+        self.language = settings
+        # Equal prompts are read once: members of a group belong in one minibatch.
+        self.whole_groups = True
+        return self
+
+    def observer(self) -> Observer:
+        """What the policy sees of decisions."""
+        if self.language is None:
+            return Observer()
+        return self.language.observer(self.widest)
+
+    @property
+    def widest(self) -> ExamSpec:
+        """The kind of exam with the largest of the budgets."""
+        spec = spec_of(self.env_config)
+        return spec.replace(budget=max(spec.budget, *self.budgets)) if self.budgets else spec
+
+    def module_space(self, flat: gym.spaces.Dict) -> gym.spaces.Dict:
+        """The module's observation space, where the environment's own is ``flat``."""
+        if self.language is None:
+            return flat
+        return gym.spaces.Dict({**flat, "observations": self.language.observer(self.widest).space})
+
     def get_default_rl_module_spec(self) -> RLModuleSpec:
-        """Our masked network."""
+        """Our masked network, or the language model."""
+        if self.language is not None:
+            return self.language.module_spec(
+                self.widest, critic=self.critic, seed=self.training_seed, anchored=self.anchor_coeff > 0
+            )
         centre, spread = observation_statistics(public_problem(spec_of(self.env_config)))
         config = {"hidden": self.hidden, "memory": self.memory, "critic": self.critic, "seed": self.training_seed}
         return RLModuleSpec(module_class=ExamModule, model_config={**config, "centre": centre, "spread": spread})
@@ -182,6 +222,11 @@ class ExamSettings(AlgorithmConfig):
                 f"per_iteration {self.exams_per_iteration} must be a multiple of per_minibatch "
                 f"{self.exams_per_minibatch}, and that of the number of learners {learners}"
             )
+        if self.whole_groups and self.exams_per_minibatch % (self.group_size * learners):
+            raise ValueError(
+                f"per_minibatch {self.exams_per_minibatch} must be whole groups of {self.group_size} exams on each of "
+                f"{learners} learner(s)"
+            )
         if self.exams_per_job < 1:
             raise ValueError(f"per_job must be at least 1, got {self.exams_per_job}")
 
@@ -191,7 +236,14 @@ class ExamSettings(AlgorithmConfig):
         exam_ids = np.repeat(np.arange(next_exam, next_exam + groups), self.group_size)
         members = np.tile(np.arange(self.group_size), groups)
         replicates = np.zeros_like(members) if self.shared_outcomes else members
-        return job_list(exam_ids, replicates, members, self.exams_per_job)
+        if not self.budgets:
+            return job_list(exam_ids, replicates, members, self.exams_per_job)
+        jobs: list[Job] = []
+        for number, budget in enumerate(self.budgets):
+            here = exam_ids % len(self.budgets) == number
+            part = exam_ids[here], replicates[here], members[here]
+            jobs += job_list(*part, self.exams_per_job, budget, len(jobs))
+        return jobs
 
     def columns(self, rollout: Rollout) -> dict[str, npt.NDArray[Any]]:
         """The algorithm's own columns of the training batch, (T,) each."""

@@ -51,6 +51,7 @@ class ExamRunner(EnvRunner, Checkpointable):
         super().__init__(config=config, **kwargs)
         self.spec = spec_of(self.config.env_config)
         self.module: ExamModule
+        self.observer = self.config.observer()
         self.make_env()
         self.make_module()
 
@@ -73,7 +74,7 @@ class ExamRunner(EnvRunner, Checkpointable):
         return {
             INPUT_ENV_SPACES: (self.env.observation_space, self.env.action_space),
             INPUT_ENV_SINGLE_SPACES: single,
-            DEFAULT_MODULE_ID: single,
+            DEFAULT_MODULE_ID: (self.config.module_space(single[0]), single[1]),
         }
 
     def sample(self, *, job: Job, weights: Weights | None = None, **kwargs: Any) -> Rollout:
@@ -85,11 +86,12 @@ class ExamRunner(EnvRunner, Checkpointable):
             self.module.set_state(weights)
         return take_exams(
             self.module.network,
-            self.spec,
+            self.spec if job.budget is None else self.spec.replace(budget=job.budget),
             job,
             exam_seed=self.config.exam_seed,
             action_seed=self.config.training_seed,
             rows=self.config.exams_per_job,
+            observer=self.observer,
         )
 
     def answer(self, *, job: Job, weights: Weights, token: str) -> Answer:
@@ -141,9 +143,14 @@ class ExamRunner(EnvRunner, Checkpointable):
 
 
 def job_list(
-    exam_ids: npt.NDArray[np.int64], replicates: npt.NDArray[np.int64], members: npt.NDArray[np.int64], size: int
+    exam_ids: npt.NDArray[np.int64],
+    replicates: npt.NDArray[np.int64],
+    members: npt.NDArray[np.int64],
+    size: int,
+    budget: int | None = None,
+    first: int = 0,
 ) -> list[Job]:
-    """Cut exams into jobs of at most ``size``."""
+    """Cut exams into jobs of at most ``size``, numbered from ``first``."""
     starts = range(0, len(exam_ids), size)
     parts = [(exam_ids[i : i + size], replicates[i : i + size], members[i : i + size]) for i in starts]
-    return [Job(number, *part) for number, part in enumerate(parts)]
+    return [Job(number, *part, budget) for number, part in enumerate(parts, first)]

@@ -117,6 +117,8 @@ class GRPOConfig(ExamSettings):
         spec = spec_of(self.env_config)
         if self.baseline != "group" and spec.reward.name != "score":
             raise ValueError(f"baseline {self.baseline!r} is a score, the reward is {spec.reward}")
+        if self.baseline != "group" and self.budgets:
+            raise ValueError(f"baseline {self.baseline!r} is known for one budget: leave budgets out")
         if self.baseline == "optimum" and spec.source.num_latent > 1:
             raise ValueError("the optimum of a latent family is not known exactly: use baseline 'group' or 'oracle'")
 

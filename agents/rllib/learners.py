@@ -20,7 +20,7 @@ from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 from ray.rllib.utils.schedules.scheduler import Scheduler
 
 from agents.rllib import losses
-from agents.rllib.modules import SEQUENCE
+from agents.rllib.modules import ANCHORS, SEQUENCE
 from agents.rllib.networks import one_thread
 
 REFERENCE = "reference"
@@ -39,10 +39,32 @@ class WholeExams(TorchLearner):
     exams differ in length would take different numbers of steps and wait for one another for ever.
     """
 
+    def build(self) -> None:
+        """See :meth:`Learner.build`."""
+        super().build()
+        self._reference: Any = None
+
+    def before_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
+        """See :meth:`Learner.before_gradient_based_update`; the policy at the first update is the reference."""
+        super().before_gradient_based_update(timesteps=timesteps)
+        if max(self.config.kl_coeff, self.config.anchor_coeff) > 0 and self._reference is None:
+            self._freeze(self.module[DEFAULT_MODULE_ID].unwrapped().get_state())
+
     def update(self, *args: Any, **kwargs: Any) -> Any:
         """See :meth:`Learner.update`; on one thread."""
         with one_thread():
             return super().update(*args, **kwargs)
+
+    def get_parameters(self, module: Any) -> list[Any]:
+        """See :meth:`Learner.get_parameters`; those that learn."""
+        return [parameter for parameter in super().get_parameters(module) if parameter.requires_grad]
+
+    def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
+        """See :meth:`Learner.get_state`."""
+        state = super().get_state(components, not_components=not_components, **kwargs)
+        if self._reference is not None and self._check_component(REFERENCE, components, not_components):
+            state[REFERENCE] = self._reference.get_state()
+        return state
 
     def set_state(self, state: dict[str, Any]) -> None:
         """See :meth:`Learner.set_state`; on a copy.
@@ -51,6 +73,29 @@ class WholeExams(TorchLearner):
         as its own and write into them.
         """
         super().set_state(copy.deepcopy(state))
+        if REFERENCE in state:
+            self._freeze(state[REFERENCE])
+
+    def _freeze(self, weights: dict[str, Any]) -> None:
+        self._reference = self.module[DEFAULT_MODULE_ID].unwrapped().frozen(weights)
+
+    def _reference_out(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """What the reference says of a batch; nothing where none is asked for."""
+        if self._reference is None:
+            return {}
+        with torch.no_grad():
+            return self._reference.forward_train(batch)  # type: ignore[no-any-return]
+
+    def _anchor_loss(self, fwd_out: dict[str, Any], reference_out: dict[str, Any]) -> torch.Tensor | float:
+        """KL(reference || policy) at the anchors of the batch's questions (:class:`agents.rllib.language.LMExamModule`),
+        weighted."""
+        if self.config.anchor_coeff == 0:
+            return 0.0
+        reference = reference_out[ANCHORS]
+        legal = torch.ones_like(reference, dtype=torch.bool)
+        divergence = losses.kl_exact(reference, fwd_out[ANCHORS], legal).mean()
+        self.metrics.log_value((DEFAULT_MODULE_ID, "anchor_kl"), divergence.detach(), window=1)
+        return self.config.anchor_coeff * divergence  # type: ignore[no-any-return]
 
     def _create_iterator_if_necessary(
         self, *, training_data: TrainingData, num_epochs: int = 1, minibatch_size: int | None = None, **kwargs: Any
@@ -65,7 +110,10 @@ class WholeExams(TorchLearner):
         size = minibatch_size or len(length)
         learner = getattr(self, "_learner_index", None) or 0
         for epoch in range(num_epochs):
-            order = minibatch_order(self.config.training_seed, self._weights_seq_no, epoch, learner, len(length))
+            together = self.config.group_size if self.config.whole_groups else 1
+            groups = len(length) // together
+            order = minibatch_order(self.config.training_seed, self._weights_seq_no, epoch, learner, groups)
+            order = (order[:, None] * together + np.arange(together)).ravel()
             for start in range(0, len(order), size):
                 exams = order[start : start + size]
                 count = length[exams]
@@ -115,7 +163,8 @@ class ExamPPOLearner(WholeExams, PPOTorchLearner):
     ) -> torch.Tensor:
         """See :meth:`PPOTorchLearner.compute_loss_for_module`."""
         loss = super().compute_loss_for_module(module_id=module_id, config=config, batch=batch, fwd_out=fwd_out)
-        return loss * self._share(len(batch[Columns.ACTIONS]))
+        anchored = self._anchor_loss(fwd_out, self._reference_out(batch))
+        return loss * self._share(len(batch[Columns.ACTIONS])) + anchored
 
 
 class GRPOTorchLearner(WholeExams):
@@ -124,20 +173,12 @@ class GRPOTorchLearner(WholeExams):
     def build(self) -> None:
         """See :meth:`Learner.build`."""
         super().build()
-        self._reference: Any = None
         self._entropy_coeff = Scheduler(fixed_value_or_schedule=self.config.entropy_coeff, framework="torch")
 
     def before_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
         """See :meth:`Learner.before_gradient_based_update`."""
         super().before_gradient_based_update(timesteps=timesteps)
         self._entropy_coeff.update(timestep=timesteps[NUM_ENV_STEPS_SAMPLED_LIFETIME])
-        if self.config.kl_coeff > 0 and self._reference is None:
-            self._freeze(self.module[DEFAULT_MODULE_ID].unwrapped().get_state())
-
-    def _freeze(self, weights: dict[str, Any]) -> None:
-        self._reference = copy.deepcopy(self.module[DEFAULT_MODULE_ID].unwrapped())
-        self._reference.set_state(weights)
-        self._reference.requires_grad_(False)
 
     def compute_loss_for_module(
         self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, Any]
@@ -157,9 +198,9 @@ class GRPOTorchLearner(WholeExams):
             ENTROPY_KEY: entropy.mean(),
             "mean_ratio_distance": (log_ratio.exp() - 1).abs().mean(),
         }
-        if self._reference is not None:
-            with torch.no_grad():
-                reference = self._reference.forward_train(batch)[Columns.ACTION_DIST_INPUTS]
+        reference_out = self._reference_out(batch)
+        if config.kl_coeff > 0:
+            reference = reference_out[Columns.ACTION_DIST_INPUTS]
             if config.kl == "exact":
                 divergence = losses.kl_exact(logits, reference, mask)
             else:
@@ -169,20 +210,8 @@ class GRPOTorchLearner(WholeExams):
         self.metrics.log_dict({name: value.detach() for name, value in metrics.items()}, key=module_id, window=1)
         loss = losses.aggregate(total, sequence, config.aggregation, config.longest)
         # Learners have equally many exams, not equally many decisions.
-        return loss * self._share(len(actions)) if config.aggregation == "token" else loss
-
-    def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
-        """See :meth:`Learner.get_state`."""
-        state = super().get_state(components, not_components=not_components, **kwargs)
-        if self._reference is not None and self._check_component(REFERENCE, components, not_components):
-            state[REFERENCE] = self._reference.get_state()
-        return state
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """See :meth:`Learner.set_state`."""
-        super().set_state(state)
-        if REFERENCE in state:
-            self._freeze(state[REFERENCE])
+        loss = loss * self._share(len(actions)) if config.aggregation == "token" else loss
+        return loss + self._anchor_loss(fwd_out, reference_out)
 
 
 def _of(logits: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -15,6 +16,9 @@ from agents.rllib.networks import PolicyNetwork
 SEQUENCE = "sequence"
 """Column that numbers the exam of every decision in a batch of whole exams."""
 
+ANCHORS = "anchors"
+"""Output of a language model in training: log-probabilities at its anchor, a row a question."""
+
 
 class ExamModule(TorchRLModule, ValueFunctionAPI):
     """A :class:`PolicyNetwork` over ``{"observations", "action_mask"}``.
@@ -23,6 +27,8 @@ class ExamModule(TorchRLModule, ValueFunctionAPI):
     never changes it. Without memory it also works with RLlib's own runner and connectors; with memory it needs batches
     of whole exams (column ``sequence``), which the exam runner gives.
     """
+
+    network: Any
 
     def setup(self) -> None:
         """Build the network."""
@@ -37,6 +43,13 @@ class ExamModule(TorchRLModule, ValueFunctionAPI):
             centre=config["centre"],
             spread=config["spread"],
         )
+
+    def frozen(self, weights: dict[str, Any]) -> ExamModule:
+        """A copy with other weights that does not learn."""
+        other = copy.deepcopy(self)
+        other.set_state(weights)
+        other.requires_grad_(False)
+        return other
 
     def _heads(self, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor | None]:
         observations = batch[Columns.OBS]["observations"]

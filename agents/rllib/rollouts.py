@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ import torch
 from agents.base import Agent, DecisionView, ExamsView, Problem, Probs, one_hot, public_problem
 from agents.evaluation import action_numbers, pick_actions, rollout
 from agents.rllib.losses import masked_log_softmax
-from agents.rllib.networks import PolicyNetwork, one_thread
+from agents.rllib.networks import one_thread
 from roi_env.exam import ExamSpec, draw_exams
 
 
@@ -30,12 +30,14 @@ class Job:
     :param exam_ids: (E,) int64.
     :param replicates: (E,) int64, which name the outcomes.
     :param members: (E,) int64, which with the exam ids name the actions' random numbers.
+    :param budget: tokens; None: as the kind of exam says.
     """
 
     number: int
     exam_ids: npt.NDArray[np.int64]
     replicates: npt.NDArray[np.int64]
     members: npt.NDArray[np.int64]
+    budget: int | None = None
 
     def __len__(self) -> int:
         return len(self.exam_ids)
@@ -48,7 +50,7 @@ class Rollout:
     :param exam_ids: (E,) int64.
     :param replicates: (E,) int64.
     :param length: (E,) int64 decisions, at least 1; they sum to T.
-    :param observations: (T, size) float32.
+    :param observations: (T, size) float32, or what another observer gives.
     :param mask: (T, K + 1) bool legal actions.
     :param actions: (T,) int64.
     :param logits: (T, K + 1) float32 log-probabilities when the actions were drawn; a large negative number where masked.
@@ -63,7 +65,7 @@ class Rollout:
     exam_ids: npt.NDArray[np.int64]
     replicates: npt.NDArray[np.int64]
     length: npt.NDArray[np.int64]
-    observations: npt.NDArray[np.float32]
+    observations: npt.NDArray[Any]
     mask: npt.NDArray[np.bool_]
     actions: npt.NDArray[np.int64]
     logits: npt.NDArray[np.float32]
@@ -104,6 +106,29 @@ def concatenate(parts: Sequence[Rollout]) -> Rollout:
     return Rollout(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
 
 
+class Network(Protocol):
+    """What takes exams: :class:`agents.rllib.networks.PolicyNetwork`, or a language model."""
+
+    def start(self, size: int) -> torch.Tensor:
+        """State before an exam's first decision."""
+
+    def __call__(
+        self, observations: torch.Tensor, state: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+        """Logits, values or None, and the state after one decision of every exam."""
+
+
+class Observer:
+    """What a network sees of decisions: the flat observation. Others see other things (:mod:`agents.rllib.language`)."""
+
+    def start(self, exams: ExamsView) -> None:
+        """Prepare for a batch of exams."""
+
+    def __call__(self, view: DecisionView) -> npt.NDArray[Any]:
+        """(D, size)."""
+        return view.observations
+
+
 class _Recorder(Agent):
     """Plays actions drawn from a network's distribution and keeps what the learner needs of every decision.
 
@@ -112,9 +137,17 @@ class _Recorder(Agent):
 
     name = "recorder"
 
-    def __init__(self, problem: Problem, network: PolicyNetwork, rows: int, numbers: npt.NDArray[np.float64]) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        network: Network,
+        observer: Observer,
+        rows: int,
+        numbers: npt.NDArray[np.float64],
+    ) -> None:
         super().__init__(problem)
         self.network = network
+        self.observer = observer
         self.numbers = numbers
         self.rows = rows
         self.records: list[tuple[npt.NDArray[Any], ...]] = []
@@ -122,36 +155,46 @@ class _Recorder(Agent):
     def start(self, exams: ExamsView) -> torch.Tensor:
         if len(exams) > self.rows:
             raise ValueError(f"a job of {len(exams)} exams does not fit in forward passes of {self.rows} rows")
+        self.observer.start(exams)
         return self.network.start(self.rows)
 
     def act(self, view: DecisionView, state: torch.Tensor) -> tuple[Probs, torch.Tensor]:
         # Exams keep their rows to the end, so that rows of finished ones are the padding.
-        observations, mask = view.observations, view.mask
-        rows = torch.zeros(self.rows, observations.shape[1])
+        observations, mask = self.observer(view), view.mask
+        seen = torch.from_numpy(observations)
+        rows = torch.zeros(self.rows, seen.shape[1], dtype=seen.dtype)
         legal = torch.ones(self.rows, mask.shape[1], dtype=torch.bool)
         place = torch.from_numpy(view.exam)
-        rows[place] = torch.from_numpy(observations)
+        rows[place] = seen
         legal[place] = torch.from_numpy(mask)
         logits, values, state = self.network(rows, state)
         logp = masked_log_softmax(logits, legal)[place].numpy()
-        seen = np.zeros(len(view), np.float32) if values is None else values[place].numpy()
-        self.records.append((view.exam, observations, mask, logp, seen))
+        valued = np.zeros(len(view), np.float32) if values is None else values[place].numpy()
+        self.records.append((view.exam, observations, mask, logp, valued))
         probs = np.where(mask, np.exp(logp.astype(np.float64)), 0.0)
         actions = pick_actions(probs / probs.sum(1, keepdims=True), self.numbers[view.exam, view.position])
         return one_hot(actions, mask.shape[1]), state
 
 
 def take_exams(
-    network: PolicyNetwork, spec: ExamSpec, job: Job, *, exam_seed: int, action_seed: int, rows: int
+    network: Network,
+    spec: ExamSpec,
+    job: Job,
+    *,
+    exam_seed: int,
+    action_seed: int,
+    rows: int,
+    observer: Observer | None = None,
 ) -> Rollout:
     """Let a network take a job's exams, once each, actions drawn from its distribution.
 
     Actions are drawn with numbers named by (``action_seed``, exam id, member, position).
 
     :param rows: rows of every forward pass, at least the job's number of exams.
+    :param observer: what the network sees; default: the flat observation.
     """
     numbers = action_numbers(np.uint64(action_seed), job.exam_ids, job.members, spec.num_tasks)
-    recorder = _Recorder(public_problem(spec), network, rows, numbers)
+    recorder = _Recorder(public_problem(spec), network, observer or Observer(), rows, numbers)
     batch = draw_exams(spec, exam_seed, job.exam_ids, job.replicates)
     with torch.no_grad(), one_thread():
         records = rollout(recorder, batch, chunk=len(job))

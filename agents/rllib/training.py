@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import ray
 import torch
 from ray.exceptions import RayError
 from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_METRICS_LOGGER
 from ray.rllib.core.learner.learner_group import LearnerGroup
 
 from agents.base import public_problem
+from agents.cluster import connected
 from agents.neural import Progress
-from agents.rllib.agent import GRPOAgent, PPOAgent, RLlibAgent
+from agents.rllib.agent import RLlibAgent
 from agents.rllib.algorithm import ExamAlgorithm, ExamSettings, exam_metrics, module_weights, update
 from agents.rllib.exam_runner import ExamRunner, Weights
 from agents.rllib.grpo import GRPOConfig
@@ -31,7 +31,18 @@ from roi_env.files import replacing
 
 logger = logging.getLogger(__name__)
 
-_AGENTS: Final[dict[str, type[RLlibAgent]]] = {"ppo": PPOAgent, "grpo": GRPOAgent}
+_AGENTS: Final[dict[str, str]] = {
+    "ppo": "agents.rllib.agent:PPOAgent",
+    "grpo": "agents.rllib.agent:GRPOAgent",
+    "llm-ppo": "agents.llm.learners:LMPPOAgent",
+    "llm-grpo": "agents.llm.learners:LMGRPOAgent",
+}
+
+
+def _agent_class(name: str) -> type[RLlibAgent]:
+    """Imported where used: a language model's needs more packages."""
+    module, _, found = _AGENTS[name].partition(":")
+    return getattr(importlib.import_module(module), found)  # type: ignore[no-any-return]
 
 
 def make_config(
@@ -39,29 +50,38 @@ def make_config(
 ) -> ExamSettings:
     """The configuration of a named algorithm.
 
-    :param name: "ppo" or "grpo".
+    :param name: "ppo", "grpo", "llm-ppo" or "llm-grpo" (a language model is the policy).
     :param spec: kind of exam.
     :param seed: of weights, actions and minibatches.
     :param exam_seed: identity's seed of the training exams.
-    :param params: parameters of :class:`agents.rllib.agent.PPOAgent` or ``GRPOAgent`` other than the defaults.
+    :param params: parameters of the agent (:mod:`agents.rllib.agent`, :mod:`agents.llm.learners`) other than the defaults.
     :raises ValueError: for an unknown name or parameter.
     """
     if name not in _AGENTS:
         raise ValueError(f"algorithm must be one of {sorted(_AGENTS)}, got {name!r}")
-    signature = inspect.signature(_AGENTS[name].__init__).parameters.values()
+    signature = inspect.signature(_agent_class(name).__init__).parameters.values()
     p = {entry.name: entry.default for entry in signature if entry.kind is entry.KEYWORD_ONLY}
     if unknown := (params or {}).keys() - p:
         raise ValueError(f"{name} has no parameter {sorted(unknown)}; it takes {sorted(p)}")
     p |= params or {}
     config: ExamSettings
-    if name == "ppo":
+    if name.endswith("ppo"):
         config = ExamPPOConfig().training(lambda_=p["lambda_"], vf_loss_coeff=p["vf"])
     else:
         config = GRPOConfig().exams(group_size=p["group"], shared_outcomes=p["shared_outcomes"])
         names = ("advantage", "baseline", "ratio", "aggregation", "kl", "kl_coeff")
         config.training(**{name: p[name] for name in names})
     config.exams(spec, seed=exam_seed, training_seed=seed, per_iteration=p["exams"], per_minibatch=p["minibatch"])
-    config.network(hidden=(p["width"],) * p["layers"], memory=p["memory"])
+    if name.startswith("llm-"):
+        from agents.rllib.language import LanguageSettings
+
+        config.anchor_coeff = p["anchor"]
+        config.exams(
+            budgets=[spec.replace(budget=max(1, round(factor * spec.budget))).budget for factor in p["budgets"]]
+        )
+        config.language_model(LanguageSettings(**{key: p[key] for key in LanguageSettings.__dataclass_fields__}))
+    else:
+        config.network(hidden=(p["width"],) * p["layers"], memory=p["memory"])
     config.training(
         lr=[[0, p["lr"]], [p["steps"], 0.0]],
         num_epochs=p["epochs"],
@@ -95,8 +115,8 @@ def build_algorithm(
 def agent_of(algorithm: ExamAlgorithm) -> RLlibAgent:
     """What an algorithm has learned so far, as an agent."""
     name, params = algorithm.config.agent
-    agent = _AGENTS[name](public_problem(spec_of(algorithm.config.env_config)), **params)
-    agent.name = f"rllib-{name}"  # type: ignore[misc]
+    agent = _agent_class(name)(public_problem(spec_of(algorithm.config.env_config)), **params)
+    agent.name = name if name.startswith("llm-") else f"rllib-{name}"  # type: ignore[misc]
     agent.take_over(module_weights(algorithm.learner_group))
     return agent
 
@@ -197,25 +217,6 @@ def _map(value: Any, kind: type, convert: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(_map(entry, kind, convert) for entry in value)
     return value
-
-
-@contextmanager
-def connected(address: str | None, cpus: int) -> Iterator[None]:
-    """A Ray cluster to train on: the one in use, else that at ``address``, else one started here and stopped again.
-
-    :param address: of a running cluster ("auto": this machine's), or None.
-    :param cpus: of a cluster started here.
-    """
-    if ray.is_initialized():
-        yield
-        return
-    # "local": without it Ray would join, and refuse these settings, where somebody runs a cluster on this machine.
-    here = {"num_cpus": cpus, "include_dashboard": False}
-    ray.init(address or "local", log_to_driver=False, logging_level="error", **({} if address else here))
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def train_rllib(

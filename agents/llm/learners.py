@@ -1,0 +1,154 @@
+"""Language models that learn to take exams by PPO and GRPO through RLlib: the same algorithms, another policy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+import torch
+
+from agents.base import DecisionView, ExamsView, Problem, Probs, State
+from agents.llm.agent import answer
+from agents.llm.decisions import Ids, PromptEncoder
+from agents.llm.policy import ExamPrompts, LMPolicy, load_tokenizer
+from agents.rllib.agent import RLlibAgent
+
+
+class LMLearner(RLlibAgent):
+    """What both share.
+
+    :param model: to begin with, see :func:`agents.llm.policy.model_source`.
+    :param bits: see :func:`agents.llm.decisions.bucketed`.
+    :param lora: rank of LoRA; 0: all weights learn.
+    :param dtype: of the model's weights: "float32" or "bfloat16".
+    :param recompute: less memory in training, see :func:`agents.llm.decisions.last_hidden`.
+    :param budgets: of training exams, in turn, as multiples of the kind's own; empty: that alone. One model can then
+        serve several budgets: its prompt says what is left.
+    :param anchor: coefficient of the divergence from the model to begin with in a state where nothing is scarce, see
+        :class:`agents.rllib.language.LMExamModule`; keeps self-assessment calibrated.
+
+    The others as in :class:`agents.rllib.agent.RLlibAgent`.
+    """
+
+    language = True
+
+    def make_network(self) -> torch.nn.Module:
+        """The model as it begins."""
+        names = ("lora", "dtype", "recompute")
+        options = {name: self._params[name] for name in names}
+        return LMPolicy(self._params["model"], self.problem.num_tiers + 1, critic=False, **options)
+
+    def preferences(self, observations: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """A language model reads questions, which :meth:`act` gives it.
+
+        :raises TypeError: always.
+        """
+        raise TypeError("a language model does not read flat observations")
+
+    def start(self, exams: ExamsView) -> State:
+        """Encode the questions.
+
+        :raises ValueError: where the exams show no texts.
+        """
+        return ExamPrompts(PromptEncoder(load_tokenizer(self._params["model"]), self._params["bits"]), exams, self.name)
+
+    def act(self, view: DecisionView, state: State) -> tuple[Probs, State]:
+        """Ask the model."""
+
+        def logits(prompts: Ids, question_width: int) -> torch.Tensor:
+            return self._network.heads(prompts, question_width)[0]  # type: ignore[no-any-return]
+
+        return answer(logits, state, view, greedy=self.greedy), state
+
+    def learned(self) -> dict[str, npt.NDArray[Any]]:
+        """The weights that were trained."""
+        return self._network.weights()  # type: ignore[no-any-return]
+
+    def restore(self, learned: dict[str, npt.NDArray[Any]]) -> None:
+        """See :meth:`NeuralAgent.restore`; a critic's weights are left out."""
+        self._network.set_weights({name: value for name, value in learned.items() if not name.startswith("critic.")})
+
+    def take_over(self, weights: dict[str, npt.NDArray[Any]]) -> None:
+        """Take the weights of an RLlib module."""
+        self.restore(weights)
+
+    def export(self, folder: Path) -> None:
+        """Write ``model``, a Hugging Face directory, which the agent ``llm`` and every server can read."""
+        self._network.save(folder / "model", self._params["model"])
+
+
+class LMPPOAgent(LMLearner):
+    """PPO; parameters as in :class:`LMLearner` and :class:`agents.rllib.agent.PPOAgent`."""
+
+    algorithm = "ppo"
+    has_critic = True
+
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        model: str = "tinylm-mcft",
+        bits: int = 4,
+        lora: int = 0,
+        dtype: str = "float32",
+        recompute: bool = False,
+        budgets: Sequence[float] = (),
+        anchor: float = 0.0,
+        steps: int = 100_000,
+        exams: int = 256,
+        minibatch: int = 64,
+        epochs: int = 2,
+        lr: float = 3e-4,
+        entropy: float = 0.05,
+        clip: float = 0.2,
+        lambda_: float = 0.8,
+        vf: float = 0.1,
+        greedy: bool = True,
+    ) -> None:
+        params = {name: value for name, value in locals().items() if name not in ("self", "problem", "__class__")}
+        params["budgets"] = list(budgets)
+        super().__init__(problem, **params)
+
+
+class LMGRPOAgent(LMLearner):
+    """GRPO; parameters as in :class:`LMLearner` and :class:`agents.rllib.agent.GRPOAgent`.
+
+    :param kl_coeff: of the divergence from the model to begin with.
+    """
+
+    algorithm = "grpo"
+    has_critic = False
+
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        model: str = "tinylm-mcft",
+        bits: int = 4,
+        lora: int = 0,
+        dtype: str = "float32",
+        recompute: bool = False,
+        budgets: Sequence[float] = (),
+        anchor: float = 0.0,
+        steps: int = 100_000,
+        exams: int = 256,
+        minibatch: int = 64,
+        epochs: int = 2,
+        lr: float = 3e-4,
+        entropy: float = 0.05,
+        clip: float = 0.2,
+        group: int = 8,
+        shared_outcomes: bool = False,
+        advantage: str = "rtg",
+        baseline: str = "group",
+        ratio: str = "token",
+        aggregation: str = "token",
+        kl: str = "exact",
+        kl_coeff: float = 0.0,
+        greedy: bool = True,
+    ) -> None:
+        params = {name: value for name, value in locals().items() if name not in ("self", "problem", "__class__")}
+        params["budgets"] = list(budgets)
+        super().__init__(problem, **params)

@@ -1,0 +1,146 @@
+"""A language model in the place of the policy network: what it sees, and the RLlib module around it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+
+from agents.base import DecisionView, ExamsView
+from agents.llm.decisions import Ids, PromptEncoder, joined
+from agents.llm.policy import ExamPrompts, LMPolicy, load_tokenizer
+from agents.llm.prompts import AMPLE
+from agents.rllib.losses import masked_log_softmax
+from agents.rllib.modules import ANCHORS, ExamModule
+from agents.rllib.rollouts import Observer
+from roi_env.exam import ExamSpec
+
+
+class PromptObserver(Observer):
+    """Encoded decision prompts (:mod:`agents.llm.decisions`) of one width.
+
+    :param model: whose tokenizer encodes them.
+    :param spec: kind of exam.
+    :param bits: see :func:`agents.llm.decisions.bucketed`.
+    :param anchor: tokens and tasks left of the anchor, see :class:`LMExamModule`.
+    :raises ValueError: where its questions have no texts.
+    """
+
+    def __init__(self, model: str, spec: ExamSpec, bits: int, anchor: tuple[int, int] = AMPLE) -> None:
+        tokenizer = load_tokenizer(model)
+        self._encoder = PromptEncoder(tokenizer, bits)
+        if not spec.source.texts:
+            raise ValueError(
+                f"{spec.source.name} has no question texts: a language model trains on recorded outcomes that have them "
+                "(--variant tinylm, or --table FILE)"
+            )
+        self.anchor = self._encoder.states(*(np.array([value]) for value in anchor))
+        self.widths = (
+            self._encoder.questions(spec.source.texts).shape[1],
+            max(self._encoder.state_width(spec.budget, spec.num_tasks), self.anchor.shape[1]),
+        )
+        self.space = gym.spaces.Box(-1, len(tokenizer) - 1, (sum(self.widths),), np.int32)
+
+    def start(self, exams: ExamsView) -> None:
+        """See :meth:`Observer.start`."""
+        self._prompts = ExamPrompts(self._encoder, exams)
+
+    def __call__(self, view: DecisionView) -> Ids:
+        """(D, sum of widths) int32."""
+        return self._prompts.of(view, self.widths)
+
+
+@dataclass(frozen=True)
+class LanguageSettings:
+    """Which language model learns, and how; see :class:`agents.llm.policy.LMPolicy`."""
+
+    model: str
+    bits: int = 0
+    lora: int = 0
+    dtype: str = "float32"
+    recompute: bool = False
+
+    def observer(self, spec: ExamSpec) -> PromptObserver:
+        """What the model sees."""
+        return PromptObserver(self.model, spec, self.bits)
+
+    def module_spec(self, spec: ExamSpec, *, critic: bool, seed: int, anchored: bool) -> RLModuleSpec:
+        """The module to build; ``anchored``: with anchors in training, see :class:`LMExamModule`."""
+        observer = self.observer(spec)
+        config = {
+            "model": self.model,
+            "anchor": observer.anchor if anchored else None,
+            "question_width": observer.widths[0],
+            "critic": critic,
+            "lora": self.lora,
+            "dtype": self.dtype,
+            "recompute": self.recompute,
+            "seed": seed,
+        }
+        return RLModuleSpec(module_class=LMExamModule, model_config=config)
+
+
+class LMExamModule(ExamModule):
+    """An :class:`LMPolicy` over ``{"observations", "action_mask"}``; its state is what is trained (LoRA's weights alone
+    with LoRA: every process builds the same model from the same files).
+
+    In training it also says what it thinks of every question of the batch at the *anchor*, a state in which nothing is
+    scarce (:data:`agents.llm.prompts.AMPLE`): kept as it was, self-assessment outlives what exams teach.
+    """
+
+    def setup(self) -> None:
+        """Load the model."""
+        # RLlib adds settings of its own.
+        names = ("model", "question_width", "critic", "lora", "dtype", "recompute", "seed")
+        config = {name: self.model_config[name] for name in names}
+        self.network = LMPolicy(actions=int(self.action_space.n), **config)
+
+    def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        if self.model_config["anchor"] is None:
+            return super()._forward_train(batch, **kwargs)
+        prompts = batch[Columns.OBS]["observations"].cpu().numpy()
+        width = self.network.question_width
+        questions = np.unique(prompts[:, :width], axis=0)
+        anchors = joined(questions, self.model_config["anchor"], (width, prompts.shape[1] - width))
+        logits, values = self.network.heads(np.concatenate([prompts, anchors]), width)
+        mask = batch[Columns.OBS]["action_mask"] > 0.5
+        out = {
+            Columns.ACTION_DIST_INPUTS: masked_log_softmax(logits[: len(prompts)], mask),
+            ANCHORS: logits[len(prompts) :].log_softmax(1),
+        }
+        if values is not None:
+            out[Columns.EMBEDDINGS] = values[: len(prompts)]
+        return out
+
+    def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """See :meth:`RLModule.get_state`."""
+        return self.network.weights()  # type: ignore[no-any-return]
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """See :meth:`RLModule.set_state`."""
+        self.network.set_weights(state)
+
+    def frozen(self, weights: dict[str, Any]) -> Any:
+        """See :meth:`ExamModule.frozen`; with LoRA this very model with its adapters off (new ones change nothing)."""
+        return _Adapterless(self) if self.network.lora else super().frozen(weights)
+
+
+class _Adapterless:
+    """The reference policy of a module with LoRA."""
+
+    def __init__(self, module: LMExamModule) -> None:
+        self._module = module
+
+    def forward_train(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """As the module did before any update."""
+        with self._module.network.without_adapters():
+            outputs: dict[str, Any] = self._module.forward_train(batch)
+        return outputs
+
+    def get_state(self) -> dict[str, Any]:
+        """Nothing: the files of the model are its state."""
+        return {}

@@ -1,0 +1,199 @@
+"""Language models under PPO and GRPO: the same algorithms as for networks that read numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("transformers", reason="needs the extra [llm]")
+pytest.importorskip("ray", reason="needs the extra [rllib]")
+
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.columns import Columns
+
+import agents  # noqa: F401 - registers
+from agents.base import DecisionView, exams_view, make_agent, public_problem
+from agents.evaluation import TrainingExams, evaluate_exact
+from agents.llm.decisions import PromptEncoder, joined
+from agents.llm.learners import LMGRPOAgent
+from agents.llm.policy import LMPolicy, load_tokenizer
+from agents.rllib.algorithm import module_weights
+from agents.rllib.training import LocalRun, make_config
+from roi_env.exam import draw_exams
+from tests.agents.llm.exams import worded_spec
+
+SMALL: dict[str, Any] = {"exams": 32, "minibatch": 16, "steps": 400, "bits": 4}
+
+
+def run_of(model: Path, name: str = "llm-grpo", **params: Any) -> LocalRun:
+    return LocalRun(
+        make_config(name, worded_spec(), seed=1, exam_seed=2, params={**SMALL, "model": str(model), **params})
+    )
+
+
+def agent_of(model: Path, **params: Any) -> LMGRPOAgent:
+    made = make_agent("llm-grpo", public_problem(worded_spec()), **{**SMALL, "model": str(model), **params})
+    assert isinstance(made, LMGRPOAgent)
+    return made
+
+
+@pytest.mark.parametrize("options", [{}, {"lora": 2}, {"dtype": "bfloat16"}])
+@pytest.mark.parametrize("name", ["llm-grpo", "llm-ppo"])
+def test_learner_and_runner_agree(name: str, options: dict[str, Any], model_folder: Path) -> None:
+    run = run_of(model_folder, name, **options)
+    run.train()
+    learner = run.learner_group._learner
+    assert learner is not None
+    module = learner.module[DEFAULT_MODULE_ID].unwrapped()
+    run.runner.module.set_state(module.get_state())
+    rollout = run.runner.sample(job=run.config.jobs(run.next_exam)[0])
+    obs = {
+        "observations": torch.from_numpy(rollout.observations),
+        "action_mask": torch.from_numpy(rollout.mask.astype(np.float32)),
+    }
+    with torch.no_grad():
+        found = module.forward_train({Columns.OBS: obs})[Columns.ACTION_DIST_INPUTS].numpy()
+    tolerance = 0.1 if "dtype" in options else 2e-5  # packed differently: bfloat16 rounds at other places
+    np.testing.assert_allclose(found[rollout.mask], rollout.logits[rollout.mask], atol=tolerance)
+    assert not module.network.lm.training, "no dropout"
+    assert rollout.observations.dtype == np.int32
+
+
+def test_learning_pays(model_folder: Path) -> None:
+    spec = worded_spec()
+    batch = draw_exams(spec, 3, np.arange(40))
+    agent = agent_of(model_folder, steps=3000, lr=2e-3, greedy=True)
+    before = evaluate_exact(agent, batch).score.mean()
+    agent.train(TrainingExams(spec, 0), 0)
+    after = evaluate_exact(agent, batch).score.mean()
+    best = make_agent("optimum", public_problem(spec), laws=spec.source.published)
+    optimum = evaluate_exact(best, batch).score.mean()
+    assert after > before
+    assert after > 0.85 * optimum
+
+
+def test_a_continued_run_gives_what_an_uninterrupted_one_gives(model_folder: Path, tmp_path: Path) -> None:
+    practice, weights = TrainingExams(worded_spec(), 0), []
+    for interrupted in (False, True):
+        agent = agent_of(model_folder, kl_coeff=0.1, lora=2)
+        checkpoint = tmp_path / f"checkpoint-{interrupted}"
+
+        def stop(progress: Any, interrupted: bool = interrupted) -> None:
+            if interrupted and progress.steps < 200:
+                raise KeyboardInterrupt
+
+        if interrupted:
+            with pytest.raises(KeyboardInterrupt):
+                agent.train(practice, 0, stop, checkpoint)
+            agent = agent_of(model_folder, kl_coeff=0.1, lora=2)
+        agent.train(practice, 0, None, checkpoint)
+        weights.append(agent.learned())
+    assert weights[0].keys() == weights[1].keys()
+    for name, value in weights[0].items():
+        np.testing.assert_array_equal(value, weights[1][name])
+
+
+def test_with_lora_only_its_weights_travel(model_folder: Path) -> None:
+    run = run_of(model_folder, lora=2, kl_coeff=0.1)
+    full = LMPolicy(str(model_folder), 3)
+    learner = run.learner_group._learner
+    assert learner is not None
+    module = learner.module[DEFAULT_MODULE_ID].unwrapped()
+    frozen = {name: value.clone() for name, value in module.network.named_parameters() if not value.requires_grad}
+    size = sum(value.size for value in module.get_state().values())
+    assert 0 < size < 0.25 * sum(value.numel() for value in full.parameters())
+    run.train()
+    for name, value in module.network.named_parameters():
+        if name in frozen:
+            assert torch.equal(value, frozen[name])
+    prompts = run.runner.sample(job=run.config.jobs(0)[0]).observations[:8]
+    width = module.network.question_width
+    with torch.no_grad():
+        learned = module.network.heads(prompts, width)[0]
+        with module.network.without_adapters():
+            reference = module.network.heads(prompts, width)[0]
+        begun = full.heads(prompts, width)[0]
+    torch.testing.assert_close(reference, begun, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(learned, reference, atol=1e-4)
+
+
+def test_weights_survive_as_arrays(model_folder: Path) -> None:
+    policy = LMPolicy(str(model_folder), 3, critic=True, dtype="bfloat16")
+    weights = policy.weights()
+    assert {str(value.dtype) for value in weights.values()} == {"uint16", "float32"}
+    other = LMPolicy(str(model_folder), 3, critic=True, dtype="bfloat16")
+    with torch.no_grad():
+        for weight in other.parameters():
+            weight.add_(1.0)
+    other.set_weights(weights)
+    for own, copied in zip(policy.parameters(), other.parameters(), strict=True):
+        assert torch.equal(own, copied)
+    with pytest.raises(ValueError, match="another model"):
+        other.set_weights({"lm.nothing": np.zeros(1)})
+
+
+def test_recomputing_gives_the_same_gradients(model_folder: Path) -> None:
+    prompts = np.random.default_rng(0).integers(0, 50, (6, 12)).astype(np.int32)
+    gradients = []
+    for recompute in (False, True):
+        policy = LMPolicy(str(model_folder), 3, recompute=recompute)
+        policy.heads(prompts, 8)[0].square().sum().backward()
+        gradients.append([weight.grad for weight in policy.parameters()])
+    for kept, recomputed in zip(*gradients, strict=True):
+        torch.testing.assert_close(kept, recomputed)
+
+
+def test_what_was_trained_is_a_model_directory(model_folder: Path, tmp_path: Path) -> None:
+    spec = worded_spec()
+    problem, batch = public_problem(spec), draw_exams(spec, 0, np.arange(8))
+    exams = exams_view(batch, problem)
+    exam, zeros = np.arange(8), np.zeros(8, np.int64)
+    view = DecisionView(problem, exam, exam % 4, np.full(8, 50), zeros, zeros, zeros.astype(bool), batch.groups)
+    agent = agent_of(model_folder, lora=2, lr=5e-3, greedy=False)
+    agent.train(TrainingExams(spec, 0), 0)
+    agent.export(tmp_path)
+    again = make_agent(f"llm(model={str(tmp_path / 'model')!r},greedy=False,bits=4)", problem)
+    mine, others = (a.act(view, a.start(exams))[0] for a in (agent, again))
+    np.testing.assert_allclose(mine, others, atol=0.03)  # bfloat16 weights
+    before = make_agent(f"llm(model={str(model_folder)!r},greedy=False,bits=4)", problem)
+    assert np.abs(before.act(view, before.start(exams))[0] - mine).max() > 0.1
+
+
+def test_an_anchor_keeps_self_assessment_where_nothing_is_scarce(model_folder: Path) -> None:
+    moved = {}
+    for name in ("llm-grpo", "llm-ppo"):
+        for anchor in (0.0, 5.0):
+            run = run_of(model_folder, name, anchor=anchor, lr=3e-3)
+            observer = run.config.observer()
+            questions = PromptEncoder(load_tokenizer(str(model_folder))).questions(worded_spec().source.texts)
+            states = np.repeat(observer.anchor, len(questions), 0)
+            prompts = joined(questions, states, observer.widths)
+            network = run.runner.module.network
+            with torch.no_grad():
+                before = network.heads(prompts, observer.widths[0])[0].log_softmax(1)
+            for _ in range(3):
+                run.train()
+            network.set_weights(module_weights(run.learner_group))
+            with torch.no_grad():
+                after = network.heads(prompts, observer.widths[0])[0].log_softmax(1)
+            moved[name, anchor] = float((before.exp() * (before - after)).sum(1).mean())
+    for name in ("llm-grpo", "llm-ppo"):
+        assert 0 < moved[name, 5.0] < 0.5 * moved[name, 0.0]
+
+
+def test_exams_take_their_budgets_in_turn(model_folder: Path) -> None:
+    run = run_of(model_folder, budgets=[0.25, 1.0], exams=64, minibatch=32)
+    jobs = run.config.jobs(10)
+    assert [job.budget for job in jobs] == [15, 60]
+    assert [job.number for job in jobs] == [0, 1]
+    assert sorted(np.concatenate([job.exam_ids for job in jobs])) == sorted(np.repeat(np.arange(10, 18), 8))
+    for job in jobs:
+        rollout = run.runner.sample(job=job)
+        spent = rollout.by_exam(rollout.tokens, 4).sum(1)
+        assert spent.max() <= job.budget
+        assert set(job.exam_ids % 2) == {jobs.index(job)}
+    run.train()
