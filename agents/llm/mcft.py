@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from agents.llm.decisions import PromptEncoder
+from agents.llm.policy import model_source
 from agents.llm.pretraining import IGNORED, Example, optimizers
 from agents.llm.prompts import (
     END_THINK,
@@ -51,7 +52,8 @@ Watch = Callable[[str, int, int], None]
 class Recipe:
     """Everything that meta-cognitive fine-tuning depends on, beside the model.
 
-    :param seed: of samples, examples and training.
+    :param seed: of examples and training.
+    :param sample_seed: of the samples; another than that of recorded tables.
     :param questions: training questions of every kind of tasks (of hidden difficulty: twice as many).
     :param validation: the same for early stopping and for the accuracy before and after.
     :param families: kinds of tasks; empty: all.
@@ -70,6 +72,7 @@ class Recipe:
     :param budget: smallest and largest budget of an exam of ``num_tasks`` tasks; of shorter exams in proportion.
     :param exams: exams as one text.
     :param decision_exams: exams as decisions.
+    :param ample: questions as the only task left of the largest budget, in the second stage.
     :param single_epochs: most epochs of the first stage; ``exam_epochs`` of the second.
     :param patience: epochs without improvement after which a stage ends.
     :param lr: peak of the learning rate; linear to 0 after a tenth of warm-up; ``exam_lr`` in the second stage.
@@ -79,6 +82,7 @@ class Recipe:
     """
 
     seed: int = 0
+    sample_seed: int = 1
     questions: int = 600
     validation: int = 50
     families: list[str] = field(default_factory=list)
@@ -89,18 +93,19 @@ class Recipe:
     answer: int = 24
     keep: str = "all"
     sampled: list[str] = field(default_factory=list)
-    full: float = 0.3
+    full: float = 0.1
     tags: int = 2
-    plain: float = 0.3
+    plain: float = 0.1
     num_tasks: int = 8
     budget: list[int] = field(default_factory=lambda: [60, 420])
-    exams: int = 600
-    decision_exams: int = 1200
-    single_epochs: int = 8
-    exam_epochs: int = 4
+    exams: int = 200
+    decision_exams: int = 400
+    ample: int = 1000
+    single_epochs: int = 5
+    exam_epochs: int = 2
     patience: int = 2
-    lr: float = 1e-3
-    exam_lr: float = 5e-4
+    lr: float = 1.5e-3
+    exam_lr: float = 7e-4
     batch: int = 32
     exam_batch: int = 16
     weight_decay: float = 0.1
@@ -304,11 +309,11 @@ class Examples:
         ]
 
     def exam_stage(self, found: Sequence[Sampled], rng: Random) -> list[Example]:
-        """Examples of the second stage: exams as one text, exams as decisions, every question as an exam of its own, plain answers."""
+        """Examples of the second stage: exams as one text, exams as decisions, questions without scarcity, plain answers."""
         examples = [self.exam(*self._draw(found, rng), rng) for _ in range(self.recipe.exams)]
         for _ in range(self.recipe.decision_exams):
             examples += self.decisions(*self._draw(found, rng), rng)
-        for one in found:
+        for one in rng.sample(list(found), min(self.recipe.ample, len(found))):
             tagged = _tagged(rng.choice(one.kept) if one.kept else None)
             examples.append(self.decision(one.question, self.recipe.budget[1], 1, tagged, whole=False))
         return examples + self.plain(found, rng)
@@ -361,13 +366,14 @@ def mcft(
     check: Checker,
     watch: Watch = lambda what, done, total: None,
 ) -> Result:
-    """Fine-tune a model (directory or id), or go on where that stopped; at the end the folder is a model directory.
+    """Fine-tune a model (see :func:`agents.llm.policy.model_source`), or go on where that stopped; at the end the folder is a model directory.
 
     :raises ValueError: where the folder holds another model's or recipe's work.
     """
     from transformers import AutoTokenizer
 
     folder.mkdir(parents=True, exist_ok=True)
+    model = model_source(model)
     begun = json.loads(json.dumps({"model": Path(model).name, "recipe": asdict(recipe)}))
     record = folder / RECIPE
     if record.exists():
@@ -378,8 +384,8 @@ def mcft(
             return Result(**there["result"])
     else:
         _write(record, begun)
-    result = Result()
-    clock = _Clock(result)
+    result = Result(cpu_seconds=json.loads(record.read_text()).get("cpu_seconds", {}))
+    clock = _Clock(result, lambda: _write(record, {**begun, "cpu_seconds": result.cpu_seconds}))
 
     tiers = recipe.thinking_tiers
     questions = [*train, *validation]
@@ -447,23 +453,24 @@ def mcft(
 
 
 class _Clock:
-    """CPU seconds since the last call, added to a result."""
+    """CPU seconds since the last call, added to a result; what was begun and interrupted is not counted."""
 
-    def __init__(self, result: Result) -> None:
-        self._result, self._last = result, time.process_time()
+    def __init__(self, result: Result, keep: Callable[[], None]) -> None:
+        self._result, self._keep, self._last = result, keep, time.process_time()
 
     def __call__(self, name: str) -> None:
         now = time.process_time()
-        self._result.cpu_seconds[name] = round(now - self._last, 1)
+        spent = self._result.cpu_seconds
+        spent[name] = round(spent.get(name, 0.0) + now - self._last, 1)
         self._last = now
+        self._keep()
 
 
 def _solver(model: str, recipe: Recipe) -> Any:
     from roi_env.solvers.local import TransformersSolver
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    # Its name is part of the journal's settings, its place on this machine is not.
-    return TransformersSolver(model, temperature=recipe.temperature, seed=recipe.seed, device=device)
+    return TransformersSolver(model, temperature=recipe.temperature, seed=recipe.sample_seed, device=device)
 
 
 def _add_tags(tokenizer: Any) -> None:
