@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
@@ -162,7 +162,7 @@ class Recipe:
 class Result:
     """What became of a training.
 
-    :param before: accuracy at every tier on validation questions; ``after``: fine-tuned, answering the same way.
+    :param before: accuracy at every tier of one answer to each validation question; ``after``: fine-tuned, answering the same way.
     :param labels: share of each level among training questions.
     :param validation: loss of the tags (nats) on validation questions after each epoch, stage by stage.
     """
@@ -403,8 +403,8 @@ def mcft(
     found = reject(questions, outcomes, tiers, recipe.samples, recipe.keep, recipe.sampled, recipe.enough)
     learned, held_out = found[: len(train)], found[len(train) :]
     write_labels(folder / LABELS, {"train": learned, "validation": held_out})
-    result.labels = np.bincount([one.label for one in learned], minlength=NUM_LEVELS).__truediv__(len(learned)).tolist()
-    result.before = np.mean([one.success for one in held_out], axis=0).tolist()
+    result.labels = (np.bincount([one.label for one in learned], minlength=NUM_LEVELS) / len(learned)).tolist()
+    result.before = _accuracy(validation, outcomes)
 
     tokenizer: Any = AutoTokenizer.from_pretrained(model)
     _add_tags(tokenizer)
@@ -428,19 +428,18 @@ def mcft(
         result.validation[name] = json.loads((Path(source) / "validation.json").read_text())
         clock(name)
 
-    # Does it still answer as well as before? The first samples of the same questions.
-    few = min(2, recipe.samples)
+    # Does it still answer as well as before? The same random numbers.
     solver = _solver(source, recipe)
-    after = sample(
+    again = sample(
         validation,
         check,
         solver,
         tiers,
-        few,
+        1,
         folder / _STAGES / "after.journal.jsonl",
         watch=lambda done, total: watch("answering again", done, total),
     )
-    result.after = np.mean([one.success for one in reject(validation, after, tiers, few)], axis=0).tolist()
+    result.after = _accuracy(validation, again)
     clock("answering again")
     solver.model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -450,6 +449,16 @@ def mcft(
     _write(record, {**begun, "result": asdict(result)})
     shutil.rmtree(folder / _STAGES)
     return result
+
+
+def _accuracy(
+    questions: Sequence[Question], outcomes: Mapping[tuple[str, str, int], list[dict[str, Any]]]
+) -> list[float]:
+    """Of the first sample of every question, tier by tier: later samples are only drawn where the first are wrong."""
+    first = [outcomes[one.dataset, one.question_id, 0] for one in questions]
+    return [
+        float(value) for value in np.mean([[bool(made["correct"]) for made in answers] for answers in first], axis=0)
+    ]
 
 
 class _Clock:
