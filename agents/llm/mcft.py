@@ -105,7 +105,7 @@ class Recipe:
     exam_epochs: int = 2
     patience: int = 2
     lr: float = 1.5e-3
-    exam_lr: float = 7e-4
+    exam_lr: float = 5e-4
     batch: int = 32
     exam_batch: int = 16
     weight_decay: float = 0.1
