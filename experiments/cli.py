@@ -46,7 +46,7 @@ app = typer.Typer(
 app.add_typer(llm.app, name="llm")
 app.command()(record.record)
 app.command(
-    epilog="Examples:  roi mcft agents/llm/models/tinylm --out runs/mcft   (again: goes on where it stopped)  |  "
+    epilog="Examples:  roi mcft tinylm --out runs/mcft   (again: goes on where it stopped)  |  "
     "roi mcft Qwen/Qwen2.5-1.5B-Instruct --out runs/qwen lora=16 lr=1e-4"
 )(mcft.mcft)
 app.command()(record.regrade)

@@ -65,7 +65,7 @@ def pretrain(
 
 app.command(
     "mcft-report",
-    epilog="Example:  roi llm mcft-report agents/llm/models/tinylm-mcft --table roi_env/data/tinylm.parquet --out runs/self-knowledge",
+    epilog="Example:  roi llm mcft-report tinylm-mcft --table roi_env/data/tinylm.parquet --out runs/self-knowledge",
 )(mcft_report)
 
 

@@ -12,13 +12,18 @@ from experiments.terminal import console, progress_bar
 
 
 def mcft(
-    model: Annotated[str, typer.Argument(help="Hugging Face model directory (or id, where a hub is reachable)")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="Hugging Face model directory (or id, where a hub is reachable), or one that comes with the package: tinylm"
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Model directory; where it holds unfinished work, that goes on")],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(help="Overrides of the recipe, e.g. samples=4 keep=shortest lora=16; --dry-run shows all of it"),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of samples, examples and training", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Of examples and training", min=0)] = 0,
     threads: Annotated[int, typer.Option(help="Threads of PyTorch", min=1)] = 2,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the recipe and count questions, train nothing")

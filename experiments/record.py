@@ -57,6 +57,9 @@ def record(
     tier: endpoints.Tiers = None,
     answer_tokens: Annotated[int, typer.Option(help="Answer tokens of tiers that name none", min=1)] = ANSWER_TOKENS,
     family: Annotated[list[str] | None, typer.Option(help="Only these kinds of tasks; repeatable")] = None,
+    split: Annotated[
+        str, typer.Option(help="Without --source: only questions of this split: train, validation, test; or all")
+    ] = "all",
     temperature: Annotated[float, typer.Option(help="Of sampling", min=0)] = 0.7,
     name: Annotated[str | None, typer.Option(help="Of the model in the table; default: its folder's")] = None,
     seed: Annotated[int, typer.Option(help="Of the samples", min=0)] = 0,
@@ -101,10 +104,13 @@ def record(
         raise ConfigError(f"--resume: there is no journal {file}")
     if source is None:
         from agents.llm.tasks import FAMILIES, as_question
+        from roi_env.outcomes import SPLITS
 
         if unknown := set(family or ()) - set(FAMILIES):
             raise ConfigError(f"unknown kind of tasks {sorted(unknown)[0]!r}; there are {list(FAMILIES)}")
-        tasks = exam_tasks(questions, family or list(FAMILIES))
+        if split not in (*SPLITS, "all"):
+            raise ConfigError(f"--split must be one of {[*SPLITS, 'all']}, got {split!r}")
+        tasks = exam_tasks(questions, family or list(FAMILIES), SPLITS if split == "all" else (split,))
         wanted = [as_question(task) if endpoint is None else gradable_question(task) for task in tasks]
         judge = grader or "reasoning-gym"
     else:
@@ -300,6 +306,7 @@ def _record_here(
     import torch
 
     from agents.llm.prompts import answer_of
+    from agents.llm.rejection import solver_settings
     from roi_env.solvers.grading import GradingError, GradingPool
     from roi_env.solvers.journal import JournalError
     from roi_env.solvers.local import TransformersSolver
@@ -311,13 +318,6 @@ def _record_here(
         solver = TransformersSolver(model, name=name, **options)
     except (OSError, ValueError) as error:
         raise ConfigError(f"model {model!r}: {error}") from error
-    settings = {
-        "model": solver.name,
-        "weights": solver.fingerprint,
-        "temperature": solver.temperature,
-        "seed": solver.seed,
-        "tiers": [[entry.name, entry.thinking, entry.answer] for entry in tiers],
-    }
     pool = None
     try:
         if not checks:
@@ -328,7 +328,7 @@ def _record_here(
                 return pool(question, text)
             return checks[question.question_id].check(answer_of(text))
 
-        with Journal(file, settings) as kept:
+        with Journal(file, solver_settings(solver, tiers)) as kept:
             with progress_bar() as bar:
                 shown = bar.add_task("recording", total=len(wanted) * samples)
                 run(
@@ -356,8 +356,8 @@ def _record_here(
     console.print(f"{table.num_rows:,} generations: [bold]{out}[/bold] ({out.stat().st_size / 1e6:.1f} MB)")
 
 
-def exam_tasks(questions: int, families: list[str]) -> list[Task]:
-    """Tasks of the splits in the table's shares; hidden difficulty counts twice."""
+def exam_tasks(questions: int, families: list[str], splits: Sequence[str]) -> list[Task]:
+    """Tasks of the splits in the table's shares, as if all splits were asked for; hidden difficulty counts twice."""
     from agents.llm.tasks import FAMILIES, distinct_tasks
     from roi_env.outcomes import DEFAULT_FRACTIONS, SPLITS
 
@@ -366,6 +366,7 @@ def exam_tasks(questions: int, families: list[str]) -> list[Task]:
         for name in families
         for difficulty in FAMILIES[name].difficulties
         for split, share in zip(SPLITS, DEFAULT_FRACTIONS, strict=True)
+        if split in splits
         for task in distinct_tasks(
             name,
             difficulty,

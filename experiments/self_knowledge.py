@@ -24,7 +24,10 @@ HIDDEN, ALL = "hidden difficulty", "all"
 
 
 def mcft_report(
-    model: Annotated[Path, typer.Argument(help="Model directory written by `roi mcft`")],
+    model: Annotated[
+        str,
+        typer.Argument(help="Model directory written by `roi mcft`, or one that comes with the package: tinylm-mcft"),
+    ],
     table: Annotated[Path, typer.Option(help="Recorded outcomes of the model before fine-tuning (`roi record`)")],
     other: Annotated[
         Path | None, typer.Option(help="Outcomes of another model on the same questions: the cross-model control")
@@ -39,19 +42,20 @@ def mcft_report(
 ) -> None:
     """Tags against outcomes: accuracy of levels, refusals, calibration, cost; beside a surface predictor and another model's outcomes."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from agents.llm import self_knowledge as sk
     from agents.llm.mcft import LABELS, RECIPE
+    from agents.llm.policy import load_model, load_tokenizer, model_source
     from agents.llm.rejection import Labels, read_labels, table_labels
     from agents.llm.tasks import FAMILIES
     from roi_env.outcomes import SPLITS, OutcomeTable
 
     if split not in (*SPLITS, "all"):
         raise ConfigError(f"--split must be one of {[*SPLITS, 'all']}, got {split!r}")
-    if not (model / RECIPE).exists() or not (model / LABELS).exists():
+    folder = Path(model_source(model))
+    if not (folder / RECIPE).exists() or not (folder / LABELS).exists():
         raise ConfigError(f"{model}: not a model directory of `roi mcft` (it lacks {RECIPE} or {LABELS})")
-    recipe = json.loads((model / RECIPE).read_text())["recipe"]
+    recipe = json.loads((folder / RECIPE).read_text())["recipe"]
 
     def labels_of(file: Path) -> Labels:
         try:
@@ -63,10 +67,10 @@ def mcft_report(
         except ValueError as error:
             raise ConfigError(str(error)) from error
 
-    labels, train = labels_of(table), read_labels(model / LABELS, "train")
+    labels, train = labels_of(table), read_labels(folder / LABELS, "train")
     torch.set_num_threads(threads)
-    tokenizer: Any = AutoTokenizer.from_pretrained(model)
-    network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    tokenizer: Any = load_tokenizer(model)
+    network = load_model(model)
     left = remaining or recipe["budget"][1]
     tags = sk.tag_probabilities(network, tokenizer, labels.texts, left, tasks_left)
     surface = sk.SurfaceLevels(train).probabilities(labels)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
@@ -21,7 +21,8 @@ import numpy as np
 import torch
 
 from agents.llm.decisions import PromptEncoder
-from agents.llm.pretraining import IGNORED, Example
+from agents.llm.policy import model_source
+from agents.llm.pretraining import IGNORED, Example, optimizers
 from agents.llm.prompts import (
     END_THINK,
     LEVEL_TAGS,
@@ -51,7 +52,8 @@ Watch = Callable[[str, int, int], None]
 class Recipe:
     """Everything that meta-cognitive fine-tuning depends on, beside the model.
 
-    :param seed: of samples, examples and training.
+    :param seed: of examples and training.
+    :param sample_seed: of the samples; another than that of recorded tables.
     :param questions: training questions of every kind of tasks (of hidden difficulty: twice as many).
     :param validation: the same for early stopping and for the accuracy before and after.
     :param families: kinds of tasks; empty: all.
@@ -70,14 +72,17 @@ class Recipe:
     :param budget: smallest and largest budget of an exam of ``num_tasks`` tasks; of shorter exams in proportion.
     :param exams: exams as one text.
     :param decision_exams: exams as decisions.
+    :param ample: questions as the only task left of the largest budget, in the second stage.
     :param single_epochs: most epochs of the first stage; ``exam_epochs`` of the second.
     :param patience: epochs without improvement after which a stage ends.
-    :param lr: peak of the learning rate, AdamW; linear to 0 after a tenth of warm-up; ``exam_lr`` in the second stage.
+    :param lr: peak of the learning rate; linear to 0 after a tenth of warm-up; ``exam_lr`` in the second stage.
+    :param muon: hidden matrices are trained by Muon, at twice the rate of AdamW for the rest; else all by AdamW.
     :param batch: examples of an update; ``exam_batch`` in the second stage.
     :param lora: rank of LoRA on all linear layers (and the tags' embeddings); 0: all weights are trained.
     """
 
     seed: int = 0
+    sample_seed: int = 1
     questions: int = 600
     validation: int = 50
     families: list[str] = field(default_factory=list)
@@ -88,21 +93,23 @@ class Recipe:
     answer: int = 24
     keep: str = "all"
     sampled: list[str] = field(default_factory=list)
-    full: float = 0.3
+    full: float = 0.1
     tags: int = 2
-    plain: float = 0.3
+    plain: float = 0.1
     num_tasks: int = 8
     budget: list[int] = field(default_factory=lambda: [60, 420])
-    exams: int = 600
-    decision_exams: int = 1200
-    single_epochs: int = 8
-    exam_epochs: int = 4
+    exams: int = 200
+    decision_exams: int = 400
+    ample: int = 1000
+    single_epochs: int = 5
+    exam_epochs: int = 2
     patience: int = 2
-    lr: float = 1e-3
+    lr: float = 1.5e-3
     exam_lr: float = 5e-4
     batch: int = 32
     exam_batch: int = 16
     weight_decay: float = 0.1
+    muon: bool = True
     lora: int = 0
 
     def __post_init__(self) -> None:
@@ -155,7 +162,7 @@ class Recipe:
 class Result:
     """What became of a training.
 
-    :param before: accuracy at every tier on validation questions; ``after``: fine-tuned, answering the same way.
+    :param before: accuracy at every tier of one answer to each validation question; ``after``: fine-tuned, answering the same way.
     :param labels: share of each level among training questions.
     :param validation: loss of the tags (nats) on validation questions after each epoch, stage by stage.
     """
@@ -302,11 +309,11 @@ class Examples:
         ]
 
     def exam_stage(self, found: Sequence[Sampled], rng: Random) -> list[Example]:
-        """Examples of the second stage: exams as one text, exams as decisions, every question as an exam of its own, plain answers."""
+        """Examples of the second stage: exams as one text, exams as decisions, questions without scarcity, plain answers."""
         examples = [self.exam(*self._draw(found, rng), rng) for _ in range(self.recipe.exams)]
         for _ in range(self.recipe.decision_exams):
             examples += self.decisions(*self._draw(found, rng), rng)
-        for one in found:
+        for one in rng.sample(list(found), min(self.recipe.ample, len(found))):
             tagged = _tagged(rng.choice(one.kept) if one.kept else None)
             examples.append(self.decision(one.question, self.recipe.budget[1], 1, tagged, whole=False))
         return examples + self.plain(found, rng)
@@ -359,13 +366,14 @@ def mcft(
     check: Checker,
     watch: Watch = lambda what, done, total: None,
 ) -> Result:
-    """Fine-tune a model (directory or id), or go on where that stopped; at the end the folder is a model directory.
+    """Fine-tune a model (see :func:`agents.llm.policy.model_source`), or go on where that stopped; at the end the folder is a model directory.
 
     :raises ValueError: where the folder holds another model's or recipe's work.
     """
     from transformers import AutoTokenizer
 
     folder.mkdir(parents=True, exist_ok=True)
+    model = model_source(model)
     begun = json.loads(json.dumps({"model": Path(model).name, "recipe": asdict(recipe)}))
     record = folder / RECIPE
     if record.exists():
@@ -376,8 +384,8 @@ def mcft(
             return Result(**there["result"])
     else:
         _write(record, begun)
-    result = Result()
-    clock = _Clock(result)
+    result = Result(cpu_seconds=json.loads(record.read_text()).get("cpu_seconds", {}))
+    clock = _Clock(result, lambda: _write(record, {**begun, "cpu_seconds": result.cpu_seconds}))
 
     tiers = recipe.thinking_tiers
     questions = [*train, *validation]
@@ -395,8 +403,8 @@ def mcft(
     found = reject(questions, outcomes, tiers, recipe.samples, recipe.keep, recipe.sampled, recipe.enough)
     learned, held_out = found[: len(train)], found[len(train) :]
     write_labels(folder / LABELS, {"train": learned, "validation": held_out})
-    result.labels = np.bincount([one.label for one in learned], minlength=NUM_LEVELS).__truediv__(len(learned)).tolist()
-    result.before = np.mean([one.success for one in held_out], axis=0).tolist()
+    result.labels = (np.bincount([one.label for one in learned], minlength=NUM_LEVELS) / len(learned)).tolist()
+    result.before = _accuracy(validation, outcomes)
 
     tokenizer: Any = AutoTokenizer.from_pretrained(model)
     _add_tags(tokenizer)
@@ -420,19 +428,18 @@ def mcft(
         result.validation[name] = json.loads((Path(source) / "validation.json").read_text())
         clock(name)
 
-    # Does it still answer as well as before? The first samples of the same questions.
-    few = min(2, recipe.samples)
+    # Does it still answer as well as before? The same random numbers.
     solver = _solver(source, recipe)
-    after = sample(
+    again = sample(
         validation,
         check,
         solver,
         tiers,
-        few,
+        1,
         folder / _STAGES / "after.journal.jsonl",
         watch=lambda done, total: watch("answering again", done, total),
     )
-    result.after = np.mean([one.success for one in reject(validation, after, tiers, few)], axis=0).tolist()
+    result.after = _accuracy(validation, again)
     clock("answering again")
     solver.model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -444,24 +451,35 @@ def mcft(
     return result
 
 
-class _Clock:
-    """CPU seconds since the last call, added to a result."""
+def _accuracy(
+    questions: Sequence[Question], outcomes: Mapping[tuple[str, str, int], list[dict[str, Any]]]
+) -> list[float]:
+    """Of the first sample of every question, tier by tier: later samples are only drawn where the first are wrong."""
+    first = [outcomes[one.dataset, one.question_id, 0] for one in questions]
+    return [
+        float(value) for value in np.mean([[bool(made["correct"]) for made in answers] for answers in first], axis=0)
+    ]
 
-    def __init__(self, result: Result) -> None:
-        self._result, self._last = result, time.process_time()
+
+class _Clock:
+    """CPU seconds since the last call, added to a result; what was begun and interrupted is not counted."""
+
+    def __init__(self, result: Result, keep: Callable[[], None]) -> None:
+        self._result, self._keep, self._last = result, keep, time.process_time()
 
     def __call__(self, name: str) -> None:
         now = time.process_time()
-        self._result.cpu_seconds[name] = round(now - self._last, 1)
+        spent = self._result.cpu_seconds
+        spent[name] = round(spent.get(name, 0.0) + now - self._last, 1)
         self._last = now
+        self._keep()
 
 
 def _solver(model: str, recipe: Recipe) -> Any:
     from roi_env.solvers.local import TransformersSolver
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    # Its name is part of the journal's settings, its place on this machine is not.
-    return TransformersSolver(model, temperature=recipe.temperature, seed=recipe.seed, device=device)
+    return TransformersSolver(model, temperature=recipe.temperature, seed=recipe.sample_seed, device=device)
 
 
 def _add_tags(tokenizer: Any) -> None:
@@ -527,6 +545,9 @@ def _stage(
         train_dataset=_rows(examples),
         eval_dataset=_rows(validation),
         processing_class=tokenizer,
+        optimizer_cls_and_kwargs=(lambda: _muon, {"lr": arguments.learning_rate, "weight_decay": recipe.weight_decay})
+        if recipe.muon and not recipe.lora
+        else None,
         data_collator=lambda rows: _collate(rows, int(tokenizer.pad_token_id)),
         callbacks=[EarlyStoppingCallback(recipe.patience), _watcher("exams" if exams else "single problems", watch)],
     )
@@ -539,6 +560,31 @@ def _stage(
     losses = [round(entry["eval_loss"], 4) for entry in trainer.state.log_history if "eval_loss" in entry]
     _write(done / "validation.json", losses)
     return done
+
+
+class _Both(torch.optim.Optimizer):
+    """Several optimizers that look like one."""
+
+    def __init__(self, parts: Sequence[torch.optim.Optimizer]) -> None:
+        self._parts = list(parts)
+        # The groups are shared: a schedule changes the parts' learning rates.
+        super().__init__([group for part in parts for group in part.param_groups], {})
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for part in self._parts:
+            part.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"parts": [part.state_dict() for part in self._parts]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for part, state in zip(self._parts, state_dict["parts"], strict=True):
+            part.load_state_dict(state)
+        self.param_groups = [group for part in self._parts for group in part.param_groups]
+
+
+def _muon(model: torch.nn.Module, lr: float, weight_decay: float) -> torch.optim.Optimizer:
+    return _Both(optimizers(model, 2 * lr, lr, weight_decay))
 
 
 def _with_lora(model: Any, tokenizer: Any, recipe: Recipe) -> Any:

@@ -135,7 +135,7 @@ def pretrain(recipe: Recipe, folder: Path, watch: Callable[[Training], None] = l
     torch.manual_seed(recipe.seed)
     tokenizer = _make_tokenizer(recipe)
     model = make_model(recipe, tokenizer)
-    muon, adam = _optimizers(recipe, model)
+    muon, adam = optimizers(model, recipe.muon_lr, recipe.adam_lr)
     progress = Training()
     if state_file.exists():
         state = torch.load(state_file, weights_only=True)
@@ -305,13 +305,16 @@ def _make_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
     return train_tokenizer(texts, recipe.vocabulary)
 
 
-def _optimizers(recipe: Recipe, model: PreTrainedModel) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
+def optimizers(
+    model: torch.nn.Module, muon_lr: float, adam_lr: float, weight_decay: float = 0.0
+) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
+    """Muon for matrices other than embeddings, its updates as large as AdamW's; AdamW for the rest."""
     hidden: list[torch.nn.Parameter] = []
     rest: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
         (hidden if parameter.ndim == 2 and "embed" not in name else rest).append(parameter)
-    muon = torch.optim.Muon(hidden, lr=recipe.muon_lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
-    adam = torch.optim.AdamW(rest, lr=recipe.adam_lr, betas=(0.9, 0.95), weight_decay=0.0)
+    muon = torch.optim.Muon(hidden, lr=muon_lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+    adam = torch.optim.AdamW(rest, lr=adam_lr, betas=(0.9, 0.95), weight_decay=weight_decay)
     for optimizer in (muon, adam):
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]

@@ -43,14 +43,19 @@ class SurfaceLevels:
         self._known = sorted(set(train.dataset.tolist()))
         features = surface_features(train.dataset, train.texts, self._known)
         question, level = train.counts.nonzero()
-        self._tree = surface_classifier(seed).fit(features[question], level, train.shares[question, level])
+        self._levels = np.unique(level)
+        self._tree = surface_classifier(seed)
+        if len(self._levels) > 1:
+            self._tree.fit(features[question], level, train.shares[question, level])
 
     def probabilities(self, labels: Labels) -> Floats:
         """(Q, NUM_LEVELS)."""
         found = np.zeros((len(labels.texts), NUM_LEVELS))
-        found[:, self._tree.classes_] = self._tree.predict_proba(
-            surface_features(labels.dataset, labels.texts, self._known)
-        )
+        if len(self._levels) == 1:
+            found[:, self._levels] = 1
+        else:
+            features = surface_features(labels.dataset, labels.texts, self._known)
+            found[:, self._levels] = self._tree.predict_proba(features)
         return found
 
 

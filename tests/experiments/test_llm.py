@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -74,7 +75,11 @@ def test_from_nothing_to_the_report(tmp_path: Path) -> None:
         (("record", "nowhere", "--out", "x.parquet", "--tier", "high"), "must read NAME=TOKENS"),
         (("record", "nowhere", "--out", "x.parquet", "--tier", "a=5", "--tier", "b=2"), "growing caps"),
         (("record", "nowhere", "--out", "x.parquet", "--family", "chess"), "unknown kind"),
+        (("record", "nowhere", "--out", "x.parquet", "--split", "some"), "--split must be"),
         (("llm", "report", "x.parquet", "--split", "some"), "--split must be"),
+        (("mcft", "nowhere", "--out", "x", "samples=0"), "samples must be at least 1"),
+        (("mcft", "nowhere", "--out", "x", "smaples=3"), "Key 'smaples' not in"),
+        (("llm", "mcft-report", "nowhere", "--table", "x.parquet"), "not a model directory of `roi mcft`"),
     ],
 )
 def test_wrong_arguments_say_what_is_wrong(arguments: tuple[str, ...], message: str) -> None:
@@ -117,6 +122,71 @@ def test_the_surface_predictor_sees_length_and_not_what_is_hidden() -> None:
     assert success.shape == (2, 2)
     assert success[0].min() > 0.9
     assert ((success >= 0) & (success <= 1)).all()
+
+
+def test_from_a_model_to_what_its_tags_know(tmp_path: Path) -> None:
+    model, table, tuned = tmp_path / "model", tmp_path / "tiny.parquet", tmp_path / "tuned"
+    roi("llm", "pretrain", *RECIPE, "--out", str(model), "--threads", "1")
+    asked = [
+        "--questions",
+        "60",
+        "--samples",
+        "2",
+        "--family",
+        "prod",
+        "--threads",
+        "1",
+        "--tier",
+        "answer=0",
+        "--tier",
+        "short=6",
+    ]
+    record = ["record", str(model), *asked, "--tier", "long=12"]
+    roi(*record, "--out", str(table))
+    roi(*record, "--out", str(tmp_path / "other.parquet"), "--split", "test", "--temperature", "0.1")
+    fine_tune = [
+        "mcft",
+        str(model),
+        "--out",
+        str(tuned),
+        "--threads",
+        "1",
+        "families=[prod]",
+        "questions=12",
+        "samples=2",
+    ]
+    fine_tune += [
+        "validation=12",
+        "tiers.short=6",
+        "tiers.long=12",
+        "single_epochs=1",
+        "exam_epochs=1",
+        "exams=4",
+        "decision_exams=4",
+    ]
+    assert "12 training" in roi(*fine_tune, "--dry-run")
+    assert not tuned.exists()
+    assert "accuracy without tags at long" in roi(*fine_tune)
+    assert "accuracy without tags at long" in roi(*fine_tune), "finished work is shown again"
+    with pytest.raises(ConfigError, match="another model or recipe"):
+        roi(*fine_tune, "lr=0.1")
+    report = [
+        "llm",
+        "mcft-report",
+        str(tuned),
+        "--table",
+        str(table),
+        "--threads",
+        "1",
+        "--out",
+        str(tmp_path / "figures"),
+    ]
+    assert "surface" in roi(*report, "--other", str(tmp_path / "other.parquet"))
+    found = json.loads((tmp_path / "figures" / "self-knowledge.json").read_text())
+    assert found["questions"] == found["questions_of_both"]
+    assert {"tags", "surface", "own", "other"} <= found.keys()
+    assert [row["task"] for row in found["against_surface"]] == ["prod", "all"]
+    assert (tmp_path / "figures" / "reliability.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_structure_counts_as_by_hand() -> None:
