@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ from experiments.cli import app
 from experiments.config import ConfigError
 from roi_env.outcomes import OutcomeTable
 from roi_env.recorded import recorded_source
-from roi_env.solvers.base import ThinkingTier
+from roi_env.solvers.base import Question, ThinkingTier
 from roi_env.solvers.http import HTTPSolver
 from roi_env.solvers.questions import read_questions
 from tests.servers import MODEL, transformers_serve
@@ -138,3 +139,30 @@ def test_the_live_environment(server: str) -> None:
     assert info["spent"] == paid <= 200
     assert info["score"] >= 2
     env.close()
+
+
+def test_the_openai_client_through_the_proxy(server: str, tmp_path: Path) -> None:
+    openai = pytest.importorskip("openai", reason="needs the extra [dev]")
+    from experiments.serve import application, make_budget
+
+    tiers = [ThinkingTier("answer", 0, 24), ThinkingTier("long", 160, 24)]
+    solver = HTTPSolver(server, str(MODEL), "transformers", temperature=0.7)
+    budget = make_budget("a", 100, solver, tiers, "fixed-2", 20, 4, tmp_path)
+    with serving(application([budget], solver, None)) as address:
+        client = openai.OpenAI(base_url=f"{address}/a/v1", api_key="unused", timeout=60)
+        charged, answers = [], 0
+
+        def ask(question: Question) -> None:
+            nonlocal answers
+            messages = [{"role": "user", "content": question.text}]
+            answer = client.chat.completions.create(model="any", messages=messages)
+            charged.append(answer.usage.completion_tokens)
+            answers += f"<answer>{question.answer}<" in (answer.choices[0].message.content or "")
+
+        questions = itertools.cycle(read_questions(SUMS))
+        while sum(charged) < 100:
+            ask(next(questions))
+        with pytest.raises(openai.RateLimitError, match="is spent"):
+            ask(next(questions))
+    assert sum(charged) == 100
+    assert answers >= 2
