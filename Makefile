@@ -45,6 +45,8 @@ bench: .venv/ready
 	# PyTorch first: with its pinned build present nothing pulls in a larger one.
 	$(BIN)/pip install -q $(PIP_OPTIONS) -c constraints.txt torch
 	$(BIN)/pip install -q $(PIP_OPTIONS) -c constraints.txt -e '.[all,dev]'
+	# A very small comparison compiles the kernels, once: numba keeps them beside the sources.
+	$(BIN)/roi compare --workers 1 --variant signal --variant latent --budget 0.15 --out .venv/first exams=1 steps=1 training_seeds=[0] > /dev/null
 	touch $@
 
 .venv-gymnasium/ready: pyproject.toml

@@ -29,7 +29,7 @@ except ImportError as error:
     sys.exit(f'roi: {error}; install the command line with: pip install "roi-reasoning[report]"')
 
 from agents.base import AGENTS
-from experiments import llm, record
+from experiments import answer, llm, mcft, probe, record
 from experiments.config import VARIANTS, CompareConfig, ConfigError, VariantConfig, load_config
 from experiments.terminal import console, progress_bar
 from roi_env.files import replacing
@@ -45,6 +45,13 @@ app = typer.Typer(
 )
 app.add_typer(llm.app, name="llm")
 app.command()(record.record)
+app.command(
+    epilog="Examples:  roi mcft agents/llm/models/tinylm --out runs/mcft   (again: goes on where it stopped)  |  "
+    "roi mcft Qwen/Qwen2.5-1.5B-Instruct --out runs/qwen lora=16 lr=1e-4"
+)(mcft.mcft)
+app.command()(record.regrade)
+app.command()(answer.answer)
+app.command()(probe.probe)
 _Item = TypeVar("_Item")
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "compare.yaml"
 
@@ -118,7 +125,7 @@ def compare(
     from experiments.report import write_report
 
     with console.status("writing the report"):
-        report = write_report(run)
+        report = write_report(run, workers=workers)
     _print_summary(run)
     console.print(f"Report: [bold]{report}[/bold]")
 

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import multiprocessing
+import os
 import pickle
 import subprocess
 from collections.abc import Iterator
@@ -471,7 +472,9 @@ def run_cells(config: CompareConfig, cells: list[Cell], run: Path, workers: int)
             _run_and_store(config, cell, folder / _key(config, cell))
             yield cell
         return
-    # Spawned, not forked: compiled code and its thread pools do not survive a fork.
+    # Spawned, not forked: compiled code and its thread pools do not survive a fork. One thread each: networks are small,
+    # and threads of several workers would wait for one another.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         futures: dict[Future[None], Cell] = {
             pool.submit(_run_and_store, config, cell, folder / _key(config, cell)): cell for cell in cells

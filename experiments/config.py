@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -15,6 +15,7 @@ from roi_env.generators import FAMILIES
 VARIANTS = (*FAMILIES, "tinylm")
 """Kinds of exams by name alone: synthetic families, and the small language model's recorded outcomes."""
 
+_Settings = TypeVar("_Settings")
 PLANNERS = [
     "random",
     "fixed-1",
@@ -159,3 +160,24 @@ def _beside(path: Path, loaded: Any) -> Any:
 def as_dict(config: CompareConfig) -> dict[str, Any]:
     """Plain data, for JSON."""
     return OmegaConf.to_container(OmegaConf.structured(config))  # type: ignore[return-value]
+
+
+def overridden(base: _Settings, overrides: list[str]) -> _Settings:
+    """A copy of a flat settings object (a dataclass) with overrides such as ``tokens=1000 families=[sum1,prod]``.
+
+    :raises ConfigError: naming the override that does not fit, or what the settings themselves refuse.
+    """
+    merged: Any = OmegaConf.structured(base)
+    OmegaConf.set_readonly(merged, False)  # what a frozen dataclass is
+    for override in overrides:
+        if "=" not in override:
+            raise ConfigError(f"override {override!r} must read name=value")
+        try:
+            merged = OmegaConf.merge(merged, OmegaConf.from_dotlist([override]))
+        except OmegaConfBaseException as error:
+            raise ConfigError(f"override {override!r}: {' '.join(str(error).split())}") from error
+    try:
+        settings: _Settings = OmegaConf.to_object(merged)  # type: ignore[assignment]
+    except (OmegaConfBaseException, ValueError) as error:
+        raise ConfigError(" ".join(str(error).split())) from error
+    return settings

@@ -9,7 +9,8 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from experiments.config import ConfigError
+from experiments.config import ConfigError, overridden
+from experiments.self_knowledge import mcft_report
 from experiments.terminal import console, progress_bar
 
 app = typer.Typer(no_args_is_help=True, help="The small language model: make it, describe what it can do.")
@@ -33,10 +34,10 @@ def pretrain(
     """Train the small language model from nothing and save it as a Hugging Face model directory."""
     import torch
 
-    from agents.llm.pretraining import Training
+    from agents.llm.pretraining import Recipe, Training
     from agents.llm.pretraining import pretrain as train
 
-    recipe = _recipe({**_dotlist(overrides or []), "seed": seed})
+    recipe = overridden(Recipe(seed=seed), overrides or [])
     console.print(f"{recipe}\nFolder {out}", highlight=False)
     if dry_run:
         return
@@ -60,6 +61,12 @@ def pretrain(
         f"{done.updates:,} updates, {done.tokens:,} tokens, {done.cpu_seconds:.0f} CPU s; validation loss (nats a token): "
         f"{losses}\nModel: [bold]{out}[/bold]"
     )
+
+
+app.command(
+    "mcft-report",
+    epilog="Example:  roi llm mcft-report agents/llm/models/tinylm-mcft --table roi_env/data/tinylm.parquet --out runs/self-knowledge",
+)(mcft_report)
 
 
 @app.command(epilog="Example:  roi llm report runs/tinylm.parquet --split test")
@@ -141,37 +148,3 @@ def structure(found: Any) -> list[dict[str, Any]]:
                 }
             )
     return rows
-
-
-def _dotlist(overrides: list[str]) -> dict[str, Any]:
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    try:
-        given = OmegaConf.to_container(OmegaConf.from_dotlist(overrides))
-    except (OmegaConfBaseException, ValueError) as error:
-        raise ConfigError(f"overrides must read name=value: {error}") from error
-    assert isinstance(given, dict)
-    return {str(name): value for name, value in given.items()}
-
-
-def _recipe(given: dict[str, Any]) -> Any:
-    """The recipe with these fields."""
-    from dataclasses import fields
-
-    from agents.llm.pretraining import Recipe
-    from agents.llm.tasks import FAMILIES
-
-    defaults = {entry.name: entry.default for entry in fields(Recipe)}
-    for name, value in given.items():
-        if name not in defaults:
-            raise ConfigError(f"the recipe has no {name!r}; it has {sorted(defaults)}")
-        if name == "families":
-            if not isinstance(value, list) or not set(value) <= set(FAMILIES):
-                raise ConfigError(f"families must be a list out of {list(FAMILIES)}, got {value!r}")
-            given[name] = tuple(value)
-        elif isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
-            raise ConfigError(f"{name} must be a number >= 0, got {value!r}")
-        elif isinstance(defaults[name], int) and not isinstance(value, int):
-            raise ConfigError(f"{name} must be an integer, got {value!r}")
-    return Recipe(**given)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from itertools import starmap
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 import matplotlib.figure
@@ -32,12 +35,13 @@ from roi_env.metrics import Interval
 __all__ = ["RunError", "analyse", "headline", "summarise", "write_report"]
 
 
-def write_report(run: Path, resamples: int | None = None) -> Path:
+def write_report(run: Path, resamples: int | None = None, workers: int = 1) -> Path:
     """Write ``report.html``, ``summary.parquet`` and ``summary.json`` into a run folder.
 
     Args:
         run: folder that ``roi compare`` wrote (files: see ``experiments.analysis.analyse``).
         resamples: bootstrap replicates; None for the default.
+        workers: processes that draw.
 
     Returns:
         Path of the report; an older one is replaced in one step.
@@ -56,19 +60,25 @@ def write_report(run: Path, resamples: int | None = None) -> Path:
     )
     environment.filters.update(number=_number)
     glyphs = figures.Glyphs()
+
+    def inline(picture: Picture) -> Markup:
+        # The markup is matplotlib's own; agent names inside it were drawn as outlines, and the description is escaped.
+        return Markup(figures.to_svg(picture.drawing, picture.prefix, picture.text, glyphs))
+
+    families = _families(comparison, rows, workers)
+    for family in families:
+        family["pictures"] = [(title, text, inline(picture)) for title, text, picture in family["pictures"]]
     with figures.style():
-        look = figures.looks(comparison)
-        page = environment.get_template("report.html.j2").render(
-            summary=headline(comparison),
-            families=[
-                _family(comparison, i, family, rows, look, glyphs) for i, family in enumerate(comparison.families)
-            ],
-            legend=_picture("legend", figures.legend(look), "Legend of all pictures", glyphs),
-            config=json.dumps(comparison.config, indent=2, default=str),
-            made=comparison.config,
-            comparison=comparison,
-            glyphs=lambda: Markup(glyphs.definitions()),
-        )
+        legend = Picture("legend", figures.draw(figures.legend(figures.looks(comparison))), "Legend of all pictures")
+    page = environment.get_template("report.html.j2").render(
+        summary=headline(comparison),
+        families=families,
+        legend=inline(legend),
+        config=json.dumps(comparison.config, indent=2, default=str),
+        made=comparison.config,
+        comparison=comparison,
+        glyphs=Markup(glyphs.definitions()),
+    )
     with replacing(run / "report.html") as path:
         path.write_text(page, encoding="utf-8")
     return run / "report.html"
@@ -128,16 +138,35 @@ def headline(comparison: Comparison) -> list[str]:
     return sentences
 
 
+class Picture(NamedTuple):
+    """A picture of the page.
+
+    :param prefix: its identifiers'.
+    :param drawing: itself.
+    :param text: what a reader who cannot see it should know.
+    """
+
+    prefix: str
+    drawing: figures.Drawing
+    text: str
+
+
+def _families(comparison: Comparison, rows: list[dict[str, Any]], workers: int) -> list[dict[str, Any]]:
+    """:func:`_family` of each, in their order."""
+    given = [(comparison, i, family, rows) for i, family in enumerate(comparison.families)]
+    if min(workers, len(given)) < 2:
+        return list(starmap(_family, given))
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return list(pool.map(_family, *zip(*given, strict=True)))
+
+
+@figures.style()
 def _family(
-    comparison: Comparison,
-    index: int,
-    family: Sequence[Setting],
-    rows: Sequence[dict[str, Any]],
-    look: dict[str, figures.Look],
-    glyphs: figures.Glyphs,
+    comparison: Comparison, index: int, family: Sequence[Setting], rows: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
     """Everything the template needs for one group of settings that differ only by budget."""
     focus, row = focus_of(family), family[0].row
+    look = figures.looks(comparison)
     shown = [a for a in focus.ranking() if look[a].shown]
     coloured = [a for a in shown if look[a].color != figures.DARK]
     fixed = [a for a in shown if look[a].color == figures.DARK]
@@ -147,8 +176,8 @@ def _family(
     few = list(dict.fromkeys([a for a in (OPTIMUM,) if a in coloured] + others[:3] + others[-1:] + fixed[:1]))
     name = f"f{index}"
 
-    def picture(kind: str, figure: matplotlib.figure.Figure | None, text: str) -> Markup | None:
-        return None if figure is None else _picture(f"{name}-{kind}", figure, text, glyphs)
+    def picture(kind: str, figure: matplotlib.figure.Figure | None, text: str) -> Picture | None:
+        return None if figure is None else Picture(f"{name}-{kind}", figures.draw(figure), text)
 
     at = focus.budget_label
     learned = figures.learning_setting(comparison, family, focus)
@@ -168,8 +197,8 @@ def _family(
         "focus": at,
         "bracket": any(s.is_bracket for s in family),
         "pictures": [
-            (title, text, svg)
-            for title, text, svg in (
+            (title, text, drawn)
+            for title, text, drawn in (
                 (
                     "Score against budget",
                     "Left: mean score; the references bound it. Right: the same as a share of the optimum, zoomed in "
@@ -243,7 +272,7 @@ def _family(
                     picture("places", figures.positions(comparison, focus, look), "Reached, skipped, right by place"),
                 ),
             )
-            if svg is not None
+            if drawn is not None
         ],
     }
 
@@ -276,11 +305,6 @@ def _same_scores(setting: Setting, agent: str, other: str) -> bool:
         return False
     a, b = (setting.entries[name].values["score"].mean(0) for name in (agent, other))
     return bool(np.allclose(a, b, rtol=1e-9))
-
-
-def _picture(prefix: str, figure: matplotlib.figure.Figure, text: str, glyphs: figures.Glyphs) -> Markup:
-    # The markup is matplotlib's own; agent names inside it were drawn as outlines, and the description is escaped.
-    return Markup(figures.to_svg(figure, prefix, text, glyphs))
 
 
 def _number(value: float | None, digits: int = 2, sign: str = "") -> str:

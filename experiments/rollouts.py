@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -21,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from agents.base import Agent, agent_text, is_saved
+from agents.cluster import connected
 from agents.evaluation import rollout
 from experiments.compare import Setting, build_agent, make_for, setting_spec
 from experiments.config import ConfigError, VariantConfig
@@ -207,7 +207,7 @@ def run_on_ray(
     """
     import ray
 
-    with ray_cluster(workers, address):
+    with connected(address, workers):
         compute = ray.remote(num_cpus=1, max_retries=-1)(_compute_on_worker)
         shared = ray.put((config, player))
         waiting = iter(parts)
@@ -229,23 +229,6 @@ def run_on_ray(
 
 def _compute_on_worker(shared: tuple[RolloutConfig, Player], part: int) -> pa.Table:
     return compute_part(*shared, part)
-
-
-@contextmanager
-def ray_cluster(workers: int, address: str | None) -> Iterator[None]:
-    """Join a cluster, or start one on this machine for as long as it is needed; one that is connected already is used."""
-    import ray
-
-    if ray.is_initialized():
-        yield
-        return
-    # "local": without it Ray would join, and refuse these settings, where somebody runs a cluster on this machine.
-    here: dict[str, Any] = {"num_cpus": workers, "include_dashboard": False}
-    ray.init(address or "local", log_to_driver=False, configure_logging=False, **({} if address else here))
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 @dataclass(frozen=True)

@@ -31,3 +31,6 @@ for _id, _kwargs in VARIANTS.items():
         vector_entry_point="roi_env.vector_env:ROIReasoningVectorEnv",
         kwargs=_kwargs,
     )
+
+# Its arguments are questions, tiers, a solver and a grader: there is nothing to batch.
+register("ROIReasoning-Live-v0", entry_point="roi_env.live:ROIReasoningLiveEnv")

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 RECIPE, STATE = "recipe.json", "training.pt"
-_IGNORED = -100
+IGNORED = -100
+"""Label of a token without loss."""
 _CORPUS = 200
 """Tasks of every family and difficulty that the tokenizer is trained on."""
 _VALIDATION = 12
@@ -81,6 +82,13 @@ class Recipe:
     max_length: int = 320
     families: tuple[str, ...] = field(default=())
 
+    def __post_init__(self) -> None:
+        if unknown := set(self.families) - set(FAMILIES):
+            raise ValueError(f"families must be out of {list(FAMILIES)}, not {sorted(unknown)[0]!r}")
+        for name, value in asdict(self).items():
+            if isinstance(value, (int, float)) and value < 0:
+                raise ValueError(f"{name} must not be negative, got {value}")
+
     @property
     def kinds(self) -> list[tuple[str, int, float]]:
         """(family, difficulty, weight) of the training examples."""
@@ -92,7 +100,7 @@ class Recipe:
 
 
 class Example(NamedTuple):
-    """Token ids and the targets of the loss (``_IGNORED`` where there is none), both (length,)."""
+    """Token ids and the targets of the loss (``IGNORED`` where there is none), both (length,)."""
 
     ids: list[int]
     labels: list[int]
@@ -224,7 +232,7 @@ def example(task: Task, tokenizer: PreTrainedTokenizerFast, rng: Random, recipe:
         thought = thought[: rng.randrange(1, max(2, len(thought)))]
     return Example(
         [*prompt, *thought, end_think, *after],
-        [_IGNORED] * len(prompt) + thought + [_IGNORED if forced else end_think] + after,
+        [IGNORED] * len(prompt) + thought + [IGNORED if forced else end_think] + after,
     )
 
 
@@ -264,7 +272,7 @@ def _grouped(examples: list[Example], batch_tokens: int) -> list[list[Example]]:
 def _tensors(examples: list[Example], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
     length = max(len(made.ids) for made in examples)
     ids = torch.full((len(examples), length), pad)
-    labels = torch.full((len(examples), length), _IGNORED)
+    labels = torch.full((len(examples), length), IGNORED)
     for row, made in enumerate(examples):
         ids[row, : len(made.ids)] = torch.tensor(made.ids)
         labels[row, : len(made.ids)] = torch.tensor(made.labels)
@@ -275,7 +283,7 @@ def _loss(model: PreTrainedModel, ids: torch.Tensor, labels: torch.Tensor) -> to
     """Mean nats a target token. Right padding and causal attention: no mask is needed."""
     hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
     targets = labels[:, 1:]
-    wanted = targets != _IGNORED
+    wanted = targets != IGNORED
     return functional.cross_entropy(model.lm_head(hidden[wanted]), targets[wanted])
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 THINK, END_THINK = "<think>", "</think>"
@@ -18,8 +19,10 @@ NUM_LEVELS = 4
 """Level-0, 1, 2 announce tiers, Level-3 the refusal."""
 LEVEL_TAGS = tuple(f"<predicted_level>Level-{level}</predicted_level>" for level in range(NUM_LEVELS))
 """One token each in the small model's vocabulary."""
+REFUSED = NUM_LEVELS - 1
+"""The level that refuses."""
 REFUSAL = r"\boxed{NA}"
-"""The answer that goes with Level-3."""
+"""What follows the refusal."""
 
 _MARKER = re.compile(r"</?think>|</?answer>|</?predicted_level>|<\|\w*\|>")
 _COMPLETION = re.compile(rf"(.*?){END_THINK}\s*{ANSWER}([^\n]*?){END_ANSWER}\s*(?:{re.escape(END)})?\s*", re.DOTALL)
@@ -81,3 +84,78 @@ def answer_of(text: str) -> str | None:
     """The answer of a completion, None where :func:`parse` finds none."""
     completion = parse(text)
     return None if completion is None else completion.answer
+
+
+class Tagged(NamedTuple):
+    """A completion that announces its level first; a refusal has no completion."""
+
+    level: int
+    completion: Completion | None
+
+
+class Segment(NamedTuple):
+    """Tokens ``start`` to ``stop`` of an exam's transcript: what one problem cost."""
+
+    start: int
+    stop: int
+
+
+def render_tagged(tagged: Tagged) -> str:
+    """The text of a tagged completion, without the end-of-turn token.
+
+    :raises ValueError: for a refusal with a completion, or a solving level without one.
+    """
+    if (tagged.completion is None) != (tagged.level == REFUSED):
+        raise ValueError(f"level {tagged.level} must {'not ' if tagged.level == REFUSED else ''}have a completion")
+    tag = LEVEL_TAGS[tagged.level]
+    return tag + (REFUSAL if tagged.completion is None else THINK + render(tagged.completion))
+
+
+def parse_tagged(text: str) -> Tagged | None:
+    """Read a tagged completion; None unless it is exactly one tag and what belongs to it, and nothing else.
+
+    That is a whole completion with its think block opened after a solving level, ``\\boxed{NA}`` after the refusal.
+    """
+    level = next((level for level, tag in enumerate(LEVEL_TAGS) if text.startswith(tag)), None)
+    if level is None:
+        return None
+    rest = text.removeprefix(LEVEL_TAGS[level])
+    if level == REFUSED:
+        return Tagged(level, None) if rest.strip().removesuffix(END).rstrip() == REFUSAL else None
+    completion = parse(rest) if rest.startswith(THINK) else None
+    return None if completion is None else Tagged(level, completion)
+
+
+def render_exam(parts: Sequence[Tagged]) -> str:
+    """The transcript of an exam, without the end-of-turn token: nothing between two problems, as every token costs."""
+    return "".join(map(render_tagged, parts))
+
+
+def parse_exam(text: str, problems: int) -> list[Tagged | None]:
+    """Read an exam's transcript: its i-th tag begins what was written on problem i.
+
+    None for a problem that was not reached, was cut or was not answered in exactly the form of :func:`parse_tagged`; for
+    all of them where the text does not begin with a tag. What follows the last problem's answer belongs to that problem and spoils it, so does
+    an end of turn before the end.
+    """
+    parts = re.split(f"(?={'|'.join(map(re.escape, LEVEL_TAGS))})", text)
+    if parts[0].strip():
+        return [None] * problems
+    written = parts[1:problems]
+    if len(parts) > problems:
+        written.append("".join(parts[problems:]))
+    last = len(written) - 1
+    found = [None if END in part and i < last else parse_tagged(part) for i, part in enumerate(written)]
+    return found + [None] * (problems - len(found))
+
+
+def segments(ids: Sequence[int], tags: Sequence[int], problems: int) -> list[Segment]:
+    """Tokens of each problem in an exam's transcript, where every tag is one token.
+
+    The i-th tag begins problem i. Every token is charged to exactly one problem: what precedes the first tag to the first
+    problem, everything after the last problem's tag to the last. Problems that were not reached have no tokens.
+    """
+    starts = [place for place, token in enumerate(ids) if token in set(tags)][:problems]
+    edges = [0, *starts[1:], len(ids)] if starts else [0, len(ids)]
+    edges += [len(ids)] * (problems + 1 - len(edges))
+    return [Segment(start, stop) for start, stop in pairwise(edges)]

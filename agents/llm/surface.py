@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from roi_env.outcomes import OutcomeTable
+
+if TYPE_CHECKING:
+    from sklearn.ensemble import HistGradientBoostingClassifier
 
 Floats = npt.NDArray[np.float64]
 
@@ -78,12 +81,25 @@ def surface_features(dataset: Sequence[str] | npt.NDArray[np.str_], texts: Seque
     return np.array(rows, float)
 
 
+def surface_classifier(seed: int) -> HistGradientBoostingClassifier:
+    """The classifier of all surface predictors, for the columns of :func:`surface_features`."""
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    return HistGradientBoostingClassifier(
+        max_leaf_nodes=15,
+        learning_rate=0.05,
+        max_iter=150,
+        min_samples_leaf=20,
+        l2_regularization=1.0,
+        categorical_features=[0],
+        random_state=seed,
+    )
+
+
 class SurfacePredictor:
     """Probability of a right answer at every tier from a question's look."""
 
     def __init__(self, train: Successes, seed: int = 0) -> None:
-        from sklearn.ensemble import HistGradientBoostingClassifier
-
         self._known = sorted(set(train.dataset.tolist()))
         features = surface_features(train.dataset, train.texts, self._known)
         right, count = train.right.sum(2), train.answers.sum(2)
@@ -96,15 +112,7 @@ class SurfacePredictor:
             if len(set(labels[used])) == 1:
                 self._tiers.append(float(labels[used][0]))
                 continue
-            tree = HistGradientBoostingClassifier(
-                max_leaf_nodes=15,
-                learning_rate=0.05,
-                max_iter=150,
-                min_samples_leaf=20,
-                l2_regularization=1.0,
-                categorical_features=[0],
-                random_state=seed,
-            )
+            tree = surface_classifier(seed)
             self._tiers.append(tree.fit(np.tile(features, (2, 1))[used], labels[used], weights[used]))
 
     def success(self, dataset: Sequence[str] | npt.NDArray[np.str_], texts: Sequence[str]) -> Floats:

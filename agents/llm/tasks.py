@@ -19,6 +19,7 @@ from functools import cache
 from typing import Any, Literal
 
 from roi_env.outcomes import split_of
+from roi_env.solvers.base import Question
 
 TaskSplit = Literal["pretrain", "train", "validation", "test"]
 
@@ -123,6 +124,12 @@ def distinct_tasks(family: str, difficulty: int, split: TaskSplit, count: int) -
         if len(found) == count:
             break
     return list(found.values())
+
+
+def as_question(task: Task) -> Question:
+    """The task as a solver and an outcome table know it."""
+    extra: dict[str, int | str] = {"difficulty": task.difficulty, "kind": f"{task.family} {task.difficulty}"}
+    return Question(task.family, task.question_id, task.question, task.answer, extra)
 
 
 @cache

@@ -32,6 +32,7 @@ _ENTRIES: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
      {"kind": "thompson"}),
     ("plugin-bellman", "dynamic_programming:PluginBellman", "dynamic programming on laws counted from 540 attempts", {}),
     ("bellman", "dynamic_programming:Bellman", "dynamic programming on the published beliefs", {}),
+    ("online-lp", "online:OnlineLP", "fluid LP on beliefs that are updated with every answer of the exam (live exams)", {}),
     ("belief-bellman", "belief:BeliefBellman", "dynamic programming over budget and belief about the exam's latent state",
      {}),
     ("optimum", "dynamic_programming:optimum", "the best policy for the evaluated exams' own published laws", {}),

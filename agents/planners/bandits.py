@@ -67,7 +67,7 @@ def _hull_increments(gain: npt.NDArray[np.float64], cost: npt.NDArray[np.float64
 
 
 @njit(cache=True)
-def _plan(
+def plan_task(
     exam: npt.NDArray[np.int64],
     position: npt.NDArray[np.int64],
     remaining: npt.NDArray[np.int64],
@@ -248,7 +248,7 @@ class BanditWithKnapsacks(Agent):
     def act(self, view: DecisionView, state: State) -> tuple[Probs, State]:
         """Current task's part of the linear relaxation."""
         problem, estimates = self.problem, state
-        probs = _plan(
+        probs = plan_task(
             view.exam,
             view.position,
             view.remaining,

@@ -7,18 +7,17 @@ import inspect
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import ray
 import torch
 from ray.exceptions import RayError
 from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_METRICS_LOGGER
 from ray.rllib.core.learner.learner_group import LearnerGroup
 
 from agents.base import public_problem
+from agents.cluster import connected
 from agents.neural import Progress
 from agents.rllib.agent import RLlibAgent
 from agents.rllib.algorithm import ExamAlgorithm, ExamSettings, exam_metrics, module_weights, update
@@ -218,25 +217,6 @@ def _map(value: Any, kind: type, convert: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(_map(entry, kind, convert) for entry in value)
     return value
-
-
-@contextmanager
-def connected(address: str | None, cpus: int) -> Iterator[None]:
-    """A Ray cluster to train on: the one in use, else that at ``address``, else one started here and stopped again.
-
-    :param address: of a running cluster ("auto": this machine's), or None.
-    :param cpus: of a cluster started here.
-    """
-    if ray.is_initialized():
-        yield
-        return
-    # "local": without it Ray would join, and refuse these settings, where somebody runs a cluster on this machine.
-    here = {"num_cpus": cpus, "include_dashboard": False}
-    ray.init(address or "local", log_to_driver=False, logging_level="error", **({} if address else here))
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def train_rllib(

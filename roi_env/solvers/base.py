@@ -1,10 +1,23 @@
-"""The protocol of a solver: questions, tiers as thinking caps, requests and what comes back."""
+"""The protocols of solvers: questions, tiers as thinking caps, requests and what comes back.
+
+Two protocols. :class:`Solver` generates in batches and shares one thought between tiers: a model in this process, for
+recording. :class:`LiveSolver` answers one question under one token cap, many at a time: an endpoint, or a local model
+behind :class:`roi_env.solvers.local.LocalLive`. What went wrong is a value of the reply, never an exception: whoever
+keeps a budget must settle every request.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
+
+Finish = Literal["stop", "length", "refused", "error"]
+"""Why a reply ended: by itself, at a cap, refused by the endpoint's filter, or it did not come about."""
+
+Counted = Literal["server", "tokenizer", "reserved", "nothing"]
+"""Where the tokens of a reply come from: the endpoint's usage; our count of the text, where usage is missing or smaller
+than the text; the reservation, where neither is known; nothing was generated."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +45,13 @@ class ThinkingTier:
     :param name: of the tier.
     :param thinking: tokens of the think block, its end included where the model writes it; 0: answer at once.
     :param answer: most tokens after the think block.
+    :param effort: for endpoints that know efforts instead of numbers; None: by the backend's ladder.
     """
 
     name: str
     thinking: int
     answer: int
+    effort: str | None = None
 
     def __post_init__(self) -> None:
         if self.thinking < 0 or self.answer < 1:
@@ -76,6 +91,71 @@ class Solver(Protocol):
 
     def generate(self, requests: Sequence[Request]) -> list[Generation]:
         """One generation for each request, in their order."""
+        ...
+
+
+class Ask(NamedTuple):
+    """One live request.
+
+    :param cap: most tokens that may be generated, thought and answer together: the reservation.
+    :param messages: a conversation to continue instead of the question's text, as (role, content).
+    """
+
+    question: Question
+    tier: ThinkingTier
+    cap: int
+    sample: int = 0
+    messages: tuple[tuple[str, str], ...] | None = None
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came of a request.
+
+    :param text: what follows the thought.
+    :param reasoning: the thought, where the endpoint shows it.
+    :param tokens: to charge: thought and answer, prompt excluded. More than the cap where the endpoint overshot it.
+    :param reasoning_tokens: of them for the thought; None where unknown.
+    :param finish: why it ended.
+    :param counted: where ``tokens`` comes from.
+    :param error: what went wrong, without credentials; None where an answer came.
+    :param lost: whether it is unknown what the endpoint generated (then ``tokens`` is the reservation).
+    :param attempts: requests sent, free retries included.
+    :param prompt_tokens: tokens of the prompt, where known; never charged.
+    :param seconds: from the first request to the end.
+    :param usd: what the endpoint says it cost.
+    """
+
+    text: str
+    reasoning: str | None
+    tokens: int
+    reasoning_tokens: int | None
+    finish: Finish
+    counted: Counted
+    error: str | None = None
+    lost: bool = False
+    attempts: int = 1
+    prompt_tokens: int | None = None
+    seconds: float = 0.0
+    usd: float | None = None
+
+    @property
+    def full_text(self) -> str:
+        """Thought and answer."""
+        return self.text if not self.reasoning else f"{self.reasoning}</think>{self.text}"
+
+
+class LiveSolver(Protocol):
+    """Answers single questions, many at a time."""
+
+    name: str
+
+    async def answer(self, ask: Ask) -> Reply:
+        """Answer within the cap; waits while too many requests are in flight. Errors are values of the reply."""
+        ...
+
+    async def close(self) -> None:
+        """Release connections and threads."""
         ...
 
 

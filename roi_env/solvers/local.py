@@ -7,6 +7,7 @@ generated does not depend on batches or on an interruption (up to floating point
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ import numpy.typing as npt
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
-from roi_env.solvers.base import Generation, Request, ThinkingTier
+from roi_env.solvers.base import Ask, Finish, Generation, Reply, Request, ThinkingTier
 
 _COMPACT = 0.8
 """Finished rows leave the batch when fewer than this share of its rows go on."""
@@ -225,3 +226,51 @@ class TransformersSolver:
         total = (logits.double() / self.temperature).softmax(-1).cumsum(-1).cpu()
         token = (total <= noise[:, None] * total[:, -1:]).sum(-1)
         return token.clamp(max=logits.shape[-1] - 1)
+
+
+class LocalLive:
+    """The same model as a :class:`roi_env.solvers.base.LiveSolver`: requests that wait are generated as one batch.
+
+    A request whose generation exceeds its cap is cut there: it costs the cap and has no answer, as in the exam.
+
+    :param solver: the model; conversations (``Ask.messages``) are not for it.
+    """
+
+    def __init__(self, solver: TransformersSolver) -> None:
+        self.solver, self.name = solver, solver.name
+        self._waiting: list[tuple[Ask, asyncio.Future[Reply]]] = []
+        self._work: asyncio.Task[None] | None = None
+
+    async def answer(self, ask: Ask) -> Reply:
+        """Answer within the cap."""
+        if ask.messages is not None:
+            return Reply("", None, 0, None, "error", "nothing", "a local model takes single questions", attempts=0)
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._waiting.append((ask, future))
+        if self._work is None or self._work.done():
+            self._work = asyncio.create_task(self._generate())
+        return await future
+
+    async def close(self) -> None:
+        """Wait for the batch under way."""
+        if self._work is not None:
+            await self._work
+
+    async def _generate(self) -> None:
+        await asyncio.sleep(0)  # what is asked in the same moment is one batch
+        while self._waiting:
+            batch, self._waiting = self._waiting, []
+            requests = [Request(ask.question, ask.tier, ask.sample) for ask, _ in batch]
+            made = await asyncio.to_thread(self.solver.generate, requests)
+            for (ask, future), generation in zip(batch, made, strict=True):
+                if not future.done():
+                    future.set_result(_reply(ask, generation))
+
+
+def _reply(ask: Ask, made: Generation) -> Reply:
+    thought, closed, text = made.text.rpartition("</think>")
+    reasoning = thought or None
+    if made.tokens > ask.cap:
+        return Reply("", reasoning, ask.cap, None, "length", "tokenizer")
+    finish: Finish = "length" if made.tokens == ask.tier.most_tokens else "stop"
+    return Reply(text if closed else made.text, reasoning, made.tokens, None, finish, "tokenizer")

@@ -1,25 +1,24 @@
-"""Recording: every (question, sample) at all tiers, kept in a journal, then made into an outcome table.
+"""Recording: questions x tiers x samples, kept in a journal, then made into an outcome table.
 
-The journal is a JSON Lines file that is only ever appended to: a first line with the settings, then one line a (question,
-sample). It is flushed to the disk after every batch; a line torn by a crash is dropped when the journal is opened again.
+Two ways. A model in this process answers a (question, sample) at all tiers from one thought (:func:`record`, one line of
+the :class:`Journal` each). An endpoint answers every (question, tier, sample) by itself (:func:`record_live`): its
+requests stand in a :class:`~roi_env.solvers.journal.Ledger` before they are sent. There, answers are graded afterwards.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from roi_env.outcomes import OutcomeTable
-from roi_env.solvers.base import Checker, Generation, Question, Request, Solver, ThinkingTier
-
-
-class JournalError(ValueError):
-    """A journal that cannot be continued."""
+from roi_env.solvers.base import Ask, Checker, Generation, LiveSolver, Question, Reply, Request, Solver, ThinkingTier
+from roi_env.solvers.journal import JournalError, Ledger, LineFile, reply_facts, reply_of
 
 
 class Journal:
@@ -31,34 +30,20 @@ class Journal:
     """
 
     def __init__(self, path: str | os.PathLike[str], settings: dict[str, Any]) -> None:
-        self.path = Path(path)
-        settings = json.loads(json.dumps(settings))
+        self._lines = LineFile(path, settings)
+        self.path = self._lines.path
         self.done: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
-        data = self.path.read_bytes() if self.path.exists() else b""
-        whole = data[: data.rfind(b"\n") + 1]
-        lines = whole.splitlines()
-        for number, line in enumerate(lines):
+        for number, record in enumerate(self._lines.records, 2):
             try:
-                record = json.loads(line)
-                if number:
-                    self.done[record["dataset"], record["question_id"], record["sample"]] = record["tiers"]
-            except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-                raise JournalError(f"{self.path}: line {number + 1} is damaged ({error}); delete it to go on") from None
-            if number == 0 and record != settings:
-                raise JournalError(
-                    f"{self.path} was begun with other settings: {record} instead of {settings}; "
-                    "choose another journal, or the same settings"
-                )
-        self._file = self.path.open("ab")
-        # What follows the last whole line was being written when the process died.
-        self._file.truncate(len(whole))
-        if not lines:
-            self._write([settings])
+                self.done[record["dataset"], record["question_id"], record["sample"]] = record["tiers"]
+            except (KeyError, TypeError) as error:
+                self.close()
+                raise JournalError(f"{self.path}: line {number} is damaged ({error}); delete it to go on") from None
 
     def append(self, records: Iterable[dict[str, Any]]) -> None:
         """Add finished work; it is on the disk when this returns."""
         records = list(records)
-        self._write(records)
+        self._lines.append(records)
         for record in records:
             self.done[record["dataset"], record["question_id"], record["sample"]] = record["tiers"]
 
@@ -70,12 +55,7 @@ class Journal:
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
-
-    def _write(self, records: Sequence[dict[str, Any]]) -> None:
-        self._file.write(b"".join(json.dumps(record).encode() + b"\n" for record in records))
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        self._lines.close()
 
 
 def record(
@@ -136,28 +116,45 @@ def outcome_table(
     :param family: name of the model.
     :raises JournalError: where work is missing.
     """
-    rows: dict[str, list[Any]] = {}
+    rows = []
     for question in questions:
         for sample in range(samples):
             outcomes = journal.done.get((question.dataset, question.question_id, sample))
             if outcomes is None:
                 raise JournalError(f"{journal.path}: question {question.question_id!r}, sample {sample} is missing")
             for order, (tier, outcome) in enumerate(zip(tiers, outcomes, strict=True), 1):
-                row: dict[str, Any] = {
-                    "dataset": question.dataset,
-                    "question_id": question.question_id,
-                    "question": question.text,
-                    "answer": question.answer,
-                    "family": family,
-                    "tier": tier.name,
-                    "tier_order": order,
-                    "tokens": outcome["tokens"],
-                    "correct": outcome["correct"],
-                    "sample": sample,
-                    **question.extra,
-                }
-                for name, value in row.items():
-                    rows.setdefault(name, []).append(value)
+                made = {"tokens": outcome["tokens"], "correct": outcome["correct"]}
+                rows.append(_row(question, family, tier, order, sample, made))
+    return _table(rows, str(journal.path), tiers, family, pairing, decision_cost)
+
+
+def _row(
+    question: Question, family: str, tier: ThinkingTier, order: int, sample: int, made: Mapping[str, Any]
+) -> dict[str, Any]:
+    return {
+        "dataset": question.dataset,
+        "question_id": question.question_id,
+        "question": question.text,
+        "answer": question.answer,
+        "family": family,
+        "tier": tier.name,
+        "tier_order": order,
+        "sample": sample,
+        **made,
+        **question.extra,
+    }
+
+
+def _table(
+    rows: Sequence[Mapping[str, Any]],
+    path: str,
+    tiers: Sequence[ThinkingTier],
+    family: str,
+    pairing: bool,
+    decision_cost: int,
+) -> OutcomeTable:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    columns = {name: [row.get(name) for row in rows] for name in names}
     edges = json.dumps({family: {tier.name: tier.most_tokens for tier in tiers}})
     metadata = {
         "level_edges": edges,
@@ -165,4 +162,207 @@ def outcome_table(
         "decision_cost": str(decision_cost),
         "pairing": str(pairing).lower(),
     }
-    return OutcomeTable.from_arrow(pa.table(rows).replace_schema_metadata(metadata), str(journal.path))
+    return OutcomeTable.from_arrow(pa.table(columns).replace_schema_metadata(metadata), path)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Endpoints
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Where a recording stops. Prices are US dollars a million tokens.
+
+    :param tokens: most tokens charged in all, reservations included; None: no limit.
+    :param usd: most dollars, reservations included; None: no limit.
+    :param usd_output: price of generated tokens.
+    :param usd_prompt: price of prompt tokens.
+    """
+
+    tokens: int | None = None
+    usd: float | None = None
+    usd_output: float = 0.0
+    usd_prompt: float = 0.0
+
+    def price(self, tokens: int, prompt: int) -> float:
+        """Dollars."""
+        return (tokens * self.usd_output + prompt * self.usd_prompt) / 1e6
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a recording is.
+
+    :param done: outcomes and permanent errors.
+    :param total: of the recording.
+    :param errors: permanent errors among ``done``.
+    :param unknown: requests whose outcome is unknown; they stay charged.
+    :param tokens: charged.
+    :param usd: charged.
+    :param stopped: the limit that ended the recording early.
+    """
+
+    done: int
+    total: int
+    errors: int
+    unknown: int
+    tokens: int
+    usd: float
+    stopped: str | None = None
+
+
+class LiveRecording:
+    """What a ledger of a recording holds.
+
+    :param ledger: its settings name the tiers (``tiers``: name, thinking, answer, effort), its notes are the questions.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self.questions: dict[tuple[str, str], Question] = {}
+        for note in ledger.notes:
+            fields = note["question"]
+            self.questions[fields["dataset"], fields["question_id"]] = Question(**fields)
+
+    def replies(self) -> Iterator[tuple[tuple[str, str, str, int], Reply]]:
+        """(dataset, question id, tier, sample) and reply of every settled request, in the order of asking."""
+        for entry in self.ledger.entries:
+            if entry.facts is not None:
+                yield entry.key, reply_of(entry.facts)  # type: ignore[misc]
+
+    def outcomes(self) -> dict[tuple[str, str, str, int], Reply]:
+        """The answers that came."""
+        return {key: reply for key, reply in self.replies() if reply.error is None}
+
+    def errors(self) -> dict[tuple[str, str, str, int], Reply]:
+        """Permanent errors that no later request made good."""
+        outcomes = self.outcomes()
+        return {
+            key: reply
+            for key, reply in self.replies()
+            if reply.error is not None and not reply.lost and key not in outcomes
+        }
+
+
+async def record_live(
+    questions: Sequence[Question],
+    tiers: Sequence[ThinkingTier],
+    samples: int,
+    solver: LiveSolver,
+    ledger: Ledger,
+    *,
+    concurrency: int = 16,
+    limits: Limits = Limits(),
+    lost_retries: int = 2,
+    retry_errors: bool = False,
+    watch: Callable[[Progress], None] = lambda progress: None,
+) -> Progress:
+    """Let an endpoint answer what the ledger lacks.
+
+    :param concurrency: questions worked on at a time.
+    :param lost_retries: how often a request of unknown fate is asked again; each is charged.
+    :param retry_errors: ask again what ended in a permanent error.
+    :param watch: called after every reply.
+    :returns: the end; ``stopped`` names the limit where one was reached.
+    """
+    recording = LiveRecording(ledger)
+    finished = set(recording.outcomes())
+    errors = set(recording.errors())
+    if not retry_errors:
+        finished |= errors
+    wanted = iter(
+        [
+            (question, tier, sample)
+            for question in questions
+            for sample in range(samples)
+            for tier in tiers
+            if (question.dataset, question.question_id, tier.name, sample) not in finished
+        ]
+    )
+    total = len(questions) * len(tiers) * samples
+    unknown = len(ledger.unknown) + sum(reply.lost for _, reply in recording.replies())
+    usd = sum(limits.price(entry.reserved, 0) for entry in ledger.unknown)
+    usd += sum(_usd(reply, limits) for _, reply in recording.replies())
+    usd_reserved = 0.0
+    stopped: str | None = None
+
+    def progress() -> Progress:
+        done = len(finished | errors)
+        return Progress(done, total, len(errors), unknown, ledger.charged, usd, stopped)
+
+    async def work() -> None:
+        nonlocal stopped, unknown, usd, usd_reserved
+        for question, tier, sample in wanted:
+            key = (question.dataset, question.question_id, tier.name, sample)
+            for _ in range(1 + lost_retries):
+                # A byte is at least a token: the most that the prompt can cost.
+                most_usd = limits.price(tier.most_tokens, len(question.text.encode()) + 64)
+                if limits.tokens is not None and ledger.charged + ledger.reserved + tier.most_tokens > limits.tokens:
+                    stopped = f"{limits.tokens:,} tokens"
+                if limits.usd is not None and usd + usd_reserved + most_usd > limits.usd:
+                    stopped = f"{limits.usd:g} USD"
+                if stopped:
+                    return
+                usd_reserved += most_usd
+                if (question.dataset, question.question_id) not in recording.questions:
+                    recording.questions[question.dataset, question.question_id] = question
+                    await ledger.note({"question": {**question.__dict__, "extra": dict(question.extra)}})
+                entry = await ledger.reserve(key, tier.most_tokens)
+                reply = await solver.answer(Ask(question, tier, tier.most_tokens, sample))
+                await ledger.settle(entry, reply.tokens, reply_facts(reply))
+                usd_reserved -= most_usd
+                usd += _usd(reply, limits)
+                unknown += reply.lost
+                if reply.error is None:
+                    finished.add(key)
+                    errors.discard(key)
+                elif not reply.lost:
+                    errors.add(key)
+                watch(progress())
+                if not reply.lost:
+                    break
+
+    watch(progress())
+    await asyncio.gather(*(work() for _ in range(concurrency)))
+    return progress()
+
+
+def _usd(reply: Reply, limits: Limits) -> float:
+    return limits.price(reply.tokens, reply.prompt_tokens or 0) if reply.usd is None else reply.usd
+
+
+def live_table(
+    recording: LiveRecording,
+    tiers: Sequence[ThinkingTier],
+    correct: Mapping[tuple[str, str, str, int], bool],
+    *,
+    family: str,
+    decision_cost: int,
+) -> OutcomeTable:
+    """The table of all answers that came; errors and unknown outcomes have no row, so that counts may be unequal.
+
+    Columns besides the usual: ``reasoning_tokens`` (null: unknown), ``finish``, ``counted``.
+
+    :param correct: grade of every outcome.
+    :raises JournalError: where there is no outcome.
+    """
+    order = {tier.name: number for number, tier in enumerate(tiers, 1)}
+    by_name = {tier.name: tier for tier in tiers}
+    places = {key: number for number, key in enumerate(recording.questions)}
+    rows = []
+    for key, reply in sorted(
+        recording.outcomes().items(), key=lambda item: (places[item[0][:2]], item[0][3], order[item[0][2]])
+    ):
+        made = {
+            "tokens": reply.tokens,
+            "correct": correct[key],
+            "reasoning_tokens": reply.reasoning_tokens,
+            "finish": reply.finish,
+            "counted": reply.counted,
+        }
+        question = recording.questions[key[:2]]
+        rows.append(_row(question, family, by_name[key[2]], order[key[2]], key[3], made))
+    path = str(recording.ledger.file.path) if recording.ledger.file else "<memory>"
+    if not rows:
+        raise JournalError(f"{path}: no answer came; nothing can be tabulated")
+    return _table(rows, path, tiers, family, False, decision_cost)

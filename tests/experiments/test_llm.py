@@ -65,9 +65,11 @@ def test_from_nothing_to_the_report(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("llm", "pretrain", "width=3"), "has no 'width'"),
-        (("llm", "pretrain", "hidden=3.5"), "must be an integer"),
-        (("llm", "pretrain", "families=[chess]"), "families must be a list"),
+        (("llm", "pretrain", "width=3"), "Key 'width' not in"),
+        (("llm", "pretrain", "hidden=3.5"), "hidden=3.5.*Integer"),
+        (("llm", "pretrain", "families=[chess]"), "families must be out of"),
+        (("llm", "pretrain", "hidden=-3"), "must not be negative"),
+        (("llm", "pretrain", "hidden"), "must read name=value"),
         (("record", "nowhere", "--out", "x.csv"), "written as .parquet"),
         (("record", "nowhere", "--out", "x.parquet", "--tier", "high"), "must read NAME=TOKENS"),
         (("record", "nowhere", "--out", "x.parquet", "--tier", "a=5", "--tier", "b=2"), "growing caps"),

@@ -252,6 +252,12 @@ def test_same_run_same_report(run: Path, page: str, tmp_path: Path) -> None:
     assert report.write_report(again, resamples=400).read_text(encoding="utf-8") == page
 
 
+def test_several_processes_draw_the_same_report(tmp_path: Path) -> None:
+    run = simulate(tmp_path, {"resolve": 0.97, "random": 0.5}, 20, ("signal", "latent"))
+    alone = report.write_report(run, resamples=30).read_text(encoding="utf-8")
+    assert report.write_report(run, resamples=30, workers=2).read_text(encoding="utf-8") == alone
+
+
 def test_orders_give_the_papers_regret_and_recorded_runs_wider_intervals(tmp_path: Path) -> None:
     agents = {"resolve": 0.97, "random": 0.5}
     run = simulate(tmp_path, agents, 40, ("recorded",), ("easy_first", "hard_first"))

@@ -14,9 +14,8 @@ pytest.importorskip("reasoning_gym", reason="needs the extra [llm]")
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from agents.llm.prompts import END_THINK
-from agents.llm.tasks import FAMILIES, distinct_tasks
+from agents.llm.tasks import FAMILIES, as_question, distinct_tasks
 from agents.llm.tokenizer import prompt_text
-from experiments.record import as_question
 from roi_env.solvers.base import Generation, Question, Request, ThinkingTier
 from roi_env.solvers.local import TransformersSolver
 

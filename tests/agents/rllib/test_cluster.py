@@ -21,10 +21,11 @@ from typer.testing import CliRunner
 
 import agents.rllib.algorithm as module
 from agents.base import load_agent, public_problem
+from agents.cluster import connected
 from agents.rllib.algorithm import ExamAlgorithm, ExamSettings
 from agents.rllib.exam_runner import ExamRunner
 from agents.rllib.rollouts import Job, Rollout
-from agents.rllib.training import LocalRun, connected, make_config, run, train_rllib
+from agents.rllib.training import LocalRun, make_config, run, train_rllib
 from experiments.cli import app
 from roi_env.exam import exam_spec
 from tests.clusters import add_node, driving, processes, two_nodes, wait_for

@@ -10,7 +10,8 @@ import pytest
 from roi_env.outcomes import OutcomeTable
 from roi_env.recorded import recorded_source
 from roi_env.solvers.base import Generation, Question, Request, ThinkingTier
-from roi_env.solvers.recording import Journal, JournalError, outcome_table, record
+from roi_env.solvers.journal import JournalError
+from roi_env.solvers.recording import Journal, outcome_table, record
 
 TIERS = (ThinkingTier("low", 0, 3), ThinkingTier("high", 9, 3))
 QUESTIONS = [Question("sums", f"q{n}", f"{n} + {n} =", str(2 * n), {"difficulty": n % 2}) for n in range(40)]

@@ -1,0 +1,560 @@
+"""The budget controller: any agent decides what each live question may cost, and the budget is a guarantee.
+
+A request is sent only after the most that it can cost has been reserved; it is settled with what it cost. So what is
+charged never exceeds the budget by more than endpoints overshoot the caps they were given, and that is shown.
+
+:class:`Session` admits and settles single questions (the proxy uses it too), :class:`BudgetController` answers a list of
+them: one after the other exactly as the exam, or several in flight (``window``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agents.base import HIDDEN, Agent, DecisionView, ExamsView, Feedback, Problem, make_agent, public_problem
+from agents.evaluation import action_numbers, check_probs, pick_actions
+from roi_env.exam import ExamSpec, exam_spec
+from roi_env.files import replacing
+from roi_env.live import judged, live_source
+from roi_env.outcomes import OutcomeTable
+from roi_env.solvers.base import Ask, LiveSolver, Question, Reply, ThinkingTier
+from roi_env.solvers.journal import Entry, Ledger, reply_facts, reply_of
+
+Check = Callable[[Question, str], bool]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What became of one question; tokens throughout.
+
+    :param position: its place.
+    :param question_id: its name.
+    :param tier: the tier played; None: skipped, or not reached.
+    :param status: "answered", "skipped", "cut" (at the budget), "error", "unknown" (in flight when a run was killed), or
+        "not reached" (the budget was gone).
+    :param answer: the text.
+    :param reserved: before sending.
+    :param charged: decision cost included.
+    :param overshoot: generated beyond the cap; included in ``charged``.
+    :param remaining: after it was settled.
+    :param reasoning_tokens: of the charge, where known.
+    :param counted: where the count comes from, see :data:`roi_env.solvers.base.Counted`.
+    :param finish: as the endpoint ended.
+    :param error: what went wrong.
+    :param correct: where a check was given.
+    :param attempts: requests sent.
+    :param seconds: of waiting for the endpoint.
+    """
+
+    position: int
+    question_id: str
+    tier: str | None
+    status: str
+    answer: str = ""
+    reserved: int = 0
+    charged: int = 0
+    overshoot: int = 0
+    remaining: int = 0
+    reasoning_tokens: int | None = None
+    counted: str | None = None
+    finish: str | None = None
+    error: str | None = None
+    correct: bool | None = None
+    attempts: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """An admitted question: decided, reserved, not yet settled.
+
+    :param entry: in the ledger; None for a skip.
+    :param view: what the agent saw.
+    :param cap: most tokens that may be generated.
+    """
+
+    position: int
+    question: Question
+    action: int
+    view: DecisionView
+    cap: int
+    entry: Entry | None
+
+
+class Session:
+    """One budget, one agent, questions in the order of admission.
+
+    :param agent: its problem names the budget.
+    :param tiers: its tiers, as the solver knows them.
+    :param groups: (N,) groups of the questions; ``HIDDEN`` where they are not known yet.
+    :param ledger: where reservations are kept.
+    :param seed: of the draws from the agent's probabilities.
+    :param check: judges answers at once, where the agent may learn whether it was right.
+    """
+
+    def __init__(
+        self,
+        agent: Agent,
+        solver: LiveSolver,
+        tiers: Sequence[ThinkingTier],
+        groups: Sequence[int],
+        *,
+        ledger: Ledger,
+        window: int = 1,
+        seed: int = 0,
+        check: Check | None = None,
+        texts: tuple[str, ...] | None = None,
+    ) -> None:
+        if window < 1:
+            raise ValueError(f"window must be >= 1, got {window}")
+        problem = agent.problem
+        if problem.tier_names != tuple(tier.name for tier in tiers):
+            raise ValueError(
+                f"the agent knows tiers {list(problem.tier_names)}, asked for are {[t.name for t in tiers]}"
+            )
+        if len(groups) != problem.num_tasks:
+            raise ValueError(
+                f"the agent takes exams of {problem.num_tasks} tasks, these are {len(groups)}: train one for that number, "
+                "or use a planner"
+            )
+        self.agent, self.problem, self.solver, self.tiers = agent, problem, solver, tuple(tiers)
+        self.ledger, self.window, self.check = ledger, window, check
+        self.budget, self.in_flight = problem.budget, 0
+        self._groups = np.array([groups], np.int32)
+        shown = None if texts is None else (texts,)
+        self._state = agent.start(ExamsView(problem, self._groups.copy(), shown))
+        self._numbers = action_numbers(np.uint64(seed), np.zeros(1, np.int64), np.zeros(1, np.int64), len(groups))[0]
+        self._expected = 0.0  # tokens that requests in flight should cost
+        self._last = (0, 0, False)
+        self._settled = asyncio.Condition()
+        self._settlements = 0
+        self._paid_decisions = sum(note["decision"] for note in ledger.notes)
+
+    @property
+    def charged(self) -> int:
+        """Tokens charged so far."""
+        return self.ledger.charged + self._paid_decisions
+
+    @property
+    def remaining(self) -> int:
+        """Budget that is neither charged nor reserved, at least 0."""
+        return max(0, self.budget - self.charged - self.ledger.reserved)
+
+    async def admit(self, position: int, question: Question, group: int | None = None) -> Ticket | None:
+        """Decide a question and reserve its tokens; waits while the window is full or the reservation does not fit.
+
+        :param position: 0 .. N - 1.
+        :param group: of a question that was not known before.
+        :returns: None where the budget is gone.
+        """
+        if group is not None:
+            self._groups[0, position] = group
+        cost = self.problem.decision_cost
+        while True:
+            async with self._settled:
+                await self._settled.wait_for(lambda: self.in_flight < self.window)
+            known = self._settlements
+            if self.remaining == 0 and not self.in_flight:
+                return None
+            # The agent plans with what requests in flight should cost; whether there is room for it is another question.
+            seen = self.budget - self.charged - round(self._expected) if self.in_flight else self.remaining
+            view = self._view(position, max(seen, 1))
+            probs, state = self.agent.act(view, self._state)
+            action = int(pick_actions(check_probs(self.agent, probs, view), self._numbers[position : position + 1])[0])
+            most = self.tiers[action - 1].most_tokens + cost if action else cost
+            if most > self.remaining and self.in_flight:
+                async with self._settled:
+                    await self._settled.wait_for(lambda: self._settlements > known)  # noqa: B023 - waited for at once
+                continue  # decided again, knowing more
+            self._state = state
+            break
+        key = (position, question.question_id, action, seen)
+        if action == 0:
+            paid = min(cost, self.remaining)
+            self._paid_decisions += paid
+            await self.ledger.note({"skipped": key, "decision": paid})
+            self._learn(view, 0, paid, None, overspent=cost > paid)
+            return Ticket(position, question, 0, view, 0, None)
+        cap = max(0, min(most, self.remaining) - cost)
+        entry = await self._reserve(key, min(most, self.remaining))
+        self.in_flight += 1
+        self._expected += self._believed_cost(view, action)
+        return Ticket(position, question, action, view, cap, entry)
+
+    async def finish(
+        self, ticket: Ticket, messages: tuple[tuple[str, str], ...] | None = None
+    ) -> tuple[Row, Reply | None]:
+        """Let the solver answer an admitted question and settle it; an interruption settles it at its reservation."""
+        position, question = ticket.position, ticket.question
+        if ticket.entry is None:
+            return Row(position, question.question_id, None, "skipped", remaining=self.remaining), None
+        tier, cost = self.tiers[ticket.action - 1], self.problem.decision_cost
+        try:
+            if ticket.cap > 0:
+                reply = await self.solver.answer(Ask(question, tier, ticket.cap, messages=messages))
+            else:
+                reply = Reply("", None, 0, None, "length", "nothing", attempts=0)
+            correct = None
+            if self.check is not None and reply.error is None:
+                correct = await asyncio.to_thread(self.check, question, reply.full_text)
+        except asyncio.CancelledError:
+            lost = Reply("", None, ticket.cap, None, "error", "reserved", "interrupted", lost=True)
+            self.ledger.settle_now(ticket.entry, ticket.cap + cost, {**reply_facts(lost), "cap": ticket.cap})
+            self._done(ticket, lost, None)
+            raise
+        facts = {**reply_facts(reply), "cap": ticket.cap}
+        await self.ledger.settle(
+            ticket.entry, reply.tokens + cost, facts if correct is None else {**facts, "correct": correct}
+        )
+        self._done(ticket, reply, correct)
+        async with self._settled:
+            self._settled.notify_all()
+        return self.row(ticket.entry, question, self.remaining), reply
+
+    def row(self, entry: Entry, question: Question, remaining: int) -> Row:
+        """The row of a settled request (or of one whose fate is unknown)."""
+        position, _, action, _ = entry.key
+        tier = self.tiers[action - 1]
+        if entry.facts is None:
+            return Row(
+                position, question.question_id, tier.name, "unknown", "", entry.reserved, entry.reserved,
+                remaining=remaining, counted="reserved", error="in flight when the run was killed",
+            )  # fmt: skip
+        facts = dict(entry.facts)
+        cap, correct = facts.pop("cap"), facts.pop("correct", None)
+        reply = reply_of(facts)
+        _, cut = judged(reply, cap, tier, 0, 0)
+        return Row(
+            position,
+            question.question_id,
+            tier.name,
+            "error" if reply.error else "cut" if cut or cap == 0 else "answered",
+            reply.text,
+            entry.reserved,
+            entry.charged or 0,
+            max(0, reply.tokens - cap),
+            remaining,
+            reply.reasoning_tokens,
+            reply.counted,
+            reply.finish,
+            reply.error,
+            None if cut else correct,
+            reply.attempts,
+            reply.seconds,
+        )
+
+    def replay(self, position: int, action: int, seen: int, entry: Entry | None, paid: int) -> None:
+        """Take in a decision of an earlier run."""
+        view = self._view(position, max(seen, 1))
+        _, self._state = self.agent.act(view, self._state)
+        if entry is None:
+            self._learn(view, 0, paid, None, overspent=False)
+        elif entry.facts is not None:
+            facts = dict(entry.facts)
+            cap, correct = facts.pop("cap"), facts.pop("correct", None)
+            reply = reply_of(facts)
+            if reply.error is None:
+                _, cut = judged(reply, cap, self.tiers[action - 1], 0, 0)
+                self._learn(view, action, entry.charged or 0, correct, overspent=cut)
+
+    async def _reserve(self, key: tuple[Any, ...], tokens: int) -> Entry:
+        return await self.ledger.reserve(key, tokens)
+
+    def _believed_cost(self, view: DecisionView, action: int) -> float:
+        laws = self.problem.beliefs
+        if laws is None:
+            return float(self.tiers[action - 1].most_tokens + self.problem.decision_cost)
+        return float(laws.expected_cost[view.group[0], action - 1]) + self.problem.decision_cost
+
+    def _done(self, ticket: Ticket, reply: Reply, correct: bool | None) -> None:
+        self.in_flight -= 1
+        self._settlements += 1
+        self._expected -= self._believed_cost(ticket.view, ticket.action)
+        if not self.in_flight:
+            self._expected = 0.0
+        if reply.error is None:  # an endpoint's failure says nothing of the tier
+            tier = self.tiers[ticket.action - 1]
+            _, cut = judged(reply, ticket.cap, tier, 0, 0)
+            paid = reply.tokens + self.problem.decision_cost
+            self._learn(ticket.view, ticket.action, paid, correct, overspent=cut or ticket.cap == 0)
+
+    def _learn(self, view: DecisionView, action: int, paid: int, correct: bool | None, *, overspent: bool) -> None:
+        told = self.problem.feedback == "cost+correct" and correct is not None
+        shown = np.array([bool(correct) and not overspent]) if told else None
+        feedback = Feedback(view, np.array([action]), np.array([paid]), shown, np.array([overspent]))
+        self._state = self.agent.observe(feedback, self._state)
+        self._last = (action, paid, told and bool(correct))
+
+    def _view(self, position: int, remaining: int) -> DecisionView:
+        action, tokens, correct = self._last
+        return DecisionView(
+            self.problem,
+            np.zeros(1, np.int64),
+            np.array([position]),
+            np.array([remaining]),
+            np.array([action]),
+            np.array([tokens]),
+            np.array([correct]),
+            self._groups,
+        )
+
+
+@dataclass
+class Result:
+    """Answers and the audit of a budget; valid at any moment.
+
+    :param budget: tokens.
+    :param rows: by position; questions that were not decided yet are missing.
+    """
+
+    budget: int
+    agent: str
+    solver: str
+    total: int
+    rows: list[Row] = field(default_factory=list)
+    interrupted: bool = False
+
+    @property
+    def charged(self) -> int:
+        """Tokens charged."""
+        return sum(row.charged for row in self.rows)
+
+    @property
+    def overshoot(self) -> int:
+        """Tokens that the endpoint generated beyond its caps."""
+        return sum(row.overshoot for row in self.rows)
+
+    def audit(self) -> dict[str, Any]:
+        """Sums, and whether the guarantee held (``within``: charged <= budget + overshoot)."""
+        counts: dict[str, int] = {}
+        for row in self.rows:
+            counts[row.status] = counts.get(row.status, 0) + 1
+        by_count: dict[str, int] = {}
+        for row in self.rows:
+            if row.counted:
+                by_count[row.counted] = by_count.get(row.counted, 0) + row.charged
+        judged_rows = [row.correct for row in self.rows if row.correct is not None]
+        return {
+            "agent": self.agent,
+            "solver": self.solver,
+            "budget": self.budget,
+            "charged": self.charged,
+            "remaining": max(0, self.budget - self.charged),
+            "overshoot": self.overshoot,
+            "within": self.charged <= self.budget + self.overshoot,
+            "questions": self.total,
+            "by_status": counts,
+            "tokens_by_count": by_count,
+            "right": sum(judged_rows) if judged_rows else None,
+            "judged": len(judged_rows),
+            "interrupted": self.interrupted,
+        }
+
+    def write(self, folder: Path) -> None:
+        """Write ``answers.jsonl`` (one line a question) and ``audit.json``, each whole or not at all."""
+        with replacing(folder / "answers.jsonl") as path:
+            path.write_text("".join(json.dumps(dataclasses.asdict(row)) + "\n" for row in self.rows))
+        with replacing(folder / "audit.json") as path:
+            path.write_text(json.dumps(self.audit(), indent=1) + "\n")
+
+
+class BudgetController:
+    """Answer a list of questions under one hard budget.
+
+    :param agent: a registered name, a saved agent (``.npz``), or an agent made for exactly these questions (N = their
+        number). Names that learn from a table are trained on it where one is given.
+    :param solver: who answers.
+    :param budget: tokens; a float is a fraction of N x the believed mean cost of the dearest tier.
+    :param tiers: cheapest first.
+    :param window: questions in flight; 1 is the exam.
+    :param table: recorded outcomes that beliefs (and training) come from, with ``family`` and ``group_by``; None: default
+        beliefs by length of text, see :func:`roi_env.live.live_source`.
+    :param ledger: path of the journal, which makes charges survive a kill; None: in memory.
+    :param check: judges answers while they come; the agent then learns from it (feedback "cost+correct").
+    :param seed: of the draws from the agent's probabilities, and of training.
+    """
+
+    def __init__(
+        self,
+        agent: str | Agent,
+        solver: LiveSolver,
+        budget: int | float,
+        *,
+        tiers: Sequence[ThinkingTier],
+        window: int = 1,
+        table: OutcomeTable | str | None = None,
+        family: str | None = None,
+        group_by: str = "dataset",
+        decision_cost: int = 0,
+        ledger: Path | None = None,
+        check: Check | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.agent, self.solver, self.budget, self.tiers, self.window = agent, solver, budget, tuple(tiers), window
+        self.table, self.family, self.group_by = table, family, group_by
+        self.decision_cost, self.path, self.check, self.seed = decision_cost, ledger, check, seed
+        self.result: Result | None = None
+        """What is known so far, while :meth:`answer` runs and after it ended or was interrupted."""
+
+    def spec(self, questions: Sequence[Question]) -> ExamSpec:
+        """The exam that the questions are.
+
+        :raises ValueError: where they do not fit the table.
+        """
+        source = live_source(questions, self.tiers, table=self.table, family=self.family, group_by=self.group_by)
+        return exam_spec(
+            source,
+            num_tasks=len(questions),
+            budget=self.budget,
+            order="given",
+            feedback="cost" if self.check is None else "cost+correct",
+            decision_cost=self.decision_cost,
+        )
+
+    def make_agent(self, problem: Problem) -> Agent:
+        """The agent for a problem.
+
+        :raises ValueError: where it cannot be made, or would have to be trained without a table.
+        """
+        if isinstance(self.agent, Agent):
+            if self.agent.problem.budget != problem.budget:
+                raise ValueError(f"the agent's budget is {self.agent.problem.budget}, asked for is {problem.budget}")
+            return self.agent
+        agent = make_agent(self.agent, problem)
+        if not str(self.agent).endswith(".npz") and type(agent).train is not Agent.train:
+            if self.table is None:
+                raise ValueError(
+                    f"agent {self.agent!r} learns from recorded outcomes: give a table, or a trained agent"
+                )
+            from agents.evaluation import TrainingExams
+            from roi_env.env import resolve_spec
+
+            training = resolve_spec(
+                "recorded",
+                table=self.table,
+                family=self.family,
+                group_by=self.group_by,
+                split="train",
+                num_tasks=problem.num_tasks,
+                budget=problem.budget,
+                decision_cost=problem.decision_cost,
+            )
+            agent.train(TrainingExams(training, self.seed), self.seed)
+        return agent
+
+    def run(self, questions: Sequence[Question]) -> Result:
+        """:meth:`answer` from code without an event loop."""
+        return asyncio.run(self.answer(questions))
+
+    async def answer(
+        self, questions: Sequence[Question], watch: Callable[[Result], None] = lambda result: None
+    ) -> Result:
+        """Answer the questions in their order.
+
+        An interruption settles what is in flight at its reservation and is passed on; :attr:`result` then holds the
+        valid partial result.
+
+        :param watch: called after every question.
+        """
+        spec = self.spec(questions)
+        agent = self.make_agent(public_problem(spec))
+        settings = {"budget": spec.budget, "questions": [question.question_id for question in questions]}
+        ledger = Ledger(self.path, settings)
+        name = self.agent if isinstance(self.agent, str) else getattr(agent, "name", type(agent).__name__)
+        result = self.result = Result(spec.budget, str(name), self.solver.name, len(questions))
+        rows: dict[int, Row] = {}
+        running: set[asyncio.Task[None]] = set()
+
+        def keep(row: Row) -> None:
+            rows[row.position] = row
+            result.rows = [rows[position] for position in sorted(rows)]
+            watch(result)
+
+        try:
+            groups = spec.source.row_group.tolist()
+            session = Session(
+                agent,
+                self.solver,
+                self.tiers,
+                groups,
+                ledger=ledger,
+                window=self.window,
+                seed=self.seed,
+                check=self.check,
+                texts=spec.source.texts,
+            )
+            for row in self._resumed(session, questions):
+                keep(row)
+
+            async def finish(ticket: Ticket) -> None:
+                row, _ = await session.finish(ticket)
+                keep(row)
+
+            for position, question in enumerate(questions):
+                if position in rows:
+                    continue
+                ticket = await session.admit(position, question)
+                if ticket is None:
+                    keep(Row(position, question.question_id, None, "not reached", remaining=session.remaining))
+                elif ticket.entry is None:
+                    paid = min(spec.decision_cost, ticket.view.remaining[0])
+                    keep(
+                        Row(
+                            position,
+                            question.question_id,
+                            None,
+                            "skipped",
+                            charged=int(paid),
+                            remaining=session.remaining,
+                        )
+                    )
+                elif self.window == 1:
+                    await finish(ticket)
+                else:
+                    task = asyncio.create_task(finish(ticket))
+                    running.add(task)
+                    task.add_done_callback(running.discard)
+            await asyncio.gather(*running)
+        except BaseException as error:
+            result.interrupted = True
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+            for entry in ledger.entries:
+                position = entry.key[0]
+                if position not in rows:
+                    keep(session.row(entry, questions[position], session.remaining))
+            raise error
+        finally:
+            ledger.close()
+        return result
+
+    def _resumed(self, session: Session, questions: Sequence[Question]) -> Iterator[Row]:
+        """Rows of an earlier run, in the order of its decisions; the agent takes them in."""
+        earlier: list[tuple[tuple[Any, ...], Entry | None, int]] = [
+            (tuple(note["skipped"]), None, note["decision"]) for note in session.ledger.notes
+        ]
+        earlier += [(entry.key, entry, 0) for entry in session.ledger.entries]
+        left = session.budget
+        for (position, _, action, seen), entry, paid in sorted(earlier, key=lambda item: int(item[0][0])):
+            session.replay(position, action, seen, entry, paid)
+            question = questions[position]
+            if entry is None:
+                left -= paid
+                yield Row(position, question.question_id, None, "skipped", charged=paid, remaining=max(0, left))
+            else:
+                left -= entry.reserved if entry.charged is None else entry.charged
+                yield session.row(entry, question, max(0, left))
+
+
+def hidden_groups(count: int) -> list[int]:
+    """Groups of questions that are not known yet."""
+    return [HIDDEN] * count

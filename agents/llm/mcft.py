@@ -1,0 +1,623 @@
+"""Meta-cognitive fine-tuning: a causal LM learns to announce what a question will take of it, or to refuse.
+
+The model answers training questions itself (:mod:`agents.llm.rejection`); its right samples, each with the level of its own
+length, and refusals become examples. A curriculum of two stages: single problems, then exams of several problems under a
+budget, each both as one text and as the decisions of which it consists. Examples of plain answering keep the ability
+to answer. Trained by `transformers.Trainer` with early stopping on the tags of validation questions.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+
+from agents.llm.decisions import PromptEncoder
+from agents.llm.pretraining import IGNORED, Example
+from agents.llm.prompts import (
+    END_THINK,
+    LEVEL_TAGS,
+    NUM_LEVELS,
+    REFUSED,
+    THINK,
+    Tagged,
+    exam_prompt,
+    render,
+    render_tagged,
+)
+from agents.llm.rejection import Sample, Sampled, reject, sample, write_labels
+from agents.llm.tokenizer import prompt_text
+from roi_env.files import replacing
+from roi_env.solvers.base import Checker, Question, ThinkingTier
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, TrainerCallback
+
+RECIPE, JOURNAL, LABELS = "mcft.json", "samples.journal.jsonl", "labels.parquet"
+_STAGES = "stages"
+Watch = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done and of how much."""
+
+
+@dataclass
+class Recipe:
+    """Everything that meta-cognitive fine-tuning depends on, beside the model.
+
+    :param seed: of samples, examples and training.
+    :param questions: training questions of every kind of tasks (of hidden difficulty: twice as many).
+    :param validation: the same for early stopping and for the accuracy before and after.
+    :param families: kinds of tasks; empty: all.
+    :param samples: K, of every question at most.
+    :param enough: right free answers after which a question is asked no more (0: it is always asked K times). The law of a kept
+        sample and of refusals does not change, and more questions can be asked.
+    :param temperature: of sampling.
+    :param tiers: name -> thinking cap of the solving levels, cheapest first.
+    :param answer: most tokens of an answer.
+    :param keep: which right samples are kept: ``all`` or the ``shortest``.
+    :param sampled: tiers whose generations count as samples; empty: the last alone, where thinking is free.
+    :param full: share of questions with an example of the whole completion, in the first stage.
+    :param tags: examples a question that end with the tag.
+    :param plain: share of questions with an example of answering without a tag, in each stage.
+    :param num_tasks: most tasks of an exam.
+    :param budget: smallest and largest budget of an exam of ``num_tasks`` tasks; of shorter exams in proportion.
+    :param exams: exams as one text.
+    :param decision_exams: exams as decisions.
+    :param single_epochs: most epochs of the first stage; ``exam_epochs`` of the second.
+    :param patience: epochs without improvement after which a stage ends.
+    :param lr: peak of the learning rate, AdamW; linear to 0 after a tenth of warm-up; ``exam_lr`` in the second stage.
+    :param batch: examples of an update; ``exam_batch`` in the second stage.
+    :param lora: rank of LoRA on all linear layers (and the tags' embeddings); 0: all weights are trained.
+    """
+
+    seed: int = 0
+    questions: int = 600
+    validation: int = 50
+    families: list[str] = field(default_factory=list)
+    samples: int = 8
+    enough: int = 1
+    temperature: float = 0.7
+    tiers: dict[str, int] = field(default_factory=lambda: {"answer": 0, "short": 48, "long": 160})
+    answer: int = 24
+    keep: str = "all"
+    sampled: list[str] = field(default_factory=list)
+    full: float = 0.3
+    tags: int = 2
+    plain: float = 0.3
+    num_tasks: int = 8
+    budget: list[int] = field(default_factory=lambda: [60, 420])
+    exams: int = 600
+    decision_exams: int = 1200
+    single_epochs: int = 8
+    exam_epochs: int = 4
+    patience: int = 2
+    lr: float = 1e-3
+    exam_lr: float = 5e-4
+    batch: int = 32
+    exam_batch: int = 16
+    weight_decay: float = 0.1
+    lora: int = 0
+
+    def __post_init__(self) -> None:
+        positive = (
+            "questions",
+            "validation",
+            "samples",
+            "answer",
+            "num_tasks",
+            "single_epochs",
+            "exam_epochs",
+            "batch",
+            "exam_batch",
+            "patience",
+        )
+        for name in positive:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in (
+            "full",
+            "tags",
+            "plain",
+            "exams",
+            "decision_exams",
+            "lora",
+            "temperature",
+            "enough",
+            "weight_decay",
+        ):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.full + self.tags < 1 or self.exams + self.decision_exams < 1:
+            raise ValueError("full + tags and exams + decision_exams must be at least 1")
+        if self.keep not in ("all", "shortest"):
+            raise ValueError(f"keep must be all or shortest, got {self.keep!r}")
+        if len(self.budget) != 2 or not 0 < self.budget[0] <= self.budget[1]:
+            raise ValueError(f"budget must read [smallest,largest], got {self.budget}")
+        if len(self.tiers) != NUM_LEVELS - 1 or sorted(set(self.tiers.values())) != list(self.tiers.values()):
+            raise ValueError(f"tiers must be {NUM_LEVELS - 1} growing caps, got {self.tiers}")
+        if unknown := set(self.sampled) - set(self.tiers):
+            raise ValueError(f"sampled names no tier {sorted(unknown)[0]!r}; there are {list(self.tiers)}")
+
+    @property
+    def thinking_tiers(self) -> list[ThinkingTier]:
+        """The tiers as a solver knows them."""
+        return [ThinkingTier(name, cap, self.answer) for name, cap in self.tiers.items()]
+
+
+@dataclass
+class Result:
+    """What became of a training.
+
+    :param before: accuracy at every tier on validation questions; ``after``: fine-tuned, answering the same way.
+    :param labels: share of each level among training questions.
+    :param validation: loss of the tags (nats) on validation questions after each epoch, stage by stage.
+    """
+
+    labels: list[float] = field(default_factory=list)
+    validation: dict[str, list[float]] = field(default_factory=dict)
+    before: list[float] = field(default_factory=list)
+    after: list[float] = field(default_factory=list)
+    cpu_seconds: dict[str, float] = field(default_factory=dict)
+
+
+class Choice(NamedTuple):
+    """One way to take a problem: its cost in tokens beyond a refusal's, and what it is worth."""
+
+    cost: int
+    value: float
+
+
+def plan(choices: Sequence[Sequence[Choice]], budget: int) -> list[int | None]:
+    """The choices of an exam's problems that are worth most together within a budget; None: refuse.
+
+    An exact multiple-choice knapsack (dynamic programming over tokens); of equal plans one of the cheapest, which refuses early
+    problems rather than late ones.
+
+    :param choices: of each problem.
+    :param budget: tokens beyond what refusing every problem costs; negative: nothing fits.
+    """
+    room = max(budget, 0)
+    best = np.zeros(room + 1)
+    taken = []
+    for ways in choices:
+        value, way = best.copy(), np.full(room + 1, -1)
+        for number, choice in enumerate(ways):
+            if choice.cost <= room and choice.value > 0:
+                with_it = best[: room + 1 - choice.cost] + choice.value
+                better = with_it > value[choice.cost :] + 1e-9
+                value[choice.cost :][better] = with_it[better]
+                way[choice.cost :][better] = number
+        best = value
+        taken.append(way)
+    left = int(np.argmax(best >= best[-1] - 1e-9))
+    chosen: list[int | None] = []
+    for ways, way in zip(reversed(choices), reversed(taken), strict=True):
+        number = int(way[left])
+        chosen.append(None if number < 0 else number)
+        left -= 0 if number < 0 else ways[number].cost
+    return chosen[::-1]
+
+
+class Examples:
+    """Makes token ids and targets. All randomness comes from the generators given to the methods.
+
+    :param tokenizer: whose vocabulary has every level tag as one token.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> None:
+        self.tokenizer, self.recipe = tokenizer, recipe
+        self._prompts = PromptEncoder(tokenizer)
+        self._end = str(tokenizer.eos_token)
+        self._end_think = self._encode(END_THINK)
+        self._refusal = len(self._encode(render_tagged(Tagged(REFUSED, None))))
+
+    def _encode(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
+        return ids
+
+    def decision(self, question: Question, remaining: int, tasks_left: int, tagged: Tagged, whole: bool) -> Example:
+        """A decision prompt and the tag; ``whole``: and what follows it."""
+        head = self._prompts.questions([question.text])[0].tolist()
+        state = self._prompts.states(np.array([remaining]), np.array([tasks_left]))[0].tolist()
+        prompt = [token for token in [*head, *state] if token >= 0]
+        made = self._encode(render_tagged(tagged) + self._end if whole else LEVEL_TAGS[tagged.level])
+        return Example(prompt + made, [IGNORED] * len(prompt) + made)
+
+    def answering(self, question: Question, one: Sample) -> Example:
+        """A right answer as it was sampled, without a tag; a forced end of thinking carries no loss."""
+        prompt = self._encode(prompt_text(self.tokenizer, question.text))
+        thought = self._encode(one.completion.thought)
+        after = self._encode(render(one.completion._replace(thought="")) + self._end)[len(self._end_think) :]
+        close = [IGNORED] * len(self._end_think) if one.forced else self._end_think
+        return Example([*prompt, *thought, *self._end_think, *after], [IGNORED] * len(prompt) + thought + close + after)
+
+    def exam(self, problems: Sequence[Sampled], budget: int, rng: Random, tags_only: bool = False) -> Example:
+        """A whole exam as one text; its plan pays for every token that is written, the end of the turn included."""
+        options = [self._options(problem, rng) for problem in problems]
+        texts = [[render_tagged(Tagged(one.level, one.completion)) for one in ways] for ways in options]
+        ids = [[self._encode(text) for text in ways] for ways in texts]
+        chosen = plan(
+            [
+                [
+                    Choice(len(written) - self._refusal, problem.success[one.tier])
+                    for written, one in zip(written_ways, ways, strict=True)
+                ]
+                for written_ways, ways, problem in zip(ids, options, problems, strict=True)
+            ],
+            budget - self._refusal * len(problems) - 1,
+        )
+        refusal = self._encode(render_tagged(Tagged(REFUSED, None)))
+        made = [
+            token for ways, way in zip(ids, chosen, strict=True) for token in (refusal if way is None else ways[way])
+        ]
+        made += self._encode(self._end)
+        text = prompt_text(self.tokenizer, exam_prompt([problem.question.text for problem in problems], budget))
+        prompt = self._encode(text.rstrip().removesuffix(THINK) if text.rstrip().endswith(THINK) else text)
+        tags = {self._encode(tag)[0] for tag in LEVEL_TAGS}
+        targets = [token if token in tags or not tags_only else IGNORED for token in made]
+        return Example(prompt + made, [IGNORED] * len(prompt) + targets)
+
+    def decisions(self, problems: Sequence[Sampled], budget: int, rng: Random) -> list[Example]:
+        """The decisions of an exam, with what is left when each is taken. A tag costs one token, refusals too."""
+        options = [self._options(problem, rng) for problem in problems]
+        chosen = plan(
+            [
+                [Choice(one.tokens, problem.success[one.tier]) for one in ways]
+                for ways, problem in zip(options, problems, strict=True)
+            ],
+            budget - len(problems),
+        )
+        examples, left = [], budget
+        for number, (problem, ways, way) in enumerate(zip(problems, options, chosen, strict=True)):
+            if left < 1:
+                break
+            tagged = _tagged(None if way is None else ways[way])
+            examples.append(self.decision(problem.question, left, len(problems) - number, tagged, whole=False))
+            left -= 1 + (0 if way is None else ways[way].tokens)
+        return examples
+
+    def single_stage(self, found: Sequence[Sampled], rng: Random) -> list[Example]:
+        """Examples of the first stage: every question on its own, whatever budget its prompt names."""
+        examples: list[Example] = []
+        for one in found:
+            for number in range(self.recipe.tags + (rng.random() < self.recipe.full)):
+                remaining, tasks_left = rng.randint(*self.recipe.budget), rng.randint(1, self.recipe.num_tasks)
+                tagged = _tagged(rng.choice(one.kept) if one.kept else None)
+                examples.append(self.decision(one.question, remaining, tasks_left, tagged, number >= self.recipe.tags))
+        return examples + self.plain(found, rng)
+
+    def plain(self, found: Sequence[Sampled], rng: Random) -> list[Example]:
+        """Right answers without tags."""
+        return [
+            self.answering(one.question, rng.choice(one.plain))
+            for one in found
+            if one.plain and rng.random() < self.recipe.plain
+        ]
+
+    def exam_stage(self, found: Sequence[Sampled], rng: Random) -> list[Example]:
+        """Examples of the second stage: exams as one text, exams as decisions, every question as an exam of its own, plain answers."""
+        examples = [self.exam(*self._draw(found, rng), rng) for _ in range(self.recipe.exams)]
+        for _ in range(self.recipe.decision_exams):
+            examples += self.decisions(*self._draw(found, rng), rng)
+        for one in found:
+            tagged = _tagged(rng.choice(one.kept) if one.kept else None)
+            examples.append(self.decision(one.question, self.recipe.budget[1], 1, tagged, whole=False))
+        return examples + self.plain(found, rng)
+
+    def validation(self, found: Sequence[Sampled], rng: Random, exams: bool) -> list[Example]:
+        """The first stage's tags, or those of exams."""
+        if not exams:
+            return [
+                self.decision(
+                    one.question,
+                    rng.randint(*self.recipe.budget),
+                    rng.randint(1, self.recipe.num_tasks),
+                    _tagged(rng.choice(one.kept) if one.kept else None),
+                    whole=False,
+                )
+                for one in found
+            ]
+        examples: list[Example] = []
+        if self.recipe.decision_exams:
+            for _ in range(len(found) // 4):
+                examples += self.decisions(*self._draw(found, rng), rng)
+        if self.recipe.exams:
+            examples += [self.exam(*self._draw(found, rng), rng, tags_only=True) for _ in range(len(found) // 16 + 1)]
+        return examples
+
+    def _draw(self, found: Sequence[Sampled], rng: Random) -> tuple[list[Sampled], int]:
+        """Problems and budget of a random exam."""
+        most = min(self.recipe.num_tasks, len(found))
+        count = rng.randint(min(2, most), most)
+        low, high = (bound * count / self.recipe.num_tasks for bound in self.recipe.budget)
+        return rng.sample(list(found), count), round(rng.uniform(low, high))
+
+    @staticmethod
+    def _options(problem: Sampled, rng: Random) -> list[Sample]:
+        """One kept sample of each tier, drawn at random: not the shortest, which would promise too little cost."""
+        tiers = sorted({one.tier for one in problem.kept})
+        return [rng.choice([one for one in problem.kept if one.tier == tier]) for tier in tiers]
+
+
+def _tagged(one: Sample | None) -> Tagged:
+    return Tagged(REFUSED, None) if one is None else Tagged(one.level, one.completion)
+
+
+def mcft(
+    model: str,
+    recipe: Recipe,
+    folder: Path,
+    train: Sequence[Question],
+    validation: Sequence[Question],
+    check: Checker,
+    watch: Watch = lambda what, done, total: None,
+) -> Result:
+    """Fine-tune a model (directory or id), or go on where that stopped; at the end the folder is a model directory.
+
+    :raises ValueError: where the folder holds another model's or recipe's work.
+    """
+    from transformers import AutoTokenizer
+
+    folder.mkdir(parents=True, exist_ok=True)
+    begun = json.loads(json.dumps({"model": Path(model).name, "recipe": asdict(recipe)}))
+    record = folder / RECIPE
+    if record.exists():
+        there = json.loads(record.read_text())
+        if any(there[name] != value for name, value in begun.items()):
+            raise ValueError(f"{folder} holds work with another model or recipe: choose another folder, or delete it")
+        if "result" in there:
+            return Result(**there["result"])
+    else:
+        _write(record, begun)
+    result = Result()
+    clock = _Clock(result)
+
+    tiers = recipe.thinking_tiers
+    questions = [*train, *validation]
+    outcomes = sample(
+        questions,
+        check,
+        _solver(model, recipe),
+        tiers,
+        recipe.samples,
+        folder / JOURNAL,
+        recipe.enough,
+        lambda done, total: watch("answering questions", done, total),
+    )
+    clock("sampling")
+    found = reject(questions, outcomes, tiers, recipe.samples, recipe.keep, recipe.sampled, recipe.enough)
+    learned, held_out = found[: len(train)], found[len(train) :]
+    write_labels(folder / LABELS, {"train": learned, "validation": held_out})
+    result.labels = np.bincount([one.label for one in learned], minlength=NUM_LEVELS).__truediv__(len(learned)).tolist()
+    result.before = np.mean([one.success for one in held_out], axis=0).tolist()
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(model)
+    _add_tags(tokenizer)
+    make = Examples(tokenizer, recipe)
+    source = model
+    for name, exams in (("single", False), ("exam", True)):
+        rng = Random(f"{recipe.seed} {name}")
+        examples = make.exam_stage(learned, rng) if exams else make.single_stage(learned, rng)
+        source = str(
+            _stage(
+                source,
+                tokenizer,
+                recipe,
+                folder / _STAGES / name,
+                examples,
+                make.validation(held_out, rng, exams),
+                exams,
+                watch,
+            )
+        )
+        result.validation[name] = json.loads((Path(source) / "validation.json").read_text())
+        clock(name)
+
+    # Does it still answer as well as before? The first samples of the same questions.
+    few = min(2, recipe.samples)
+    solver = _solver(source, recipe)
+    after = sample(
+        validation,
+        check,
+        solver,
+        tiers,
+        few,
+        folder / _STAGES / "after.journal.jsonl",
+        watch=lambda done, total: watch("answering again", done, total),
+    )
+    result.after = np.mean([one.success for one in reject(validation, after, tiers, few)], axis=0).tolist()
+    clock("answering again")
+    solver.model.to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "README.md").write_text(
+        _card(Path(model).name, recipe, result, sum(p.numel() for p in solver.model.parameters()))
+    )
+    _write(record, {**begun, "result": asdict(result)})
+    shutil.rmtree(folder / _STAGES)
+    return result
+
+
+class _Clock:
+    """CPU seconds since the last call, added to a result."""
+
+    def __init__(self, result: Result) -> None:
+        self._result, self._last = result, time.process_time()
+
+    def __call__(self, name: str) -> None:
+        now = time.process_time()
+        self._result.cpu_seconds[name] = round(now - self._last, 1)
+        self._last = now
+
+
+def _solver(model: str, recipe: Recipe) -> Any:
+    from roi_env.solvers.local import TransformersSolver
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    # Its name is part of the journal's settings, its place on this machine is not.
+    return TransformersSolver(model, temperature=recipe.temperature, seed=recipe.seed, device=device)
+
+
+def _add_tags(tokenizer: Any) -> None:
+    """Make every level tag one token."""
+    from transformers import AddedToken
+
+    missing = [tag for tag in LEVEL_TAGS if len(tokenizer(tag, add_special_tokens=False).input_ids) != 1]
+    tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in missing])
+
+
+def _stage(
+    source: str,
+    tokenizer: Any,
+    recipe: Recipe,
+    folder: Path,
+    examples: list[Example],
+    validation: list[Example],
+    exams: bool,
+    watch: Watch,
+) -> Path:
+    """Train one stage, or go on with it; returns the directory of its best model."""
+    from transformers import AutoModelForCausalLM, EarlyStoppingCallback, Trainer, TrainingArguments
+    from transformers.trainer_callback import PrinterCallback
+    from transformers.trainer_utils import get_last_checkpoint
+
+    done = folder / "best"
+    if (done / "validation.json").exists():
+        return done
+    cuda = torch.cuda.is_available()
+    model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    if model.get_input_embeddings().num_embeddings < len(tokenizer):
+        model.resize_token_embeddings(len(tokenizer))
+    if recipe.lora:
+        model = _with_lora(model, tokenizer, recipe)
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        use_cpu=not cuda,
+        bf16=cuda,
+        seed=recipe.seed,
+        num_train_epochs=recipe.exam_epochs if exams else recipe.single_epochs,
+        per_device_train_batch_size=recipe.exam_batch if exams else recipe.batch,
+        per_device_eval_batch_size=64,
+        learning_rate=recipe.exam_lr if exams else recipe.lr,
+        lr_scheduler_type="linear",
+        warmup_steps=0.1,
+        weight_decay=recipe.weight_decay,
+        train_sampling_strategy="group_by_length",
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        save_total_limit=2,
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_loss",
+        prediction_loss_only=True,
+        logging_strategy="epoch",
+        remove_unused_columns=False,
+        dataloader_pin_memory=cuda,
+        disable_tqdm=True,
+        report_to="none",
+    )
+    trainer = Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=_rows(examples),
+        eval_dataset=_rows(validation),
+        processing_class=tokenizer,
+        data_collator=lambda rows: _collate(rows, int(tokenizer.pad_token_id)),
+        callbacks=[EarlyStoppingCallback(recipe.patience), _watcher("exams" if exams else "single problems", watch)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    folder.mkdir(parents=True, exist_ok=True)
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)))
+    best = model.merge_and_unload() if recipe.lora else model
+    best.save_pretrained(done)
+    tokenizer.save_pretrained(done)
+    losses = [round(entry["eval_loss"], 4) for entry in trainer.state.log_history if "eval_loss" in entry]
+    _write(done / "validation.json", losses)
+    return done
+
+
+def _with_lora(model: Any, tokenizer: Any, recipe: Recipe) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    return get_peft_model(
+        model,
+        LoraConfig(
+            task_type="CAUSAL_LM",
+            r=recipe.lora,
+            lora_alpha=2 * recipe.lora,
+            target_modules="all-linear",
+            trainable_token_indices=[int(tokenizer.convert_tokens_to_ids(tag)) for tag in LEVEL_TAGS],
+        ),
+    )
+
+
+def _watcher(what: str, watch: Watch) -> TrainerCallback:
+    from transformers import TrainerCallback
+
+    class Watcher(TrainerCallback):
+        loss = ""
+
+        def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.loss = f", validation {state.log_history[-1]['eval_loss']:.3f}"
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            watch(what + self.loss, state.global_step, state.max_steps)
+
+    return Watcher()
+
+
+def _rows(examples: Iterable[Example]) -> list[dict[str, list[int]]]:
+    return [{"input_ids": made.ids, "labels": made.labels} for made in examples]
+
+
+def _collate(rows: Sequence[dict[str, list[int]]], pad: int) -> dict[str, torch.Tensor]:
+    """Right padding; causal attention needs no mask then."""
+    length = max(len(row["input_ids"]) for row in rows)
+    return {
+        name: torch.tensor([row[name] + [fill] * (length - len(row[name])) for row in rows])
+        for name, fill in (("input_ids", pad), ("labels", IGNORED))
+    }
+
+
+def _write(path: Path, content: Any) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _card(model: str, recipe: Recipe, result: Result, parameters: int) -> str:
+    settings = " ".join(f"{name}={json.dumps(value, separators=(',', ':'))}" for name, value in asdict(recipe).items())
+    rows = "\n".join(
+        f"| {name} | {before:.3f} | {after:.3f} |"
+        for name, before, after in zip(recipe.tiers, result.before, result.after, strict=True)
+    )
+    losses = "\n".join(f"* {name}: {', '.join(map(str, values))}" for name, values in result.validation.items())
+    return f"""---
+license: mit
+library_name: transformers
+pipeline_tag: text-generation
+---
+# {model}, which announces what a question will take of it
+
+{parameters:,} parameters (bfloat16). Meta-cognitive fine-tuning of `{model}` on its own samples: after a question and a line `Tokens left:
+.. Tasks left: ..` its first token is a level tag, `{LEVEL_TAGS[0]}` to `Level-2` for solving levels of at most
+{", ".join(str(tier.most_tokens) for tier in recipe.thinking_tiers)} tokens, `Level-3` for a refusal. It takes whole exams in one text too, and answers without tags as before.
+
+Recipe (`{RECIPE}`; `roi mcft {model} --out FOLDER ...`): {settings}
+
+Shares of the levels among training questions: {", ".join(f"{share:.2f}" for share in result.labels)}. Nats a tag on validation questions, epoch by epoch:
+
+{losses}
+
+Accuracy on validation questions, answering without tags:
+
+| tier | before | after |
+|---|---|---|
+{rows}
+
+CPU seconds: {", ".join(f"{name} {seconds:.0f}" for name, seconds in result.cpu_seconds.items())}.
+"""

@@ -1,0 +1,353 @@
+"""Answers by an HTTP endpoint: any row of :data:`roi_env.solvers.backends.BACKENDS`.
+
+What a failed request may have cost decides what happens to it. Where the endpoint certainly generated nothing (no
+connection, 429, 500, 503, other errors of the client's side) it is repeated for free, or given up as an error that
+costs nothing. Where that is unknown (connection lost or deadline passed after sending, a gateway's 502 or 504, an answer
+that cannot be read) the reply is *lost*: charged at its reservation, and whether to ask again, under a new reservation,
+is the caller's choice.
+
+The endpoint's usage is believed unless it is absent or smaller than the text it came with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import time
+from collections.abc import Callable, Mapping
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from roi_env.solvers.backends import BACKENDS, FINISHES, Backend, effort_of, fill, find, merge
+from roi_env.solvers.base import Ask, Counted, Finish, Reply
+
+_FREE = frozenset({425, 429, 500, 503, 529})
+"""Statuses after which nothing was generated and asking again may help."""
+_UNKNOWN = frozenset({408, 502, 504, 520, 521, 522, 523, 524})
+"""Statuses of gateways and time limits: the model behind may have generated."""
+_MESSAGE = 300
+"""Characters of an endpoint's error that are kept."""
+_TOLERANCE = 8
+"""Tokens by which a text that is tokenized again may exceed what was generated."""
+
+
+class EndpointError(ValueError):
+    """An endpoint cannot be used as described."""
+
+
+class _Failed(Exception):
+    """One request failed.
+
+    :param retry: whether nothing was generated and asking again may help.
+    :param lost: whether something may have been generated.
+    :param wait: seconds the endpoint asks to wait.
+    """
+
+    def __init__(self, message: str, *, retry: bool = False, lost: bool = False, wait: float | None = None) -> None:
+        super().__init__(message)
+        self.retry, self.lost, self.wait = retry, lost, wait
+
+
+class HTTPSolver:
+    """An endpoint as a :class:`roi_env.solvers.base.LiveSolver`.
+
+    :param url: base address, e.g. ``http://127.0.0.1:8000/v1``.
+    :param model: as the endpoint calls it.
+    :param backend: a name of :data:`~roi_env.solvers.backends.BACKENDS`, or a row of one's own.
+    :param name: in tables and reports; default: the model.
+    :param key_env: environment variable that holds the key; default: the backend's. Unset: no key is sent.
+    :param prompt: what is asked; ``{question}`` stands for the text.
+    :param system: system message.
+    :param temperature: of sampling; None: the endpoint's own.
+    :param seed: sent as ``seed + sample`` where the backend has such a field.
+    :param extra: further fields of every request, merged in last.
+    :param concurrency: most requests in flight.
+    :param deadline: seconds of one request, from sending to its last byte.
+    :param retries: most free repetitions of one request.
+    :param patience: most seconds one question may wait for the endpoint, repetitions included.
+    :param fit_answer: shorten the thought where the cap leaves no room for the tier's answer after it. Off: only the
+        total is clamped, as in the exam.
+    :param count: text -> tokens; where usage is absent it counts instead of charging the reservation.
+    :raises EndpointError: for an unknown backend or an address that is none.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        backend: str | Backend = "generic",
+        *,
+        name: str | None = None,
+        key_env: str | None = None,
+        prompt: str = "{question}",
+        system: str | None = None,
+        temperature: float | None = None,
+        seed: int | None = None,
+        extra: Mapping[str, Any] | None = None,
+        concurrency: int = 16,
+        deadline: float = 600.0,
+        retries: int = 6,
+        patience: float = 1800.0,
+        first_wait: float = 0.5,
+        fit_answer: bool = False,
+        count: Callable[[str], int] | None = None,
+    ) -> None:
+        if isinstance(backend, str) and backend not in BACKENDS:
+            raise EndpointError(f"unknown backend {backend!r}; there are {', '.join(BACKENDS)}")
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise EndpointError(f"endpoint {url!r} must read like http://127.0.0.1:8000/v1")
+        if parts.username or parts.password or parts.query:
+            raise EndpointError(
+                "an endpoint's address must not hold credentials or a query: keys come from the environment"
+            )
+        if concurrency < 1 or retries < 0:
+            raise EndpointError(f"concurrency must be >= 1 and retries >= 0, got {concurrency} and {retries}")
+        self.backend = BACKENDS[backend] if isinstance(backend, str) else backend
+        self.url, self.model, self.name = url.rstrip("/"), model, name or model
+        self.prompt, self.system, self.temperature, self.seed = prompt, system, temperature, seed
+        self.extra, self.fit_answer, self.count = dict(extra or {}), fit_answer, count
+        self.deadline, self.retries, self.patience, self.first_wait = deadline, retries, patience, first_wait
+        self._key = os.environ.get(key_env or self.backend.key_env) or None
+        headers = {**self.backend.headers, "content-type": "application/json"}
+        if self._key:
+            header, value = self.backend.key_header
+            headers[header] = value.replace("$key", self._key)
+        self._slots = asyncio.Semaphore(concurrency)
+        self._open_at = 0.0  # no request is sent before: the endpoint asked to wait
+        self._client = httpx.AsyncClient(
+            headers=headers,
+            verify=parts.scheme == "https",  # loading certificates takes longer than a local answer
+            timeout=httpx.Timeout(deadline, connect=min(deadline, 10.0)),
+            limits=httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency),
+        )
+
+    def __repr__(self) -> str:
+        return f"HTTPSolver({self.url!r}, {self.model!r}, {self.backend.name!r})"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What answers depend on (JSON values; no credentials)."""
+        return {
+            "url": self.url,
+            "model": self.model,
+            "backend": self.backend.name,
+            "prompt": self.prompt,
+            "system": self.system,
+            "temperature": self.temperature,
+            "seed": self.seed,
+            "extra": self.extra,
+        }
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._client.aclose()
+
+    async def models(self) -> list[str]:
+        """Names of the models that the endpoint lists.
+
+        :raises EndpointError: where it does not say.
+        """
+        try:
+            response = await self._client.get(f"{self.url}/models", timeout=min(self.deadline, 30.0))
+            response.raise_for_status()
+            data = response.json()
+        except (httpx.HTTPError, ValueError) as error:
+            raise EndpointError(f"{self.url}/models: {self._clean(str(error) or type(error).__name__)}") from None
+        return [str(name) for name in find(data, "data.*.id") or find(data, "models.*.name")]
+
+    def body(self, ask: Ask) -> dict[str, Any]:
+        """The request, as it is sent.
+
+        :raises EndpointError: where the tier needs more than the cap at this endpoint.
+        """
+        backend, tier = self.backend, ask.tier
+        thinking = max(tier.thinking, backend.least_thinking) if tier.thinking else 0
+        if self.fit_answer and thinking:
+            thinking = max(backend.least_thinking, min(thinking, ask.cap - tier.answer - 1))
+        if backend.least_thinking and thinking >= ask.cap:
+            raise EndpointError(
+                f"tier {tier.name!r} needs more than {thinking} tokens on {backend.name}, {ask.cap} are left"
+            )
+        messages = ask.messages or (("user", self.prompt.replace("{question}", ask.question.text)),)
+        if self.system is not None:
+            messages = (("system", self.system), *messages)
+        turns = [(role, text) for role, text in messages if role not in ("system", "developer")]
+        system = "\n".join(text for role, text in messages if role in ("system", "developer")) or None
+        values = {
+            "model": self.model,
+            "messages": [{"role": role, "content": text} for role, text in messages],
+            "turns": [{"role": role, "content": text} for role, text in turns],
+            "system": system,
+            "contents": [
+                {"role": "model" if role == "assistant" else role, "parts": [{"text": text}]} for role, text in turns
+            ],
+            "instruction": {"parts": [{"text": system}]} if system else None,
+            "cap": ask.cap,
+            "thinking": max(thinking, 0),
+            "effort": effort_of(backend, tier.thinking, tier.effort),
+            "temperature": self.temperature,
+            "seed": None if self.seed is None else self.seed + ask.sample,
+        }
+        how = backend.think if tier.thinking > 0 and thinking > 0 else backend.direct
+        body = merge(fill(backend.body, values), fill(how, values) or {})
+        return merge(body, self.extra)
+
+    async def answer(self, ask: Ask) -> Reply:
+        """Answer within the cap; see the module's text for what errors cost."""
+        begun = time.perf_counter()
+        attempts = 0
+        try:
+            body = self.body(ask)
+        except EndpointError as error:
+            return _error(str(error), attempts=0)
+        while True:
+            attempts += 1
+            try:
+                async with self._slots:
+                    await self._wait_for_endpoint()
+                    data = await self._send(body)
+                reply = self._read(ask, data)
+                break
+            except _Failed as failed:
+                waited = time.perf_counter() - begun
+                wait = self._pause(attempts, failed)
+                if failed.lost:
+                    reply = _error(str(failed), tokens=ask.cap, lost=True)
+                    break
+                if not failed.retry or attempts > self.retries or waited + wait > self.patience:
+                    reply = _error(str(failed))
+                    break
+                await asyncio.sleep(wait)
+        return _with(reply, attempts=attempts, seconds=time.perf_counter() - begun)
+
+    async def raw(self, body: Mapping[str, Any]) -> tuple[int, Any]:
+        """(status, response) of one request as it is, once: for probes. Status 0: no answer came."""
+        try:
+            async with asyncio.timeout(self.deadline):
+                response = await self._client.post(self._address, content=json.dumps(body))
+        except (httpx.HTTPError, TimeoutError) as error:
+            return 0, {"error": self._clean(str(error) or type(error).__name__)}
+        try:
+            return response.status_code, response.json()
+        except ValueError:
+            return response.status_code, {"error": self._clean(response.text)}
+
+    @property
+    def _address(self) -> str:
+        return self.url + self.backend.path.replace("$model", self.model)
+
+    def _pause(self, attempts: int, failed: _Failed) -> float:
+        """Seconds until the next try: doubling with jitter, at least what the endpoint asked for."""
+        # Jitter keeps clients from coming back all at once; nothing that is recorded depends on it.
+        wait: float = min(60.0, self.first_wait * 2.0 ** (attempts - 1)) * (0.5 + random.random() / 2)
+        if failed.wait is not None:
+            wait = max(wait, failed.wait)
+            self._open_at = max(self._open_at, time.monotonic() + failed.wait)
+        return wait
+
+    async def _wait_for_endpoint(self) -> None:
+        while (wait := self._open_at - time.monotonic()) > 0:
+            await asyncio.sleep(wait)
+
+    async def _send(self, body: Mapping[str, Any]) -> Any:
+        try:
+            # The client's own limits are per read: a slow drip would outlast them.
+            async with asyncio.timeout(self.deadline):
+                response = await self._client.post(self._address, content=json.dumps(body))
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+            raise _Failed(self._clean(f"no connection: {error or type(error).__name__}"), retry=True) from None
+        except TimeoutError:
+            raise _Failed(f"no answer within {self.deadline:g} s", lost=True) from None
+        except httpx.HTTPError as error:
+            raise _Failed(self._clean(f"connection lost: {str(error) or type(error).__name__}"), lost=True) from None
+        status = response.status_code
+        if status != 200:
+            message = f"HTTP {status}: {self._clean(response.text)}"
+            raise _Failed(message, retry=status in _FREE, lost=status in _UNKNOWN, wait=retry_after(response.headers))
+        try:
+            return json.loads(response.content)
+        except ValueError:
+            kind = response.headers.get("content-type", "no content type")
+            raise _Failed(f"the answer is not JSON ({kind}, {len(response.content)} bytes)", lost=True) from None
+
+    def _read(self, ask: Ask, data: Any) -> Reply:
+        backend = self.backend
+        texts = [value for path in backend.text for value in find(data, path) if isinstance(value, str)]
+        thoughts = [value for path in backend.reasoning for value in find(data, path) if isinstance(value, str)]
+        text, reasoning = "".join(texts), "".join(thoughts) or None
+        known = [_tokens(value) for path in backend.output for value in find(data, path)]
+        output = None if not known or None in known else sum(n for n in known if n is not None)
+        said = next((str(v) for path in backend.finish for v in find(data, path)), None)
+        if said is None and not texts and output is None:
+            error = next(iter(find(data, "error.message") or find(data, "error")), "it has none of the expected fields")
+            raise _Failed(self._clean(f"the answer cannot be read: {error}"), lost=True)
+        finish: Finish = FINISHES.get((said or "stop").lower(), "stop")  # type: ignore[assignment]
+
+        if finish == "length" and reasoning is not None and _asked(self, ask) in text:
+            text = ""  # transformers serve repeats the prompt as the answer where the thought was cut
+
+        counted: Counted = "server"
+        whole = (reasoning or "") + text
+        if output == 0 and whole:
+            output = None
+        shown = reasoning is not None or ask.tier.thinking == 0
+        if self.count is not None and whole:
+            mine = self.count(reasoning or "") + self.count(text)
+            if output is None and shown and finish != "length":
+                # The end of the turn is generated too, where the cap left room for it.
+                output, counted = max(mine, min(mine + 1, ask.cap)), "tokenizer"
+            elif output is not None and mine > 1.1 * output + _TOLERANCE:
+                output, counted = mine, "tokenizer"
+        if output is None:
+            output, counted = ask.cap, "reserved"
+        split = next((n for path in backend.split for v in find(data, path) if (n := _tokens(v)) is not None), None)
+        if split is not None and (split > output or (split == 0 and reasoning)):
+            split = None  # it contradicts what came with it
+        usd = next((float(v) for path in backend.usd for v in find(data, path) if isinstance(v, (int, float))), None)
+        prompt = next((_tokens(v) for path in backend.prompt for v in find(data, path)), None)
+        return Reply(text, reasoning, output, split, finish, counted, prompt_tokens=prompt, usd=usd)
+
+    def _clean(self, text: str) -> str:
+        """An endpoint's words on one line, cut, without the key."""
+        if self._key:
+            text = text.replace(self._key, "***")
+        return " ".join(text.split())[:_MESSAGE]
+
+
+def _asked(solver: HTTPSolver, ask: Ask) -> str:
+    """The text that was asked last."""
+    return ask.messages[-1][1] if ask.messages else solver.prompt.replace("{question}", ask.question.text)
+
+
+def _tokens(value: Any) -> int | None:
+    """A count of tokens, if it is one."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def _error(message: str, *, tokens: int = 0, lost: bool = False, attempts: int = 1) -> Reply:
+    return Reply("", None, tokens, None, "error", "reserved" if lost else "nothing", message, lost, attempts)
+
+
+def _with(reply: Reply, *, attempts: int, seconds: float) -> Reply:
+    return Reply(**{**reply.__dict__, "attempts": attempts, "seconds": seconds})
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that a ``Retry-After`` header asks for (a number or a date); None without a readable one."""
+    text = headers.get("retry-after")
+    if text is None:
+        return None
+    try:
+        return max(0.0, float(text))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    except ValueError:
+        return None

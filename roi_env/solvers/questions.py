@@ -1,0 +1,202 @@
+"""Where questions come from: files with a column mapping, Hugging Face datasets, reasoning-gym's generators.
+
+A source is one text (:func:`read_questions`):
+
+* ``questions.jsonl`` (also ``.json``, ``.csv``, ``.parquet``);
+* ``hf:NAME[:CONFIG[:SPLIT]]``: a dataset of the hub, or a local folder in the hub's layout;
+* ``gsm8k``, ``math-500``, ``aime-2024`` or ``aime-2025``, perhaps ``gsm8k=FOLDER``: presets of the above;
+* ``rg:GENERATOR[?size=100&seed=0&name=value...]``: a generator of reasoning-gym with its configuration.
+
+A mapping says which column is what: ``{"text": "problem"}``, or with several columns in one text ``{"text": "{Body}
+{Question}"}``. What it leaves out is guessed from usual names.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from string import Formatter
+from typing import Any
+from urllib.parse import parse_qsl
+
+from roi_env.solvers.base import Question
+
+FIELDS: Mapping[str, tuple[str, ...]] = {
+    "text": ("question", "problem", "prompt", "text", "Question", "Problem"),
+    "answer": ("answer", "final_answer", "solution", "target", "correct", "Answer"),
+    "id": ("id", "question_id", "unique_id", "ID"),
+}
+"""Usual names of columns, tried in turn."""
+
+
+class QuestionError(ValueError):
+    """Questions cannot be read as asked."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A known dataset: hub id, configuration, split, columns, and its grader."""
+
+    hub: str
+    config: str | None
+    split: str
+    grader: str
+    columns: Mapping[str, str] = field(default_factory=dict)
+
+
+PRESETS: Mapping[str, Preset] = {
+    "gsm8k": Preset("openai/gsm8k", "main", "test", "number"),
+    "math-500": Preset("HuggingFaceH4/MATH-500", None, "test", "math", {"text": "problem", "answer": "answer"}),
+    "aime-2024": Preset("HuggingFaceH4/aime_2024", None, "train", "number", {"text": "problem", "answer": "answer"}),
+    "aime-2025": Preset("math-ai/aime25", None, "test", "number", {"text": "problem", "answer": "answer"}),
+}
+"""Presets by name."""
+
+
+def read_questions(
+    source: str,
+    columns: Mapping[str, str] | None = None,
+    *,
+    dataset: str | None = None,
+    limit: int | None = None,
+    answers: bool = True,
+) -> list[Question]:
+    """Read questions; see the module's text for what ``source`` may be.
+
+    :param columns: our name (``text``, ``answer``, ``id``, ``options``, others become extra columns) -> theirs.
+    :param dataset: their collection in tables; default: the file's or generator's name.
+    :param limit: the first so many.
+    :param answers: whether each needs a reference answer.
+    :raises QuestionError: naming the source and what is missing.
+    """
+    name, _, rest = source.partition("=")
+    if name in PRESETS:
+        preset = PRESETS[name]
+        rows = _hub(rest or preset.hub, preset.config, preset.split)
+        columns = {**preset.columns, **(columns or {})}
+        dataset = dataset or name
+    elif source.startswith("hf:"):
+        parts = source[3:].split(":")
+        rows = _hub(parts[0], parts[1] or None if len(parts) > 1 else None, parts[2] if len(parts) > 2 else "test")
+        dataset = dataset or Path(parts[0]).name
+    elif source.startswith("rg:"):
+        return _generated(source, limit)
+    else:
+        rows = _file(Path(source))
+        dataset = dataset or Path(source).stem
+    found: dict[str, Question] = {}
+    for number, row in enumerate(rows):
+        if limit is not None and len(found) >= limit:
+            break
+        question = _question(source, number, row, columns or {}, dataset, answers)
+        # Rows of the same text and id are one question.
+        if found.setdefault(question.question_id, question).text != question.text:
+            raise QuestionError(f"{source}: row {number}: id {question.question_id!r} names two questions")
+    if not found:
+        raise QuestionError(f"{source}: no questions")
+    return list(found.values())
+
+
+def preset_grader(source: str) -> str | None:
+    """The grader that belongs to a source, where one does."""
+    if source.startswith("rg:"):
+        return "reasoning-gym"
+    preset = PRESETS.get(source.partition("=")[0])
+    return preset.grader if preset else None
+
+
+def _question(
+    source: str, number: int, row: Mapping[str, Any], columns: Mapping[str, str], dataset: str, answers: bool
+) -> Question:
+    def value(name: str) -> str | None:
+        theirs = columns.get(name)
+        if theirs is None:
+            theirs = next((usual for usual in FIELDS.get(name, ()) if row.get(usual) is not None), None)
+        if theirs is None:
+            return None
+        wanted = [part for _, part, _, _ in Formatter().parse(theirs) if part] or [theirs]
+        if absent := [part for part in wanted if row.get(part) is None]:
+            raise QuestionError(f"{source}: row {number} has no {absent[0]!r}; it has {sorted(row)}")
+        return theirs.format(**row) if "{" in theirs else str(row[theirs])
+
+    text, answer = value("text"), value("answer")
+    if text is None or (answers and answer is None):
+        lacking = "text" if text is None else "answer"
+        raise QuestionError(
+            f"{source}: row {number}: which column is the {lacking}? It has {sorted(row)}; say so with {lacking}=COLUMN"
+        )
+    if isinstance(options := row.get(columns.get("options", "options")), list):
+        text = "\n".join([text, *map(str, options)])
+    answer = (answer or "").rpartition("####")[2].strip()  # GSM8K's worked answers end in "#### 18"
+    named = value("id")
+    if named is None:
+        named = hashlib.sha256(text.encode()).hexdigest()[:16]
+    extra = {name: value(name) or "" for name in columns if name not in ("text", "answer", "id", "options")}
+    return Question(dataset, named, text, answer, extra)
+
+
+def _file(path: Path) -> Iterable[Mapping[str, Any]]:
+    if not path.is_file():
+        raise QuestionError(f"{path}: no such file (sources also are hf:..., rg:... and {', '.join(PRESETS)})")
+    try:
+        if path.suffix == ".jsonl":
+            return [json.loads(line) for line in path.read_text().split("\n") if line.strip()]
+        if path.suffix == ".json":
+            return list(json.loads(path.read_text()))
+        if path.suffix == ".csv":
+            with path.open(newline="") as file:
+                return list(csv.DictReader(file))
+        if path.suffix == ".parquet":
+            import pyarrow.parquet as pq
+
+            rows: list[Mapping[str, Any]] = pq.read_table(path).to_pylist()
+            return rows
+    except (ValueError, OSError) as error:
+        raise QuestionError(f"{path}: {error}") from None
+    raise QuestionError(f"{path}: questions come as .jsonl, .json, .csv or .parquet")
+
+
+def _hub(name: str, config: str | None, split: str) -> Iterable[Mapping[str, Any]]:
+    try:
+        import datasets
+    except ImportError:
+        raise QuestionError('Hugging Face datasets need: pip install "roi-reasoning[live]"') from None
+    try:
+        rows: Iterable[Mapping[str, Any]] = datasets.load_dataset(name, config, split=split, streaming=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise QuestionError(f"dataset {name!r}: {' '.join(str(error).split())[:300]}") from None
+    return rows
+
+
+def _generated(source: str, limit: int | None) -> list[Question]:
+    try:
+        import reasoning_gym
+    except ImportError:
+        raise QuestionError('reasoning-gym needs: pip install "roi-reasoning[llm]"') from None
+    name, _, query = source[3:].partition("?")
+    options: dict[str, Any] = {"size": limit or 100, "seed": 0}
+    for key, text in parse_qsl(query):
+        try:
+            options[key] = json.loads(text)
+        except ValueError:
+            options[key] = text
+    if limit is not None:
+        options["size"] = min(limit, options["size"])
+    try:
+        entries = reasoning_gym.create_dataset(name, **options)
+    except (ValueError, TypeError, AssertionError) as error:
+        raise QuestionError(f"{source}: {error}") from None
+    return [generated_question(name, name, entry["question"], entry) for entry in entries]
+
+
+def generated_question(
+    dataset: str, generator: str, text: str, entry: Mapping[str, Any], **extra: int | str
+) -> Question:
+    """A question of one of reasoning-gym's generators, with what its scorer needs to judge an answer."""
+    named = hashlib.sha256(text.encode()).hexdigest()[:16]
+    kept = {"generator": generator, "entry": json.dumps(entry, default=str)}
+    return Question(dataset, named, text, str(entry["answer"]), {**extra, **kept})
