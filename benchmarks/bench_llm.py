@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -90,7 +91,11 @@ def generation() -> None:
         for text in texts[:ONE_BY_ONE]:
             ids = torch.tensor([solver.prompt(text)])
             out = solver.model.generate(
-                ids, attention_mask=torch.ones_like(ids), max_new_tokens=TIER.most_tokens, do_sample=True, temperature=0.7
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=TIER.most_tokens,
+                do_sample=True,
+                temperature=0.7,
             )
             made += out.shape[1] - ids.shape[1]
 
@@ -135,10 +140,10 @@ def training() -> None:
             rollout = concatenate([run.runner.sample(job=job) for job in run.config.jobs(run.next_exam)])
             spent["rollout"] += time.process_time() - begun
             run.next_exam += run.config.exams_per_iteration // run.config.group_size
-            seconds = cpu_seconds(lambda rollout=rollout: run.config.batches(rollout))
+            seconds = cpu_seconds(partial(run.config.batches, rollout))
             spent["advantages"] += seconds
             steps += rollout.steps
-            both = cpu_seconds(lambda rollout=rollout: update(run.config, run.learner_group, rollout, steps))
+            both = cpu_seconds(partial(update, run.config, run.learner_group, rollout, steps))
             spent["update"] += both - seconds
         total = sum(spent.values())
         shares = ", ".join(f"{name} {seconds / total:.0%}" for name, seconds in spent.items())
