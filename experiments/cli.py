@@ -29,7 +29,7 @@ except ImportError as error:
     sys.exit(f'roi: {error}; install the command line with: pip install "roi-reasoning[report]"')
 
 from agents.base import AGENTS
-from experiments import answer, llm, mcft, probe, record
+from experiments import answer, llm, mcft, probe, record, serve
 from experiments.config import VARIANTS, CompareConfig, ConfigError, VariantConfig, load_config
 from experiments.terminal import console, progress_bar
 from roi_env.files import replacing
@@ -52,6 +52,7 @@ app.command(
 app.command()(record.regrade)
 app.command()(answer.answer)
 app.command()(probe.probe)
+app.command()(serve.serve)
 _Item = TypeVar("_Item")
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "compare.yaml"
 

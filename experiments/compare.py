@@ -40,6 +40,8 @@ from roi_env.references import references
 
 OPTIMUM = "optimum"
 _REFERENCES = "references"
+SEED = "{seed}"
+"""In an agent's text: stands for each of the training seeds, e.g. of models that were trained beforehand."""
 
 
 @dataclass(frozen=True)
@@ -204,9 +206,10 @@ def plan(config: CompareConfig, settings: list[Setting]) -> list[Cell]:
         names = (*config.agents, *setting.variant.agents, OPTIMUM)
         for name in dict.fromkeys(names):
             text = _matched(name, config.steps, tuning)
-            agent = make_for(text, setting, spec)
-            seeds = config.training_seeds if learns(text, agent) else [0]
-            cells += [Cell(setting, name, text, seed) for seed in seeds]
+            agent = make_for(text.replace(SEED, str(config.training_seeds[0])), setting, spec)
+            several = learns(text, agent) or SEED in text
+            seeds = config.training_seeds if several else [0]
+            cells += [Cell(setting, name, text.replace(SEED, str(seed)), seed) for seed in seeds]
     return cells
 
 
@@ -241,7 +244,7 @@ def _key(config: CompareConfig, cell: Cell) -> str:
     identity = [
         *_exam_identity(cell.setting),
         cell.text,
-        hashlib.sha256(Path(cell.text).read_bytes()).hexdigest() if is_saved(cell.text) else None,
+        _agent_content(cell.text),
         cell.seed,
         config.exams,
         config.seed,
@@ -249,6 +252,21 @@ def _key(config: CompareConfig, cell: Cell) -> str:
         config.max_states,
     ]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _agent_content(text: str) -> str | None:
+    """Hash of the file or model that an agent's text names; None where it names none."""
+    if is_saved(text):
+        return _content(text)
+    if text == _REFERENCES:
+        return None
+    name, params = parse_agent(text)
+    if (model := (AGENTS[name].params | params).get("model")) is None:
+        return None
+    from agents.llm.policy import model_source
+
+    weights = sorted(Path(model_source(model)).glob("*.safetensors"))
+    return hashlib.sha256("".join(map(_content, map(str, weights))).encode()).hexdigest()
 
 
 def _exam_identity(setting: Setting) -> list[Any]:
@@ -259,10 +277,10 @@ def _exam_identity(setting: Setting) -> list[Any]:
     return [roi_env.__version__, variant, setting.budget, setting.order]
 
 
-@lru_cache(maxsize=8)
-def _content(table: str) -> str:
-    """Hash of a table's bytes: a file may move, its content is what counts."""
-    return hashlib.sha256(Path(table).read_bytes()).hexdigest()
+@lru_cache(maxsize=64)
+def _content(file: str) -> str:
+    """Hash of a file's bytes: it may move, its content is what counts."""
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
 
 _Tables = dict[str, dict[str, Any]]

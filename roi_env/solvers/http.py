@@ -32,6 +32,8 @@ _UNKNOWN = frozenset({408, 502, 504, 520, 521, 522, 523, 524})
 """Statuses of gateways and time limits: the model behind may have generated."""
 _MESSAGE = 300
 """Characters of an endpoint's error that are kept."""
+_POOL = 64
+"""Connections that one pool keeps."""
 _TOLERANCE = 8
 """Tokens by which a text that is tokenized again may exceed what was generated."""
 
@@ -120,12 +122,18 @@ class HTTPSolver:
             headers[header] = value.replace("$key", self._key)
         self._slots = asyncio.Semaphore(concurrency)
         self._open_at = 0.0  # no request is sent before: the endpoint asked to wait
-        self._client = httpx.AsyncClient(
-            headers=headers,
-            verify=parts.scheme == "https",  # loading certificates takes longer than a local answer
-            timeout=httpx.Timeout(deadline, connect=min(deadline, 10.0)),
-            limits=httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency),
-        )
+        # A pool's bookkeeping is quadratic in its connections: many requests in flight share several pools.
+        pools = -(-concurrency // _POOL)
+        self._clients = [
+            httpx.AsyncClient(
+                headers=headers,
+                verify=parts.scheme == "https",  # loading certificates takes longer than a local answer
+                timeout=httpx.Timeout(deadline, connect=min(deadline, 10.0), pool=None),
+                limits=httpx.Limits(max_connections=None, max_keepalive_connections=_POOL),
+            )
+            for _ in range(pools)
+        ]
+        self._sent = 0
 
     def __repr__(self) -> str:
         return f"HTTPSolver({self.url!r}, {self.model!r}, {self.backend.name!r})"
@@ -146,7 +154,8 @@ class HTTPSolver:
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._client.aclose()
+        for client in self._clients:
+            await client.aclose()
 
     async def models(self) -> list[str]:
         """Names of the models that the endpoint lists.
@@ -154,7 +163,7 @@ class HTTPSolver:
         :raises EndpointError: where it does not say.
         """
         try:
-            response = await self._client.get(f"{self.url}/models", timeout=min(self.deadline, 30.0))
+            response = await self._clients[0].get(f"{self.url}/models", timeout=min(self.deadline, 30.0))
             response.raise_for_status()
             data = response.json()
         except (httpx.HTTPError, ValueError) as error:
@@ -230,7 +239,7 @@ class HTTPSolver:
         """(status, response) of one request as it is, once: for probes. Status 0: no answer came."""
         try:
             async with asyncio.timeout(self.deadline):
-                response = await self._client.post(self._address, content=json.dumps(body))
+                response = await self._clients[0].post(self._address, content=json.dumps(body))
         except (httpx.HTTPError, TimeoutError) as error:
             return 0, {"error": self._clean(str(error) or type(error).__name__)}
         try:
@@ -256,10 +265,12 @@ class HTTPSolver:
             await asyncio.sleep(wait)
 
     async def _send(self, body: Mapping[str, Any]) -> Any:
+        self._sent += 1
+        client = self._clients[self._sent % len(self._clients)]
         try:
             # The client's own limits are per read: a slow drip would outlast them.
             async with asyncio.timeout(self.deadline):
-                response = await self._client.post(self._address, content=json.dumps(body))
+                response = await client.post(self._address, content=json.dumps(body))
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             raise _Failed(self._clean(f"no connection: {error or type(error).__name__}"), retry=True) from None
         except TimeoutError:

@@ -140,7 +140,10 @@ class Ledger:
 
     def settle_now(self, entry: Entry, tokens: int, facts: Mapping[str, Any]) -> None:
         """The same without an event loop to wait in (at the end of an interrupted run)."""
-        self._queue.append(self._settled(entry, tokens, facts))
+        record = self._settled(entry, tokens, facts)
+        if self.file is None:
+            return
+        self._queue.append(record)
         self._thread.submit(self._drain).result()
 
     async def note(self, record: Mapping[str, Any]) -> None:
@@ -164,6 +167,8 @@ class Ledger:
         return {"n": entry.number, "charge": tokens, "facts": facts}
 
     async def _durable(self, record: Mapping[str, Any]) -> None:
+        if self.file is None:
+            return
         # One thread writes; whatever has queued up meanwhile shares one fsync. A write that has begun is never undone
         # by a cancelled wait.
         self._queue.append(record)
@@ -173,7 +178,7 @@ class Ledger:
         records = []
         while self._queue:
             records.append(self._queue.popleft())
-        if records and self.file:
+        if records and self.file is not None:
             self.file.append(records)
 
 

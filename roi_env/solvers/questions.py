@@ -5,6 +5,8 @@ A source is one text (:func:`read_questions`):
 * ``questions.jsonl`` (also ``.json``, ``.csv``, ``.parquet``);
 * ``hf:NAME[:CONFIG[:SPLIT]]``: a dataset of the hub, or a local folder in the hub's layout;
 * ``gsm8k``, ``math-500``, ``aime-2024`` or ``aime-2025``, perhaps ``gsm8k=FOLDER``: presets of the above;
+* ``table:FILE[?split=test&sample=100&seed=0]``: questions of a recorded outcome table, with its extra columns; a
+  random sample of them;
 * ``rg:GENERATOR[?size=100&seed=0&name=value...]``: a generator of reasoning-gym with its configuration.
 
 A mapping says which column is what: ``{"text": "problem"}``, or with several columns in one text ``{"text": "{Body}
@@ -22,6 +24,8 @@ from pathlib import Path
 from string import Formatter
 from typing import Any
 from urllib.parse import parse_qsl
+
+import numpy as np
 
 from roi_env.solvers.base import Question
 
@@ -85,6 +89,8 @@ def read_questions(
         dataset = dataset or Path(parts[0]).name
     elif source.startswith("rg:"):
         return _generated(source, limit)
+    elif source.startswith("table:"):
+        return _recorded(source)[:limit]
     else:
         rows = _file(Path(source))
         dataset = dataset or Path(source).stem
@@ -170,6 +176,39 @@ def _hub(name: str, config: str | None, split: str) -> Iterable[Mapping[str, Any
     except (OSError, ValueError, RuntimeError) as error:
         raise QuestionError(f"dataset {name!r}: {' '.join(str(error).split())[:300]}") from None
     return rows
+
+
+def _recorded(source: str) -> list[Question]:
+    from roi_env.outcomes import COLUMNS, OutcomeTable, OutcomeTableError
+
+    name, _, query = source.removeprefix("table:").partition("?")
+    options = {"split": "all", "sample": "", "seed": "0", **dict(parse_qsl(query))}
+    if unknown := set(options) - {"split", "sample", "seed"}:
+        raise QuestionError(f"{source}: options are split, sample and seed, not {sorted(unknown)[0]}")
+    try:
+        table = OutcomeTable.read(name).split(options["split"])  # type: ignore[arg-type]
+        size, seed = int(options["sample"] or 0), int(options["seed"])
+    except (OutcomeTableError, ValueError) as error:
+        raise QuestionError(f"{source}: {error}") from None
+    rows = table.rows.take(table.questions().first_row)
+    extras = []
+    for column in rows.column_names:
+        if column not in COLUMNS:
+            try:
+                table.constant_per_question(column)
+            except OutcomeTableError:
+                continue  # it describes a generation, not a question
+            extras.append(column)
+    found = [
+        Question(
+            row["dataset"], row["question_id"], row["question"], row["answer"], {name: row[name] for name in extras}
+        )
+        for row in rows.to_pylist()
+    ]
+    if size:
+        chosen = np.random.default_rng(seed).permutation(len(found))[:size]
+        found = [found[at] for at in chosen]
+    return found
 
 
 def _generated(source: str, limit: int | None) -> list[Question]:

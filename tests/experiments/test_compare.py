@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from agents.base import AGENTS
 from experiments.cli import app, main
-from experiments.compare import assemble, expand, missing_cells, plan, run_cells, to_train
+from experiments.compare import _content, _key, assemble, expand, missing_cells, plan, run_cells, to_train
 from experiments.config import CompareConfig, ConfigError, VariantConfig, load_config
 
 
@@ -173,3 +173,28 @@ def test_expected_errors_are_one_line(
             main()
         assert stopped.value.code == 2
         assert named in capsys.readouterr().err
+
+
+def test_the_seed_in_an_agents_text_stands_for_the_training_seeds() -> None:
+    config = CompareConfig(
+        variants=[VariantConfig(source="tinylm")],
+        budgets=[0.3],
+        agents=["llm(model='nowhere-{seed}')", "resolve"],
+        training_seeds=[3, 7],
+    )
+    cells = [cell for cell in plan(config, expand(config)) if cell.agent.startswith("llm")]
+    assert [(cell.seed, cell.text) for cell in cells] == [(3, "llm(model='nowhere-3')"), (7, "llm(model='nowhere-7')")]
+    assert {cell.agent for cell in cells} == {"llm(model='nowhere-{seed}')"}
+
+
+def test_results_belong_to_a_models_weights(tmp_path: Path) -> None:
+    config = CompareConfig(
+        variants=[VariantConfig(source="tinylm")], budgets=[0.3], agents=[f"llm(model={str(tmp_path)!r})"]
+    )
+    names = []
+    for weights in (b"one", b"other"):
+        (tmp_path / "model.safetensors").write_bytes(weights)
+        _content.cache_clear()
+        cell = next(cell for cell in plan(config, expand(config)) if cell.agent.startswith("llm"))
+        names.append(_key(config, cell))
+    assert names[0] != names[1]

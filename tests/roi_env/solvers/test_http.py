@@ -235,7 +235,7 @@ def test_responses_are_read_and_charged_inclusively(name: str) -> None:
         return httpx.Response(200, json=RESPONSES[name])
 
     solver = HTTPSolver("http://h/v1", "m", name)
-    solver._client = httpx.AsyncClient(transport=httpx.MockTransport(respond))
+    solver._clients = [httpx.AsyncClient(transport=httpx.MockTransport(respond))]
     reply = asyncio.run(solver.answer(Ask(QUESTION, LONG, 2000)))
     assert (reply.text, reply.reasoning, reply.tokens, reply.reasoning_tokens) == ("42", "hm", 30, 20)
     assert (reply.finish, reply.prompt_tokens) == ("length", 3)

@@ -86,6 +86,21 @@ def test_a_dataset_in_the_hubs_layout_is_read_by_the_real_loader(tmp_path: Path)
         read_questions(f"hf:{folder}:main:train")
 
 
+def test_questions_of_a_recorded_table() -> None:
+    from roi_env.data import TINYLM, tinylm_table
+
+    found = read_questions(f"table:{TINYLM}?split=test&sample=40&seed=1")
+    assert len({question.question_id for question in found}) == 40
+    assert len({question.dataset for question in found}) > 4
+    assert all(question.extra["kind"].startswith(question.dataset) for question in found)  # type: ignore[union-attr]
+    recorded = set(tinylm_table().split("test").rows["question_id"].to_pylist())
+    assert {question.question_id for question in found} <= recorded
+    assert found == read_questions(f"table:{TINYLM}?split=test&sample=40&seed=1")
+    for bad in ("none.parquet", f"{TINYLM}?split=some", f"{TINYLM}?size=3"):
+        with pytest.raises(QuestionError):
+            read_questions(f"table:{bad}")
+
+
 def test_presets_and_their_graders() -> None:
     assert preset_grader("math-500=somewhere") == "math"
     assert preset_grader("rg:gcd?size=3") == "reasoning-gym"

@@ -1,0 +1,117 @@
+"""Real servers for tests, of the small model of this project: `transformers serve`, and vLLM (`make vllm`).
+
+``python -m tests.servers`` serves it by vLLM on port 8000 until it is interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+MODEL = Path(__file__).parents[1] / "agents" / "llm" / "models" / "tinylm"
+
+
+VLLM = Path(__file__).parents[1] / ".venv-vllm"
+"""The virtual environment that `make vllm` sets up."""
+
+
+def _wait(process: subprocess.Popen[bytes], url: str) -> None:
+    with httpx.Client(verify=False) as client:
+        while True:
+            assert process.poll() is None, "the server ended"
+            try:
+                if client.get(f"{url}/health").status_code == 200:
+                    return
+            except httpx.HTTPError:
+                time.sleep(0.3)
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def start_vllm(port: int) -> subprocess.Popen[bytes]:
+    """Start vLLM with hard thinking budgets; the model's name is ``tiny``."""
+    think = '{"reasoning_start_str":"<think>","reasoning_end_str":"</think>"}'
+    command = [str(VLLM / "bin" / "vllm"), "serve", str(MODEL), "--served-model-name", "tiny", "--dtype", "float32"]
+    command += [
+        "--max-model-len",
+        "1024",
+        "--enforce-eager",
+        "--reasoning-parser",
+        "qwen3",
+        "--reasoning-config",
+        think,
+    ]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
+    settings = {
+        "VLLM_TARGET_DEVICE": "cpu",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_NO_USAGE_STATS": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
+    return subprocess.Popen(command, env={**os.environ, **settings})
+
+
+@contextmanager
+def vllm_serve() -> Iterator[str]:
+    """Serve the small model by vLLM on a free port; gives the base address.
+
+    ``ROI_VLLM_ENDPOINT`` names one that runs already.
+    """
+    if os.environ.get("ROI_VLLM_ENDPOINT"):
+        yield os.environ["ROI_VLLM_ENDPOINT"]
+        return
+    port = _free_port()
+    process = start_vllm(port)
+    try:
+        _wait(process, f"http://127.0.0.1:{port}")
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@contextmanager
+def transformers_serve() -> Iterator[str]:
+    """Serve the small model on a free port; gives the base address.
+
+    ``ROI_TINYLM_ENDPOINT`` names one that runs already (to try tests again and again).
+    """
+    if "ROI_TINYLM_ENDPOINT" in os.environ:
+        yield os.environ["ROI_TINYLM_ENDPOINT"]
+        return
+    port = _free_port()
+    command = [Path(sys.executable).parent / "transformers", "serve", MODEL, "--host", "127.0.0.1", "--port", str(port)]
+    process = subprocess.Popen(
+        [*command, "--device", "cpu"],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        _wait(process, url)
+        yield f"{url}/v1"
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+if __name__ == "__main__":
+    server = start_vllm(8000)
+    try:
+        sys.exit(server.wait())
+    except KeyboardInterrupt:
+        server.wait()
