@@ -443,6 +443,7 @@ def mcft(
     )
     result.after = _accuracy(validation, again)
     clock("answering again")
+    solver.model.config.use_cache = True  # training switches it off
     solver.model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / "README.md").write_text(
@@ -653,7 +654,7 @@ pipeline_tag: text-generation
 
 {parameters:,} parameters (bfloat16). Meta-cognitive fine-tuning of `{model}` on its own samples: after a question and a line `Tokens left:
 .. Tasks left: ..` its first token is a level tag, `{LEVEL_TAGS[0]}` to `Level-2` for solving levels of at most
-{", ".join(str(tier.most_tokens) for tier in recipe.thinking_tiers)} tokens, `Level-3` for a refusal. It takes whole exams in one text too, and answers without tags as before.
+{", ".join(str(tier.most_tokens) for tier in recipe.thinking_tiers)} tokens, `Level-3` for a refusal. It takes whole exams in one text too, and answers without tags.
 
 Recipe (`{RECIPE}`; `roi mcft {model} --out FOLDER ...`): {settings}
 
