@@ -84,7 +84,7 @@ def mcft_report(
     }
     shown = Table(title=f"Levels of {len(labels.texts):,} {split} questions")
     columns = {
-        "accuracy": "level\naccuracy", "within_one": "within\none", "precision": "refusal\nprecision", "recall": "recall",
+        "accuracy": "level\nright", "within_one": "within\none", "precision": "refusal\nprecision", "recall": "recall",
         "auc": "AUC", "nats": "nats\na label", "ece": "ECE", "refusal_ece": "ECE of\nrefusal", "cost_error": "cost error,\ntokens",
     }  # fmt: skip
     shown.add_column("predictor")
@@ -123,8 +123,8 @@ def mcft_report(
         groups[HIDDEN] = np.isin(labels.dataset, hidden)
     groups[ALL] = np.ones(len(labels.texts), bool)
     beside = Table(title="What tags know beyond the look: gain over the surface predictor [95 %, questions resampled]")
-    for heading in ("task", "questions", "accuracy: tags", "surface", "gain", "nats: tags", "surface", "gain"):
-        beside.add_column(heading, justify="left" if heading == "task" else "right")
+    for heading in ("task", "questions", "right: tags", "surface", "gain", "nats: tags", "surface", "gain"):
+        beside.add_column(heading, justify="left" if heading == "task" else "right", no_wrap=heading == "gain")
     found["against_surface"] = []
     for one in sk.against(tags, surface, labels, groups):
         found["against_surface"].append(
@@ -168,7 +168,7 @@ def mcft_report(
 def interval_text(interval: Any) -> str:
     """An interval, with its sign."""
     value, low, high = interval.values() if isinstance(interval, dict) else interval
-    return f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
+    return f"{value:+.3f} [{low:+.3f} {high:+.3f}]"
 
 
 def picture(curves: dict[str, tuple[Reliability, Reliability]]) -> Figure:

@@ -67,7 +67,7 @@ class Recipe:
     :param sampled: tiers whose generations count as samples; empty: the last alone, where thinking is free.
     :param full: share of questions with an example of the whole completion, in the first stage.
     :param tags: examples a question that end with the tag.
-    :param plain: share of questions with an example of answering without a tag, in each stage.
+    :param plain: examples a question of answering without a tag, in the first stage; ``exam_plain`` in the second.
     :param num_tasks: most tasks of an exam.
     :param budget: smallest and largest budget of an exam of ``num_tasks`` tasks; of shorter exams in proportion.
     :param exams: exams as one text.
@@ -96,16 +96,17 @@ class Recipe:
     full: float = 0.1
     tags: int = 2
     plain: float = 0.1
+    exam_plain: float = 0.6
     num_tasks: int = 8
     budget: list[int] = field(default_factory=lambda: [60, 420])
     exams: int = 200
-    decision_exams: int = 400
-    ample: int = 1000
+    decision_exams: int = 300
+    ample: int = 3000
     single_epochs: int = 5
     exam_epochs: int = 2
     patience: int = 2
     lr: float = 1.5e-3
-    exam_lr: float = 5e-4
+    exam_lr: float = 3e-4
     batch: int = 32
     exam_batch: int = 16
     weight_decay: float = 0.1
@@ -132,6 +133,7 @@ class Recipe:
             "full",
             "tags",
             "plain",
+            "exam_plain",
             "exams",
             "decision_exams",
             "lora",
@@ -298,14 +300,14 @@ class Examples:
                 remaining, tasks_left = rng.randint(*self.recipe.budget), rng.randint(1, self.recipe.num_tasks)
                 tagged = _tagged(rng.choice(one.kept) if one.kept else None)
                 examples.append(self.decision(one.question, remaining, tasks_left, tagged, number >= self.recipe.tags))
-        return examples + self.plain(found, rng)
+        return examples + self.plain(found, self.recipe.plain, rng)
 
-    def plain(self, found: Sequence[Sampled], rng: Random) -> list[Example]:
-        """Right answers without tags."""
+    def plain(self, found: Sequence[Sampled], each: float, rng: Random) -> list[Example]:
+        """Right answers without tags, about ``each`` of them a question."""
         return [
             self.answering(one.question, rng.choice(one.plain))
             for one in found
-            if one.plain and rng.random() < self.recipe.plain
+            for _ in range(int(each + rng.random()) if one.plain else 0)
         ]
 
     def exam_stage(self, found: Sequence[Sampled], rng: Random) -> list[Example]:
@@ -316,7 +318,7 @@ class Examples:
         for one in rng.sample(list(found), min(self.recipe.ample, len(found))):
             tagged = _tagged(rng.choice(one.kept) if one.kept else None)
             examples.append(self.decision(one.question, self.recipe.budget[1], 1, tagged, whole=False))
-        return examples + self.plain(found, rng)
+        return examples + self.plain(found, self.recipe.exam_plain, rng)
 
     def validation(self, found: Sequence[Sampled], rng: Random, exams: bool) -> list[Example]:
         """The first stage's tags, or those of exams."""
@@ -441,6 +443,7 @@ def mcft(
     )
     result.after = _accuracy(validation, again)
     clock("answering again")
+    solver.model.config.use_cache = True  # training switches it off
     solver.model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / "README.md").write_text(
@@ -651,7 +654,7 @@ pipeline_tag: text-generation
 
 {parameters:,} parameters (bfloat16). Meta-cognitive fine-tuning of `{model}` on its own samples: after a question and a line `Tokens left:
 .. Tasks left: ..` its first token is a level tag, `{LEVEL_TAGS[0]}` to `Level-2` for solving levels of at most
-{", ".join(str(tier.most_tokens) for tier in recipe.thinking_tiers)} tokens, `Level-3` for a refusal. It takes whole exams in one text too, and answers without tags as before.
+{", ".join(str(tier.most_tokens) for tier in recipe.thinking_tiers)} tokens, `Level-3` for a refusal. It takes whole exams in one text too, and answers without tags.
 
 Recipe (`{RECIPE}`; `roi mcft {model} --out FOLDER ...`): {settings}
 
