@@ -20,11 +20,10 @@ _register("rllib-grpo-gru", _GRPO, "GRPO (RLlib) with a GRU that remembers the e
 _register("llm", "agents.llm.agent:LMAgent", "a language model that reads the questions (parameter model=FOLDER)")
 _register("llm-ppo", "agents.llm.learners:LMPPOAgent", "a language model trained by PPO (RLlib) on exams' questions")
 _register("llm-grpo", "agents.llm.learners:LMGRPOAgent", "a language model trained by GRPO (RLlib) on exams' questions")
-for _model, _summary in {
-    "tinylm": "the small language model as it was pre-trained, its levels untaught, drawn from its distribution",
-    "tinylm-mcft": "the small language model, fine-tuned to announce levels (roi mcft)",
-    "tinylm-grpo": "the same, trained by GRPO on exams (roi train grpo --policy llm)",
-}.items():
-    _options = {"greedy": False} if _model == "tinylm" else {}
-    _name = "tinylm-base" if _model == "tinylm" else _model
-    _register(_name, "agents.llm.agent:LMAgent", _summary, model=_model, bits=4, **_options)
+# Models that come with the package, by name.
+for _name, _model, _summary in (
+    ("tinylm-base", "tinylm", "the small language model as it was pre-trained, its levels untaught"),
+    ("tinylm-mcft", "tinylm-mcft", "the small language model, fine-tuned to announce levels (roi mcft)"),
+    ("tinylm-grpo", "tinylm-grpo", "the same, trained by GRPO on exams (roi train grpo --policy llm)"),
+):
+    _register(_name, "agents.llm.agent:LMAgent", _summary, model=_model, bits=4)

@@ -7,6 +7,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
@@ -102,10 +103,8 @@ class LMExamModule(ExamModule):
     def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         if self.model_config["anchor"] is None:
             return super()._forward_train(batch, **kwargs)
-        prompts = batch[Columns.OBS]["observations"].cpu().numpy()
-        width = self.network.question_width
-        questions = np.unique(prompts[:, :width], axis=0)
-        anchors = joined(questions, self.model_config["anchor"], (width, prompts.shape[1] - width))
+        prompts, width = batch[Columns.OBS]["observations"].cpu().numpy(), self.network.question_width
+        anchors = self._anchor_prompts(prompts)
         logits, values = self.network.heads(np.concatenate([prompts, anchors]), width)
         mask = batch[Columns.OBS]["action_mask"] > 0.5
         out = {
@@ -115,6 +114,17 @@ class LMExamModule(ExamModule):
         if values is not None:
             out[Columns.EMBEDDINGS] = values[: len(prompts)]
         return out
+
+    def _anchor_prompts(self, prompts: Ids) -> Ids:
+        """(Q, width) the batch's questions, each once, at the anchor."""
+        width = self.network.question_width
+        questions = np.unique(prompts[:, :width], axis=0)
+        return joined(questions, self.model_config["anchor"], (width, prompts.shape[1] - width))
+
+    def anchors(self, batch: dict[str, Any]) -> torch.Tensor:
+        """(Q, actions) log-probabilities at the anchors alone, as :meth:`forward_train` gives them."""
+        anchors = self._anchor_prompts(batch[Columns.OBS]["observations"].cpu().numpy())
+        return self.network.heads(anchors, self.network.question_width)[0].log_softmax(1)  # type: ignore[no-any-return]
 
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """See :meth:`RLModule.get_state`."""
@@ -140,6 +150,11 @@ class _Adapterless:
         with self._module.network.without_adapters():
             outputs: dict[str, Any] = self._module.forward_train(batch)
         return outputs
+
+    def anchors(self, batch: dict[str, Any]) -> torch.Tensor:
+        """See :meth:`LMExamModule.anchors`."""
+        with self._module.network.without_adapters():
+            return self._module.anchors(batch)
 
     def get_state(self) -> dict[str, Any]:
         """Nothing: the files of the model are its state."""

@@ -79,19 +79,13 @@ class WholeExams(TorchLearner):
     def _freeze(self, weights: dict[str, Any]) -> None:
         self._reference = self.module[DEFAULT_MODULE_ID].unwrapped().frozen(weights)
 
-    def _reference_out(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """What the reference says of a batch; nothing where none is asked for."""
-        if self._reference is None:
-            return {}
-        with torch.no_grad():
-            return self._reference.forward_train(batch)  # type: ignore[no-any-return]
-
-    def _anchor_loss(self, fwd_out: dict[str, Any], reference_out: dict[str, Any]) -> torch.Tensor | float:
+    def _anchor_loss(self, batch: dict[str, Any], fwd_out: dict[str, Any]) -> torch.Tensor | float:
         """KL(reference || policy) at the anchors of the batch's questions (:class:`agents.rllib.language.LMExamModule`),
         weighted."""
         if self.config.anchor_coeff == 0:
             return 0.0
-        reference = reference_out[ANCHORS]
+        with torch.no_grad():
+            reference = self._reference.anchors(batch)
         legal = torch.ones_like(reference, dtype=torch.bool)
         divergence = losses.kl_exact(reference, fwd_out[ANCHORS], legal).mean()
         self.metrics.log_value((DEFAULT_MODULE_ID, "anchor_kl"), divergence.detach(), window=1)
@@ -163,8 +157,7 @@ class ExamPPOLearner(WholeExams, PPOTorchLearner):
     ) -> torch.Tensor:
         """See :meth:`PPOTorchLearner.compute_loss_for_module`."""
         loss = super().compute_loss_for_module(module_id=module_id, config=config, batch=batch, fwd_out=fwd_out)
-        anchored = self._anchor_loss(fwd_out, self._reference_out(batch))
-        return loss * self._share(len(batch[Columns.ACTIONS])) + anchored
+        return loss * self._share(len(batch[Columns.ACTIONS])) + self._anchor_loss(batch, fwd_out)
 
 
 class GRPOTorchLearner(WholeExams):
@@ -198,9 +191,9 @@ class GRPOTorchLearner(WholeExams):
             ENTROPY_KEY: entropy.mean(),
             "mean_ratio_distance": (log_ratio.exp() - 1).abs().mean(),
         }
-        reference_out = self._reference_out(batch)
         if config.kl_coeff > 0:
-            reference = reference_out[Columns.ACTION_DIST_INPUTS]
+            with torch.no_grad():
+                reference = self._reference.forward_train(batch)[Columns.ACTION_DIST_INPUTS]
             if config.kl == "exact":
                 divergence = losses.kl_exact(logits, reference, mask)
             else:
@@ -211,7 +204,7 @@ class GRPOTorchLearner(WholeExams):
         loss = losses.aggregate(total, sequence, config.aggregation, config.longest)
         # Learners have equally many exams, not equally many decisions.
         loss = loss * self._share(len(actions)) if config.aggregation == "token" else loss
-        return loss + self._anchor_loss(fwd_out, reference_out)
+        return loss + self._anchor_loss(batch, fwd_out)
 
 
 def _of(logits: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
