@@ -183,20 +183,20 @@ class Session:
             await self.ledger.note({"skipped": key, "decision": paid})
             self._learn(view, 0, paid, None, overspent=cost > paid)
             return Ticket(position, question, 0, view, 0, None)
-        cap = max(0, min(most, self.remaining) - cost)
-        entry = await self.ledger.reserve(key, min(most, self.remaining))
         self.in_flight += 1
+        room = min(most, self.remaining)
+        entry = await self.ledger.reserve(key, room)
         self._expected += self._believed_cost(view, action)
-        return Ticket(position, question, action, view, cap, entry)
+        return Ticket(position, question, action, view, max(0, room - cost), entry)
 
     async def finish(
         self, ticket: Ticket, messages: tuple[tuple[str, str], ...] | None = None
     ) -> tuple[Row, Reply | None]:
-        """Let the solver answer an admitted question and settle it; an interruption settles it at its reservation."""
+        """Let the solver answer an admitted question and settle it; what interrupts that settles it at its reservation."""
         position, question = ticket.position, ticket.question
         if ticket.entry is None:
             return Row(position, question.question_id, None, "skipped", remaining=self.remaining), None
-        tier, cost = self.tiers[ticket.action - 1], self.problem.decision_cost
+        tier, cost = self.tiers[ticket.action - 1], ticket.entry.reserved - ticket.cap
         try:
             if ticket.cap > 0:
                 reply = await self.solver.answer(Ask(question, tier, ticket.cap, messages=messages))
@@ -205,18 +205,17 @@ class Session:
             correct = None
             if self.check is not None and reply.error is None:
                 correct = await asyncio.to_thread(self.check, question, reply.full_text)
-        except asyncio.CancelledError:
-            lost = Reply("", None, ticket.cap, None, "error", "reserved", "interrupted", lost=True)
+        except BaseException as error:
+            what = "interrupted" if isinstance(error, asyncio.CancelledError) else f"{type(error).__name__}: {error}"
+            lost = Reply("", None, ticket.cap, None, "error", "reserved", what, lost=True)
             self.ledger.settle_now(ticket.entry, ticket.cap + cost, {**reply_facts(lost), "cap": ticket.cap})
-            self._done(ticket, lost, None)
+            await self._done(ticket, lost, None)
             raise
         facts = {**reply_facts(reply), "cap": ticket.cap}
         await self.ledger.settle(
             ticket.entry, reply.tokens + cost, facts if correct is None else {**facts, "correct": correct}
         )
-        self._done(ticket, reply, correct)
-        async with self._settled:
-            self._settled.notify_all()
+        await self._done(ticket, reply, correct)
         return self.row(ticket.entry, question, self.remaining), reply
 
     def row(self, entry: Entry, question: Question, remaining: int) -> Row:
@@ -271,7 +270,7 @@ class Session:
             return float(self.tiers[action - 1].most_tokens + self.problem.decision_cost)
         return float(laws.expected_cost[view.group[0], action - 1]) + self.problem.decision_cost
 
-    def _done(self, ticket: Ticket, reply: Reply, correct: bool | None) -> None:
+    async def _done(self, ticket: Ticket, reply: Reply, correct: bool | None) -> None:
         self.in_flight -= 1
         self._settlements += 1
         self._expected -= self._believed_cost(ticket.view, ticket.action)
@@ -282,6 +281,8 @@ class Session:
             _, cut = judged(reply, ticket.cap, tier, 0, 0)
             paid = reply.tokens + self.problem.decision_cost
             self._learn(ticket.view, ticket.action, paid, correct, overspent=cut or ticket.cap == 0)
+        async with self._settled:
+            self._settled.notify_all()
 
     def _learn(self, view: DecisionView, action: int, paid: int, correct: bool | None, *, overspent: bool) -> None:
         told = self.problem.feedback == "cost+correct" and correct is not None
@@ -479,6 +480,12 @@ class BudgetController:
         result = self.result = Result(spec.budget, str(name), self.solver.name, len(questions))
         rows: dict[int, Row] = {}
         running: set[asyncio.Task[None]] = set()
+        failures: list[BaseException] = []
+
+        def over(task: asyncio.Task[None]) -> None:
+            running.discard(task)
+            if not task.cancelled() and (error := task.exception()) is not None:
+                failures.append(error)
 
         def keep(row: Row) -> None:
             rows[row.position] = row
@@ -528,7 +535,9 @@ class BudgetController:
                 else:
                     task = asyncio.create_task(finish(ticket))
                     running.add(task)
-                    task.add_done_callback(running.discard)
+                    task.add_done_callback(over)
+                if failures:
+                    raise failures[0]
             await asyncio.gather(*running)
         except BaseException as error:
             result.interrupted = True
@@ -537,6 +546,11 @@ class BudgetController:
             await asyncio.gather(*running, return_exceptions=True)
             for entry in ledger.entries:
                 position = entry.key[0]
+                if entry.charged is None and entry not in ledger.unknown:  # admitted, and stopped before it began
+                    lost = Reply(
+                        "", None, entry.reserved, None, "error", "reserved", "interrupted", lost=True, attempts=0
+                    )
+                    ledger.settle_now(entry, entry.reserved, {**reply_facts(lost), "cap": entry.reserved})
                 if position not in rows:
                     keep(session.row(entry, questions[position], session.remaining))
             raise error

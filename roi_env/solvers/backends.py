@@ -285,7 +285,7 @@ def merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]
 
 
 def effort_of(backend: Backend, thinking: int, named: str | None) -> str:
-    """The effort that stands for a number of thinking tokens, unless one is named."""
+    """The effort that stands for a number of thinking tokens, unless one is named; spelt as the backend spells it."""
     if named is not None:
-        return named
+        return next((name for _, name in backend.efforts if name.casefold() == named.casefold()), named)
     return next((name for most, name in backend.efforts if thinking <= most), backend.efforts[-1][1])

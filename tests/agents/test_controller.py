@@ -225,6 +225,38 @@ def test_an_interruption_leaves_a_valid_partial_result_that_can_be_resumed(windo
     assert len(solver.asked) <= 30 - len(result.rows)
 
 
+@pytest.mark.parametrize("window", [1, 5])
+def test_a_check_that_breaks_stops_the_run_and_leaves_its_charges(window: int, tmp_path: Path) -> None:
+    calls = []
+
+    def breaks(question: Question, text: str) -> bool:
+        calls.append(question)
+        if len(calls) == 4:
+            raise RuntimeError("no")
+        return True
+
+    controller = BudgetController(
+        "fixed-2", Adder(delay=0.001), 600, tiers=TIERS, window=window, check=breaks, ledger=tmp_path / "l.jsonl"
+    )
+    with pytest.raises(RuntimeError, match="no"):
+        controller.run(QUESTIONS)
+    assert controller.result is not None
+    assert [row.error for row in controller.result.rows].count("RuntimeError: no") == 1
+    audited(controller.result)
+    assert len(controller.result.rows) < 30
+    ledger = Ledger(tmp_path / "l.jsonl")
+    assert not ledger.unknown
+    assert ledger.charged == controller.result.charged
+    ledger.close()
+
+
+def test_decisions_that_cost_never_break_the_budget() -> None:
+    for cost in (1, 3, 7):
+        for budget in (50, 61, 200):
+            result = BudgetController("online-lp", Adder(), budget, tiers=TIERS, decision_cost=cost).run(QUESTIONS)
+            assert audited(result)["charged"] <= budget
+
+
 def test_a_kill_charges_what_was_in_flight(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
     BudgetController("fixed-2", Adder(), 500, tiers=TIERS, ledger=path).run(QUESTIONS)

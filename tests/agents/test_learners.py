@@ -12,12 +12,23 @@ import numpy as np
 import pytest
 from scipy.optimize import linprog
 
-from agents.base import Attempts, DecisionView, Problem, exams_view, load_agent, make_agent, public_problem, save_agent
+from agents.base import (
+    Attempts,
+    DecisionView,
+    Feedback,
+    Problem,
+    exams_view,
+    load_agent,
+    make_agent,
+    public_problem,
+    save_agent,
+)
 from agents.evaluation import TrainingExams, action_numbers, evaluate_exact, evaluate_sampled
 from agents.planners.bandits import BanditWithKnapsacks, Estimates, mckp_lp, normal_numbers
 from agents.planners.belief import BeliefBellman
 from agents.planners.dynamic_programming import PluginBellman, empirical_laws, key_buckets
 from agents.planners.hindsight_optimisation import NEVER, HindsightOptimisation
+from agents.planners.online import OnlineLP
 from roi_env import random
 from roi_env.exam import draw_exams, exam_spec
 from roi_env.references import optimum_tables, references
@@ -309,6 +320,68 @@ def test_bandit_plays_the_relaxation() -> None:
         gain, price = np.array(gains, float), np.array(costs, float)
         best = solve_lp(gain, price, capacity)
         assert solve_lp(gain, price, capacity, probs[1:]) == pytest.approx(best, abs=1e-6)
+
+
+def test_online_lp_plays_the_relaxation_of_its_posterior() -> None:
+    """Attempts fed one by one; beliefs by the docstring's formulas cell by cell, the relaxation by HiGHS."""
+    rng = np.random.default_rng(2)
+    for seed in range(200):
+        spec = tiny_spec(seed, feedback=["cost", "cost+correct"][seed % 2])
+        problem = public_problem(spec)
+        batch = draw_exams(spec, seed, [0])
+        agent, s = OnlineLP(problem, strength=3.0), 3.0
+        state = agent.start(exams_view(batch, problem))
+        groups, zero = batch.groups[0], np.zeros(1, np.int64)
+        size = problem.num_groups, problem.num_tiers
+        laws = problem.beliefs
+        assert laws is not None
+        believed = [[max(float(laws.expected_cost[g, k]), 1.0) for k in range(size[1])] for g in range(size[0])]
+        tries: list[tuple[int, int, float, bool]] = []
+        for n in range(problem.num_tasks - 1):
+            action, paid = int(rng.integers(0, size[1] + 1)), int(rng.integers(problem.decision_cost, 9))
+            right, cut = bool(rng.integers(2)), bool(rng.integers(4) == 0)
+            view = DecisionView(
+                problem, zero, zero + n, zero + problem.budget, zero, zero, zero.astype(bool), batch.groups
+            )
+            told = np.array([right]) if spec.feedback == "cost+correct" else None
+            state = agent.observe(Feedback(view, zero + action, zero + paid, told, np.array([cut])), state)
+            if action and not cut:
+                g = int(groups[n])
+                tries.append((g, action - 1, (paid - problem.decision_cost) / believed[g][action - 1], right))
+        success, cost = np.zeros(size), np.ones(size)
+        for g, k in itertools.product(range(size[0]), range(size[1])):
+            tier = [t for t in tries if t[1] == k]
+            own = [t for t in tier if t[0] == g]
+            factor = (s + sum(t[2] for t in tier)) / (s + len(tier))
+            cost[g, k] = believed[g][k] * (s * factor + sum(t[2] for t in own)) / (s + len(own))
+            prior = float(laws.success_probability[g, k])
+            success[g, k] = prior
+            if spec.feedback == "cost+correct":
+                surprise = sum(t[3] - laws.success_probability[t[0], k] for t in tier) / (s + len(tier))
+                around = min(max(prior + surprise, 0.0), 1.0)
+                success[g, k] = (s * around + sum(t[3] for t in own)) / (s + len(own))
+        np.testing.assert_allclose(agent.believed(state, 0), (success, cost), err_msg=str(seed))
+        n, budget = (
+            problem.num_tasks - 1 - int(rng.integers(problem.num_tasks)),
+            int(rng.integers(1, problem.budget + 1)),
+        )
+        view = DecisionView(problem, zero, zero + n, zero + budget, zero, zero, zero.astype(bool), batch.groups)
+        probs = agent.act(view, state)[0][0]
+        left, offered = problem.num_tasks - 1 - n, problem.min_cost <= problem.budget
+        gain = [
+            np.where(problem.min_cost[groups[n]] <= budget, problem.group_weight[groups[n]] * success[groups[n]], 0)
+        ]
+        price = [cost[groups[n]]]
+        kinds = [(int(g), 1.0) for g in groups[n + 1 :]]
+        if not problem.preview and left:
+            kinds = [(g, left * p) for g, p in enumerate(problem.group_probability.mean(0))]
+        for g, many in kinds:
+            gain.append(np.where(offered[g], success[g], 0) * many * problem.group_weight[g])
+            price.append(cost[g] * many)
+        capacity = max(budget - problem.decision_cost * (left + 1), 0)
+        best = solve_lp(np.array(gain, float), np.array(price, float), capacity)
+        mine = solve_lp(np.array(gain, float), np.array(price, float), capacity, probs[1:])
+        assert mine == pytest.approx(best, abs=1e-6), seed
 
 
 def as_lists(known: Estimates, names: tuple[str, ...] = ("count", "right", "tokens", "square")) -> list[np.ndarray]:

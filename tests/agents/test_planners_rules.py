@@ -616,6 +616,7 @@ REFERENCE_TESTS = {
     "bwk-thompson": "test_bandit_learns_what_a_slow_replay_learns",
     "plugin-bellman": "test_plugin_equals_recursion_on_counts",
     "bellman": "test_bellman_equals_recursion",
+    "online-lp": "test_online_lp_plays_the_relaxation_of_its_posterior",
     "belief-bellman": "test_belief_planner_brackets_the_optimum",
     "optimum": "test_optimum_equals_recursion_on_its_own_laws",
 }

@@ -184,6 +184,8 @@ def test_request_fields_of_every_backend() -> None:
         "maxOutputTokens": 2101,
         "thinkingConfig": {"thinkingBudget": 2000},
     }
+    level = ThinkingTier("x", 9000, 9, "low")
+    assert body("gemini-level", level, 99)["generationConfig"]["thinkingConfig"] == {"thinkingLevel": "LOW"}
     assert body("dashscope", big, 2101)["thinking_budget"] == 2000
     assert body("openrouter", NOW, 10)["reasoning"] == {"effort": "none"}
     assert body("generic", big, 50, extra={"top_k": 1})["top_k"] == 1
