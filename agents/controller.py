@@ -15,11 +15,11 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from agents.base import HIDDEN, Agent, DecisionView, ExamsView, Feedback, Problem, make_agent, public_problem
+from agents.base import HIDDEN, Agent, DecisionView, ExamsView, Feedback, Problem, is_saved, make_agent, public_problem
 from agents.evaluation import action_numbers, check_probs, pick_actions
 from roi_env.exam import ExamSpec, exam_spec
 from roi_env.files import replacing
@@ -184,7 +184,7 @@ class Session:
             self._learn(view, 0, paid, None, overspent=cost > paid)
             return Ticket(position, question, 0, view, 0, None)
         cap = max(0, min(most, self.remaining) - cost)
-        entry = await self._reserve(key, min(most, self.remaining))
+        entry = await self.ledger.reserve(key, min(most, self.remaining))
         self.in_flight += 1
         self._expected += self._believed_cost(view, action)
         return Ticket(position, question, action, view, cap, entry)
@@ -264,9 +264,6 @@ class Session:
             if reply.error is None:
                 _, cut = judged(reply, cap, self.tiers[action - 1], 0, 0)
                 self._learn(view, action, entry.charged or 0, correct, overspent=cut)
-
-    async def _reserve(self, key: tuple[Any, ...], tokens: int) -> Entry:
-        return await self.ledger.reserve(key, tokens)
 
     def _believed_cost(self, view: DecisionView, action: int) -> float:
         laws = self.problem.beliefs
@@ -378,7 +375,9 @@ class BudgetController:
     :param table: recorded outcomes that beliefs (and training) come from, with ``family`` and ``group_by``; None: default
         beliefs by length of text, see :func:`roi_env.live.live_source`.
     :param ledger: path of the journal, which makes charges survive a kill; None: in memory.
-    :param check: judges answers while they come; the agent then learns from it (feedback "cost+correct").
+    :param check: judges answers while they come.
+    :param feedback: what the agent is shown, "cost" or "cost+correct"; default: "cost+correct" where answers are judged,
+        but "cost" for a saved agent, which was trained so unless it says otherwise.
     :param seed: of the draws from the agent's probabilities, and of training.
     """
 
@@ -396,8 +395,11 @@ class BudgetController:
         decision_cost: int = 0,
         ledger: Path | None = None,
         check: Check | None = None,
+        feedback: Literal["cost", "cost+correct"] | None = None,
         seed: int = 0,
     ) -> None:
+        judges = check is not None and not (isinstance(agent, str) and is_saved(agent))
+        self.feedback: Literal["cost", "cost+correct"] = feedback or ("cost+correct" if judges else "cost")
         self.agent, self.solver, self.budget, self.tiers, self.window = agent, solver, budget, tuple(tiers), window
         self.table, self.family, self.group_by = table, family, group_by
         self.decision_cost, self.path, self.check, self.seed = decision_cost, ledger, check, seed
@@ -415,7 +417,7 @@ class BudgetController:
             num_tasks=len(questions),
             budget=self.budget,
             order="given",
-            feedback="cost" if self.check is None else "cost+correct",
+            feedback=self.feedback,
             decision_cost=self.decision_cost,
         )
 
@@ -429,7 +431,7 @@ class BudgetController:
                 raise ValueError(f"the agent's budget is {self.agent.problem.budget}, asked for is {problem.budget}")
             return self.agent
         agent = make_agent(self.agent, problem)
-        if not str(self.agent).endswith(".npz") and type(agent).train is not Agent.train:
+        if not is_saved(self.agent) and type(agent).train is not Agent.train:
             if self.table is None:
                 raise ValueError(
                     f"agent {self.agent!r} learns from recorded outcomes: give a table, or a trained agent"
@@ -466,7 +468,12 @@ class BudgetController:
         """
         spec = self.spec(questions)
         agent = self.make_agent(public_problem(spec))
-        settings = {"budget": spec.budget, "questions": [question.question_id for question in questions]}
+        settings = {
+            "budget": spec.budget,
+            "decision_cost": self.decision_cost,
+            "tiers": [list(tier.__dict__.values()) for tier in self.tiers],
+            "questions": [question.question_id for question in questions],
+        }
         ledger = Ledger(self.path, settings)
         name = self.agent if isinstance(self.agent, str) else getattr(agent, "name", type(agent).__name__)
         result = self.result = Result(spec.budget, str(name), self.solver.name, len(questions))

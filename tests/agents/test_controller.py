@@ -284,6 +284,21 @@ def test_a_table_gives_beliefs_and_training() -> None:
         assert played["prod 3"] == 0
 
 
+def test_a_saved_agent_decides(tmp_path: Path) -> None:
+    from agents.base import save_agent
+    from roi_env.data import tinylm_table
+
+    tiers = [ThinkingTier("answer", 0, 24), ThinkingTier("short", 48, 24), ThinkingTier("long", 160, 24)]
+    asked = [Question("prod", f"p{n}", f"{n} + 1", str(2 * n), {"kind": f"prod {1 + n % 3}"}) for n in range(10)]
+    options: dict[str, Any] = {"tiers": tiers, "table": tinylm_table(), "group_by": "kind", "decision_cost": 1}
+    trainer = BudgetController("plugin-bellman", Adder(), 230, **options)
+    save_agent(trainer.make_agent(public_problem(trainer.spec(asked))), tmp_path / "agent.npz")
+    saved = BudgetController(str(tmp_path / "agent.npz"), Adder(), 230, check=check, **options).run(asked)
+    fresh = BudgetController("plugin-bellman", Adder(), 230, **options).run(asked)
+    assert [row.tier for row in saved.rows] == [row.tier for row in fresh.rows]
+    assert any(row.correct for row in saved.rows)
+
+
 def test_online_beliefs_pay_where_the_published_ones_are_not_the_whole_truth() -> None:
     spec = exam_spec("latent", budget=0.3, feedback="cost+correct")
     batch = draw_exams(spec, 0, np.arange(60))
