@@ -24,5 +24,6 @@ _register("llm-grpo", "agents.llm.learners:LMGRPOAgent", "a language model train
 for _name, _model, _summary in (
     ("tinylm-base", "tinylm", "the small language model as it was pre-trained, its levels untaught"),
     ("tinylm-mcft", "tinylm-mcft", "the small language model, fine-tuned to announce levels (roi mcft)"),
+    ("tinylm-grpo", "tinylm-grpo", "the same, trained by GRPO on exams (roi train grpo --policy llm)"),
 ):
     _register(_name, "agents.llm.agent:LMAgent", _summary, model=_model, bits=4)
