@@ -24,6 +24,7 @@ class LMLearner(RLlibAgent):
     :param lora: rank of LoRA; 0: all weights learn.
     :param dtype: of the model's weights: "float32" or "bfloat16".
     :param recompute: less memory in training, see :func:`agents.llm.decisions.last_hidden`.
+    :param temperature: see :class:`agents.llm.policy.LMPolicy`.
     :param budgets: of training exams, in turn, as multiples of the kind's own; empty: that alone. One model can then
         serve several budgets: its prompt says what is left.
     :param anchor: coefficient of the divergence from the model to begin with in a state where nothing is scarce, see
@@ -36,7 +37,7 @@ class LMLearner(RLlibAgent):
 
     def make_network(self) -> torch.nn.Module:
         """The model as it begins."""
-        names = ("lora", "dtype", "recompute")
+        names = ("lora", "dtype", "recompute", "temperature")
         options = {name: self._params[name] for name in names}
         return LMPolicy(self._params["model"], self.problem.num_tiers + 1, critic=False, **options)
 
@@ -60,7 +61,7 @@ class LMLearner(RLlibAgent):
         def logits(prompts: Ids, question_width: int) -> torch.Tensor:
             return self._network.heads(prompts, question_width)[0]  # type: ignore[no-any-return]
 
-        return answer(logits, state, view, greedy=self.greedy), state
+        return answer(logits, state, view, greedy=self.greedy, temperature=self._params["temperature"]), state
 
     def learned(self) -> dict[str, npt.NDArray[Any]]:
         """The weights that were trained."""
@@ -94,6 +95,7 @@ class LMPPOAgent(LMLearner):
         lora: int = 0,
         dtype: str = "float32",
         recompute: bool = False,
+        temperature: float = 1.0,
         budgets: Sequence[float] = (),
         anchor: float = 0.0,
         steps: int = 100_000,
@@ -130,6 +132,7 @@ class LMGRPOAgent(LMLearner):
         lora: int = 0,
         dtype: str = "float32",
         recompute: bool = False,
+        temperature: float = 1.0,
         budgets: Sequence[float] = (),
         anchor: float = 0.0,
         steps: int = 100_000,

@@ -120,6 +120,7 @@ class LMPolicy(nn.Module):
     :param lora: rank of LoRA on all linear layers but the head; 0: all weights are trained.
     :param dtype: of the model's weights; LoRA's and the critic's are float32 always.
     :param recompute: see :func:`agents.llm.decisions.last_hidden`.
+    :param temperature: of the distribution that acts and learns: above 1 an over-confident model explores.
     :param seed: of the new weights (the global generator is left alone).
     """
 
@@ -135,9 +136,13 @@ class LMPolicy(nn.Module):
         lora: int = 0,
         dtype: str = "float32",
         recompute: bool = False,
+        temperature: float = 1.0,
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if temperature <= 0:
+            raise ValueError(f"temperature must be positive, got {temperature}")
+        self.temperature = temperature
         self.question_width, self.recompute, self.lora = question_width, recompute, lora
         self.tags = action_tags(load_tokenizer(model), actions)
         causal = load_model(model, dtype)
@@ -171,10 +176,11 @@ class LMPolicy(nn.Module):
 
         :param observations: (B, width) int32 encoded prompts.
         """
-        return *self.heads(observations.cpu().numpy(), self.question_width), state
+        logits, values = self.heads(observations.cpu().numpy(), self.question_width)
+        return logits / self.temperature, values, state
 
     def heads(self, prompts: Ids, question_width: int) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Logits (B, actions) of encoded prompts (B, width), and values (B,) or None."""
+        """The model's own logits (B, actions) of encoded prompts (B, width), and values (B,) or None."""
         hidden = last_hidden(self.causal, prompts, question_width, recompute=self.recompute)
         logits = self.causal.get_output_embeddings()(hidden)[:, self.tags].float()
         return logits, None if self.critic is None else self.critic(hidden.float()).squeeze(-1)

@@ -64,6 +64,7 @@ class LanguageSettings:
     lora: int = 0
     dtype: str = "float32"
     recompute: bool = False
+    temperature: float = 1.0
 
     def observer(self, spec: ExamSpec) -> PromptObserver:
         """What the model sees."""
@@ -80,6 +81,7 @@ class LanguageSettings:
             "lora": self.lora,
             "dtype": self.dtype,
             "recompute": self.recompute,
+            "temperature": self.temperature,
             "seed": seed,
         }
         return RLModuleSpec(module_class=LMExamModule, model_config=config)
@@ -96,7 +98,7 @@ class LMExamModule(ExamModule):
     def setup(self) -> None:
         """Load the model."""
         # RLlib adds settings of its own.
-        names = ("model", "question_width", "critic", "lora", "dtype", "recompute", "seed")
+        names = ("model", "question_width", "critic", "lora", "dtype", "recompute", "temperature", "seed")
         config = {name: self.model_config[name] for name in names}
         self.network = LMPolicy(actions=int(self.action_space.n), **config)
 
@@ -108,7 +110,7 @@ class LMExamModule(ExamModule):
         logits, values = self.network.heads(np.concatenate([prompts, anchors]), width)
         mask = batch[Columns.OBS]["action_mask"] > 0.5
         out = {
-            Columns.ACTION_DIST_INPUTS: masked_log_softmax(logits[: len(prompts)], mask),
+            Columns.ACTION_DIST_INPUTS: masked_log_softmax(logits[: len(prompts)] / self.network.temperature, mask),
             ANCHORS: logits[len(prompts) :].log_softmax(1),
         }
         if values is not None:

@@ -41,7 +41,7 @@ def agent_of(model: Path, **params: Any) -> LMGRPOAgent:
     return made
 
 
-@pytest.mark.parametrize("options", [{}, {"lora": 2}, {"dtype": "bfloat16"}])
+@pytest.mark.parametrize("options", [{}, {"lora": 2, "temperature": 3.0, "anchor": 1.0}, {"dtype": "bfloat16"}])
 @pytest.mark.parametrize("name", ["llm-grpo", "llm-ppo"])
 def test_learner_and_runner_agree(name: str, options: dict[str, Any], model_folder: Path) -> None:
     run = run_of(model_folder, name, **options)
