@@ -29,6 +29,10 @@ def mcft_report(
         typer.Argument(help="Model directory written by `roi mcft`, or one that comes with the package: tinylm-mcft"),
     ],
     table: Annotated[Path, typer.Option(help="Recorded outcomes of the model before fine-tuning (`roi record`)")],
+    labels_from: Annotated[
+        str | None,
+        typer.Option(help="Model directory written by `roi mcft` that this one began as, where RL trained it further"),
+    ] = None,
     other: Annotated[
         Path | None, typer.Option(help="Outcomes of another model on the same questions: the cross-model control")
     ] = None,
@@ -52,9 +56,12 @@ def mcft_report(
 
     if split not in (*SPLITS, "all"):
         raise ConfigError(f"--split must be one of {[*SPLITS, 'all']}, got {split!r}")
-    folder = Path(model_source(model))
+    folder = Path(model_source(labels_from or model))
     if not (folder / RECIPE).exists() or not (folder / LABELS).exists():
-        raise ConfigError(f"{model}: not a model directory of `roi mcft` (it lacks {RECIPE} or {LABELS})")
+        raise ConfigError(
+            f"{folder}: not a model directory of `roi mcft` (it lacks {RECIPE} or {LABELS}); "
+            "for one that was trained further name that with --labels-from"
+        )
     recipe = json.loads((folder / RECIPE).read_text())["recipe"]
 
     def labels_of(file: Path) -> Labels:
