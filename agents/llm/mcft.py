@@ -96,12 +96,12 @@ class Recipe:
     full: float = 0.1
     tags: int = 2
     plain: float = 0.1
-    exam_plain: float = 0.6
+    exam_plain: float = 1.5
     num_tasks: int = 8
     budget: list[int] = field(default_factory=lambda: [60, 420])
     exams: int = 200
     decision_exams: int = 300
-    ample: int = 3000
+    ample: int = 5000
     single_epochs: int = 5
     exam_epochs: int = 2
     patience: int = 2
