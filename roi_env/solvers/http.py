@@ -129,7 +129,9 @@ class HTTPSolver:
                 headers=headers,
                 verify=parts.scheme == "https",  # loading certificates takes longer than a local answer
                 timeout=httpx.Timeout(deadline, connect=min(deadline, 10.0), pool=None),
-                limits=httpx.Limits(max_connections=None, max_keepalive_connections=_POOL),
+                # Shorter than servers keep idle connections (uvicorn: 5 s): one that closes as it is used again loses a
+                # request of which nobody knows what became.
+                limits=httpx.Limits(max_connections=None, max_keepalive_connections=_POOL, keepalive_expiry=2.0),
             )
             for _ in range(pools)
         ]
