@@ -24,7 +24,7 @@ QUESTION = Question("d", "1", "six times seven?", "42")
 def ask(upstream: Upstream, asks: Sequence[Ask], **options: Any) -> list[Reply]:
     async def run(url: str) -> list[Reply]:
         backend = options.pop("backend", "vllm")
-        solver = HTTPSolver(f"{url}/v1", "stub", backend, **{"first_wait": 0.01, "deadline": 0.5, **options})
+        solver = HTTPSolver(f"{url}/v1", "stub", backend, **{"first_wait": 0.01, "deadline": 30.0, **options})
         try:
             return list(await asyncio.gather(*(solver.answer(one) for one in asks)))
         finally:
@@ -66,10 +66,12 @@ def test_what_generated_nothing_is_repeated_for_free(fault: str) -> None:
 
 @pytest.mark.parametrize("fault", ["502", "drip", "silence", "reset", "truncated", "html", "error-200"])
 def test_what_may_have_generated_is_charged_at_its_reservation(fault: str) -> None:
-    reply, upstream = one(fault)
+    # Only these two reach a deadline; on a busy machine it may pass before the request arrives.
+    slow = fault in ("drip", "silence")
+    reply, upstream = one(fault, deadline=1.0 if slow else 30.0)
     assert (reply.tokens, reply.lost, reply.counted, reply.finish) == (61, True, "reserved", "error")
     assert reply.error
-    assert len(upstream.seen) == 1, "asking again is the caller's choice"
+    assert len(upstream.seen) <= 1 if slow else len(upstream.seen) == 1, "asking again is the caller's choice"
     assert upstream.generated <= reply.tokens
 
 
