@@ -44,7 +44,7 @@ from roi_env.solvers.base import Question
 
 SMALL = Recipe(
     questions=9, validation=7, samples=3, families=["prod", "ab"], tiers={"answer": 0, "short": 6, "long": 40}, answer=10,
-    num_tasks=3, budget=[20, 120], exams=8, decision_exams=8, tags=4, single_epochs=4, exam_epochs=1, batch=8, exam_batch=8, lr=5e-3, exam_lr=5e-3,
+    num_tasks=3, budget=[20, 120], exams=8, decision_exams=8, tags=4, exam_plain=0.6, single_epochs=4, exam_epochs=1, batch=8, exam_batch=8, lr=5e-3, exam_lr=5e-3,
 )  # fmt: skip
 choices = st.lists(
     st.lists(st.builds(Choice, st.integers(0, 12), st.sampled_from([0.0, 0.25, 0.5, 1.0])), max_size=3), max_size=4
