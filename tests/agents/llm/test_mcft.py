@@ -16,7 +16,7 @@ import torch
 pytest.importorskip("reasoning_gym", reason="needs the extra [llm]")
 pytest.importorskip("accelerate", reason="needs the extra [llm]")
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -67,6 +67,7 @@ def sample_of(level: int, tokens: int, tier: int = 2, forced: bool = False) -> S
     return Sample(Completion("1" * (tokens - 4), "2"), level, tokens, tier, forced)
 
 
+@settings(deadline=None)
 @given(choices, st.integers(-3, 40))
 def test_no_plan_is_worth_more(options: list[list[Choice]], budget: int) -> None:
     def worth(chosen: tuple[int | None, ...]) -> tuple[float, int]:
@@ -113,6 +114,7 @@ def test_a_forced_end_of_thinking_carries_no_loss(examples: Examples) -> None:
         assert made.labels[made.ids.index(end_think)] == (IGNORED if forced else end_think)
 
 
+@settings(deadline=None)
 @given(st.integers(20, 150), st.integers(0, 9))
 def test_a_planned_exam_fits_its_budget_and_is_read_back(examples: Examples, budget: int, seed: int) -> None:
     problems = [
