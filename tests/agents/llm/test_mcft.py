@@ -16,7 +16,7 @@ import torch
 pytest.importorskip("reasoning_gym", reason="needs the extra [llm]")
 pytest.importorskip("accelerate", reason="needs the extra [llm]")
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -44,7 +44,7 @@ from roi_env.solvers.base import Question
 
 SMALL = Recipe(
     questions=9, validation=7, samples=3, families=["prod", "ab"], tiers={"answer": 0, "short": 6, "long": 40}, answer=10,
-    num_tasks=3, budget=[20, 120], exams=8, decision_exams=8, tags=4, single_epochs=4, exam_epochs=1, batch=8, exam_batch=8, lr=5e-3, exam_lr=5e-3,
+    num_tasks=3, budget=[20, 120], exams=8, decision_exams=8, tags=4, exam_plain=0.6, single_epochs=4, exam_epochs=1, batch=8, exam_batch=8, lr=5e-3, exam_lr=5e-3,
 )  # fmt: skip
 choices = st.lists(
     st.lists(st.builds(Choice, st.integers(0, 12), st.sampled_from([0.0, 0.25, 0.5, 1.0])), max_size=3), max_size=4
@@ -67,6 +67,7 @@ def sample_of(level: int, tokens: int, tier: int = 2, forced: bool = False) -> S
     return Sample(Completion("1" * (tokens - 4), "2"), level, tokens, tier, forced)
 
 
+@settings(deadline=None)
 @given(choices, st.integers(-3, 40))
 def test_no_plan_is_worth_more(options: list[list[Choice]], budget: int) -> None:
     def worth(chosen: tuple[int | None, ...]) -> tuple[float, int]:
@@ -113,6 +114,7 @@ def test_a_forced_end_of_thinking_carries_no_loss(examples: Examples) -> None:
         assert made.labels[made.ids.index(end_think)] == (IGNORED if forced else end_think)
 
 
+@settings(deadline=None)
 @given(st.integers(20, 150), st.integers(0, 9))
 def test_a_planned_exam_fits_its_budget_and_is_read_back(examples: Examples, budget: int, seed: int) -> None:
     problems = [
