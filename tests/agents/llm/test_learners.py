@@ -26,7 +26,15 @@ from agents.rllib.training import LocalRun, make_config
 from roi_env.exam import draw_exams
 from tests.agents.llm.exams import worded_spec
 
-SMALL: dict[str, Any] = {"exams": 32, "minibatch": 16, "steps": 400, "bits": 4}
+SMALL: dict[str, Any] = {
+    "exams": 32,
+    "minibatch": 16,
+    "steps": 400,
+    "bits": 4,
+    "temperature": 1.0,
+    "budgets": [],
+    "lr": 3e-4,
+}
 
 
 def run_of(model: Path, name: str = "llm-grpo", **params: Any) -> LocalRun:
