@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 import roi_env  # noqa: F401 - registers the ids
 from experiments.cli import app
 from experiments.config import ConfigError
+from experiments.terminal import console
 from roi_env.outcomes import OutcomeTable
 from roi_env.recorded import recorded_source
 from roi_env.solvers.base import Question, ThinkingTier
@@ -37,8 +38,14 @@ def server() -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables are read here: no line may be wrapped, whatever COLUMNS was when the console was made."""
+    monkeypatch.setattr(console, "_width", 220)
+
+
 def roi(*arguments: str, code: int = 0) -> str:
-    result = CliRunner().invoke(app, list(arguments), env={"COLUMNS": "220"}, catch_exceptions=False)
+    result = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
     assert result.exit_code == code, result.output
     return result.output
 
