@@ -12,13 +12,12 @@ import pytest
 
 pytest.importorskip("uvicorn", reason="needs the extra [live]")
 
-from typer.testing import CliRunner
 
-from experiments.cli import app
 from roi_env.outcomes import OutcomeTable
 from roi_env.solvers.base import Ask, Question, Reply, ThinkingTier
 from roi_env.solvers.http import HTTPSolver
 from roi_env.solvers.questions import read_questions
+from tests import commands
 from tests.servers import vllm_serve
 from tests.upstream import Upstream, schedule, serving
 
@@ -34,10 +33,9 @@ def server() -> Iterator[str]:
 
 
 def roi(*arguments: str) -> str:
-    result = CliRunner().invoke(app, list(arguments), env={"COLUMNS": "220"}, catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    print(result.output)
-    return result.output
+    output = commands.roi(*arguments)
+    print(output)
+    return output
 
 
 def ask(server: str, asks: list[Ask]) -> list[Reply]:

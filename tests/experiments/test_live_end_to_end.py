@@ -13,17 +13,15 @@ pytest.importorskip("uvicorn", reason="needs the extra [live]")
 pytest.importorskip("reasoning_gym", reason="needs the extra [llm]")
 
 import gymnasium as gym
-from typer.testing import CliRunner
 
 import roi_env  # noqa: F401 - registers the ids
-from experiments.cli import app
 from experiments.config import ConfigError
-from experiments.terminal import console
 from roi_env.outcomes import OutcomeTable
 from roi_env.recorded import recorded_source
 from roi_env.solvers.base import Question, ThinkingTier
 from roi_env.solvers.http import HTTPSolver
 from roi_env.solvers.questions import read_questions
+from tests.commands import roi
 from tests.servers import MODEL, transformers_serve
 from tests.upstream import Upstream, schedule, serving
 
@@ -36,18 +34,6 @@ SUMS = "rg:chain_sum?size=12&min_terms=2&max_terms=4&min_digits=1&max_digits=1"
 def server() -> Iterator[str]:
     with transformers_serve() as url:
         yield url
-
-
-@pytest.fixture(autouse=True)
-def wide(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tables are read here: no line may be wrapped, whatever COLUMNS was when the console was made."""
-    monkeypatch.setattr(console, "_width", 220)
-
-
-def roi(*arguments: str, code: int = 0) -> str:
-    result = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
-    assert result.exit_code == code, result.output
-    return result.output
 
 
 def test_probe_finds_what_is_known_of_this_server(server: str) -> None:

@@ -12,13 +12,12 @@ import pytest
 pytest.importorskip("reasoning_gym", reason="needs the extra [llm]")
 
 import torch
-from typer.testing import CliRunner
 
 from agents.llm.surface import SurfacePredictor, rulers, successes
-from experiments.cli import app
 from experiments.config import ConfigError
 from experiments.llm import structure
 from roi_env.outcomes import OutcomeTable
+from tests.commands import roi
 
 RECIPE = ["hidden=32", "layers=1", "heads=2", "feed_forward=64", "vocabulary=400", "tokens=9000", "batch_tokens=512"]
 RECIPE += ["chunk_batches=8", "families=[prod]"]
@@ -29,12 +28,6 @@ def threads() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
-
-
-def roi(*arguments: str) -> str:
-    result = CliRunner().invoke(app, list(arguments), env={"COLUMNS": "220"}, catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return result.output
 
 
 def test_from_nothing_to_the_report(tmp_path: Path) -> None:

@@ -1,0 +1,19 @@
+"""The `roi` command as tests run it."""
+
+from __future__ import annotations
+
+import pytest
+from typer.testing import CliRunner
+
+from experiments.cli import app
+from experiments.terminal import console
+
+
+def roi(*arguments: str, code: int = 0) -> str:
+    """Run a command that must exit with ``code``; its output, in lines of up to 220 characters."""
+    with pytest.MonkeyPatch.context() as patch:
+        # Tests read tables: no line may be wrapped, whatever COLUMNS was when the console was made.
+        patch.setattr(console, "_width", 220)
+        result = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+    assert result.exit_code == code, result.output
+    return result.output
