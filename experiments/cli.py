@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import fnmatch
 import sys
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -72,6 +74,10 @@ def compare(
     budget: Annotated[
         list[str] | None, typer.Option(help="0.3 = fraction of N x mean top-tier cost, 512 = tokens; repeatable")
     ] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(help="Only these settings, as --dry-run names them, * for anything, e.g. 'heavy*'; repeatable"),
+    ] = None,
     agent: Annotated[list[str] | None, typer.Option(help="Only these agents (see `roi agents`); repeatable")] = None,
     table: Annotated[
         Path | None, typer.Option(help="Recorded outcomes (Parquet, CSV, JSONL) instead of families")
@@ -93,7 +99,7 @@ def compare(
     from experiments.compare import assemble as assemble_run
     from experiments.compare import expand, missing_cells, plan, to_train
 
-    chosen = (overrides, config, variant, budget, agent, table, family, num_tasks, out, seed is not None)
+    chosen = (overrides, config, variant, budget, setting, agent, table, family, num_tasks, out, seed is not None)
     if resume is not None and any(chosen):
         raise ConfigError("--resume takes the configuration of its run folder: leave out every other choice")
     if report_only and resume is None:
@@ -105,6 +111,8 @@ def compare(
         resolved = load_config(resume / "compare.yaml", [])
     else:
         resolved = _resolve(config, overrides or [], variant, budget, agent, table, family, num_tasks, seed)
+        if setting:
+            resolved.variants = _only(resolved, setting)
     settings = expand(resolved)
     cells = plan(resolved, settings)
     todo = missing_cells(resolved, cells, run)
@@ -116,9 +124,9 @@ def compare(
     if training := len(to_train(resolved, todo, run)):
         console.print(f"{training} of them train their agent in the environment first")
     if dry_run:
-        for setting in settings:
-            names = dict.fromkeys(c.agent for c in cells if c.setting == setting and c.agent != "references")
-            console.print(f"  {escape(setting.label)}: {', '.join(names)}")
+        for one in settings:
+            names = dict.fromkeys(c.agent for c in cells if c.setting == one and c.agent != "references")
+            console.print(f"  {escape(one.label)}: {', '.join(names)}")
         return
     if not report_only:
         _compute(resolved, todo, run, workers)
@@ -204,6 +212,21 @@ def _resolve(
     if seed is not None:
         resolved.seed = seed
     return resolved
+
+
+def _only(config: CompareConfig, patterns: list[str]) -> list[VariantConfig]:
+    """The variants of a configuration cut down to the settings whose labels match."""
+    from experiments.compare import expand
+
+    settings = expand(config)
+    labels = [setting.label for setting in settings]
+    if unknown := [pattern for pattern in patterns if not any(fnmatch.fnmatchcase(label, pattern) for label in labels)]:
+        raise ConfigError(f"no setting matches {unknown}; there are {labels}")
+    return [
+        dataclasses.replace(setting.variant, budgets=[setting.budget], orders=[setting.order])
+        for setting in settings
+        if any(fnmatch.fnmatchcase(setting.label, pattern) for pattern in patterns)
+    ]
 
 
 def _budget(text: str) -> Any:

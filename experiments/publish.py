@@ -4,51 +4,100 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
 from experiments import figures
 from experiments.analysis import Comparison, Setting, analyse, focus_of, summarise
+from experiments.config import ConfigError
 from roi_env.files import replacing
 
 DPI = 110
+_COMPARABLE = ("exams", "seed", "training_seeds", "replicates", "max_states", "steps", "tuned")
+"""What runs must agree in to stand in one table."""
 
 
 def publish(run: Path, out: Path) -> list[Path]:
     """Write a run's summary, learning curves and main pictures into a folder.
 
+    A comparison that is too large for one run can be published in parts: settings that the folder has from other runs stay,
+    those that this run measured are replaced.
+
     :param run: folder that ``roi compare`` wrote.
-    :param out: folder to write to: ``summary.parquet``, ``summary.json`` (with the configuration), ``learning.parquet``
+    :param out: folder to write to: ``summary.parquet``, ``summary.json`` (with the configurations), ``learning.parquet``
         where agents learned in the environment, and for every group of settings that differ only by budget its
         ``*-score.png``, ``*-learning.png`` and ``*-improvement.png``.
     :returns: the files written.
     :raises RunError: where the run folder is incomplete.
+    :raises ConfigError: where the folder's settings were measured on other exams, seeds or steps.
     """
     comparison = analyse(run)
-    summarise(run, comparison)
+    summary = summarise(run, comparison)
+    new = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    configs = [without_folders(new.pop("config"))]
+    learning = pq.read_table(run / "learning.parquet") if (run / "learning.parquet").exists() else None
+    measured = {setting.row["label"] for setting in comparison.settings}
+    old = json.loads((out / "summary.json").read_text(encoding="utf-8")) if (out / "summary.json").exists() else None
+    kept = [] if old is None else [row for row in old["settings"] if row["label"] not in measured]
+    if old is not None and kept:
+        _check_comparable(out, old["configs"][-1], configs[0])
+        number = {row["setting"]: len(measured) + i for i, row in enumerate(kept)}
+        first = {setting.row["setting"]: i for i, setting in enumerate(comparison.settings)}
+        summary = _together(summary, first, pq.read_table(out / "summary.parquet"), number)
+        if (file := out / "learning.parquet").exists():
+            earlier = pq.read_table(file)
+            learning = _together(earlier.slice(0, 0) if learning is None else learning, first, earlier, number)
+        settings = [row | {"setting": first[row["setting"]]} for row in new["settings"]]
+        new["settings"] = settings + [row | {"setting": number[row["setting"]]} for row in kept]
+        new["results"] = summary.to_pylist()
+        configs = [*old["configs"], *configs]
     out.mkdir(parents=True, exist_ok=True)
     written = []
-    for name in ("summary.parquet", "learning.parquet"):
-        if (run / name).exists():
+    for name, table in (("summary.parquet", summary), ("learning.parquet", learning)):
+        if table is not None:
             with replacing(out / name) as path:
-                shutil.copyfile(run / name, path)
+                pq.write_table(table, path)
             written.append(out / name)
-    document = json.loads((run / "summary.json").read_text(encoding="utf-8"))
-    document["config"] = without_folders(document["config"])
     with replacing(out / "summary.json") as path:
-        path.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        path.write_text(json.dumps({"configs": configs} | new, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     written.append(out / "summary.json")
+    elsewhere = {row["variant"] for row in kept}
     for family in comparison.families:
+        name = _slug(family[0])
+        if family[0].row["variant"] in elsewhere:  # its pictures show the other budgets
+            name += "".join(f"-t{setting.row['budget_fraction']:.2g}" for setting in family).replace(".", "")
         for kind, figure in _pictures(comparison, family):
-            file = out / f"{_slug(family[0])}-{kind}.png"
+            file = out / f"{name}-{kind}.png"
             with replacing(file) as path, figures.style():
                 figure.savefig(path, format="png", dpi=DPI, bbox_inches="tight")
             written.append(file)
     return written
+
+
+def _check_comparable(out: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    for name in _COMPARABLE:
+        if old.get(name) != new.get(name):
+            raise ConfigError(
+                f"{out} holds settings measured with {name}={old.get(name)}, this run has {name}={new.get(name)}: they do "
+                "not belong into one table; publish into another folder"
+            )
+
+
+def _together(new: pa.Table, first: dict[int, int], old: pa.Table, kept: dict[int, int]) -> pa.Table:
+    """Rows of both tables whose settings have a number in ``first`` (new) and ``kept`` (old), renumbered so."""
+
+    def renumbered(table: pa.Table, number: dict[int, int]) -> pa.Table:
+        table = table.filter(pc.is_in(table["setting"], pa.array(list(number), pa.int64())))
+        column = pa.array([number[value] for value in table["setting"].to_pylist()], pa.int64())
+        return table.set_column(table.column_names.index("setting"), "setting", column)
+
+    return pa.concat_tables([renumbered(new, first), renumbered(old, kept)], promote_options="default")
 
 
 def without_folders(value: Any) -> Any:

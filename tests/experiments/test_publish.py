@@ -44,3 +44,38 @@ def test_folders_are_cut_off() -> None:
         "variants": [{"table": "a.parquet", "budgets": [0.3]}],
         "n": None,
     }
+
+
+def _run(folder: Path, *arguments: str) -> None:
+    common = ["compare", "--workers", "1", "--out", str(folder), "--agent", "resolve", "replicates=2"]
+    assert CliRunner().invoke(app, [*common, *arguments], catch_exceptions=False).exit_code == 0
+
+
+def test_parts_make_one_table(tmp_path: Path) -> None:
+    """Settings measured in two runs, on two machines say, are published as those of one run that measured both."""
+    both, parts = tmp_path / "both", tmp_path / "parts"
+    _run(tmp_path / "whole", "--variant", "signal", "--budget", "0.15", "--budget", "0.3", "exams=3")
+    _run(tmp_path / "a", "--variant", "signal", "--budget", "0.15", "exams=3")
+    _run(tmp_path / "b", "--variant", "signal", "--setting", "signal t=0.3", "exams=3")
+    for run, out in (("whole", both), ("a", parts), ("b", parts), ("b", parts)):  # the second time changes nothing
+        assert (
+            CliRunner().invoke(app, ["publish", str(tmp_path / run), str(out)], catch_exceptions=False).exit_code == 0
+        )
+
+    def rows(out: Path) -> list[dict[str, object]]:
+        found = pq.read_table(out / "summary.parquet").to_pylist()
+        assert json.loads((out / "summary.json").read_text())["results"] == found
+        return sorted(({**row, "setting": 0} for row in found), key=lambda row: (row["label"], row["agent"]))
+
+    assert rows(both) == rows(parts)
+    document = json.loads((parts / "summary.json").read_text())
+    assert sorted((row["setting"], row["label"]) for row in document["settings"]) == [
+        (0, "signal t=0.3"),
+        (1, "signal t=0.15"),
+    ]
+    assert (parts / "signal-t03-score.png").exists()
+
+    _run(tmp_path / "other", "--variant", "signal", "--budget", "0.6", "exams=4")
+    refused = CliRunner().invoke(app, ["publish", str(tmp_path / "other"), str(parts)])
+    assert "exams=3" in str(refused.exception)
+    assert rows(both) == rows(parts)
