@@ -18,6 +18,11 @@ _register("rllib-grpo", _GRPO, "GRPO (RLlib): replicates of an exam compared wit
 _register("rllib-grpo-gru", _GRPO, "GRPO (RLlib) with a GRU that remembers the exam so far", memory=32)
 
 _register("llm", "agents.llm.agent:LMAgent", "a language model that reads the questions (parameter model=FOLDER)")
+_register(
+    "predicted-levels",
+    "agents.llm.predicted:PredictedLevels",
+    "a planner (parameter planner=resolve) on a language model's predicted levels (model=FOLDER)",
+)
 _register("llm-ppo", "agents.llm.learners:LMPPOAgent", "a language model trained by PPO (RLlib) on exams' questions")
 _register("llm-grpo", "agents.llm.learners:LMGRPOAgent", "a language model trained by GRPO (RLlib) on exams' questions")
 # Models that come with the package, by name.

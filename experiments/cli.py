@@ -327,6 +327,10 @@ def train(
     order: Annotated[str, typer.Option(help="random, easy_first, hard_first, given")] = "random",
     beliefs: Annotated[str, typer.Option(help="published, or none: laws must be learned")] = "published",
     preview: Annotated[bool, typer.Option(help="Show later tasks")] = True,
+    reward: Annotated[
+        str,
+        typer.Option(help="Of training: score, rational, refusal_bonus(0.1), overspend_penalty(1), cost_shaped(0.5)"),
+    ] = "score",
     steps: Annotated[int | None, typer.Option(help="Environment steps; default: the agent's own", min=1)] = None,
     param: Annotated[
         list[str] | None, typer.Option(help="Hyper-parameter of the agent, name=value; repeatable")
@@ -375,6 +379,7 @@ def train(
             ),
             budget=_budget(budget),
             order=order,
+            reward=reward,
             seed=seed,
         )
         run = out or Path("runs") / f"train-{datetime.now():%Y%m%d-%H%M%S}"

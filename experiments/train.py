@@ -16,6 +16,7 @@ from experiments.compare import Setting, setting_spec, training_spec, validation
 from experiments.config import ConfigError, VariantConfig
 from experiments.training import Curve, read_curve, save_trained, train_stepwise, validation_exams, write_curve
 from roi_env.files import replacing
+from roi_env.rewards import parse_reward
 
 if TYPE_CHECKING:
     from agents.neural import NeuralAgent, Progress
@@ -36,6 +37,8 @@ class TrainConfig:
     variant: VariantConfig = field(default_factory=VariantConfig)
     budget: Any = 0.3
     order: str = "random"
+    reward: str = "score"
+    """What training exams pay, see :func:`roi_env.rewards.parse_reward`; validation reports the score."""
     seed: int = 0
     """Training seed: names training exams, initial weights, exploration."""
 
@@ -95,7 +98,11 @@ def train_run(
     setting = config.setting
     spec = setting_spec(setting)
     agent = make_learner(config)
-    practice = TrainingExams(training_spec(setting, spec), config.seed)
+    try:
+        paid = training_spec(setting, spec).replace(reward=parse_reward(config.reward))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    practice = TrainingExams(paid, config.seed)
     validation = validation_exams(validation_spec(setting, spec), config.seed)
     run.mkdir(parents=True, exist_ok=True)
     with replacing(run / CONFIG) as path:

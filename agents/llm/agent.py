@@ -26,7 +26,8 @@ _PROMPTS = 4096
 
 
 @lru_cache(maxsize=2)
-def _loaded(model: str) -> Any:
+def loaded(model: str) -> Any:
+    """:func:`load_model`, the last two kept: comparisons ask the same model again and again."""
     return load_model(model)
 
 
@@ -97,7 +98,7 @@ class LMAgent(Agent):
 
     def act(self, view: DecisionView, state: State) -> tuple[Probs, State]:
         """Ask the model. Answers do not depend on what else is asked, but for the last bits of probabilities."""
-        model = _loaded(self._params["model"])
+        model = loaded(self._params["model"])
         tags = action_tags(load_tokenizer(self._params["model"]), view.mask.shape[1])
 
         def logits(prompts: Ids, question_width: int) -> torch.Tensor:
