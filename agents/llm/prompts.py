@@ -45,6 +45,9 @@ AMPLE = (384, 1)
 """(tokens left, tasks left) where nothing is scarce: the level that a model announces there is what it thinks of a question.
 Calibration is measured there, and kept there while exams teach what to do in scarcity."""
 
+AMPLE_STATES = tuple((left, 1) for left in range(320, 449, 32))
+"""States like :data:`AMPLE` in which calibration is kept: several, so that it is plenty that counts and not one number."""
+
 
 def exam_prompt(questions: Sequence[str], budget: int) -> str:
     """A whole exam in one prompt."""

@@ -14,7 +14,7 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from agents.base import DecisionView, ExamsView
 from agents.llm.decisions import Ids, PromptEncoder, joined
 from agents.llm.policy import ExamPrompts, LMPolicy, load_tokenizer
-from agents.llm.prompts import AMPLE
+from agents.llm.prompts import AMPLE_STATES
 from agents.rllib.losses import masked_log_softmax
 from agents.rllib.modules import ANCHORS, ExamModule
 from agents.rllib.rollouts import Observer
@@ -27,11 +27,10 @@ class PromptObserver(Observer):
     :param model: whose tokenizer encodes them.
     :param spec: kind of exam.
     :param bits: see :func:`agents.llm.decisions.bucketed`.
-    :param anchor: tokens and tasks left of the anchor, see :class:`LMExamModule`.
     :raises ValueError: where its questions have no texts.
     """
 
-    def __init__(self, model: str, spec: ExamSpec, bits: int, anchor: tuple[int, int] = AMPLE) -> None:
+    def __init__(self, model: str, spec: ExamSpec, bits: int) -> None:
         tokenizer = load_tokenizer(model)
         self._encoder = PromptEncoder(tokenizer, bits)
         if not spec.source.texts:
@@ -39,10 +38,10 @@ class PromptObserver(Observer):
                 f"{spec.source.name} has no question texts: a language model trains on recorded outcomes that have them "
                 "(--variant tinylm, or --table FILE)"
             )
-        self.anchor = self._encoder.states(*(np.array([value]) for value in anchor))
+        self.anchors = self._encoder.states(*np.array(AMPLE_STATES).T)
         self.widths = (
             self._encoder.questions(spec.source.texts).shape[1],
-            max(self._encoder.state_width(spec.budget, spec.num_tasks), self.anchor.shape[1]),
+            max(self._encoder.state_width(spec.budget, spec.num_tasks), self.anchors.shape[1]),
         )
         self.space = gym.spaces.Box(-1, len(tokenizer) - 1, (sum(self.widths),), np.int32)
 
@@ -75,7 +74,7 @@ class LanguageSettings:
         observer = self.observer(spec)
         config = {
             "model": self.model,
-            "anchor": observer.anchor if anchored else None,
+            "anchors": observer.anchors if anchored else None,
             "question_width": observer.widths[0],
             "critic": critic,
             "lora": self.lora,
@@ -91,8 +90,8 @@ class LMExamModule(ExamModule):
     """An :class:`LMPolicy` over ``{"observations", "action_mask"}``; its state is what is trained (LoRA's weights alone
     with LoRA: every process builds the same model from the same files).
 
-    In training it also says what it thinks of every question of the batch at the *anchor*, a state in which nothing is
-    scarce (:data:`agents.llm.prompts.AMPLE`): kept as it was, self-assessment outlives what exams teach.
+    In training it also says what it thinks of every question of the batch at an *anchor*, a state in which nothing is
+    scarce (:data:`agents.llm.prompts.AMPLE_STATES`, in turn): kept as it was, self-assessment outlives what exams teach.
     """
 
     def setup(self) -> None:
@@ -103,7 +102,7 @@ class LMExamModule(ExamModule):
         self.network = LMPolicy(actions=int(self.action_space.n), **config)
 
     def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        if self.model_config["anchor"] is None:
+        if self.model_config["anchors"] is None:
             return super()._forward_train(batch, **kwargs)
         prompts, width = batch[Columns.OBS]["observations"].cpu().numpy(), self.network.question_width
         anchors = self._anchor_prompts(prompts)
@@ -118,10 +117,10 @@ class LMExamModule(ExamModule):
         return out
 
     def _anchor_prompts(self, prompts: Ids) -> Ids:
-        """(Q, width) the batch's questions, each once, at the anchor."""
-        width = self.network.question_width
+        """(Q, width) the batch's questions, each once, at one of the anchors."""
+        width, anchors = self.network.question_width, self.model_config["anchors"]
         questions = np.unique(prompts[:, :width], axis=0)
-        return joined(questions, self.model_config["anchor"], (width, prompts.shape[1] - width))
+        return joined(questions, anchors[np.arange(len(questions)) % len(anchors)], (width, prompts.shape[1] - width))
 
     def anchors(self, batch: dict[str, Any]) -> torch.Tensor:
         """(Q, actions) log-probabilities at the anchors alone, as :meth:`forward_train` gives them."""

@@ -177,9 +177,10 @@ def test_an_anchor_keeps_self_assessment_where_nothing_is_scarce(model_folder: P
         for anchor in (0.0, 5.0):
             run = run_of(model_folder, name, anchor=anchor, lr=3e-3)
             observer = run.config.observer()
-            questions = PromptEncoder(load_tokenizer(str(model_folder))).questions(worded_spec().source.texts)
-            states = np.repeat(observer.anchor, len(questions), 0)
-            prompts = joined(questions, states, observer.widths)
+            encoder = PromptEncoder(load_tokenizer(str(model_folder)))
+            questions = encoder.questions(worded_spec().source.texts)
+            states = encoder.states(np.array([400]), np.array([1]))  # ample, and none of the anchors
+            prompts = joined(questions, np.repeat(states, len(questions), 0), observer.widths)
             network = run.runner.module.network
             with torch.no_grad():
                 before = network.heads(prompts, observer.widths[0])[0].log_softmax(1)
