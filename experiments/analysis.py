@@ -305,6 +305,7 @@ def records(comparison: Comparison) -> list[dict[str, Any]]:
                 "seeds": len(entry.values["score"]),
                 "between_seeds": _between_seeds(setting, entry),
                 "calibration_error": calibration(comparison, setting.id, agent),
+                "level_accuracy": level_accuracy(comparison, setting.id, agent),
                 **training_effort(comparison, setting.id, agent),
             }
             for name in (*MEASURES, "ahead_of_gate", "paper_regret"):
@@ -343,6 +344,18 @@ def calibration(comparison: Comparison, setting: int, agent: str) -> float | Non
         return None
     error = metrics.calibration_error(rows["expected_success"], rows["actual_success"], rows["mass"])
     return error if math.isfinite(error) else None
+
+
+def level_accuracy(comparison: Comparison, setting: int, agent: str) -> float | None:
+    """Share of an agent's attempts that took as many tokens as the announced level says; None where not recorded.
+
+    A tier announces its level (design: action k announces Level-(k-1)); attempts that the budget cuts do not count as right.
+    """
+    rows = comparison.table("tier_calibration", setting, agent)
+    if rows is None or "level_accuracy" not in rows or not (used := rows["mass"] > 0).any():
+        return None
+    share = float(np.average(rows["level_accuracy"][used], weights=rows["mass"][used]))
+    return share if math.isfinite(share) else None
 
 
 def training_effort(comparison: Comparison, setting: int, agent: str) -> dict[str, float | None]:
@@ -521,7 +534,7 @@ def highlights(comparison: Comparison, limit: int = 6) -> tuple[list[str], list[
     """Which agents get a colour, and which fixed rules a dark grey; everyone else is drawn as background.
 
     The optimum always; then the best three, the gate, the configured ``highlight`` list, the reference planner (LP
-    look-ahead), and the next best until ``limit``. Fixed rules (at most four) are drawn apart: they anchor the scale.
+    look-ahead), the best language model, and the next best until ``limit``. Fixed rules (at most four) are drawn apart: they anchor the scale.
 
     Returns:
         Coloured agents (optimum first), fixed rules; both best first.
@@ -532,6 +545,7 @@ def highlights(comparison: Comparison, limit: int = 6) -> tuple[list[str], list[
         comparison.gate,
         *(comparison.config.get("highlight") or ()),
         next((a for a in ranked if re.search(r"look.?ahead|lp.?look", a, re.IGNORECASE)), None),
+        next((a for a in ranked if re.search(r"llm|lm-", a, re.IGNORECASE)), None),
         next((a for a in ranked if re.search(r"greedy", a, re.IGNORECASE)), None),
         *ranked,
     ]

@@ -379,6 +379,7 @@ def run_cell(config: CompareConfig, cell: Cell, store: Path) -> _Tables:
         "actual_success": sums["correct"] / count,
         "expected_tokens": sums["believed_tokens"] / count,
         "actual_tokens": sums["tokens"] / count,
+        "level_accuracy": sums["level_match"] / count,
         "mass": sums["decisions"],
     }
     if cell.seed == 0:
@@ -541,7 +542,8 @@ def assemble(config: CompareConfig, settings: list[Setting], cells: list[Cell], 
     ]
     parts["missing"] = [pa.Table.from_pylist(rows, schema=schema)]
     for name, tables in parts.items():
-        table = pa.concat_tables(tables)
+        # An earlier version's cells may lack a column.
+        table = pa.concat_tables(tables, promote_options="default")
         with replacing(run / f"{name}.parquet") as path:
             pq.write_table(table, path)
     settings_table = _settings_table(config, settings)

@@ -279,7 +279,7 @@ def _family(
 
 def _setting(setting: Setting, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     own = [r for r in rows if r["setting"] == setting.id]
-    optional = ("ahead_of_gate", "paper_regret", "calibration_error", *EFFORT)
+    optional = ("ahead_of_gate", "paper_regret", "calibration_error", "level_accuracy", *EFFORT)
     references = [
         (name, setting.reference_interval(name), setting.reference_noise[name])
         for name in (OPTIMUM, "informed", "oracle")

@@ -5,14 +5,18 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from agents.base import AGENTS
+from agents.base import AGENTS, make_agent, public_problem
+from agents.evaluation import rollout
+from experiments.analysis import summarise
 from experiments.cli import app, main
-from experiments.compare import _content, _key, assemble, expand, missing_cells, plan, run_cells, to_train
+from experiments.compare import _content, _key, assemble, expand, missing_cells, plan, run_cells, setting_spec, to_train
 from experiments.config import CompareConfig, ConfigError, VariantConfig, load_config
+from roi_env.exam import draw_exams
 
 
 def small() -> CompareConfig:
@@ -45,6 +49,19 @@ def test_no_agent_beats_the_optimum_exam_by_exam(tmp_path: Path) -> None:
     seeds = {(row["agent"], row["seed"]) for row in tables["scores"]}
     assert {("roi", 1), ("plugin-bellman", 1)} <= seeds
     assert ("random", 1) not in seeds
+
+
+def test_level_accuracy_is_that_of_sampled_exams(tmp_path: Path) -> None:
+    config = dataclasses.replace(small(), agents=["fixed-2"], training_seeds=[0])
+    finish(config, tmp_path / "run")
+    found = {(row["setting"], row["agent"]): row for row in summarise(tmp_path / "run").to_pylist()}
+    for setting in expand(config):
+        spec = setting_spec(setting)
+        batch = draw_exams(spec, config.seed, np.arange(config.exams))
+        records = rollout(make_agent("fixed-2", public_problem(spec)), batch, replicates=400, law="published")
+        expected = records.level_match[records.action > 0].mean()
+        assert 0.1 < expected < 0.9
+        assert found[setting.number, "fixed-2"]["level_accuracy"] == pytest.approx(expected, abs=0.03)
 
 
 def test_results_depend_on_neither_processes_nor_interruptions(tmp_path: Path) -> None:
