@@ -56,6 +56,7 @@ app.command()(answer.answer)
 app.command()(probe.probe)
 app.command()(serve.serve)
 _Item = TypeVar("_Item")
+GroupBy = Annotated[str | None, typer.Option(help="With --table: column whose values agents see; default: the dataset")]
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "compare.yaml"
 
 
@@ -85,6 +86,7 @@ def compare(
     family: Annotated[
         list[str] | None, typer.Option(help="Families of the table; default: the three richest; repeatable")
     ] = None,
+    group_by: GroupBy = None,
     num_tasks: Annotated[int | None, typer.Option(help="Tasks of an exam, in every variant", min=1)] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/compare-<time>")] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue this run folder with its own configuration")] = None,
@@ -99,8 +101,8 @@ def compare(
     from experiments.compare import assemble as assemble_run
     from experiments.compare import expand, missing_cells, plan, to_train
 
-    chosen = (overrides, config, variant, budget, setting, agent, table, family, num_tasks, out, seed is not None)
-    if resume is not None and any(chosen):
+    chosen = (overrides, config, variant, budget, setting, agent, table, family, group_by, num_tasks, out)
+    if resume is not None and (any(chosen) or seed is not None):
         raise ConfigError("--resume takes the configuration of its run folder: leave out every other choice")
     if report_only and resume is None:
         raise ConfigError("--report-only needs --resume RUN: the run folder to report on")
@@ -110,7 +112,7 @@ def compare(
     if resume is not None:
         resolved = load_config(resume / "compare.yaml", [])
     else:
-        resolved = _resolve(config, overrides or [], variant, budget, agent, table, family, num_tasks, seed)
+        resolved = _resolve(config, overrides or [], variant, budget, agent, table, family, group_by, num_tasks, seed)
         if setting:
             resolved.variants = _only(resolved, setting)
     settings = expand(resolved)
@@ -179,6 +181,7 @@ def _resolve(
     names: list[str] | None,
     table: Path | None,
     families: list[str] | None,
+    group_by: str | None,
     num_tasks: int | None,
     seed: int | None,
 ) -> CompareConfig:
@@ -186,10 +189,14 @@ def _resolve(
     base = CompareConfig()
     if families and table is None:
         raise ConfigError("--family belongs to a table: give --table FILE too")
+    if group_by and table is None:
+        raise ConfigError("--group-by belongs to a table: give --table FILE too")
     if table is not None:
         if variants:
             raise ConfigError("--variant and --table exclude each other")
         base.variants = _table_variants(table, families)
+        for one in base.variants:
+            one.group_by = group_by
         path = config
     else:
         path = config or DEFAULT_CONFIG
@@ -322,6 +329,7 @@ def train(
     ] = None,
     table: Annotated[Path | None, typer.Option(help="Recorded outcomes instead of a family")] = None,
     family: Annotated[str | None, typer.Option(help="Family of the table")] = None,
+    group_by: GroupBy = None,
     budget: Annotated[str, typer.Option(help="0.3 = fraction of N x mean top-tier cost, 512 = tokens")] = "0.3",
     num_tasks: Annotated[int | None, typer.Option(help="Tasks of an exam", min=1)] = None,
     order: Annotated[str, typer.Option(help="random, easy_first, hard_first, given")] = "random",
@@ -373,6 +381,7 @@ def train(
                 source=kind,
                 table=str(table) if table else None,
                 family=family,
+                group_by=group_by,
                 num_tasks=num_tasks,
                 preview=preview,
                 beliefs=beliefs,

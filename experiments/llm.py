@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from experiments.config import ConfigError, overridden
+from experiments.pipeline import pipeline
 from experiments.self_knowledge import mcft_report
 from experiments.terminal import console, progress_bar
 
@@ -63,6 +64,10 @@ def pretrain(
     )
 
 
+app.command(
+    epilog="Examples:  roi llm pipeline --out runs/pipeline   (45 minutes on two cores)  |  roi llm pipeline --out runs/quick "
+    "--pretrain tokens=1000000 --record --samples --record 4"
+)(pipeline)
 app.command(
     "mcft-report",
     epilog="Example:  roi llm mcft-report tinylm-mcft --table roi_env/data/tinylm.parquet --out runs/self-knowledge",

@@ -72,8 +72,8 @@ class Validation:
     optimum: float
 
     def normalised(self, agent: Agent) -> float:
-        """An agent's mean score over the optimum's."""
-        return _mean_score(agent, self.batch) / self.optimum
+        """An agent's mean score over the optimum's; NaN where nothing can be won (a model that is never right)."""
+        return _mean_score(agent, self.batch) / self.optimum if self.optimum > 0 else float("nan")
 
 
 def validation_exams(spec: ExamSpec, seed: int = 0, count: int = VALIDATION_EXAMS) -> Validation:
