@@ -36,6 +36,10 @@ def mcft_report(
     other: Annotated[
         Path | None, typer.Option(help="Outcomes of another model on the same questions: the cross-model control")
     ] = None,
+    without: Annotated[
+        Path | None,
+        typer.Option(help="Leave out questions of this table: those that choices were made on, say"),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the figures (JSON) and the reliability picture")] = None,
     split: Annotated[str, typer.Option(help="train, validation, test or all")] = "test",
     remaining: Annotated[
@@ -66,11 +70,10 @@ def mcft_report(
 
     def labels_of(file: Path) -> Labels:
         try:
-            return table_labels(
-                OutcomeTable.read(file).select().split(split),  # type: ignore[arg-type]
-                recipe["keep"],
-                recipe["sampled"],
-            )
+            answered = OutcomeTable.read(file).select().split(split)  # type: ignore[arg-type]
+            if without is not None:
+                answered = answered.without(OutcomeTable.read(without))
+            return table_labels(answered, recipe["keep"], recipe["sampled"])
         except ValueError as error:
             raise ConfigError(str(error)) from error
 

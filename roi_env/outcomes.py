@@ -268,6 +268,18 @@ class OutcomeTable:
             kept = kept.filter(pc.is_in(values, pa.array(names, pa.string())))
         return replace(self, rows=kept)
 
+    def without(self, other: OutcomeTable) -> OutcomeTable:
+        """The rows of questions (dataset and question_id) that another table does not have.
+
+        :raises OutcomeTableError: where it has all of them.
+        """
+        theirs = set(zip(other.rows["dataset"].to_pylist(), other.rows["question_id"].to_pylist(), strict=True))
+        mine = zip(self.rows["dataset"].to_pylist(), self.rows["question_id"].to_pylist(), strict=True)
+        keep = [question not in theirs for question in mine]
+        if not any(keep):
+            raise OutcomeTableError(self.path, f"all of its questions are in {other.path} as well")
+        return replace(self, rows=self.rows.filter(pa.array(keep)))
+
     def split(self, name: Split, fractions: Sequence[float] = DEFAULT_FRACTIONS) -> OutcomeTable:
         """The rows of the questions of one split (``"all"``: this table).
 

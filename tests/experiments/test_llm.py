@@ -179,6 +179,8 @@ def test_from_a_model_to_what_its_tags_know(tmp_path: Path) -> None:
     assert found["questions"] == found["questions_of_both"]
     assert {"tags", "surface", "own", "other"} <= found.keys()
     assert [row["task"] for row in found["against_surface"]] == ["prod", "all"]
+    with pytest.raises(ConfigError, match="all of its questions are in"):
+        roi(*report, "--without", str(table))
     assert (tmp_path / "figures" / "reliability.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -45,7 +45,9 @@ def test_from_nothing_to_the_table(tmp_path: Path) -> None:
     failed = subprocess.run([*command, *arguments(out, compare=["exams=none"])], capture_output=True, text=True)
     assert failed.returncode != 0, failed.stdout
     assert "Stopped in the stage compare" in failed.stdout, failed.stdout + failed.stderr
-    made = {path: path.stat().st_mtime_ns for path in (out / "base", out / "outcomes.parquet", out / "grpo" / "agent.npz")}
+    made = {
+        path: path.stat().st_mtime_ns for path in (out / "base", out / "outcomes.parquet", out / "grpo" / "agent.npz")
+    }
     subprocess.run([*command, *arguments(out)], check=True, capture_output=True)
     assert {path: path.stat().st_mtime_ns for path in made} == made
     rows = pq.read_table(out / "compare" / "summary.parquet").to_pylist()

@@ -444,6 +444,17 @@ def test_split_is_the_same_everywhere() -> None:
         table.split("dev")  # type: ignore[arg-type]
 
 
+def test_without_leaves_the_others_questions_out() -> None:
+    """A question is dataset and id: the same id elsewhere is another question."""
+    table = OutcomeTable.from_arrow(pa.Table.from_pylist([row(f"q{q}", sample=s) for q in range(4) for s in range(2)]))
+    other = OutcomeTable.from_arrow(
+        pa.Table.from_pylist([row("q1"), row("q3", "high"), row("q0", dataset="elsewhere")])
+    )
+    assert table.without(other).rows["question_id"].to_pylist() == ["q0", "q0", "q2", "q2"]
+    with pytest.raises(OutcomeTableError, match="all of its questions are in"):
+        other.without(other)
+
+
 GOLDEN_SPLIT = [0, 2, 2, 0, 0, 0, 0, 0, 2, 0, 2, 2, 1, 0, 0, 0]
 
 
