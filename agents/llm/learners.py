@@ -81,7 +81,10 @@ class LMLearner(RLlibAgent):
 
 
 class LMPPOAgent(LMLearner):
-    """PPO; parameters as in :class:`LMLearner` and :class:`agents.rllib.agent.PPOAgent`."""
+    """PPO; parameters as in :class:`LMLearner` and :class:`agents.rllib.agent.PPOAgent`.
+
+    :param group: how often every exam is taken, with other outcomes: its questions are read once for all of them.
+    """
 
     algorithm = "ppo"
     has_critic = True
@@ -105,6 +108,7 @@ class LMPPOAgent(LMLearner):
         lr: float = 1e-3,
         entropy: float = 0.05,
         clip: float = 0.2,
+        group: int = 8,
         lambda_: float = 0.8,
         vf: float = 0.1,
         greedy: bool = True,

@@ -68,9 +68,11 @@ def make_config(
     if name.endswith("ppo"):
         config = ExamPPOConfig().training(lambda_=p["lambda_"], vf_loss_coeff=p["vf"])
     else:
-        config = GRPOConfig().exams(group_size=p["group"], shared_outcomes=p["shared_outcomes"])
+        config = GRPOConfig().exams(shared_outcomes=p["shared_outcomes"])
         names = ("advantage", "baseline", "ratio", "aggregation", "kl", "kl_coeff")
         config.training(**{name: p[name] for name in names})
+    if "group" in p:
+        config.exams(group_size=p["group"])
     config.exams(spec, seed=exam_seed, training_seed=seed, per_iteration=p["exams"], per_minibatch=p["minibatch"])
     if name.startswith("llm-"):
         from agents.rllib.language import LanguageSettings
