@@ -147,11 +147,25 @@ def test_train_command_and_its_refusals(tmp_path: Path) -> None:
         (["train", "sb3-a2c", "--param", "colour=1"], "no parameter"),
         (["train", "sb3-a2c", "--param", "width"], "must read name=value"),
         (["train", "sb3-a2c", "--runners", "2"], "RLlib"),
+        (["train", "sb3-a2c", "--reward", "gold"], "reward must be one of"),
         (["train", "--resume", str(tmp_path)], "not a run folder"),
         (["train"], "name an agent"),
     ):
         with pytest.raises(ConfigError, match=message):
             CliRunner().invoke(app, arguments, catch_exceptions=False)
+
+
+def test_training_pays_the_named_reward_and_reports_the_score(tmp_path: Path) -> None:
+    """Where tokens cost more than answers are worth, an agent learns to skip; its score is then 0 of the optimum's."""
+    found = {}
+    for reward in ("score", "cost_shaped(10)"):
+        config = TrainConfig(
+            "sb3-a2c", {"steps": 3000, "num_envs": 8}, VariantConfig("signal", num_tasks=3), reward=reward
+        )
+        _, curve = train_run(config, tmp_path / reward, lambda progress, curve: None)
+        found[reward] = curve[-1].normalised
+    assert found["score"] > 0.7
+    assert found["cost_shaped(10)"] < 0.05
 
 
 def test_tuning_gives_every_agent_the_same_trials_and_resumes(tmp_path: Path) -> None:
