@@ -287,7 +287,7 @@ async def record_live(
     stopped: str | None = None
 
     def progress() -> Progress:
-        done = len(finished | errors)
+        done = len(finished) + len(errors - finished)
         return Progress(done, total, len(errors), unknown, ledger.charged, usd, stopped)
 
     async def work() -> None:
