@@ -56,7 +56,7 @@ def controller() -> None:
                 result = BudgetController(agent, Instant(), 8000, tiers=TIERS, ledger=path).run(questions)
                 each = 1000 * (time.perf_counter() - begun) / len(result.rows)
                 cpu = 1000 * (time.process_time() - cpu) / len(result.rows)
-            where = "on disk (two fsyncs)" if kept else "in memory"
+            where = "on disk (an fsync)" if kept else "in memory"
             print(f"controller, {agent}, ledger {where}: {each:.2f} ms a question, {cpu:.2f} ms of CPU")
 
 
