@@ -112,13 +112,19 @@ def source_of(table: OutcomeTable, questions: dict[str, Question]) -> Source:
 def live(
     url: str, spec: ExamSpec, batch: ExamBatch, agent: str, questions: dict[str, Question]
 ) -> tuple[list[float], list[list[Play]]]:
-    """Score and plays of every exam, taken live, many at a time."""
+    """Score and plays of every exam, taken live, many at a time. An exam that loses a request begins again."""
     player = make_agent(agent, public_problem(spec))
     ids = spec.source.question_ids
 
     async def take(exam: int, client: HTTPSolver, limit: asyncio.Semaphore) -> list[Play]:
         async with limit:
-            ledger = Ledger(None)
+            while (plays := await attempt(exam, client)) is None:
+                pass
+            return plays
+
+    async def attempt(exam: int, client: HTTPSolver) -> list[Play] | None:
+        ledger = Ledger(None)
+        try:
             session = Session(player, client, TIERS, batch.groups[exam].tolist(), ledger=ledger, seed=exam)
             plays = []
             for position in range(spec.num_tasks):
@@ -130,20 +136,14 @@ def live(
                 if reply is None:
                     continue
                 if reply.error is not None:
-                    raise RuntimeError(reply.error)
+                    print(f"exam {exam} begins again: {reply.error}", flush=True)
+                    return None
                 right = row.status == "answered" and bool(exact(question, reply.full_text))
-                plays.append(
-                    Play(
-                        question.question_id,
-                        ticket.action - 1,
-                        ticket.cap,
-                        reply.tokens,
-                        row.status != "answered",
-                        right,
-                    )
-                )
-            ledger.close()
+                cut = row.status != "answered"
+                plays.append(Play(question.question_id, ticket.action - 1, ticket.cap, reply.tokens, cut, right))
             return plays
+        finally:
+            ledger.close()
 
     async def work() -> list[list[Play]]:
         client, limit = solver(url), asyncio.Semaphore(IN_FLIGHT)
