@@ -51,9 +51,9 @@ SAMPLES = {"answer": 192, "short": 32, "long": 64}
 GROUPS = 16
 """Of samples, for the jackknife."""
 AGENTS = ("lp-lookahead", "remaining-share", "roi(threshold=0.004)")
-REPEATS = {0.15: 3, 0.3: 2, 0.6: 2}
-"""Times that every exam is taken at a budget."""
-QUESTIONS, EXAMS, TASKS = 150, 400, 8
+SIZES = {0.15: (400, 3), 0.3: (300, 2), 0.6: (200, 2)}
+"""Of every budget: exams, and how often each is taken."""
+QUESTIONS, TASKS = 150, 8
 IN_FLIGHT = 128
 MARGIN = 0.03
 
@@ -156,6 +156,11 @@ def live(
     return [float(sum(play.right for play in exam)) for exam in plays], plays
 
 
+def kept(run: Path, spec: ExamSpec, agent: str, repeat: int) -> Path:
+    """Where finished exams are."""
+    return run / f"{spec.budget}-{agent}-{repeat}.json"
+
+
 def predicted(spec: ExamSpec, batch: ExamBatch) -> npt.NDArray[np.float64]:
     """(A, E) expected scores under the table's samples."""
     batch = dataclasses.replace(batch, spec=spec)
@@ -223,25 +228,29 @@ def main() -> None:
     tokens = int(table.numbers("tokens").sum())
     print(f"recorded {table.num_rows:,} generations, {tokens:,} tokens ({time.time() - begun:.0f} s)", flush=True)
     by_id = {question.question_id: question for question in questions}
-    results, everything = [], []
-    for fraction, repeats in REPEATS.items():
+    settings = []
+    for fraction, (exams, repeats) in SIZES.items():
         spec = exam_spec(source_of(table, by_id), num_tasks=TASKS, budget=fraction)
-        batch = draw_exams(spec, 1, np.arange(EXAMS))
-        expected = predicted(spec, batch)
-        taken = np.empty((len(AGENTS), EXAMS, repeats))
-        for repeat in range(repeats):
-            for a, agent in enumerate(AGENTS):
-                file = arguments.run / f"{spec.budget}-{agent}-{repeat}.json"
+        settings.append((fraction, repeats, spec, draw_exams(spec, 1, np.arange(exams))))
+    for repeat in range(max(repeats for _, repeats in SIZES.values())):
+        for _, repeats, spec, batch in settings:
+            for agent in AGENTS if repeat < repeats else ():
+                file = kept(arguments.run, spec, agent, repeat)
                 if not file.exists():
                     done = live(arguments.vllm, spec, batch, agent, by_id)
                     file.with_suffix(".part").write_text(json.dumps(done))
                     file.with_suffix(".part").rename(file)
-                    print(f"budget {spec.budget}, {agent}, {repeat}: {time.time() - begun:.0f} s", flush=True)
-                scores, plays = json.loads(file.read_text())
-                taken[a, :, repeat] = scores
-                everything += [Play(*play) for exam in plays for play in exam]
+                    print(f"{file.stem}: {time.time() - begun:.0f} s", flush=True)
+    results, everything = [], []
+    for fraction, repeats, spec, batch in settings:
+        expected = predicted(spec, batch)
+        taken = np.empty((len(AGENTS), len(batch), repeats))
+        for a, repeat in np.ndindex(len(AGENTS), repeats):
+            scores, plays = json.loads(kept(arguments.run, spec, AGENTS[a], repeat).read_text())
+            taken[a, :, repeat] = scores
+            everything += [Play(*play) for exam in plays for play in exam]
         # Standard errors of mean differences: each agent's, then all agents' together.
-        noise = np.sqrt(taken.var(2, ddof=1).mean(1) / (EXAMS * repeats))
+        noise = np.sqrt(taken.var(2, ddof=1).mean(1) / (len(batch) * repeats))
         noise = np.append(noise, np.sqrt((noise**2).sum()) / len(AGENTS))
         recorded = recording_errors(table, by_id, spec, batch)
         means = np.append(expected.mean(1), expected.mean())
@@ -275,9 +284,7 @@ def main() -> None:
     played = sum(play.tokens for play in everything)
     print(f"{len(everything):,} live plays, {played:,} tokens; this process: {time.process_time() - cpu:.0f} CPU s")
     if arguments.out:
-        arguments.out.write_text(
-            json.dumps({"exams": EXAMS, "recorded": tokens, "played": played, "results": results}, indent=1)
-        )
+        arguments.out.write_text(json.dumps({"recorded": tokens, "played": played, "results": results}, indent=1))
     sys.exit(not all(result["within"] for result in results if result["agent"] == "all"))
 
 
