@@ -112,7 +112,7 @@ def crowd(requests: int = 1000) -> None:
     )
 
 
-def generation(vllm: bool, questions: int = 256, rounds: int = 3) -> None:
+def generation(vllm: bool, questions: int = 256, rounds: int = 2) -> None:
     """Tokens of the ways to generate, by the clock and per CPU second, turn by turn."""
     import torch
 
