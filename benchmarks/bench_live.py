@@ -146,7 +146,7 @@ def generation(vllm: bool, questions: int = 256, rounds: int = 2) -> None:
     def served(url: str, flight: int) -> int:
         async def run() -> list[Reply]:
             client = HTTPSolver(url, "tiny", "vllm", temperature=0.7, concurrency=flight)
-            few = asked if flight > 1 else asked[:16]
+            few = asked[: 2 * flight]
             try:
                 return list(await asyncio.gather(*(client.answer(Ask(q, tier, tier.most_tokens)) for q in few)))
             finally:
@@ -165,7 +165,7 @@ def generation(vllm: bool, questions: int = 256, rounds: int = 2) -> None:
         if vllm:
             url = stack.enter_context(vllm_serve())
             processes += here.children(recursive=True)
-            for flight in (1, 16, 64, questions):
+            for flight in (16, 64, questions):
                 ways[f"vLLM, {flight} in flight"] = functools.partial(served, url, flight)
         found: dict[str, list[tuple[int, float, float]]] = {way: [] for way in ways}
         for number in range(rounds + 1):
