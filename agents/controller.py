@@ -180,7 +180,7 @@ class Session:
         if action == 0:
             paid = min(cost, self.remaining)
             self._paid_decisions += paid
-            await self.ledger.note({"skipped": key, "decision": paid})
+            self.ledger.note({"skipped": key, "decision": paid})
             self._learn(view, 0, paid, None, overspent=cost > paid)
             return Ticket(position, question, 0, view, 0, None)
         self.in_flight += 1
@@ -208,11 +208,11 @@ class Session:
         except BaseException as error:
             what = "interrupted" if isinstance(error, asyncio.CancelledError) else f"{type(error).__name__}: {error}"
             lost = Reply("", None, ticket.cap, None, "error", "reserved", what, lost=True)
-            self.ledger.settle_now(ticket.entry, ticket.cap + cost, {**reply_facts(lost), "cap": ticket.cap})
+            self.ledger.settle(ticket.entry, ticket.cap + cost, {**reply_facts(lost), "cap": ticket.cap})
             await self._done(ticket, lost, None)
             raise
         facts = {**reply_facts(reply), "cap": ticket.cap}
-        await self.ledger.settle(
+        self.ledger.settle(
             ticket.entry, reply.tokens + cost, facts if correct is None else {**facts, "correct": correct}
         )
         await self._done(ticket, reply, correct)
@@ -550,7 +550,7 @@ class BudgetController:
                     lost = Reply(
                         "", None, entry.reserved, None, "error", "reserved", "interrupted", lost=True, attempts=0
                     )
-                    ledger.settle_now(entry, entry.reserved, {**reply_facts(lost), "cap": entry.reserved})
+                    ledger.settle(entry, entry.reserved, {**reply_facts(lost), "cap": entry.reserved})
                 if position not in rows:
                     keep(session.row(entry, questions[position], session.remaining))
             raise error

@@ -3,28 +3,36 @@
 * the controller's own time per question, with and without its ledger on the disk (aim: under 2 ms);
 * the proxy against direct calls of the same local upstream;
 * 1,000 requests at once against a local upstream;
-* the local solver against `generate` one by one, and, with ``--vllm URL``, against a vLLM server on the same cores.
+* the local solver against `generate` one by one, and, with ``--vllm``, against vLLM on the same cores (it is started here,
+  from the environment that ``make vllm`` sets up; its processes' CPU seconds are counted).
 
-``python benchmarks/bench_live.py [--vllm http://127.0.0.1:8000/v1]``
+``python benchmarks/bench_live.py [--vllm] [--only generation]``
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import functools
 import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import psutil
+
 from agents.controller import BudgetController
 from experiments.serve import application, make_budget
+from roi_env.data import TINYLM
 from roi_env.solvers.base import Ask, Question, Reply, ThinkingTier
 from roi_env.solvers.http import HTTPSolver
-from tests.servers import MODEL
+from roi_env.solvers.questions import read_questions
+from tests.servers import MODEL, vllm_serve
 from tests.upstream import Upstream, serving
 
 TIERS = [ThinkingTier("now", 0, 10), ThinkingTier("long", 40, 10)]
@@ -56,7 +64,7 @@ def controller() -> None:
                 result = BudgetController(agent, Instant(), 8000, tiers=TIERS, ledger=path).run(questions)
                 each = 1000 * (time.perf_counter() - begun) / len(result.rows)
                 cpu = 1000 * (time.process_time() - cpu) / len(result.rows)
-            where = "on disk (two fsyncs)" if kept else "in memory"
+            where = "on disk (an fsync)" if kept else "in memory"
             print(f"controller, {agent}, ledger {where}: {each:.2f} ms a question, {cpu:.2f} ms of CPU")
 
 
@@ -104,56 +112,94 @@ def crowd(requests: int = 1000) -> None:
     )
 
 
-def generation(vllm: str | None, questions: int = 64) -> None:
-    """Tokens a second of the ways to generate."""
+def generation(vllm: bool, questions: int = 256, rounds: int = 2) -> None:
+    """Tokens of the ways to generate, by the clock and per CPU second, turn by turn."""
     import torch
 
     from roi_env.solvers.base import Request
     from roi_env.solvers.local import TransformersSolver
-    from roi_env.solvers.questions import read_questions
 
     torch.set_num_threads(1)
-    asked = read_questions(f"rg:chain_sum?size={questions}&min_terms=2&max_terms=10&min_digits=1&max_digits=2")
+    asked = read_questions(f"table:{TINYLM}?split=test&sample={questions}&seed=1")
     tier = ThinkingTier("long", 160, 24)
-    solver = TransformersSolver(MODEL)
-    solver.generate([Request(asked[0], tier, 0)])
-    begun = time.perf_counter()
-    made = solver.generate([Request(question, tier, 0) for question in asked])
-    batched = sum(one.tokens for one in made) / (time.perf_counter() - begun)
-    few = asked[:16]
-    begun, tokens = time.perf_counter(), 0
-    for question in few:
-        ids = torch.tensor([solver.prompt(question.text)])
-        with torch.inference_mode():
-            out = solver.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=tier.most_tokens)
-        tokens += out.shape[1] - ids.shape[1]
-    single = tokens / (time.perf_counter() - begun)
-    print(f"local solver, {questions} in a batch: {batched:.0f} tokens/s; generate one by one: {single:.0f} tokens/s")
-    for flight in (1, 16, questions) if vllm else ():
+    solver = TransformersSolver(MODEL, batch=questions)
+    here = psutil.Process()
 
-        async def run(flight: int = flight) -> list[Reply]:
-            client = HTTPSolver(str(vllm), "tiny", "vllm", concurrency=flight)
+    def batched() -> int:
+        return sum(one.tokens for one in solver.generate([Request(question, tier, 0) for question in asked]))
+
+    def one_by_one() -> int:
+        tokens = 0
+        for question in asked[:16]:
+            ids = torch.tensor([solver.prompt(question.text)])
+            with torch.inference_mode():
+                out = solver.model.generate(
+                    ids,
+                    attention_mask=torch.ones_like(ids),
+                    max_new_tokens=tier.most_tokens,
+                    do_sample=True,
+                    temperature=0.7,
+                )
+            tokens += out.shape[1] - ids.shape[1]
+        return tokens
+
+    def served(url: str, flight: int) -> int:
+        async def run() -> list[Reply]:
+            client = HTTPSolver(url, "tiny", "vllm", temperature=0.7, concurrency=flight)
+            few = asked[: 2 * flight]
             try:
-                return list(await asyncio.gather(*(client.answer(Ask(q, tier, tier.most_tokens)) for q in asked)))
+                return list(await asyncio.gather(*(client.answer(Ask(q, tier, tier.most_tokens)) for q in few)))
             finally:
                 await client.close()
 
-        asyncio.run(run())
-        begun = time.perf_counter()
         replies = asyncio.run(run())
-        rate = sum(reply.tokens for reply in replies) / (time.perf_counter() - begun)
-        print(f"vLLM, {flight} in flight: {rate:.0f} tokens/s")
+        assert all(reply.error is None for reply in replies)
+        return sum(reply.tokens for reply in replies)
+
+    with contextlib.ExitStack() as stack:
+        ways: dict[str, Callable[[], int]] = {
+            f"local solver, batch of {questions}": batched,
+            "generate one by one": one_by_one,
+        }
+        processes = [here]
+        if vllm:
+            url = stack.enter_context(vllm_serve())
+            processes += here.children(recursive=True)
+            for flight in (16, 64, questions):
+                ways[f"vLLM, {flight} in flight"] = functools.partial(served, url, flight)
+        found: dict[str, list[tuple[int, float, float]]] = {way: [] for way in ways}
+        for number in range(rounds + 1):
+            for way, work in ways.items():
+                begun, cpu = time.perf_counter(), _cpu_seconds(processes)
+                tokens = work()
+                if number:  # the first round warms up
+                    found[way].append((tokens, time.perf_counter() - begun, _cpu_seconds(processes) - cpu))
+    for way, turns in found.items():
+        tokens, seconds, cpu = (sum(column) for column in zip(*turns, strict=True))
+        print(f"{way}: {tokens / seconds:,.0f} tokens/s, {tokens / cpu:,.0f} tokens per CPU second")
+
+
+def _cpu_seconds(processes: list[psutil.Process]) -> float:
+    """Of the processes, this one and a server's."""
+    times = [process.cpu_times() for process in processes]
+    return sum(time.user + time.system for time in times)
 
 
 def main() -> None:
     """Print all of it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--vllm", help="base address of a vLLM server of the small model, served as 'tiny'")
+    parser.add_argument("--vllm", action="store_true", help="measure vLLM too")
+    parser.add_argument("--only", choices=("controller", "proxy", "crowd", "generation"), help="one part alone")
     arguments = parser.parse_args()
-    controller()
-    proxy()
-    crowd()
-    generation(arguments.vllm)
+    parts: dict[str, Callable[[], None]] = {
+        "controller": controller,
+        "proxy": proxy,
+        "crowd": crowd,
+        "generation": functools.partial(generation, arguments.vllm),
+    }
+    for name, part in parts.items():
+        if arguments.only in (None, name):
+            part()
 
 
 if __name__ == "__main__":

@@ -59,6 +59,7 @@ def start_vllm(port: int) -> subprocess.Popen[bytes]:
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "60",  # 5 s: busy clients meet connections that are just being closed
         "HF_HUB_OFFLINE": "1",
     }
     return subprocess.Popen(command, env={**os.environ, **settings})

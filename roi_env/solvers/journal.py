@@ -3,6 +3,10 @@
 :class:`LineFile` is the file, :class:`Ledger` the double entry on it: a request is entered with its reservation before
 it is sent and settled with what it cost. A reservation that was never settled (the process was killed in between) stays
 charged in full and unknown.
+
+A reservation is on the disk (fsync) before its request is sent. A settlement is handed to the operating system at once,
+which keeps it when the process is killed, and is on the disk with the next reservation or when the ledger is closed. So
+a power failure can lose the newest answers, and then charges their reservations: never less than they cost.
 """
 
 from __future__ import annotations
@@ -60,8 +64,13 @@ class LineFile:
         if not lines:
             self.append([self.settings])
 
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Add a record; it outlives this process when this returns, and is on the disk after the next :meth:`append`."""
+        self._file.write(json.dumps(record).encode() + b"\n")
+        self._file.flush()
+
     def append(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Add records; they are on the disk when this returns."""
+        """Add records; they and all before them are on the disk when this returns."""
         self._file.write(b"".join(json.dumps(record).encode() + b"\n" for record in records))
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -90,7 +99,7 @@ class Entry:
 
 
 class Ledger:
-    """Reservations and settlements, on the disk before they count.
+    """Reservations, on the disk before they count, and settlements.
 
     :param path: of the file; None: kept in memory alone.
     :param settings: see :class:`LineFile`.
@@ -131,54 +140,43 @@ class Ledger:
         entry = Entry(len(self.entries), key, tokens)
         self.entries.append(entry)
         self.reserved += tokens
-        await self._durable({"n": entry.number, "reserve": tokens, "key": key})
+        if self.file is not None:
+            # One thread writes; whatever has queued up meanwhile shares one fsync. A write that has begun is never
+            # undone by a cancelled wait.
+            self._queue.append({"n": entry.number, "reserve": tokens, "key": key})
+            await asyncio.shield(asyncio.wrap_future(self._thread.submit(self._drain)))
         return entry
 
-    async def settle(self, entry: Entry, tokens: int, facts: Mapping[str, Any]) -> None:
-        """Enter what a request cost, once."""
-        await self._durable(self._settled(entry, tokens, facts))
-
-    def settle_now(self, entry: Entry, tokens: int, facts: Mapping[str, Any]) -> None:
-        """The same without an event loop to wait in (at the end of an interrupted run)."""
-        record = self._settled(entry, tokens, facts)
-        if self.file is None:
-            return
-        self._queue.append(record)
-        self._thread.submit(self._drain).result()
-
-    async def note(self, record: Mapping[str, Any]) -> None:
-        """Keep a record of another kind."""
-        self.notes.append(dict(record))
-        await self._durable(record)
-
-    def close(self) -> None:
-        """Write what is left and close the file."""
-        self._thread.submit(self._drain).result()
-        self._thread.shutdown()
-        if self.file:
-            self.file.close()
-
-    def _settled(self, entry: Entry, tokens: int, facts: Mapping[str, Any]) -> dict[str, Any]:
+    def settle(self, entry: Entry, tokens: int, facts: Mapping[str, Any]) -> None:
+        """Enter what a request cost, once; a kill does not lose it when this returns."""
         if entry.charged is not None:
             raise ValueError(f"request {entry.number} was settled already")
         entry.charged, entry.facts = tokens, facts
         self.reserved -= entry.reserved
         self.charged += tokens
-        return {"n": entry.number, "charge": tokens, "facts": facts}
+        self._write({"n": entry.number, "charge": tokens, "facts": facts})
 
-    async def _durable(self, record: Mapping[str, Any]) -> None:
-        if self.file is None:
-            return
-        # One thread writes; whatever has queued up meanwhile shares one fsync. A write that has begun is never undone
-        # by a cancelled wait.
-        self._queue.append(record)
-        await asyncio.shield(asyncio.wrap_future(self._thread.submit(self._drain)))
+    def note(self, record: Mapping[str, Any]) -> None:
+        """Keep a record of another kind; a kill does not lose it when this returns."""
+        self.notes.append(dict(record))
+        self._write(record)
 
-    def _drain(self) -> None:
+    def close(self) -> None:
+        """Write what is left, to the disk, and close the file."""
+        self._thread.submit(self._drain, True).result()
+        self._thread.shutdown()
+        if self.file:
+            self.file.close()
+
+    def _write(self, record: Mapping[str, Any]) -> None:
+        if self.file is not None:
+            self.file.write(record)
+
+    def _drain(self, always: bool = False) -> None:
         records = []
         while self._queue:
             records.append(self._queue.popleft())
-        if records and self.file is not None:
+        if self.file is not None and (records or always):
             self.file.append(records)
 
 

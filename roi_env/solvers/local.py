@@ -16,12 +16,20 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+import torch.nn.functional as F
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.cache_utils import Cache, DynamicLayer
 
 from roi_env.solvers.base import Ask, Finish, Generation, Reply, Request, ThinkingTier
 
 _COMPACT = 0.8
 """Finished rows leave the batch when fewer than this share of its rows go on."""
+
+_PROMPTS = 32
+"""Prompts read together: a batch is sorted by their lengths, so that few of these rows are padded."""
+
+_ROOM = 16
+"""Columns by which the memory of a batch grows: concatenation would copy all of it for every token."""
 
 
 class _Job(NamedTuple):
@@ -31,6 +39,45 @@ class _Job(NamedTuple):
     thinking: int
     answer: int
     noise: npt.NDArray[np.float64]
+
+
+class _Layer(DynamicLayer):
+    """Keys and values (rows, heads, columns, dim) of a layer, at the beginning of buffers that have room for more."""
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Append columns."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.keys, self.values = key_states, value_states
+            self.buffers = (key_states, value_states)
+        else:
+            begin, end = self.keys.shape[2], self.keys.shape[2] + key_states.shape[2]
+            if end > self.buffers[0].shape[2]:
+                more = (0, 0, 0, max(_ROOM, end - begin))
+                self.buffers = (F.pad(self.keys, more), F.pad(self.values, more))
+            for buffer, new in zip(self.buffers, (key_states, value_states), strict=True):
+                buffer[:, :, begin:end] = new
+            self.keys, self.values = (buffer[:, :, :end] for buffer in self.buffers)
+        return self.keys, self.values
+
+    def keep(self, rows: torch.Tensor, first: int) -> None:
+        """Keep these rows, from column ``first``."""
+        self.keys, self.values = self.buffers = (self.keys[rows, :, first:], self.values[rows, :, first:])
+
+
+def _joined(parts: Sequence[Cache]) -> Cache:
+    """One cache of all rows; shorter ones get empty columns on the left."""
+    width = max(part.get_seq_length() for part in parts)
+    whole = Cache(layer_class_to_replicate=_Layer)
+    for index in range(len(parts[0].layers)):
+        keys, values = (
+            torch.cat([F.pad(state, (0, 0, width - state.shape[2], 0)) for state in states])
+            for states in zip(*((part.layers[index].keys, part.layers[index].values) for part in parts), strict=True)
+        )
+        whole.update(keys, values, index)
+    return whole
 
 
 class TransformersSolver:
@@ -174,12 +221,6 @@ class TransformersSolver:
 
     @torch.inference_mode()
     def _run_batch(self, jobs: list[_Job]) -> list[list[int]]:
-        width = max(len(job.prefix) for job in jobs)
-        ids = torch.zeros((len(jobs), width), dtype=torch.long)
-        mask = torch.zeros((len(jobs), width), dtype=torch.long)
-        for row, job in enumerate(jobs):
-            ids[row, width - len(job.prefix) :] = torch.tensor(job.prefix)
-            mask[row, width - len(job.prefix) :] = 1
         longest = max(len(job.noise) for job in jobs)
         noise = torch.tensor(np.stack([np.pad(job.noise, (0, longest - len(job.noise))) for job in jobs]))
         thinking = torch.tensor([job.thinking > 0 for job in jobs])
@@ -188,17 +229,12 @@ class TransformersSolver:
         rows = torch.arange(len(jobs))  # of the jobs still in the batch
         out = torch.full((len(jobs), longest), self._stop)
         length = torch.zeros(len(jobs), dtype=torch.long)
-        cache: Any = DynamicCache(config=self.model.config)
-        step_ids, positions = ids, (mask.cumsum(1) - 1).clamp(min=0)
+        prompts = [self._read(jobs[start : start + _PROMPTS]) for start in range(0, len(jobs), _PROMPTS)]
+        cache = _joined([part for part, _, _ in prompts])
+        width = cache.get_seq_length()
+        mask = torch.cat([F.pad(shown, (width - shown.shape[1], 0)) for _, shown, _ in prompts])
+        logits = torch.cat([following for _, _, following in prompts])
         for step in range(longest):
-            logits = self.model(
-                input_ids=step_ids.to(self.device),
-                attention_mask=mask.to(self.device),
-                position_ids=positions.to(self.device),
-                cache=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            ).logits[:, -1]
             token = self._choose(logits, noise[rows, step])
             alive = step < limit[rows]
             out[rows[alive], step] = token[alive]
@@ -210,14 +246,38 @@ class TransformersSolver:
             alive = step + 1 < limit[rows]
             if not alive.any():
                 break
-            last = positions[:, -1:] + 1
             if alive.float().mean() < _COMPACT:
                 kept = alive.nonzero()[:, 0]
-                cache.batch_select_indices(kept.to(self.device))
-                rows, token, mask, last = rows[kept], token[kept], mask[kept], last[kept]
-            mask = torch.cat([mask, torch.ones((len(rows), 1), dtype=torch.long)], dim=1)
-            step_ids, positions = token[:, None], last
+                first = int(mask[kept].any(0).int().argmax())
+                for layer in cache.layers:
+                    layer.keep(kept.to(self.device), first)
+                rows, token, mask = rows[kept], token[kept], mask[kept, first:]
+            mask = F.pad(mask, (0, 1), value=1)
+            logits = self._logits(token[:, None], mask, cache)
         return [out[row, : length[row]].tolist() for row in range(len(jobs))]
+
+    def _read(self, jobs: list[_Job]) -> tuple[Cache, torch.Tensor, torch.Tensor]:
+        """Cache, mask (rows, columns) and logits (rows, vocabulary) after the prefixes, which are padded on the left."""
+        width = max(len(job.prefix) for job in jobs)
+        ids, mask = torch.zeros((2, len(jobs), width), dtype=torch.long)
+        for row, job in enumerate(jobs):
+            ids[row, width - len(job.prefix) :] = torch.tensor(job.prefix)
+            mask[row, width - len(job.prefix) :] = 1
+        cache = Cache(layer_class_to_replicate=_Layer)
+        return cache, mask, self._logits(ids, mask, cache)
+
+    def _logits(self, ids: torch.Tensor, mask: torch.Tensor, cache: Cache) -> torch.Tensor:
+        """(rows, vocabulary) logits after the last columns of the mask, whose tokens are ``ids``; appends to the cache."""
+        positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        logits: torch.Tensor = self.model(
+            input_ids=ids.to(self.device),
+            attention_mask=mask.to(self.device),
+            position_ids=positions.to(self.device),
+            cache=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        return logits
 
     def _choose(self, logits: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """(rows,) tokens, by inversion of the cumulative distribution."""

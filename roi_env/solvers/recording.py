@@ -287,7 +287,7 @@ async def record_live(
     stopped: str | None = None
 
     def progress() -> Progress:
-        done = len(finished | errors)
+        done = len(finished) + len(errors - finished)
         return Progress(done, total, len(errors), unknown, ledger.charged, usd, stopped)
 
     async def work() -> None:
@@ -306,10 +306,10 @@ async def record_live(
                 usd_reserved += most_usd
                 if (question.dataset, question.question_id) not in recording.questions:
                     recording.questions[question.dataset, question.question_id] = question
-                    await ledger.note({"question": {**question.__dict__, "extra": dict(question.extra)}})
+                    ledger.note({"question": {**question.__dict__, "extra": dict(question.extra)}})
                 entry = await ledger.reserve(key, tier.most_tokens)
                 reply = await solver.answer(Ask(question, tier, tier.most_tokens, sample))
-                await ledger.settle(entry, reply.tokens, reply_facts(reply))
+                ledger.settle(entry, reply.tokens, reply_facts(reply))
                 usd_reserved -= most_usd
                 usd += _usd(reply, limits)
                 unknown += reply.lost

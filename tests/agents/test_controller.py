@@ -13,8 +13,8 @@ import pytest
 pytest.importorskip("uvicorn", reason="needs the extra [live]")
 
 from agents.base import Agent, DecisionView, Problem, Probs, State, make_agent, one_hot, public_problem
-from agents.controller import BudgetController, Result
-from agents.evaluation import evaluate_sampled
+from agents.controller import BudgetController, Result, Session
+from agents.evaluation import evaluate_exact, evaluate_sampled
 from roi_env.exam import draw_exams, exam_spec
 from roi_env.solvers.base import Ask, Question, Reply, ThinkingTier
 from roi_env.solvers.http import HTTPSolver
@@ -105,6 +105,66 @@ def test_sequential_is_the_live_environment(agent: str) -> None:
     assert terminated
     assert (info["score"], info["spent"]) == (audit["right"] or 0, audit["charged"])
     env.close()
+
+
+class Recorded:
+    """Answers as a table says: (n, K) tokens and (n, K) right, of ``QUESTIONS``; cut at the cap like an endpoint."""
+
+    name = "recorded"
+
+    def __init__(self, tokens: np.ndarray, right: np.ndarray) -> None:
+        self.tokens, self.right = tokens, right
+
+    async def answer(self, ask: Ask) -> Reply:
+        cell = QUESTIONS.index(ask.question), TIERS.index(ask.tier)
+        tokens = int(self.tokens[cell])
+        if tokens > ask.cap:
+            return Reply("", "hm", ask.cap, None, "length", "server")
+        # An answer that ends exactly at its tier's cap may be said to end by length: it is whole.
+        finish: Any = "length" if tokens == ask.tier.most_tokens else "stop"
+        return Reply(ask.question.answer if self.right[cell] else "no", None, tokens, None, finish, "server")
+
+    async def close(self) -> None:
+        return None
+
+
+@pytest.mark.parametrize("decision_cost", [0, 2])
+@pytest.mark.parametrize("budget", [25, 60, 150])
+def test_live_exams_score_what_the_table_predicts(budget: int, decision_cost: int) -> None:
+    from dataclasses import replace
+
+    from roi_env.live import live_source
+
+    rng = np.random.default_rng(budget + decision_cost)
+    tokens = rng.integers(1, [tier.most_tokens + 1 for tier in TIERS], size=(len(QUESTIONS), len(TIERS)))
+    right = rng.random(tokens.shape) < 0.6
+    source = replace(
+        live_source(QUESTIONS, TIERS),
+        outcome_start=np.arange(tokens.size, dtype=np.int32),
+        outcome_count=np.ones(tokens.size, np.int32),
+        outcomes=(tokens << 1 | right).ravel().astype(np.uint32),
+    )
+    spec = exam_spec(source, num_tasks=8, budget=budget, decision_cost=decision_cost)
+    batch = draw_exams(spec, 0, np.arange(12))
+
+    async def live(agent: Agent, exam: int) -> tuple[int, int]:
+        ledger, score = Ledger(None), 0
+        session = Session(agent, Recorded(tokens, right), TIERS, batch.groups[exam].tolist(), ledger=ledger)
+        for position, item in enumerate(batch.items[exam]):
+            ticket = await session.admit(position, QUESTIONS[item])
+            if ticket is None:
+                break
+            row, reply = await session.finish(ticket)
+            score += row.status == "answered" and reply is not None and check(QUESTIONS[item], reply.text)
+        ledger.close()
+        return score, session.charged
+
+    for name in ("lp-lookahead", "remaining-share", "fixed-2", "resolve"):
+        agent = make_agent(name, public_problem(spec))
+        told = evaluate_exact(agent, batch, law="true")
+        found = np.array([asyncio.run(live(agent, exam)) for exam in range(len(batch))])
+        np.testing.assert_allclose(found[:, 0], told.score, atol=1e-9)
+        np.testing.assert_allclose(found[:, 1], told.spent, atol=1e-9)
 
 
 def test_no_data_is_needed_and_costs_are_learned() -> None:

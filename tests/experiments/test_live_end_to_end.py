@@ -104,8 +104,10 @@ def test_answer_through_faults(server: str, tmp_path: Path) -> None:
         roi(*arguments)
 
 
-def test_answer_with_the_model_in_this_process(tmp_path: Path) -> None:
-    roi("answer", SUMS, "--budget", "300", "--model", str(MODEL), "--out", str(tmp_path / "a"), "--window", "4", *TIERS)
+@pytest.mark.parametrize("agent", ["online-lp", "llm"])
+def test_answer_with_the_model_in_this_process(agent: str, tmp_path: Path) -> None:
+    asked = ["answer", SUMS, "--budget", "300", "--model", str(MODEL), "--out", str(tmp_path / "a"), "--window", "4"]
+    roi(*asked, *TIERS, "--agent", agent)
     audit = json.loads((tmp_path / "a" / "audit.json").read_text())
     assert 0 < audit["charged"] <= 300
     assert audit["by_status"]["answered"] > 3

@@ -156,9 +156,9 @@ def test_an_entry_is_settled_once(tmp_path: Path) -> None:
     async def run() -> None:
         entry = await ledger.reserve(("a",), 9)
         assert (ledger.charged, ledger.reserved) == (0, 9)
-        await ledger.settle(entry, 4, {})
+        ledger.settle(entry, 4, {})
         with pytest.raises(ValueError, match="settled already"):
-            await ledger.settle(entry, 4, {})
+            ledger.settle(entry, 4, {})
 
     ledger = Ledger(tmp_path / "j.jsonl", {})
     asyncio.run(run())
