@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -75,6 +76,9 @@ def test_a_recording_and_its_table(tmp_path: Path) -> None:
         Ledger(tmp_path / "j.jsonl", {"model": "other"})
 
 
+# A request that its deadline cancels while it connects leaves its socket to the garbage collector (httpx, anyio): seen on
+# busy machines only.
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 def test_a_thousand_faults(tmp_path: Path) -> None:
     # A drip and a silence take a deadline each: there are few of them, the other kinds are quick.
     slow = ["drip", "silence"] * 2
@@ -112,6 +116,7 @@ def test_a_thousand_faults(tmp_path: Path) -> None:
     assert all(seen.generated == 0 for seen in upstream.seen if seen.fault in NOTHING_GENERATED)
     sure = sum(reply.tokens for _, reply in recording.replies() if reply.counted == "server")
     assert sure <= upstream.generated
+    gc.collect()  # within this test's filter of warnings
 
 
 def test_permanent_errors_are_errors_and_can_be_asked_again(tmp_path: Path) -> None:
