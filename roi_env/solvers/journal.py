@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections import deque
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -65,15 +64,19 @@ class LineFile:
             self.append([self.settings])
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Add a record; it outlives this process when this returns, and is on the disk after the next :meth:`append`."""
+        """Add a record; it outlives this process when this returns, and is on the disk after the next :meth:`sync`."""
         self._file.write(json.dumps(record).encode() + b"\n")
         self._file.flush()
+
+    def sync(self) -> None:
+        """All records are on the disk when this returns."""
+        os.fsync(self._file.fileno())
 
     def append(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Add records; they and all before them are on the disk when this returns."""
         self._file.write(b"".join(json.dumps(record).encode() + b"\n" for record in records))
         self._file.flush()
-        os.fsync(self._file.fileno())
+        self.sync()
 
     def close(self) -> None:
         """Close the file."""
@@ -110,7 +113,7 @@ class Ledger:
         self.notes: list[dict[str, Any]] = []
         """Records of other kinds, in their order."""
         self.file = LineFile(path, settings) if path is not None else None
-        self._queue: deque[Mapping[str, Any]] = deque()
+        self._written = self._synced = 0  # records
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
         for line, record in enumerate(self.file.records if self.file else (), 2):
             try:
@@ -140,11 +143,11 @@ class Ledger:
         entry = Entry(len(self.entries), key, tokens)
         self.entries.append(entry)
         self.reserved += tokens
+        # Written at once, so that records lie in their order whatever is cancelled; one thread syncs, and what was written
+        # meanwhile shares one fsync.
+        self._write({"n": entry.number, "reserve": tokens, "key": key})
         if self.file is not None:
-            # One thread writes; whatever has queued up meanwhile shares one fsync. A write that has begun is never
-            # undone by a cancelled wait.
-            self._queue.append({"n": entry.number, "reserve": tokens, "key": key})
-            await asyncio.shield(asyncio.wrap_future(self._thread.submit(self._drain)))
+            await asyncio.shield(asyncio.wrap_future(self._thread.submit(self._sync, self._written)))
         return entry
 
     def settle(self, entry: Entry, tokens: int, facts: Mapping[str, Any]) -> None:
@@ -162,8 +165,8 @@ class Ledger:
         self._write(record)
 
     def close(self) -> None:
-        """Write what is left, to the disk, and close the file."""
-        self._thread.submit(self._drain, True).result()
+        """Bring everything to the disk and close the file."""
+        self._thread.submit(self._sync, self._written).result()
         self._thread.shutdown()
         if self.file:
             self.file.close()
@@ -171,13 +174,14 @@ class Ledger:
     def _write(self, record: Mapping[str, Any]) -> None:
         if self.file is not None:
             self.file.write(record)
+            self._written += 1
 
-    def _drain(self, always: bool = False) -> None:
-        records = []
-        while self._queue:
-            records.append(self._queue.popleft())
-        if self.file is not None and (records or always):
-            self.file.append(records)
+    def _sync(self, number: int) -> None:
+        """Bring the first ``number`` records, and all that were written by now, to the disk."""
+        if self.file is not None and self._synced < number:
+            now = self._written
+            self.file.sync()
+            self._synced = now
 
 
 def reply_facts(reply: Reply) -> dict[str, Any]:

@@ -231,3 +231,25 @@ def test_killed_at_any_moment_nothing_is_lost_and_nothing_asked_twice(tmp_path: 
     assert set(answered.values()) == {1}
     assert upstream.generated <= ledger.charged
     ledger.close()
+
+
+def test_a_cancelled_reservation_keeps_its_place(tmp_path: Path) -> None:
+    """Records lie in their order even where the wait for the disk is cancelled and the request is settled at once."""
+    path = tmp_path / "ledger.jsonl"
+
+    async def run() -> None:
+        ledger = Ledger(path, SETTINGS)
+        for number in range(50):
+            task = asyncio.create_task(ledger.reserve((number,), 10))
+            await asyncio.sleep(0)  # it has begun to wait
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            ledger.settle(ledger.entries[-1], 10, {"error": "interrupted"})
+        ledger.close()
+
+    asyncio.run(run())
+    again = Ledger(path, SETTINGS)
+    assert [entry.charged for entry in again.entries] == [10] * 50
+    assert again.charged == 500
+    again.close()
