@@ -28,14 +28,13 @@ from agents.llm.prompts import (
     LEVEL_TAGS,
     NUM_LEVELS,
     REFUSED,
-    THINK,
     Tagged,
-    exam_prompt,
     render,
     render_tagged,
 )
 from agents.llm.rejection import Sample, Sampled, reject, sample, write_labels
 from agents.llm.tokenizer import prompt_text
+from agents.llm.transcripts import exam_ids
 from roi_env.files import replacing
 from roi_env.solvers.base import Checker, Question, ThinkingTier
 
@@ -267,8 +266,7 @@ class Examples:
             token for ways, way in zip(ids, chosen, strict=True) for token in (refusal if way is None else ways[way])
         ]
         made += self._encode(self._end)
-        text = prompt_text(self.tokenizer, exam_prompt([problem.question.text for problem in problems], budget))
-        prompt = self._encode(text.rstrip().removesuffix(THINK) if text.rstrip().endswith(THINK) else text)
+        prompt = exam_ids(self.tokenizer, [problem.question.text for problem in problems], budget)
         tags = {self._encode(tag)[0] for tag in LEVEL_TAGS}
         targets = [token if token in tags or not tags_only else IGNORED for token in made]
         return Example(prompt + made, [IGNORED] * len(prompt) + targets)
