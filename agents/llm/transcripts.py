@@ -12,8 +12,9 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
-from transformers import DynamicCache
+from transformers.cache_utils import Cache, DynamicLayer
 
 from agents.exam_taker import Papers
 from agents.llm.decisions import PADDING, Ids, Sequences, hidden_states, packed
@@ -33,6 +34,9 @@ BATCH: Final = 128
 _COMPACT: Final = 0.9
 """Finished rows leave the batch when fewer than this share of its rows go on."""
 
+_ROOM: Final = 32
+"""Columns by which the memory of a batch grows."""
+
 
 def exam_ids(tokenizer: Any, questions: Sequence[str], budget: int, strategy: str = "taught") -> list[int]:
     """Token ids of an exam's prompt, the assistant's turn begun with no think block opened.
@@ -44,6 +48,31 @@ def exam_ids(tokenizer: Any, questions: Sequence[str], budget: int, strategy: st
         text.rstrip().removesuffix(THINK) if text.rstrip().endswith(THINK) else text, add_special_tokens=False
     ).input_ids
     return ids
+
+
+class _Layer(DynamicLayer):
+    """Keys and values at the beginning of buffers that have room for more: concatenation would copy all of them for every token."""
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Append columns."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.keys, self.values = self.buffers = (key_states, value_states)
+            return self.keys, self.values
+        begin, end = self.keys.shape[2], self.keys.shape[2] + key_states.shape[2]
+        if end > self.buffers[0].shape[2]:
+            room = (0, 0, 0, max(_ROOM, end - begin))
+            self.buffers = (functional.pad(self.keys, room), functional.pad(self.values, room))
+        for buffer, new in zip(self.buffers, (key_states, value_states), strict=True):
+            buffer[:, :, begin:end] = new
+        self.keys, self.values = (buffer[:, :, :end] for buffer in self.buffers)
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Keep (or repeat) rows."""
+        self.keys, self.values = self.buffers = (self.keys[indices], self.values[indices])
 
 
 class Generated(NamedTuple):
@@ -116,7 +145,7 @@ def _generate(
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     uniform = torch.from_numpy(numbers)
     ids, logp = torch.full((size, budget), PADDING, dtype=torch.int32), torch.zeros(size, budget)
-    cache: Any = DynamicCache(config=model.config)
+    cache: Any = Cache(layer_class_to_replicate=_Layer)
     rows = torch.arange(size)
     members = torch.from_numpy(row)  # from prompts to rows after the first pass
     alive = torch.ones(size, dtype=torch.bool)
