@@ -166,10 +166,9 @@ class LMGRPOAgent(LMLearner):
 
 class RARLAgent(ExamTaker, LMLearner):
     """Rational RL of single-pass exams (arXiv 2601.03822): GRPO over the tokens of transcripts, see
-    :mod:`agents.rllib.single_pass`.
+    :mod:`agents.rllib.single_pass`. The training exams' own reward counts: "rational" (right, and the level announced is that of
+    the tokens spent), "score", or another that needs no outcomes of other tiers (`roi train --reward`).
 
-    :param reward: of training: "rational" (right, and the level announced is that of the tokens spent), "score", or another of
-        :mod:`roi_env.rewards` that needs no outcomes of other tiers.
     :param budgets: see :class:`LMLearner`.
     :param steps: **tokens** to train for; the last iteration is finished.
     :param temperature: of the tokens in training.
@@ -193,7 +192,6 @@ class RARLAgent(ExamTaker, LMLearner):
         problem: Problem,
         *,
         model: str = "tinylm-mcft",
-        reward: str = "score",
         budgets: Sequence[float] = (),
         steps: int = 400_000,
         exams: int = 192,

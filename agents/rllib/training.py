@@ -28,7 +28,6 @@ from agents.rllib.registration import spec_of
 from agents.rllib.rollouts import concatenate
 from roi_env.exam import ExamSpec
 from roi_env.files import replacing
-from roi_env.rewards import parse_reward
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +116,7 @@ def _single_pass(spec: ExamSpec, seed: int, exam_seed: int, p: dict[str, Any]) -
         entropy_coeff=p["entropy"],
     )
     config.exams(
-        spec.replace(reward=parse_reward(p["reward"])),
+        spec,
         seed=exam_seed,
         training_seed=seed,
         per_iteration=p["exams"],

@@ -35,8 +35,9 @@ SMALL: dict[str, Any] = {"exams": 32, "minibatch": 16, "group": 4, "steps": 1500
 SPEC = three_tier_spec(budget=40)
 
 
-def run_of(model: Path, **params: Any) -> LocalRun:
-    return LocalRun(make_config("rarl", SPEC, seed=1, exam_seed=2, params={**SMALL, "model": str(model), **params}))
+def run_of(model: Path, reward: str = "score", **params: Any) -> LocalRun:
+    spec = three_tier_spec(budget=40, reward=reward)
+    return LocalRun(make_config("rarl", spec, seed=1, exam_seed=2, params={**SMALL, "model": str(model), **params}))
 
 
 def agent_of(model: Path, **params: Any) -> RARLAgent:
