@@ -117,7 +117,7 @@ class Recipe:
     ample: int = 5000
     texts: int = 0
     text_tasks: int = 3
-    text_budget: list[int] = field(default_factory=lambda: [40, 110])
+    text_budget: list[int] = field(default_factory=lambda: [20, 110])
     single_epochs: int = 5
     exam_epochs: int = 2
     text_epochs: int = 1
