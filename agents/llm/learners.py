@@ -173,7 +173,7 @@ class RARLAgent(ExamTaker, LMLearner):
     :param steps: **tokens** to train for; the last iteration is finished.
     :param temperature: of the tokens in training.
     :param advantage: see :func:`agents.rllib.advantages.advantages`: "dr" as in the paper, or "rtg" (a token is credited with
-        its own and later problems alone), "grpo", "rloo".
+        its own and later problems alone: less noise), "grpo", "rloo".
     :param clip_high: upper clipping range (0: the same as ``clip``).
     :param kl_coeff: of the divergence from the model to begin with, estimated at the tokens written.
     :param grader: who judges answers, see :mod:`roi_env.solvers.grading`.
@@ -193,16 +193,16 @@ class RARLAgent(ExamTaker, LMLearner):
         *,
         model: str = "tinylm-mcft",
         budgets: Sequence[float] = (),
-        steps: int = 400_000,
+        steps: int = 200_000,
         exams: int = 192,
-        minibatch: int = 96,
+        minibatch: int = 192,
         epochs: int = 2,
         group: int = 8,
         lr: float = 2e-4,
         entropy: float = 0.0,
         clip: float = 0.2,
         clip_high: float = 0.28,
-        advantage: str = "dr",
+        advantage: str = "rtg",
         ratio: str = "token",
         aggregation: str = "constant",
         kl_coeff: float = 0.0,
