@@ -83,6 +83,8 @@ class Recipe:
     :param decision_exams: exams as decisions.
     :param ample: questions as the only task left of the largest budget, in the second stage.
     :param texts: exams as one text in a third stage of their own, which teaches to take them in one pass (0: no such stage).
+    :param start: model that the third stage trains, where that is not what the first two make: they are left out then (the
+        model that is named first answers the questions). Empty: all stages.
     :param text_tasks: most tasks of such an exam.
     :param text_budget: smallest and largest budget of such an exam, a task.
     :param single_epochs: most epochs of the first stage; ``exam_epochs`` of the second, ``text_epochs`` of the third.
@@ -116,6 +118,7 @@ class Recipe:
     decision_exams: int = 300
     ample: int = 5000
     texts: int = 0
+    start: str = ""
     text_tasks: int = 3
     text_budget: list[int] = field(default_factory=lambda: [20, 110])
     single_epochs: int = 5
@@ -166,6 +169,8 @@ class Recipe:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.full + self.tags < 1 or self.exams + self.decision_exams < 1:
             raise ValueError("full + tags and exams + decision_exams must be at least 1")
+        if self.start and not self.texts:
+            raise ValueError(f"start={self.start} is trained on exams as one text: say how many, texts=10000")
         if self.keep not in ("all", "shortest"):
             raise ValueError(f"keep must be all or shortest, got {self.keep!r}")
         for name, bounds in (("budget", self.budget), ("text_budget", self.text_budget)):
@@ -184,6 +189,8 @@ class Recipe:
             Stage("exam", "exams", self.exam_epochs, self.exam_lr, self.exam_batch),
             Stage("text", "exams in one pass", self.text_epochs, self.text_lr, self.exam_batch),
         ]
+        if self.start:
+            return stages[2:]
         return stages if self.texts else stages[:2]
 
     @property
@@ -459,7 +466,7 @@ def mcft(
     tokenizer: Any = AutoTokenizer.from_pretrained(model)
     _add_tags(tokenizer)
     make = Examples(tokenizer, recipe)
-    source = model
+    source = model_source(recipe.start) if recipe.start else model
     for stage in recipe.stages:
         rng = Random(f"{recipe.seed} {stage.name}")
         examples, checked = make.stage(stage.name, learned, rng), make.validation(stage.name, held_out, rng)

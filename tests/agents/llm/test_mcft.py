@@ -228,6 +228,17 @@ def test_finished_work_is_not_repeated_and_another_recipe_is_refused(
         mcft(str(model_folder), dataclasses.replace(SMALL, keep="shortest"), tuned, *questions, check)
 
 
+def test_the_third_stage_alone_goes_on_from_a_finished_model(
+    tuned: Path, model_folder: Path, questions: tuple[list[Question], list[Question]], tmp_path: Path
+) -> None:
+    shutil.copy(tuned / JOURNAL, tmp_path / JOURNAL)
+    recipe = dataclasses.replace(SMALL, texts=32, text_lr=5e-3, start=str(tuned))
+    done = mcft(str(model_folder), recipe, tmp_path, *questions, check)
+    assert list(done.validation) == ["text"]
+    begun, went_on = (AutoModelForCausalLM.from_pretrained(folder).state_dict() for folder in (tuned, tmp_path))
+    assert 0 < max(float((went_on[name].float() - begun[name].float()).abs().max()) for name in begun) < 0.5
+
+
 class Stopped(Exception):
     """Ends a training early, as Ctrl-C would."""
 
@@ -287,6 +298,7 @@ def test_lora_trains_a_small_part_and_leaves_an_ordinary_model(
         ("tiers", {"a": 0, "b": 5}, "growing caps"),
         ("sampled", ["high"], "no tier 'high'"),
         ("lora", -1, "negative"),
+        ("start", "tinylm-mcft", "texts=10000"),
         ("text_budget", [9, 3], "text_budget must read"),
     ],
 )
