@@ -25,6 +25,14 @@ _register(
 )
 _register("llm-ppo", "agents.llm.learners:LMPPOAgent", "a language model trained by PPO (RLlib) on exams' questions")
 _register("llm-grpo", "agents.llm.learners:LMGRPOAgent", "a language model trained by GRPO (RLlib) on exams' questions")
+_register(
+    "rarl", "agents.llm.learners:RARLAgent", "a language model trained by token-level GRPO (RLlib) on one-pass exams"
+)
+_TAKER = "agents.llm.exam_taker:LMExamTaker"
+_register("exam-taker", _TAKER, "a language model that takes the whole exam in one pass (parameter model=FOLDER)")
+for _strategy in ("base", "plan-and-solve", "least-to-most"):
+    _summary = "the same for a model that follows instructions: the prompt explains the form"
+    _register(f"exam-{_strategy}", _TAKER, _summary, strategy=_strategy)
 # Models that come with the package, by name.
 for _name, _model, _summary in (
     ("tinylm-base", "tinylm", "the small language model as it was pre-trained, its levels untaught"),

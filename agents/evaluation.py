@@ -15,6 +15,7 @@ import numpy.typing as npt
 from numba import njit
 
 from agents.base import Agent, Attempts, DecisionView, ExamsView, Feedback, Problem, Probs, exams_view, public_problem
+from agents.exam_taker import ExamTaker, mark
 from roi_env import random
 from roi_env.episodes import Outcome, Player, Records, play, sample, summarise
 from roi_env.evaluation import MAX_STATES, Decide, Evaluation, Law, TooManyStates, default_law, evaluate_markov
@@ -138,7 +139,12 @@ def rollout(
 
     :param chunk: most episodes a batch (memory only; the records do not depend on it).
     :raises ValueError: where the agent's probabilities break the interface.
+
+    Who takes exams in one pass (:class:`agents.exam_taker.ExamTaker`) writes anew in every replicate, with numbers named the
+    same way; potential outcomes play no part then.
     """
+    if isinstance(agent, ExamTaker):
+        return _sit(agent, batch, replicates, seed, law)
     problem = public_problem(batch.spec)
 
     def enter(some: ExamBatch, episodes: ExamBatch, row: npt.NDArray[np.int64]) -> Player:
@@ -152,11 +158,29 @@ def rollout(
     return sample(enter, batch, replicates=replicates, law=law, chunk=chunk)
 
 
+def _sit(agent: ExamTaker, batch: ExamBatch, replicates: int, seed: int, law: Law) -> Records:
+    """:func:`rollout` of whom takes whole exams."""
+    if law != "true":
+        raise ValueError(f"agent {agent.name!r} writes its own answers to the exams' own tasks: there is no other law")
+    row = np.repeat(np.arange(len(batch)), replicates)
+    episodes = batch.take(row)
+    episodes = dataclasses.replace(
+        episodes, replicates=episodes.replicates + np.tile(np.arange(replicates), len(batch))
+    )
+    # One number a token: no exam has more tokens than its budget.
+    numbers = action_numbers(np.uint64(seed), episodes.exam_ids, episodes.replicates, batch.spec.budget)
+    papers = agent.take(exams_view(episodes, public_problem(batch.spec)), numbers)
+    return mark(papers, episodes, agent.grader, row)
+
+
 def evaluate_sampled(
     agent: Agent, batch: ExamBatch, *, law: Law | None = None, replicates: int = 100, seed: int = 0
 ) -> Evaluation:
-    """Evaluate by sampled episodes; ``law`` as in :func:`rollout`, default :func:`default_law`."""
+    """Evaluate by sampled episodes; ``law`` as in :func:`rollout`, default :func:`default_law`. Who takes exams in one pass
+    takes each as often as it says itself, at most."""
     law = law or default_law(batch.spec)
+    if isinstance(agent, ExamTaker):
+        replicates = min(replicates, agent.replicates)
     return summarise(rollout(agent, batch, replicates=replicates, seed=seed, law=law), batch, law)
 
 

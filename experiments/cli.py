@@ -321,6 +321,13 @@ def train(
     policy: Annotated[
         str, typer.Option(help="Of ppo and grpo: mlp (reads numbers) or llm (reads the questions)")
     ] = "mlp",
+    mode: Annotated[
+        str,
+        typer.Option(
+            help="With --policy llm: decisions (a level before every task), or single-pass (GRPO over the tokens of exams "
+            "written in one pass)"
+        ),
+    ] = "decisions",
     model: Annotated[
         str | None, typer.Option(help="With --policy llm: model to begin with, a folder, a bundled name or a hub id")
     ] = None,
@@ -371,11 +378,15 @@ def train(
             raise ConfigError(f"--policy must be mlp or llm, got {policy!r}")
         if policy == "llm" and agent not in ALIASES:
             raise ConfigError(f"--policy llm belongs to {' and '.join(ALIASES)}, got {agent!r}")
+        if mode not in ("decisions", "single-pass"):
+            raise ConfigError(f"--mode must be decisions or single-pass, got {mode!r}")
+        if mode == "single-pass" and (policy, agent) != ("llm", "grpo"):
+            raise ConfigError("--mode single-pass belongs to grpo with --policy llm")
         if model is not None and policy != "llm":
             raise ConfigError("--model belongs to --policy llm")
         kind = "recorded" if table is not None else variant or ("tinylm" if policy == "llm" else "signal")
         config = TrainConfig(
-            agent=f"llm-{agent}" if policy == "llm" else agent,
+            agent=agent if policy != "llm" else "rarl" if mode == "single-pass" else f"llm-{agent}",
             params=given | ({} if steps is None else {"steps": steps}) | ({} if model is None else {"model": model}),
             variant=VariantConfig(
                 source=kind,

@@ -177,6 +177,7 @@ def recorded_source(
         synthetic=False,
         question_ids=question_ids,
         texts=_texts(table, "question", items),
+        answers=_texts(table, "answer", items),
     )
     return source.with_coupling(coupling or ("common" if paired else "independent"))
 

@@ -177,6 +177,7 @@ class Source:
     :param paired: whether common coupling has a meaning for these outcomes.
     :param question_ids: item -> question id (recorded sources).
     :param texts: item -> question text (recorded sources).
+    :param answers: item -> reference answer (recorded sources); no agent sees it.
     """
 
     name: str
@@ -202,6 +203,7 @@ class Source:
     synthetic: bool
     question_ids: tuple[str, ...] = ()
     texts: tuple[str, ...] = ()
+    answers: tuple[str, ...] = ()
 
     @property
     def num_tiers(self) -> int:

@@ -203,6 +203,17 @@ def _sequences(
     return Sequences(*map(torch.from_numpy, (ids, positions, part, prompt, row, last)))
 
 
+def hidden_states(model: Any, sequences: Sequences) -> torch.Tensor:
+    """(R, L, hidden) hidden states of packed sequences, after the model's final norm."""
+    device = next(model.parameters()).device
+    return model.base_model(  # type: ignore[no-any-return]
+        input_ids=sequences.ids.to(device),
+        position_ids=sequences.positions.to(device),
+        attention_mask=sequences.mask(model.dtype).to(device),
+        use_cache=False,
+    ).last_hidden_state
+
+
 def last_hidden(model: Any, prompts: Ids, question_width: int, *, recompute: bool = False) -> torch.Tensor:
     """(D, hidden) hidden state of the last token of every encoded prompt, after the model's final norm.
 
@@ -213,26 +224,18 @@ def last_hidden(model: Any, prompts: Ids, question_width: int, *, recompute: boo
     :param recompute: compute every forward pass anew when gradients flow back: memory of one pass instead of all.
     """
     distinct, inverse = np.unique(prompts, axis=0, return_inverse=True)
-    core = model.base_model
-    device, dtype = next(model.parameters()).device, model.dtype
     parts: list[torch.Tensor] = []
     order: list[torch.Tensor] = []
 
     def forward(sequences: Sequences) -> torch.Tensor:
-        hidden = core(
-            input_ids=sequences.ids.to(device),
-            position_ids=sequences.positions.to(device),
-            attention_mask=sequences.mask(dtype).to(device),
-            use_cache=False,
-        ).last_hidden_state
-        return hidden[sequences.row.to(device), sequences.last.to(device)]  # type: ignore[no-any-return]
+        return hidden_states(model, sequences)[sequences.row, sequences.last]
 
     for sequences in packed(distinct, question_width):
         recomputed = recompute and torch.is_grad_enabled()
         parts.append(checkpoint(forward, sequences, use_reentrant=False) if recomputed else forward(sequences))
         order.append(sequences.prompt)
     place = torch.cat(order).argsort()[torch.from_numpy(inverse.ravel())]
-    return torch.cat(parts)[place.to(device)]
+    return torch.cat(parts)[place.to(parts[0].device)]
 
 
 def tag_logits(model: Any, prompts: Ids, question_width: int, tags: Sequence[int]) -> torch.Tensor:

@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import torch
 
 from agents.base import DecisionView, ExamsView, Problem, Probs, State
+from agents.exam_taker import ExamTaker, Papers
 from agents.llm.agent import answer
 from agents.llm.decisions import Ids, PromptEncoder
+from agents.llm.exam_taker import write_exams
 from agents.llm.policy import ExamPrompts, LMPolicy, load_tokenizer
 from agents.rllib.agent import RLlibAgent
 
@@ -159,3 +162,73 @@ class LMGRPOAgent(LMLearner):
         params = {name: value for name, value in locals().items() if name not in ("self", "problem", "__class__")}
         params["budgets"] = list(budgets)
         super().__init__(problem, **params)
+
+
+class RARLAgent(ExamTaker, LMLearner):
+    """Rational RL of single-pass exams (arXiv 2601.03822): GRPO over the tokens of transcripts, see
+    :mod:`agents.rllib.single_pass`. The training exams' own reward counts: "rational" (right, and the level announced is that of
+    the tokens spent), "score", or another that needs no outcomes of other tiers (`roi train --reward`).
+
+    :param budgets: see :class:`LMLearner`.
+    :param steps: **tokens** to train for; the last iteration is finished.
+    :param temperature: of the tokens in training.
+    :param advantage: see :func:`agents.rllib.advantages.advantages`: "dr" as in the paper, or "rtg" (a token is credited with
+        its own and later problems alone: less noise), "grpo", "rloo".
+    :param clip_high: upper clipping range (0: the same as ``clip``).
+    :param kl_coeff: of the divergence from the model to begin with, estimated at the tokens written.
+    :param grader: who judges answers, see :mod:`roi_env.solvers.grading`.
+    :param sampling: temperature of the tokens when it takes exams; ``replicates`` as in
+        :class:`agents.llm.exam_taker.LMExamTaker`.
+
+    The others as in :class:`LMLearner` and :class:`agents.rllib.agent.GRPOAgent`.
+    """
+
+    name = "rarl"
+    algorithm = "grpo"
+    has_critic = False
+
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        model: str = "tinylm-mcft",
+        budgets: Sequence[float] = (),
+        steps: int = 200_000,
+        exams: int = 192,
+        minibatch: int = 192,
+        epochs: int = 2,
+        group: int = 8,
+        lr: float = 2e-4,
+        entropy: float = 0.0,
+        clip: float = 0.2,
+        clip_high: float = 0.28,
+        advantage: str = "rtg",
+        ratio: str = "token",
+        aggregation: str = "constant",
+        kl_coeff: float = 0.0,
+        temperature: float = 1.0,
+        lora: int = 0,
+        dtype: str = "float32",
+        recompute: bool = False,
+        grader: str = "exact",
+        sampling: float = 0.7,
+        replicates: int = 4,
+    ) -> None:
+        params = {name: value for name, value in locals().items() if name not in ("self", "problem", "__class__")}
+        params["budgets"] = list(budgets)
+        super().__init__(problem, **params, greedy=sampling == 0)
+        del self._params["greedy"]
+        self.markov = False  # type: ignore[misc]
+        self.replicates = replicates if sampling else 1
+        self.grader = grader
+
+    @classmethod
+    def key(cls) -> str:
+        """See :meth:`RLlibAgent.key`."""
+        return "rarl"
+
+    def take(self, exams: ExamsView, numbers: npt.NDArray[np.float64]) -> Papers:
+        """See :meth:`ExamTaker.take`."""
+        tokenizer = load_tokenizer(self._params["model"])
+        how = {"name": self.name, "temperature": self._params["sampling"]}
+        return write_exams(self._network.causal, tokenizer, exams, numbers, **how)

@@ -1,8 +1,8 @@
 """Meta-cognitive fine-tuning: a causal LM learns to announce what a question will take of it, or to refuse.
 
 The model answers training questions itself (:mod:`agents.llm.rejection`); its right samples, each with the level of its own
-length, and refusals become examples. A curriculum of two stages: single problems, then exams of several problems under a
-budget, each both as one text and as the decisions of which it consists. Examples of plain answering keep the ability
+length, and refusals become examples. A curriculum of stages: single problems; exams of several problems under a budget, each
+both as one text and as the decisions of which it consists; where asked for, many exams as one text alone. Examples of plain answering keep the ability
 to answer. Trained by `transformers.Trainer` with early stopping on the tags of validation questions.
 """
 
@@ -28,14 +28,13 @@ from agents.llm.prompts import (
     LEVEL_TAGS,
     NUM_LEVELS,
     REFUSED,
-    THINK,
     Tagged,
-    exam_prompt,
     render,
     render_tagged,
 )
 from agents.llm.rejection import Sample, Sampled, reject, sample, write_labels
 from agents.llm.tokenizer import prompt_text
+from agents.llm.transcripts import exam_ids
 from roi_env.files import replacing
 from roi_env.solvers.base import Checker, Question, ThinkingTier
 
@@ -46,6 +45,16 @@ RECIPE, JOURNAL, LABELS = "mcft.json", "samples.journal.jsonl", "labels.parquet"
 _STAGES = "stages"
 Watch = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done and of how much."""
+
+
+class Stage(NamedTuple):
+    """A stage of the curriculum: its name in the folder, on the screen, and how it is trained."""
+
+    name: str
+    shown: str
+    epochs: int
+    lr: float
+    batch: int
 
 
 @dataclass
@@ -73,11 +82,17 @@ class Recipe:
     :param exams: exams as one text.
     :param decision_exams: exams as decisions.
     :param ample: questions as the only task left of the largest budget, in the second stage.
-    :param single_epochs: most epochs of the first stage; ``exam_epochs`` of the second.
+    :param texts: exams as one text in a third stage of their own, which teaches to take them in one pass (0: no such stage).
+    :param start: model that the third stage trains, where that is not what the first two make: they are left out then (the
+        model that is named first answers the questions). Empty: all stages.
+    :param text_tasks: most tasks of such an exam.
+    :param text_budget: smallest and largest budget of such an exam, a task.
+    :param single_epochs: most epochs of the first stage; ``exam_epochs`` of the second, ``text_epochs`` of the third.
     :param patience: epochs without improvement after which a stage ends.
-    :param lr: peak of the learning rate; linear to 0 after a tenth of warm-up; ``exam_lr`` in the second stage.
+    :param lr: peak of the learning rate; linear to 0 after a tenth of warm-up; ``exam_lr`` and ``text_lr``
+        in the later stages.
     :param muon: hidden matrices are trained by Muon, at twice the rate of AdamW for the rest; else all by AdamW.
-    :param batch: examples of an update; ``exam_batch`` in the second stage.
+    :param batch: examples of an update; ``exam_batch`` in the later stages.
     :param lora: rank of LoRA on all linear layers (and the tags' embeddings); 0: all weights are trained.
     """
 
@@ -102,11 +117,17 @@ class Recipe:
     exams: int = 200
     decision_exams: int = 300
     ample: int = 5000
+    texts: int = 0
+    start: str = ""
+    text_tasks: int = 3
+    text_budget: list[int] = field(default_factory=lambda: [20, 110])
     single_epochs: int = 5
     exam_epochs: int = 2
+    text_epochs: int = 1
     patience: int = 2
     lr: float = 1.5e-3
     exam_lr: float = 3e-4
+    text_lr: float = 1e-3
     batch: int = 32
     exam_batch: int = 16
     weight_decay: float = 0.1
@@ -122,6 +143,8 @@ class Recipe:
             "num_tasks",
             "single_epochs",
             "exam_epochs",
+            "text_epochs",
+            "text_tasks",
             "batch",
             "exam_batch",
             "patience",
@@ -136,6 +159,7 @@ class Recipe:
             "exam_plain",
             "exams",
             "decision_exams",
+            "texts",
             "lora",
             "temperature",
             "enough",
@@ -145,14 +169,29 @@ class Recipe:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.full + self.tags < 1 or self.exams + self.decision_exams < 1:
             raise ValueError("full + tags and exams + decision_exams must be at least 1")
+        if self.start and not self.texts:
+            raise ValueError(f"start={self.start} is trained on exams as one text: say how many, texts=10000")
         if self.keep not in ("all", "shortest"):
             raise ValueError(f"keep must be all or shortest, got {self.keep!r}")
-        if len(self.budget) != 2 or not 0 < self.budget[0] <= self.budget[1]:
-            raise ValueError(f"budget must read [smallest,largest], got {self.budget}")
+        for name, bounds in (("budget", self.budget), ("text_budget", self.text_budget)):
+            if len(bounds) != 2 or not 0 < bounds[0] <= bounds[1]:
+                raise ValueError(f"{name} must read [smallest,largest], got {bounds}")
         if len(self.tiers) != NUM_LEVELS - 1 or sorted(set(self.tiers.values())) != list(self.tiers.values()):
             raise ValueError(f"tiers must be {NUM_LEVELS - 1} growing caps, got {self.tiers}")
         if unknown := set(self.sampled) - set(self.tiers):
             raise ValueError(f"sampled names no tier {sorted(unknown)[0]!r}; there are {list(self.tiers)}")
+
+    @property
+    def stages(self) -> list[Stage]:
+        """The curriculum."""
+        stages = [
+            Stage("single", "single problems", self.single_epochs, self.lr, self.batch),
+            Stage("exam", "exams", self.exam_epochs, self.exam_lr, self.exam_batch),
+            Stage("text", "exams in one pass", self.text_epochs, self.text_lr, self.exam_batch),
+        ]
+        if self.start:
+            return stages[2:]
+        return stages if self.texts else stages[:2]
 
     @property
     def thinking_tiers(self) -> list[ThinkingTier]:
@@ -267,8 +306,7 @@ class Examples:
             token for ways, way in zip(ids, chosen, strict=True) for token in (refusal if way is None else ways[way])
         ]
         made += self._encode(self._end)
-        text = prompt_text(self.tokenizer, exam_prompt([problem.question.text for problem in problems], budget))
-        prompt = self._encode(text.rstrip().removesuffix(THINK) if text.rstrip().endswith(THINK) else text)
+        prompt = exam_ids(self.tokenizer, [problem.question.text for problem in problems], budget)
         tags = {self._encode(tag)[0] for tag in LEVEL_TAGS}
         targets = [token if token in tags or not tags_only else IGNORED for token in made]
         return Example(prompt + made, [IGNORED] * len(prompt) + targets)
@@ -320,9 +358,26 @@ class Examples:
             examples.append(self.decision(one.question, self.recipe.budget[1], 1, tagged, whole=False))
         return examples + self.plain(found, self.recipe.exam_plain, rng)
 
-    def validation(self, found: Sequence[Sampled], rng: Random, exams: bool) -> list[Example]:
-        """The first stage's tags, or those of exams."""
-        if not exams:
+    def text_stage(self, found: Sequence[Sampled], count: int, rng: Random) -> list[Example]:
+        """Examples of the third stage: exams as one text, under budgets that let most problems be answered."""
+        low, high = self.recipe.text_budget
+        examples = []
+        for _ in range(count):
+            tasks = rng.randint(1, min(self.recipe.text_tasks, len(found)))
+            examples.append(self.exam(rng.sample(list(found), tasks), round(tasks * rng.uniform(low, high)), rng))
+        return examples
+
+    def stage(self, name: str, found: Sequence[Sampled], rng: Random) -> list[Example]:
+        """Examples of a stage of :attr:`Recipe.stages`."""
+        if name == "text":
+            return self.text_stage(found, self.recipe.texts, rng)
+        return self.single_stage(found, rng) if name == "single" else self.exam_stage(found, rng)
+
+    def validation(self, name: str, found: Sequence[Sampled], rng: Random) -> list[Example]:
+        """The first stage's tags, those of exams, or whole exams as one text."""
+        if name == "text":
+            return self.text_stage(found, len(found) // 4 + 1, rng)
+        if name == "single":
             return [
                 self.decision(
                     one.question,
@@ -411,24 +466,13 @@ def mcft(
     tokenizer: Any = AutoTokenizer.from_pretrained(model)
     _add_tags(tokenizer)
     make = Examples(tokenizer, recipe)
-    source = model
-    for name, exams in (("single", False), ("exam", True)):
-        rng = Random(f"{recipe.seed} {name}")
-        examples = make.exam_stage(learned, rng) if exams else make.single_stage(learned, rng)
-        source = str(
-            _stage(
-                source,
-                tokenizer,
-                recipe,
-                folder / _STAGES / name,
-                examples,
-                make.validation(held_out, rng, exams),
-                exams,
-                watch,
-            )
-        )
-        result.validation[name] = json.loads((Path(source) / "validation.json").read_text())
-        clock(name)
+    source = model_source(recipe.start) if recipe.start else model
+    for stage in recipe.stages:
+        rng = Random(f"{recipe.seed} {stage.name}")
+        examples, checked = make.stage(stage.name, learned, rng), make.validation(stage.name, held_out, rng)
+        source = str(_stage(source, tokenizer, recipe, stage, folder / _STAGES / stage.name, examples, checked, watch))
+        result.validation[stage.name] = json.loads((Path(source) / "validation.json").read_text())
+        clock(stage.name)
 
     # Does it still answer as well as before? The same random numbers.
     solver = _solver(source, recipe)
@@ -497,10 +541,10 @@ def _stage(
     source: str,
     tokenizer: Any,
     recipe: Recipe,
+    stage: Stage,
     folder: Path,
     examples: list[Example],
     validation: list[Example],
-    exams: bool,
     watch: Watch,
 ) -> Path:
     """Train one stage, or go on with it; returns the directory of its best model."""
@@ -522,10 +566,10 @@ def _stage(
         use_cpu=not cuda,
         bf16=cuda,
         seed=recipe.seed,
-        num_train_epochs=recipe.exam_epochs if exams else recipe.single_epochs,
-        per_device_train_batch_size=recipe.exam_batch if exams else recipe.batch,
+        num_train_epochs=stage.epochs,
+        per_device_train_batch_size=stage.batch,
         per_device_eval_batch_size=64,
-        learning_rate=recipe.exam_lr if exams else recipe.lr,
+        learning_rate=stage.lr,
         lr_scheduler_type="linear",
         warmup_steps=0.1,
         weight_decay=recipe.weight_decay,
@@ -552,7 +596,7 @@ def _stage(
         if recipe.muon and not recipe.lora
         else None,
         data_collator=lambda rows: _collate(rows, int(tokenizer.pad_token_id)),
-        callbacks=[EarlyStoppingCallback(recipe.patience), _watcher("exams" if exams else "single problems", watch)],
+        callbacks=[EarlyStoppingCallback(recipe.patience), _watcher(stage.shown, watch)],
     )
     trainer.remove_callback(PrinterCallback)
     folder.mkdir(parents=True, exist_ok=True)

@@ -154,6 +154,8 @@ class LMPolicy(nn.Module):
         if self.critic is not None:
             nn.init.zeros_(self.critic.weight)
             nn.init.zeros_(self.critic.bias)
+        # By name: a frozen copy (the reference of a divergence) has a state as well.
+        self._learned = frozenset(name for name, weight in self.named_parameters() if weight.requires_grad)
         self.train(False)
 
     @property
@@ -193,14 +195,14 @@ class LMPolicy(nn.Module):
 
     def weights(self) -> dict[str, npt.NDArray[Any]]:
         """What is trained, by name: all weights, or LoRA's; bfloat16 as its bits (uint16), which NumPy has no type for."""
-        return {name: _array(weight) for name, weight in self.named_parameters() if weight.requires_grad}
+        return {name: _array(weight) for name, weight in self.named_parameters() if name in self._learned}
 
     def set_weights(self, given: dict[str, npt.NDArray[Any]]) -> None:
         """Take what :meth:`weights` gave; the critic's may be missing.
 
         :raises ValueError: for other names or shapes (another model).
         """
-        own = {name: weight for name, weight in self.named_parameters() if weight.requires_grad}
+        own = {name: weight for name, weight in self.named_parameters() if name in self._learned}
         missing = {name for name in own.keys() - given.keys() if not name.startswith("critic.")}
         if missing or (unknown := given.keys() - own.keys()):
             raise ValueError(f"weights of another model: {sorted(missing or unknown)[:3]} do not fit")

@@ -7,8 +7,9 @@ fails closed: whatever is not exactly that has no answer.
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 THINK, END_THINK = "<think>", "</think>"
@@ -49,10 +50,39 @@ AMPLE_STATES = tuple((left, 1) for left in range(320, 449, 32))
 """States like :data:`AMPLE` in which calibration is kept: several, so that it is plenty that counts and not one number."""
 
 
-def exam_prompt(questions: Sequence[str], budget: int) -> str:
-    """A whole exam in one prompt."""
+def exam_prompt(questions: Sequence[str], budget: int, strategy: str = "taught") -> str:
+    """A whole exam in one prompt.
+
+    :param strategy: one of :data:`STRATEGIES`: what is said beyond the problems.
+    :raises ValueError: for another.
+    """
+    if strategy not in STRATEGIES:
+        raise ValueError(f"strategy must be one of {list(STRATEGIES)}, got {strategy!r}")
     lines = [f"Tokens left: {budget}. Tasks left: {len(questions)}."]
-    return "\n".join([*lines, *(f"Problem {number}: {text}" for number, text in enumerate(questions, 1))])
+    lines += [f"Problem {number}: {text}" for number, text in enumerate(questions, 1)]
+    return "\n".join([*lines, *filter(None, [STRATEGIES[strategy]])])
+
+
+_FORM = (
+    "Solve the problems above in their order. All tokens that you write, for all problems together, come out of one "
+    "budget, the number of tokens left; what is written beyond it is lost.\n"
+    f"For each problem first announce how much it will take: {LEVEL_TAGS[0]} for an answer at once, {LEVEL_TAGS[1]} for "
+    f"a short thought, {LEVEL_TAGS[2]} for a long one. Then write {THINK}your thought{END_THINK}{ANSWER}the answer alone"
+    f"{END_ANSWER} and go on with the next problem. A problem that is not worth its tokens is skipped by writing "
+    f"{LEVEL_TAGS[REFUSED]}{REFUSAL}. Write nothing else."
+)
+
+STRATEGIES: dict[str, str] = {
+    "taught": "",
+    "base": _FORM,
+    "plan-and-solve": f"{_FORM}\nIn every thought first understand the problem and devise a plan to solve it; then carry out "
+    "the plan step by step.",
+    "least-to-most": f"{_FORM}\nIn every thought first break the problem down into simpler subproblems; then solve them one "
+    "after the other, from the easiest to the problem itself.",
+}
+"""What an exam's prompt says after the problems. ``taught``: nothing, the model was taught the form by fine-tuning. The others
+explain it, to models that follow instructions: alone, or as in Plan-and-Solve (Wang et al. 2023, arXiv 2305.04091) and
+Least-to-Most (Zhou et al. 2023, arXiv 2205.10625)."""
 
 
 class Completion(NamedTuple):
@@ -159,6 +189,20 @@ def segments(ids: Sequence[int], tags: Sequence[int], problems: int) -> list[Seg
     problem, everything after the last problem's tag to the last. Problems that were not reached have no tokens.
     """
     starts = [place for place, token in enumerate(ids) if token in set(tags)][:problems]
-    edges = [0, *starts[1:], len(ids)] if starts else [0, len(ids)]
-    edges += [len(ids)] * (problems + 1 - len(edges))
+    return _charged(len(ids), starts, problems)
+
+
+def text_segments(pieces: Sequence[str], problems: int) -> list[Segment]:
+    """:func:`segments` where a tag may be several tokens: a problem begins with the token in which its tag begins.
+
+    :param pieces: text of every token.
+    """
+    ends = list(accumulate(map(len, pieces)))
+    found = re.finditer("|".join(map(re.escape, LEVEL_TAGS)), "".join(pieces))
+    return _charged(len(pieces), [bisect_right(ends, match.start()) for match in found][:problems], problems)
+
+
+def _charged(length: int, starts: Sequence[int], problems: int) -> list[Segment]:
+    edges = [0, *starts[1:], length] if starts else [0, length]
+    edges += [length] * (problems + 1 - len(edges))
     return [Segment(start, stop) for start, stop in pairwise(edges)]

@@ -245,6 +245,10 @@ class ExamSettings(AlgorithmConfig):
             jobs += job_list(*part, self.exams_per_job, budget, len(jobs))
         return jobs
 
+    def exam_metrics(self, rollout: Rollout) -> dict[str, float]:
+        """Means over the exams of one iteration."""
+        return exam_metrics(spec_of(self.env_config), rollout)
+
     def columns(self, rollout: Rollout) -> dict[str, npt.NDArray[Any]]:
         """The algorithm's own columns of the training batch, (T,) each."""
         raise NotImplementedError
@@ -342,7 +346,7 @@ class ExamAlgorithm(Algorithm):
         # Only now: an iteration that was interrupted is repeated, not skipped.
         self.next_exam += config.exams_per_iteration // config.group_size
         self.steps += rollout.steps
-        metrics = exam_metrics(spec_of(config.env_config), rollout)
+        metrics = config.exam_metrics(rollout)
         self.score = metrics["score_mean"]
         self._log(rollout, metrics)
         with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):

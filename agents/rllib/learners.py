@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 from ray.rllib.utils.schedules.scheduler import Scheduler
 
 from agents.rllib import losses
-from agents.rllib.modules import ANCHORS, SEQUENCE
+from agents.rllib.modules import ANCHORS, SEQUENCE, WRITTEN
 from agents.rllib.networks import one_thread
 
 REFERENCE = "reference"
@@ -177,34 +177,78 @@ class GRPOTorchLearner(WholeExams):
         self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, Any]
     ) -> torch.Tensor:
         """See :meth:`Learner.compute_loss_for_module`."""
-        logits, actions, sequence = fwd_out[Columns.ACTION_DIST_INPUTS], batch[Columns.ACTIONS], batch[SEQUENCE]
-        mask = batch[Columns.OBS]["action_mask"] > 0.5
-        logp = _of(logits, actions)
-        log_ratio = losses.log_ratio(logp, batch[Columns.ACTION_LOGP], sequence, config.ratio)
+        taken = self._taken(batch, fwd_out)
+        log_ratio = losses.log_ratio(taken.logp, taken.old_logp, taken.sequence, config.ratio)
         surrogate = losses.clipped_surrogate(
-            log_ratio, batch[Postprocessing.ADVANTAGES], config.clip_param, config.clip_high or config.clip_param
+            log_ratio, taken.advantages, config.clip_param, config.clip_high or config.clip_param
         )
-        entropy = losses.entropy(logits, mask)
-        total = surrogate - self._entropy_coeff.get_current_value() * entropy
+        total = surrogate - self._entropy_coeff.get_current_value() * taken.entropy
         metrics = {
             POLICY_LOSS_KEY: surrogate.mean(),
-            ENTROPY_KEY: entropy.mean(),
+            ENTROPY_KEY: taken.entropy.mean(),
             "mean_ratio_distance": (log_ratio.exp() - 1).abs().mean(),
         }
         if config.kl_coeff > 0:
             with torch.no_grad():
-                reference = self._reference.forward_train(batch)[Columns.ACTION_DIST_INPUTS]
-            if config.kl == "exact":
-                divergence = losses.kl_exact(logits, reference, mask)
-            else:
-                divergence = losses.kl_k3(logp, _of(reference, actions))
+                reference = self._reference.forward_train(batch)
+            divergence = self._divergence(batch, fwd_out, reference)
             total = total + config.kl_coeff * divergence
             metrics["mean_reference_kl"] = divergence.mean()
         self.metrics.log_dict({name: value.detach() for name, value in metrics.items()}, key=module_id, window=1)
-        loss = losses.aggregate(total, sequence, config.aggregation, config.longest)
+        loss = losses.aggregate(total, taken.sequence, config.aggregation, config.longest)
         # Learners have equally many exams, not equally many decisions.
-        loss = loss * self._share(len(actions)) if config.aggregation == "token" else loss
+        loss = loss * self._share(len(taken.logp)) if config.aggregation == "token" else loss
         return loss + self._anchor_loss(batch, fwd_out)
+
+    def _taken(self, batch: dict[str, Any], fwd_out: dict[str, Any]) -> Taken:
+        """What the loss is of: the batch's decisions."""
+        logits, mask = fwd_out[Columns.ACTION_DIST_INPUTS], batch[Columns.OBS]["action_mask"] > 0.5
+        return Taken(
+            _of(logits, batch[Columns.ACTIONS]),
+            batch[Columns.ACTION_LOGP],
+            batch[Postprocessing.ADVANTAGES],
+            batch[SEQUENCE],
+            losses.entropy(logits, mask),
+        )
+
+    def _divergence(
+        self, batch: dict[str, Any], fwd_out: dict[str, Any], reference_out: dict[str, Any]
+    ) -> torch.Tensor:
+        """(T,) divergence from the reference at every decision."""
+        logits, reference = fwd_out[Columns.ACTION_DIST_INPUTS], reference_out[Columns.ACTION_DIST_INPUTS]
+        if self.config.kl == "exact":
+            return losses.kl_exact(logits, reference, batch[Columns.OBS]["action_mask"] > 0.5)
+        actions = batch[Columns.ACTIONS]
+        return losses.kl_k3(_of(logits, actions), _of(reference, actions))
+
+
+class Taken(NamedTuple):
+    """T actions of whole exams (decisions, or tokens of transcripts), (T,) each; ``sequence`` numbers their exams."""
+
+    logp: torch.Tensor
+    old_logp: torch.Tensor
+    advantages: torch.Tensor
+    sequence: torch.Tensor
+    entropy: torch.Tensor
+
+
+class TranscriptGRPOLearner(GRPOTorchLearner):
+    """GRPO's loss over the tokens of transcripts: a row of the batch is an exam, the prompt is no part of the loss."""
+
+    def _taken(self, batch: dict[str, Any], fwd_out: dict[str, Any]) -> Taken:
+        written = batch[WRITTEN]
+        return Taken(
+            fwd_out[Columns.ACTION_LOGP],
+            batch[Columns.ACTION_LOGP][written],
+            batch[Postprocessing.ADVANTAGES][written],
+            written.nonzero()[:, 0],
+            fwd_out[ENTROPY_KEY],
+        )
+
+    def _divergence(
+        self, batch: dict[str, Any], fwd_out: dict[str, Any], reference_out: dict[str, Any]
+    ) -> torch.Tensor:
+        return losses.kl_k3(fwd_out[Columns.ACTION_LOGP], reference_out[Columns.ACTION_LOGP])
 
 
 def _of(logits: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:

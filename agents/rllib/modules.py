@@ -16,6 +16,9 @@ from agents.rllib.networks import PolicyNetwork
 SEQUENCE = "sequence"
 """Column that numbers the exam of every decision in a batch of whole exams."""
 
+WRITTEN = "written"
+"""Column that says which places of a transcript's row hold a token, in batches whose rows are exams."""
+
 ANCHORS = "anchors"
 """Output of a language model in training: log-probabilities at its anchor, a row a question."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -100,10 +100,14 @@ class Rollout:
         return out
 
 
-def concatenate(parts: Sequence[Rollout]) -> Rollout:
-    """One rollout of several, in their order."""
-    names = [field.name for field in dataclasses.fields(Rollout)]
-    return Rollout(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
+AnyRollout = TypeVar("AnyRollout", bound=Any)
+
+
+def concatenate(parts: Sequence[AnyRollout]) -> AnyRollout:
+    """One rollout (a dataclass of arrays) of several, in their order."""
+    kind = type(parts[0])
+    names = [field.name for field in dataclasses.fields(kind)]
+    return kind(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})  # type: ignore[no-any-return]
 
 
 class Network(Protocol):

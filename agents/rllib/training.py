@@ -6,7 +6,7 @@ import importlib
 import inspect
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,8 +20,8 @@ from agents.base import public_problem
 from agents.cluster import connected
 from agents.neural import Progress
 from agents.rllib.agent import RLlibAgent
-from agents.rllib.algorithm import ExamAlgorithm, ExamSettings, exam_metrics, module_weights, update
-from agents.rllib.exam_runner import ExamRunner, Weights
+from agents.rllib.algorithm import ExamAlgorithm, ExamSettings, module_weights, update
+from agents.rllib.exam_runner import Weights
 from agents.rllib.grpo import GRPOConfig
 from agents.rllib.ppo import ExamPPOConfig
 from agents.rllib.registration import spec_of
@@ -36,6 +36,7 @@ _AGENTS: Final[dict[str, str]] = {
     "grpo": "agents.rllib.agent:GRPOAgent",
     "llm-ppo": "agents.llm.learners:LMPPOAgent",
     "llm-grpo": "agents.llm.learners:LMGRPOAgent",
+    "rarl": "agents.llm.learners:RARLAgent",
 }
 
 
@@ -50,7 +51,8 @@ def make_config(
 ) -> ExamSettings:
     """The configuration of a named algorithm.
 
-    :param name: "ppo", "grpo", "llm-ppo" or "llm-grpo" (a language model is the policy).
+    :param name: "ppo", "grpo", "llm-ppo" or "llm-grpo" (a language model is the policy), or "rarl" (the same over the tokens of
+        exams that it takes in one pass).
     :param spec: kind of exam.
     :param seed: of weights, actions and minibatches.
     :param exam_seed: identity's seed of the training exams.
@@ -65,6 +67,8 @@ def make_config(
         raise ValueError(f"{name} has no parameter {sorted(unknown)}; it takes {sorted(p)}")
     p |= params or {}
     config: ExamSettings
+    if name == "rarl":
+        return _single_pass(spec, seed, exam_seed, p)
     if name.endswith("ppo"):
         config = ExamPPOConfig().training(lambda_=p["lambda_"], vf_loss_coeff=p["vf"])
     else:
@@ -78,9 +82,7 @@ def make_config(
         from agents.rllib.language import LanguageSettings
 
         config.anchor_coeff = p["anchor"]
-        config.exams(
-            budgets=[spec.replace(budget=max(1, round(factor * spec.budget))).budget for factor in p["budgets"]]
-        )
+        config.exams(budgets=_budgets(spec, p["budgets"]))
         config.language_model(LanguageSettings(**{key: p[key] for key in LanguageSettings.__dataclass_fields__}))
     else:
         config.network(hidden=(p["width"],) * p["layers"], memory=p["memory"])
@@ -91,6 +93,40 @@ def make_config(
         entropy_coeff=[[0, p["entropy"]], [p["steps"], 0.0]],
     )
     config.agent = (name, p)
+    return config
+
+
+def _budgets(spec: ExamSpec, factors: Sequence[float]) -> list[int]:
+    """Multiples of an exam's budget, in tokens."""
+    return [spec.replace(budget=max(1, round(factor * spec.budget))).budget for factor in factors]
+
+
+def _single_pass(spec: ExamSpec, seed: int, exam_seed: int, p: dict[str, Any]) -> ExamSettings:
+    from agents.rllib.single_pass import SinglePassConfig, SinglePassSettings
+
+    config = SinglePassConfig().training(
+        advantage=p["advantage"],
+        ratio=p["ratio"],
+        aggregation=p["aggregation"],
+        kl_coeff=p["kl_coeff"],
+        lr=[[0, p["lr"]], [p["steps"], 0.0]],
+        num_epochs=p["epochs"],
+        clip_param=p["clip"],
+        clip_high=p["clip_high"],
+        entropy_coeff=p["entropy"],
+    )
+    config.exams(
+        spec,
+        seed=exam_seed,
+        training_seed=seed,
+        per_iteration=p["exams"],
+        per_minibatch=p["minibatch"],
+        group_size=p["group"],
+        budgets=_budgets(spec, p["budgets"]),
+    )
+    known = SinglePassSettings.__dataclass_fields__
+    config.language_model(SinglePassSettings(**{key: value for key, value in p.items() if key in known}))
+    config.agent = ("rarl", p)
     return config
 
 
@@ -118,7 +154,7 @@ def agent_of(algorithm: ExamAlgorithm) -> RLlibAgent:
     """What an algorithm has learned so far, as an agent."""
     name, params = algorithm.config.agent
     agent = _agent_class(name)(public_problem(spec_of(algorithm.config.env_config)), **params)
-    agent.name = name if name.startswith("llm-") else f"rllib-{name}"  # type: ignore[misc]
+    agent.name = f"rllib-{name}" if name in ("ppo", "grpo") else name  # type: ignore[misc]
     agent.take_over(module_weights(algorithm.learner_group))
     return agent
 
@@ -129,7 +165,7 @@ class LocalRun:
     def __init__(self, config: ExamSettings) -> None:
         config.validate()
         self.config = config
-        self.runner = ExamRunner(config=config, worker_index=0)
+        self.runner: Any = config.env_runner_cls(config=config, worker_index=0)
         self.learner_group: LearnerGroup = config.build_learner_group(
             rl_module_spec=config.get_multi_rl_module_spec(spaces=self.runner.get_spaces())
         )
@@ -143,7 +179,7 @@ class LocalRun:
         rollout = concatenate([self.runner.sample(job=job) for job in self.config.jobs(self.next_exam)])
         self.next_exam += self.config.exams_per_iteration // self.config.group_size
         self.steps += rollout.steps
-        self.score = exam_metrics(spec_of(self.config.env_config), rollout)["score_mean"]
+        self.score = self.config.exam_metrics(rollout)["score_mean"]
         update(self.config, self.learner_group, rollout, self.steps)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -28,4 +29,38 @@ TINY = Recipe(
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
     pretrain(TINY, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def exam_model(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same model after a lesson in the form of exams: it refuses now and then, and answers "1" or "2" without a thought."""
+    import torch
+
+    from agents.llm.policy import load_model, load_tokenizer
+    from agents.llm.prompts import REFUSED, Completion, Tagged, render_exam
+    from agents.llm.transcripts import exam_ids
+    from tests.agents.llm.exams import three_tier_spec
+
+    tokenizer, model = load_tokenizer(str(model_folder)), load_model(str(model_folder))
+    texts, rng = three_tier_spec().source.texts, Random(0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(120):
+        rows, targets = [], []
+        for _ in range(8):
+            count = rng.randint(2, 4)
+            prompt = exam_ids(tokenizer, rng.sample(texts, count), rng.randint(20, 80))
+            kinds = [rng.randint(0, REFUSED) for _ in range(count)]
+            parts = [Tagged(k, None if k == REFUSED else Completion("", rng.choice("12"))) for k in kinds]
+            made = tokenizer(render_exam(parts) + tokenizer.eos_token, add_special_tokens=False).input_ids
+            rows.append(torch.tensor(prompt + made))
+            targets.append(torch.tensor([-100] * len(prompt) + made))
+        ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        labels = torch.nn.utils.rnn.pad_sequence(targets, batch_first=True, padding_value=-100)
+        model(input_ids=ids, labels=labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    folder = tmp_path_factory.mktemp("exam-model")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder

@@ -84,10 +84,11 @@ def test_learning_pays(model_folder: Path) -> None:
     assert after > 0.85 * optimum
 
 
-def test_a_continued_run_gives_what_an_uninterrupted_one_gives(model_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("lora", [0, 2])
+def test_a_continued_run_gives_what_an_uninterrupted_one_gives(lora: int, model_folder: Path, tmp_path: Path) -> None:
     practice, weights = TrainingExams(worded_spec(), 0), []
     for interrupted in (False, True):
-        agent = agent_of(model_folder, kl_coeff=0.1, lora=2)
+        agent = agent_of(model_folder, kl_coeff=0.1, lora=lora)
         checkpoint = tmp_path / f"checkpoint-{interrupted}"
 
         def stop(progress: Any, interrupted: bool = interrupted) -> None:
@@ -97,7 +98,7 @@ def test_a_continued_run_gives_what_an_uninterrupted_one_gives(model_folder: Pat
         if interrupted:
             with pytest.raises(KeyboardInterrupt):
                 agent.train(practice, 0, stop, checkpoint)
-            agent = agent_of(model_folder, kl_coeff=0.1, lora=2)
+            agent = agent_of(model_folder, kl_coeff=0.1, lora=lora)
         agent.train(practice, 0, None, checkpoint)
         weights.append(agent.learned())
     assert weights[0].keys() == weights[1].keys()

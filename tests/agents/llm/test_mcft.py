@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import re
 import shutil
 from pathlib import Path
 from random import Random
@@ -157,6 +158,25 @@ def test_decisions_of_an_exam_know_what_is_left(examples: Examples) -> None:
     assert len(examples.decisions(problems, 2, Random(0))) == 2, "nothing is decided without tokens"
 
 
+def test_exams_for_one_pass_have_few_tasks_and_budgets_that_let_them_be_answered(examples: Examples) -> None:
+    problems = [problem(number, sample_of(0, 9)) for number in range(5)]
+    made = examples.text_stage(problems, 60, Random(0))
+    assert len(made) == 60
+    counts = set()
+    for one in made:
+        text = examples.tokenizer.decode(one.ids)
+        found = re.search(r"Tokens left: (\d+)\. Tasks left: (\d)\.", text)
+        assert found is not None
+        budget, tasks = map(int, found.groups())
+        low, high = SMALL.text_budget
+        assert low * tasks <= budget <= high * tasks
+        written = [token for token in one.labels if token != IGNORED]
+        assert len(parse_exam(examples.tokenizer.decode(written), tasks)) == tasks == text.count("Problem ")
+        assert len(written) <= budget
+        counts.add(tasks)
+    assert counts == {1, 2, 3}
+
+
 @pytest.fixture(scope="module")
 def questions() -> tuple[list[Question], list[Question]]:
     return tuple(  # type: ignore[return-value]
@@ -208,6 +228,17 @@ def test_finished_work_is_not_repeated_and_another_recipe_is_refused(
         mcft(str(model_folder), dataclasses.replace(SMALL, keep="shortest"), tuned, *questions, check)
 
 
+def test_the_third_stage_alone_goes_on_from_a_finished_model(
+    tuned: Path, model_folder: Path, questions: tuple[list[Question], list[Question]], tmp_path: Path
+) -> None:
+    shutil.copy(tuned / JOURNAL, tmp_path / JOURNAL)
+    recipe = dataclasses.replace(SMALL, texts=32, text_lr=5e-3, start=str(tuned))
+    done = mcft(str(model_folder), recipe, tmp_path, *questions, check)
+    assert list(done.validation) == ["text"]
+    begun, went_on = (AutoModelForCausalLM.from_pretrained(folder).state_dict() for folder in (tuned, tmp_path))
+    assert 0 < max(float((went_on[name].float() - begun[name].float()).abs().max()) for name in begun) < 0.5
+
+
 class Stopped(Exception):
     """Ends a training early, as Ctrl-C would."""
 
@@ -239,8 +270,10 @@ def test_lora_trains_a_small_part_and_leaves_an_ordinary_model(
 ) -> None:
     pytest.importorskip("peft", reason="needs the extra [llm]")
     shutil.copy(tuned / JOURNAL, tmp_path / JOURNAL)
-    recipe = dataclasses.replace(SMALL, lora=2, lr=1e-2, single_epochs=1)
-    mcft(str(model_folder), recipe, tmp_path, *questions, check)
+    # With the third stage, which is there where it is asked for.
+    recipe = dataclasses.replace(SMALL, lora=2, lr=1e-2, single_epochs=1, texts=8)
+    done = mcft(str(model_folder), recipe, tmp_path, *questions, check)
+    assert list(done.validation) == ["single", "exam", "text"]
     base, tuned_lora = (
         AutoModelForCausalLM.from_pretrained(folder).state_dict() for folder in (model_folder, tmp_path)
     )
@@ -265,6 +298,8 @@ def test_lora_trains_a_small_part_and_leaves_an_ordinary_model(
         ("tiers", {"a": 0, "b": 5}, "growing caps"),
         ("sampled", ["high"], "no tier 'high'"),
         ("lora", -1, "negative"),
+        ("start", "tinylm-mcft", "texts=10000"),
+        ("text_budget", [9, 3], "text_budget must read"),
     ],
 )
 def test_recipes_that_cannot_be_followed(field: str, value: object, message: str) -> None:
