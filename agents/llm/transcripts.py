@@ -12,9 +12,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
-from transformers.cache_utils import Cache, DynamicLayer
 
 from agents.exam_taker import Papers
 from agents.llm.decisions import PADDING, Ids, Sequences, hidden_states, packed
@@ -28,14 +26,12 @@ from agents.llm.prompts import (
     text_segments,
 )
 from agents.llm.tokenizer import prompt_text
+from roi_env.solvers.kv_cache import growing_cache, keep
 
 BATCH: Final = 128
 """Rows generated together."""
 _COMPACT: Final = 0.9
 """Finished rows leave the batch when fewer than this share of its rows go on."""
-
-_ROOM: Final = 32
-"""Columns by which the memory of a batch grows."""
 
 
 def exam_ids(tokenizer: Any, questions: Sequence[str], budget: int, strategy: str = "taught") -> list[int]:
@@ -48,31 +44,6 @@ def exam_ids(tokenizer: Any, questions: Sequence[str], budget: int, strategy: st
         text.rstrip().removesuffix(THINK) if text.rstrip().endswith(THINK) else text, add_special_tokens=False
     ).input_ids
     return ids
-
-
-class _Layer(DynamicLayer):
-    """Keys and values at the beginning of buffers that have room for more: concatenation would copy all of them for every token."""
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append columns."""
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-            self.keys, self.values = self.buffers = (key_states, value_states)
-            return self.keys, self.values
-        begin, end = self.keys.shape[2], self.keys.shape[2] + key_states.shape[2]
-        if end > self.buffers[0].shape[2]:
-            room = (0, 0, 0, max(_ROOM, end - begin))
-            self.buffers = (functional.pad(self.keys, room), functional.pad(self.values, room))
-        for buffer, new in zip(self.buffers, (key_states, value_states), strict=True):
-            buffer[:, :, begin:end] = new
-        self.keys, self.values = (buffer[:, :, :end] for buffer in self.buffers)
-        return self.keys, self.values
-
-    def batch_select_indices(self, indices: torch.Tensor) -> None:
-        """Keep (or repeat) rows."""
-        self.keys, self.values = self.buffers = (self.keys[indices], self.values[indices])
 
 
 class Generated(NamedTuple):
@@ -145,7 +116,7 @@ def _generate(
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     uniform = torch.from_numpy(numbers)
     ids, logp = torch.full((size, budget), PADDING, dtype=torch.int32), torch.zeros(size, budget)
-    cache: Any = Cache(layer_class_to_replicate=_Layer)
+    cache: Any = growing_cache()
     rows = torch.arange(size)
     members = torch.from_numpy(row)  # from prompts to rows after the first pass
     alive = torch.ones(size, dtype=torch.bool)
@@ -159,7 +130,7 @@ def _generate(
             logits_to_keep=1,
         ).logits[:, -1]
         if place == 0:
-            cache.batch_select_indices(members.to(device))
+            keep(cache, members.to(device))
             logits, mask, positions = logits[members.to(device)], mask[members], positions[members]
         token, chosen = _choose(logits, uniform[rows, place], temperature)
         ids[rows[alive], place], logp[rows[alive], place] = token[alive].int(), chosen[alive]
@@ -169,7 +140,7 @@ def _generate(
         positions = positions[:, -1:] + 1
         if alive.float().mean() < _COMPACT:
             kept = alive.nonzero()[:, 0]
-            cache.batch_select_indices(kept.to(device))
+            keep(cache, kept.to(device))
             rows, token, mask, positions, alive = rows[kept], token[kept], mask[kept], positions[kept], alive[kept]
         mask = torch.cat([mask, torch.ones((len(rows), 1), dtype=torch.long)], dim=1)
         step = token[:, None]

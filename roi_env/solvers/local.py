@@ -18,18 +18,16 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache
 
 from roi_env.solvers.base import Ask, Finish, Generation, Reply, Request, ThinkingTier
+from roi_env.solvers.kv_cache import growing_cache, keep
 
 _COMPACT = 0.8
 """Finished rows leave the batch when fewer than this share of its rows go on."""
 
 _PROMPTS = 32
 """Prompts read together: a batch is sorted by their lengths, so that few of these rows are padded."""
-
-_ROOM = 16
-"""Columns by which the memory of a batch grows: concatenation would copy all of it for every token."""
 
 
 class _Job(NamedTuple):
@@ -41,36 +39,10 @@ class _Job(NamedTuple):
     noise: npt.NDArray[np.float64]
 
 
-class _Layer(DynamicLayer):
-    """Keys and values (rows, heads, columns, dim) of a layer, at the beginning of buffers that have room for more."""
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append columns."""
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-            self.keys, self.values = key_states, value_states
-            self.buffers = (key_states, value_states)
-        else:
-            begin, end = self.keys.shape[2], self.keys.shape[2] + key_states.shape[2]
-            if end > self.buffers[0].shape[2]:
-                more = (0, 0, 0, max(_ROOM, end - begin))
-                self.buffers = (F.pad(self.keys, more), F.pad(self.values, more))
-            for buffer, new in zip(self.buffers, (key_states, value_states), strict=True):
-                buffer[:, :, begin:end] = new
-            self.keys, self.values = (buffer[:, :, :end] for buffer in self.buffers)
-        return self.keys, self.values
-
-    def keep(self, rows: torch.Tensor, first: int) -> None:
-        """Keep these rows, from column ``first``."""
-        self.keys, self.values = self.buffers = (self.keys[rows, :, first:], self.values[rows, :, first:])
-
-
 def _joined(parts: Sequence[Cache]) -> Cache:
     """One cache of all rows; shorter ones get empty columns on the left."""
     width = max(part.get_seq_length() for part in parts)
-    whole = Cache(layer_class_to_replicate=_Layer)
+    whole = growing_cache()
     for index in range(len(parts[0].layers)):
         keys, values = (
             torch.cat([F.pad(state, (0, 0, width - state.shape[2], 0)) for state in states])
@@ -249,8 +221,7 @@ class TransformersSolver:
             if alive.float().mean() < _COMPACT:
                 kept = alive.nonzero()[:, 0]
                 first = int(mask[kept].any(0).int().argmax())
-                for layer in cache.layers:
-                    layer.keep(kept.to(self.device), first)
+                keep(cache, kept.to(self.device), first)
                 rows, token, mask = rows[kept], token[kept], mask[kept, first:]
             mask = F.pad(mask, (0, 1), value=1)
             logits = self._logits(token[:, None], mask, cache)
@@ -263,7 +234,7 @@ class TransformersSolver:
         for row, job in enumerate(jobs):
             ids[row, width - len(job.prefix) :] = torch.tensor(job.prefix)
             mask[row, width - len(job.prefix) :] = 1
-        cache = Cache(layer_class_to_replicate=_Layer)
+        cache = growing_cache()
         return cache, mask, self._logits(ids, mask, cache)
 
     def _logits(self, ids: torch.Tensor, mask: torch.Tensor, cache: Cache) -> torch.Tensor:
