@@ -10,8 +10,9 @@ from rich.text import Text
 
 from agents.base import DecisionView, Feedback, exams_view, public_problem
 from agents.evaluation import pick_actions
+from agents.exam_taker import ExamTaker
 from experiments.compare import Setting, build_agent, setting_spec
-from experiments.config import VariantConfig
+from experiments.config import ConfigError, VariantConfig
 from roi_env.env import ROIReasoningEnv
 from roi_env.exam import ExamSpec, draw_exams
 
@@ -27,6 +28,8 @@ def play_exam(
     problem = public_problem(spec)
     batch = draw_exams(spec, seed, [exam])
     player = None if agent == PERSON else build_agent(agent, setting, spec, seed)
+    if isinstance(player, ExamTaker):
+        raise ConfigError(f"agent {agent!r} writes a whole exam in one pass; `roi play` goes task by task")
     env = ROIReasoningEnv(
         spec.source,
         num_tasks=spec.num_tasks,

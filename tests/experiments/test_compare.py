@@ -183,6 +183,7 @@ def test_expected_errors_are_one_line(
     for arguments, named in (
         (["table", str(broken)], "broken.csv"),
         (["play", "--agent", "nobody"], "nobody"),
+        (["play", "--variant", "tinylm", "--agent", "exam-taker"], "task by task"),
         (["play", "--agent", ":m:"], ":m:"),
     ):
         monkeypatch.setattr("sys.argv", ["roi", *arguments])
