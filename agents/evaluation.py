@@ -162,15 +162,11 @@ def _sit(agent: ExamTaker, batch: ExamBatch, replicates: int, seed: int, law: La
     """:func:`rollout` of whom takes whole exams."""
     if law != "true":
         raise ValueError(f"agent {agent.name!r} writes its own answers to the exams' own tasks: there is no other law")
-    row = np.repeat(np.arange(len(batch)), replicates)
-    episodes = batch.take(row)
-    episodes = dataclasses.replace(
-        episodes, replicates=episodes.replicates + np.tile(np.arange(replicates), len(batch))
-    )
+    episodes = batch.repeated(replicates)
     # One number a token: no exam has more tokens than its budget.
     numbers = action_numbers(np.uint64(seed), episodes.exam_ids, episodes.replicates, batch.spec.budget)
     papers = agent.take(exams_view(episodes, public_problem(batch.spec)), numbers)
-    return mark(papers, episodes, agent.grader, row)
+    return mark(papers, episodes, agent.grader, np.repeat(np.arange(len(batch)), replicates))
 
 
 def evaluate_sampled(

@@ -238,9 +238,7 @@ def sample(
     for first in range(0, len(batch), per_chunk):
         some = batch.take(slice(first, first + per_chunk))
         row = np.repeat(np.arange(len(some)), replicates)
-        episodes = some.take(row)
-        number = episodes.replicates + np.tile(np.arange(replicates), len(some))
-        episodes = dataclasses.replace(episodes, replicates=number)
+        episodes = some.repeated(replicates)
         if law == "published":
             episodes = redraw_hidden(episodes)
         parts.append(play(enter(some, episodes, row), episodes, batch.spec.reward, row + first))

@@ -425,6 +425,11 @@ class ExamBatch:
             latent=self.latent[index],
         )
 
+    def repeated(self, times: int) -> ExamBatch:
+        """Every exam ``times`` times in a row, as replicates r, r + 1, .. of its own replicate r."""
+        many = self.take(np.repeat(np.arange(len(self)), times))
+        return dataclasses.replace(many, replicates=many.replicates + np.tile(np.arange(times), len(self)))
+
     def packed_outcomes(self, replicates: npt.NDArray[np.int64] | None = None) -> npt.NDArray[np.uint32]:
         """Potential outcomes (E, N, K) uint32: 2 x tokens (decision cost excluded), plus 1 where correct.
 

@@ -11,7 +11,7 @@ try:
     import torch
 
     from agents.llm.agent import loaded
-    from agents.llm.policy import load_tokenizer
+    from agents.llm.policy import load_tokenizer, question_texts
     from agents.llm.prompts import NUM_LEVELS, STRATEGIES
     from agents.llm.transcripts import BATCH, Reader, exam_ids, generate
     from agents.rllib.networks import one_thread
@@ -54,17 +54,13 @@ def exam_texts(exams: ExamsView, name: str) -> tuple[tuple[str, ...], ...]:
 
     :raises ValueError: see :func:`write_exams`.
     """
-    if exams.texts is None:
-        raise ValueError(
-            f"agent {name!r} reads questions, and these exams show none: it needs recorded outcomes with question texts "
-            "(ROIReasoning-TinyLM-v0, or `--table FILE`) and preview on"
-        )
+    texts = question_texts(exams, name)
     if exams.problem.num_tiers != NUM_LEVELS - 1:
         raise ValueError(
             f"agent {name!r} announces {NUM_LEVELS - 1} solving levels, and these exams have {exams.problem.num_tiers} "
             "tiers: choose three of them (tiers=[...])"
         )
-    return exams.texts
+    return texts
 
 
 class LMExamTaker(ExamTaker):

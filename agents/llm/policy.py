@@ -75,6 +75,20 @@ def load_model(model: str, dtype: str = "float32") -> Any:
         return AutoModelForCausalLM.from_pretrained(model_source(model), dtype=getattr(torch, dtype)).eval()
 
 
+def question_texts(exams: ExamsView, agent: str) -> tuple[tuple[str, ...], ...]:
+    """Question texts by exam and position.
+
+    :param agent: who reads them, for the error.
+    :raises ValueError: where the exams show none.
+    """
+    if exams.texts is None:
+        raise ValueError(
+            f"agent {agent!r} reads questions, and these exams show none: it needs recorded outcomes with question "
+            "texts (ROIReasoning-TinyLM-v0, or `--table FILE`) and preview on"
+        )
+    return exams.texts
+
+
 class ExamPrompts:
     """The decision prompts of a batch of exams.
 
@@ -85,15 +99,11 @@ class ExamPrompts:
     """
 
     def __init__(self, encoder: PromptEncoder, exams: ExamsView, agent: str = "llm") -> None:
-        if exams.texts is None:
-            raise ValueError(
-                f"agent {agent!r} reads questions, and these exams show none: it needs recorded outcomes with question "
-                "texts (ROIReasoning-TinyLM-v0, or `--table FILE`) and preview on"
-            )
+        rows = question_texts(exams, agent)
         self._encoder = encoder
-        self._num_tasks = len(exams.texts[0]) if exams.texts else 0
-        flat = [text for texts in exams.texts for text in texts]
-        self._questions = encoder.questions(flat).reshape(len(exams.texts), self._num_tasks, -1)
+        self._num_tasks = len(rows[0]) if rows else 0
+        flat = [text for texts in rows for text in texts]
+        self._questions = encoder.questions(flat).reshape(len(rows), self._num_tasks, -1)
 
     @property
     def question_width(self) -> int:

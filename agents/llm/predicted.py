@@ -7,13 +7,12 @@ from typing import Any, ClassVar, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from agents.base import Agent, DecisionView, ExamsView, Problem, Probs, State, make_agent
 from agents.llm.agent import loaded
-from agents.llm.decisions import PromptEncoder, action_tags, joined, tag_logits
-from agents.llm.policy import load_tokenizer
+from agents.llm.policy import load_tokenizer, question_texts
 from agents.llm.prompts import AMPLE
+from agents.llm.self_knowledge import tag_probabilities
 from agents.rllib.networks import one_thread
 from roi_env.source import Laws, laws_from_cells
 
@@ -70,13 +69,8 @@ class PredictedLevels(Agent):
 
         :raises ValueError: where the exams show no texts, or the model has no level tags.
         """
-        if exams.texts is None:
-            raise ValueError(
-                f"agent {self.name!r} reads questions, and these exams show none: it needs recorded outcomes with question "
-                "texts (ROIReasoning-TinyLM-v0, or `--table FILE`) and preview on"
-            )
         problem = exams.problem
-        texts = [text for row in exams.texts for text in row]
+        texts = [text for row in question_texts(exams, self.name) for text in row]
         asked = list(zip(texts, exams.groups.ravel().tolist(), strict=True))
         # Sorted: planners break ties by the number of a group, which must not depend on the other exams of a batch.
         pairs = {pair: number for number, pair in enumerate(sorted(set(asked)))}
@@ -100,15 +94,9 @@ class PredictedLevels(Agent):
 
     def probabilities(self, texts: list[str]) -> npt.NDArray[np.float64]:
         """(Q, K + 1) probabilities of the levels 0 .. K where nothing is scarce, K the refusal."""
-        tokenizer = load_tokenizer(self.model)
-        skip, *solve = action_tags(tokenizer, self.problem.num_tiers + 1)
-        encoder = PromptEncoder(tokenizer)
-        questions = encoder.questions(texts)
-        states = encoder.states(np.array(AMPLE[:1]), np.array(AMPLE[1:]))
-        prompts = joined(questions, np.repeat(states, len(texts), 0), (questions.shape[1], states.shape[1]))
-        with torch.inference_mode(), one_thread():
-            logits = tag_logits(loaded(self.model), prompts, questions.shape[1], [*solve, skip])
-        return np.asarray(logits.double().softmax(1).cpu().numpy())
+        model, tokenizer = loaded(self.model), load_tokenizer(self.model)
+        with one_thread():
+            return tag_probabilities(model, tokenizer, texts, *AMPLE, num_levels=self.problem.num_tiers + 1)
 
     def act(self, view: DecisionView, state: State) -> tuple[Probs, State]:
         """Let the planner decide."""

@@ -17,8 +17,10 @@ Floats = npt.NDArray[np.float64]
 BINS = 10
 
 
-def tag_probabilities(model: Any, tokenizer: Any, texts: list[str], remaining: int, tasks_left: int) -> Floats:
-    """(Q, NUM_LEVELS) probabilities of the levels 0, 1, .. as the next token of a decision prompt, tags alone."""
+def tag_probabilities(
+    model: Any, tokenizer: Any, texts: list[str], remaining: int, tasks_left: int, num_levels: int = NUM_LEVELS
+) -> Floats:
+    """(Q, num_levels) probabilities of the levels 0, 1, .. as the next token of a decision prompt, tags alone; the last refuses."""
     import torch
 
     from agents.llm.decisions import PromptEncoder, action_tags, joined, tag_logits
@@ -27,7 +29,7 @@ def tag_probabilities(model: Any, tokenizer: Any, texts: list[str], remaining: i
     questions = encoder.questions(texts)
     states = encoder.states(np.array([remaining]), np.array([tasks_left]))
     prompts = joined(questions, np.repeat(states, len(texts), 0), (questions.shape[1], states.shape[1]))
-    skip, *solve = action_tags(tokenizer, NUM_LEVELS)
+    skip, *solve = action_tags(tokenizer, num_levels)
     with torch.inference_mode():
         logits = tag_logits(model, prompts, questions.shape[1], [*solve, skip])
     return np.asarray(logits.double().softmax(1).cpu().numpy())

@@ -21,6 +21,19 @@ from agents.rllib.rollouts import Observer
 from roi_env.exam import ExamSpec
 
 
+def source_texts(spec: ExamSpec) -> tuple[str, ...]:
+    """The questions of a kind of exam.
+
+    :raises ValueError: where they have no texts.
+    """
+    if not spec.source.texts:
+        raise ValueError(
+            f"{spec.source.name} has no question texts: a language model trains on recorded outcomes that have them "
+            "(--variant tinylm, or --table FILE)"
+        )
+    return spec.source.texts
+
+
 class PromptObserver(Observer):
     """Encoded decision prompts (:mod:`agents.llm.decisions`) of one width.
 
@@ -33,14 +46,10 @@ class PromptObserver(Observer):
     def __init__(self, model: str, spec: ExamSpec, bits: int) -> None:
         tokenizer = load_tokenizer(model)
         self._encoder = PromptEncoder(tokenizer, bits)
-        if not spec.source.texts:
-            raise ValueError(
-                f"{spec.source.name} has no question texts: a language model trains on recorded outcomes that have them "
-                "(--variant tinylm, or --table FILE)"
-            )
+        texts = source_texts(spec)
         self.anchors = self._encoder.states(*np.array(AMPLE_STATES).T)
         self.widths = (
-            self._encoder.questions(spec.source.texts).shape[1],
+            self._encoder.questions(texts).shape[1],
             max(self._encoder.state_width(spec.budget, spec.num_tasks), self.anchors.shape[1]),
         )
         self.space = gym.spaces.Box(-1, len(tokenizer) - 1, (sum(self.widths),), np.int32)
@@ -72,18 +81,15 @@ class LanguageSettings:
     def module_spec(self, spec: ExamSpec, *, critic: bool, seed: int, anchored: bool) -> RLModuleSpec:
         """The module to build; ``anchored``: with anchors in training, see :class:`LMExamModule`."""
         observer = self.observer(spec)
-        config = {
-            "model": self.model,
-            "anchors": observer.anchors if anchored else None,
-            "question_width": observer.widths[0],
-            "critic": critic,
-            "lora": self.lora,
-            "dtype": self.dtype,
-            "recompute": self.recompute,
-            "temperature": self.temperature,
-            "seed": seed,
-        }
+        config = self.policy_config(observer.widths[0], critic, seed)
+        config["anchors"] = observer.anchors if anchored else None
         return RLModuleSpec(module_class=LMExamModule, model_config=config)
+
+    def policy_config(self, question_width: int, critic: bool, seed: int) -> dict[str, Any]:
+        """Arguments of :class:`agents.llm.policy.LMPolicy`."""
+        names = ("model", "lora", "dtype", "recompute", "temperature")
+        own = {name: getattr(self, name) for name in names}
+        return own | {"question_width": question_width, "critic": critic, "seed": seed}
 
 
 class LMExamModule(ExamModule):

@@ -31,7 +31,7 @@ from agents.llm.transcripts import Reader, exam_ids, generate, written_logp
 from agents.rllib.advantages import advantages
 from agents.rllib.exam_runner import ExamRunner, Weights
 from agents.rllib.grpo import GRPOConfig
-from agents.rllib.language import LanguageSettings, LMExamModule
+from agents.rllib.language import LanguageSettings, LMExamModule, source_texts
 from agents.rllib.learners import TranscriptGRPOLearner
 from agents.rllib.modules import SEQUENCE, WRITTEN
 from agents.rllib.networks import one_thread
@@ -90,13 +90,9 @@ class TranscriptObserver(Observer):
 
     def __init__(self, model: str, spec: ExamSpec) -> None:
         self.tokenizer = load_tokenizer(model)
-        if not spec.source.texts:
-            raise ValueError(
-                f"{spec.source.name} has no question texts: a language model trains on recorded outcomes that have them "
-                "(--variant tinylm, or --table FILE)"
-            )
-        encoded = self.tokenizer(list(spec.source.texts), add_special_tokens=False).input_ids
-        longest = spec.source.texts[int(np.argmax([len(ids) for ids in encoded]))]
+        texts = source_texts(spec)
+        encoded = self.tokenizer(list(texts), add_special_tokens=False).input_ids
+        longest = texts[int(np.argmax([len(ids) for ids in encoded]))]
         # Where texts meet, a tokenizer may cut them otherwise: some room for that.
         self.width = len(exam_ids(self.tokenizer, [longest] * spec.num_tasks, spec.budget)) + 4 * spec.num_tasks
         self.budget = spec.budget
@@ -115,16 +111,7 @@ class SinglePassSettings(LanguageSettings):
 
     def module_spec(self, spec: ExamSpec, *, critic: bool, seed: int, anchored: bool) -> RLModuleSpec:
         """The module to build."""
-        config = {
-            "model": self.model,
-            "question_width": self.observer(spec).width,
-            "critic": critic,
-            "lora": self.lora,
-            "dtype": self.dtype,
-            "recompute": self.recompute,
-            "temperature": self.temperature,
-            "seed": seed,
-        }
+        config = self.policy_config(self.observer(spec).width, critic, seed)
         return RLModuleSpec(module_class=TranscriptModule, model_config=config)
 
 
@@ -158,8 +145,7 @@ class TranscriptRunner(ExamRunner):
         batch = draw_exams(spec, self.config.exam_seed, job.exam_ids, job.members)
         texts = exam_texts(exams_view(batch, public_problem(spec)), "rarl")
         tokenizer, network = self.observer.tokenizer, self.module.network
-        distinct, place = np.unique(job.exam_ids, return_index=False, return_inverse=True)
-        first = [int(np.flatnonzero(job.exam_ids == exam)[0]) for exam in distinct]
+        _, first, place = np.unique(job.exam_ids, return_index=True, return_inverse=True)
         prompts = [exam_ids(tokenizer, texts[at], spec.budget) for at in first]
         numbers = action_numbers(np.uint64(self.config.training_seed), job.exam_ids, job.members, spec.budget)
         with one_thread():
