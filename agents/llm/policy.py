@@ -65,14 +65,15 @@ def load_tokenizer(model: str) -> Any:
 
 
 def load_model(model: str, dtype: str = "float32") -> Any:
-    """The causal LM, ready to be read (no dropout); see :func:`model_source`.
+    """The causal LM, ready to be read (no dropout), on the GPU where this process has one; see :func:`model_source`.
 
     :raises ValueError: where there is none.
     """
     from transformers import AutoModelForCausalLM
 
     with _reading(model):
-        return AutoModelForCausalLM.from_pretrained(model_source(model), dtype=getattr(torch, dtype)).eval()
+        causal = AutoModelForCausalLM.from_pretrained(model_source(model), dtype=getattr(torch, dtype))
+    return causal.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
 def question_texts(exams: ExamsView, agent: str) -> tuple[tuple[str, ...], ...]:
@@ -160,7 +161,7 @@ class LMPolicy(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed % 2**63)
             self.lm = _with_lora(causal, lora) if lora else causal
-            self.critic = nn.Linear(hidden, 1) if critic else None
+            self.critic = nn.Linear(hidden, 1).to(causal.device) if critic else None
         if self.critic is not None:
             nn.init.zeros_(self.critic.weight)
             nn.init.zeros_(self.critic.bias)

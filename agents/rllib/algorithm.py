@@ -16,6 +16,7 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 import ray
+import torch
 from ray.core.generated.gcs_pb2 import ActorTableData
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
@@ -166,8 +167,10 @@ class ExamSettings(AlgorithmConfig):
         return self
 
     def language_model(self, settings: LanguageSettings) -> Self:
-        """Let a language model read the questions, instead of a network the flat observation."""
+        """Let a language model read the questions, instead of a network the flat observation; on the GPU where there is
+        one (one a learner)."""
         self.language = settings
+        self.num_gpus_per_learner = int(torch.cuda.is_available())
         # Equal prompts are read once: members of a group belong in one minibatch.
         self.whole_groups = True
         return self
@@ -314,6 +317,18 @@ def module_weights(learner_group: LearnerGroup) -> Weights:
     return state[COMPONENT_LEARNER][COMPONENT_RL_MODULE][DEFAULT_MODULE_ID]  # type: ignore[no-any-return]
 
 
+def act_as_learner(config: ExamSettings, runner: ExamRunner | None, learner_group: LearnerGroup) -> bool:
+    """Whether the runner of this process acts from now on with the very module that learns here.
+
+    A language model is then in memory once, and acts where it learns, on the GPU. Small networks act on the CPU with a copy.
+    """
+    shared = config.language is not None and runner is not None and learner_group.is_local
+    if shared:
+        [learner] = [result.get() for result in learner_group.foreach_learner(lambda learner: learner)]
+        runner.module = learner.module[DEFAULT_MODULE_ID].unwrapped()  # type: ignore[union-attr]
+    return shared
+
+
 class ExamAlgorithm(Algorithm):
     """RLlib algorithm whose driver owns the exam ids: every exam is taken exactly once, whatever happens to runners."""
 
@@ -325,6 +340,7 @@ class ExamAlgorithm(Algorithm):
         self.score = float("nan")
         self.remote_cpu_seconds = 0.0
         super().setup(config)
+        self._one_module = act_as_learner(self.config, self.env_runner, self.learner_group)
         manager = self.env_runner_group._worker_manager
         for runner in manager.actor_ids():
             manager.set_actor_state(runner, healthy=False)  # until it answers
@@ -342,7 +358,7 @@ class ExamAlgorithm(Algorithm):
         config = self.config
         with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
             jobs = config.jobs(self.next_exam)
-            rollout = concatenate(self._take(jobs, module_weights(self.learner_group)))
+            rollout = concatenate(self._take(jobs))
         # Only now: an iteration that was interrupted is repeated, not skipped.
         self.next_exam += config.exams_per_iteration // config.group_size
         self.steps += rollout.steps
@@ -354,7 +370,7 @@ class ExamAlgorithm(Algorithm):
             results = update(config, self.learner_group, rollout, self.steps)
             self.remote_cpu_seconds += self._learner_seconds() - before
             self.metrics.aggregate(results, key=LEARNER_RESULTS)
-        if self.env_runner is not None:  # the copy that RLlib evaluates and exports
+        if self.env_runner is not None and not self._one_module:  # the copy that RLlib evaluates and exports
             self.env_runner.module.set_state(module_weights(self.learner_group))
 
     def _log(self, rollout: Rollout, metrics: dict[str, float]) -> None:
@@ -388,14 +404,15 @@ class ExamAlgorithm(Algorithm):
     def _count(self, name: str, exams: int) -> None:
         self.metrics.log_value((ENV_RUNNER_RESULTS, f"exams_{name}_lifetime"), exams, reduce="lifetime_sum")
 
-    def _take(self, jobs: Sequence[Job], weights: Weights) -> list[Rollout]:
+    def _take(self, jobs: Sequence[Job]) -> list[Rollout]:
         """Have all jobs done, in their order, here or by the remote runners."""
         self._count("requested", sum(map(len, jobs)))
         self._count("reissued", 0)
-        if self.env_runner_group.num_remote_env_runners() == 0:
-            self.env_runner.module.set_state(weights)
-            return [self.env_runner.sample(job=job) for job in jobs]
-        return self._take_remotely(jobs, weights)
+        if self.env_runner_group.num_remote_env_runners() > 0:
+            return self._take_remotely(jobs, module_weights(self.learner_group))
+        if not self._one_module:
+            self.env_runner.module.set_state(module_weights(self.learner_group))
+        return [self.env_runner.sample(job=job) for job in jobs]
 
     def _take_remotely(self, jobs: Sequence[Job], weights: Weights) -> list[Rollout]:
         """Hand jobs to idle healthy runners; what a lost or silent runner had is handed out again.

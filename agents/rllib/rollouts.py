@@ -172,8 +172,8 @@ class _Recorder(Agent):
         rows[place] = seen
         legal[place] = torch.from_numpy(mask)
         logits, values, state = self.network(rows, state)
-        logp = masked_log_softmax(logits, legal)[place].numpy()
-        valued = np.zeros(len(view), np.float32) if values is None else values[place].numpy()
+        logp = masked_log_softmax(logits.cpu(), legal)[place].numpy()
+        valued = np.zeros(len(view), np.float32) if values is None else values.cpu()[place].numpy()
         self.records.append((view.exam, observations, mask, logp, valued))
         probs = np.where(mask, np.exp(logp.astype(np.float64)), 0.0)
         actions = pick_actions(probs / probs.sum(1, keepdims=True), self.numbers[view.exam, view.position])

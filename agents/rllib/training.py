@@ -20,7 +20,7 @@ from agents.base import public_problem
 from agents.cluster import connected
 from agents.neural import Progress
 from agents.rllib.agent import RLlibAgent
-from agents.rllib.algorithm import ExamAlgorithm, ExamSettings, module_weights, update
+from agents.rllib.algorithm import ExamAlgorithm, ExamSettings, act_as_learner, module_weights, update
 from agents.rllib.exam_runner import Weights
 from agents.rllib.grpo import GRPOConfig
 from agents.rllib.ppo import ExamPPOConfig
@@ -169,13 +169,15 @@ class LocalRun:
         self.learner_group: LearnerGroup = config.build_learner_group(
             rl_module_spec=config.get_multi_rl_module_spec(spaces=self.runner.get_spaces())
         )
+        self._one_module = act_as_learner(config, self.runner, self.learner_group)
         self.next_exam = self.steps = 0
         self.score = float("nan")
         self.remote_cpu_seconds = 0.0
 
     def train(self) -> None:
         """One iteration."""
-        self.runner.module.set_state(module_weights(self.learner_group))
+        if not self._one_module:
+            self.runner.module.set_state(module_weights(self.learner_group))
         rollout = concatenate([self.runner.sample(job=job) for job in self.config.jobs(self.next_exam)])
         self.next_exam += self.config.exams_per_iteration // self.config.group_size
         self.steps += rollout.steps
@@ -266,7 +268,7 @@ def train_rllib(
     learners: int = 0,
     address: str | None = None,
 ) -> Iterator[tuple[Weights, Progress]]:
-    """Train; see :func:`run`. Without runners, learners and address no Ray is started.
+    """Train; see :func:`run`. Without runners, learners, address and GPU no Ray is started.
 
     Runners may die at any time (:class:`ExamAlgorithm`). A learner that dies takes a part of the state with it: then
     training is built anew and goes on from the checkpoint, and gives what it would have given. Two such losses within one
@@ -278,7 +280,8 @@ def train_rllib(
     :param address: of a running Ray cluster.
     :raises RayError: see above.
     """
-    if not runners and not learners and address is None:
+    # RLlib finds GPUs through Ray.
+    if not runners and not learners and address is None and not config.num_gpus_per_learner:
         yield from run(LocalRun(config), steps, checkpoint)
         return
     config.env_runners(num_env_runners=runners).learners(num_learners=learners)

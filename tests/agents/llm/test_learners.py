@@ -57,7 +57,7 @@ def test_learner_and_runner_agree(name: str, options: dict[str, Any], model_fold
     learner = run.learner_group._learner
     assert learner is not None
     module = learner.module[DEFAULT_MODULE_ID].unwrapped()
-    run.runner.module.set_state(module.get_state())
+    assert run.runner.module is module, "a language model is in memory once"
     rollout = run.runner.sample(job=run.config.jobs(run.next_exam)[0])
     obs = {
         "observations": torch.from_numpy(rollout.observations),

@@ -25,6 +25,7 @@ from agents.rllib.learners import minibatch_order
 from agents.rllib.modules import SEQUENCE
 from agents.rllib.rollouts import Rollout, concatenate
 from agents.rllib.training import LocalRun, agent_of, build_algorithm, make_config, run, train_rllib
+from roi_env.env import resolve_spec
 from roi_env.exam import draw_exams, exam_spec
 from roi_env.references import oracle_values, references
 
@@ -327,6 +328,23 @@ def test_runners_change_nothing(name: str, tmp_path: Path) -> None:
             {k: v.numpy() for k, v in network.items()}, {k.removeprefix("network."): v for k, v in here.items()}
         )
         algorithm.stop()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
+def test_runners_change_nothing_for_a_language_model() -> None:
+    """Here it acts with the module that learns, there with a copy."""
+    pytest.importorskip("transformers", reason="needs the extra [llm]")
+    spec = resolve_spec("tinylm", num_tasks=3, split="train")
+    params = {"exams": 16, "minibatch": 16, "group": 4, "steps": 100, "budgets": []}
+    found = []
+    for runners in (0, 1):
+        algorithm = build_algorithm("llm-grpo", spec, seed=1, exam_seed=2, params=params, runners=runners)
+        for _ in range(2):
+            algorithm.train()
+        found.append(module_weights(algorithm.learner_group))
+        algorithm.stop()
+    assert same(*found)
 
 
 @pytest.mark.slow
