@@ -1,8 +1,8 @@
 """Decision prompts as token ids, and a causal LM's logits over the level tags.
 
 An encoded prompt is a row of two parts, padded with :data:`PADDING`: the question, and the *state line* (tokens left, tasks
-left) with the end of the turn. All states of a question are read in one sequence: the question once, the states after it,
-each seeing the question and itself alone. That is where the time goes otherwise: most of a prompt is its question.
+left) with the end of the turn. All states of a question are read in one sequence: the question and what all states begin with once, the
+states after it, each seeing that and itself alone. That is where the time goes otherwise: most of a prompt is its question.
 """
 
 from __future__ import annotations
@@ -203,6 +203,19 @@ def _sequences(
     return Sequences(*map(torch.from_numpy, (ids, positions, part, prompt, row, last)))
 
 
+def _shared_start(prompts: Ids, question_width: int) -> tuple[Ids, int]:
+    """The same prompts with what all state lines begin with moved to the questions, so that it is read once a sequence; their
+    new width."""
+    states = prompts[:, question_width:]
+    same = (states == states[0]).all(0)
+    common = min(int(same.argmin()), int((states >= 0).sum(1).min()) - 1)
+    place = (prompts[:, :question_width] >= 0).sum(1)[:, None] + np.arange(common)
+    moved = prompts.copy()
+    moved[:, question_width : question_width + common] = PADDING
+    moved[np.arange(len(prompts))[:, None], place] = states[0, :common]
+    return moved, question_width + common
+
+
 def hidden_states(model: Any, sequences: Sequences) -> torch.Tensor:
     """(R, L, hidden) hidden states of packed sequences, after the model's final norm."""
     device = next(model.parameters()).device
@@ -230,7 +243,7 @@ def last_hidden(model: Any, prompts: Ids, question_width: int, *, recompute: boo
     def forward(sequences: Sequences) -> torch.Tensor:
         return hidden_states(model, sequences)[sequences.row, sequences.last]
 
-    for sequences in packed(distinct, question_width):
+    for sequences in packed(*_shared_start(distinct, question_width)):
         recomputed = recompute and torch.is_grad_enabled()
         parts.append(checkpoint(forward, sequences, use_reentrant=False) if recomputed else forward(sequences))
         order.append(sequences.prompt)
