@@ -114,7 +114,7 @@ def generation() -> None:
 def training() -> None:
     """GRPO's iterations, all weights learning: rollout, advantages and batches, update; the share of forward passes."""
     logging.getLogger("ray").setLevel(logging.ERROR)
-    from agents.rllib.algorithm import module_weights, update
+    from agents.rllib.algorithm import update
     from agents.rllib.rollouts import concatenate
     from agents.rllib.training import LocalRun, make_config
 
@@ -122,24 +122,21 @@ def training() -> None:
     for label, changes in {"": {}, ", LoRA 8": {"lora": 8}, ", prompts not bucketed": {"bits": 0}}.items():
         run = LocalRun(make_config("llm-grpo", spec, seed=0, exam_seed=0, params={"model": MODEL, **changes}))
         forward, passed = 0.0, 0
-        learner: Any = run.learner_group._learner
-        for network in (run.runner.module.network, learner.module["default_policy"].unwrapped().network):
-            original = network.heads
+        original = run.runner.module.network.heads  # the learner's too
 
-            def timed(prompts: Any, width: int, original: Any = original) -> Any:
-                nonlocal forward, passed
-                begun = time.process_time()
-                out = original(prompts, width)
-                forward += time.process_time() - begun
-                passed += int((prompts >= 0).sum())
-                return out
+        def timed(prompts: Any, width: int, original: Any = original) -> Any:
+            nonlocal forward, passed
+            begun = time.process_time()
+            out = original(prompts, width)
+            forward += time.process_time() - begun
+            passed += int((prompts >= 0).sum())
+            return out
 
-            network.heads = timed
+        run.runner.module.network.heads = timed
         run.train()  # the first one warms up
         forward, passed, spent, steps = 0.0, 0, {"rollout": 0.0, "advantages": 0.0, "update": 0.0}, 0
         for _ in range(2):
             begun = time.process_time()
-            run.runner.module.set_state(module_weights(run.learner_group))
             rollout = concatenate([run.runner.sample(job=job) for job in run.config.jobs(run.next_exam)])
             spent["rollout"] += time.process_time() - begun
             run.next_exam += run.config.exams_per_iteration // run.config.group_size

@@ -53,7 +53,7 @@ class GRPOConfig(ExamSettings):
         clip_high: float | None = None,
         kl: KL | None = None,
         kl_coeff: float | None = None,
-        entropy_coeff: float | None = None,
+        entropy_coeff: float | list[list[float]] | None = None,
         **kwargs: Any,
     ) -> Self:
         """Set what is given.
@@ -68,7 +68,7 @@ class GRPOConfig(ExamSettings):
         :param clip_param: clipping range of the ratio; ``clip_high`` its upper side (0: the same).
         :param kl: estimate of the divergence from the reference.
         :param kl_coeff: its coefficient; 0: no reference.
-        :param entropy_coeff: coefficient of the entropy bonus.
+        :param entropy_coeff: coefficient of the entropy bonus, or its schedule (RLlib's [[step, value], ...]).
         :param kwargs: see :meth:`AlgorithmConfig.training`.
         """
         super().training(**kwargs)

@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
@@ -28,6 +28,9 @@ from agents.rllib.registration import spec_of
 from agents.rllib.rollouts import concatenate
 from roi_env.exam import ExamSpec
 from roi_env.files import replacing
+
+if TYPE_CHECKING:
+    from agents.rllib.language import LanguageSettings
 
 logger = logging.getLogger(__name__)
 
@@ -66,24 +69,25 @@ def make_config(
     if unknown := (params or {}).keys() - p:
         raise ValueError(f"{name} has no parameter {sorted(unknown)}; it takes {sorted(p)}")
     p |= params or {}
-    config: ExamSettings
-    if name == "rarl":
-        return _single_pass(spec, seed, exam_seed, p)
-    if name.endswith("ppo"):
-        config = ExamPPOConfig().training(lambda_=p["lambda_"], vf_loss_coeff=p["vf"])
+    config = _bare(name)
+    if isinstance(config, GRPOConfig):
+        names = ("advantage", "baseline", "ratio", "aggregation", "kl", "kl_coeff", "clip_high")
+        config.training(**{name: p[name] for name in names if name in p})
+        config.exams(shared_outcomes=p.get("shared_outcomes"))
     else:
-        config = GRPOConfig().exams(shared_outcomes=p["shared_outcomes"])
-        names = ("advantage", "baseline", "ratio", "aggregation", "kl", "kl_coeff")
-        config.training(**{name: p[name] for name in names})
-    if "group" in p:
-        config.exams(group_size=p["group"])
-    config.exams(spec, seed=exam_seed, training_seed=seed, per_iteration=p["exams"], per_minibatch=p["minibatch"])
-    if name.startswith("llm-"):
-        from agents.rllib.language import LanguageSettings
-
-        config.anchor_coeff = p["anchor"]
+        config.training(lambda_=p["lambda_"], vf_loss_coeff=p["vf"])
+    config.exams(
+        spec,
+        seed=exam_seed,
+        training_seed=seed,
+        per_iteration=p["exams"],
+        per_minibatch=p["minibatch"],
+        group_size=p.get("group"),
+    )
+    if "model" in p:
+        config.anchor_coeff = p.get("anchor", 0.0)
         config.exams(budgets=_budgets(spec, p["budgets"]))
-        config.language_model(LanguageSettings(**{key: p[key] for key in LanguageSettings.__dataclass_fields__}))
+        config.language_model(_language(name, p))
     else:
         config.network(hidden=(p["width"],) * p["layers"], memory=p["memory"])
     config.training(
@@ -96,38 +100,25 @@ def make_config(
     return config
 
 
+def _bare(name: str) -> ExamPPOConfig | GRPOConfig:
+    if name == "rarl":
+        from agents.rllib.single_pass import SinglePassConfig
+
+        return SinglePassConfig()
+    return ExamPPOConfig() if name.endswith("ppo") else GRPOConfig()
+
+
+def _language(name: str, p: dict[str, Any]) -> LanguageSettings:
+    from agents.rllib.language import LanguageSettings
+    from agents.rllib.single_pass import SinglePassSettings
+
+    kind = SinglePassSettings if name == "rarl" else LanguageSettings
+    return kind(**{key: value for key, value in p.items() if key in kind.__dataclass_fields__})
+
+
 def _budgets(spec: ExamSpec, factors: Sequence[float]) -> list[int]:
     """Multiples of an exam's budget, in tokens."""
     return [spec.replace(budget=max(1, round(factor * spec.budget))).budget for factor in factors]
-
-
-def _single_pass(spec: ExamSpec, seed: int, exam_seed: int, p: dict[str, Any]) -> ExamSettings:
-    from agents.rllib.single_pass import SinglePassConfig, SinglePassSettings
-
-    config = SinglePassConfig().training(
-        advantage=p["advantage"],
-        ratio=p["ratio"],
-        aggregation=p["aggregation"],
-        kl_coeff=p["kl_coeff"],
-        lr=[[0, p["lr"]], [p["steps"], 0.0]],
-        num_epochs=p["epochs"],
-        clip_param=p["clip"],
-        clip_high=p["clip_high"],
-        entropy_coeff=p["entropy"],
-    )
-    config.exams(
-        spec,
-        seed=exam_seed,
-        training_seed=seed,
-        per_iteration=p["exams"],
-        per_minibatch=p["minibatch"],
-        group_size=p["group"],
-        budgets=_budgets(spec, p["budgets"]),
-    )
-    known = SinglePassSettings.__dataclass_fields__
-    config.language_model(SinglePassSettings(**{key: value for key, value in p.items() if key in known}))
-    config.agent = ("rarl", p)
-    return config
 
 
 def build_algorithm(
