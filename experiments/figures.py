@@ -9,10 +9,11 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -237,18 +238,44 @@ def spread(positions: Sequence[float], gap: float, low: float, high: float) -> l
     return result
 
 
+_DEEP_PATH: Final = re.compile(r"(?:[^\s'\"(,=/]*/)+([^\s'\",)/]+/[^\s'\",)/]+)")
+
+
+def labels(agents: Iterable[str], width: int = 80) -> dict[str, str]:
+    """Names as pictures show them: paths by their last two parts, lines of about ``width`` characters."""
+    short = {agent: re.sub(r"['\"]", "", _DEEP_PATH.sub(r"\1", agent)) for agent in agents}
+    twice = Counter(short.values())
+    return {agent: _wrapped(agent if twice[text] > 1 else text, width) for agent, text in short.items()}
+
+
+def _wrapped(text: str, width: int) -> str:
+    lines = [""]
+    for part in re.findall(r"[^(,/=-]*[(,/=-]?", text):
+        if len(lines[-1]) + len(part) > width and lines[-1]:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
+
+
+def _columns(names: Iterable[str]) -> int:
+    """Of a legend as wide as a report."""
+    return max(1, min(4, 112 // (8 + max(map(len, names), default=0))))
+
+
 def legend(look: dict[str, Look], references: bool = True) -> Figure:
     """The one legend that holds for every picture of the report."""
     shown = [a for a in look if look[a].shown]
+    names = labels(shown)
     handles: list[Line2D | Patch] = [
-        Line2D([], [], color=look[a].color, marker=look[a].marker, ls=look[a].dash, lw=look[a].width, label=a, ms=7)
-        for a in shown
+        Line2D([], [], color=s.color, marker=s.marker, ls=s.dash, lw=s.width, label=names[a], ms=7)
+        for a, s in look.items()
+        if a in names
     ]
     if any(not v.shown for v in look.values()):
         handles.append(Line2D([], [], color=GREY, lw=1.5, label="other agents"))
     if references:
         handles.append(Line2D([], [], color=DARK, ls=":", lw=1.4, label="informed, oracle"))
-    columns = 4
+    columns = _columns(names.values())
     figure = Figure(figsize=(9.6, 0.25 * -(-len(handles) // columns) + 0.1))
     figure.legend(handles=handles, ncols=columns, loc="center", mode="expand", handlelength=2.6, borderaxespad=0)
     return figure
@@ -293,13 +320,14 @@ def curves(family: Sequence[Setting], look: dict[str, Look]) -> Figure:
     top += 0.1 * (top - floor)
     right.set_ylim(floor, top)
     right.axhline(1, color="#000000", lw=1.6, zorder=4)
-    labels = {agent: end for agent, end in ends.items() if end[1] > floor}
-    labels[OPTIMUM] = (budgets[-1], 1.0)
-    places = spread([y for _, y in labels.values()], 0.05 * (top - floor), floor, top)
-    for (agent, end), place in zip(labels.items(), places, strict=True):
+    named = {agent: end for agent, end in ends.items() if end[1] > floor}
+    named[OPTIMUM] = (budgets[-1], 1.0)
+    places = spread([y for _, y in named.values()], 0.05 * (top - floor), floor, top)
+    names = labels(named, 30)
+    for (agent, end), place in zip(named.items(), places, strict=True):
         color = look[agent].color if agent in look else "#000000"
         right.annotate(
-            agent,
+            names[agent],
             end,
             xytext=(1.07, (place - floor) / (top - floor)),
             textcoords="axes fraction",
@@ -342,7 +370,7 @@ def forest(setting: Setting, look: dict[str, Look]) -> Figure:
     axes.axvline(1, color="#000000", lw=1.2)
     if setting.is_bracket:
         axes.axvspan(1, setting.upper / setting.reference(OPTIMUM), color="#000000", alpha=0.12, lw=0)
-    axes.set_yticks(range(len(ranking)), ranking)
+    axes.set_yticks(range(len(ranking)), labels(ranking).values())
     axes.set_ylim(-0.6, len(ranking) - 0.4)
     axes.xaxis.set_major_formatter(PercentFormatter(1))
     axes.set_xlabel("share of the optimum (95 % interval)")
@@ -382,7 +410,7 @@ def regret_split(family: Sequence[Setting]) -> Figure:
         axes.set_xlabel("score per exam")
         axes.grid(axis="y", visible=False)
         axes.tick_params(axis="y", length=0, pad=5)
-    panels[0].set_yticks(range(len(agents)), agents)
+    panels[0].set_yticks(range(len(agents)), labels(agents).values())
     handles = [Patch(color="#8FA3AD", label="score (line: 95 % interval)")]
     handles += [
         Patch(color=REGRETS["policy"], label="policy: optimum − score"),
@@ -445,6 +473,7 @@ def tier_choice(comparison: Comparison, setting: Setting, agents: Sequence[str])
     actions = action_names(setting)
     bins = sorted({int(b) for t in tables.values() for b in t["difficulty_bin"][t["mass"] > 0]})
     names = {int(b): str(n) for t in tables.values() for b, n in _pairs(t)}
+    shown = labels(tables, 16)
     figure = Figure(figsize=(9.6, 0.8 + len(tables) * (0.45 + 0.11 * max(len(bins), 6))))
     grid = figure.subplots(len(tables), len(actions), sharex=True, sharey=True, squeeze=False)
     palette = mpl.colormaps["cividis"].copy()
@@ -469,7 +498,7 @@ def tier_choice(comparison: Comparison, setting: Setting, agents: Sequence[str])
                 axes.set_title(actions[action], color=INK)
         step = max(1, -(-len(bins) // 4))
         row[0].set_yticks(np.arange(0, len(bins), step) + 0.5, [names[b] for b in bins[::step]], fontsize=8)
-        row[0].set_ylabel(agent.replace("-", "-\n", 1) if len(agent) > 14 else agent, fontweight="bold")
+        row[0].set_ylabel(shown[agent], fontweight="bold")
         for axes in row[1:]:
             axes.tick_params(axis="y", length=0)
     for axes in grid[-1]:
@@ -577,11 +606,11 @@ def _turns(*curves: metrics.Floats) -> npt.NDArray[np.bool_]:
 
 
 def improvement(comparison: Comparison, setting: Setting, agents: Sequence[str]) -> Figure:
-    """Matrix of P(row scores more than column on the same exam), ties counting one half."""
+    """Matrix of P(row scores more than column on the same exam), ties counting one half. Columns are numbered like rows."""
     names = [a for a in setting.ranking() if a in agents]
     count = len(names)
     weights = comparison.weights(setting)
-    figure = Figure(figsize=(min(9.6, 2.6 + 0.82 * count), 1.5 + 0.5 * count))
+    figure = Figure(figsize=(min(9.6, 2.6 + 0.82 * count), 0.8 + 0.5 * count))
     axes = figure.subplots()
     value = np.full((count, count), np.nan)
     sure = np.zeros((count, count), dtype=bool)
@@ -603,9 +632,9 @@ def improvement(comparison: Comparison, setting: Setting, agents: Sequence[str])
     for i, j in zip(*np.nonzero(np.isfinite(value)), strict=True):
         axes.text(j, i, f"{value[i, j]:.2f}", ha="center", va="center", color=INK if sure[i, j] else DARK, fontsize=9,
                   fontweight="bold" if sure[i, j] else "normal")  # fmt: skip
-    axes.set_xticks(range(count), names, rotation=35, ha="left", rotation_mode="anchor")
+    axes.set_xticks(range(count), map(str, range(1, count + 1)))
     axes.xaxis.tick_top()
-    axes.set_yticks(range(count), names)
+    axes.set_yticks(range(count), [f"{name}  {row}" for row, name in enumerate(labels(names).values(), 1)])
     axes.tick_params(length=0)
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
@@ -705,6 +734,7 @@ def learning(comparison: Comparison, setting: Setting) -> Figure | None:
     if rows is None:
         return None
     agents = [a for a in setting.ranking() if (rows["agent"] == a).any()]
+    names = labels(agents)
     figure = Figure(figsize=(9.6, 4.2))
     panels = figure.subplots(1, 2, sharey=True)
     low = 1.0
@@ -718,7 +748,8 @@ def learning(comparison: Comparison, setting: Setting) -> Figure | None:
         color, dash = OKABE_ITO[i % len(OKABE_ITO)], ("-", *DASHES)[i // len(OKABE_ITO)]
         for axes, name in zip(panels, ("steps", "cpu_seconds"), strict=True):
             x = np.stack([run[name][:points] for run in runs]).mean(0)
-            axes.plot(x, score.mean(0), color=color, ls=dash, marker=MARKERS[i % len(MARKERS)], ms=4, label=agent)
+            marker = MARKERS[i % len(MARKERS)]
+            axes.plot(x, score.mean(0), color=color, ls=dash, marker=marker, ms=4, label=names[agent])
             axes.fill_between(x, score.min(0), score.max(0), color=color, alpha=0.12, lw=0)
     for axes in panels:
         axes.axhline(1, color="#000000", lw=1.4)
@@ -729,5 +760,6 @@ def learning(comparison: Comparison, setting: Setting) -> Figure | None:
     panels[0].set_ylabel("validation score, share of the optimum")
     panels[0].set_xlabel("environment steps (log scale)")
     panels[1].set_xlabel("CPU seconds of training (log scale)")
-    figure.legend(*panels[0].get_legend_handles_labels(), ncols=4, loc="outside upper left", fontsize=9)
+    columns = _columns(names.values())
+    figure.legend(*panels[0].get_legend_handles_labels(), ncols=columns, loc="outside upper left", fontsize=9)
     return figure

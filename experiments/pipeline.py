@@ -57,7 +57,8 @@ def stages(out: Path, seed: int, threads: int, more: dict[str, Sequence[str]]) -
         "train": ["train", "grpo", "--policy", "llm", "--model", mcft, *exams, "--seed", str(seed), "--out", grpo],
         "compare": ["compare", *exams, *chosen, "--workers", str(threads), "--out", str(out / "compare")],
     }
-    made["train"] += ["--param", "anchor=2"]
+    # An anchored start, sure of itself, needs more decisions than the 50,000 that are enough otherwise.
+    made["train"] += ["--param", "anchor=2", "--param", "budgets=[0.5,1,0.5,1,2]", "--steps", "150000"]
     made["compare"] += ["budgets=[0.15,0.3]", "orders=[easy_first,random,hard_first]", "exams=100"]
     return [Stage(name, (*arguments, *more.get(name, ()))) for name, arguments in made.items()]
 
