@@ -10,12 +10,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import multiprocessing
 import os
 import pickle
 import subprocess
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, as_completed
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -32,6 +31,7 @@ from agents.evaluation import TrainingExams, evaluate, rollout
 from experiments.config import CompareConfig, ConfigError, VariantConfig, as_dict
 from experiments.training import Curve, curve_table, load_trained, save_trained, train_stepwise, validation_exams
 from experiments.tuning import Tuning, read_tuning
+from experiments.workers import worker_pool
 from roi_env.env import resolve_spec
 from roi_env.evaluation import BINS, CALIBRATION
 from roi_env.exam import ExamBatch, ExamSpec, draw_exams
@@ -491,10 +491,9 @@ def run_cells(config: CompareConfig, cells: list[Cell], run: Path, workers: int)
             _run_and_store(config, cell, folder / _key(config, cell))
             yield cell
         return
-    # Spawned, not forked: compiled code and its thread pools do not survive a fork. One thread each: networks are small,
-    # and threads of several workers would wait for one another.
+    # One thread each: networks are small, and threads of several workers would wait for one another.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with worker_pool(workers) as pool:
         futures: dict[Future[None], Cell] = {
             pool.submit(_run_and_store, config, cell, folder / _key(config, cell)): cell for cell in cells
         }

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import multiprocessing
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from itertools import starmap
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +27,7 @@ from experiments.analysis import (
     missing,
     summarise,
 )
+from experiments.workers import worker_pool
 from roi_env.files import replacing
 from roi_env.metrics import Interval
 
@@ -156,7 +155,7 @@ def _families(comparison: Comparison, rows: list[dict[str, Any]], workers: int) 
     given = [(comparison, i, family, rows) for i, family in enumerate(comparison.families)]
     if min(workers, len(given)) < 2:
         return list(starmap(_family, given))
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with worker_pool(workers) as pool:
         return list(pool.map(_family, *zip(*given, strict=True)))
 
 

@@ -7,9 +7,8 @@ ones are drawn with a seed. Every trial trains on every tuning setting and is ju
 from __future__ import annotations
 
 import json
-import multiprocessing
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -20,6 +19,7 @@ from agents.base import AGENTS, agent_text, make_agent, public_problem
 from agents.evaluation import TrainingExams
 from experiments.config import ConfigError
 from experiments.training import train_stepwise, validation_exams
+from experiments.workers import worker_pool
 from roi_env.env import resolve_spec
 from roi_env.files import replacing
 
@@ -135,7 +135,7 @@ def run_tasks(tasks: list[Task], folder: Path, workers: int) -> Iterator[Task]:
             run_task(task, folder)
             yield task
         return
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with worker_pool(workers) as pool:
         futures = {pool.submit(run_task, task, folder): task for task in todo}
         try:
             for future in as_completed(futures):
