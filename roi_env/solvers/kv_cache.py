@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from transformers.cache_utils import Cache, DynamicLayer
 
 _ROOM = 16
@@ -25,12 +24,20 @@ class GrowingLayer(DynamicLayer):
             return self.keys, self.values
         begin, end = self.keys.shape[2], self.keys.shape[2] + key_states.shape[2]
         if end > self.buffers[0].shape[2]:
-            more = (0, 0, 0, max(_ROOM, end - begin))
-            self.buffers = (F.pad(self.keys, more), F.pad(self.values, more))
+            more = max(_ROOM, end - begin)
+            self.buffers = (_longer(self.keys, more), _longer(self.values, more))
         for buffer, new in zip(self.buffers, (key_states, value_states), strict=True):
             buffer[:, :, begin:end] = new
         self.keys, self.values = (buffer[:, :, :end] for buffer in self.buffers)
         return self.keys, self.values
+
+
+def _longer(state: torch.Tensor, more: int) -> torch.Tensor:
+    """With room for ``more`` columns, not filled: nobody reads them before they are written."""
+    rows, heads, columns, dim = state.shape
+    out = state.new_empty(rows, heads, columns + more, dim)
+    out[:, :, :columns] = state
+    return out
 
 
 def growing_cache() -> Cache:

@@ -412,10 +412,9 @@ def test_two_learners_on_one_node_continue_bit_for_bit(tmp_path: Path) -> None:
 def test_a_mistake_in_a_job_is_raised_not_repeated() -> None:
     config = config_of("ppo").env_runners(num_env_runners=1)
     algorithm = config.build_algo()
-    weights = module_weights(algorithm.learner_group)
     job = dataclasses.replace(config.jobs(0)[0], exam_ids=np.full(64, -1))
     with pytest.raises(ValueError, match="exam_ids"):
-        algorithm._take([job], weights)
+        algorithm._take([job])
     algorithm.stop()
 
 
