@@ -317,16 +317,17 @@ def module_weights(learner_group: LearnerGroup) -> Weights:
     return state[COMPONENT_LEARNER][COMPONENT_RL_MODULE][DEFAULT_MODULE_ID]  # type: ignore[no-any-return]
 
 
-def act_as_learner(config: ExamSettings, runner: ExamRunner | None, learner_group: LearnerGroup) -> bool:
-    """Whether the runner of this process acts from now on with the very module that learns here.
+def act_as_learners(runner: ExamRunner, learner_group: LearnerGroup) -> None:
+    """Let a runner of this process act as the learners would now.
 
-    A language model is then in memory once, and acts where it learns, on the GPU. Small networks act on the CPU with a copy.
+    A language model that learns here acts itself: it is in memory once, on the GPU where it learns. Small networks act on the
+    CPU, with a copy of the weights.
     """
-    shared = config.language is not None and runner is not None and learner_group.is_local
-    if shared:
-        [learner] = [result.get() for result in learner_group.foreach_learner(lambda learner: learner)]
-        runner.module = learner.module[DEFAULT_MODULE_ID].unwrapped()  # type: ignore[union-attr]
-    return shared
+    if runner.config.language is None or not learner_group.is_local:
+        runner.module.set_state(module_weights(learner_group))
+        return
+    [learner] = [result.get() for result in learner_group.foreach_learner(lambda learner: learner)]
+    runner.module = learner.module[DEFAULT_MODULE_ID].unwrapped()
 
 
 class ExamAlgorithm(Algorithm):
@@ -340,7 +341,6 @@ class ExamAlgorithm(Algorithm):
         self.score = float("nan")
         self.remote_cpu_seconds = 0.0
         super().setup(config)
-        self._one_module = act_as_learner(self.config, self.env_runner, self.learner_group)
         manager = self.env_runner_group._worker_manager
         for runner in manager.actor_ids():
             manager.set_actor_state(runner, healthy=False)  # until it answers
@@ -370,8 +370,8 @@ class ExamAlgorithm(Algorithm):
             results = update(config, self.learner_group, rollout, self.steps)
             self.remote_cpu_seconds += self._learner_seconds() - before
             self.metrics.aggregate(results, key=LEARNER_RESULTS)
-        if self.env_runner is not None and not self._one_module:  # the copy that RLlib evaluates and exports
-            self.env_runner.module.set_state(module_weights(self.learner_group))
+        if self.env_runner is not None:  # what RLlib evaluates and exports
+            act_as_learners(self.env_runner, self.learner_group)
 
     def _log(self, rollout: Rollout, metrics: dict[str, float]) -> None:
         for name, value in metrics.items():
@@ -410,8 +410,7 @@ class ExamAlgorithm(Algorithm):
         self._count("reissued", 0)
         if self.env_runner_group.num_remote_env_runners() > 0:
             return self._take_remotely(jobs, module_weights(self.learner_group))
-        if not self._one_module:
-            self.env_runner.module.set_state(module_weights(self.learner_group))
+        act_as_learners(self.env_runner, self.learner_group)
         return [self.env_runner.sample(job=job) for job in jobs]
 
     def _take_remotely(self, jobs: Sequence[Job], weights: Weights) -> list[Rollout]:

@@ -20,7 +20,7 @@ from agents.base import public_problem
 from agents.cluster import connected
 from agents.neural import Progress
 from agents.rllib.agent import RLlibAgent
-from agents.rllib.algorithm import ExamAlgorithm, ExamSettings, act_as_learner, module_weights, update
+from agents.rllib.algorithm import ExamAlgorithm, ExamSettings, act_as_learners, module_weights, update
 from agents.rllib.exam_runner import Weights
 from agents.rllib.grpo import GRPOConfig
 from agents.rllib.ppo import ExamPPOConfig
@@ -160,15 +160,14 @@ class LocalRun:
         self.learner_group: LearnerGroup = config.build_learner_group(
             rl_module_spec=config.get_multi_rl_module_spec(spaces=self.runner.get_spaces())
         )
-        self._one_module = act_as_learner(config, self.runner, self.learner_group)
+        act_as_learners(self.runner, self.learner_group)
         self.next_exam = self.steps = 0
         self.score = float("nan")
         self.remote_cpu_seconds = 0.0
 
     def train(self) -> None:
         """One iteration."""
-        if not self._one_module:
-            self.runner.module.set_state(module_weights(self.learner_group))
+        act_as_learners(self.runner, self.learner_group)
         rollout = concatenate([self.runner.sample(job=job) for job in self.config.jobs(self.next_exam)])
         self.next_exam += self.config.exams_per_iteration // self.config.group_size
         self.steps += rollout.steps
