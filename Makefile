@@ -10,7 +10,7 @@ ifneq ($(wildcard ../shared/data),)
 export ROI_DATA ?= $(abspath ../shared/data)
 endif
 
-.PHONY: compare test test-fast test-gymnasium-latest vllm test-vllm lint format types bench clean
+.PHONY: compare test test-fast test-cuda test-gymnasium-latest vllm test-vllm lint format types bench clean
 
 compare: .venv/ready
 	$(BIN)/roi compare --workers $(WORKERS)
@@ -20,6 +20,10 @@ test: .venv/ready
 
 test-fast: .venv/ready
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow"
+
+# Language models on a GPU, beside the CPU's numbers. All other tests hide GPUs.
+test-cuda: .venv/ready
+	ROI_CUDA=1 $(BIN)/python -m pytest -q tests/test_cuda.py
 
 # The environment on Gymnasium's newest release, in an environment of its own: Ray pins an older one.
 test-gymnasium-latest: .venv-gymnasium/ready

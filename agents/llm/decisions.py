@@ -22,7 +22,9 @@ PADDING: Final = -1
 STATES_TOGETHER: Final = 8
 """Most states of a question in one sequence: attention grows with their square."""
 CHUNK_TOKENS: Final = 2048
-"""Most tokens of one forward pass, padding included (a longer sequence goes alone): activations stay in a CPU's cache."""
+"""Most tokens of one forward pass on a CPU, padding included (a longer sequence goes alone): activations stay in its cache."""
+CHUNK_NUMBERS: Final = 2**22
+"""Most numbers of one layer's hidden states in a forward pass on a GPU, where larger passes pay."""
 
 Ids = npt.NDArray[np.int32]
 
@@ -139,17 +141,28 @@ class Sequences(NamedTuple):
     row: torch.Tensor
     last: torch.Tensor
 
-    def mask(self, dtype: torch.dtype) -> torch.Tensor:
+    def mask(self, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
         """(R, 1, L, L) added to attention scores: a token sees its own part and the question, up to itself."""
-        length = self.ids.shape[1]
-        same = self.part[:, :, None] == self.part[:, None, :]
-        seen = (same | (self.part[:, None, :] == 0)) & torch.ones(length, length, dtype=torch.bool).tril()
-        mask = torch.zeros(len(self.ids), length, length, dtype=dtype)
+        part, length = self.part.to(device), self.ids.shape[1]
+        same = part[:, :, None] == part[:, None, :]
+        earlier = torch.ones(length, length, dtype=torch.bool, device=device).tril()
+        seen = (same | (part[:, None, :] == 0)) & earlier
+        mask = torch.zeros(len(part), length, length, dtype=dtype, device=device)
         return mask.masked_fill_(~seen, torch.finfo(dtype).min)[:, None]
 
 
-def packed(prompts: Ids, question_width: int) -> Iterator[Sequences]:
-    """Pack *distinct* encoded prompts (P, width), sorted so that those of one question follow one another."""
+def pass_tokens(model: Any) -> int:
+    """Most tokens of one forward pass of a causal LM of Hugging Face where it is now."""
+    if model.device.type == "cpu":
+        return CHUNK_TOKENS
+    return max(CHUNK_TOKENS, CHUNK_NUMBERS // int(model.config.get_text_config().hidden_size))
+
+
+def packed(prompts: Ids, question_width: int, most_tokens: int) -> Iterator[Sequences]:
+    """Pack *distinct* encoded prompts (P, width), sorted so that those of one question follow one another.
+
+    :param most_tokens: of one forward pass, padding included; a longer sequence goes alone.
+    """
     length = (prompts >= 0).sum(1)
     question_length = (prompts[:, :question_width] >= 0).sum(1)
     state_length = length - question_length
@@ -164,7 +177,7 @@ def packed(prompts: Ids, question_width: int) -> Iterator[Sequences]:
     width = question_length[begin] + total[end] - total[begin]
     chunk: list[int] = []
     for sequence in np.argsort(width, kind="stable"):
-        if chunk and (len(chunk) + 1) * width[sequence] > CHUNK_TOKENS:
+        if chunk and (len(chunk) + 1) * width[sequence] > most_tokens:
             yield _sequences(prompts, question_width, question_length, state_length, begin[chunk], end[chunk])
             chunk = []
         chunk.append(int(sequence))
@@ -218,11 +231,11 @@ def _shared_start(prompts: Ids, question_width: int) -> tuple[Ids, int]:
 
 def hidden_states(model: Any, sequences: Sequences) -> torch.Tensor:
     """(R, L, hidden) hidden states of packed sequences, after the model's final norm."""
-    device = next(model.parameters()).device
+    device = model.device
     return model.base_model(  # type: ignore[no-any-return]
         input_ids=sequences.ids.to(device),
         position_ids=sequences.positions.to(device),
-        attention_mask=sequences.mask(model.dtype).to(device),
+        attention_mask=sequences.mask(model.dtype, device),
         use_cache=False,
     ).last_hidden_state
 
@@ -243,7 +256,7 @@ def last_hidden(model: Any, prompts: Ids, question_width: int, *, recompute: boo
     def forward(sequences: Sequences) -> torch.Tensor:
         return hidden_states(model, sequences)[sequences.row, sequences.last]
 
-    for sequences in packed(*_shared_start(distinct, question_width)):
+    for sequences in packed(*_shared_start(distinct, question_width), pass_tokens(model)):
         recomputed = recompute and torch.is_grad_enabled()
         parts.append(checkpoint(forward, sequences, use_reentrant=False) if recomputed else forward(sequences))
         order.append(sequences.prompt)

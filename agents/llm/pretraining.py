@@ -5,23 +5,25 @@ at a random place and the answer, without which forced answers are garbage. What
 the block in direct and cut examples) carries no loss. Hidden matrices are trained by Muon, the rest by AdamW.
 
 Training is a function of its recipe alone (up to floating point): data come in *chunks* whose examples depend on (seed, chunk), and a
-run that was interrupted goes on from its last whole chunk.
+run that was interrupted goes on from its last whole chunk. On a GPU, where there is one, other processes prepare the chunks: one
+alone could not keep it busy.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import torch
 from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
 
 from agents.llm.prompts import END, END_THINK, Completion, exam_prompt, render
 from agents.llm.solutions import solution
@@ -39,6 +41,8 @@ _CORPUS = 200
 """Tasks of every family and difficulty that the tokenizer is trained on."""
 _VALIDATION = 12
 """Tasks of every family and difficulty in the validation loss."""
+_WORKERS = 8
+"""Most processes that prepare chunks for a GPU."""
 
 # Examples of a family (times those of a difficulty): hard arithmetic needs more of them.
 _FAMILY_WEIGHT = {"legs": 1.0, "sum1": 0.6, "sum2": 1.0, "prod": 1.0, "gcd": 2.5, "factor": 2.0, "ab": 0.8}
@@ -114,6 +118,8 @@ class Training:
     updates: int = 0
     chunks: int = 0
     cpu_seconds: float = 0.0
+    """Of this process."""
+    device: str = "CPU"
     loss: float = float("nan")
     validation: dict[str, float] = field(default_factory=dict)
     """Nats a token on validation tasks, by family, when last measured."""
@@ -133,40 +139,45 @@ def pretrain(recipe: Recipe, folder: Path, watch: Callable[[Training], None] = l
         if not state_file.exists() and (folder / "model.safetensors").exists():
             return Training(**json.loads(recipe_file.read_text())["training"])
     torch.manual_seed(recipe.seed)
+    cuda = torch.cuda.is_available()
     tokenizer = _make_tokenizer(recipe)
-    model = make_model(recipe, tokenizer)
+    model: Any = make_model(recipe, tokenizer).to("cuda" if cuda else "cpu")
     muon, adam = optimizers(model, recipe.muon_lr, recipe.adam_lr)
     progress = Training()
     if state_file.exists():
-        state = torch.load(state_file, weights_only=True)
+        state = torch.load(state_file, map_location=model.device, weights_only=True)
         model.load_state_dict(state["model"])
         muon.load_state_dict(state["muon"])
         adam.load_state_dict(state["adam"])
         progress = Training(**state["progress"])
     else:
         _write_recipe(recipe_file, recipe, progress)
+    progress.device = torch.cuda.get_device_name() if cuda else "CPU"
     validation = _validation_examples(recipe, tokenizer)
     peak = [group["initial_lr"] for optimizer in (muon, adam) for group in optimizer.param_groups]
     before = time.process_time() - progress.cpu_seconds
     model.train()
-    while progress.tokens < recipe.tokens:
+    workers = min(_WORKERS, os.cpu_count() or 1) if cuda else 0
+    for chunk in chunks(recipe, tokenizer, progress.chunks, workers):
+        if progress.tokens >= recipe.tokens:
+            break
         losses = []
-        for ids, labels in batches(recipe, tokenizer, progress.chunks):
+        for ids, labels in chunk:
             scale = _schedule(recipe, progress)
             groups = [group for optimizer in (muon, adam) for group in optimizer.param_groups]
             for group, lr in zip(groups, peak, strict=True):
                 group["lr"] = lr * scale
-            loss = _loss(model, ids, labels)
+            loss = _loss(model, ids.to(model.device), labels.to(model.device))
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             for optimizer in (muon, adam):
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
-            losses.append(loss.item())
+            losses.append(loss.detach())  # read later: a GPU need not wait
             progress.tokens += ids.numel()
             progress.updates += 1
         progress.chunks += 1
-        progress.loss = float(np.mean(losses))
+        progress.loss = float(torch.stack(losses).mean())
         if progress.chunks % 8 == 0 or progress.tokens >= recipe.tokens:
             progress.validation = _validate(model, validation, recipe)
         progress.cpu_seconds = time.process_time() - before
@@ -184,6 +195,26 @@ def pretrain(recipe: Recipe, folder: Path, watch: Callable[[Training], None] = l
     _finish(recipe, folder, model, tokenizer, progress)
     state_file.unlink(missing_ok=True)
     return progress
+
+
+def chunks(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerFast, first: int, workers: int
+) -> Iterator[list[tuple[torch.Tensor, torch.Tensor]]]:
+    """The :func:`batches` of one chunk after the other, for ever.
+
+    :param workers: processes that prepare them; 0: this one does, when asked.
+    """
+    yield from DataLoader(_Chunks(recipe, tokenizer), batch_size=None, sampler=count(first), num_workers=workers)
+
+
+class _Chunks(Dataset[list[tuple[torch.Tensor, torch.Tensor]]]):
+    """The batches of every chunk, by its number."""
+
+    def __init__(self, recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> None:
+        self._recipe, self._tokenizer = recipe, tokenizer
+
+    def __getitem__(self, chunk: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        return list(batches(self._recipe, self._tokenizer, chunk))
 
 
 def make_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
@@ -343,7 +374,11 @@ def _validation_examples(
 def _validate(
     model: PreTrainedModel, validation: dict[str, tuple[torch.Tensor, torch.Tensor]], recipe: Recipe
 ) -> dict[str, float]:
-    return {name: round(_loss(model, ids, labels).item(), 4) for name, (ids, labels) in validation.items()}
+    device = model.device
+    return {
+        name: round(_loss(model, ids.to(device), labels.to(device)).item(), 4)
+        for name, (ids, labels) in validation.items()
+    }
 
 
 def _write_recipe(path: Path, recipe: Recipe, progress: Training) -> None:
@@ -378,7 +413,7 @@ and answers in `<answer>` tags. `enable_thinking=False` in the chat template mak
 
 Recipe (`{RECIPE}`; `roi llm pretrain --out FOLDER`): {settings}
 
-{progress.updates:,} updates, {progress.tokens:,} tokens, {progress.cpu_seconds:.0f} CPU seconds. Loss on validation tasks, nats a token:
+{progress.updates:,} updates, {progress.tokens:,} tokens, {progress.cpu_seconds:.0f} CPU seconds of the training process ({progress.device}). Loss on validation tasks, nats a token:
 
 | family | loss |
 |---|---|

@@ -15,7 +15,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from agents.exam_taker import Papers
-from agents.llm.decisions import PADDING, Ids, Sequences, hidden_states, packed
+from agents.llm.decisions import PADDING, Ids, Sequences, hidden_states, packed, pass_tokens
 from agents.llm.prompts import (
     LEVEL_TAGS,
     NUM_LEVELS,
@@ -171,7 +171,7 @@ def written_logp(
         return logp.gather(1, token.to(logp.device)[:, None]).squeeze(1), entropy
 
     logp, entropy, order = [], [], []
-    for sequences in packed(distinct, prompt_width):
+    for sequences in packed(distinct, prompt_width, pass_tokens(model)):
         recomputed = recompute and torch.is_grad_enabled()
         one, other = checkpoint(of, sequences, use_reentrant=False) if recomputed else of(sequences)
         logp.append(one)
@@ -207,9 +207,9 @@ def _choose(logits: torch.Tensor, uniform: torch.Tensor, temperature: float) -> 
     if temperature == 0:
         return logits.argmax(-1).cpu(), torch.zeros(len(logits))
     logp = (logits.float() / temperature).log_softmax(-1)
-    total = logp.double().exp().cumsum(-1).cpu()
-    token = (total <= uniform[:, None] * total[:, -1:]).sum(-1).clamp(max=logits.shape[-1] - 1)
-    return token, logp.cpu().gather(1, token[:, None]).squeeze(1)
+    total = logp.double().exp().cumsum(-1)
+    token = (total <= uniform[:, None].to(total.device) * total[:, -1:]).sum(-1).clamp(max=logits.shape[-1] - 1)
+    return token.cpu(), logp.gather(1, token[:, None]).squeeze(1).cpu()
 
 
 class Reader:

@@ -16,7 +16,6 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 import ray
-import torch
 from ray.core.generated.gcs_pb2 import ActorTableData
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
@@ -167,13 +166,27 @@ class ExamSettings(AlgorithmConfig):
         return self
 
     def language_model(self, settings: LanguageSettings) -> Self:
-        """Let a language model read the questions, instead of a network the flat observation; on the GPU where there is
-        one (one a learner)."""
+        """Let a language model read the questions, instead of a network the flat observation; on the GPU where its process
+        has one."""
         self.language = settings
-        self.num_gpus_per_learner = int(torch.cuda.is_available())
         # Equal prompts are read once: members of a group belong in one minibatch.
         self.whole_groups = True
         return self
+
+    def processes(self, runners: int, learners: int) -> Self:
+        """Remote processes; each learner of a language model has a GPU where the cluster has any.
+
+        :param runners: that take exams; 0: the driver takes them.
+        :param learners: that learn; 0: the driver learns.
+        :raises ValueError: for more learners than GPUs.
+        """
+        gpus = int(ray.cluster_resources().get("GPU", 0)) if learners and self.language is not None else 0
+        if 0 < gpus < learners:
+            raise ValueError(
+                f"{learners} learners of a language model need a GPU each and the cluster has {gpus}: choose at most that many"
+            )
+        self.env_runners(num_env_runners=runners)
+        return self.learners(num_learners=learners, num_gpus_per_learner=int(gpus > 0))  # type: ignore[no-any-return]
 
     def observer(self) -> Observer:
         """What the policy sees of decisions."""

@@ -44,6 +44,11 @@ class WholeExams(TorchLearner):
         super().build()
         self._reference: Any = None
 
+    def _map_module_to_device(self, module: Any) -> None:
+        # A language model is on the GPU of its process already, where there is one. RLlib would ask Ray for the device, and
+        # start one to ask. Private in RLlib 2.60; `make test-cuda` holds it in place.
+        self._device = next(module[DEFAULT_MODULE_ID].parameters()).device
+
     def before_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
         """See :meth:`Learner.before_gradient_based_update`; the policy at the first update is the reference."""
         super().before_gradient_based_update(timesteps=timesteps)

@@ -137,8 +137,7 @@ def build_algorithm(
     :param learners: remote processes that learn; 0: the driver learns.
     """
     config = make_config(name, spec, seed=seed, exam_seed=exam_seed, params=params)
-    config.env_runners(num_env_runners=runners).learners(num_learners=learners)
-    return config.build_algo()  # type: ignore[no-any-return]
+    return config.processes(runners, learners).build_algo()  # type: ignore[no-any-return]
 
 
 def agent_of(algorithm: ExamAlgorithm) -> RLlibAgent:
@@ -258,7 +257,7 @@ def train_rllib(
     learners: int = 0,
     address: str | None = None,
 ) -> Iterator[tuple[Weights, Progress]]:
-    """Train; see :func:`run`. Without runners, learners, address and GPU no Ray is started.
+    """Train; see :func:`run`. Without runners, learners and address no Ray is started.
 
     Runners may die at any time (:class:`ExamAlgorithm`). A learner that dies takes a part of the state with it: then
     training is built anew and goes on from the checkpoint, and gives what it would have given. Two such losses within one
@@ -270,12 +269,11 @@ def train_rllib(
     :param address: of a running Ray cluster.
     :raises RayError: see above.
     """
-    # RLlib finds GPUs through Ray.
-    if not runners and not learners and address is None and not config.num_gpus_per_learner:
+    if not runners and not learners and address is None:
         yield from run(LocalRun(config), steps, checkpoint)
         return
-    config.env_runners(num_env_runners=runners).learners(num_learners=learners)
     with connected(address, cpus=1 + runners + learners):
+        config.processes(runners, learners)
         while True:
             algorithm, iterations = config.build_algo(), 0
             try:

@@ -254,9 +254,9 @@ class TransformersSolver:
         """(rows,) tokens, by inversion of the cumulative distribution."""
         if self.temperature == 0:
             return logits.argmax(-1).cpu()
-        total = (logits.double() / self.temperature).softmax(-1).cumsum(-1).cpu()
-        token = (total <= noise[:, None] * total[:, -1:]).sum(-1)
-        return token.clamp(max=logits.shape[-1] - 1)
+        total = (logits.double() / self.temperature).softmax(-1).cumsum(-1)
+        token = (total <= noise[:, None].to(self.device) * total[:, -1:]).sum(-1)
+        return token.clamp(max=logits.shape[-1] - 1).cpu()
 
 
 class LocalLive:

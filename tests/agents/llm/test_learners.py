@@ -12,6 +12,7 @@ import torch
 pytest.importorskip("transformers", reason="needs the extra [llm]")
 pytest.importorskip("ray", reason="needs the extra [rllib]")
 
+import ray
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
 
@@ -207,3 +208,13 @@ def test_exams_take_their_budgets_in_turn(model_folder: Path) -> None:
         assert spent.max() <= job.budget
         assert set(job.exam_ids % 2) == {jobs.index(job)}
     run.train()
+
+
+def test_more_learners_than_gpus_are_refused(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = make_config("llm-grpo", worded_spec(), seed=1, exam_seed=2, params={**SMALL, "model": str(model_folder)})
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0, "GPU": 1.0})
+    with pytest.raises(ValueError, match="2 learners of a language model need a GPU each and the cluster has 1"):
+        config.processes(0, 2)
+    assert config.processes(0, 1).num_gpus_per_learner == 1
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0})
+    assert config.processes(0, 2).num_gpus_per_learner == 0

@@ -13,7 +13,7 @@ pytest.importorskip("reasoning_gym", reason="needs the extra [llm]")
 
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from agents.llm.pretraining import STATE, Training, batches, make_model, pretrain, read_recipe
+from agents.llm.pretraining import STATE, Training, batches, chunks, make_model, pretrain, read_recipe
 from agents.llm.prompts import END, END_THINK, LEVEL_TAGS, THINK
 from agents.llm.tokenizer import prompt_text
 from tests.agents.llm.conftest import TINY
@@ -68,6 +68,19 @@ def test_an_interrupted_training_ends_in_the_same_weights(tmp_path: Path) -> Non
     )
     for name, value in whole.items():
         torch.testing.assert_close(resumed[name], value, msg=name)
+
+
+def test_other_processes_prepare_the_same_chunks(model_folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    for number, (alone, prepared) in enumerate(
+        zip(chunks(TINY, tokenizer, 3, 0), chunks(TINY, tokenizer, 3, 2), strict=False)
+    ):
+        for batch, other, own in zip(alone, prepared, batches(TINY, tokenizer, 3 + number), strict=True):
+            for one, two, three in zip(batch, other, own, strict=True):
+                assert torch.equal(one, two)
+                assert torch.equal(one, three)
+        if number == 3:
+            break
 
 
 def test_batches_carry_loss_on_what_the_model_must_write_alone(model_folder: Path) -> None:
