@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +32,7 @@ def publish(run: Path, out: Path) -> list[Path]:
 
     :param run: folder that ``roi compare`` wrote.
     :param out: folder to write to: ``summary.parquet``, ``summary.json`` (with the configurations), ``learning.parquet``
-        where agents learned in the environment, and for every group of settings that differ only by budget its
+        where agents learned in the environment, ``tables.md`` (scores to read), and for every group of settings that differ only by budget its
         ``*-score.png``, ``*-learning.png`` and ``*-improvement.png``.
     :returns: the files written.
     :raises RunError: where the run folder is incomplete.
@@ -66,7 +67,9 @@ def publish(run: Path, out: Path) -> list[Path]:
             written.append(out / name)
     with replacing(out / "summary.json") as path:
         path.write_text(json.dumps({"configs": configs} | new, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    written.append(out / "summary.json")
+    with replacing(out / "tables.md") as path:
+        path.write_text(_tables(summary), encoding="utf-8")
+    written += [out / "summary.json", out / "tables.md"]
     elsewhere = {row["variant"] for row in kept}
     for family in comparison.families:
         name = _slug(family[0])
@@ -78,6 +81,42 @@ def publish(run: Path, out: Path) -> list[Path]:
                 figure.savefig(path, format="png", dpi=DPI, bbox_inches="tight")
             written.append(file)
     return written
+
+
+def _tables(summary: pa.Table) -> str:
+    """Markdown: a table for every kind of exams, a column for every budget, the best agent (on average) first."""
+    text = (
+        "Share of the optimum [95 % over exams and training seeds], where the optimum is known within a bracket of its lower "
+        "end; updates and CPU seconds of the training of agents that learn in the environment, means over seeds and budgets.\n"
+    )
+    rows = summary.to_pylist()
+    for variant in dict.fromkeys(row["variant"] for row in rows):
+        here = [row for row in rows if row["variant"] == variant]
+        labels = [row["label"] for row in sorted(here, key=lambda row: row["budget"])]
+        columns = {label: label.removeprefix(variant).strip() or label for label in dict.fromkeys(labels)}
+        agents: dict[str, list[dict[str, Any]]] = {}
+        for row in here:
+            agents.setdefault(row["agent"], []).append(row)
+        text += f"\n## {variant}\n\n| agent | {' | '.join(columns.values())} | updates | CPU s |\n|{'---|' * (len(columns) + 3)}\n"
+        for agent in sorted(agents, key=lambda agent: -_mean([row["normalised"] for row in agents[agent]])):
+            cells = {row["label"]: _cell(row) for row in agents[agent]}
+            effort = [_mean([row[name] for row in agents[agent]]) for name in ("updates", "cpu_seconds")]
+            shown = [cells.get(label, "") for label in columns] + [f"{x:,.0f}" if x == x else "" for x in effort]
+            text += f"| {agent} | {' | '.join(shown)} |\n"
+    return text
+
+
+def _cell(row: dict[str, Any]) -> str:
+    if row["normalised"] is None:
+        return f"score {row['score']:.3f}"
+    interval = (row["normalised_low"], row["normalised_high"])
+    return f"{row['normalised']:.3f}" + ("" if None in interval else f" [{interval[0]:.3f}, {interval[1]:.3f}]")
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    """Of what there is; NaN where there is nothing."""
+    there = [value for value in values if value is not None]
+    return sum(there) / len(there) if there else math.nan
 
 
 def _check_comparable(out: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
