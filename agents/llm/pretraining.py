@@ -173,7 +173,7 @@ def pretrain(recipe: Recipe, folder: Path, watch: Callable[[Training], None] = l
             for optimizer in (muon, adam):
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
-            losses.append(loss.detach())  # read later: a GPU need not wait
+            losses.append(loss.detach())
             progress.tokens += ids.numel()
             progress.updates += 1
         progress.chunks += 1
