@@ -1,6 +1,6 @@
 """Language models on a GPU, by the clock: beside the same machine's CPU, and at the size of Qwen2.5-1.5B.
 
-* the bundled model: tier decisions, generation and iterations of GRPO on either device, and whether the devices agree;
+* the bundled model: tier decisions, generation and iterations of GRPO on either device (`make test-cuda`: whether they agree);
 * a model of Qwen2.5-1.5B's shape with random weights (nothing is downloaded: times and memory do not depend on their values)
   on questions of about 300 tokens: tier decisions, generation, iterations of GRPO with LoRA of rank 16 in bfloat16, peak memory.
 
@@ -21,6 +21,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
@@ -39,7 +40,6 @@ from roi_env.solvers.local import TransformersSolver
 ITERATIONS = 2
 LONG = 6
 """Questions in one, which makes about 300 tokens."""
-USUAL = decisions.pass_tokens
 CUDA = torch.cuda.is_available()
 
 
@@ -54,6 +54,11 @@ def seconds(work: Callable[[], Any]) -> float:
     return spent
 
 
+def passes_of(tokens: int) -> Any:
+    """Inside, a forward pass reads at most so many tokens."""
+    return patch.object(decisions, "pass_tokens", lambda model: tokens)
+
+
 def prompts(model: str, texts: list[str], count: int) -> tuple[Any, int]:
     """Encoded prompts of ``count`` decisions, and the width of their first part."""
     encoder, rng = PromptEncoder(load_tokenizer(model)), np.random.default_rng(0)
@@ -63,19 +68,16 @@ def prompts(model: str, texts: list[str], count: int) -> tuple[Any, int]:
 
 
 def decide(model: str, dtype: str, texts: list[str], count: int, chunks: tuple[int, ...]) -> dict[str, Any]:
-    """Tier decisions a second for several sizes of a forward pass, and the first logits."""
+    """Tier decisions a second for several sizes of a forward pass."""
     causal, tags = load_model(model, dtype), action_tags(load_tokenizer(model), 4)
     encoded, width = prompts(model, texts, count)
     rates = {}
     with torch.inference_mode():
         for chunk in chunks:
-            decisions.pass_tokens = lambda model, chunk=chunk: chunk
-            rates[f"{chunk} tokens a pass"] = round(
-                count / seconds(lambda: tag_logits(causal, encoded, width, tags)), 1
-            )
-        decisions.pass_tokens = USUAL
-        logits = tag_logits(causal, encoded[:256], width, tags).cpu()
-    return {"decisions_per_second": rates, "logits": logits.tolist()}
+            with passes_of(chunk):
+                spent = seconds(lambda: tag_logits(causal, encoded, width, tags))
+            rates[f"{chunk} tokens a pass"] = round(count / spent, 1)
+    return {"decisions_per_second": rates, "mean_prompt_tokens": int((encoded >= 0).sum(1).mean())}
 
 
 def write(model: str, texts: list[str], batch: int) -> dict[str, Any]:
@@ -94,8 +96,6 @@ def write(model: str, texts: list[str], batch: int) -> dict[str, Any]:
 
 def train(params: dict[str, Any], spec: Any) -> dict[str, Any]:
     """Iterations of GRPO after a first one: decisions a second, seconds of rollout and update, memory."""
-    from agents.rllib.algorithm import act_as_learners, update
-    from agents.rllib.rollouts import concatenate
     from agents.rllib.training import LocalRun, make_config
 
     run = LocalRun(make_config("llm-grpo", spec, seed=0, exam_seed=0, params=params))
@@ -105,12 +105,10 @@ def train(params: dict[str, Any], spec: Any) -> dict[str, Any]:
     spent, steps = {"rollout": 0.0, "update": 0.0}, 0
     for _ in range(ITERATIONS):
         begun = time.perf_counter()
-        act_as_learners(run.runner, run.learner_group)
-        rollout = concatenate([run.runner.sample(job=job) for job in run.config.jobs(run.next_exam)])
+        rollout = run.sample()
         middle = time.perf_counter()
-        run.next_exam += run.config.exams_per_iteration // run.config.group_size
         steps += rollout.steps
-        update(run.config, run.learner_group, rollout, run.steps + steps)
+        run.learn(rollout)
         spent["rollout"] += middle - begun
         spent["update"] += time.perf_counter() - middle
     return {
@@ -163,17 +161,16 @@ def large(folder: Path) -> dict[str, Any]:
     spec = resolve_spec("recorded", table=table, num_tasks=3, group_by="kind", budget=0.3, split="train")
     texts = [" ".join([text] * LONG) for text in questions(64)]
     model = str(folder)
-    width = int((prompts(model, texts, 1024)[0] >= 0).sum(1).mean())
     settings = {"model": model, "lora": 16, "dtype": "bfloat16"}
-    out: dict[str, Any] = {"mean_prompt_tokens": width}
-    out["decide"] = decide(model, "bfloat16", texts, 1024, (2048, 8192, 32768))
-    out["decide"].pop("logits")
-    out["write"] = write(model, texts * 4, 256)
-    out["train"] = {}
+    out: dict[str, Any] = {
+        "decide": decide(model, "bfloat16", texts, 1024, (2048, 8192, 32768)),
+        "write": write(model, texts * 4, 256),
+        "train": {},
+    }
     for chunk, recompute in ((8192, True), (8192, False), (2048, True)):
-        decisions.pass_tokens = lambda model, chunk=chunk: chunk
         label = f"{chunk} tokens a pass{', computed twice' if recompute else ''}"
-        out["train"][label] = train({**settings, "recompute": recompute}, spec)
+        with passes_of(chunk):
+            out["train"][label] = train({**settings, "recompute": recompute}, spec)
         print(label, out["train"][label], file=sys.stderr, flush=True)
         torch.cuda.empty_cache()
     return out
@@ -211,9 +208,6 @@ def main() -> None:
         "cpu_small": partial(part, "small", False),
     }.items():
         found[name] = run()
-        if "cpu_small" in found and "logits" in found["cpu_small"]["decide"]:
-            both = [np.array(found[at]["decide"].pop("logits")) for at in ("gpu_small", "cpu_small")]
-            found["largest_difference_of_a_logit"] = float(np.abs(both[0] - both[1]).max())
         print(name, json.dumps(found[name]), flush=True)
         if asked.out:
             asked.out.write_text(json.dumps(found, indent=1) + "\n")

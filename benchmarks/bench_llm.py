@@ -114,8 +114,6 @@ def generation() -> None:
 def training() -> None:
     """GRPO's iterations, all weights learning: rollout, advantages and batches, update; the share of forward passes."""
     logging.getLogger("ray").setLevel(logging.ERROR)
-    from agents.rllib.algorithm import update
-    from agents.rllib.rollouts import concatenate
     from agents.rllib.training import LocalRun, make_config
 
     spec = resolve_spec("tinylm", num_tasks=8, group_by="kind", budget=0.3, split="train")
@@ -137,13 +135,12 @@ def training() -> None:
         forward, passed, spent, steps = 0.0, 0, {"rollout": 0.0, "advantages": 0.0, "update": 0.0}, 0
         for _ in range(2):
             begun = time.process_time()
-            rollout = concatenate([run.runner.sample(job=job) for job in run.config.jobs(run.next_exam)])
+            rollout = run.sample()
             spent["rollout"] += time.process_time() - begun
-            run.next_exam += run.config.exams_per_iteration // run.config.group_size
             seconds = cpu_seconds(partial(run.config.batches, rollout))
             spent["advantages"] += seconds
             steps += rollout.steps
-            both = cpu_seconds(partial(update, run.config, run.learner_group, rollout, steps))
+            both = cpu_seconds(partial(run.learn, rollout))
             spent["update"] += both - seconds
         total = sum(spent.values())
         shares = ", ".join(f"{name} {seconds / total:.0%}" for name, seconds in spent.items())

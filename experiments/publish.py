@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -94,15 +93,14 @@ def _tables(summary: pa.Table) -> str:
         here = [row for row in rows if row["variant"] == variant]
         labels = [row["label"] for row in sorted(here, key=lambda row: row["budget"])]
         columns = {label: label.removeprefix(variant).strip() or label for label in dict.fromkeys(labels)}
-        agents: dict[str, list[dict[str, Any]]] = {}
-        for row in here:
-            agents.setdefault(row["agent"], []).append(row)
+        cells = {(row["agent"], row["label"]): _cell(row) for row in here}
+        means = summary.filter(pc.equal(summary["variant"], variant)).group_by("agent")
+        means = means.aggregate([(name, "mean") for name in ("normalised", "updates", "cpu_seconds")])
         text += f"\n## {variant}\n\n| agent | {' | '.join(columns.values())} | updates | CPU s |\n|{'---|' * (len(columns) + 3)}\n"
-        for agent in sorted(agents, key=lambda agent: -_mean([row["normalised"] for row in agents[agent]])):
-            cells = {row["label"]: _cell(row) for row in agents[agent]}
-            effort = [_mean([row[name] for row in agents[agent]]) for name in ("updates", "cpu_seconds")]
-            shown = [cells.get(label, "") for label in columns] + [f"{x:,.0f}" if x == x else "" for x in effort]
-            text += f"| {agent} | {' | '.join(shown)} |\n"
+        for row in means.sort_by([("normalised_mean", "descending")]).to_pylist():
+            shown = [cells.get((row["agent"], label), "") for label in columns]
+            shown += ["" if row[name] is None else f"{row[name]:,.0f}" for name in ("updates_mean", "cpu_seconds_mean")]
+            text += f"| {row['agent']} | {' | '.join(shown)} |\n"
     return text
 
 
@@ -111,12 +109,6 @@ def _cell(row: dict[str, Any]) -> str:
         return f"score {row['score']:.3f}"
     interval = (row["normalised_low"], row["normalised_high"])
     return f"{row['normalised']:.3f}" + ("" if None in interval else f" [{interval[0]:.3f}, {interval[1]:.3f}]")
-
-
-def _mean(values: Sequence[float | None]) -> float:
-    """Of what there is; NaN where there is nothing."""
-    there = [value for value in values if value is not None]
-    return sum(there) / len(there) if there else math.nan
 
 
 def _check_comparable(out: Path, old: dict[str, Any], new: dict[str, Any]) -> None:

@@ -19,15 +19,15 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 
 from agents.llm.decisions import PADDING, PromptEncoder, action_tags, joined, tag_logits
 from agents.llm.policy import MODELS, load_model, load_tokenizer
-from agents.llm.pretraining import Recipe, Training, pretrain
+from agents.llm.pretraining import Training, pretrain
 from agents.llm.transcripts import exam_ids, generate, written_logp
 from agents.rllib.algorithm import module_weights
-from agents.rllib.rollouts import concatenate
 from agents.rllib.training import LocalRun, build_algorithm, make_config, train_rllib
 from roi_env.data import tinylm_table
 from roi_env.env import resolve_spec
 from roi_env.solvers.base import Question, Request, ThinkingTier
 from roi_env.solvers.local import TransformersSolver
+from tests.agents.llm.conftest import TINY
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that it may see: make test-cuda"),
@@ -61,10 +61,6 @@ def texts(count: int) -> list[str]:
 def run_of(kind: str) -> LocalRun:
     name, params = KINDS[kind]
     return LocalRun(make_config(name, SPEC, seed=1, exam_seed=2, params=SMALL | params))
-
-
-def rollout_of(run: LocalRun) -> Any:
-    return concatenate([run.runner.sample(job=job) for job in run.config.jobs(run.next_exam)])
 
 
 def test_tier_decisions() -> None:
@@ -123,8 +119,8 @@ def test_an_iteration_is_that_of_the_cpu(kind: str) -> None:
     assert not ray.is_initialized()
     with no_gpu():
         runs.append(run_of(kind))
-        expected = rollout_of(runs[1])
-    found = rollout_of(runs[0])
+        expected = runs[1].sample()
+    found = runs[0].sample()
     assert [next(run.runner.module.parameters()).device.type for run in runs] == ["cuda", "cpu"]
     learner = runs[0].learner_group._learner
     assert learner is not None
@@ -180,20 +176,15 @@ def test_a_remote_learner_has_the_gpu() -> None:
 
 
 def test_pretraining(tmp_path: Path) -> None:
-    recipe = Recipe(
-        hidden=32, layers=2, heads=2, feed_forward=64, vocabulary=400, tokens=70_000, batch_tokens=512,
-        chunk_batches=48, warmup=10, families=("prod", "ab"),
-    )  # fmt: skip
-
     def stop(progress: Training) -> None:
         raise KeyboardInterrupt
 
-    gpu = pretrain(recipe, tmp_path / "gpu")
+    gpu = pretrain(TINY, tmp_path / "gpu")
     with pytest.raises(KeyboardInterrupt):
-        pretrain(recipe, tmp_path / "parts", stop)
-    parts = pretrain(recipe, tmp_path / "parts")
+        pretrain(TINY, tmp_path / "parts", stop)
+    parts = pretrain(TINY, tmp_path / "parts")
     with no_gpu():
-        cpu = pretrain(recipe, tmp_path / "cpu")
+        cpu = pretrain(TINY, tmp_path / "cpu")
     print(gpu, cpu)
     assert gpu.device != cpu.device == "CPU"
     for name, loss in cpu.validation.items():

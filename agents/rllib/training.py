@@ -166,8 +166,15 @@ class LocalRun:
 
     def train(self) -> None:
         """One iteration."""
+        self.learn(self.sample())
+
+    def sample(self) -> Any:
+        """The next iteration's exams, taken by the present policy."""
         act_as_learners(self.runner, self.learner_group)
-        rollout = concatenate([self.runner.sample(job=job) for job in self.config.jobs(self.next_exam)])
+        return concatenate([self.runner.sample(job=job) for job in self.config.jobs(self.next_exam)])
+
+    def learn(self, rollout: Any) -> None:
+        """Learn from what :meth:`sample` gave; the next iteration has other exams."""
         self.next_exam += self.config.exams_per_iteration // self.config.group_size
         self.steps += rollout.steps
         self.score = self.config.exam_metrics(rollout)["score_mean"]

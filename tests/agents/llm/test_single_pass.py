@@ -23,7 +23,6 @@ from agents.evaluation import TrainingExams, evaluate
 from agents.llm.learners import RARLAgent
 from agents.rllib.algorithm import module_weights
 from agents.rllib.modules import SEQUENCE, WRITTEN
-from agents.rllib.rollouts import concatenate
 from agents.rllib.single_pass import TranscriptRollout
 from agents.rllib.training import LocalRun, make_config, train_rllib
 from roi_env.exam import draw_exams
@@ -46,10 +45,6 @@ def agent_of(model: Path, **params: Any) -> RARLAgent:
     return made
 
 
-def rollout_of(run: LocalRun) -> TranscriptRollout:
-    return concatenate([run.runner.sample(job=job) for job in run.config.jobs(run.next_exam)])
-
-
 @pytest.mark.parametrize(
     "options", [{}, {"lora": 2, "temperature": 1.5, "budgets": [0.5, 1.0]}, {"dtype": "bfloat16", "recompute": True}]
 )
@@ -57,7 +52,7 @@ def test_learner_and_runner_agree_on_the_tokens_log_probabilities(options: dict[
     run = run_of(exam_model, **options)
     run.train()
     run.runner.module.set_state(module_weights(run.learner_group))
-    rollout = rollout_of(run)
+    rollout = run.sample()
     learner = run.learner_group._learner
     assert learner is not None
     (batch,) = run.config.batches(rollout)
@@ -82,7 +77,7 @@ def test_groups_are_complete_and_the_driver_owns_the_exams(exam_model: Path) -> 
     run, taken = run_of(exam_model, budgets=[0.5, 1.0]), []
     for first in (0, 8):
         assert run.next_exam == first
-        rollout = rollout_of(run)
+        rollout = run.sample()
         exams, count = np.unique(rollout.exam_ids, return_counts=True)
         assert exams.tolist() == list(range(first, first + 8))
         assert (count == 4).all()
@@ -96,7 +91,7 @@ def test_groups_are_complete_and_the_driver_owns_the_exams(exam_model: Path) -> 
         taken.append(rollout)
         run.train()
     again = run_of(exam_model, budgets=[0.5, 1.0])
-    np.testing.assert_array_equal(rollout_of(again).rows, taken[0].rows)
+    np.testing.assert_array_equal(again.sample().rows, taken[0].rows)
 
 
 def by_hand(run: LocalRun, advantage: str) -> tuple[TranscriptRollout, dict[str, Any]]:
@@ -175,7 +170,7 @@ def test_learning_pays(exam_model: Path) -> None:
 
 
 def test_the_rational_reward_asks_for_the_level_that_was_spent(exam_model: Path) -> None:
-    score, rational = (rollout_of(run_of(exam_model, reward=name)) for name in ("score", "rational"))
+    score, rational = (run_of(exam_model, reward=name).sample() for name in ("score", "rational"))
     np.testing.assert_array_equal(score.rows, rational.rows)
     np.testing.assert_array_equal(score.rewards, score.scores)
     np.testing.assert_array_equal(rational.rewards, rational.scores * rational.level_match)

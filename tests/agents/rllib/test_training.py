@@ -23,7 +23,6 @@ from agents.rllib.algorithm import ExamSettings, module_weights
 from agents.rllib.grpo import exam_values
 from agents.rllib.learners import minibatch_order
 from agents.rllib.modules import SEQUENCE
-from agents.rllib.rollouts import Rollout, concatenate
 from agents.rllib.training import LocalRun, agent_of, build_algorithm, make_config, run, train_rllib
 from roi_env.env import resolve_spec
 from roi_env.exam import draw_exams, exam_spec
@@ -38,10 +37,6 @@ NAMES = ["ppo", "grpo"]
 
 def config_of(name: str, **params: Any) -> ExamSettings:
     return make_config(name, SPEC, seed=1, exam_seed=2, params=SMALL | params)
-
-
-def rollout_of(training: LocalRun) -> Rollout:
-    return concatenate([training.runner.sample(job=job) for job in training.config.jobs(training.next_exam)])
 
 
 def weights_after(training: Any, steps: int = SMALL["steps"], checkpoint: Path | None = None) -> dict[str, Any]:
@@ -61,7 +56,7 @@ def test_learner_and_runner_agree_on_log_probabilities(name: str, memory: int) -
     for _ in range(2):
         training.train()
     training.runner.module.set_state(module_weights(training.learner_group))
-    rollout = rollout_of(training)
+    rollout = training.sample()
     assert len(set(rollout.length)) > 1
     learner = training.learner_group._learner
     (batch,) = training.config.batches(rollout)
@@ -81,7 +76,7 @@ def test_learner_and_runner_agree_on_log_probabilities(name: str, memory: int) -
 
 def test_minibatches_are_whole_exams_each_once_an_epoch() -> None:
     training = LocalRun(config_of("grpo"))
-    rollout = rollout_of(training)
+    rollout = training.sample()
     (batch,) = training.config.batches(rollout)
     learner = training.learner_group._learner
     iterator = learner._create_iterator_if_necessary(
@@ -131,7 +126,7 @@ def test_grpo_loss_against_the_formula() -> None:
     training.train()  # moves away from the reference, the policy of the first update
     reference = training.learner_group._learner._reference
     training.runner.module.set_state(module_weights(training.learner_group))
-    rollout = rollout_of(training)
+    rollout = training.sample()
     module = training.runner.module.network
     obs, mask = torch.from_numpy(rollout.observations), torch.from_numpy(rollout.mask)
     logits = losses.masked_log_softmax(module(obs, obs[:, :0])[0], mask)
@@ -159,7 +154,7 @@ def test_grpo_loss_against_the_formula() -> None:
 
 def test_known_values_of_exams() -> None:
     training = LocalRun(config_of("grpo"))
-    rollout = rollout_of(training)
+    rollout = training.sample()
     batch = draw_exams(SPEC, 2, rollout.exam_ids, rollout.replicates)
     np.testing.assert_allclose(exam_values("oracle", SPEC, 2, rollout), oracle_values(batch))
     exact = references(batch, law="published", replicates=1).optimum
@@ -278,7 +273,7 @@ def test_evaluation_continues_a_memory_exam_by_exam() -> None:
     agent = make_agent("rllib-grpo-gru", public_problem(spec), **SMALL, memory=4, group=2, greedy=False)
     agent.take_over(module_weights(training.learner_group))  # type: ignore[attr-defined]
     training.runner.module.set_state(module_weights(training.learner_group))
-    rollout = rollout_of(training)
+    rollout = training.sample()
     from agents.evaluation import rollout as play
 
     seen: list[Any] = []
