@@ -737,14 +737,14 @@ def learning(comparison: Comparison, setting: Setting) -> Figure | None:
     names = labels(agents)
     figure = Figure(figsize=(9.6, 4.2))
     panels = figure.subplots(1, 2, sharey=True)
-    low = 1.0
+    low = high = 1.0  # recorded validation exams can be luckier than their optimum
     for i, agent in enumerate(agents):
         own = {k: v[rows["agent"] == agent] for k, v in rows.items()}
         seeds = np.unique(own["seed"])
         runs = [{k: v[own["seed"] == seed] for k, v in own.items()} for seed in seeds]
         points = min(len(run["steps"]) for run in runs)
         score = np.stack([run["normalised"][:points] for run in runs])
-        low = min(low, float(np.quantile(score.mean(0), 0.15)))
+        low, high = min(low, float(np.quantile(score.mean(0), 0.15))), max(high, float(score.mean(0).max()))
         color, dash = OKABE_ITO[i % len(OKABE_ITO)], ("-", *DASHES)[i // len(OKABE_ITO)]
         for axes, name in zip(panels, ("steps", "cpu_seconds"), strict=True):
             x = np.stack([run[name][:points] for run in runs]).mean(0)
@@ -755,7 +755,7 @@ def learning(comparison: Comparison, setting: Setting) -> Figure | None:
         axes.axhline(1, color="#000000", lw=1.4)
         axes.set_xscale("log")
         axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.set_ylim(max(low - 0.02, 0.0), 1.005)
+        axes.set_ylim(max(low - 0.02, 0.0), high + 0.005)
         axes.yaxis.set_major_formatter(PercentFormatter(1))
     panels[0].set_ylabel("validation score, share of the optimum")
     panels[0].set_xlabel("environment steps (log scale)")
