@@ -31,7 +31,7 @@ from bench_llm import MODEL, TIER, questions
 
 from agents.llm import decisions
 from agents.llm.decisions import PromptEncoder, action_tags, joined, tag_logits
-from agents.llm.policy import load_model, load_tokenizer
+from agents.llm.policy import load_model, load_tokenizer, own_device
 from roi_env.data import tinylm_table
 from roi_env.env import resolve_spec
 from roi_env.solvers.base import Question, Request
@@ -82,7 +82,7 @@ def decide(model: str, dtype: str, texts: list[str], count: int, chunks: tuple[i
 
 def write(model: str, texts: list[str], batch: int) -> dict[str, Any]:
     """Whole answers at the dearest tier: generated tokens a second."""
-    solver = TransformersSolver(model, batch=batch, device="cuda" if CUDA else "cpu")
+    solver = TransformersSolver(model, batch=batch, device=own_device())
     requests = [Request(Question("bench", str(i), text, ""), TIER, 0) for i, text in enumerate(texts)]
     made = 0
 

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from agents.llm.decisions import PromptEncoder
-from agents.llm.policy import model_source
+from agents.llm.policy import model_source, own_device
 from agents.llm.pretraining import IGNORED, Example, optimizers
 from agents.llm.prompts import (
     END_THINK,
@@ -525,8 +525,7 @@ class _Clock:
 def _solver(model: str, recipe: Recipe) -> Any:
     from roi_env.solvers.local import TransformersSolver
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return TransformersSolver(model, temperature=recipe.temperature, seed=recipe.sample_seed, device=device)
+    return TransformersSolver(model, temperature=recipe.temperature, seed=recipe.sample_seed, device=own_device())
 
 
 def _add_tags(tokenizer: Any) -> None:
@@ -555,7 +554,7 @@ def _stage(
     done = folder / "best"
     if (done / "validation.json").exists():
         return done
-    cuda = torch.cuda.is_available()
+    cuda = own_device() == "cuda"
     model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
     if model.get_input_embeddings().num_embeddings < len(tokenizer):
         model.resize_token_embeddings(len(tokenizer))

@@ -64,6 +64,11 @@ def load_tokenizer(model: str) -> Any:
         return AutoTokenizer.from_pretrained(model_source(model))
 
 
+def own_device() -> str:
+    """Where language models of this process compute: on its GPU, where it has one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def load_model(model: str, dtype: str = "float32") -> Any:
     """The causal LM, ready to be read (no dropout), on the GPU where this process has one; see :func:`model_source`.
 
@@ -73,7 +78,7 @@ def load_model(model: str, dtype: str = "float32") -> Any:
 
     with _reading(model):
         causal = AutoModelForCausalLM.from_pretrained(model_source(model), dtype=getattr(torch, dtype))
-    return causal.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    return causal.to(own_device()).eval()
 
 
 def question_texts(exams: ExamsView, agent: str) -> tuple[tuple[str, ...], ...]:

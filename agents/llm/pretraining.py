@@ -25,6 +25,7 @@ import torch
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
+from agents.llm.policy import own_device
 from agents.llm.prompts import END, END_THINK, Completion, exam_prompt, render
 from agents.llm.solutions import solution
 from agents.llm.tasks import FAMILIES, Task, TaskSplit, tasks
@@ -139,9 +140,9 @@ def pretrain(recipe: Recipe, folder: Path, watch: Callable[[Training], None] = l
         if not state_file.exists() and (folder / "model.safetensors").exists():
             return Training(**json.loads(recipe_file.read_text())["training"])
     torch.manual_seed(recipe.seed)
-    cuda = torch.cuda.is_available()
+    cuda = own_device() == "cuda"
     tokenizer = _make_tokenizer(recipe)
-    model: Any = make_model(recipe, tokenizer).to("cuda" if cuda else "cpu")
+    model: Any = make_model(recipe, tokenizer).to(own_device())
     muon, adam = optimizers(model, recipe.muon_lr, recipe.adam_lr)
     progress = Training()
     if state_file.exists():
