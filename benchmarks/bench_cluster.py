@@ -61,12 +61,12 @@ def median_of(measure: Callable[[], float], repeats: int) -> float:
 
 def sampling(algorithm: ExamAlgorithm, repeats: int) -> dict[str, float]:
     """Seconds an exam: by the clock, CPU of the driver, CPU of runners."""
-    weights, clocks, sampled = module_weights(algorithm.learner_group), [], []
+    clocks, sampled = [], []
     exams = algorithm.config.exams_per_iteration
     for repeat in range(repeats + 1):
         jobs, before = algorithm.config.jobs(repeat * exams), algorithm.remote_cpu_seconds
         with Clock() as clock:
-            concatenate(algorithm._take(jobs, weights))
+            concatenate(algorithm._take(jobs))
         clocks.append(clock)
         sampled.append(algorithm.remote_cpu_seconds - before)
     return {
@@ -78,13 +78,13 @@ def sampling(algorithm: ExamAlgorithm, repeats: int) -> dict[str, float]:
 
 def driver_job(algorithm: ExamAlgorithm, repeats: int) -> float:
     """CPU seconds of the driver's main thread a job, whatever its size: jobs of one exam, at one runner."""
-    weights, count = module_weights(algorithm.learner_group), 200
+    count = 200
     ids = np.arange(count)
     jobs = job_list(ids, np.zeros_like(ids), np.zeros_like(ids), 1)
 
     def measure() -> float:
         with Clock() as clock:
-            algorithm._take(jobs, weights)
+            algorithm._take(jobs)
         return clock.main / count
 
     return median_of(measure, repeats)

@@ -65,12 +65,11 @@ def sampling(runners: int, repeats: int) -> tuple[float, float]:
     """Median decisions per second of (our runner, RLlib's), in turns."""
     ours = build_algorithm("ppo", SPEC, seed=0, exam_seed=0, runners=runners)
     theirs = stock(runners, {})
-    weights = module_weights(ours.learner_group)
     steps = ours.config.exams_per_iteration * 10
     rates: list[list[float]] = [[], []]
     for repeat in range(repeats + 1):  # the first one compiles
         begun = time.perf_counter()
-        taken = concatenate(ours._take(ours.config.jobs(repeat * 1024), weights)).steps
+        taken = concatenate(ours._take(ours.config.jobs(repeat * 1024))).steps
         rates[0].append(taken / (time.perf_counter() - begun))
         begun = time.perf_counter()
         parts = theirs.env_runner_group.foreach_env_runner(
