@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from experiments import endpoints
 from experiments.config import ConfigError
@@ -22,6 +24,8 @@ DECISION_COST = 1
 """Tokens of a level tag."""
 ANSWER_TOKENS = 24
 TASKS = "tasks"
+SEEDS_KILL = "0.32"
+"""Version of vLLM that was seen to die of seeded requests (built for the CPU)."""
 _TIERS = ("answer=0", "short=48", "long=160")
 Grader = Annotated[
     str | None,
@@ -63,6 +67,10 @@ def record(
     temperature: Annotated[float, typer.Option(help="Of sampling", min=0)] = 0.7,
     name: Annotated[str | None, typer.Option(help="Of the model in the table; default: its folder's")] = None,
     seed: Annotated[int, typer.Option(help="Of the samples", min=0)] = 0,
+    no_seeds: Annotated[
+        bool,
+        typer.Option("--no-seeds", help="Send no seeds (endpoint): some servers die of them; the table says so"),
+    ] = False,
     decision_cost: Annotated[
         int | None, typer.Option(help="Tokens of every action; default: 1 for the small model's tasks, else 0", min=0)
     ] = None,
@@ -122,6 +130,8 @@ def record(
         most = len(wanted) * samples * sum(entry.most_tokens for entry in tiers)
         console.print(f"at most {most:,} generated tokens, {most * usd_output / 1e6:,.2f} USD", highlight=False)
         return
+    if no_seeds and endpoint is None:
+        raise ConfigError("--no-seeds belongs to --endpoint: a model in this process draws its own random numbers")
     out.parent.mkdir(parents=True, exist_ok=True)
     if endpoint is None:
         checks = {task.question_id: task for task in tasks} if grader is None else {}
@@ -170,12 +180,26 @@ def record(
             f"[yellow]{len(ledger.unknown)} requests were in flight when an earlier run ended: their "
             f"{sum(entry.reserved for entry in ledger.unknown):,} reserved tokens stay charged[/]"
         )
+    recording = LiveRecording(ledger)
+    if no_seeds:
+        recording.stop_seeds("--no-seeds")
+    if recording.without_seeds is not None:
+        first, why = recording.without_seeds
+        solver.seed = None
+        console.print(f"[yellow]No seeds are sent, since request {first:,}:[/] {escape(why)}", highlight=False)
     limits = Limits(max_tokens_total, max_usd, usd_output, usd_prompt)
 
     async def run() -> Progress:
         try:
             with progress_bar() as bar:
                 shown = bar.add_task("recording", total=len(wanted) * len(tiers) * samples)
+                version = await solver.version() if backend == "vllm" and solver.sends_seeds else None
+                if version is not None and version.startswith(SEEDS_KILL):
+                    bar.console.print(
+                        f"[yellow]vLLM {escape(version)} built for the CPU dies of seeds where a long prompt is read in "
+                        'chunks ("CPU Generator does not use offset"): --no-seeds sends none[/]',
+                        highlight=False,
+                    )
 
                 def watch(at: Progress) -> None:
                     money = f", {at.usd:,.2f} USD" if at.usd else ""
@@ -201,20 +225,46 @@ def record(
         console.print(f"\nStopped. Finished work is in {file}; the same command goes on.")
         raise typer.Exit(130) from None
     finally:
+        if solver.died_of_seeds:
+            recording.stop_seeds(f"the endpoint died of them ({solver.died_of_seeds})")
         ledger.close()
     console.print(
         f"{end.done:,} of {end.total:,} done, {end.errors:,} permanent errors, {end.unknown:,} of unknown outcome; "
         f"{end.tokens:,} tokens charged" + (f", {end.usd:,.4f} USD" if end.usd else ""),
         highlight=False,
     )
+    if end.gone:
+        console.print(
+            f"[yellow]Stopped: the endpoint cannot be reached any more:[/] {escape(end.gone)}", highlight=False
+        )
+        if solver.died_of_seeds:
+            console.print(
+                f"[yellow]It broke down over requests with a seed:[/] {escape(solver.died_of_seeds)}\nvLLM for the CPU "
+                'dies of them where a long prompt is read in chunks ("CPU Generator does not use offset"). Start it again: '
+                "the same command goes on without seeds, and the table says so.",
+                highlight=False,
+            )
+        else:
+            console.print("The same command goes on when it is there again.")
     if end.stopped:
         console.print(f"[yellow]Stopped at the limit of {end.stopped}; the same command with a higher one goes on.[/]")
-    for text, count in _most_frequent([reply.error or "" for reply in LiveRecording(ledger).errors().values()]):
-        console.print(f"[yellow]{count} x[/] {text}", highlight=False, markup=True)
+    recording = LiveRecording(ledger)
+    for text, count in _most_frequent([reply.error or "" for reply in recording.errors().values()]):
+        console.print(f"[yellow]{count} x[/] {escape(text)}", highlight=False)
+    if end.errors:
+        console.print("Permanent errors have no row in the table; --retry-errors asks them again.")
+    # Numbers in parentheses and texts of refusals differ between answers.
+    noted = [
+        re.sub(r" \(.*?\)|(?<=refusal): .*", "", reply.note) for reply in recording.outcomes().values() if reply.note
+    ]
+    for text, count in _most_frequent(noted):
+        console.print(f"[yellow]{count} answers:[/] {escape(text)} (column note)", highlight=False)
     try:
-        _tabulate(LiveRecording(ledger), tiers, judge, grade_seconds, out, solver.name, cost)
+        _tabulate(recording, tiers, judge, grade_seconds, out, solver.name, cost)
     except JournalError as error:
         raise ConfigError(str(error)) from error
+    if end.gone:
+        raise typer.Exit(1)
 
 
 def regrade(
@@ -325,7 +375,7 @@ def _record_here(
 
         def check(question: Question, text: str) -> bool:
             if pool is not None:
-                return pool(question, text)
+                return pool(question, gradable_text(text))
             return checks[question.question_id].check(answer_of(text))
 
         with Journal(file, solver_settings(solver, tiers)) as kept:
@@ -374,6 +424,11 @@ def exam_tasks(questions: int, families: list[str], splits: Sequence[str]) -> li
             round((1 + FAMILIES[name].hidden) * questions * share),
         )
     ]
+
+
+def gradable_text(text: str) -> str:
+    """What is graded of a generation whose think block the prompt opened: nothing where that never ended."""
+    return text if "</think>" in text else ""
 
 
 def gradable_question(task: Task) -> Question:

@@ -10,7 +10,7 @@ import asyncio
 import json
 import random
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -62,6 +62,8 @@ class Upstream:
     :param real: base address of a real endpoint to forward to.
     :param answer: prompt -> answer's text (without ``real``).
     :param enforces: whether ``thinking_token_budget`` is obeyed.
+    :param script: responses of one request after the other, instead of answers; the last one repeats.
+    :param version: at ``/version``, as vLLM says it.
     """
 
     faults: Iterable[str] = ()
@@ -72,6 +74,8 @@ class Upstream:
     retry_after: str = "0"
     drip_seconds: float = 30.0
     latency: float = 0.0
+    script: Sequence[Any] = ()
+    version: str | None = None
     seen: list[Seen] = field(default_factory=list)
     most_in_flight: int = 0
 
@@ -84,6 +88,7 @@ class Upstream:
             routes=[
                 Route("/v1/chat/completions", self._chat, methods=["POST"]),
                 Route("/v1/models", lambda request: JSONResponse({"data": [{"id": "stub"}]})),
+                *([Route("/version", lambda request: JSONResponse({"version": self.version}))] if self.version else []),
             ]
         )
 
@@ -99,6 +104,8 @@ class Upstream:
         seen = Seen(next(self._faults, "ok"), await request.json(), dict(request.headers))
         self.seen.append(seen)
         fault = seen.fault
+        if self.script:
+            return Response(json.dumps(self.script[min(len(self.seen), len(self.script)) - 1]))
         if self.latency:
             await asyncio.sleep(self.latency)
         if fault in ("429", "429-after"):

@@ -1,9 +1,8 @@
 """What endpoints call things: one row of data a backend, no code.
 
 ``body`` is the request; strings that begin with ``$`` are replaced by values (see :func:`fill`) and fields whose value
-is None are left out. ``think`` is merged in for tiers that think, ``direct`` for tiers that answer at once. ``text``,
-``reasoning``, ``finish``, ``output`` (added up: everything generated, thought included) and ``split`` (the thought's
-share) are paths into the response, see :func:`find`.
+is None are left out. ``think`` is merged in for tiers that think, ``direct`` for tiers that answer at once. The fields
+from ``answer`` to ``usd`` are paths into the response, see :func:`find`; :mod:`roi_env.solvers.responses` reads them.
 
 Sources: the servers' own code and documents, vLLM 0.32 and transformers serve 5.24 also run (`shared/reference`,
 ecosystem.md section 4, lm.md section 7). What an endpoint really enforces is what ``roi probe`` finds.
@@ -15,6 +14,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from roi_env.solvers.base import Finish
 
 Enforcement = Literal["hard", "soft", "hint", "none"]
 """What a thinking cap is to the endpoint: cut at the token; cut by the model, roughly; advice; not known at all."""
@@ -32,15 +33,36 @@ class Backend:
     body: Mapping[str, Any]
     think: Mapping[str, Any]
     direct: Mapping[str, Any]
+    answer: str
+    """What every answer has, even one without a text."""
     text: tuple[str, ...]
+    """Text, or parts of text, thought and refusal."""
     output: tuple[str, ...]
+    """Tokens generated, added up, thought included."""
     prompt: tuple[str, ...]
     finish: tuple[str, ...]
     claims: Enforcement
     """What its documents say of the thinking cap."""
     reasoning: tuple[str, ...] = ()
+    """Fields that each show the thought, or parts of it."""
+    refusal: tuple[str, ...] = ()
+    blocked: tuple[str, ...] = ()
+    """Why the prompt was refused, so that nothing was generated."""
+    other: tuple[str, ...] = ()
+    """What comes instead of a text: calls of tools."""
     split: tuple[str, ...] = ()
+    """The thought's share of the tokens."""
+    total: tuple[str, ...] = ()
+    """Tokens of the prompt and everything generated."""
+    unspoken: tuple[str, ...] = ()
+    """Tokens in the total that are neither the prompt's nor generated."""
+    least: tuple[str, ...] = ()
+    """Other counts of what was generated."""
     usd: tuple[str, ...] = ()
+    summarises: bool = False
+    """Whether what it shows of the thought is a summary."""
+    echoes_prompt: bool = False
+    """Whether an answer whose thought never ended repeats the prompt as its text."""
     key_env: str = "OPENAI_API_KEY"
     key_header: tuple[str, str] = ("authorization", "Bearer $key")
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -59,12 +81,19 @@ _CHAT_BODY = {
 _CHAT = {
     "path": "/chat/completions",
     "body": _CHAT_BODY,
+    "answer": "choices.0.message",
     "text": ("choices.0.message.content",),
-    "reasoning": ("choices.0.message.reasoning", "choices.0.message.reasoning_content"),
+    "reasoning": tuple(
+        f"choices.0.message.{name}" for name in ("reasoning", "reasoning_content", "thinking", "reasoning_details")
+    ),
+    "refusal": ("choices.0.message.refusal",),
+    "other": ("choices.0.message.tool_calls", "choices.0.message.function_call"),
     "finish": ("choices.0.finish_reason",),
     "output": ("usage.completion_tokens",),
     "prompt": ("usage.prompt_tokens",),
     "split": ("usage.completion_tokens_details.reasoning_tokens", "usage.reasoning_tokens"),
+    "total": ("usage.total_tokens",),
+    "least": ("usage.output_tokens",),
 }
 _OLD_CAP = {**{key: value for key, value in _CHAT_BODY.items() if key != "max_completion_tokens"}, "max_tokens": "$cap"}
 _ANTHROPIC = {
@@ -77,8 +106,9 @@ _ANTHROPIC = {
         "temperature": "$temperature",
     },
     "direct": {"thinking": {"type": "disabled"}},
-    "text": ("content.*.text",),
-    "reasoning": ("content.*.thinking",),
+    "answer": "content",
+    "text": ("content",),
+    "summarises": True,
     "finish": ("stop_reason",),
     "output": ("usage.output_tokens",),
     "prompt": ("usage.input_tokens",),
@@ -94,12 +124,17 @@ _GEMINI = {
         "systemInstruction": "$instruction",
         "generationConfig": {"maxOutputTokens": "$cap", "temperature": "$temperature", "seed": "$seed"},
     },
-    "text": ("candidates.0.content.parts.*[!thought].text",),
-    "reasoning": ("candidates.0.content.parts.*[thought].text",),
+    "answer": "candidates.0",
+    "text": ("candidates.0.content.parts.*[!thought]",),
+    "reasoning": ("candidates.0.content.parts.*[thought]",),
+    "summarises": True,
+    "blocked": ("promptFeedback.blockReason",),
     "finish": ("candidates.0.finishReason",),
     "output": ("usageMetadata.candidatesTokenCount", "usageMetadata.thoughtsTokenCount"),
     "prompt": ("usageMetadata.promptTokenCount",),
     "split": ("usageMetadata.thoughtsTokenCount",),
+    "total": ("usageMetadata.totalTokenCount",),
+    "unspoken": ("usageMetadata.toolUsePromptTokenCount",),
     "key_env": "GEMINI_API_KEY",
     "key_header": ("x-goog-api-key", "$key"),
 }
@@ -138,6 +173,7 @@ BACKENDS: Mapping[str, Backend] = {
             think={"chat_template_kwargs": {"enable_thinking": True}},
             direct={"chat_template_kwargs": {"enable_thinking": False}},
             key_env="TRANSFORMERS_API_KEY",
+            echoes_prompt=True,
         ),
         _row("openai", _CHAT, "hint", think={"reasoning_effort": "$effort"}, direct={"reasoning_effort": "$effort"}),
         _row(
@@ -154,12 +190,16 @@ BACKENDS: Mapping[str, Backend] = {
             },
             think={"reasoning": {"effort": "$effort"}},
             direct={"reasoning": {"effort": "$effort"}},
-            text=("output.*.content.*.text",),
-            reasoning=("output.*.summary.*.text",),
+            answer="output",
+            text=("output",),
+            reasoning=(),
+            refusal=(),
+            other=(),
             finish=("incomplete_details.reason", "status"),
             output=("usage.output_tokens",),
             prompt=("usage.input_tokens",),
             split=("usage.output_tokens_details.reasoning_tokens",),
+            least=(),
         ),
         _row(
             "anthropic",
@@ -215,6 +255,7 @@ BACKENDS: Mapping[str, Backend] = {
             body={**_OLD_CAP, "usage": {"include": True}},
             think={"reasoning": {"max_tokens": "$thinking"}},
             direct={"reasoning": {"effort": "none"}},
+            finish=("choices.0.finish_reason", "choices.0.native_finish_reason"),
             usd=("usage.cost",),
             key_env="OPENROUTER_API_KEY",
         ),
@@ -225,6 +266,7 @@ BACKENDS: Mapping[str, Backend] = {
             body=_OLD_CAP,
             think={"thinking_budget_tokens": "$thinking", "chat_template_kwargs": {"enable_thinking": True}},
             direct={"thinking_budget_tokens": 0, "chat_template_kwargs": {"enable_thinking": False}},
+            least=(*_CHAT["least"], "timings.predicted_n"),
             key_env="LLAMA_API_KEY",
         ),
         _row("generic", _CHAT, "none", body=_OLD_CAP, think={}, direct={}),
@@ -232,14 +274,44 @@ BACKENDS: Mapping[str, Backend] = {
 }
 """All backends by name."""
 
-FINISHES: Mapping[str, str] = {
-    **dict.fromkeys(("stop", "end_turn", "stop_sequence", "completed", "eos"), "stop"),
-    **dict.fromkeys(("length", "max_tokens", "max_output_tokens", "model_context_window_exceeded"), "length"),
-    **dict.fromkeys(
-        ("content_filter", "refusal", "safety", "recitation", "blocklist", "prohibited_content"), "refused"
-    ),
+_STOP = ("stop", "end_turn", "stop_sequence", "completed", "complete", "eos", "eos_token")
+_LENGTH = ("length", "max_tokens", "max_output_tokens", "max_length", "model_length", "model_context_window_exceeded")
+_REFUSED = (
+    *("content_filter", "content_filtered", "refusal", "refused", "safety", "recitation", "blocklist", "language"),
+    *("prohibited_content", "spii", "image_safety", "model_armor", "guardrail_intervened", "sensitive"),
+)
+_FAILED = (
+    *("error", "failed", "cancelled", "canceled", "abort", "aborted", "timeout", "network_error", "other"),
+    *("insufficient_system_resource", "queued", "in_progress", "pause_turn", "malformed_function_call"),
+    *("malformed_response", "unexpected_tool_call", "too_many_tool_calls", "finish_reason_unspecified"),
+)
+FINISHES: Mapping[str, Finish] = {
+    **dict.fromkeys(_STOP, "stop"),
+    **dict.fromkeys(_LENGTH, "length"),
+    **dict.fromkeys(_REFUSED, "refused"),
+    **dict.fromkeys(_FAILED, "error"),
 }
 """What endpoints say (in lower case) -> :data:`roi_env.solvers.base.Finish`."""
+
+FREE = frozenset({425, 429, 500, 503, 529})
+"""Statuses after which nothing was generated and asking again may help."""
+UNKNOWN = frozenset({408, 502, 504, 520, 521, 522, 523, 524})
+"""Statuses of gateways and time limits: the model behind may have generated."""
+ERRORS: Mapping[str, int] = {
+    **dict.fromkeys(("invalid_request_error", "invalid_argument", "invalid_prompt", "bad_request"), 400),
+    **dict.fromkeys(("badrequesterror", "failed_precondition"), 400),
+    **dict.fromkeys(("authentication_error", "unauthenticated", "invalid_api_key"), 401),
+    **dict.fromkeys(("billing_error", "insufficient_credits"), 402),
+    **dict.fromkeys(("permission_error", "permission_denied"), 403),
+    **dict.fromkeys(("not_found_error", "not_found", "model_not_found"), 404),
+    **dict.fromkeys(("request_too_large", "context_length_exceeded"), 413),
+    **dict.fromkeys(("rate_limit_error", "rate_limit_exceeded", "resource_exhausted", "too_many_requests"), 429),
+    **dict.fromkeys(("server_error", "api_error", "internal", "internal_server_error", "internalservererror"), 500),
+    **dict.fromkeys(("unavailable", "service_unavailable"), 503),
+    **dict.fromkeys(("timeout_error", "deadline_exceeded"), 504),
+    "overloaded_error": 529,
+}
+"""Errors named in the body of an answer with status 200 (in lower case) -> the status that they stand for."""
 
 _STEP = re.compile(r"\*\[(!?)(\w+)\]")
 

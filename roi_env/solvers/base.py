@@ -16,8 +16,9 @@ Finish = Literal["stop", "length", "refused", "error"]
 """Why a reply ended: by itself, at a cap, refused by the endpoint's filter, or it did not come about."""
 
 Counted = Literal["server", "tokenizer", "reserved", "nothing"]
-"""Where the tokens of a reply come from: the endpoint's usage; our count of the text, where usage is missing or smaller
-than the text; the reservation, where neither is known; nothing was generated."""
+"""Where the tokens of a reply come from: the endpoint's usage (the largest number that its fields imply); our count of
+the text, where usage is missing or smaller than the text; the reservation, where neither is known; nothing was
+generated."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,8 @@ class Reply:
     :param prompt_tokens: tokens of the prompt, where known; never charged.
     :param seconds: from the first request to the end.
     :param usd: what the endpoint says it cost.
+    :param note: what contradicts in the endpoint's answer, and the text of a refusal; None: nothing.
+    :param unreachable: whether no connection came about, so that the question was never asked.
     """
 
     text: str
@@ -138,6 +141,8 @@ class Reply:
     prompt_tokens: int | None = None
     seconds: float = 0.0
     usd: float | None = None
+    note: str | None = None
+    unreachable: bool = False
 
     @property
     def full_text(self) -> str:

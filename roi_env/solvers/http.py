@@ -6,36 +6,33 @@ costs nothing. Where that is unknown (connection lost or deadline passed after s
 that cannot be read) the reply is *lost*: charged at its reservation, and whether to ask again, under a new reservation,
 is the caller's choice.
 
-The endpoint's usage is believed unless it is absent or smaller than the text it came with.
+What a response with status 200 says is read by :mod:`roi_env.solvers.responses`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import random
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 
-from roi_env.solvers.backends import BACKENDS, FINISHES, Backend, effort_of, fill, find, merge
-from roi_env.solvers.base import Ask, Counted, Finish, Reply
+from roi_env.solvers import responses
+from roi_env.solvers.backends import BACKENDS, FREE, UNKNOWN, Backend, effort_of, fill, find, merge
+from roi_env.solvers.base import Ask, Counted, Question, Reply
 
-_FREE = frozenset({425, 429, 500, 503, 529})
-"""Statuses after which nothing was generated and asking again may help."""
-_UNKNOWN = frozenset({408, 502, 504, 520, 521, 522, 523, 524})
-"""Statuses of gateways and time limits: the model behind may have generated."""
 _MESSAGE = 300
 """Characters of an endpoint's error that are kept."""
 _POOL = 64
 """Connections that one pool keeps."""
-_TOLERANCE = 8
-"""Tokens by which a text that is tokenized again may exceed what was generated."""
 
 
 class EndpointError(ValueError):
@@ -48,11 +45,22 @@ class _Failed(Exception):
     :param retry: whether nothing was generated and asking again may help.
     :param lost: whether something may have been generated.
     :param wait: seconds the endpoint asks to wait.
+    :param unreachable: whether there was no connection.
+    :param broke: whether the endpoint broke down over the request, or broke it off.
     """
 
-    def __init__(self, message: str, *, retry: bool = False, lost: bool = False, wait: float | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry: bool = False,
+        lost: bool = False,
+        wait: float | None = None,
+        unreachable: bool = False,
+        broke: bool = False,
+    ) -> None:
         super().__init__(message)
-        self.retry, self.lost, self.wait = retry, lost, wait
+        self.retry, self.lost, self.wait, self.unreachable, self.broke = retry, lost, wait, unreachable, broke
 
 
 class HTTPSolver:
@@ -66,7 +74,8 @@ class HTTPSolver:
     :param prompt: what is asked; ``{question}`` stands for the text.
     :param system: system message.
     :param temperature: of sampling; None: the endpoint's own.
-    :param seed: sent as ``seed + sample`` where the backend has such a field.
+    :param seed: of the samples: every (question, sample, tier) sends a number of its own (:func:`request_seed`), where
+        the backend has such a field.
     :param extra: further fields of every request, merged in last.
     :param concurrency: most requests in flight.
     :param deadline: seconds of one request, from sending to its last byte.
@@ -136,6 +145,10 @@ class HTTPSolver:
             for _ in range(pools)
         ]
         self._sent = 0
+        self._broke: str | None = None
+        """How the endpoint broke down over a seeded request, while no answer has come since."""
+        self.died_of_seeds: str | None = None
+        """How it broke down over a seeded request before it could not be reached any more; None: it did not."""
 
     def __repr__(self) -> str:
         return f"HTTPSolver({self.url!r}, {self.model!r}, {self.backend.name!r})"
@@ -154,6 +167,11 @@ class HTTPSolver:
             "extra": self.extra,
         }
 
+    @property
+    def sends_seeds(self) -> bool:
+        """Whether requests hold a seed."""
+        return self.seed is not None and "$seed" in str(self.backend.body)
+
     async def close(self) -> None:
         """Close all connections."""
         for client in self._clients:
@@ -171,6 +189,15 @@ class HTTPSolver:
         except (httpx.HTTPError, ValueError) as error:
             raise EndpointError(f"{self.url}/models: {self._clean(str(error) or type(error).__name__)}") from None
         return [str(name) for name in find(data, "data.*.id") or find(data, "models.*.name")]
+
+    async def version(self) -> str | None:
+        """The version that vLLM names; None where the endpoint says none."""
+        try:
+            response = await self._clients[0].get(f"{self.url.removesuffix('/v1')}/version", timeout=10.0)
+            found = find(response.json(), "version") if response.is_success else []
+        except (httpx.HTTPError, ValueError):
+            return None
+        return str(found[0]) if found else None
 
     def body(self, ask: Ask) -> dict[str, Any]:
         """The request, as it is sent.
@@ -203,7 +230,7 @@ class HTTPSolver:
             "thinking": max(thinking, 0),
             "effort": effort_of(backend, tier.thinking, tier.effort),
             "temperature": self.temperature,
-            "seed": None if self.seed is None else self.seed + ask.sample,
+            "seed": None if self.seed is None else request_seed(self.seed, ask.question, ask.tier.name, ask.sample),
         }
         how = backend.think if tier.thinking > 0 and thinking > 0 else backend.direct
         body = merge(fill(backend.body, values), fill(how, values) or {})
@@ -224,18 +251,23 @@ class HTTPSolver:
                     await self._wait_for_endpoint()
                     data = await self._send(body)
                 reply = self._read(ask, data)
+                self._broke = None
                 break
             except _Failed as failed:
                 waited = time.perf_counter() - begun
                 wait = self._pause(attempts, failed)
+                if failed.broke and self.sends_seeds:
+                    self._broke = str(failed)
                 if failed.lost:
                     reply = _error(str(failed), tokens=ask.cap, lost=True)
                     break
                 if not failed.retry or attempts > self.retries or waited + wait > self.patience:
-                    reply = _error(str(failed))
+                    reply = _error(str(failed), unreachable=failed.unreachable)
+                    if failed.unreachable:
+                        self.died_of_seeds = self._broke
                     break
                 await asyncio.sleep(wait)
-        return _with(reply, attempts=attempts, seconds=time.perf_counter() - begun)
+        return replace(reply, attempts=attempts, seconds=time.perf_counter() - begun)
 
     async def raw(self, body: Mapping[str, Any]) -> tuple[int, Any]:
         """(status, response) of one request as it is, once: for probes. Status 0: no answer came."""
@@ -274,15 +306,23 @@ class HTTPSolver:
             async with asyncio.timeout(self.deadline):
                 response = await client.post(self._address, content=json.dumps(body))
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-            raise _Failed(self._clean(f"no connection: {error or type(error).__name__}"), retry=True) from None
+            message = self._clean(f"no connection: {error or type(error).__name__}")
+            raise _Failed(message, retry=True, unreachable=True) from None
         except TimeoutError:
             raise _Failed(f"no answer within {self.deadline:g} s", lost=True) from None
         except httpx.HTTPError as error:
-            raise _Failed(self._clean(f"connection lost: {str(error) or type(error).__name__}"), lost=True) from None
+            message = self._clean(f"connection lost: {str(error) or type(error).__name__}")
+            raise _Failed(message, lost=True, broke=True) from None
         status = response.status_code
-        if status != 200:
+        if not response.is_success:
             message = f"HTTP {status}: {self._clean(response.text)}"
-            raise _Failed(message, retry=status in _FREE, lost=status in _UNKNOWN, wait=retry_after(response.headers))
+            raise _Failed(
+                message,
+                retry=status in FREE,
+                lost=status in UNKNOWN,
+                wait=retry_after(response.headers),
+                broke=status == 500,
+            )
         try:
             return json.loads(response.content)
         except ValueError:
@@ -290,41 +330,14 @@ class HTTPSolver:
             raise _Failed(f"the answer is not JSON ({kind}, {len(response.content)} bytes)", lost=True) from None
 
     def _read(self, ask: Ask, data: Any) -> Reply:
-        backend = self.backend
-        texts = [value for path in backend.text for value in find(data, path) if isinstance(value, str)]
-        thoughts = [value for path in backend.reasoning for value in find(data, path) if isinstance(value, str)]
-        text, reasoning = "".join(texts), "".join(thoughts) or None
-        known = [_tokens(value) for path in backend.output for value in find(data, path)]
-        output = None if not known or None in known else sum(n for n in known if n is not None)
-        said = next((str(v) for path in backend.finish for v in find(data, path)), None)
-        if said is None and not texts and output is None:
-            error = next(iter(find(data, "error.message") or find(data, "error")), "it has none of the expected fields")
-            raise _Failed(self._clean(f"the answer cannot be read: {error}"), lost=True)
-        finish: Finish = FINISHES.get((said or "stop").lower(), "stop")  # type: ignore[assignment]
-
-        if finish == "length" and reasoning is not None and _asked(self, ask) in text:
-            text = ""  # transformers serve repeats the prompt as the answer where the thought was cut
-
-        counted: Counted = "server"
-        whole = (reasoning or "") + text
-        if output == 0 and whole:
-            output = None
-        shown = reasoning is not None or ask.tier.thinking == 0
-        if self.count is not None and whole:
-            mine = self.count(reasoning or "") + self.count(text)
-            if output is None and shown and finish != "length":
-                # The end of the turn is generated too, where the cap left room for it.
-                output, counted = max(mine, min(mine + 1, ask.cap)), "tokenizer"
-            elif output is not None and mine > 1.1 * output + _TOLERANCE:
-                output, counted = mine, "tokenizer"
-        if output is None:
-            output, counted = ask.cap, "reserved"
-        split = next((n for path in backend.split for v in find(data, path) if (n := _tokens(v)) is not None), None)
-        if split is not None and (split > output or (split == 0 and reasoning)):
-            split = None  # it contradicts what came with it
-        usd = next((float(v) for path in backend.usd for v in find(data, path) if isinstance(v, (int, float))), None)
-        prompt = next((_tokens(v) for path in backend.prompt for v in find(data, path)), None)
-        return Reply(text, reasoning, output, split, finish, counted, prompt_tokens=prompt, usd=usd)
+        """The reply that a response is; raises where it is free to ask again."""
+        asked = ask.messages[-1][1] if ask.messages else self.prompt.replace("{question}", ask.question.text)
+        try:
+            reply = responses.read(self.backend, ask, data, asked=asked, count=self.count)
+        except responses.NothingGenerated as failure:
+            raise _Failed(self._clean(str(failure)), retry=True) from None
+        error, note = (None if text is None else self._clean(text) for text in (reply.error, reply.note))
+        return replace(reply, error=error, note=note)
 
     def _clean(self, text: str) -> str:
         """An endpoint's words on one line, cut, without the key."""
@@ -333,22 +346,19 @@ class HTTPSolver:
         return " ".join(text.split())[:_MESSAGE]
 
 
-def _asked(solver: HTTPSolver, ask: Ask) -> str:
-    """The text that was asked last."""
-    return ask.messages[-1][1] if ask.messages else solver.prompt.replace("{question}", ask.question.text)
+def _error(message: str, *, tokens: int = 0, lost: bool = False, attempts: int = 1, unreachable: bool = False) -> Reply:
+    counted: Counted = "reserved" if lost else "nothing"
+    return Reply("", None, tokens, None, "error", counted, message, lost, attempts, unreachable=unreachable)
 
 
-def _tokens(value: Any) -> int | None:
-    """A count of tokens, if it is one."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+def request_seed(seed: int, question: Question, tier: str, sample: int) -> int:
+    """The seed of one request, below 2^31: what all endpoints take.
 
-
-def _error(message: str, *, tokens: int = 0, lost: bool = False, attempts: int = 1) -> Reply:
-    return Reply("", None, tokens, None, "error", "reserved" if lost else "nothing", message, lost, attempts)
-
-
-def _with(reply: Reply, *, attempts: int, seconds: float) -> Reply:
-    return Reply(**{**reply.__dict__, "attempts": attempts, "seconds": seconds})
+    As in a local model's samples it depends on all that names the generation, so that no two samples of a question share
+    their random numbers, under this seed or another. The tier is part of it: every tier is a request of its own.
+    """
+    name = "\0".join([str(seed), question.dataset, question.question_id, str(sample), tier])
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "little") >> 1
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from roi_env.solvers.backends import BACKENDS, Enforcement, effort_of, fill, find, merge
-from roi_env.solvers.base import Ask, Question, ThinkingTier
+from roi_env.solvers.base import Ask, Question, Reply, ThinkingTier
 from roi_env.solvers.http import HTTPSolver
+from roi_env.solvers.responses import NothingGenerated, read
 
 PROMPT = "State the final answer to the following arithmetic problem: 17 + 58 - 23 + 46 - 31 + 92 - 64 + 75 - 18 + 29 ="
 """Asks for a thought of some length, whatever the model."""
@@ -98,7 +99,16 @@ async def probe(
             if status != 200:
                 message = " ".join(map(str, find(data, "error.message") or find(data, "detail") or [data]))
                 return _Measured(status, 0, 0, 0, message[:120])
-            total, thought = _count(solver, data)
+            try:
+                reply = read(
+                    backend, Ask(Question("probe", "probe", "", ""), ThinkingTier("t", 1, 1), 0), data, asked=prompt
+                )
+                error = reply.error
+            except NothingGenerated as failure:
+                error = str(failure)
+            if error is not None:
+                return _Measured(0, 0, 0, 0, error[:120])
+            total, thought = _count(reply)
             totals.append(total)
             thoughts.append(thought)
         return _Measured(200, sum(totals) / trials, sum(thoughts) / trials, max(thoughts))
@@ -163,14 +173,12 @@ def _values(solver: HTTPSolver, prompt: str, cap: int) -> dict[str, Any]:
     }
 
 
-def _count(solver: HTTPSolver, data: Any) -> tuple[float, float]:
+def _count(reply: Reply) -> tuple[float, float]:
     """Tokens in all, and of the thought: the endpoint's split, else by the share of the text."""
-    reply = solver._read(Ask(Question("probe", "probe", "", ""), ThinkingTier("t", 1, 1), 0), data)
     if reply.reasoning_tokens is not None:
         return reply.tokens, reply.reasoning_tokens
-    thought = reply.reasoning or reply.text.partition("</think>")[0] * ("</think>" in reply.text)
-    whole = len(thought) + len(reply.text) * bool(reply.reasoning) or len(reply.text)
-    return reply.tokens, reply.tokens * len(thought) / max(whole, 1)
+    thought = len(reply.reasoning or "")
+    return reply.tokens, reply.tokens * thought / max(thought + len(reply.text), 1)
 
 
 def _judge(name: str, got: _Measured, plain: _Measured, thinking: int) -> Finding:

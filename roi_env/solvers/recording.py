@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from roi_env.outcomes import OutcomeTable
+from roi_env.solvers.backends import BACKENDS
 from roi_env.solvers.base import Ask, Checker, Generation, LiveSolver, Question, Reply, Request, Solver, ThinkingTier
 from roi_env.solvers.journal import JournalError, Ledger, LineFile, reply_facts, reply_of
 
@@ -152,6 +153,7 @@ def _table(
     family: str,
     pairing: bool,
     decision_cost: int,
+    more: Mapping[str, str] = {},
 ) -> OutcomeTable:
     names = list(dict.fromkeys(name for row in rows for name in row))
     columns = {name: [row.get(name) for row in rows] for name in names}
@@ -161,6 +163,7 @@ def _table(
         "tier_caps": edges,
         "decision_cost": str(decision_cost),
         "pairing": str(pairing).lower(),
+        **more,
     }
     return OutcomeTable.from_arrow(pa.table(columns).replace_schema_metadata(metadata), path)
 
@@ -200,6 +203,7 @@ class Progress:
     :param tokens: charged.
     :param usd: charged.
     :param stopped: the limit that ended the recording early.
+    :param gone: how the endpoint could not be reached any more, which ended the recording early.
     """
 
     done: int
@@ -209,6 +213,7 @@ class Progress:
     tokens: int
     usd: float
     stopped: str | None = None
+    gone: str | None = None
 
 
 class LiveRecording:
@@ -220,9 +225,31 @@ class LiveRecording:
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
         self.questions: dict[tuple[str, str], Question] = {}
+        self.without_seeds: tuple[int, str] | None = None
+        """(Number of the first request without a seed, why); None: as the settings say."""
         for note in ledger.notes:
-            fields = note["question"]
-            self.questions[fields["dataset"], fields["question_id"]] = Question(**fields)
+            if "question" in note:
+                fields = note["question"]
+                self.questions[fields["dataset"], fields["question_id"]] = Question(**fields)
+            elif "no_seeds" in note and self.without_seeds is None:
+                self.without_seeds = note["no_seeds"]["from"], note["no_seeds"]["why"]
+
+    def stop_seeds(self, why: str) -> None:
+        """Note that requests have no seed from now on."""
+        if self.without_seeds is None:
+            self.without_seeds = len(self.ledger.entries), why
+            self.ledger.note({"no_seeds": {"from": len(self.ledger.entries), "why": why}})
+
+    def seeds(self) -> dict[str, Any]:
+        """Of a table's metadata: the seed, how many answers came of requests with and without it, and why without."""
+        settings = self.ledger.file.settings if self.ledger.file else {}
+        seed, why = settings.get("seed"), None if self.without_seeds is None else self.without_seeds[1]
+        backend = BACKENDS.get(settings.get("backend", ""))
+        if seed is not None and backend is not None and "$seed" not in str(backend.body):
+            seed, why = None, f"{backend.name} takes no seeds"
+        end = 0 if seed is None else len(self.ledger.entries) if self.without_seeds is None else self.without_seeds[0]
+        answers = [entry.number < end for entry in self.ledger.entries if entry.facts and "error" not in entry.facts]
+        return {"seed": seed, "with": sum(answers), "without": len(answers) - sum(answers), "why": why}
 
     def replies(self) -> Iterator[tuple[tuple[str, str, str, int], Reply]]:
         """(dataset, question id, tier, sample) and reply of every settled request, in the order of asking."""
@@ -263,11 +290,12 @@ async def record_live(
     :param lost_retries: how often a request of unknown fate is asked again; each is charged.
     :param retry_errors: ask again what ended in a permanent error.
     :param watch: called after every reply.
-    :returns: the end; ``stopped`` names the limit where one was reached.
+    :returns: the end; ``stopped`` names the limit where one was reached, ``gone`` says that the endpoint is gone: what
+        could not be asked is no permanent error and stays to be asked.
     """
     recording = LiveRecording(ledger)
     finished = set(recording.outcomes())
-    errors = set(recording.errors())
+    errors = {key for key, reply in recording.errors().items() if not reply.unreachable}
     if not retry_errors:
         finished |= errors
     wanted = iter(
@@ -285,13 +313,15 @@ async def record_live(
     usd += sum(_usd(reply, limits) for _, reply in recording.replies())
     usd_reserved = 0.0
     stopped: str | None = None
+    gone: str | None = None
+    reached = 0  # requests that came to the endpoint
 
     def progress() -> Progress:
         done = len(finished) + len(errors - finished)
-        return Progress(done, total, len(errors), unknown, ledger.charged, usd, stopped)
+        return Progress(done, total, len(errors), unknown, ledger.charged, usd, stopped, gone)
 
     async def work() -> None:
-        nonlocal stopped, unknown, usd, usd_reserved
+        nonlocal stopped, gone, reached, unknown, usd, usd_reserved
         for question, tier, sample in wanted:
             key = (question.dataset, question.question_id, tier.name, sample)
             for _ in range(1 + lost_retries):
@@ -301,13 +331,13 @@ async def record_live(
                     stopped = f"{limits.tokens:,} tokens"
                 if limits.usd is not None and usd + usd_reserved + most_usd > limits.usd:
                     stopped = f"{limits.usd:g} USD"
-                if stopped:
+                if stopped or gone:
                     return
                 usd_reserved += most_usd
                 if (question.dataset, question.question_id) not in recording.questions:
                     recording.questions[question.dataset, question.question_id] = question
                     ledger.note({"question": {**question.__dict__, "extra": dict(question.extra)}})
-                entry = await ledger.reserve(key, tier.most_tokens)
+                entry, before = await ledger.reserve(key, tier.most_tokens), reached
                 reply = await solver.answer(Ask(question, tier, tier.most_tokens, sample))
                 ledger.settle(entry, reply.tokens, reply_facts(reply))
                 usd_reserved -= most_usd
@@ -316,8 +346,11 @@ async def record_live(
                 if reply.error is None:
                     finished.add(key)
                     errors.discard(key)
-                elif not reply.lost:
+                elif not reply.lost and not reply.unreachable:
                     errors.add(key)
+                if reply.unreachable and reached == before:
+                    gone = reply.error  # not this question's fault: none came through meanwhile
+                reached += not reply.unreachable
                 watch(progress())
                 if not reply.lost:
                     break
@@ -341,7 +374,8 @@ def live_table(
 ) -> OutcomeTable:
     """The table of all answers that came; errors and unknown outcomes have no row, so that counts may be unequal.
 
-    Columns besides the usual: ``reasoning_tokens`` (null: unknown), ``finish``, ``counted``.
+    Columns besides the usual: ``reasoning_tokens`` (null: unknown), ``finish``, ``counted``, ``note`` (what contradicts
+    in the endpoint's answer; null: nothing). Metadata: ``seeds``, see :meth:`LiveRecording.seeds`.
 
     :param correct: grade of every outcome.
     :raises JournalError: where there is no outcome.
@@ -359,10 +393,11 @@ def live_table(
             "reasoning_tokens": reply.reasoning_tokens,
             "finish": reply.finish,
             "counted": reply.counted,
+            "note": reply.note,
         }
         question = recording.questions[key[:2]]
         rows.append(_row(question, family, by_name[key[2]], order[key[2]], key[3], made))
     path = str(recording.ledger.file.path) if recording.ledger.file else "<memory>"
     if not rows:
         raise JournalError(f"{path}: no answer came; nothing can be tabulated")
-    return _table(rows, path, tiers, family, False, decision_cost)
+    return _table(rows, path, tiers, family, False, decision_cost, {"seeds": json.dumps(recording.seeds())})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -111,6 +112,31 @@ def test_missing_and_lying_usage() -> None:
     assert overshoot.error is None
 
 
+def test_errors_inside_answers_are_taken_by_their_kind() -> None:
+    whole = {
+        "choices": [{"message": {"content": "42"}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12},
+    }
+    busy = {"error": {"code": 429, "message": "slow down"}}
+    reply = ask(upstream := Upstream(script=[busy, busy, whole]), [Ask(QUESTION, LONG, 61)])[0]
+    assert (reply.text, reply.tokens, reply.attempts, len(upstream.seen)) == ("42", 3, 3, 3)
+    reply = ask(upstream := Upstream(script=[busy]), [Ask(QUESTION, LONG, 61)], retries=2)[0]
+    assert (reply.error, reply.tokens, reply.lost, len(upstream.seen)) == ("slow down", 0, False, 3)
+    failed = {**whole, "choices": [{"message": {"content": ""}, "finish_reason": "error"}]}
+    reply = ask(upstream := Upstream(script=[failed]), [Ask(QUESTION, LONG, 61)])[0]
+    assert (reply.error, reply.tokens, reply.lost) == ("it ended with 'error'", 3, False)
+    assert len(upstream.seen) == 1, "what it cost is charged, and whoever asks decides"
+
+
+def test_errors_and_notes_hold_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_KEY", "s3cret-key")
+    for message in ({"content": None, "refusal": "not with s3cret-key"}, {"content": ""}):
+        data = {"choices": [{"message": message, "finish_reason": "s3cret-key"}], "usage": {"completion_tokens": 3}}
+        reply = ask(Upstream(script=[data]), [Ask(QUESTION, LONG, 61)], key_env="SOME_KEY")[0]
+        assert "***" in f"{reply.error} {reply.note}"
+        assert "s3cret" not in str(reply)
+
+
 def test_empty_content_is_a_paid_answer() -> None:
     reply, _ = one("empty")
     assert (reply.text, reply.finish, reply.error, reply.tokens) == ("", "length", None, 24)
@@ -195,6 +221,23 @@ def test_request_fields_of_every_backend() -> None:
         body("anthropic", LONG, 500)
 
 
+def test_no_two_requests_for_one_question_share_their_random_numbers() -> None:
+    seeds = {}
+    for seed, number, sample, tier in itertools.product(range(4), range(5), range(8), (NOW, LONG)):
+        solver = HTTPSolver("http://h/v1", "m", seed=seed)
+        asked = Ask(Question("d", str(number), "six times seven?", "42"), tier, 61, sample)
+        sent = solver.body(asked)["seed"]
+        assert 0 <= sent < 2**31, "what every endpoint takes"
+        assert solver.body(asked._replace(cap=9))["seed"] == sent, "the same generation, whatever is left of a budget"
+        seeds[seed, number, sample, tier] = sent
+    assert len(set(seeds.values())) == len(seeds)
+    for name, backend in BACKENDS.items():
+        sent_by = HTTPSolver("http://h/v1", "m", name, seed=0)
+        assert ("seed" in json.dumps(sent_by.body(Ask(QUESTION, LONG, 2000)))) == sent_by.sends_seeds, name
+        assert sent_by.sends_seeds == (backend.path not in ("/messages", "/responses")), name
+        assert "seed" not in json.dumps(HTTPSolver("http://h/v1", "m", name).body(Ask(QUESTION, LONG, 2000)))
+
+
 def test_only_the_total_is_clamped_unless_the_answer_shall_fit() -> None:
     assert body("vllm", LONG, 30)["thinking_token_budget"] == 50
     assert body("vllm", LONG, 30)["max_completion_tokens"] == 30
@@ -246,7 +289,7 @@ def test_responses_are_read_and_charged_inclusively(name: str) -> None:
 
 
 def test_a_split_that_contradicts_itself_is_unknown() -> None:
-    for split, expected in ((0, None), (31, None), (True, None), (5, 5)):
+    for split, expected in ((0, None), (30, None), (True, None), (5, 5)):
         data = {
             "choices": [{"message": {"content": "42", "reasoning": "hm"}, "finish_reason": "stop"}],
             "usage": {"completion_tokens": 30, "completion_tokens_details": {"reasoning_tokens": split}},

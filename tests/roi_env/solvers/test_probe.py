@@ -47,6 +47,18 @@ def test_a_model_that_thinks_too_little_says_nothing() -> None:
     assert found["thinking_token_budget=8"].enforcement == "unclear"
 
 
+def test_no_probe_sends_a_seed() -> None:
+    upstream = Upstream(thinks=60, version="0.32.0")
+    findings(upstream)
+    assert len(upstream.seen) > 10
+    assert not [seen for seen in upstream.seen if "seed" in str(seen.body)]
+
+
+def test_an_error_inside_an_answer_is_no_measurement() -> None:
+    found = findings(Upstream(script=[{"error": {"code": 429, "message": "slow down"}}]))
+    assert found["(none)"][1:] == ("rejected", "HTTP 0: slow down")
+
+
 def test_an_endpoint_that_refuses_everything() -> None:
     found = findings(Upstream(["422"] * 99))
     assert list(found) == ["(none)"]
