@@ -143,7 +143,7 @@ class Upstream:
         if fault == "silence":
             await asyncio.sleep(self.drip_seconds)
         if fault == "reset":
-            return _Reset(text, media_type="application/json")
+            return Reset(text, media_type="application/json")
         return Response(text, media_type="application/json")
 
     async def _forward(self, request: Request) -> dict[str, Any]:
@@ -189,7 +189,7 @@ class Upstream:
         return sum(seen.generated for seen in self.seen)
 
 
-class _Reset(Response):
+class Reset(Response):
     """Promises a whole body and breaks off after a third of it."""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:

@@ -126,7 +126,8 @@ class Reply:
     :param seconds: from the first request to the end.
     :param usd: what the endpoint says it cost.
     :param note: what contradicts in the endpoint's answer, and the text of a refusal; None: nothing.
-    :param unreachable: whether no connection came about, so that the question was never asked.
+    :param unreachable: whether the endpoint was not there (no connection, or it broke down): the question stays to be
+        asked.
     """
 
     text: str

@@ -33,6 +33,12 @@ _MESSAGE = 300
 """Characters of an endpoint's error that are kept."""
 _POOL = 64
 """Connections that one pool keeps."""
+_OF_SEEDS = "does not use offset"
+"""What vLLM for the CPU says as it dies of a seed."""
+_DEAD = (_OF_SEEDS, "EngineCore", "EngineDead")
+"""What a server says whose engine is dead."""
+_ROUNDS = 3
+"""Requests with a seed, one after the other, that are cut off before the seed is held to be the cause."""
 
 
 class EndpointError(ValueError):
@@ -61,6 +67,33 @@ class _Failed(Exception):
     ) -> None:
         super().__init__(message)
         self.retry, self.lost, self.wait, self.unreachable, self.broke = retry, lost, wait, unreachable, broke
+
+
+class _Deaths:
+    """Whether the endpoint dies of requests with a seed: it says so, is gone after it broke down over one, or cuts off
+    one after the other with no answer between."""
+
+    def __init__(self) -> None:
+        self.died: str | None = None
+        """How it broke down; None: it did not."""
+        self._last: str | None = None
+        self._rounds, self._at = 0, 0.0
+
+    def answered(self) -> None:
+        """It lives."""
+        self._last, self._rounds = None, 0
+
+    def broke(self, failed: _Failed, sent: float) -> None:
+        """It broke down over a request with a seed, sent at that time."""
+        self._last = str(failed)
+        if failed.lost and sent >= self._at:  # what was in flight together was cut off together
+            self._rounds, self._at = self._rounds + 1, time.perf_counter()
+        if self._rounds >= _ROUNDS or _OF_SEEDS in self._last:
+            self.died = self._last
+
+    def gone(self) -> None:
+        """It is not there any more."""
+        self.died = self.died or self._last
 
 
 class HTTPSolver:
@@ -145,10 +178,7 @@ class HTTPSolver:
             for _ in range(pools)
         ]
         self._sent = 0
-        self._broke: str | None = None
-        """How the endpoint broke down over a seeded request, while no answer has come since."""
-        self.died_of_seeds: str | None = None
-        """How it broke down over a seeded request before it could not be reached any more; None: it did not."""
+        self._deaths = _Deaths()
 
     def __repr__(self) -> str:
         return f"HTTPSolver({self.url!r}, {self.model!r}, {self.backend.name!r})"
@@ -171,6 +201,11 @@ class HTTPSolver:
     def sends_seeds(self) -> bool:
         """Whether requests hold a seed."""
         return self.seed is not None and "$seed" in str(self.backend.body)
+
+    @property
+    def died_of_seeds(self) -> str | None:
+        """How the endpoint broke down over requests with a seed; None: it did not."""
+        return self._deaths.died
 
     async def close(self) -> None:
         """Close all connections."""
@@ -239,7 +274,7 @@ class HTTPSolver:
     async def answer(self, ask: Ask) -> Reply:
         """Answer within the cap; see the module's text for what errors cost."""
         begun = time.perf_counter()
-        attempts = 0
+        attempts, sent = 0, begun
         try:
             body = self.body(ask)
         except EndpointError as error:
@@ -249,22 +284,29 @@ class HTTPSolver:
             try:
                 async with self._slots:
                     await self._wait_for_endpoint()
+                    sent = time.perf_counter()
                     data = await self._send(body)
                 reply = self._read(ask, data)
-                self._broke = None
+                self._deaths.answered()
                 break
             except _Failed as failed:
                 waited = time.perf_counter() - begun
                 wait = self._pause(attempts, failed)
                 if failed.broke and self.sends_seeds:
-                    self._broke = str(failed)
+                    self._deaths.broke(failed, sent)
                 if failed.lost:
                     reply = _error(str(failed), tokens=ask.cap, lost=True)
                     break
-                if not failed.retry or attempts > self.retries or waited + wait > self.patience:
-                    reply = _error(str(failed), unreachable=failed.unreachable)
-                    if failed.unreachable:
-                        self.died_of_seeds = self._broke
+                if (
+                    not failed.retry
+                    or attempts > self.retries
+                    or waited + wait > self.patience
+                    or (failed.broke and self.died_of_seeds)
+                ):
+                    gone = failed.unreachable or (failed.broke and any(name in str(failed) for name in _DEAD))
+                    if gone:
+                        self._deaths.gone()
+                    reply = _error(str(failed), unreachable=gone)
                     break
                 await asyncio.sleep(wait)
         return replace(reply, attempts=attempts, seconds=time.perf_counter() - begun)
@@ -312,7 +354,7 @@ class HTTPSolver:
             raise _Failed(f"no answer within {self.deadline:g} s", lost=True) from None
         except httpx.HTTPError as error:
             message = self._clean(f"connection lost: {str(error) or type(error).__name__}")
-            raise _Failed(message, lost=True, broke=True) from None
+            raise _Failed(message, lost=True, broke=not isinstance(error, httpx.TimeoutException)) from None
         status = response.status_code
         if not response.is_success:
             message = f"HTTP {status}: {self._clean(response.text)}"

@@ -283,6 +283,7 @@ async def record_live(
     lost_retries: int = 2,
     retry_errors: bool = False,
     watch: Callable[[Progress], None] = lambda progress: None,
+    gone: Callable[[], str | None] = lambda: None,
 ) -> Progress:
     """Let an endpoint answer what the ledger lacks.
 
@@ -290,6 +291,7 @@ async def record_live(
     :param lost_retries: how often a request of unknown fate is asked again; each is charged.
     :param retry_errors: ask again what ended in a permanent error.
     :param watch: called after every reply.
+    :param gone: called after every reply; why to stop, None: go on.
     :returns: the end; ``stopped`` names the limit where one was reached, ``gone`` says that the endpoint is gone: what
         could not be asked is no permanent error and stays to be asked.
     """
@@ -313,15 +315,15 @@ async def record_live(
     usd += sum(_usd(reply, limits) for _, reply in recording.replies())
     usd_reserved = 0.0
     stopped: str | None = None
-    gone: str | None = None
+    lost_it: str | None = None
     reached = 0  # requests that came to the endpoint
 
     def progress() -> Progress:
         done = len(finished) + len(errors - finished)
-        return Progress(done, total, len(errors), unknown, ledger.charged, usd, stopped, gone)
+        return Progress(done, total, len(errors), unknown, ledger.charged, usd, stopped, lost_it)
 
     async def work() -> None:
-        nonlocal stopped, gone, reached, unknown, usd, usd_reserved
+        nonlocal stopped, lost_it, reached, unknown, usd, usd_reserved
         for question, tier, sample in wanted:
             key = (question.dataset, question.question_id, tier.name, sample)
             for _ in range(1 + lost_retries):
@@ -331,7 +333,7 @@ async def record_live(
                     stopped = f"{limits.tokens:,} tokens"
                 if limits.usd is not None and usd + usd_reserved + most_usd > limits.usd:
                     stopped = f"{limits.usd:g} USD"
-                if stopped or gone:
+                if stopped or lost_it:
                     return
                 usd_reserved += most_usd
                 if (question.dataset, question.question_id) not in recording.questions:
@@ -349,7 +351,8 @@ async def record_live(
                 elif not reply.lost and not reply.unreachable:
                     errors.add(key)
                 if reply.unreachable and reached == before:
-                    gone = reply.error  # not this question's fault: none came through meanwhile
+                    lost_it = lost_it or reply.error  # not this question's fault: none came through meanwhile
+                lost_it = lost_it or gone()
                 reached += not reply.unreachable
                 watch(progress())
                 if not reply.lost:

@@ -16,12 +16,16 @@ import pytest
 pytest.importorskip("uvicorn", reason="needs the extra [live]")
 
 import pyarrow.parquet as pq
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from experiments.config import ConfigError
 from roi_env.outcomes import OutcomeTable
 from roi_env.solvers.journal import Ledger
 from tests.commands import roi
-from tests.upstream import Upstream, serving
+from tests.upstream import Reset, Upstream, serving
 
 TIERS = ("--tier", "now=0+10", "--tier", "long=30+10")
 GOOD: dict[str, Any] = {
@@ -244,7 +248,7 @@ def test_a_server_that_dies_of_seeds_is_named_and_the_recording_goes_on_without(
     with dying(port, 3) as server:
         output = roi(*command, code=1)
         assert server.wait() == 1
-    assert "Stopped: the endpoint cannot be reached any more" in output
+    assert "Stopped: the endpoint is gone" in output
     assert "It broke down over requests with a seed: connection lost" in output
     assert "0 permanent errors" in output, "what could not be asked is no error"
     assert OutcomeTable.read(out).num_rows == 3, "what came is kept"
@@ -256,6 +260,30 @@ def test_a_server_that_dies_of_seeds_is_named_and_the_recording_goes_on_without(
     told = metadata(out)
     assert (told["seed"], told["with"], told["without"]) == (0, 3, 5)
     assert "the endpoint died of them (connection lost" in told["why"]
+
+
+@pytest.mark.parametrize("how", ["says so", "engine", "cuts off"])
+def test_a_server_that_stays_but_fails_every_seed(how: str, source: str, tmp_path: Path) -> None:
+    """The same where something before the engine stays alive, or restarts it at once."""
+    out = tmp_path / "t.parquet"
+    said = {"says so": "CPU Generator does not use offset", "engine": "EngineCore encountered an issue."}.get(how)
+
+    async def answer(request: Request) -> Response:
+        if "seed" not in await request.json():
+            return JSONResponse(GOOD)
+        return JSONResponse({"error": {"message": said}}, 500) if said else Reset("{}      ")
+
+    app = Starlette(routes=[Route("/v1/chat/completions", answer, methods=["POST"])])
+    with serving(app) as url:
+        command = recording(url, source, out, "--retries", "1", "--concurrency", "2", "--max-tokens-total", "1000")
+        with pytest.raises(ConfigError, match="no answer came"):
+            roi(*command)
+        output = roi(*command)
+    assert "No seeds are sent, since request" in output
+    assert "8 of 8 done, 0 permanent errors" in output
+    told = metadata(out)
+    assert (told["with"], told["without"]) == (0, 8)
+    assert (said or "connection lost") in told["why"]
 
 
 def test_an_endpoint_that_goes_away_without_seeds_is_no_error_of_any_question(source: str, tmp_path: Path) -> None:
