@@ -34,7 +34,7 @@ class Backend:
     think: Mapping[str, Any]
     direct: Mapping[str, Any]
     answer: str
-    """What every answer has, even one without a text."""
+    """What every answer has, even one without a text; cut and refused ones may lack it."""
     text: tuple[str, ...]
     """Text, or parts of text, thought and refusal."""
     output: tuple[str, ...]
@@ -190,7 +190,7 @@ BACKENDS: Mapping[str, Backend] = {
             },
             think={"reasoning": {"effort": "$effort"}},
             direct={"reasoning": {"effort": "$effort"}},
-            answer="output",
+            answer="output.0",
             text=("output",),
             reasoning=(),
             refusal=(),
@@ -297,21 +297,21 @@ FREE = frozenset({425, 429, 500, 503, 529})
 """Statuses after which nothing was generated and asking again may help."""
 UNKNOWN = frozenset({408, 502, 504, 520, 521, 522, 523, 524})
 """Statuses of gateways and time limits: the model behind may have generated."""
-ERRORS: Mapping[str, int] = {
-    **dict.fromkeys(("invalid_request_error", "invalid_argument", "invalid_prompt", "bad_request"), 400),
-    **dict.fromkeys(("badrequesterror", "failed_precondition"), 400),
-    **dict.fromkeys(("authentication_error", "unauthenticated", "invalid_api_key"), 401),
-    **dict.fromkeys(("billing_error", "insufficient_credits"), 402),
-    **dict.fromkeys(("permission_error", "permission_denied"), 403),
-    **dict.fromkeys(("not_found_error", "not_found", "model_not_found"), 404),
-    **dict.fromkeys(("request_too_large", "context_length_exceeded"), 413),
-    **dict.fromkeys(("rate_limit_error", "rate_limit_exceeded", "resource_exhausted", "too_many_requests"), 429),
-    **dict.fromkeys(("server_error", "api_error", "internal", "internal_server_error", "internalservererror"), 500),
-    **dict.fromkeys(("unavailable", "service_unavailable"), 503),
-    **dict.fromkeys(("timeout_error", "deadline_exceeded"), 504),
-    "overloaded_error": 529,
-}
-"""Errors named in the body of an answer with status 200 (in lower case) -> the status that they stand for."""
+ERRORS: tuple[tuple[str, int], ...] = (
+    ("insufficient|billing|credit|arrear", 402),
+    ("rate.?(limit|quota)|throttl|too.?many.?requests|resource.?exhausted|quota", 429),
+    ("overload", 529),
+    ("unavailable", 503),
+    ("timeout|deadline", 504),
+    ("too.?large|too.?long|context.?length", 413),
+    ("api.?key|auth", 401),
+    ("permission|denied|forbidden", 403),
+    ("not.?found", 404),
+    ("invalid|bad.?request|precondition|unsupported", 400),
+    ("internal|server.?error|api.?error", 500),
+)
+"""Patterns in the code, status or type of an error in the body of a response (in lower case; the first counts) -> the
+HTTP status that it stands for."""
 
 _STEP = re.compile(r"\*\[(!?)(\w+)\]")
 

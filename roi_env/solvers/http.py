@@ -50,6 +50,7 @@ class _Failed(Exception):
 
     :param retry: whether nothing was generated and asking again may help.
     :param lost: whether something may have been generated.
+    :param tokens: that were generated for sure.
     :param wait: seconds the endpoint asks to wait.
     :param unreachable: whether there was no connection.
     :param broke: whether the endpoint broke down over the request, or broke it off.
@@ -61,12 +62,14 @@ class _Failed(Exception):
         *,
         retry: bool = False,
         lost: bool = False,
+        tokens: int = 0,
         wait: float | None = None,
         unreachable: bool = False,
         broke: bool = False,
     ) -> None:
         super().__init__(message)
-        self.retry, self.lost, self.wait, self.unreachable, self.broke = retry, lost, wait, unreachable, broke
+        self.retry, self.lost, self.tokens, self.wait = retry, lost, tokens, wait
+        self.unreachable, self.broke = unreachable, broke
 
 
 class _Deaths:
@@ -306,7 +309,7 @@ class HTTPSolver:
                     gone = failed.unreachable or (failed.broke and any(name in str(failed) for name in _DEAD))
                     if gone:
                         self._deaths.gone()
-                    reply = _error(str(failed), unreachable=gone)
+                    reply = _error(str(failed), tokens=failed.tokens, unreachable=gone)
                     break
                 await asyncio.sleep(wait)
         return replace(reply, attempts=attempts, seconds=time.perf_counter() - begun)
@@ -358,10 +361,12 @@ class HTTPSolver:
         status = response.status_code
         if not response.is_success:
             message = f"HTTP {status}: {self._clean(response.text)}"
+            paid = responses.generated(self.backend, response.content)
             raise _Failed(
                 message,
-                retry=status in FREE,
-                lost=status in UNKNOWN,
+                retry=status in FREE and not paid,
+                lost=status in UNKNOWN and not paid,
+                tokens=paid,
                 wait=retry_after(response.headers),
                 broke=status == 500,
             )
@@ -389,7 +394,7 @@ class HTTPSolver:
 
 
 def _error(message: str, *, tokens: int = 0, lost: bool = False, attempts: int = 1, unreachable: bool = False) -> Reply:
-    counted: Counted = "reserved" if lost else "nothing"
+    counted: Counted = "reserved" if lost else "server" if tokens else "nothing"
     return Reply("", None, tokens, None, "error", counted, message, lost, attempts, unreachable=unreachable)
 
 

@@ -7,6 +7,7 @@ reply's note.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -142,14 +143,14 @@ def read(backend: Backend, ask: Ask, data: Any, *, asked: str, count: Callable[[
         finish = "refused"
         if shown.refusal:
             notes.append(f"refusal: {shown.refusal}")
-        elif tokens is None and not find(data, backend.answer):
+        elif tokens is None and not _holder(backend, data):
             tokens = 0
-    elif error is None and not find(data, backend.answer):
+    elif error is None and not _holder(backend, data) and (finish not in ("length", "refused") or tokens is None):
         error = "the answer cannot be read: it has none of the expected fields"
     elif error is None and finish is None:
         at_cap = tokens is not None and tokens >= ask.cap
         if shown.text.strip() or (at_cap and reason is None):
-            finish = "length" if at_cap else "stop"
+            finish = "length" if at_cap or reason == "incomplete" else "stop"
             notes.append(f"unknown finish reason {reason!r}" if reason else "no finish reason")
         else:
             error = f"no text, and it ended with {reason!r}" if reason else "no text, and no reason why it ended"
@@ -189,6 +190,22 @@ def read(backend: Backend, ask: Ask, data: Any, *, asked: str, count: Callable[[
         shown.text, shown.reasoning, tokens, usage.split, finish, counted,
         prompt_tokens=usage.prompt, usd=usage.usd, note=note,
     )  # fmt: skip
+
+
+def generated(backend: Backend, body: bytes) -> int:
+    """Tokens that the body of a failed request says were generated; 0 where it does not say."""
+    try:
+        data = json.loads(body)
+    except ValueError:
+        return 0
+    usage = _usage(backend, data, _show(backend, data, []), [])
+    return usage.tokens or usage.floor
+
+
+def _holder(backend: Backend, data: Any) -> bool:
+    """Whether the response has what holds an answer."""
+    kinds = (dict, list, str) if backend.answer in backend.text else (dict, list)
+    return any(isinstance(value, kinds) for value in find(data, backend.answer))
 
 
 def _show(backend: Backend, data: Any, notes: list[str]) -> _Shown:
@@ -346,11 +363,7 @@ def _finish(backend: Backend, data: Any) -> tuple[str | None, Finish | None]:
 def _error(backend: Backend, data: Any) -> tuple[str | None, int | None]:
     """Message and status of an error in the response."""
     found = [*find(data, "error"), *find(data, "choices.0.error")]
-    if (
-        not find(data, backend.answer)
-        and not any(find(data, path) for path in backend.blocked)
-        and isinstance(data, dict)
-    ):
+    if not _holder(backend, data) and not any(find(data, path) for path in backend.blocked) and isinstance(data, dict):
         found.append(data)  # the error itself is what came
     for error in found:
         fields = error if isinstance(error, dict) else {"message": error if error not in (False, 0) else None}
@@ -368,4 +381,4 @@ def _status(word: Any) -> int | None:
     number = _number(word)
     if number is not None:
         return int(number) if 400 <= number < 600 else None
-    return ERRORS.get(str(word).lower())
+    return next((status for pattern, status in ERRORS if re.search(pattern, str(word).lower())), None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import json
 from collections.abc import Sequence
@@ -126,6 +127,17 @@ def test_errors_inside_answers_are_taken_by_their_kind() -> None:
     reply = ask(upstream := Upstream(script=[failed]), [Ask(QUESTION, LONG, 61)])[0]
     assert (reply.error, reply.tokens, reply.lost) == ("it ended with 'error'", 3, False)
     assert len(upstream.seen) == 1, "what it cost is charged, and whoever asks decides"
+
+
+def test_a_failed_request_that_says_what_it_generated_is_charged() -> None:
+    body = {"error": {"message": "no"}, "usage": {"prompt_tokens": 9, "total_tokens": 42}}
+    for status in (500, 502, 400):  # otherwise: free, lost, and an error that costs nothing
+        solver = HTTPSolver("http://h/v1", "m", first_wait=0.01)
+        answers = httpx.MockTransport(functools.partial(lambda code, request: httpx.Response(code, json=body), status))
+        solver._clients = [httpx.AsyncClient(transport=answers)]
+        reply = asyncio.run(solver.answer(Ask(QUESTION, LONG, 61)))
+        assert (reply.tokens, reply.lost, reply.counted, reply.attempts) == (33, False, "server", 1)
+        assert reply.error is not None
 
 
 def test_errors_and_notes_hold_no_key(monkeypatch: pytest.MonkeyPatch) -> None:

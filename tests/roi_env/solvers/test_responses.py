@@ -346,6 +346,8 @@ def test_a_repeated_prompt_is_emptied_where_it_is_one() -> None:
         (responses([], None, "failed", error={"code": "invalid_prompt", "message": "no"}), "openai-responses", 0),
         (responses([], {"input_tokens": 3, "output_tokens": 5}, "cancelled"), "openai-responses", 5),
         (responses([], {"input_tokens": 3, "output_tokens": 5}, "incomplete"), "openai-responses", 5),
+        (responses([], {"input_tokens": 3, "output_tokens": 5}, "completed"), "openai-responses", 5),
+        (chat("36", "stop", usage(20, 4)), "generic", 4),
         ({"content": [{"type": "text", "text": "I"}], "stop_reason": "pause_turn", "usage": {"output_tokens": 5}},
          "anthropic", 5),
         ({"content": [{"type": "tool_use", "name": "f"}], "stop_reason": "tool_use", "usage": {"output_tokens": 5}},
@@ -396,6 +398,7 @@ def test_a_failure_of_unknown_cost_is_charged_at_its_reservation(data: Any, back
     [
         ({"error": {"message": "slow down", "code": 429}}, "openrouter"),
         ({"error": {"message": "slow down", "code": "rate_limit_exceeded"}}, "generic"),
+        ({"code": "Throttling.RateQuota", "message": "slow down", "request_id": "x"}, "dashscope"),
         (chat(said(""), "error", usage(20, 0)) | {"error": {"code": 502, "message": "x"}}, "openrouter"),
         ({"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}, "anthropic"),
         ({"error": {"code": 503, "message": "busy", "status": "UNAVAILABLE"}}, "gemini"),
@@ -471,6 +474,10 @@ def test_reasons_of_every_spelling() -> None:
     data = chat(said("36"), "stop", usage(20, 9))
     data["choices"][0]["native_finish_reason"] = "MAX_TOKENS"
     assert reply_to(data, "openrouter").finish == "length"
+    part = [{"type": "message", "content": [{"type": "output_text", "text": "3"}]}]
+    reply = reply_to(responses(part, {"input_tokens": 3, "output_tokens": 5}, "incomplete"), "openai-responses")
+    assert (reply.text, reply.finish) == ("3", "length")
+    assert reply.note is not None
     cut = responses(
         [], {"input_tokens": 3, "output_tokens": 60}, "incomplete", incomplete_details={"reason": "max_output_tokens"}
     )
