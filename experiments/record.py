@@ -374,7 +374,7 @@ def _record_here(
 
         def check(question: Question, text: str) -> bool:
             if pool is not None:
-                return pool(question, gradable_text(text))
+                return pool(question, text)
             return checks[question.question_id].check(answer_of(text))
 
         with Journal(file, solver_settings(solver, tiers)) as kept:
@@ -423,11 +423,6 @@ def exam_tasks(questions: int, families: list[str], splits: Sequence[str]) -> li
             round((1 + FAMILIES[name].hidden) * questions * share),
         )
     ]
-
-
-def gradable_text(text: str) -> str:
-    """What is graded of a generation whose think block the prompt opened: nothing where that never ended."""
-    return text if "</think>" in text else ""
 
 
 def gradable_question(task: Task) -> Question:

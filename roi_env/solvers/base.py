@@ -126,6 +126,7 @@ class Reply:
     :param seconds: from the first request to the end.
     :param usd: what the endpoint says it cost.
     :param note: what contradicts in the endpoint's answer, and the text of a refusal; None: nothing.
+    :param opened: whether the prompt opened the think block that the text ends.
     :param unreachable: whether the endpoint was not there (no connection, or it broke down): the question stays to be
         asked.
     """
@@ -143,6 +144,7 @@ class Reply:
     seconds: float = 0.0
     usd: float | None = None
     note: str | None = None
+    opened: bool = False
     unreachable: bool = False
 
     @property

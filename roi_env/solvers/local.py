@@ -300,9 +300,8 @@ class LocalLive:
 
 def _reply(ask: Ask, made: Generation) -> Reply:
     thought, closed, text = made.text.rpartition("</think>")
-    # The prompt opened the think block: without its end all that came is a thought.
-    reasoning = (thought if closed else made.text) or None
+    reasoning = thought or None
     if made.tokens > ask.cap:
         return Reply("", reasoning, ask.cap, None, "length", "tokenizer")
     finish: Finish = "length" if made.tokens == ask.tier.most_tokens else "stop"
-    return Reply(text if closed else "", reasoning, made.tokens, None, finish, "tokenizer")
+    return Reply(text if closed else made.text, reasoning, made.tokens, None, finish, "tokenizer")

@@ -11,7 +11,7 @@ import asyncio
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -258,8 +258,19 @@ class LiveRecording:
                 yield entry.key, reply_of(entry.facts)  # type: ignore[misc]
 
     def outcomes(self) -> dict[tuple[str, str, str, int], Reply]:
-        """The answers that came."""
-        return {key: reply for key, reply in self.replies() if reply.error is None}
+        """The answers that came.
+
+        Where some show that the prompt opens the think block, a cut answer that does not end it is an unfinished thought.
+        """
+        outcomes = {key: reply for key, reply in self.replies() if reply.error is None}
+        if any(reply.opened for reply in outcomes.values()) and self.ledger.file is not None:
+            tiers = [ThinkingTier(*fields) for fields in self.ledger.file.settings.get("tiers", [])]
+            think = {tier.name for tier in tiers if tier.thinking}
+            for key, reply in outcomes.items():
+                if key[2] in think and reply.finish == "length" and reply.text and not reply.reasoning:
+                    told = "; ".join(filter(None, (reply.note, "an unfinished thought is no answer")))
+                    outcomes[key] = replace(reply, text="", reasoning=reply.text, note=told)
+        return outcomes
 
     def errors(self) -> dict[tuple[str, str, str, int], Reply]:
         """Permanent errors that no later request made good."""

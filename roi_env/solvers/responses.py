@@ -111,6 +111,11 @@ class _Shown:
         return "\n".join(self.thoughts) or None
 
     @property
+    def opened(self) -> bool:
+        """Whether the prompt opened the block."""
+        return self.block is not None and not self.raw.lstrip().startswith("<think>")
+
+    @property
     def nothing(self) -> bool:
         """Whether there is no text of any kind."""
         return not (self.text or self.thoughts or self.refusal)
@@ -188,7 +193,7 @@ def read(backend: Backend, ask: Ask, data: Any, *, asked: str, count: Callable[[
     assert finish is not None
     return Reply(
         shown.text, shown.reasoning, tokens, usage.split, finish, counted,
-        prompt_tokens=usage.prompt, usd=usage.usd, note=note,
+        prompt_tokens=usage.prompt, usd=usage.usd, note=note, opened=shown.opened,
     )  # fmt: skip
 
 

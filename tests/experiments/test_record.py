@@ -124,25 +124,23 @@ def test_a_budget_holds_against_what_totals_imply(details: dict[str, Any], sourc
     assert audit["by_status"]["not reached"] == 2
 
 
-def test_a_thought_that_the_prompt_opened_and_nothing_ends_is_no_answer() -> None:
-    from experiments.record import gradable_text
-    from roi_env.solvers.base import Ask, Generation, Question, ThinkingTier
-    from roi_env.solvers.grading import number
-    from roi_env.solvers.local import _reply
+def test_an_unfinished_thought_whose_block_the_prompt_opened_is_no_answer(source: str, tmp_path: Path) -> None:
+    """Nothing in the text says so: other answers of the recording do."""
 
-    question = Question("d", "1", "six times six?", "36")
-    ask = Ask(question, ThinkingTier("long", 30, 10), 41)
-    for text, right in (
-        (r"so \boxed{36}? wait", False),
-        (r"so</think>\boxed{36}", True),
-        (r"</think>\boxed{36}", True),
-    ):
-        reply = _reply(ask, Generation(text, 9, False))
-        assert number(question, reply.text) == number(question, gradable_text(text)) == right
-        assert (reply.reasoning, reply.text) == (
-            (text, "") if not right else (text.split("</think>")[0] or None, r"\boxed{36}")
-        )
-        assert (reply.tokens, reply.finish) == (9, "stop")
+    def said(content: str, finish: str) -> dict[str, Any]:
+        return {**GOOD, "choices": [{"message": {"content": content}, "finish_reason": finish}]}
+
+    cut, whole = said(r"so \boxed{36}? wait", "length"), said(r"so </think>\boxed{36}", "stop")
+    for name, script, right in (("opened", [cut] * 7 + [whole], 5), ("not opened", [cut], 8)):
+        out = tmp_path / f"{name}.parquet"
+        with serving(Upstream(script=script).app()) as url:
+            output = roi(*recording(url, source, out, "--concurrency", "1"))
+        rows = OutcomeTable.read(out).rows.to_pylist()
+        assert sum(row["correct"] for row in rows) == right
+        assert len(rows) == 8
+        wrong = [row for row in rows if not row["correct"]]
+        assert all(row["tier"] == "long" and row["note"] == "an unfinished thought is no answer" for row in wrong)
+        assert ("3 answers: an unfinished thought is no answer" in output) == bool(wrong)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
