@@ -235,7 +235,7 @@ def record(
         highlight=False,
     )
     if end.gone:
-        console.print(f"[yellow]Stopped: the endpoint is gone:[/] {escape(end.gone)}", highlight=False)
+        console.print(f"[yellow]Stopped: the endpoint is not there:[/] {escape(end.gone)}", highlight=False)
         if solver.died_of_seeds:
             console.print(
                 f"[yellow]It broke down over requests with a seed:[/] {escape(solver.died_of_seeds)}\nvLLM for the CPU "

@@ -326,15 +326,15 @@ async def record_live(
     usd += sum(_usd(reply, limits) for _, reply in recording.replies())
     usd_reserved = 0.0
     stopped: str | None = None
-    lost_it: str | None = None
+    absent: str | None = None
     reached = 0  # requests that came to the endpoint
 
     def progress() -> Progress:
         done = len(finished) + len(errors - finished)
-        return Progress(done, total, len(errors), unknown, ledger.charged, usd, stopped, lost_it)
+        return Progress(done, total, len(errors), unknown, ledger.charged, usd, stopped, absent)
 
     async def work() -> None:
-        nonlocal stopped, lost_it, reached, unknown, usd, usd_reserved
+        nonlocal stopped, absent, reached, unknown, usd, usd_reserved
         for question, tier, sample in wanted:
             key = (question.dataset, question.question_id, tier.name, sample)
             for _ in range(1 + lost_retries):
@@ -344,7 +344,7 @@ async def record_live(
                     stopped = f"{limits.tokens:,} tokens"
                 if limits.usd is not None and usd + usd_reserved + most_usd > limits.usd:
                     stopped = f"{limits.usd:g} USD"
-                if stopped or lost_it:
+                if stopped or absent:
                     return
                 usd_reserved += most_usd
                 if (question.dataset, question.question_id) not in recording.questions:
@@ -362,8 +362,8 @@ async def record_live(
                 elif not reply.lost and not reply.unreachable:
                     errors.add(key)
                 if reply.unreachable and reached == before:
-                    lost_it = lost_it or reply.error  # not this question's fault: none came through meanwhile
-                lost_it = lost_it or gone()
+                    absent = absent or reply.error  # not this question's fault: none came through meanwhile
+                absent = absent or gone()
                 reached += not reply.unreachable
                 watch(progress())
                 if not reply.lost:

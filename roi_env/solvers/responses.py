@@ -323,7 +323,7 @@ def _usage(backend: Backend, data: Any, shown: _Shown, notes: list[str]) -> _Usa
 
     if total is not None and prompt is not None:
         rest = total - prompt - sum(_counts(data, backend.unspoken, notes))
-        if len(parts) > 1 and tokens is not None and rest == max(parts) < tokens:
+        if len(parts) > 1 and tokens is not None and thought <= parts[0] == rest < tokens:
             tokens = rest
             notes.append("the thought is part of both counts of the usage, and counts once")
         elif rest < 0 or (tokens is not None and rest < tokens):

@@ -120,6 +120,41 @@ def test_whatever_the_counts_no_part_of_them_exceeds_the_charge() -> None:
         assert tokens <= max(known, 100)
 
 
+def test_whatever_the_counts_of_other_endpoints_no_part_of_them_exceeds_the_charge() -> None:
+    rng = random.Random(2)
+
+    def some(**names: Any) -> dict[str, Any]:
+        return {name: value for name, value in names.items() if value is not None}
+
+    for _ in range(5_000):
+        prompt, answer, thought, total = (rng.choice([None, 0, rng.randrange(300)]) for _ in range(4))
+        counts = some(
+            promptTokenCount=prompt, candidatesTokenCount=answer, thoughtsTokenCount=thought, totalTokenCount=total
+        )
+        tokens = reply_to(gemini([{"text": "36"}], counts=counts), "gemini", cap=100).tokens
+        inclusive = total is not None and prompt is not None and total - prompt == answer
+        inclusive = inclusive and (answer or 0) >= (thought or 0)
+        apart = (answer or 0) + (thought or 0)
+        assert tokens >= ((answer or 0) if inclusive else apart), counts
+        assert tokens >= ((total or 0) - (prompt or 0) if prompt is not None else 0), counts
+        assert 0 < tokens <= max(100, apart, (total or 0) - (prompt or 0))
+
+        split = None if thought is None else {"reasoning_tokens": thought}
+        counts = some(input_tokens=prompt, output_tokens=answer, total_tokens=total, output_tokens_details=split)
+        message = {"type": "message", "content": [{"type": "output_text", "text": "36"}]}
+        tokens = reply_to(responses([message], counts), "openai-responses", cap=100).tokens
+        assert tokens >= max(answer or 0, thought or 0), counts
+        assert tokens >= apart or answer is None or (thought or 0) <= answer, counts
+        assert tokens >= ((total or 0) - (prompt or 0) if prompt is not None else 0), counts
+
+        split = None if thought is None else {"thinking_tokens": thought}
+        counts = some(input_tokens=prompt, output_tokens=answer, output_tokens_details=split)
+        data = {"content": [{"type": "text", "text": "36"}], "stop_reason": "end_turn", "usage": counts}
+        tokens = reply_to(data, "anthropic", cap=100).tokens
+        assert tokens >= max(answer or 0, thought or 0), counts
+        assert tokens >= apart or answer is None or (thought or 0) <= answer, counts
+
+
 def test_a_tokenizer_sees_what_usage_leaves_out() -> None:
     data = chat(said(WORDS), usage=usage(20, 198, None, 100))
     assert reply_to(data).tokens == 198
