@@ -58,6 +58,8 @@ class Backend:
     """Tokens in the total that are neither the prompt's nor generated."""
     least: tuple[str, ...] = ()
     """Other counts of what was generated."""
+    listed: tuple[str, ...] = ()
+    """Lists with an entry for every token that is shown."""
     usd: tuple[str, ...] = ()
     summarises: bool = False
     """Whether what it shows of the thought is a summary."""
@@ -94,6 +96,7 @@ _CHAT = {
     "split": ("usage.completion_tokens_details.reasoning_tokens", "usage.reasoning_tokens"),
     "total": ("usage.total_tokens",),
     "least": ("usage.output_tokens",),
+    "listed": ("choices.0.logprobs.content", "choices.0.token_ids"),
 }
 _OLD_CAP = {**{key: value for key, value in _CHAT_BODY.items() if key != "max_completion_tokens"}, "max_tokens": "$cap"}
 _ANTHROPIC = {
@@ -200,6 +203,7 @@ BACKENDS: Mapping[str, Backend] = {
             prompt=("usage.input_tokens",),
             split=("usage.output_tokens_details.reasoning_tokens",),
             least=(),
+            listed=("output.*.content.*.logprobs",),
         ),
         _row(
             "anthropic",

@@ -320,6 +320,8 @@ def _usage(backend: Backend, data: Any, shown: _Shown, notes: list[str]) -> _Usa
     total = max(_counts(data, backend.total, notes), default=None)
     least = _counts(data, backend.least, notes)
     split = thought if splits else None
+    lengths = [len(value) for path in backend.listed for value in find(data, path) if isinstance(value, list)]
+    listed = max(lengths, default=0)
 
     if total is not None and prompt is not None:
         rest = total - prompt - sum(_counts(data, backend.unspoken, notes))
@@ -339,6 +341,9 @@ def _usage(backend: Backend, data: Any, shown: _Shown, notes: list[str]) -> _Usa
     elif more is not None and more > tokens:
         notes.append(f"the usage says fewer tokens than its total ({tokens} instead of {more})")
         tokens = more
+    if tokens is not None and listed > tokens:
+        notes.append(f"the usage says fewer tokens than are listed ({tokens} instead of {listed})")
+        tokens = listed
     if shown.text.strip() and split is not None and tokens is not None and split >= tokens > 0:
         notes.append(f"the usage leaves no tokens for the text ({split} of {tokens} are thought)")
         split = None
@@ -352,7 +357,7 @@ def _usage(backend: Backend, data: Any, shown: _Shown, notes: list[str]) -> _Usa
             if usd is None or usd < 0:
                 notes.append(f"{path.rpartition('.')[2]} is no price ({str(value)[:20]})")
                 usd = None
-    return _Usage(tokens, split, thought, max(thought, sum(parts)), prompt, usd)
+    return _Usage(tokens, split, thought, max(thought, sum(parts), listed), prompt, usd)
 
 
 def _finish(backend: Backend, data: Any) -> tuple[str | None, Finish | None]:

@@ -169,6 +169,12 @@ def test_other_counts_of_the_same_answer() -> None:
     assert reply_to(llama, "llama.cpp").tokens == 50
     both = chat(said("36"), usage={"prompt_tokens": 20, "completion_tokens": 0, "output_tokens": 77})
     assert reply_to(both).tokens == 77
+    listed = chat(said("36"), usage=usage(20, 2))
+    listed["choices"][0]["logprobs"] = {"content": [{"token": "a", "logprob": -1.0}] * 33}
+    for backend in CHATS:
+        assert reply_to(listed, backend).tokens == 33
+    del listed["usage"]
+    assert (reply_to(listed, cap=9).tokens, reply_to(listed, cap=99).tokens) == (33, 99)
     twice = chat(said("36"), usage={**usage(20, 100, 120, 30), "reasoning_tokens": 40})
     assert reply_to(twice, "sglang").reasoning_tokens == 40
 
