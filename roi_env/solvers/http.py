@@ -73,10 +73,14 @@ class _Failed(Exception):
 
 
 class _Deaths:
-    """Whether the endpoint dies of requests with a seed: it says so, is gone after it broke down over one, or cuts off
-    one after the other with no answer between."""
+    """Whether the endpoint dies of requests with a seed: it says so, is gone after it broke down over one, or (vLLM, which
+    something may start again at once) cuts off one after the other with no answer between.
 
-    def __init__(self) -> None:
+    :param vllm: whether it is vLLM.
+    """
+
+    def __init__(self, vllm: bool) -> None:
+        self.vllm = vllm
         self.died: str | None = None
         """How it broke down; None: it did not."""
         self._last: str | None = None
@@ -91,7 +95,7 @@ class _Deaths:
         self._last = str(failed)
         if failed.lost and sent >= self._at:  # what was in flight together was cut off together
             self._rounds, self._at = self._rounds + 1, time.perf_counter()
-        if self._rounds >= _ROUNDS or _OF_SEEDS in self._last:
+        if (self.vllm and self._rounds >= _ROUNDS) or _OF_SEEDS in self._last:
             self.died = self._last
 
     def gone(self) -> None:
@@ -181,7 +185,7 @@ class HTTPSolver:
             for _ in range(pools)
         ]
         self._sent = 0
-        self._deaths = _Deaths()
+        self._deaths = _Deaths(self.backend.name == "vllm")
 
     def __repr__(self) -> str:
         return f"HTTPSolver({self.url!r}, {self.model!r}, {self.backend.name!r})"

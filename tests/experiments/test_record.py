@@ -109,6 +109,18 @@ def test_what_contradicts_is_in_the_table(source: str, tmp_path: Path) -> None:
     assert {row["note"] for row in OutcomeTable.read(tmp_path / "u.parquet").rows.to_pylist()} == {None}
 
 
+@pytest.mark.parametrize("kind", FAILED)
+def test_failed_answers_are_errors_under_a_budget_too(kind: str, source: str, tmp_path: Path) -> None:
+    with serving(Upstream(script=[FAILED[kind], GOOD]).app()) as url:
+        asked = ("answer", source, "--budget", "1000", "--endpoint", f"{url}/v1", "--model", "stub", *TIERS)
+        roi(*asked, "--agent", "fixed-2", "--grader", "number", "--out", str(tmp_path / "a"))
+    rows = [json.loads(line) for line in (tmp_path / "a" / "answers.jsonl").read_text().splitlines()]
+    assert [row["status"] for row in rows] == ["error", "answered", "answered", "answered"]
+    assert [row["correct"] for row in rows] == [None, True, True, True], "a failure is no wrong answer"
+    assert rows[0]["error"]
+    assert [row["charged"] for row in rows] == [FAILED[kind].get("usage", {}).get("completion_tokens", 0), 3, 3, 3]
+
+
 @pytest.mark.parametrize("details", [{}, {"completion_tokens_details": {"reasoning_tokens": 405}}])
 def test_a_budget_holds_against_what_totals_imply(details: dict[str, Any], source: str, tmp_path: Path) -> None:
     usage = {"prompt_tokens": 20, "completion_tokens": 198, "total_tokens": 623, **details}
@@ -273,7 +285,7 @@ def test_a_server_that_stays_but_fails_every_seed(how: str, source: str, tmp_pat
 
     app = Starlette(routes=[Route("/v1/chat/completions", answer, methods=["POST"])])
     with serving(app) as url:
-        command = recording(url, source, out, "--retries", "1", "--concurrency", "2", "--max-tokens-total", "1000")
+        command = recording(url, source, out, "--backend", "vllm", "--retries", "1", "--concurrency", "2")
         with pytest.raises(ConfigError, match="no answer came"):
             roi(*command)
         output = roi(*command)
