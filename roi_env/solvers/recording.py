@@ -248,14 +248,20 @@ class LiveRecording:
         if seed is not None and backend is not None and "$seed" not in str(backend.body):
             seed, why = None, f"{backend.name} takes no seeds"
         end = 0 if seed is None else len(self.ledger.entries) if self.without_seeds is None else self.without_seeds[0]
-        answers = [entry.number < end for entry in self.ledger.entries if entry.facts and "error" not in entry.facts]
-        return {"seed": seed, "with": sum(answers), "without": len(answers) - sum(answers), "why": why}
+        answers = self.outcomes()
+        seeded = {entry.key for entry in self.ledger.entries[:end] if entry.facts and "error" not in entry.facts}
+        count = len(answers.keys() & seeded)
+        return {"seed": seed, "with": count, "without": len(answers) - count, "why": why}
 
     def replies(self) -> Iterator[tuple[tuple[str, str, str, int], Reply]]:
         """(dataset, question id, tier, sample) and reply of every settled request, in the order of asking."""
         for entry in self.ledger.entries:
             if entry.facts is not None:
-                yield entry.key, reply_of(entry.facts)  # type: ignore[misc]
+                reply = reply_of(entry.facts)
+                if reply.error is None and reply.finish != "refused" and not (reply.tokens or reply.full_text):
+                    # Journals begun before responses were read so strictly hold failures as answers.
+                    reply = replace(reply, finish="error", error="no text and 0 tokens: a failed answer")
+                yield entry.key, reply  # type: ignore[misc]
 
     def outcomes(self) -> dict[tuple[str, str, str, int], Reply]:
         """The answers that came.

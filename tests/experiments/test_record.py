@@ -84,6 +84,24 @@ def test_failed_answers_are_errors_and_are_asked_again(kind: str, source: str, t
     assert ledger.charged == 8 * 3 + 8 * FAILED[kind].get("usage", {}).get("completion_tokens", 0)
 
 
+def test_failures_that_a_journal_holds_as_answers_are_asked_again(source: str, tmp_path: Path) -> None:
+    out = tmp_path / "t.parquet"
+    journal = out.with_suffix(".journal.jsonl")
+    upstream = Upstream(script=[FAILED["finish reason"], GOOD])
+    with serving(upstream.app()) as url:
+        roi(*recording(url, source, out))
+        lines = [json.loads(line) for line in journal.read_text().splitlines()]
+        for line in lines:
+            if "error" in line.get("facts", {}):
+                line["facts"] = {"tokens": 0, "finish": "stop", "counted": "server", "attempts": 1}
+        journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        assert "1 permanent errors" in roi(*recording(url, source, out))
+        assert OutcomeTable.read(out).num_rows == 7
+        assert "0 permanent errors" in roi(*recording(url, source, out, "--retry-errors"))
+    assert OutcomeTable.read(out).num_rows == 8
+    assert metadata(out) == {"seed": 0, "with": 8, "without": 0, "why": None}
+
+
 def test_some_failed_answers_have_no_row(source: str, tmp_path: Path) -> None:
     out = tmp_path / "t.parquet"
     with serving(Upstream(script=[FAILED["finish reason"], GOOD]).app()) as url:
