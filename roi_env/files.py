@@ -10,10 +10,12 @@ from pathlib import Path
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+def replacing(path: str | os.PathLike[str], *, mode: int = 0o644) -> Iterator[Path]:
     """Give a temporary neighbour to write; rename it to ``path`` at the end, delete it after an error.
 
     A reader sees the old file or the whole new one.
+
+    :param mode: permissions of the new file.
     """
     target = Path(path)
     # The suffix stays: writers choose formats by it.
@@ -22,7 +24,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        temporary.chmod(0o644)
+        temporary.chmod(mode)
         os.replace(temporary, target)
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -26,20 +26,26 @@ class Journal:
     """An append-only file of finished work.
 
     :param path: created where absent.
+    What a damaged line held is done again; ``messages`` says so.
+
     :param settings: what the results depend on; a journal with other settings is refused.
-    :raises JournalError: for other settings, or a damaged line before the last.
+    :raises JournalError: for other settings, or a journal that another process writes.
     """
 
     def __init__(self, path: str | os.PathLike[str], settings: dict[str, Any]) -> None:
         self._lines = LineFile(path, settings)
-        self.path = self._lines.path
+        self.path, self.messages = self._lines.path, self._lines.messages
         self.done: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
-        for number, record in enumerate(self._lines.records, 2):
+        kept = []
+        for record in self._lines.records:
             try:
                 self.done[record["dataset"], record["question_id"], record["sample"]] = record["tiers"]
-            except (KeyError, TypeError) as error:
-                self.close()
-                raise JournalError(f"{self.path}: line {number} is damaged ({error}); delete it to go on") from None
+                kept.append(record)
+            except (KeyError, TypeError):
+                continue
+        damaged = len(self._lines.records) - len(kept) + len(self._lines.unreadable) + bool(self._lines.torn)
+        if damaged:
+            self._lines.repair(kept, f"{damaged:,} of its lines cannot be read; what they held is done again")
 
     def append(self, records: Iterable[dict[str, Any]]) -> None:
         """Add finished work; it is on the disk when this returns."""
