@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +25,7 @@ from roi_env.exam import ExamSpec, exam_spec
 from roi_env.files import replacing
 from roi_env.live import judged, live_source
 from roi_env.outcomes import OutcomeTable
-from roi_env.solvers.base import Ask, LiveSolver, Question, Reply, ThinkingTier
+from roi_env.solvers.base import Ask, LiveSolver, Question, Reply, ThinkingTier, is_unsent, unsent_reply
 from roi_env.solvers.journal import Entry, Ledger, reply_facts, reply_of
 
 Check = Callable[[Question, str], bool]
@@ -52,6 +52,7 @@ class Row:
     :param correct: where a check was given.
     :param attempts: requests sent.
     :param seconds: of waiting for the endpoint.
+    :param line: of the question in its file, from 1; its place from 1 where it came from elsewhere.
     """
 
     position: int
@@ -70,6 +71,7 @@ class Row:
     correct: bool | None = None
     attempts: int = 0
     seconds: float = 0.0
+    line: int = 0
 
 
 @dataclass(frozen=True)
@@ -134,9 +136,8 @@ class Session:
         self._numbers = action_numbers(np.uint64(seed), np.zeros(1, np.int64), np.zeros(1, np.int64), len(groups))[0]
         self._expected = 0.0  # tokens that requests in flight should cost
         self._last = (0, 0, False)
-        self._settled = asyncio.Condition()
-        self._settlements = 0
-        self._paid_decisions = sum(note["decision"] for note in ledger.notes)
+        self._settled = asyncio.Event()  # a new one after every settlement
+        self._paid_decisions = sum(note["decision"] for note in ledger.notes if "skipped" in note)
 
     @property
     def charged(self) -> int:
@@ -151,6 +152,8 @@ class Session:
     async def admit(self, position: int, question: Question, group: int | None = None) -> Ticket | None:
         """Decide a question and reserve its tokens; waits while the window is full or the reservation does not fit.
 
+        What interrupts it leaves nothing reserved and nothing charged.
+
         :param position: 0 .. N - 1.
         :param group: of a question that was not known before.
         :returns: None where the budget is gone.
@@ -159,9 +162,8 @@ class Session:
             self._groups[0, position] = group
         cost = self.problem.decision_cost
         while True:
-            async with self._settled:
-                await self._settled.wait_for(lambda: self.in_flight < self.window)
-            known = self._settlements
+            while self.in_flight >= self.window:
+                await self._settled.wait()
             if self.remaining == 0 and not self.in_flight:
                 return None
             # The agent plans with what requests in flight should cost; whether there is room for it is another question.
@@ -171,8 +173,7 @@ class Session:
             action = int(pick_actions(check_probs(self.agent, probs, view), self._numbers[position : position + 1])[0])
             most = self.tiers[action - 1].most_tokens + cost if action else cost
             if most > self.remaining and self.in_flight:
-                async with self._settled:
-                    await self._settled.wait_for(lambda: self._settlements > known)  # noqa: B023 - waited for at once
+                await self._settled.wait()
                 continue  # decided again, knowing more
             self._state = state
             break
@@ -183,45 +184,63 @@ class Session:
             self.ledger.note({"skipped": key, "decision": paid})
             self._learn(view, 0, paid, None, overspent=cost > paid)
             return Ticket(position, question, 0, view, 0, None)
-        self.in_flight += 1
         room = min(most, self.remaining)
-        entry = await self.ledger.reserve(key, room)
+        entry = self.ledger.enter(key, room)
+        ticket = Ticket(position, question, action, view, max(0, room - cost), entry)
+        self.in_flight += 1
         self._expected += self._believed_cost(view, action)
-        return Ticket(position, question, action, view, max(0, room - cost), entry)
+        try:
+            await self.ledger.on_disk()
+        except BaseException:
+            self.drop(ticket)
+            raise
+        return ticket
+
+    def drop(self, ticket: Ticket) -> None:
+        """Settle an admitted question whose request was never begun: it costs nothing, and is not decided."""
+        if ticket.entry is not None:
+            self._settle(ticket, 0, unsent_reply())
 
     async def finish(
         self, ticket: Ticket, messages: tuple[tuple[str, str], ...] | None = None
     ) -> tuple[Row, Reply | None]:
-        """Let the solver answer an admitted question and settle it; what interrupts that settles it at its reservation."""
+        """Let the solver answer an admitted question and settle it.
+
+        What interrupts that settles it at its reservation, unless it is known what it cost.
+        """
         position, question = ticket.position, ticket.question
         if ticket.entry is None:
             return Row(position, question.question_id, None, "skipped", remaining=self.remaining), None
         tier, cost = self.tiers[ticket.action - 1], ticket.entry.reserved - ticket.cap
+        reply: Reply | None = None
+        correct = None
         try:
             if ticket.cap > 0:
                 reply = await self.solver.answer(Ask(question, tier, ticket.cap, messages=messages))
             else:
                 reply = Reply("", None, 0, None, "length", "nothing", attempts=0)
-            correct = None
             if self.check is not None and reply.error is None:
                 correct = await asyncio.to_thread(self.check, question, reply.full_text)
         except BaseException as error:
             what = "interrupted" if isinstance(error, asyncio.CancelledError) else f"{type(error).__name__}: {error}"
-            lost = Reply("", None, ticket.cap, None, "error", "reserved", what, lost=True)
-            self.ledger.settle(ticket.entry, ticket.cap + cost, {**reply_facts(lost), "cap": ticket.cap})
-            await self._done(ticket, lost, None)
+            if reply is None and is_unsent(error):
+                self._settle(ticket, 0, unsent_reply())
+            elif reply is None:
+                lost = Reply("", None, ticket.cap, None, "error", "reserved", what, lost=True)
+                self._settle(ticket, ticket.cap + cost, lost)
+            elif isinstance(error, asyncio.CancelledError):  # an answer that nobody judged
+                self._settle(ticket, reply.tokens + cost, reply)
+            else:
+                self._settle(ticket, reply.tokens + cost, dataclasses.replace(reply, error=what))
             raise
-        facts = {**reply_facts(reply), "cap": ticket.cap}
-        self.ledger.settle(
-            ticket.entry, reply.tokens + cost, facts if correct is None else {**facts, "correct": correct}
-        )
-        await self._done(ticket, reply, correct)
+        # What the endpoint did not take is not decided: it will be asked again.
+        self._settle(ticket, 0 if reply.retry_in is not None else reply.tokens + cost, reply, correct)
         return self.row(ticket.entry, question, self.remaining), reply
 
     def row(self, entry: Entry, question: Question, remaining: int) -> Row:
         """The row of a settled request (or of one whose fate is unknown)."""
         position, _, action, _ = entry.key
-        tier = self.tiers[action - 1]
+        tier = _tiers(entry, self.tiers)[action - 1]
         if entry.facts is None:
             return Row(
                 position, question.question_id, tier.name, "unknown", "", entry.reserved, entry.reserved,
@@ -251,7 +270,12 @@ class Session:
         )
 
     def replay(self, position: int, action: int, seen: int, entry: Entry | None, paid: int) -> None:
-        """Take in a decision of an earlier run."""
+        """Take in a decision of an earlier run; one for a tier that is no more teaches nothing."""
+        if entry is not None:
+            tier = _tiers(entry, self.tiers)[action - 1]
+            if tier not in self.tiers:
+                return
+            action = 1 + self.tiers.index(tier)
         view = self._view(position, max(seen, 1))
         _, self._state = self.agent.act(view, self._state)
         if entry is None:
@@ -270,9 +294,17 @@ class Session:
             return float(self.tiers[action - 1].most_tokens + self.problem.decision_cost)
         return float(laws.expected_cost[view.group[0], action - 1]) + self.problem.decision_cost
 
-    async def _done(self, ticket: Ticket, reply: Reply, correct: bool | None) -> None:
+    def _settle(self, ticket: Ticket, charge: int, reply: Reply, correct: bool | None = None) -> None:
+        """Settle a request, once; without a point where it could be interrupted."""
+        assert ticket.entry is not None
+        facts = {**reply_facts(reply), "cap": ticket.cap}
+        try:
+            self.ledger.settle(ticket.entry, charge, facts if correct is None else {**facts, "correct": correct})
+        finally:
+            self._done(ticket, reply, correct)
+
+    def _done(self, ticket: Ticket, reply: Reply, correct: bool | None) -> None:
         self.in_flight -= 1
-        self._settlements += 1
         self._expected -= self._believed_cost(ticket.view, ticket.action)
         if not self.in_flight:
             self._expected = 0.0
@@ -281,8 +313,8 @@ class Session:
             _, cut = judged(reply, ticket.cap, tier, 0, 0)
             paid = reply.tokens + self.problem.decision_cost
             self._learn(ticket.view, ticket.action, paid, correct, overspent=cut or ticket.cap == 0)
-        async with self._settled:
-            self._settled.notify_all()
+        self._settled.set()
+        self._settled = asyncio.Event()
 
     def _learn(self, view: DecisionView, action: int, paid: int, correct: bool | None, *, overspent: bool) -> None:
         told = self.problem.feedback == "cost+correct" and correct is not None
@@ -319,11 +351,17 @@ class Result:
     total: int
     rows: list[Row] = field(default_factory=list)
     interrupted: bool = False
+    held: str | None = None
+    """What the endpoint said as it asked to wait longer than allowed; then the rest is not asked."""
+    lost: int = 0
+    """Tokens charged to no row, for what damage to the ledger has hidden."""
+    messages: list[str] = field(default_factory=list)
+    """What a user should know of the ledger: repairs, settings that changed."""
 
     @property
     def charged(self) -> int:
         """Tokens charged."""
-        return sum(row.charged for row in self.rows)
+        return sum(row.charged for row in self.rows) + self.lost
 
     @property
     def overshoot(self) -> int:
@@ -353,7 +391,9 @@ class Result:
             "tokens_by_count": by_count,
             "right": sum(judged_rows) if judged_rows else None,
             "judged": len(judged_rows),
+            "lost": self.lost,
             "interrupted": self.interrupted,
+            "held": self.held,
         }
 
     def write(self, folder: Path) -> None:
@@ -463,9 +503,11 @@ class BudgetController:
         """Answer the questions in their order.
 
         An interruption settles what is in flight at its reservation and is passed on; :attr:`result` then holds the
-        valid partial result.
+        valid partial result. An endpoint that asks to wait too long ends the run too (``held``). Either way the same call
+        with the same ledger goes on.
 
-        :param watch: called after every question.
+        :param watch: called at the start and after every question.
+        :raises JournalError: where the ledger is another process's, or holds questions that do not stand here.
         """
         spec = self.spec(questions)
         agent = self.make_agent(public_problem(spec))
@@ -475,9 +517,10 @@ class BudgetController:
             "tiers": [list(tier.__dict__.values()) for tier in self.tiers],
             "questions": [question.question_id for question in questions],
         }
-        ledger = Ledger(self.path, settings)
+        ledger = Ledger(self.path, settings, refuse=_other_questions)
         name = self.agent if isinstance(self.agent, str) else getattr(agent, "name", type(agent).__name__)
         result = self.result = Result(spec.budget, str(name), self.solver.name, len(questions))
+        result.lost, result.messages = ledger.lost, ledger.messages
         rows: dict[int, Row] = {}
         running: set[asyncio.Task[None]] = set()
         failures: list[BaseException] = []
@@ -488,11 +531,12 @@ class BudgetController:
                 failures.append(error)
 
         def keep(row: Row) -> None:
-            rows[row.position] = row
+            rows[row.position] = dataclasses.replace(row, line=questions[row.position].line or row.position + 1)
             result.rows = [rows[position] for position in sorted(rows)]
             watch(result)
 
         try:
+            watch(result)
             groups = spec.source.row_group.tolist()
             session = Session(
                 agent,
@@ -509,12 +553,16 @@ class BudgetController:
                 keep(row)
 
             async def finish(ticket: Ticket) -> None:
-                row, _ = await session.finish(ticket)
+                row, reply = await session.finish(ticket)
+                if reply is not None and reply.retry_in is not None:
+                    result.held = reply.error
                 keep(row)
 
             for position, question in enumerate(questions):
                 if position in rows:
                     continue
+                if result.held:
+                    break
                 ticket = await session.admit(position, question)
                 if ticket is None:
                     keep(Row(position, question.question_id, None, "not reached", remaining=session.remaining))
@@ -547,11 +595,8 @@ class BudgetController:
             for entry in ledger.entries:
                 position = entry.key[0]
                 if entry.charged is None and entry not in ledger.unknown:  # admitted, and stopped before it began
-                    lost = Reply(
-                        "", None, entry.reserved, None, "error", "reserved", "interrupted", lost=True, attempts=0
-                    )
-                    ledger.settle(entry, entry.reserved, {**reply_facts(lost), "cap": entry.reserved})
-                if position not in rows:
+                    ledger.settle(entry, 0, {**reply_facts(unsent_reply()), "cap": entry.reserved})
+                if position not in rows and not _undecided(entry):
                     keep(session.row(entry, questions[position], session.remaining))
             raise error
         finally:
@@ -561,19 +606,58 @@ class BudgetController:
     def _resumed(self, session: Session, questions: Sequence[Question]) -> Iterator[Row]:
         """Rows of an earlier run, in the order of its decisions; the agent takes them in."""
         earlier: list[tuple[tuple[Any, ...], Entry | None, int]] = [
-            (tuple(note["skipped"]), None, note["decision"]) for note in session.ledger.notes
+            (tuple(note["skipped"]), None, note["decision"]) for note in session.ledger.notes if "skipped" in note
         ]
-        earlier += [(entry.key, entry, 0) for entry in session.ledger.entries]
-        left = session.budget
+        earlier += [(entry.key, entry, 0) for entry in session.ledger.entries if not _undecided(entry)]
+        left = session.budget - session.ledger.lost
+        rows: dict[int, Row] = {}
         for (position, _, action, seen), entry, paid in sorted(earlier, key=lambda item: int(item[0][0])):
-            session.replay(position, action, seen, entry, paid)
             question = questions[position]
             if entry is None:
                 left -= paid
-                yield Row(position, question.question_id, None, "skipped", charged=paid, remaining=max(0, left))
+                row = Row(position, question.question_id, None, "skipped", charged=paid, remaining=max(0, left))
             else:
                 left -= entry.reserved if entry.charged is None else entry.charged
-                yield session.row(entry, question, max(0, left))
+                row = session.row(entry, question, max(0, left))
+            if position in rows:  # two processes asked it: the first answer counts, and all that was charged
+                first, second = sorted((rows[position], row), key=lambda one: one.status not in ("answered", "cut"))
+                row = dataclasses.replace(
+                    first,
+                    charged=first.charged + second.charged,
+                    overshoot=first.overshoot + second.overshoot,
+                    attempts=first.attempts + second.attempts,
+                    remaining=max(0, left),
+                )
+            else:
+                session.replay(position, action, seen, entry, paid)
+            rows[position] = row
+        yield from rows.values()
+
+
+def _undecided(entry: Entry) -> bool:
+    """Whether a request was never taken, so that its question will be decided anew."""
+    return entry.facts is not None and entry.facts.get("retry_in") is not None
+
+
+def _tiers(entry: Entry, now: tuple[ThinkingTier, ...]) -> tuple[ThinkingTier, ...]:
+    """The tiers that a request was one of."""
+    fields = entry.settings.get("tiers")
+    return now if fields is None else tuple(ThinkingTier(*values) for values in fields)
+
+
+def _other_questions(
+    old: Mapping[str, Any], new: Mapping[str, Any], records: Sequence[Mapping[str, Any]]
+) -> str | None:
+    """Budget, tiers and questions that nobody has decided may change; decided ones must stand at their places."""
+    names = new["questions"]
+    for record in records:
+        key = record.get("key") or record.get("skipped")
+        if isinstance(key, list) and len(key) == 4 and isinstance(key[0], int):
+            now = names[key[0]] if 0 <= key[0] < len(names) else None
+            if now != key[1]:
+                there = "there is none now" if now is None else f"it is {now!r} now"
+                return f"question {key[0] + 1} was {key[1]!r} when it was decided, {there}"
+    return None if old.keys() == new.keys() else f"it has {sorted(old)}, not {sorted(new)}"
 
 
 def hidden_groups(count: int) -> list[int]:

@@ -71,6 +71,9 @@ class Backend:
     least_thinking: int = 0
     """Smallest cap that the endpoint takes; tiers that think are raised to it."""
     efforts: tuple[tuple[int, str], ...] = EFFORTS
+    stops: bool = False
+    """Whether it stops generating when a client closes its connection. Hosted endpoints do not say so and charge the whole
+    answer; transformers serve stops streams only."""
 
 
 _CHAT_BODY = {
@@ -157,6 +160,7 @@ BACKENDS: Mapping[str, Backend] = {
             think={"thinking_token_budget": "$thinking", "chat_template_kwargs": {"enable_thinking": True}},
             direct={"thinking_token_budget": 0, "chat_template_kwargs": {"enable_thinking": False}},
             key_env="VLLM_API_KEY",
+            stops=True,
         ),
         _row(
             "sglang",
@@ -168,6 +172,7 @@ BACKENDS: Mapping[str, Backend] = {
             },
             direct={"chat_template_kwargs": {"enable_thinking": False, "thinking": False}},
             key_env="SGLANG_API_KEY",
+            stops=True,
         ),
         _row(
             "transformers",
@@ -272,6 +277,7 @@ BACKENDS: Mapping[str, Backend] = {
             direct={"thinking_budget_tokens": 0, "chat_template_kwargs": {"enable_thinking": False}},
             least=(*_CHAT["least"], "timings.predicted_n"),
             key_env="LLAMA_API_KEY",
+            stops=True,
         ),
         _row("generic", _CHAT, "none", body=_OLD_CAP, think={}, direct={}),
     )

@@ -30,6 +30,7 @@ class Question:
     :param text: the question as the solver gets it.
     :param answer: reference answer.
     :param extra: further columns of a table.
+    :param line: where it stands in its file, from 1; 0: it does not come from lines.
     """
 
     dataset: str
@@ -37,6 +38,7 @@ class Question:
     text: str
     answer: str
     extra: Mapping[str, int | str] = field(default_factory=dict, hash=False)
+    line: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,8 @@ class Reply:
     :param opened: whether the prompt opened the think block that the text ends.
     :param unreachable: whether the endpoint was not there (no connection, or it broke down): the question stays to be
         asked.
+    :param retry_in: nothing was generated, and asking again may help after so many seconds: the endpoint asked to wait
+        longer than allowed, or the request was stopped before it was sent. None: otherwise.
     """
 
     text: str
@@ -146,6 +150,7 @@ class Reply:
     note: str | None = None
     opened: bool = False
     unreachable: bool = False
+    retry_in: float | None = None
 
     @property
     def full_text(self) -> str:
@@ -159,12 +164,30 @@ class LiveSolver(Protocol):
     name: str
 
     async def answer(self, ask: Ask) -> Reply:
-        """Answer within the cap; waits while too many requests are in flight. Errors are values of the reply."""
+        """Answer within the cap; waits while too many requests are in flight. Errors are values of the reply.
+
+        A cancellation is passed on; where nothing had been sent it is marked by :func:`mark_unsent`.
+        """
         ...
 
     async def close(self) -> None:
         """Release connections and threads."""
         ...
+
+
+def mark_unsent(error: BaseException) -> None:
+    """Say of what interrupts a request that nothing was sent, so that nothing was generated."""
+    error.unsent = True  # type: ignore[attr-defined]
+
+
+def is_unsent(error: BaseException) -> bool:
+    """Whether what interrupted a request came before anything was sent."""
+    return getattr(error, "unsent", False)
+
+
+def unsent_reply() -> Reply:
+    """The reply of a request that was stopped before it was sent."""
+    return Reply("", None, 0, None, "error", "nothing", "stopped before it was sent", attempts=0, retry_in=0.0)
 
 
 class Checker(Protocol):

@@ -7,6 +7,9 @@ that cannot be read) the reply is *lost*: charged at its reservation, and whethe
 is the caller's choice.
 
 What a response with status 200 says is read by :mod:`roi_env.solvers.responses`.
+
+An endpoint that asks to wait (``Retry-After``) is left alone until then by all requests. No question waits longer than
+``patience``: where the endpoint asks for more the reply comes at once, and says in ``retry_in`` when to ask again.
 """
 
 from __future__ import annotations
@@ -14,11 +17,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import math
 import os
 import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,7 +32,7 @@ import httpx
 
 from roi_env.solvers import responses
 from roi_env.solvers.backends import BACKENDS, FREE, UNKNOWN, Backend, effort_of, fill, find, merge
-from roi_env.solvers.base import Ask, Counted, Question, Reply
+from roi_env.solvers.base import Ask, Counted, Question, Reply, mark_unsent
 
 _MESSAGE = 300
 """Characters of an endpoint's error that are kept."""
@@ -39,6 +44,10 @@ _DEAD = (_OF_SEEDS, "EngineCore", "EngineDead")
 """What a server says whose engine is dead."""
 _ROUNDS = 3
 """Requests with a seed, one after the other, that are cut off before the seed is held to be the cause."""
+_LONGEST_ASKED = 1e10
+"""Seconds that count as for ever."""
+_LONGEST_REST = 3600.0
+"""Seconds after which an endpoint is asked again whatever it said: a wrong header must not close it for a year."""
 
 
 class EndpointError(ValueError):
@@ -103,6 +112,10 @@ class _Deaths:
         self.died = self.died or self._last
 
 
+class _Closed(_Failed):
+    """Nothing was sent: the endpoint asks to wait longer than a question may."""
+
+
 class HTTPSolver:
     """An endpoint as a :class:`roi_env.solvers.base.LiveSolver`.
 
@@ -120,10 +133,12 @@ class HTTPSolver:
     :param concurrency: most requests in flight.
     :param deadline: seconds of one request, from sending to its last byte.
     :param retries: most free repetitions of one request.
-    :param patience: most seconds one question may wait for the endpoint, repetitions included.
+    :param patience: most seconds one question may wait for the endpoint, repetitions included; waiting for a free slot
+        (``concurrency``) does not count.
     :param fit_answer: shorten the thought where the cap leaves no room for the tier's answer after it. Off: only the
         total is clamped, as in the exam.
     :param count: text -> tokens; where usage is absent it counts instead of charging the reservation.
+    :param say: told why requests wait, once for every wait of a second or more.
     :raises EndpointError: for an unknown backend or an address that is none.
     """
 
@@ -147,6 +162,7 @@ class HTTPSolver:
         first_wait: float = 0.5,
         fit_answer: bool = False,
         count: Callable[[str], int] | None = None,
+        say: Callable[[str], None] = lambda text: None,
     ) -> None:
         if isinstance(backend, str) and backend not in BACKENDS:
             raise EndpointError(f"unknown backend {backend!r}; there are {', '.join(BACKENDS)}")
@@ -164,6 +180,7 @@ class HTTPSolver:
         self.prompt, self.system, self.temperature, self.seed = prompt, system, temperature, seed
         self.extra, self.fit_answer, self.count = dict(extra or {}), fit_answer, count
         self.deadline, self.retries, self.patience, self.first_wait = deadline, retries, patience, first_wait
+        self.say = say
         self._key = os.environ.get(key_env or self.backend.key_env) or None
         headers = {**self.backend.headers, "content-type": "application/json"}
         if self._key:
@@ -171,6 +188,8 @@ class HTTPSolver:
             headers[header] = value.replace("$key", self._key)
         self._slots = asyncio.Semaphore(concurrency)
         self._open_at = 0.0  # no request is sent before: the endpoint asked to wait
+        self._reason = ""  # why it did
+        self._said_until = 0.0
         # A pool's bookkeeping is quadratic in its connections: many requests in flight share several pools.
         pools = -(-concurrency // _POOL)
         self._clients = [
@@ -281,41 +300,58 @@ class HTTPSolver:
     async def answer(self, ask: Ask) -> Reply:
         """Answer within the cap; see the module's text for what errors cost."""
         begun = time.perf_counter()
-        attempts, sent = 0, begun
+        waits_since: float | None = None
+        attempts, sent, unsent = 0, begun, True
         try:
             body = self.body(ask)
         except EndpointError as error:
             return _error(str(error), attempts=0)
-        while True:
-            attempts += 1
-            try:
-                async with self._slots:
-                    await self._wait_for_endpoint()
-                    sent = time.perf_counter()
-                    data = await self._send(body)
-                reply = self._read(ask, data)
-                self._deaths.answered()
-                break
-            except _Failed as failed:
-                waited = time.perf_counter() - begun
-                wait = self._pause(attempts, failed)
-                if failed.broke and self.sends_seeds:
-                    self._deaths.broke(failed, sent)
-                if failed.lost:
-                    reply = _error(str(failed), tokens=ask.cap, lost=True)
+        try:
+            while True:
+                try:
+                    async with self._slots:
+                        waits_since = waits_since or time.monotonic()
+                        await self._wait_for_endpoint(waits_since + self.patience)
+                        attempts, sent, unsent = attempts + 1, time.perf_counter(), False
+                        data = await self._send(body)
+                    reply = self._read(ask, data)
+                    self._deaths.answered()
                     break
-                if (
-                    not failed.retry
-                    or attempts > self.retries
-                    or waited + wait > self.patience
-                    or (failed.broke and self.died_of_seeds)
-                ):
-                    gone = failed.unreachable or (failed.broke and any(name in str(failed) for name in _DEAD))
-                    if gone:
-                        self._deaths.gone()
-                    reply = _error(str(failed), tokens=failed.tokens, unreachable=gone)
+                except _Closed as closed:
+                    reply = _error(str(closed), retry_in=closed.wait)
                     break
-                await asyncio.sleep(wait)
+                except _Failed as failed:
+                    assert waits_since is not None
+                    wait = self._pause(attempts, failed)
+                    if failed.broke and self.sends_seeds:
+                        self._deaths.broke(failed, sent)
+                    if failed.lost:
+                        reply = _error(str(failed), tokens=ask.cap, lost=True)
+                        break
+                    if (
+                        not failed.retry
+                        or attempts > self.retries
+                        or time.monotonic() + wait > waits_since + self.patience
+                        or (failed.broke and self.died_of_seeds)
+                    ):
+                        gone = failed.unreachable or (failed.broke and any(name in str(failed) for name in _DEAD))
+                        if gone:
+                            self._deaths.gone()
+                        free = failed.retry and not failed.tokens
+                        reply = _error(
+                            str(failed),
+                            tokens=failed.tokens,
+                            unreachable=gone,
+                            retry_in=failed.wait if free else None,
+                        )
+                        break
+                    unsent = True
+                    self._say(wait, str(failed))
+                    await asyncio.sleep(wait)
+        except asyncio.CancelledError as error:
+            if unsent:
+                mark_unsent(error)
+            raise
         return replace(reply, attempts=attempts, seconds=time.perf_counter() - begun)
 
     async def raw(self, body: Mapping[str, Any]) -> tuple[int, Any]:
@@ -334,18 +370,39 @@ class HTTPSolver:
     def _address(self) -> str:
         return self.url + self.backend.path.replace("$model", self.model)
 
+    @property
+    def closed_for(self) -> float:
+        """Seconds for which the endpoint asked to be left alone, 0 where it takes requests."""
+        return max(0.0, self._open_at - time.monotonic())
+
     def _pause(self, attempts: int, failed: _Failed) -> float:
         """Seconds until the next try: doubling with jitter, at least what the endpoint asked for."""
         # Jitter keeps clients from coming back all at once; nothing that is recorded depends on it.
-        wait: float = min(60.0, self.first_wait * 2.0 ** (attempts - 1)) * (0.5 + random.random() / 2)
+        wait: float = min(60.0, self.first_wait * 2.0 ** min(attempts - 1, 20)) * (0.5 + random.random() / 2)
         if failed.wait is not None:
-            wait = max(wait, failed.wait)
-            self._open_at = max(self._open_at, time.monotonic() + failed.wait)
+            rest = min(failed.wait, _LONGEST_REST)
+            wait = max(wait, rest)
+            if (open_at := time.monotonic() + rest) > self._open_at:
+                self._open_at, self._reason = open_at, str(failed)
         return wait
 
-    async def _wait_for_endpoint(self) -> None:
-        while (wait := self._open_at - time.monotonic()) > 0:
+    async def _wait_for_endpoint(self, latest: float) -> None:
+        """Wait until the endpoint takes requests.
+
+        :param latest: of the monotonic clock.
+        :raises _Closed: at once where that is later.
+        """
+        while (wait := self.closed_for) > 0:
+            if self._open_at > latest:
+                raise _Closed(f"the endpoint asks to wait {wait:,.0f} s more ({self._reason})", wait=wait)
+            self._say(wait, self._reason)
             await asyncio.sleep(wait)
+
+    def _say(self, wait: float, reason: str) -> None:
+        now = time.monotonic()
+        if wait >= 1 and now + wait > self._said_until + 1:
+            self._said_until = now + wait
+            self.say(f"waiting {wait:,.0f} s for the endpoint: {reason}")
 
     async def _send(self, body: Mapping[str, Any]) -> Any:
         self._sent += 1
@@ -397,9 +454,29 @@ class HTTPSolver:
         return " ".join(text.split())[:_MESSAGE]
 
 
-def _error(message: str, *, tokens: int = 0, lost: bool = False, attempts: int = 1, unreachable: bool = False) -> Reply:
+def _error(
+    message: str,
+    *,
+    tokens: int = 0,
+    lost: bool = False,
+    attempts: int = 1,
+    unreachable: bool = False,
+    retry_in: float | None = None,
+) -> Reply:
     counted: Counted = "reserved" if lost else "server" if tokens else "nothing"
-    return Reply("", None, tokens, None, "error", counted, message, lost, attempts, unreachable=unreachable)
+    return Reply(
+        "",
+        None,
+        tokens,
+        None,
+        "error",
+        counted,
+        message,
+        lost,
+        attempts,
+        unreachable=unreachable,
+        retry_in=retry_in,
+    )
 
 
 def request_seed(seed: int, question: Question, tier: str, sample: int) -> int:
@@ -413,15 +490,17 @@ def request_seed(seed: int, question: Question, tier: str, sample: int) -> int:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a ``Retry-After`` header asks for (a number or a date); None without a readable one."""
+    """Seconds, 0 or more and finite, that a ``Retry-After`` header asks for: a number, or a date. None without a readable one."""
     text = headers.get("retry-after")
     if text is None:
         return None
     try:
-        return max(0.0, float(text))
+        seconds = float(text)
     except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-    except ValueError:
-        return None
+        try:
+            date = parsedate_to_datetime(text)
+            # Without a zone (the old form of C's asctime) it is UTC.
+            seconds = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - time.time()
+        except (ValueError, TypeError, OverflowError, IndexError):
+            return None
+    return None if math.isnan(seconds) else min(max(0.0, seconds), _LONGEST_ASKED)

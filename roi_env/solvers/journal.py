@@ -259,7 +259,7 @@ def _object(line: bytes) -> dict[str, Any] | None:
 
 def _is_record(found: Mapping[str, Any]) -> bool:
     """Whether a first line holds a record: the settings before it are gone."""
-    return any(name in found for name in ("n", "skipped", "question", "question_id", "lost"))
+    return any(name in found for name in ("n", "skipped", "question", "question_id", "no_seeds", "lost"))
 
 
 @dataclass
@@ -407,7 +407,7 @@ class Ledger:
             self._synced = now
 
 
-_BEGIN = re.compile(r'\{"(?:n|skipped|question|lost|settings)": ')
+_BEGIN = re.compile(r'\{"(?:n|skipped|question|no_seeds|lost|settings)": ')
 _RESERVE = re.compile(r'\{"n": ([0-9]{1,15}), "reserve": ([0-9]{1,15})[,}]')
 _CHARGE = re.compile(r'\{"n": ([0-9]{1,15}), "charge": ([0-9]{1,15})[,}]')
 _Settlement = tuple[int, Mapping[str, Any] | None]
@@ -464,13 +464,13 @@ class _Reading:
         elif isinstance(record.get("settings"), dict):
             self.settings = record["settings"]
             self.most = max(self.most, _most_tokens(self.settings))
-        elif isinstance(record.get("question"), dict) or (
-            isinstance(record.get("skipped"), list) and _count(record.get("decision"))
-        ):
-            self.ledger.notes.append(dict(record))
-        else:
+        elif record.keys() == self.begun.keys():  # two processes that begin write two first lines
             self.foreign += 1
-            self.hidden += record.keys() != self.begun.keys()  # two processes that begin write two first lines
+        elif not record or "n" in record or ("skipped" in record and not _count(record.get("decision"))):
+            self.foreign += 1
+            self.hidden += 1
+        else:
+            self.ledger.notes.append(dict(record))
 
     def _reserved(self, number: int, tokens: int, key: tuple[Any, ...]) -> None:
         self.ledger.entries.append(Entry(number, key, tokens, settings=self.settings))

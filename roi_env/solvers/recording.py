@@ -18,7 +18,19 @@ import pyarrow as pa
 
 from roi_env.outcomes import OutcomeTable
 from roi_env.solvers.backends import BACKENDS
-from roi_env.solvers.base import Ask, Checker, Generation, LiveSolver, Question, Reply, Request, Solver, ThinkingTier
+from roi_env.solvers.base import (
+    Ask,
+    Checker,
+    Generation,
+    LiveSolver,
+    Question,
+    Reply,
+    Request,
+    Solver,
+    ThinkingTier,
+    is_unsent,
+    unsent_reply,
+)
 from roi_env.solvers.journal import JournalError, Ledger, LineFile, reply_facts, reply_of
 
 
@@ -210,6 +222,7 @@ class Progress:
     :param usd: charged.
     :param stopped: the limit that ended the recording early.
     :param gone: how the endpoint could not be reached any more, which ended the recording early.
+    :param held: what the endpoint said as it asked to wait longer than allowed, which ended the recording early.
     """
 
     done: int
@@ -220,6 +233,7 @@ class Progress:
     usd: float
     stopped: str | None = None
     gone: str | None = None
+    held: str | None = None
 
 
 class LiveRecording:
@@ -234,8 +248,7 @@ class LiveRecording:
         self.without_seeds: tuple[int, str] | None = None
         """(Number of the first request without a seed, why); None: as the settings say."""
         for note in ledger.notes:
-            if "question" in note:
-                fields = note["question"]
+            if isinstance(fields := note.get("question"), dict):
                 self.questions[fields["dataset"], fields["question_id"]] = Question(**fields)
             elif "no_seeds" in note and self.without_seeds is None:
                 self.without_seeds = note["no_seeds"]["from"], note["no_seeds"]["why"]
@@ -290,7 +303,7 @@ class LiveRecording:
         return {
             key: reply
             for key, reply in self.replies()
-            if reply.error is not None and not reply.lost and key not in outcomes
+            if reply.error is not None and not reply.lost and reply.retry_in is None and key not in outcomes
         }
 
 
@@ -315,8 +328,8 @@ async def record_live(
     :param retry_errors: ask again what ended in a permanent error.
     :param watch: called after every reply.
     :param gone: called after every reply; why to stop, None: go on.
-    :returns: the end; ``stopped`` names the limit where one was reached, ``gone`` says that the endpoint is gone: what
-        could not be asked is no permanent error and stays to be asked.
+    :returns: the end; ``stopped`` names the limit where one was reached, ``gone`` says that the endpoint is gone, ``held``
+        that it asks to wait too long: what could not be asked is no permanent error and stays to be asked.
     """
     recording = LiveRecording(ledger)
     finished = set(recording.outcomes())
@@ -339,14 +352,15 @@ async def record_live(
     usd_reserved = 0.0
     stopped: str | None = None
     absent: str | None = None
+    held: str | None = None
     reached = 0  # requests that came to the endpoint
 
     def progress() -> Progress:
         done = len(finished) + len(errors - finished)
-        return Progress(done, total, len(errors), unknown, ledger.charged, usd, stopped, absent)
+        return Progress(done, total, len(errors), unknown, ledger.charged, usd, stopped, absent, held)
 
     async def work() -> None:
-        nonlocal stopped, absent, reached, unknown, usd, usd_reserved
+        nonlocal stopped, absent, held, reached, unknown, usd, usd_reserved
         for question, tier, sample in wanted:
             key = (question.dataset, question.question_id, tier.name, sample)
             for _ in range(1 + lost_retries):
@@ -356,14 +370,21 @@ async def record_live(
                     stopped = f"{limits.tokens:,} tokens"
                 if limits.usd is not None and usd + usd_reserved + most_usd > limits.usd:
                     stopped = f"{limits.usd:g} USD"
-                if stopped or absent:
+                if stopped or absent or held:
                     return
                 usd_reserved += most_usd
                 if (question.dataset, question.question_id) not in recording.questions:
                     recording.questions[question.dataset, question.question_id] = question
                     ledger.note({"question": {**question.__dict__, "extra": dict(question.extra)}})
-                entry, before = await ledger.reserve(key, tier.most_tokens), reached
-                reply = await solver.answer(Ask(question, tier, tier.most_tokens, sample))
+                entry, before, sent = ledger.enter(key, tier.most_tokens), reached, False
+                try:
+                    await ledger.on_disk()
+                    sent = True
+                    reply = await solver.answer(Ask(question, tier, tier.most_tokens, sample))
+                except asyncio.CancelledError as error:
+                    if not sent or is_unsent(error):
+                        ledger.settle(entry, 0, reply_facts(unsent_reply()))
+                    raise
                 ledger.settle(entry, reply.tokens, reply_facts(reply))
                 usd_reserved -= most_usd
                 usd += _usd(reply, limits)
@@ -371,6 +392,8 @@ async def record_live(
                 if reply.error is None:
                     finished.add(key)
                     errors.discard(key)
+                elif reply.retry_in is not None:
+                    held = held or reply.error
                 elif not reply.lost and not reply.unreachable:
                     errors.add(key)
                 if reply.unreachable and reached == before:

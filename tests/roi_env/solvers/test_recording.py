@@ -108,7 +108,7 @@ def test_other_settings_are_refused(tmp_path: Path) -> None:
     journal = Journal(path, SETTINGS)
     record(QUESTIONS, TIERS, 1, Counter(), check, journal)
     journal.close()
-    with pytest.raises(JournalError, match="other settings: temperature was absent, is now 1.0"):
+    with pytest.raises(JournalError, match=r"other settings: temperature was absent, is now 1\.0"):
         Journal(path, {**SETTINGS, "temperature": 1.0})
     assert list(tmp_path.iterdir()) == [path], "a refusal changes nothing and leaves no lock"
 
