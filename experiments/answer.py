@@ -60,14 +60,19 @@ def answer(
     tokenizer: endpoints.Tokenizer = None,
     deadline: endpoints.Deadline = 600.0,
     retries: endpoints.Retries = 6,
+    patience: endpoints.Patience = 1800.0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the folder's ledger")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be asked")] = False,
 ) -> None:
-    """Answer questions under a hard token budget; Ctrl-C leaves what there is, --resume goes on."""
+    """Answer questions under a hard token budget; Ctrl-C leaves what there is, --resume goes on.
+
+    Every line of the file has its row in answers.jsonl, with its number, also where lines are equal. With --resume the
+    budget and the tiers may be other ones than before; what was charged stays charged.
+    """
     from agents.controller import BudgetController
     from roi_env.solvers.journal import JournalError
 
-    asked = endpoints.load_questions(questions, column, limit, answers=grader is not None)
+    asked = endpoints.load_questions(questions, column, limit, answers=grader is not None, distinct=False)
     tiers = endpoints.parse_tiers(tier or TIERS, answer_tokens)
     ledger = out / "ledger.jsonl"
     if ledger.exists() and not resume:
@@ -110,8 +115,10 @@ def answer(
             temperature=temperature,
             deadline=deadline,
             retries=retries,
+            patience=patience,
             concurrency=window,
             fit_answer=fit_answer,
+            say=endpoints.report,
         )
         if grader:
             from roi_env.solvers.grading import GradingPool
@@ -129,12 +136,21 @@ def answer(
         if pool is not None:
             pool.close()
     result = controller.result
-    assert result is not None
-    result.write(out)
-    _show(result, out)
+    if result is not None:
+        result.write(out)
+        _show(result, out)
     if interrupted:
-        console.print("Stopped; the same command with --resume goes on.")
+        console.print(
+            "Stopped; the same command with --resume goes on."
+            if ledger.exists()
+            else "Stopped before anything was asked."
+        )
         raise typer.Exit(130)
+    assert result is not None
+    if result.held:
+        endpoints.report(f"Stopped: {result.held}. A question may wait {patience:,.0f} s (--patience).")
+        console.print("The same command with --resume goes on.")
+        raise typer.Exit(1)
 
 
 class _Absent:
@@ -179,6 +195,8 @@ async def _run(controller: BudgetController, asked: Any) -> None:
             shown = bar.add_task("answering", total=len(asked))
 
             def watch(result: Result) -> None:
+                while result.messages:
+                    endpoints.report(result.messages.pop(0))
                 left = max(0, result.budget - result.charged)
                 bar.update(shown, completed=len(result.rows), description=f"{left:,} of {result.budget:,} tokens left")
 
@@ -199,8 +217,9 @@ def _show(result: Result, out: Path) -> None:
     states = ", ".join(f"{count:,} {status}" for status, count in audit["by_status"].items())
     console.print(f"{states} of {audit['questions']:,} questions", highlight=False)
     right = f"; {audit['right']:,} of {audit['judged']:,} judged are right" if audit["judged"] else ""
+    lost = f", {audit['lost']:,} of them for what cannot be read in a damaged ledger" if audit["lost"] else ""
     over = f", {audit['overshoot']:,} of them beyond the endpoint's caps" if audit["overshoot"] else ""
     console.print(
-        f"{audit['charged']:,} of {audit['budget']:,} tokens charged{over}{right}. Answers and audit: [bold]{out}[/bold]",
+        f"{audit['charged']:,} of {audit['budget']:,} tokens charged{over}{lost}{right}. Answers and audit: [bold]{out}[/bold]",
         highlight=False,
     )

@@ -33,7 +33,7 @@ except ImportError as error:
 from agents.base import AGENTS
 from experiments import answer, llm, mcft, probe, record, serve
 from experiments.config import VARIANTS, CompareConfig, ConfigError, VariantConfig, load_config
-from experiments.terminal import console, progress_bar
+from experiments.terminal import console, end_like_an_interrupt, progress_bar
 from roi_env.files import replacing
 
 if TYPE_CHECKING:
@@ -574,6 +574,7 @@ def list_agents() -> None:
 
 def main() -> None:
     """Entry point: expected errors are one line on stderr and exit code 2, others keep their trace."""
+    end_like_an_interrupt()
     try:
         app()
     except ValueError as error:

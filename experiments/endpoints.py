@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from experiments.config import ConfigError
+from experiments.terminal import console
 
 if TYPE_CHECKING:
     from roi_env.solvers.base import Question, ThinkingTier
@@ -50,6 +52,10 @@ Columns = Annotated[
 Limit = Annotated[int | None, typer.Option(help="The first so many questions", min=1)]
 Concurrency = Annotated[int, typer.Option(help="Requests in flight at most", min=1)]
 Deadline = Annotated[float, typer.Option(help="Seconds that one request may take", min=0.1)]
+Patience = Annotated[
+    float,
+    typer.Option(help="Seconds that a question may wait for an endpoint that refuses it for now (429, 503)", min=0),
+]
 Retries = Annotated[int, typer.Option(help="Free repetitions of a request that generated nothing (429, 5xx)", min=0)]
 Prompt = Annotated[str, typer.Option(help="What is asked; {question} stands for the text")]
 System = Annotated[str | None, typer.Option(help="System message")]
@@ -57,6 +63,11 @@ Body = Annotated[str | None, typer.Option(help="Further request fields as JSON, 
 Tokenizer = Annotated[
     Path | None, typer.Option(help="Tokenizer of the model (folder): counts tokens where an endpoint says none")
 ]
+
+
+def report(text: str) -> None:
+    """Tell the user something that needs attention."""
+    console.print(f"[yellow]{escape(text)}[/]", highlight=False, soft_wrap=True)
 
 
 def parse_tiers(texts: Sequence[str], answer: int) -> list[ThinkingTier]:
@@ -93,16 +104,19 @@ def parse_columns(texts: Sequence[str] | None) -> dict[str, str]:
 
 
 def load_questions(
-    source: str, columns: Sequence[str] | None, limit: int | None, *, answers: bool = True
+    source: str, columns: Sequence[str] | None, limit: int | None, *, answers: bool = True, distinct: bool = True
 ) -> list[Question]:
-    """The questions of a source.
+    """The questions of a source; rows that repeat others are reported.
 
+    :param distinct: see :func:`roi_env.solvers.questions.read_questions`.
     :raises ConfigError: where they cannot be read.
     """
     from roi_env.solvers.questions import QuestionError, read_questions
 
     try:
-        return read_questions(source, parse_columns(columns), limit=limit, answers=answers)
+        return read_questions(
+            source, parse_columns(columns), limit=limit, answers=answers, distinct=distinct, say=report
+        )
     except QuestionError as error:
         raise ConfigError(str(error)) from error
 

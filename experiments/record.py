@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -85,6 +85,7 @@ def record(
     concurrency: endpoints.Concurrency = 16,
     deadline: endpoints.Deadline = 600.0,
     retries: endpoints.Retries = 6,
+    patience: endpoints.Patience = 1800.0,
     max_tokens_total: Annotated[int | None, typer.Option(help="Stop before more are charged (endpoint)", min=1)] = None,
     max_usd: Annotated[float | None, typer.Option(help="Stop before more is charged (endpoint)", min=0)] = None,
     usd_output: Annotated[float, typer.Option(help="US dollars a million generated tokens", min=0)] = 0.0,
@@ -166,15 +167,19 @@ def record(
         concurrency=concurrency,
         deadline=deadline,
         retries=retries,
+        patience=patience,
+        say=endpoints.report,
     )
     from roi_env.solvers.journal import JournalError, Ledger
     from roi_env.solvers.recording import Limits, LiveRecording, record_live
 
     settings = {**solver.settings, "family": solver.name, "tiers": [list(entry.__dict__.values()) for entry in tiers]}
     try:
-        ledger = Ledger(file, {**settings, "decision_cost": cost})
+        ledger = Ledger(file, {**settings, "decision_cost": cost}, refuse=_other_generations)
     except JournalError as error:
         raise ConfigError(str(error)) from error
+    for text in ledger.messages:
+        endpoints.report(text)
     if ledger.unknown:
         console.print(
             f"[yellow]{len(ledger.unknown)} requests were in flight when an earlier run ended: their "
@@ -247,6 +252,9 @@ def record(
             console.print("The same command goes on when it is there again.")
     if end.stopped:
         console.print(f"[yellow]Stopped at the limit of {end.stopped}; the same command with a higher one goes on.[/]")
+    if end.held:
+        endpoints.report(f"Stopped: {end.held}. A question may wait {patience:,.0f} s (--patience).")
+        console.print("The same command goes on.")
     recording = LiveRecording(ledger)
     for text, count in _most_frequent([reply.error or "" for reply in recording.errors().values()]):
         console.print(f"[yellow]{count} x[/] {escape(text)}", highlight=False)
@@ -262,8 +270,22 @@ def record(
         _tabulate(recording, tiers, judge, grade_seconds, out, solver.name, cost)
     except JournalError as error:
         raise ConfigError(str(error)) from error
-    if end.gone:
+    if end.gone or end.held:
         raise typer.Exit(1)
+
+
+def _other_generations(
+    old: Mapping[str, Any], new: Mapping[str, Any], records: Sequence[Mapping[str, Any]]
+) -> str | None:
+    """Where the endpoint is, and what the table says of it, may change; nothing that answers depend on."""
+    from roi_env.solvers.journal import differences
+
+    free = {"url", "family", "decision_cost"}
+    before, now = ({name: value for name, value in each.items() if name not in free} for each in (old, new))
+    tiers = [list(tier) for tier in before.get("tiers", [])]
+    if tiers and all(tier in now.get("tiers", []) for tier in tiers):
+        before["tiers"] = now["tiers"]  # further ones
+    return differences(before, now) or None
 
 
 def regrade(
@@ -283,8 +305,9 @@ def regrade(
         raise ConfigError(f"{journal}: no such journal")
     try:
         ledger = Ledger(journal)
-        assert ledger.file is not None
-        settings = ledger.file.settings
+        settings = ledger.settings
+        for text in ledger.messages:
+            endpoints.report(text)
         if "tiers" not in settings or "family" not in settings:
             raise ConfigError(f"{journal}: not the journal of an endpoint's recording")
         tiers = [ThinkingTier(*fields) for fields in settings["tiers"]]
@@ -378,6 +401,8 @@ def _record_here(
             return checks[question.question_id].check(answer_of(text))
 
         with Journal(file, solver_settings(solver, tiers)) as kept:
+            for text in kept.messages:
+                endpoints.report(text)
             with progress_bar() as bar:
                 shown = bar.add_task("recording", total=len(wanted) * samples)
                 run(

@@ -24,6 +24,7 @@ import typer
 
 from experiments import endpoints
 from experiments.answer import TIERS
+from experiments.attend import Busy, Gone, Queue, attend
 from experiments.config import ConfigError
 from experiments.terminal import console
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from agents.controller import Row, Session
     from roi_env.solvers.base import LiveSolver, Reply, ThinkingTier
+    from roi_env.solvers.http import HTTPSolver
 
 LENGTHS = (120, 400)
 """Characters up to which a conversation is short, middle; questions to come are not known, so thirds cannot be taken."""
@@ -46,12 +48,14 @@ class Budget:
     :param session: admits and settles.
     :param lock: questions are admitted one after the other.
     :param asked: questions so far.
+    :param queue: who waits to be admitted.
     """
 
     name: str
     session: Session
     lock: asyncio.Lock
     asked: int
+    queue: Queue
 
 
 def make_budget(
@@ -63,11 +67,12 @@ def make_budget(
     expected: int,
     window: int,
     state: Path,
+    queue: Queue | None = None,
 ) -> Budget:
-    """A budget with its ledger; an earlier one of the same name goes on.
+    """A budget with its ledger; an earlier one of the same name goes on, with other tokens and tiers too.
 
     :param expected: questions that the agent plans for; later ones count as the last.
-    :raises ValueError: for agents that do not fit, or a ledger of another budget.
+    :raises ValueError: for agents that do not fit, or a ledger that another process uses.
     """
     from agents.base import make_agent, public_problem
     from agents.controller import Session, hidden_groups
@@ -80,22 +85,23 @@ def make_budget(
     asked = [Question("proxy", str(n), "x" * (1 + n % 3), "") for n in range(3 * expected)]
     spec = exam_spec(live_source(asked, tiers), num_tasks=expected, budget=tokens, preview=False)
     state.mkdir(parents=True, exist_ok=True)
-    ledger = Ledger(
-        state / f"{name}.jsonl", {"budget": tokens, "tiers": [list(tier.__dict__.values()) for tier in tiers]}
-    )
-    session = Session(
-        make_agent(agent, public_problem(spec)), solver, tiers, hidden_groups(expected), ledger=ledger, window=window
-    )
-    return Budget(name, session, asyncio.Lock(), len(ledger.entries) + len(ledger.notes))
+    decides = make_agent(agent, public_problem(spec))
+    settings = {"budget": tokens, "tiers": [list(tier.__dict__.values()) for tier in tiers]}
+    # What was charged is charged, whatever the budget and the tiers are now.
+    ledger = Ledger(state / f"{name}.jsonl", settings, refuse=lambda old, new, records: None)
+    for text in ledger.messages:
+        endpoints.report(text)
+    session = Session(decides, solver, tiers, hidden_groups(expected), ledger=ledger, window=window)
+    return Budget(name, session, asyncio.Lock(), len(ledger.entries) + len(ledger.notes), queue or Queue())
 
 
-def application(budgets: Sequence[Budget], solver: LiveSolver, token: str | None) -> Starlette:
+def application(budgets: Sequence[Budget], solver: HTTPSolver, token: str | None) -> Starlette:
     """The ASGI application.
 
     :param token: that clients must send as their key; None: none.
     """
     from starlette.applications import Starlette
-    from starlette.responses import JSONResponse, StreamingResponse
+    from starlette.responses import JSONResponse, Response, StreamingResponse
     from starlette.routing import Route
 
     by_name = {budget.name: budget for budget in budgets}
@@ -134,14 +140,25 @@ def application(budgets: Sequence[Budget], solver: LiveSolver, token: str | None
                 return _error(400, "unsupported", f"{field} are not supported under a budget")
         if body.get("n") not in (None, 1):
             return _error(400, "unsupported", "n must be 1: every answer is decided by itself")
-        ticket = await _admit(budget, messages)
         headers = {"x-roi-budget": name}
-        if ticket is None:
+        try:
+            outcome = await attend(
+                request,
+                budget.queue,
+                solver,
+                lambda: _admit(budget, messages),
+                lambda ticket: budget.session.finish(ticket, messages),
+            )
+        except Busy as busy:
+            return _error(503, "busy", str(busy), {**headers, "retry-after": busy.retry_after})
+        except Gone:
+            return Response(status_code=499)  # nobody reads it
+        if outcome is None:
             spent = {**headers, "x-roi-remaining": "0", "x-should-retry": "false"}
             return _error(
                 429, "budget_exhausted", f"the budget {name!r} of {budget.session.budget:,} tokens is spent", spent
             )
-        row, reply = await budget.session.finish(ticket, messages)
+        row, reply = outcome
         headers |= {
             "x-roi-tier": row.tier or "skip",
             "x-roi-charged": str(row.charged),
@@ -282,6 +299,17 @@ def serve(
     tokenizer: endpoints.Tokenizer = None,
     deadline: endpoints.Deadline = 600.0,
     retries: endpoints.Retries = 6,
+    patience: Annotated[
+        float,
+        typer.Option(
+            help="Seconds that a request may wait for its turn, and for an endpoint that refuses it for now; then it is "
+            "answered 503 with Retry-After",
+            min=1,
+        ),
+    ] = 60.0,
+    queue: Annotated[
+        int, typer.Option(help="Requests of a budget that may wait for their turn; others are answered 503", min=1)
+    ] = 64,
 ) -> None:
     """Serve chat completions under token budgets: clients use http://HOST:PORT/NAME/v1 as their base address."""
     try:
@@ -306,11 +334,14 @@ def serve(
         tokenizer=tokenizer,
         deadline=deadline,
         retries=retries,
+        patience=patience,
         concurrency=window * len(named),
+        say=endpoints.report,
     )
     try:
         budgets = [
-            make_budget(key, tokens, solver, tiers, agent, expected, window, state) for key, tokens in named.items()
+            make_budget(key, tokens, solver, tiers, agent, expected, window, state, Queue(queue, patience))
+            for key, tokens in named.items()
         ]
     except ValueError as error:
         raise ConfigError(str(error)) from error

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from types import FrameType
+
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -26,3 +30,17 @@ def progress_bar() -> Progress:
         TimeRemainingColumn(),
         console=console,
     )
+
+
+def end_like_an_interrupt() -> None:
+    """Let SIGTERM, which schedulers and service managers send, end this process as Ctrl-C does: with what there is."""
+    ours = os.getpid()
+
+    def ended(number: int, frame: FrameType | None) -> None:
+        if os.getpid() == ours:
+            signal.raise_signal(signal.SIGINT)
+        else:  # a forked worker ends at once
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+
+    signal.signal(signal.SIGTERM, ended)

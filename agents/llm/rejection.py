@@ -7,6 +7,7 @@ with the level of its own length; a question without a right answer is labelled 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,6 +117,8 @@ def sample(
     from roi_env.solvers.recording import Journal, record
 
     with Journal(journal, solver_settings(solver, tiers)) as kept:
+        for text in kept.messages:
+            warnings.warn(text, stacklevel=2)
         total = len(questions) * samples
         for asked in range(1, samples + 1) if enough else [samples]:
             open_ = [one for one in questions if not enough or not _settled(one, kept.done, asked - 1, enough)]

@@ -30,7 +30,7 @@ class Question:
     :param text: the question as the solver gets it.
     :param answer: reference answer.
     :param extra: further columns of a table.
-    :param line: where it stands in its file, from 1; 0: it does not come from lines.
+    :param line: where it stands in its file or source, from 1; 0: it has none.
     """
 
     dataset: str

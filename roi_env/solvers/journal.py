@@ -124,6 +124,18 @@ class LineFile:
         be read.
     """
 
+    begun: dict[str, Any]
+    """Settings of the first records."""
+    settings: dict[str, Any]
+    """Those of the newest records, and of what will be added."""
+    headless: bool
+    """Whether there is no first line with settings."""
+    records: list[dict[str, Any]]
+    unreadable: list[tuple[int, bytes]]
+    """What is no record, each with the number of records before it."""
+    torn: bytes
+    """What follows the last line's end and is no record: it was being written when the process or the machine died."""
+
     def __init__(
         self, path: str | os.PathLike[str], settings: Settings | None, *, refuse: Refuse = same_settings
     ) -> None:
@@ -156,13 +168,8 @@ class LineFile:
     def _read(self, data: bytes) -> None:
         """Set ``begun``, ``settings``, ``records`` and what could not be read."""
         *lines, rest = data.split(b"\n")
-        self.begun: dict[str, Any] = {}
-        """Settings of the first records."""
-        self.headless = True
-        """Whether there is no first line with settings."""
-        self.records: list[dict[str, Any]] = []
-        self.unreadable: list[tuple[int, bytes]] = []
-        """What is no record, each with the number of records before it."""
+        self.begun, self.headless = {}, True
+        self.records, self.unreadable = [], []
         self._size = len(data)
         self._whole = not rest
         if rest and _object(rest) is not None:
@@ -176,10 +183,8 @@ class LineFile:
             elif line.strip():
                 self.unreadable.append((len(self.records), line))
         self.torn = rest
-        """What follows the last line's end and is no record: it was being written when the process or the machine died."""
         changes = [record["settings"] for record in self.records if isinstance(record.get("settings"), dict)]
-        self.settings: dict[str, Any] = changes[-1] if changes else self.begun
-        """Those of the newest records, and of what will be added."""
+        self.settings = changes[-1] if changes else self.begun
 
     def _open(self) -> None:
         new = self._size == 0
@@ -382,7 +387,7 @@ class Ledger:
         if self.lost:
             yield {"lost": self.lost}
         assert self.file is not None
-        settings = self.file.begun
+        settings: Settings = self.file.begun
         for number, entry in enumerate(self.entries):
             if entry.settings != settings:
                 settings = entry.settings

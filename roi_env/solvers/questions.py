@@ -15,11 +15,13 @@ A mapping says which column is what: ``{"text": "problem"}``, or with several co
 
 from __future__ import annotations
 
+import codecs
 import csv
 import hashlib
+import io
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from string import Formatter
 from typing import Any
@@ -68,6 +70,8 @@ def read_questions(
     dataset: str | None = None,
     limit: int | None = None,
     answers: bool = True,
+    distinct: bool = True,
+    say: Callable[[str], None] = lambda text: None,
 ) -> list[Question]:
     """Read questions; see the module's text for what ``source`` may be.
 
@@ -75,36 +79,63 @@ def read_questions(
     :param dataset: their collection in tables; default: the file's or generator's name.
     :param limit: the first so many.
     :param answers: whether each needs a reference answer.
+    :param distinct: rows of the same text and id are one question, and different texts need different ids. Off: every row
+        is a question, whatever it repeats.
+    :param say: told of rows that repeat others.
     :raises QuestionError: naming the source and what is missing.
     """
     name, _, rest = source.partition("=")
+    rows: Iterable[tuple[int, Any]]
     if name in PRESETS:
         preset = PRESETS[name]
-        rows = _hub(rest or preset.hub, preset.config, preset.split)
+        rows = enumerate(_hub(rest or preset.hub, preset.config, preset.split), 1)
         columns = {**preset.columns, **(columns or {})}
         dataset = dataset or name
     elif source.startswith("hf:"):
         parts = source[3:].split(":")
-        rows = _hub(parts[0], parts[1] or None if len(parts) > 1 else None, parts[2] if len(parts) > 2 else "test")
+        read = _hub(parts[0], parts[1] or None if len(parts) > 1 else None, parts[2] if len(parts) > 2 else "test")
+        rows = enumerate(read, 1)
         dataset = dataset or Path(parts[0]).name
     elif source.startswith("rg:"):
-        return _generated(source, limit)
+        return _listed(source, _generated(source, limit), limit, distinct, say)
     elif source.startswith("table:"):
-        return _recorded(source)[:limit]
+        return _listed(source, _recorded(source), limit, distinct, say)
     else:
         rows = _file(Path(source))
         dataset = dataset or Path(source).stem
-    found: dict[str, Question] = {}
-    for number, row in enumerate(rows):
+    made = (_question(source, line, row, columns or {}, dataset, answers) for line, row in rows)
+    return _listed(source, made, limit, distinct, say)
+
+
+def _listed(
+    source: str, questions: Iterable[Question], limit: int | None, distinct: bool, say: Callable[[str], None]
+) -> list[Question]:
+    """The first so many questions; see :func:`read_questions`."""
+    found: list[Question] = []
+    first: dict[str, Question] = {}
+    repeats: list[Question] = []
+    for place, question in enumerate(questions, 1):
+        if not question.line:
+            question = replace(question, line=place)
+        earlier = first.setdefault(question.question_id, question)
+        if earlier is not question:
+            if distinct and earlier.text != question.text:
+                raise QuestionError(
+                    f"{source}: row {question.line}: id {question.question_id!r} names two questions (row {earlier.line} "
+                    "has another text): give each its own, or another id column with --column id=COLUMN"
+                )
+            repeats.append(question)
+        if earlier is question or not distinct:
+            found.append(question)
         if limit is not None and len(found) >= limit:
             break
-        question = _question(source, number, row, columns or {}, dataset, answers)
-        # Rows of the same text and id are one question.
-        if found.setdefault(question.question_id, question).text != question.text:
-            raise QuestionError(f"{source}: row {number}: id {question.question_id!r} names two questions")
     if not found:
         raise QuestionError(f"{source}: no questions")
-    return list(found.values())
+    if repeats:
+        shown = ", ".join(str(one.line) for one in repeats[:5]) + (", ..." if len(repeats) > 5 else "")
+        what = "they are one question each" if distinct else "every row is answered by itself"
+        say(f"{source}: {len(repeats):,} rows have the id of an earlier one (rows {shown}): {what}")
+    return found
 
 
 def preset_grader(source: str) -> str | None:
@@ -116,8 +147,11 @@ def preset_grader(source: str) -> str | None:
 
 
 def _question(
-    source: str, number: int, row: Mapping[str, Any], columns: Mapping[str, str], dataset: str, answers: bool
+    source: str, line: int, row: Mapping[str, Any], columns: Mapping[str, str], dataset: str, answers: bool
 ) -> Question:
+    if not isinstance(row, Mapping):
+        raise QuestionError(f'{source}: row {line} must be an object such as {{"question": "..."}}, not {row!r:.60}')
+
     def value(name: str) -> str | None:
         theirs = columns.get(name)
         if theirs is None:
@@ -126,14 +160,15 @@ def _question(
             return None
         wanted = [part for _, part, _, _ in Formatter().parse(theirs) if part] or [theirs]
         if absent := [part for part in wanted if row.get(part) is None]:
-            raise QuestionError(f"{source}: row {number} has no {absent[0]!r}; it has {sorted(row)}")
+            raise QuestionError(f"{source}: row {line} has no {absent[0]!r}; it has {sorted(map(str, row))}")
         return theirs.format(**row) if "{" in theirs else str(row[theirs])
 
     text, answer = value("text"), value("answer")
     if text is None or (answers and answer is None):
         lacking = "text" if text is None else "answer"
         raise QuestionError(
-            f"{source}: row {number}: which column is the {lacking}? It has {sorted(row)}; say so with {lacking}=COLUMN"
+            f"{source}: row {line}: which column is the {lacking}? It has {sorted(map(str, row))}; say so with "
+            f"{lacking}=COLUMN"
         )
     if isinstance(options := row.get(columns.get("options", "options")), list):
         text = "\n".join([text, *map(str, options)])
@@ -142,28 +177,52 @@ def _question(
     if named is None:
         named = hashlib.sha256(text.encode()).hexdigest()[:16]
     extra = {name: value(name) or "" for name in columns if name not in ("text", "answer", "id", "options")}
-    return Question(dataset, named, text, answer, extra)
+    return Question(dataset, named, text, answer, extra, line)
 
 
-def _file(path: Path) -> Iterable[Mapping[str, Any]]:
+def _file(path: Path) -> Iterable[tuple[int, Any]]:
+    """Rows, each with its line (JSONL and CSV: where it ends) or its place among the rows, from 1."""
     if not path.is_file():
         raise QuestionError(f"{path}: no such file (sources also are hf:..., rg:... and {', '.join(PRESETS)})")
+    kind = path.suffix.lower()
     try:
-        if path.suffix == ".jsonl":
-            return [json.loads(line) for line in path.read_text().split("\n") if line.strip()]
-        if path.suffix == ".json":
-            return list(json.loads(path.read_text()))
-        if path.suffix == ".csv":
-            with path.open(newline="") as file:
-                return list(csv.DictReader(file))
-        if path.suffix == ".parquet":
+        if kind == ".jsonl":
+            return _lines(path)
+        if kind == ".json":
+            rows = json.loads(_text(path))
+            if not isinstance(rows, list):
+                raise QuestionError(f"{path}: a .json file must be a list of objects; one object a line is .jsonl")
+            return list(enumerate(rows, 1))
+        if kind == ".csv":
+            reader = csv.DictReader(io.StringIO(_text(path), newline=""))
+            return [(reader.line_num, row) for row in reader]
+        if kind == ".parquet":
             import pyarrow.parquet as pq
 
-            rows: list[Mapping[str, Any]] = pq.read_table(path).to_pylist()
-            return rows
-    except (ValueError, OSError) as error:
+            return list(enumerate(pq.read_table(path).to_pylist(), 1))
+    except QuestionError:
+        raise
+    except (ValueError, OSError, RecursionError, csv.Error) as error:
         raise QuestionError(f"{path}: {error}") from None
     raise QuestionError(f"{path}: questions come as .jsonl, .json, .csv or .parquet")
+
+
+def _lines(path: Path) -> list[tuple[int, Any]]:
+    rows = []
+    for number, line in enumerate(_text(path).replace("\r\n", "\n").replace("\r", "\n").split("\n"), 1):
+        # Files that were joined have a byte order mark in their middle too.
+        if text := line.strip().strip("\ufeff").strip():
+            try:
+                rows.append((number, json.loads(text)))
+            except (ValueError, RecursionError) as error:
+                raise QuestionError(f"{path}: line {number} is not JSON ({error})") from None
+    return rows
+
+
+def _text(path: Path) -> str:
+    """A file's text: UTF-8, or UTF-16 where its byte order mark says so."""
+    data = path.read_bytes()
+    return data.decode("utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig")
 
 
 def _hub(name: str, config: str | None, split: str) -> Iterable[Mapping[str, Any]]:

@@ -152,8 +152,10 @@ def test_concurrent_clients_and_faults_stay_within_the_budget_and_restarts_remem
     with proxy(Upstream(), tmp_path, {"a": 1500}) as address:
         assert status(address) == [before]
         assert one(address) == "budget_exhausted"
-    with pytest.raises(ValueError, match="other settings"), proxy(Upstream(), tmp_path, {"a": 9999}):
-        pass
+    with proxy(Upstream(), tmp_path, {"a": 9999}) as address:
+        (more,) = status(address)
+        assert (more["charged"], more["remaining"]) == (before["charged"], 9999 - before["charged"])
+        assert one(address) == "answered"
 
 
 def test_credentials_stay_where_they_belong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
