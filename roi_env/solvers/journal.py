@@ -20,7 +20,6 @@ import fcntl
 import json
 import os
 import re
-import shutil
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -207,8 +206,10 @@ class LineFile:
             self.messages.append(f"{self.path} is damaged: {why}")
             return
         self.messages.append(f"{self.path} was damaged: {why}. It is repaired; the damaged file is kept as {kept.name}")
-        shutil.copyfile(self.path, kept)
-        kept.chmod(0o600)
+        with os.fdopen(os.open(kept, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as copy:
+            copy.write(self.path.read_bytes())
+            copy.flush()
+            os.fsync(copy.fileno())
         with replacing(self.path, mode=0o600) as path, path.open("wb") as file:
             file.writelines(json.dumps(record).encode() + b"\n" for record in (self.begun, *records))
             file.flush()

@@ -274,3 +274,35 @@ def test_two_proxies_on_one_state(tmp_path: Path) -> None:
         third.terminate()
         third.communicate(timeout=60)
         assert not (tmp_path / "a.jsonl.lock").exists()
+
+
+def test_a_recording_goes_on_elsewhere_and_with_further_tiers_but_not_with_other_answers(tmp_path: Path) -> None:
+    source = tmp_path / "q.jsonl"
+    source.write_text("".join(json.dumps({"question": f"{n}?", "answer": "42"}) + "\n" for n in range(4)))
+
+    def asked(url: str, *tiers: str) -> list[str]:
+        options = ["--endpoint", f"{url}/v1", "--backend", "vllm", "--source", str(source), "--samples", "1"]
+        return ["record", "stub", *options, "--out", str(tmp_path / "t.parquet"), "--grader", "number", *tiers]
+
+    first, second = Upstream(), Upstream()
+    with serving(first.app()) as url:
+        assert "8 of 8 done" in roi(*asked(url, *TIERS))
+        journal = tmp_path / "t.journal.jsonl"
+        writing = Ledger(journal, Ledger(journal).settings)
+        roi("regrade", str(journal), "--out", str(tmp_path / "r.parquet"), "--grader", "exact")
+        with pytest.raises(ConfigError, match="in use by process"):
+            roi(*asked(url, *TIERS))
+        writing.close()
+    with serving(second.app()) as url:
+        output = roi(*asked(url, *TIERS, "--tier", "max=90+10"))
+        assert "goes on with other settings: url was" in output
+        assert "12 of 12 done" in output
+        for more, what in (
+            (["--temperature", "0.1"], "temperature was 0.7"),
+            (["--system", "brief"], "system was null"),
+        ):
+            with pytest.raises(ConfigError, match=f"other settings: {what}"):
+                roi(*asked(url, *TIERS, "--tier", "max=90+10"), *more)
+        with pytest.raises(ConfigError, match="other settings: tiers was"):
+            roi(*asked(url, "--tier", "now=0+10", "--tier", "long=41+10"))
+    assert (len(first.seen), len(second.seen)) == (8, 4)
