@@ -86,6 +86,7 @@ def report(
     if split not in (*SPLITS, "all"):
         raise ConfigError(f"--split must be one of {[*SPLITS, 'all']}, got {split!r}")
     whole = OutcomeTable.read(table).select()
+    whole.log_notes()
     if "difficulty" not in whole.rows.column_names:
         raise ConfigError(f"{table}: `roi llm report` needs the column 'difficulty' that `roi record` writes")
     tiers = whole.tier_names(whole.families[0])

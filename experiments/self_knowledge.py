@@ -71,6 +71,7 @@ def mcft_report(
     def labels_of(file: Path) -> Labels:
         try:
             answered = OutcomeTable.read(file).select().split(split)  # type: ignore[arg-type]
+            answered.log_notes()
             if without is not None:
                 answered = answered.without(OutcomeTable.read(without))
             return table_labels(answered, recipe["keep"], recipe["sampled"])

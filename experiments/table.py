@@ -12,7 +12,7 @@ from roi_env.outcomes import DEFAULT_FRACTIONS, SPLITS, OutcomeTable
 
 
 def describe_table(path: str | os.PathLike[str], console: Console | None = None) -> None:
-    """Print families, tiers, tokens, accuracy, questions, splits and problems of a Parquet, CSV or JSON Lines table.
+    """Print what was inferred, families, tiers, tokens, accuracy, questions, splits and problems of a table.
 
     :param console: where to print (default: standard output).
     :raises OutcomeTableError: for a malformed file, naming file, column and first offending row.
@@ -28,6 +28,9 @@ def describe_table(path: str | os.PathLike[str], console: Console | None = None)
         highlight=False,
         soft_wrap=True,
     )
+
+    for note in found["notes"]:
+        console.print(f"[yellow]Inferred:[/] {escape(note)}", highlight=False, soft_wrap=True)
 
     datasets = Table("dataset", title="Questions")
     datasets.add_column("questions", justify="right")
@@ -66,5 +69,7 @@ def describe_table(path: str | os.PathLike[str], console: Console | None = None)
         return
     problems = Table("family", "problem", "what was found", title="Problems: exams can be made, but mind these")
     for problem in found["problems"]:
-        problems.add_row(escape(problem["family"]), problem["kind"].replace("_", " "), escape(problem["message"]))
+        problems.add_row(
+            escape(problem["family"] or "(all)"), problem["kind"].replace("_", " "), escape(problem["message"])
+        )
     console.print(problems)

@@ -1,7 +1,11 @@
 """Recorded outcomes of real models: reading, checking, splitting and describing tables of generations.
 
 One row is one recorded generation; ``COLUMNS`` names the columns every table has, other columns are kept. Tables come
-from Parquet, CSV or JSON Lines, and leave as Parquet. ``roi_env.recorded`` makes exams of them.
+from Parquet, CSV or JSON Lines (``roi_env.table_files``), and leave as Parquet. ``roi_env.recorded`` makes exams of them.
+
+What a file leaves out or writes otherwise is inferred where there is one way to, and said in ``OutcomeTable.notes``:
+``tier_order`` is the order of mean tokens, ``sample`` numbers rows as they come, numbers become ids and answers. Texts that
+are equal once normalised (:func:`roi_env.texts.normalised`) are one question, whatever their ids.
 
 Optional file metadata (Parquet schema metadata, UTF-8 text):
 
@@ -13,17 +17,18 @@ Optional file metadata (Parquet schema metadata, UTF-8 text):
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
+import logging
 import math
 import os
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, NoReturn
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -31,47 +36,47 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-TEXT_COLUMNS = ("dataset", "question_id", "question", "answer", "family", "tier")
-COLUMNS = (*TEXT_COLUMNS, "tier_order", "tokens", "correct", "sample")
-MAX_TOKENS = 2**31 - 2
-"""Largest recordable token count: an outcome is packed with its correctness into 32 bits."""
+from roi_env.table_files import (
+    COLUMNS,
+    MAX_TOKENS,
+    NO_ROWS,
+    TEXT_COLUMNS,
+    OutcomeTableError,
+    integer_column,
+    read_file,
+    some,
+    text_column,
+    with_own_names,
+)
+from roi_env.texts import normalised
+from roi_env.thoughts import hidden_thoughts
+
+__all__ = [
+    "COLUMNS",
+    "DEFAULT_FRACTIONS",
+    "MAX_TOKENS",
+    "SPLITS",
+    "TEXT_COLUMNS",
+    "OutcomeTable",
+    "OutcomeTableError",
+    "Questions",
+    "Split",
+    "by_first_appearance",
+    "split_of",
+]
+
+logger = logging.getLogger(__name__)
 
 Split = Literal["train", "validation", "test", "all"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 DEFAULT_FRACTIONS = (0.5, 0.2, 0.3)
 """Expected shares of the questions in train, validation and test."""
-
-_JSONL_BLOCK = 2**25
-_DICTIONARY = pa.dictionary(pa.int32(), pa.string())
-# Column: (stored type, smallest value, largest value, what to write there).
-_INTEGERS = {
-    "tier_order": (pa.int32(), 1, 2**31 - 1, "an integer >= 1 (1 = cheapest tier of its family)"),
-    "tokens": (pa.int32(), 0, MAX_TOKENS, f"generated tokens, an integer from 0 to {MAX_TOKENS}"),
-    "correct": (pa.bool_(), 0, 1, "true or false (or 1 or 0)"),
-    "sample": (pa.int64(), 0, 2**63 - 1, "an integer >= 0 that numbers the generations of one question and tier"),
-}
-
-
-class OutcomeTableError(ValueError):
-    """A table cannot be used as asked.
-
-    :ivar path: the file, or the name given to a table in memory.
-    :ivar column: the column at fault, if one is.
-    :ivar row: 0-based data row (header lines and blank lines not counted) of the first offence, if one row is at fault.
-    """
-
-    def __init__(self, path: str, message: str, column: str | None = None, row: int | None = None) -> None:
-        self.path, self.column, self.row = path, column, row
-        where = path
-        if column is not None:
-            where += f": column {column!r}"
-        if row is not None:
-            where += f", row {row} (0-based data row)"
-        super().__init__(f"{where}: {message}")
+_DERIVED = ("tier_order", "sample")
+"""Columns that follow from the others."""
 
 
 class Questions(NamedTuple):
-    """Questions of a table in order of first appearance; a question is a (dataset, question_id) pair.
+    """Questions of a table in order of first appearance.
 
     ``of_row``: (rows,) int64 question of every row; ``first_row``: (Q,) int64 first row of every question.
     """
@@ -91,6 +96,9 @@ class OutcomeTable:
     :param tier_caps: family -> tier -> tokens at which generation was cut.
     :param decision_cost: tokens every action costs, skip included.
     :param pairing: whether sample ``s`` of all tiers of a question comes from one thought.
+    :param notes: what was inferred in reading, one sentence each.
+    :param same_text: (dataset, question_id) -> normalised text, of those that share a text with another pair (or are linked
+        by a chain of such pairs). It stays that of the whole table in selections, and so do splits.
     """
 
     rows: pa.Table
@@ -99,10 +107,12 @@ class OutcomeTable:
     tier_caps: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     decision_cost: int = 0
     pairing: bool = False
+    notes: tuple[str, ...] = ()
+    same_text: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> OutcomeTable:
-        """Read and check a ``.parquet``, ``.csv`` or ``.jsonl`` file.
+        """Read and check a ``.parquet``, ``.csv``, ``.tsv``, ``.jsonl`` or ``.json`` file; text may be gzipped (``.gz``).
 
         CSV columns outside ``COLUMNS`` are read as text; CSV and JSON Lines carry no metadata (``dataclasses.replace``
         sets it).
@@ -110,40 +120,49 @@ class OutcomeTable:
         :raises OutcomeTableError: naming file, column and first offending row.
         """
         path = Path(path)
-        reader = {".parquet": _read_parquet, ".csv": _read_csv, ".jsonl": _read_jsonl}.get(path.suffix.lower())
-        name = str(path)
-        if reader is None:
-            raise OutcomeTableError(
-                name, f"unknown file type {path.suffix!r}: give a .parquet, .csv or .jsonl file (or rename it)"
-            )
-        if not path.is_file():
-            raise OutcomeTableError(name, "is a folder, not a file" if path.is_dir() else "file not found")
-        if path.stat().st_size == 0:
-            raise OutcomeTableError(name, "the file has 0 bytes: record or copy it again")
-        return cls.from_arrow(reader(path), name)
+        rows, notes = read_file(path)
+        return cls.from_arrow(rows, str(path), notes)
 
     @classmethod
-    def from_arrow(cls, rows: pa.Table, path: str = "<memory>") -> OutcomeTable:
+    def from_arrow(cls, rows: pa.Table, path: str = "<memory>", notes: Sequence[str] = ()) -> OutcomeTable:
         """Check an Arrow table (its schema metadata included) and bring it into the form of ``rows``.
 
+        :param notes: what its reader inferred.
         :raises OutcomeTableError: naming ``path``, column and first offending row.
         """
-        missing = [name for name in COLUMNS if name not in rows.column_names]
+        metadata = rows.schema.metadata or {}
+        rows, renamed = with_own_names(rows, path)
+        said = [*notes, *renamed]
+        # A column of nulls is one that the file has not.
+        derived = [
+            name
+            for name in _DERIVED
+            if name not in rows.column_names or (rows.num_rows and rows[name].null_count == rows.num_rows)
+        ]
+        missing = [name for name in COLUMNS if name not in rows.column_names and name not in derived]
         if missing:
             raise OutcomeTableError(
-                path, f"missing; the file has {rows.column_names}. Every table needs {list(COLUMNS)}", missing[0]
+                path,
+                f"missing; the file has {rows.column_names}. Every table needs {list(COLUMNS)} (tier_order and sample "
+                "follow from the others where they are left out)",
+                missing[0],
             )
         repeated = [name for name in rows.column_names if rows.column_names.count(name) > 1]
         if repeated:
             raise OutcomeTableError(path, "appears more than once; keep one", repeated[0])
         if rows.num_rows == 0:
-            raise OutcomeTableError(path, "the table has no rows: record at least one generation")
-        columns = {
-            name: _text(rows[name], name, path) if name in TEXT_COLUMNS else _integers(rows[name], name, path)
-            for name in COLUMNS
-        }
+            raise OutcomeTableError(path, NO_ROWS)
+        columns: dict[str, pa.ChunkedArray] = {}
+        for name in COLUMNS:
+            if name in derived:
+                columns[name] = pa.chunked_array([pa.nulls(rows.num_rows)])
+            elif name in TEXT_COLUMNS:
+                columns[name], numbers = text_column(rows[name], name, path)
+                if numbers:
+                    said.append(f"column {name!r}: numbers are read as text")
+            else:
+                columns[name] = integer_column(rows[name], name, path)
         extra = {name: rows[name] for name in rows.column_names if name not in COLUMNS}
-        metadata = rows.schema.metadata or {}
         table = cls(
             rows=pa.table(columns | extra).replace_schema_metadata(metadata),
             path=path,
@@ -152,17 +171,25 @@ class OutcomeTable:
             decision_cost=_decision_cost(metadata, path),
             pairing=_pairing(metadata, path),
         )
-        table._check_tier_order()
-        table._check_duplicates()
+        if "tier_order" in derived:
+            table, note = table._with_tier_order()
+            said.append(note)
+        else:
+            table._check_tier_order()
+        if "sample" in derived:
+            table, note = table._with_samples()
+            said.append(note)
+        else:
+            table._check_duplicates()
         table._check_level_edges()
-        return table
+        return replace(table, notes=tuple(said), same_text=table._same_text())
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write a Parquet file with its metadata; the file appears whole or not at all.
 
         Columns are stored as plain Parquet types (text, not categories), so that any reader understands them.
 
-        :raises OutcomeTableError: for a suffix other than ``.parquet``.
+        :raises OutcomeTableError: for a suffix other than ``.parquet``, or another column that Parquet cannot hold.
         """
         path = Path(path)
         if path.suffix.lower() != ".parquet":
@@ -182,6 +209,8 @@ class OutcomeTable:
                 writer.write_table(rows)
                 writer.add_key_value_metadata(metadata)
             os.replace(temporary, path)
+        except pa.ArrowNotImplementedError as error:
+            raise OutcomeTableError(str(path), f"{error}; make the column text or drop it") from error
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -199,7 +228,11 @@ class OutcomeTable:
         """``(codes, values)`` of any column: row ``r`` holds ``values[codes[r]]``; every value has a row."""
         array = self.rows[column]
         if not pa.types.is_dictionary(array.type):
-            array = array.dictionary_encode()
+            try:
+                array = array.dictionary_encode()
+            except pa.ArrowNotImplementedError:
+                kind = f"holds {array.type}; choose a column of texts or numbers"
+                raise OutcomeTableError(self.path, kind, column) from None
         array = array.unify_dictionaries().combine_chunks()
         if array.null_count or array.dictionary.null_count:
             row = int(np.argmax(pc.is_null(array.dictionary_decode()).to_numpy(zero_copy_only=False)))
@@ -269,13 +302,16 @@ class OutcomeTable:
         return replace(self, rows=kept)
 
     def without(self, other: OutcomeTable) -> OutcomeTable:
-        """The rows of questions (dataset and question_id) that another table does not have.
+        """The rows of questions that another table does not have: neither their dataset and id, nor their text.
 
         :raises OutcomeTableError: where it has all of them.
         """
         theirs = set(zip(other.rows["dataset"].to_pylist(), other.rows["question_id"].to_pylist(), strict=True))
+        texts = {normalised(text) for text in other.codes("question")[1]} - {""}
+        code, values = self.codes("question")
+        known = np.array([normalised(text) in texts for text in values])[code]
         mine = zip(self.rows["dataset"].to_pylist(), self.rows["question_id"].to_pylist(), strict=True)
-        keep = [question not in theirs for question in mine]
+        keep = [question not in theirs and not seen for question, seen in zip(mine, known.tolist(), strict=True)]
         if not any(keep):
             raise OutcomeTableError(self.path, f"all of its questions are in {other.path} as well")
         return replace(self, rows=self.rows.filter(pa.array(keep)))
@@ -283,9 +319,10 @@ class OutcomeTable:
     def split(self, name: Split, fractions: Sequence[float] = DEFAULT_FRACTIONS) -> OutcomeTable:
         """The rows of the questions of one split (``"all"``: this table).
 
-        A question's split depends on its ``question_id`` and ``fractions`` alone: a hash of the id, read as a number in
-        [0, 1), falls into the train, validation or test share. It is the same in every table, family, row order and
-        process; split sizes therefore vary around their shares.
+        A hash, read as a number in [0, 1), falls into the train, validation or test share; split sizes therefore vary
+        around their shares. It is the hash of the ``question_id``, and, where several ids stand for one text
+        (``same_text``), of that text. A question's split is thus the same in every family, selection and row order and
+        in every process, and the same in every table that has its text once; no text is in two splits of a table.
 
         :param fractions: shares of train, validation and test, >= 0, summing to 1.
         :raises OutcomeTableError: for an unknown name, bad fractions, or a split without questions.
@@ -296,8 +333,8 @@ class OutcomeTable:
         if not keep.any():
             raise OutcomeTableError(
                 self.path,
-                f"no question falls into split {name!r} (shares {tuple(fractions)}, {len(self.questions().first_row)} "
-                "questions); choose other fractions or split='all'",
+                f"no question falls into split {name!r} (shares {tuple(fractions)}, {len(self.distinct_questions().first_row)} "
+                f"different questions under {len(self.questions().first_row)} ids); choose other fractions or split='all'",
                 "question_id",
             )
         return replace(self, rows=self.rows.filter(pa.array(keep)))
@@ -317,57 +354,160 @@ class OutcomeTable:
         except ValueError as error:
             raise OutcomeTableError(self.path, str(error)) from None
         code, ids = self.codes("question_id")
-        return np.array([_split_code(question, edges) for question in ids], np.int8)[code]
+        codes = np.array([_split_code(question, edges) for question in ids], np.int8)[code]
+        if renamed := self._texts_of_several_ids():
+            pairs = self.questions()
+            texts = [renamed.get(name) for name in self._pair_names(pairs)]
+            of_text = np.array([-1 if text is None else _split_code(text, edges) for text in texts], np.int8)
+            codes = np.where(of_text[pairs.of_row] < 0, codes, of_text[pairs.of_row])
+        return codes
+
+    def distinct_questions(self) -> Questions:
+        """Questions in order of first appearance, those of one text being one question: what exams are made of."""
+        pairs = self.questions()
+        if not self.same_text:
+            return pairs
+        # The number of the first pair of the same text.
+        first: dict[object, int] = {}
+        same = [
+            first.setdefault(self.same_text.get(name, name), number)
+            for number, name in enumerate(self._pair_names(pairs))
+        ]
+        return Questions(*by_first_appearance(np.array(same, np.int64)[pairs.of_row]))
 
     def questions(self) -> Questions:
-        """Questions in order of first appearance."""
+        """Questions as they are named, (dataset, question_id) pairs, in order of first appearance."""
         dataset, _ = self.codes("dataset")
         question, ids = self.codes("question_id")
         return Questions(*by_first_appearance(dataset * len(ids) + question))
 
-    def constant_per_question(self, column: str) -> tuple[npt.NDArray[np.int64], list[Any]]:
-        """``(codes, values)`` of a column that is the same in all rows of a question: question ``q`` has
-        ``values[codes[q]]``.
+    def _pair_names(self, pairs: Questions) -> list[tuple[str, str]]:
+        columns = [self.rows[name].take(pairs.first_row).to_pylist() for name in ("dataset", "question_id")]
+        return list(zip(*columns, strict=True))
 
-        :raises OutcomeTableError: where the column is missing, has nulls or varies inside a question.
+    def _same_text(self) -> dict[tuple[str, str], str]:
+        """See ``same_text``."""
+        code, texts = self.codes("question")
+        plain = [normalised(text) for text in texts]
+        number = {text: at for at, text in enumerate(dict.fromkeys(plain))}
+        of_text = np.array([number[text] if text else -1 for text in plain])[code]
+        pairs = self.questions()
+        size = len(number)
+        links = np.unique((pairs.of_row * size + of_text)[of_text >= 0])
+        if len(links) == len(np.unique(links % size)):
+            return {}
+        # Pairs that share a text, and those that share one with these: a chain has one name, its first text's.
+        parent: dict[int, int] = {}
+
+        def root(node: int) -> int:
+            while parent.setdefault(node, node) != node:
+                parent[node] = node = parent[parent[node]]
+            return node
+
+        for link in links.tolist():
+            one, other = root(link % size), root(size + link // size)
+            parent[max(one, other)] = min(one, other)
+        members: dict[int, list[int]] = {}
+        for node in sorted(parent):
+            members.setdefault(root(node), []).append(node)
+        names, known = self._pair_names(pairs), list(number)
+        found: dict[tuple[str, str], str] = {}
+        for chain in members.values():
+            own = [names[node - size] for node in chain if node >= size]
+            if len(own) > 1:
+                found |= dict.fromkeys(own, min(known[node] for node in chain if node < size))
+        return found
+
+    def _texts_of_several_ids(self) -> dict[tuple[str, str], str]:
+        """Of ``same_text``, the pairs whose text has several ids: not those of one id in several datasets."""
+        ids: dict[str, set[str]] = {}
+        for (_, question), text in self.same_text.items():
+            ids.setdefault(text, set()).add(question)
+        return {pair: text for pair, text in self.same_text.items() if len(ids[text]) > 1}
+
+    def constant_per_question(self, column: str) -> tuple[npt.NDArray[np.int64], list[Any]]:
+        """``(codes, values)`` of a column that is the same in all rows of a (dataset, question_id) pair: distinct question
+        ``q`` has ``values[codes[q]]``, that of its first pair.
+
+        :raises OutcomeTableError: where the column is missing, has nulls or varies inside a pair.
         """
         if column not in self.rows.column_names:
             raise OutcomeTableError(self.path, f"missing; the table has {self.rows.column_names}", column)
         of_row, first_row = self.questions()
         codes, values = self.codes(column)
-        per_question = codes[first_row]
-        differs = codes != per_question[of_row]
+        differs = codes != codes[first_row][of_row]
         if differs.any():
             row = int(differs.argmax())
             raise OutcomeTableError(
                 self.path,
                 f"must be the same in all rows of a question, but question {self.rows['question_id'][row].as_py()!r} "
-                f"has {values[per_question[of_row[row]]]!r} and {values[codes[row]]!r}; choose another column or give "
+                f"has {values[codes[first_row[of_row[row]]]]!r} and {values[codes[row]]!r}; choose another column or give "
                 "different questions different ids",
                 column,
             )
-        return per_question, values
+        return codes[self.distinct_questions().first_row], values
+
+    def log_notes(self) -> None:
+        """Log what was inferred in reading as warnings, once a process."""
+        for note in self.notes:
+            self.log(note)
+
+    def log(self, text: str) -> None:
+        """Log a warning about the table, once a process."""
+        _log_once(self.path, text)
+
+    def generations(self) -> npt.NDArray[np.int64]:
+        """(rows,) numbers that tell a question's generations at a tier apart, in the order of its ids and of ``sample``;
+        equal numbers of two tiers are one sample of one id."""
+        sample = self.numbers("sample")
+        if not self.same_text:
+            return sample
+        _, small = np.unique(sample, return_inverse=True)
+        return np.asarray(self.questions().of_row * (small.max() + 1) + small)
+
+    def varies(self, column: str) -> npt.NDArray[np.bool_]:
+        """(Q,) bool: distinct questions that have several values of a column; texts of questions are compared normalised."""
+        questions = self.distinct_questions()
+        codes, values = self.codes(column)
+        if column == "question":
+            codes = np.unique([normalised(text) for text in values], return_inverse=True)[1][codes]
+        out = np.zeros(len(questions.first_row), bool)
+        out[questions.of_row[codes != codes[questions.first_row][questions.of_row]]] = True
+        return out
+
+    def has_one_answer(self) -> npt.NDArray[np.bool_]:
+        """(Q,) bool: distinct questions whose first text has one answer in all of its rows. Others cannot be judged by a reference
+        answer: it belongs to a generation, whose options were shuffled."""
+        questions = self.distinct_questions()
+        text, _ = self.codes("question")
+        answer, _ = self.codes("answer")
+        first = questions.first_row[questions.of_row]
+        out = np.ones(len(questions.first_row), bool)
+        out[questions.of_row[(text == text[first]) & (answer != answer[first])]] = False
+        return out
 
     def describe(self) -> dict[str, Any]:
         """What the table holds, as plain data (dicts, lists, str, int, float, bool).
 
         Keys: ``path, rows, questions, pairing, decision_cost, datasets`` (name -> questions), ``splits`` (name ->
-        questions, default shares), ``families`` and ``problems``.
+        questions, default shares), ``families``, ``problems`` and ``notes``.
 
         * A family: ``family, questions, complete_questions`` (questions with all tiers), ``splits, tiers``.
         * A tier: ``tier, tier_order, rows, questions, samples_min, samples_max, tokens_mean, tokens_p50, tokens_p90,
           accuracy``; means and percentiles over generations.
         * A problem: ``family, kind, message``. Kinds: ``missing_tiers``, ``unequal_samples``, ``tier_order`` (a later
           tier costs less), ``trap`` (dearer and less often correct), ``non_monotone`` (questions where the last tier is
-          right less often than the first), ``zero_tokens``. Tiers are compared on the questions that have both, every
-          question counting once.
+          right less often than the first), ``zero_tokens``, ``hidden_thought`` (tokens that cannot hold what was
+          generated). Tiers are compared on the questions that have both, every question counting once. Of the whole table
+          (``family`` is ``""``): ``equal_texts`` (of several ids), ``tier_texts`` (other texts at other tiers of one id),
+          ``several_texts`` and ``several_answers`` (that differ between generations).
         """
-        families, problems = [], []
+        families, problems = [], self._describe_texts()
         for name in self.families:
             entry, found = self.select(name)._describe_family(name)
             families.append(entry)
             problems.extend(found)
-        first_row = self.questions().first_row
+        first_row = self.distinct_questions().first_row
         dataset, names = self.codes("dataset")
         counts = np.bincount(dataset[first_row], minlength=len(names))
         return {
@@ -380,10 +520,67 @@ class OutcomeTable:
             "splits": self._split_sizes(first_row),
             "families": families,
             "problems": problems,
+            "notes": list(self.notes),
         }
 
+    def _describe_texts(self) -> list[dict[str, str]]:
+        """Problems of the whole table: questions that are not what their ids say."""
+        problems = []
+
+        def report(kind: str, message: str) -> None:
+            problems.append({"family": "", "kind": kind, "message": message})
+
+        pairs = self.questions()
+        names = self._pair_names(pairs)
+        if self.same_text:
+            under: dict[str, list[str]] = {}
+            for (dataset, question), text in self.same_text.items():
+                under.setdefault(text, []).append(f"{dataset}: {question}")
+            example = max(under.values(), key=len)
+            report(
+                "equal_texts",
+                f"{len(under)} texts stand under {len(self.same_text)} ids (e.g. {some(example)}): each text is one "
+                "question, in one split, with the generations of all its ids; if they are different questions, complete "
+                "their texts",
+            )
+        # Of single ids: what several ids of one text differ in is said above.
+        code, texts = self.codes("question")
+        plain = np.unique([normalised(text) for text in texts], return_inverse=True)[1][code]
+        inside, across = (self._spread(key, plain) for key in (self._cells(), pairs.of_row))
+        pair_inside = np.zeros(len(names), bool)
+        pair_inside[pairs.of_row[inside]] = True
+        pair_across = np.zeros(len(names), bool)
+        pair_across[pairs.of_row[across]] = True
+        if (by_tier := pair_across & ~pair_inside).any():
+            said = some([names[at][1] for at in np.flatnonzero(by_tier)])
+            report(
+                "tier_texts",
+                f"{by_tier.sum()} ids have another text at another tier or family ({said}): if these are different questions, "
+                "give them different ids; if it is the prompt that differs, write the bare question",
+            )
+        if pair_inside.any():
+            said = some([names[at][1] for at in np.flatnonzero(pair_inside)])
+            report(
+                "several_texts",
+                f"{pair_inside.sum()} ids have several texts at one tier ({said}): shuffled options? Agents that read see "
+                "the first",
+            )
+        if (several := self.varies("answer")).any():
+            ids = self.rows["question_id"].take(self.distinct_questions().first_row[several]).to_pylist()
+            report(
+                "several_answers",
+                f"{several.sum()} questions have several answers ({some(ids)}): shuffled options? The answer belongs to "
+                "the generation; texts with options cannot be graded again from one letter",
+            )
+        return problems
+
+    def _spread(self, key: npt.NDArray[np.int64], values: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """(rows,) rows whose value differs from that of the first row with their key."""
+        _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
+        return np.asarray(values != values[first][inverse])
+
     def _describe_family(self, family: str) -> tuple[dict[str, Any], list[dict[str, str]]]:
-        of_row, first_row = self.questions()
+        of_row, first_row = self.distinct_questions()
         names = self.tier_names(family)
         code, values = self.codes("tier")
         tier, shape = np.array([names.index(value) for value in values])[code], (len(first_row), len(names))
@@ -455,6 +652,8 @@ class OutcomeTable:
         zero = int((tokens == 0).sum())
         if zero:
             report("zero_tokens", f"{zero} generations of 0 tokens; exams charge 1 token for them")
+        for message in hidden_thoughts(self.rows, tier, names):
+            report("hidden_thought", message)
         return {
             "family": family,
             "questions": shape[0],
@@ -488,25 +687,96 @@ class OutcomeTable:
                     self.path,
                     f"tier {tiers[tier[row]]!r} has order {order[row]}, but row {before} gives tier "
                     f"{tiers[tier[before]]!r} order {order[before]} in the same family {families[family[row]]!r}; "
-                    "give every tier of a family one order of its own",
+                    "give every tier of a family one order of its own, or leave the column out: it is then that of mean "
+                    "tokens",
                     "tier_order",
                     row,
                 )
 
-    def _check_duplicates(self) -> None:
-        key = self.questions().of_row
+    def _cells(self) -> npt.NDArray[np.int64]:
+        """(rows,) number of every row's (dataset, question_id, family, tier)."""
+        return self._keys(self.questions().of_row, self.codes("family")[0], self.codes("tier")[0])
+
+    @staticmethod
+    def _keys(key: npt.NDArray[np.int64], *columns: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         # Compressed after every column: the product of all their sizes may not fit 64 bits.
-        for codes in (self.codes("family")[0], self.codes("tier")[0], self.numbers("sample")):
+        for codes in columns:
             _, small = np.unique(codes, return_inverse=True)
             _, key = np.unique(key * (small.max() + 1) + small, return_inverse=True)
+        return key
+
+    def _with_tier_order(self) -> tuple[OutcomeTable, str]:
+        """The table with the order of mean tokens as ``tier_order``, and the sentence that says so."""
+        family, families = self.codes("family")
+        tier, tiers = self.codes("tier")
+        key = self._keys(family, tier)
+        _, first = np.unique(key, return_index=True)
+        mean = np.bincount(key, self.numbers("tokens")) / np.bincount(key)
+        order, said = np.empty(len(first), np.int32), []
+        for number, name in enumerate(families):
+            mine = np.flatnonzero(family[first] == number)
+            mine = mine[np.lexsort((first[mine], mean[mine]))]
+            order[mine] = np.arange(1, len(mine) + 1)
+            said.append(f"{name}: " + " < ".join(f"{tiers[tier[first[at]]]} ({mean[at]:,.0f})" for at in mine))
+        more = f"; and {len(said) - 3} more families" if len(said) > 3 else ""
+        note = f"no tier_order: tiers stand in the order of their mean tokens ({'; '.join(said[:3])}{more})"
+        return replace(self, rows=self._with("tier_order", order[key])), note
+
+    def _with_samples(self) -> tuple[OutcomeTable, str]:
+        """The table with rows of a question and tier numbered as they come, and the sentence that says so."""
+        if self.pairing:
+            raise OutcomeTableError(
+                self.path,
+                "missing, but the metadata says 'pairing': only the numbers tell which generations of two tiers come from "
+                "one thought; add them or leave 'pairing' out",
+                "sample",
+            )
+        cell = self._cells()
+        order = np.argsort(cell, kind="stable")
+        start = np.flatnonzero(np.diff(cell[order], prepend=-1))
+        sample = np.empty(len(cell), np.int64)
+        sample[order] = np.arange(len(cell)) - np.repeat(start, np.diff(np.append(start, len(cell))))
+        note = "no sample: generations of a question and tier are numbered in the order of their rows"
+        everything = cell
+        for name in set(self.rows.column_names) - {"sample"}:
+            column = self.rows[name]
+            if not pa.types.is_nested(column.type) and not pa.types.is_null(column.type):
+                encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+                indices = encoded.unify_dictionaries().combine_chunks().indices
+                everything = self._keys(everything, pc.fill_null(indices, -1).to_numpy())
+        if copies := len(cell) - len(np.unique(everything)):
+            note += (
+                f"; {copies:,} rows equal another one in every column: where they are copies (or filters of one generation) "
+                "drop them, each counts as a generation"
+            )
+        return replace(self, rows=self._with("sample", sample)), note
+
+    def _with(self, name: str, values: npt.NDArray[Any]) -> pa.Table:
+        return self.rows.set_column(self.rows.column_names.index(name), name, pa.chunked_array([values]))
+
+    def _check_duplicates(self) -> None:
+        key = self._keys(self._cells(), self.numbers("sample"))
         order = np.argsort(key, kind="stable")
         again = order[1:][key[order][1:] == key[order][:-1]]
         if len(again):
             row = int(again.min())
             before = int(np.argmax(key == key[row]))
             what = {name: self.rows[name][row].as_py() for name in ("family", "question_id", "tier", "sample")}
+            pair = [self.rows.slice(at, 1).to_pylist()[0] for at in (before, row)]
+            differ = [name for name in self.rows.column_names if repr(pair[0][name]) != repr(pair[1][name])]
+            if not differ:
+                advice = (
+                    "the two rows are equal in every column: if one is a copy, drop it (numbering it would count one "
+                    "generation twice); if it is another generation, give it a number of its own"
+                )
+            else:
+                advice = (
+                    f"the two rows differ in {some(differ)}: if they are several judgements or filters of one generation, "
+                    "keep one of them (numbering them would count it twice); if they are different generations, number "
+                    "every generation differently, or leave the column sample out"
+                )
             raise OutcomeTableError(
-                self.path, f"{what} is already in row {before}; number every generation differently", "sample", row
+                self.path, f"{what} is already in row {before} ({len(again):,} such rows): {advice}", "sample", row
             )
 
     def _check_level_edges(self) -> None:
@@ -517,6 +787,11 @@ class OutcomeTable:
                 raise OutcomeTableError(
                     self.path, f"metadata 'level_edges' of family {family!r} must grow with tier_order, got {edges}"
                 )
+
+
+@cache
+def _log_once(path: str, text: str) -> None:
+    logger.warning("%s: %s", path, text)
 
 
 def by_first_appearance(keys: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -546,72 +821,6 @@ def _split_edges(fractions: Sequence[float]) -> npt.NDArray[np.int64]:
 def _split_code(question_id: str, edges: npt.NDArray[np.int64]) -> int:
     hashed = int.from_bytes(hashlib.sha256(question_id.encode()).digest()[:4], "big")
     return int(np.searchsorted(edges, hashed, side="right"))
-
-
-def _first(mask: npt.NDArray[np.bool_]) -> int | None:
-    return int(mask.argmax()) if mask.any() else None
-
-
-def _wrong(path: str, column: str, row: int, expected: str, got: object) -> NoReturn:
-    raise OutcomeTableError(path, f"expected {expected}, got {got}; correct the value or drop the row", column, row)
-
-
-def _reject_nulls(column: pa.ChunkedArray, name: str, path: str, expected: str) -> None:
-    if column.null_count:
-        row = _first(pc.is_null(column).to_numpy())
-        assert row is not None
-        _wrong(path, name, row, expected, "no value (null)")
-
-
-def _text(column: pa.ChunkedArray, name: str, path: str) -> pa.ChunkedArray:
-    """A text column as ``dictionary<int32, string>`` with one dictionary of distinct values."""
-    expected = "text" if name in ("question", "answer") else "text that is not empty"
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    if pa.types.is_null(kind):
-        _wrong(path, name, 0, expected, "no value (null)")
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
-        raise OutcomeTableError(path, f"expected {expected}, got the type {kind}; store the column as text", name, 0)
-    if pa.types.is_string_view(kind):
-        column = column.cast(pa.large_string())
-    _reject_nulls(column, name, path, expected)
-    array = column.dictionary_encode().unify_dictionaries().combine_chunks()
-    if array.dictionary.null_count or len(pc.unique(array.dictionary)) < len(array.dictionary):
-        decoded = array.dictionary_decode()
-        _reject_nulls(pa.chunked_array([decoded]), name, path, expected)
-        array = decoded.dictionary_encode()
-    if expected != "text":
-        empty = pc.index(array.dictionary, pa.scalar("", array.dictionary.type)).as_py()
-        row = _first(array.indices.to_numpy() == empty) if empty >= 0 else None
-        if row is not None:
-            _wrong(path, name, row, expected, "an empty text")
-    array = pa.DictionaryArray.from_arrays(array.indices.cast(pa.int32()), array.dictionary.cast(pa.string()))
-    return pa.chunked_array([array], _DICTIONARY)
-
-
-def _integers(column: pa.ChunkedArray, name: str, path: str) -> pa.ChunkedArray:
-    """A column of ``_INTEGERS`` as its stored type; whole floating-point numbers count as integers."""
-    stored, low, high, expected = _INTEGERS[name]
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    if pa.types.is_null(column.type):
-        _wrong(path, name, 0, expected, "no value (null)")
-    if not (
-        pa.types.is_integer(column.type)
-        or pa.types.is_floating(column.type)
-        or (name == "correct" and pa.types.is_boolean(column.type))
-    ):
-        raise OutcomeTableError(path, f"expected {expected}, got the type {column.type}; convert the column", name, 0)
-    _reject_nulls(column, name, path, expected)
-    values = column.to_numpy()
-    if pa.types.is_floating(column.type):
-        row = _first(~np.isfinite(values) | (values != np.floor(values)) | (np.abs(values) > 2**53))
-    else:
-        row = None
-    bad = _first((values < low) | (values > high)) if values.dtype != bool else None
-    if row is not None or bad is not None:
-        row = min(r for r in (row, bad) if r is not None)
-        _wrong(path, name, row, expected, values[row])
-    return pa.chunked_array([pa.array(values.astype(stored.to_pandas_dtype()), stored)])
 
 
 def _metadata_text(metadata: Mapping[bytes, bytes], key: str, path: str) -> str | None:
@@ -648,132 +857,3 @@ def _pairing(metadata: Mapping[bytes, bytes], path: str) -> bool:
     if text not in ("true", "false"):
         raise OutcomeTableError(path, f"metadata 'pairing' must be 'true' or 'false', got {text!r}")
     return text == "true"
-
-
-def _unreadable(path: Path, kind: str, error: Exception, row: int | None = None) -> OutcomeTableError:
-    return OutcomeTableError(
-        str(path), f"cannot be read as {kind} (truncated, damaged or of another kind?): {error}", row=row
-    )
-
-
-def _read_parquet(path: Path) -> pa.Table:
-    try:
-        schema = pq.read_schema(path)
-        # Repeated texts stay dictionary codes from file to memory: a million copies of a question cost one.
-        plain = [item.name for item in schema if pa.types.is_string(item.type) or pa.types.is_large_string(item.type)]
-        texts = [name for name in TEXT_COLUMNS if plain.count(name) == 1]
-        with pq.ParquetFile(path, read_dictionary=texts) as file:
-            return file.read()
-    except (pa.ArrowException, OSError) as error:
-        raise _unreadable(path, "Parquet", error) from error
-
-
-def _read_csv(path: Path) -> pa.Table:
-    from pyarrow import csv as arrow_csv
-
-    bad_row: list[int | None] = []
-
-    def on_invalid(row: Any) -> str:
-        # Arrow counts the header as row 1.
-        bad_row.append(None if row.number is None else row.number - 2)
-        return "error"
-
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            names = next(csv.reader(file), [])
-        parse = arrow_csv.ParseOptions(newlines_in_values=True, invalid_row_handler=on_invalid)
-        # Everything as text: Arrow would guess a type from the first block and say no row when a later one differs.
-        types = {name: _DICTIONARY if name in TEXT_COLUMNS else pa.string() for name in names}
-        convert = arrow_csv.ConvertOptions(column_types=types)
-        try:
-            table = arrow_csv.read_csv(path, parse_options=parse, convert_options=convert)
-        except pa.ArrowInvalid:
-            if not bad_row:
-                raise
-            # Only the serial reader knows row numbers.
-            bad_row.clear()
-            serial = arrow_csv.ReadOptions(use_threads=False)
-            table = arrow_csv.read_csv(path, read_options=serial, parse_options=parse, convert_options=convert)
-    except (pa.ArrowException, OSError, UnicodeDecodeError, csv.Error) as error:
-        raise _unreadable(path, "CSV", error, bad_row[0] if bad_row else None) from error
-    for name in _INTEGERS:
-        if name in table.column_names and table.num_rows:
-            index = table.column_names.index(name)
-            table = table.set_column(index, name, _numbers_from_text(table[name], name, str(path)))
-    return table
-
-
-def _numbers_from_text(column: pa.ChunkedArray, name: str, path: str) -> pa.ChunkedArray:
-    text = pc.utf8_trim_whitespace(column)
-    if name == "correct":
-        text = pc.utf8_lower(text)
-        good = pc.is_in(text, pa.array(["true", "false", "1", "0"]))
-    else:
-        good = pc.match_substring_regex(text, r"^-?[0-9]{1,18}(\.0*)?$")
-    row = _first(~good.to_numpy())
-    if row is not None:
-        _wrong(path, name, row, _INTEGERS[name][3], repr(column[row].as_py()))
-    if name == "correct":
-        return pc.is_in(text, pa.array(["true", "1"]))
-    return pc.replace_substring_regex(text, r"\.0*$", "").cast(pa.int64())
-
-
-def _read_jsonl(path: Path) -> pa.Table:
-    from pyarrow import json as arrow_json
-
-    # Declared, since Arrow would turn ids that look like dates into dates.
-    schema = pa.schema([(name, pa.string()) for name in TEXT_COLUMNS])
-    parse = arrow_json.ParseOptions(explicit_schema=schema)
-    blocks = []
-    try:
-        # In blocks, so that only one is ever held as plain text: the JSON reader knows no dictionaries.
-        with path.open("rb") as file:
-            while lines := file.readlines(_JSONL_BLOCK):
-                text = b"".join(lines)
-                if text.isspace():
-                    continue
-                block = arrow_json.read_json(pa.BufferReader(text), parse_options=parse)
-                for name in TEXT_COLUMNS:
-                    index = block.column_names.index(name)
-                    block = block.set_column(index, name, block[name].dictionary_encode())
-                blocks.append(block)
-        if not blocks:
-            raise OutcomeTableError(str(path), "the table has no rows: record at least one generation")
-        table = pa.concat_tables(blocks, promote_options="permissive")
-    except (pa.ArrowException, OSError) as error:
-        raise _jsonl_error(path, error) from error
-    # A declared column that no line has comes back as nulls; tell "missing" from "null".
-    empty = {name for name in TEXT_COLUMNS if table[name].null_count == table.num_rows}
-    return table.drop_columns(sorted(empty - json.loads(next(_lines(path))).keys()))
-
-
-def _lines(path: Path) -> Iterator[str]:
-    with path.open(encoding="utf-8-sig") as file:
-        yield from (line for line in file if not line.isspace())
-
-
-def _fits(name: str, value: object) -> bool:
-    if name in TEXT_COLUMNS:
-        return isinstance(value, str)
-    if isinstance(value, bool):
-        return name == "correct"
-    return isinstance(value, int | float) and math.isfinite(value) and (name != "correct" or value in (0, 1))
-
-
-def _jsonl_error(path: Path, error: Exception) -> OutcomeTableError:
-    """Find what Arrow stumbled over; Arrow's own row numbers restart in every block."""
-    row = 0
-    try:
-        for row, line in enumerate(_lines(path)):
-            record = json.loads(line)
-            if not isinstance(record, dict):
-                raise OutcomeTableError(str(path), "every line must be one JSON object", row=row)
-            for name in COLUMNS:
-                if name in record and not _fits(name, record[name]):
-                    expected = _INTEGERS[name][3] if name in _INTEGERS else "text"
-                    _wrong(str(path), name, row, expected, json.dumps(record[name]))
-    except json.JSONDecodeError as bad:
-        return _unreadable(path, "JSON Lines", bad, row)
-    except UnicodeDecodeError as bad:
-        return _unreadable(path, "JSON Lines", bad)
-    return _unreadable(path, "JSON Lines", error)

@@ -39,7 +39,10 @@ def recorded_source(
 
     Every question of ``split`` is one task row and one item; its outcomes at a tier are its recorded generations, all
     equally likely, ordered by ``sample``. Nothing is imputed. Generations of 0 tokens (an empty answer) cost 1 token,
-    the least an attempt can cost. A question is a ``(dataset, question_id)`` pair.
+    the least an attempt can cost. A question is a text: ``(dataset, question_id)`` pairs with equal texts
+    (:func:`roi_env.texts.normalised`) are one question that has the generations of all of them and, else, the values of the
+    first. So no question is twice in an exam, or both in training and in test. What was inferred in reading the table, and
+    what varies inside questions, is logged as a warning.
 
     * Groups (what an agent sees) are the values of ``group_by``, in order of first appearance in the file, divided
       further by which tiers are offered where ``missing="mask"`` leaves several patterns. ``group_features`` (G, F):
@@ -58,7 +61,7 @@ def recorded_source(
     :param tiers: names to offer (default: all of the family), in any order; cheapest first in the source.
     :param datasets: values of ``dataset`` to take questions from (default: all).
     :param split: ``"train"``, ``"validation"``, ``"test"`` or ``"all"``: the questions exams are made of.
-    :param group_by: a column that is constant per question.
+    :param group_by: a column that is constant per ``(dataset, question_id)`` pair.
     :param missing: questions without generations for one of ``tiers``: ``"drop"`` leaves them out (of beliefs too),
         ``"mask"`` offers the tiers they have.
     :param coupling: ``"common"`` needs the metadata ``pairing`` and, for every question, the same ``sample`` numbers at
@@ -84,17 +87,18 @@ def recorded_source(
 
     # Groups: values of the column x patterns of offered tiers.
     label_code, labels = table.constant_per_question(group_by)
+    _log(table, group_by)
     items = np.flatnonzero(evaluated)
-    item_value, first = by_first_appearance(label_code[items])
-    value_labels = [labels[code] for code in label_code[items[first]]]
+    item_value, first = _as_in_file(label_code, items)
+    value_labels = [labels[code] for code in label_code[first]]
     num_values = len(value_labels)
     value_of_label = np.full(len(labels), -1)
     value_of_label[label_code[items]] = item_value
     if stratify:
         order = np.argsort(item_value, kind="stable")
         items, item_value = items[order], item_value[order]
-    item_pattern, first = by_first_appearance(np.unique(offered[items], axis=0, return_inverse=True)[1])
-    patterns = offered[items[first]]
+    item_pattern, first = _as_in_file(np.unique(offered, axis=0, return_inverse=True)[1], items)
+    patterns = offered[first]
     group_code, item_group = np.unique(item_value * len(patterns) + item_pattern, return_inverse=True)
     group_value, group_pattern = np.divmod(group_code, len(patterns))
     group_offers = patterns[group_pattern]
@@ -139,7 +143,8 @@ def recorded_source(
 
     rows = cells.rows_of(items)
     outcome_count = cells.counts[items].ravel()
-    question_ids = _texts(table, "question_id", items)
+    first_row = table.distinct_questions().first_row[items]
+    question_ids = _texts(table, "question_id", first_row)
     paired = table.pairing
     if paired:
         odd = _first_unpaired(cells.counts[items], cells.sample[rows])
@@ -176,20 +181,29 @@ def recorded_source(
         paired=paired,
         synthetic=False,
         question_ids=question_ids,
-        texts=_texts(table, "question", items),
-        answers=_texts(table, "answer", items),
+        texts=_texts(table, "question", first_row),
+        answers=_texts(table, "answer", first_row) if table.has_one_answer()[items].all() else (),
     )
     return source.with_coupling(coupling or ("common" if paired else "independent"))
 
 
+def _as_in_file(codes: Ints, items: Ints) -> tuple[Ints, Ints]:
+    """``(values, first)`` of the questions ``items``: 0, 1, ... in the order in which their codes appear in the file, the
+    same order in every split; and a question of the file for each."""
+    rank, first = by_first_appearance(codes)
+    used, values = np.unique(rank[items], return_inverse=True)
+    return values, first[used]
+
+
 class _Cells(NamedTuple):
-    """Generations sorted by (question, tier, sample), and how many every (question, tier) has."""
+    """Generations sorted by (question, tier, id, sample), and how many every (question, tier) has."""
 
     question: Ints
     tier: Ints
     tokens: Ints
     correct: npt.NDArray[np.bool_]
     sample: Ints
+    """Number of the (id, sample): generations of ids with equal texts stay apart."""
     counts: Ints  # (Q, K)
 
     def rows_of(self, questions: Ints) -> Ints:
@@ -200,10 +214,10 @@ class _Cells(NamedTuple):
 
 
 def _cells(table: OutcomeTable, names: Sequence[str]) -> _Cells:
-    question, first_row = table.questions()
+    question, first_row = table.distinct_questions()
     code, values = table.codes("tier")
     tier = np.array([list(names).index(value) for value in values])[code]
-    sample = table.numbers("sample")
+    sample = table.generations()
     order = np.lexsort((sample, tier, question))
     count = np.bincount(question * len(names) + tier, minlength=len(first_row) * len(names))
     return _Cells(
@@ -226,7 +240,7 @@ def _questions_of(
     fractions: Sequence[float],
 ) -> npt.NDArray[np.bool_]:
     """(Q,) usable questions of a split; an error where there are none, or none for a tier."""
-    chosen = usable & table.in_split(split, fractions)[table.questions().first_row]
+    chosen = usable & table.in_split(split, fractions)[table.distinct_questions().first_row]
     if not chosen.any():
         raise OutcomeTableError(
             table.path,
@@ -303,6 +317,20 @@ def _tiers(
     return tuple(tiers)
 
 
-def _texts(table: OutcomeTable, column: str, questions: Ints) -> tuple[str, ...]:
-    codes, values = table.constant_per_question(column)
-    return tuple(values[code] for code in codes[questions])
+def _texts(table: OutcomeTable, column: str, rows: Ints) -> tuple[str, ...]:
+    return tuple(table.rows[column].take(rows).to_pylist())
+
+
+def _log(table: OutcomeTable, group_by: str) -> None:
+    """Say what was inferred, and what one question has several of."""
+    table.log_notes()
+    if shared := len(set(table.same_text.values())):
+        table.log(f"{shared} texts stand under several ids or datasets: each is one question")
+    meanings = {
+        "question": "agents that read see the first (are options shuffled?)",
+        "answer": "each belongs to its generation, texts of these questions cannot be graded again by one",
+        group_by: "they count under the first",
+    }
+    for column, meaning in meanings.items():
+        if count := int(table.varies(column).sum()):
+            table.log(f"{count} questions have several values of {column!r}: {meaning}")

@@ -177,7 +177,8 @@ class Source:
     :param paired: whether common coupling has a meaning for these outcomes.
     :param question_ids: item -> question id (recorded sources).
     :param texts: item -> question text (recorded sources).
-    :param answers: item -> reference answer (recorded sources); no agent sees it.
+    :param answers: item -> reference answer (recorded sources); no agent sees it. Empty where a question has several: they
+        belong to its generations, whose options were shuffled.
     """
 
     name: str

@@ -5,8 +5,8 @@ A source is one text (:func:`read_questions`):
 * ``questions.jsonl`` (also ``.json``, ``.csv``, ``.parquet``);
 * ``hf:NAME[:CONFIG[:SPLIT]]``: a dataset of the hub, or a local folder in the hub's layout;
 * ``gsm8k``, ``math-500``, ``aime-2024`` or ``aime-2025``, perhaps ``gsm8k=FOLDER``: presets of the above;
-* ``table:FILE[?split=test&sample=100&seed=0]``: questions of a recorded outcome table, with its extra columns; a
-  random sample of them;
+* ``table:FILE[?split=test&sample=100&seed=0]``: questions of a recorded outcome table, each text once, with its extra
+  columns; a random sample of them;
 * ``rg:GENERATOR[?size=100&seed=0&name=value...]``: a generator of reasoning-gym with its configuration.
 
 A mapping says which column is what: ``{"text": "problem"}``, or with several columns in one text ``{"text": "{Body}
@@ -99,7 +99,7 @@ def read_questions(
     elif source.startswith("rg:"):
         return _listed(source, _generated(source, limit), limit, distinct, say)
     elif source.startswith("table:"):
-        return _listed(source, _recorded(source), limit, distinct, say)
+        return _listed(source, _recorded(source, answers), limit, distinct, say)
     else:
         rows = _file(Path(source))
         dataset = dataset or Path(source).stem
@@ -237,7 +237,7 @@ def _hub(name: str, config: str | None, split: str) -> Iterable[Mapping[str, Any
     return rows
 
 
-def _recorded(source: str) -> list[Question]:
+def _recorded(source: str, answers: bool) -> list[Question]:
     from roi_env.outcomes import COLUMNS, OutcomeTable, OutcomeTableError
 
     name, _, query = source.removeprefix("table:").partition("?")
@@ -249,7 +249,16 @@ def _recorded(source: str) -> list[Question]:
         size, seed = int(options["sample"] or 0), int(options["seed"])
     except (OutcomeTableError, ValueError) as error:
         raise QuestionError(f"{source}: {error}") from None
-    rows = table.rows.take(table.questions().first_row)
+    table.log_notes()
+    rows = table.rows.take(table.distinct_questions().first_row)
+    alone = table.has_one_answer()
+    if answers and not alone.all():
+        named = rows["question_id"][int(alone.argmin())].as_py()
+        raise QuestionError(
+            f"{source}: {(~alone).sum()} questions have several answers to one text (e.g. {named!r}): options were shuffled for "
+            "every generation, and no letter can grade a new text; ask questions that spell their options out, or a table whose "
+            "column question has them in the order of the answer"
+        )
     extras = []
     for column in rows.column_names:
         if column not in COLUMNS:

@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pytest
 
 import agents  # noqa: F401 - registers
@@ -14,7 +15,8 @@ from agents.evaluation import action_numbers, evaluate, evaluate_sampled, rollou
 from agents.exam_taker import ExamTaker, Papers, mark
 from roi_env.episodes import Records
 from roi_env.exam import ExamBatch, ExamSpec, draw_exams, exam_spec
-from tests.agents.llm.exams import three_tier_spec
+from roi_env.outcomes import OutcomeTable
+from tests.agents.llm.exams import spec_of, three_tier_spec, worded_table
 
 
 def papers_of(records: Records) -> Papers:
@@ -79,6 +81,12 @@ def test_what_single_passes_cannot_have_is_refused() -> None:
         mark(papers_of(records), batch, "exact", records.exam)
     batch, records = episodes(exam_spec("signal"), "fixed-1", replicates=1)
     with pytest.raises(ValueError, match="no reference answers"):
+        mark(papers_of(records), batch, "exact", records.exam)
+    table = worded_table(tiers=("answer", "short", "long"))
+    letters = pa.array(["AB"[k % 2] for k in range(table.num_rows)])
+    shuffled = table.rows.set_column(table.rows.column_names.index("answer"), "answer", letters)
+    batch, records = episodes(spec_of(OutcomeTable.from_arrow(shuffled)), "fixed-1", replicates=1)
+    with pytest.raises(ValueError, match="options were shuffled for every generation, no letter can grade"):
         mark(papers_of(records), batch, "exact", records.exam)
 
 

@@ -59,6 +59,20 @@ def test_a_clean_table_has_no_problems(tmp_path: Path) -> None:
     assert "No problems found." in printed(save(tmp_path / "t.parquet", [("q0", "fast", 1, False)]))
 
 
+def test_says_what_was_inferred_and_which_texts_are_one(tmp_path: Path) -> None:
+    path = save(tmp_path / "t.parquet", [("q0", "fast", 10, True), ("q1", "fast", 12, True), ("q0", "slow", 99, True)])
+    table = pq.read_table(path).drop_columns(["tier_order", "question"])
+    pq.write_table(table.append_column("question", pa.array(["One [1]?", "one  [1]?", "One [1]?"])), path)
+    text = printed(path)
+    assert (
+        "Inferred: no tier_order: tiers stand in the order of their mean tokens (model: fast (11) < slow (99))" in text
+    )
+    assert "3 generations, 1 questions" in text
+    assert "1 texts stand under 2 ids (e.g. 'set[0]: q0', 'set[0]: q1')" in text
+    assert "(all)" in text
+    assert "No problems found." not in text
+
+
 def test_malformed_files_raise(tmp_path: Path) -> None:
     with pytest.raises(OutcomeTableError, match="row 1"):
         printed(save(tmp_path / "t.parquet", [("q0", "fast", 1, False), ("q0", "slow", -1, False)]))

@@ -18,7 +18,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from roi_env.outcomes import COLUMNS, MAX_TOKENS, SPLITS, TEXT_COLUMNS, OutcomeTable, OutcomeTableError
+from roi_env.data import TINYLM
+from roi_env.outcomes import COLUMNS, MAX_TOKENS, SPLITS, TEXT_COLUMNS, OutcomeTable, OutcomeTableError, split_of
 
 DATA = Path(os.environ.get("ROI_DATA", "")) / "outcomes"
 REAL = sorted(DATA.glob("*.parquet")) if os.environ.get("ROI_DATA") else []
@@ -26,12 +27,12 @@ REAL = sorted(DATA.glob("*.parquet")) if os.environ.get("ROI_DATA") else []
 Row = dict[str, Any]
 
 
-def row(question: str = "q0", tier: str = "low", sample: int = 0, **changes: Any) -> Row:
+def row(name: str = "q0", /, tier: str = "low", sample: int = 0, **changes: Any) -> Row:
     order = {"low": 1, "mid": 2, "high": 3}.get(tier, 1)
     return {
         "dataset": "math",
-        "question_id": question,
-        "question": f"What is {question}?",
+        "question_id": name,
+        "question": f"What is {name}?",
         "answer": "NA",
         "family": "model",
         "tier": tier,
@@ -217,7 +218,7 @@ def test_malformed_values_name_file_column_and_row(tmp_path: Path, suffix: str, 
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
-@pytest.mark.parametrize("column", COLUMNS)
+@pytest.mark.parametrize("column", [name for name in COLUMNS if name not in ("tier_order", "sample")])
 def test_missing_column(tmp_path: Path, suffix: str, column: str) -> None:
     path = save(tmp_path / f"t{suffix}", pa.Table.from_pylist(rows()).drop_columns(column))
     with pytest.raises(OutcomeTableError, match=f"column '{column}': missing"):
@@ -225,7 +226,8 @@ def test_missing_column(tmp_path: Path, suffix: str, column: str) -> None:
 
 
 WRONG_TYPES = {
-    **dict.fromkeys(TEXT_COLUMNS, pa.array([7] * 16)),
+    **dict.fromkeys(TEXT_COLUMNS, pa.array([[7]] * 16)),
+    "question": pa.array([7] * 16),
     "tier_order": pa.array(["one"] * 16),
     "tokens": pa.array(["12"] * 16),
     "correct": pa.array(["yes"] * 16),
@@ -244,7 +246,7 @@ def test_wrong_type(tmp_path: Path, suffix: str, column: str) -> None:
     assert (caught.value.path, caught.value.column, caught.value.row) == (str(path), column, 0)
 
 
-@pytest.mark.parametrize("column", COLUMNS)
+@pytest.mark.parametrize("column", [name for name in COLUMNS if name not in ("tier_order", "sample")])
 def test_columns_of_nulls(tmp_path: Path, column: str) -> None:
     arrow = pa.Table.from_pylist(rows())
     arrow = arrow.set_column(arrow.column_names.index(column), column, pa.nulls(16))
@@ -268,7 +270,14 @@ def test_csv_text_where_a_number_belongs(tmp_path: Path, column: str, text: str)
 
 @pytest.mark.parametrize(
     ("column", "text"),
-    [("tokens", "many"), ("tokens", True), ("correct", "yes"), ("correct", 2), ("tier", 3), ("correct", float("nan"))],
+    [
+        ("tokens", "many"),
+        ("tokens", True),
+        ("correct", "yes"),
+        ("correct", 2),
+        ("tier", [3]),
+        ("correct", float("nan")),
+    ],
 )
 def test_jsonl_values_of_mixed_types(tmp_path: Path, column: str, text: Any) -> None:
     lines = [json.dumps(r) for r in rows()]
@@ -280,7 +289,7 @@ def test_jsonl_values_of_mixed_types(tmp_path: Path, column: str, text: Any) -> 
 
 
 def test_jsonl_is_read_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("roi_env.outcomes._JSONL_BLOCK", 1000)
+    monkeypatch.setattr("roi_env.table_files._JSONL_BLOCK", 1000)
     content = [r | {"note": None if k < 9 else "late"} for k, r in enumerate(rows(30))]
     path = save(tmp_path / "t.jsonl", content)
     assert plain(OutcomeTable.read(path)) == content
@@ -445,14 +454,22 @@ def test_split_is_the_same_everywhere() -> None:
 
 
 def test_without_leaves_the_others_questions_out() -> None:
-    """A question is dataset and id: the same id elsewhere is another question."""
-    table = OutcomeTable.from_arrow(pa.Table.from_pylist([row(f"q{q}", sample=s) for q in range(4) for s in range(2)]))
-    other = OutcomeTable.from_arrow(
-        pa.Table.from_pylist([row("q1"), row("q3", "high"), row("q0", dataset="elsewhere")])
-    )
+    """A question is dataset and id, or a text: the same id elsewhere is another question, the same text is not."""
+    table = OutcomeTable.from_arrow(pa.Table.from_pylist([row(f"q{q}", sample=s) for q in range(5) for s in range(2)]))
+    there = [
+        row("q1"),
+        row("q3", "high"),
+        row("q0", dataset="elsewhere", question="What is it?"),
+        row("z", dataset="elsewhere", question=" what is  Q4 ?"),
+    ]
+    other = OutcomeTable.from_arrow(pa.Table.from_pylist(there))
     assert table.without(other).rows["question_id"].to_pylist() == ["q0", "q0", "q2", "q2"]
     with pytest.raises(OutcomeTableError, match="all of its questions are in"):
         other.without(other)
+    blank = [row("a", question=""), row("b", question="N/A")]
+    table = OutcomeTable.from_arrow(pa.Table.from_pylist(blank))
+    other = OutcomeTable.from_arrow(pa.Table.from_pylist(blank[1:]))
+    assert table.without(other).rows["question_id"].to_pylist() == ["a"], "no text is no equal text"
 
 
 GOLDEN_SPLIT = [0, 2, 2, 0, 0, 0, 0, 0, 2, 0, 2, 2, 1, 0, 0, 0]
@@ -460,9 +477,12 @@ GOLDEN_SPLIT = [0, 2, 2, 0, 0, 0, 0, 0, 2, 0, 2, 2, 1, 0, 0, 0]
 
 def test_questions_are_dataset_and_id() -> None:
     content = [row("1", dataset="b"), row("0", dataset="a"), row("1", dataset="a"), row("1", sample=1, dataset="b")]
-    questions = OutcomeTable.from_arrow(pa.Table.from_pylist(content)).questions()
-    assert questions.of_row.tolist() == [0, 1, 2, 0]
-    assert questions.first_row.tolist() == [0, 1, 2]
+    table = OutcomeTable.from_arrow(pa.Table.from_pylist(content))
+    assert table.questions().of_row.tolist() == [0, 1, 2, 0]
+    assert table.questions().first_row.tolist() == [0, 1, 2]
+    # The same text in two datasets: one question.
+    assert table.distinct_questions().of_row.tolist() == [0, 1, 0, 0]
+    assert table.distinct_questions().first_row.tolist() == [0, 1]
 
 
 def test_constant_per_question() -> None:
@@ -526,3 +546,159 @@ def test_real_tables_load_describe_and_survive_a_round_trip(path: Path, tmp_path
     assert [f["family"] for f in found["families"]] == list(table.families)
     table.write(tmp_path / path.name)
     assert OutcomeTable.read(tmp_path / path.name).describe() == found | {"path": str(tmp_path / path.name)}
+
+
+# --- Equal texts -----------------------------------------------------------------------------------------------------
+
+
+def written(question: int, copy: int) -> str:
+    """One text in four spellings."""
+    text = f"What is ${question} + 1$ in the café?"
+    spellings = (text, f"  {text.upper()}\n", text.replace("é", "e\u0301"), text.replace(" + ", r"\,+\; "))
+    return spellings[copy % 4]
+
+
+def copied(texts: int = 40, copies: int = 3, **changes: Any) -> list[Row]:
+    """Every text under several ids."""
+    return [
+        row(f"{question}/{copy}", tier, sample, question=written(question, copy)) | changes
+        for question in range(texts)
+        for copy in range(copies)
+        for tier in ("low", "high")
+        for sample in range(2)
+    ]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_text_is_in_one_split_whatever_its_ids(seed: int) -> None:
+    content = copied(copies=4)
+    np.random.default_rng(seed).shuffle(content)
+    table = OutcomeTable.from_arrow(pa.Table.from_pylist(content))
+    of_text: dict[str, set[int]] = {}
+    for question, code in zip(table.rows["question_id"].to_pylist(), table.split_codes(), strict=True):
+        of_text.setdefault(question.partition("/")[0], set()).add(int(code))
+    assert len(of_text) == 40
+    assert all(len(codes) == 1 for codes in of_text.values())
+    assert {next(iter(codes)) for codes in of_text.values()} == {0, 1, 2}
+    assert len(table.distinct_questions().first_row) == 40
+    found = table.describe()
+    assert found["questions"] == sum(found["splits"].values()) == 40
+    (problem,) = (problem for problem in found["problems"] if problem["kind"] == "equal_texts")
+    assert "40 texts stand under 160 ids" in problem["message"]
+    # A selection keeps the whole table's split.
+    part = table.select("model", "low")
+    part = dataclasses.replace(part, rows=part.rows.slice(0, 50))
+    assert (part.split_codes() == table.select("model", "low").split_codes()[:50]).all()
+
+
+@pytest.mark.parametrize("where", ["dataset", "family"])
+def test_a_text_is_in_one_split_in_all_datasets_and_families(where: str) -> None:
+    content = copied(copies=1) + [r | {where: "other", "question_id": f"x{r['question_id']}"} for r in copied(copies=1)]
+    table = OutcomeTable.from_arrow(pa.Table.from_pylist(content))
+    codes = table.split_codes()
+    assert (codes[: len(codes) // 2] == codes[len(codes) // 2 :]).all()
+    if where == "family":
+        parts = [table.select(name) for name in ("model", "other")]
+        assert (parts[0].split_codes() == parts[1].split_codes()).all()
+    assert len(table.distinct_questions().first_row) == 40
+
+
+def test_texts_that_share_an_id_are_chained() -> None:
+    """a and b share a text, b and c another one: all are in one split."""
+    content = [
+        row("a", question="one"),
+        row("b", question="one"),
+        row("b", "high", question="two"),
+        row("c", "high", question="Two"),
+        row("d", question="three"),
+    ]
+    table = OutcomeTable.from_arrow(pa.Table.from_pylist(content))
+    assert table.distinct_questions().of_row.tolist() == [0, 0, 0, 0, 1]
+    assert set(table.same_text.values()) == {"one"}
+    assert len(set(table.split_codes()[:4].tolist())) == 1
+
+
+@given(ids=st.lists(NAME, min_size=2, max_size=30, unique=True))
+@settings(max_examples=30, deadline=None)
+def test_where_texts_are_unique_the_id_alone_splits(ids: list[str]) -> None:
+    content = [row(name, sample=s, question=f"number {k}") for k, name in enumerate(ids) for s in range(2)]
+    table = OutcomeTable.from_arrow(pa.Table.from_pylist(content))
+    assert table.same_text == {}
+    assert table.split_codes().tolist() == [SPLITS.index(split_of(r["question_id"])) for r in content]
+    # So it is where there are no texts, and where one id stands in several datasets.
+    for bare in ([r | {"question": "N/A"} for r in content], content + [r | {"dataset": "copy"} for r in content]):
+        table = OutcomeTable.from_arrow(pa.Table.from_pylist(bare))
+        assert table.split_codes().tolist() == [SPLITS.index(split_of(r["question_id"])) for r in bare]
+
+
+@pytest.mark.parametrize("path", [TINYLM, *REAL], ids=lambda path: path.stem)
+def test_published_tables_split_by_id_alone(path: Path) -> None:
+    """Their texts are unique: nothing that was trained on a split of them is orphaned."""
+    table = OutcomeTable.read(path)
+    assert (table.same_text, table.notes) == ({}, ())
+    codes, ids = table.codes("question_id")
+    assert (table.split_codes() == np.array([SPLITS.index(split_of(name)) for name in ids])[codes]).all()
+
+
+def kinds(content: list[Row]) -> dict[str, str]:
+    found = OutcomeTable.from_arrow(pa.Table.from_pylist(content)).describe()
+    return {problem["kind"]: problem["message"] for problem in found["problems"]}
+
+
+def test_texts_and_answers_that_differ_inside_an_id_are_reported() -> None:
+    assert not {"tier_texts", "several_texts", "several_answers", "equal_texts"} & set(kinds(rows()))
+    between = [r | {"question": f"{r['question']} {r['tier'] if r['question_id'] == 'q1' else ''}"} for r in rows()]
+    assert "1 ids have another text at another tier or family ('q1')" in kinds(between)["tier_texts"]
+    assert "several_texts" not in kinds(between)
+    shuffled = [r | {"question": f"{r['question']} {r['sample']}", "answer": "AB"[r["sample"]]} for r in rows()]
+    found = kinds(shuffled)
+    assert "4 ids have several texts" in found["several_texts"]
+    assert "4 questions have several answers" in found["several_answers"]
+    assert "cannot be graded again from one letter" in found["several_answers"]
+    assert "tier_texts" not in found
+    spelled = [r | {"question": r["question"].upper() if r["sample"] else r["question"]} for r in rows()]
+    assert not {"tier_texts", "several_texts"} & set(kinds(spelled))
+
+
+def thinking(tokens: int, **columns: Any) -> list[Row]:
+    return [r | {"tokens": tokens} | columns for r in rows()]
+
+
+LONG = "First I add the two numbers, then I check the sum again. " * 20
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ([r | {"family": "deepseek-reasoner"} for r in thinking(12)], "12 tokens (median): too few for a thought"),
+        ([r | {"tier": f"{r['tier']} reasoning"} for r in thinking(12)], "too few for a thought"),
+        ([r | {"family": "o3-mini"} for r in thinking(12)], "too few for a thought"),
+        (thinking(12, text=LONG), "fewer tokens than their recorded text has words (row 0 of the family: 12 tokens, 240 words)"),
+        (thinking(12, reasoning=LONG, text="36"), "12 tokens, 241 words"),
+        (thinking(200, Reasoning=LONG[:600], Text=LONG[:900].upper()), "fewer tokens than their recorded text has words"),
+        (thinking(50, reasoning_tokens=400), "fewer tokens than 'reasoning_tokens'"),
+        ([r | {"family": "qwq-32b"} for r in thinking(300, response=LONG)], "the thought is hidden and not counted"),
+    ],
+)  # fmt: skip
+def test_tokens_that_cannot_hold_the_thought_are_reported(content: list[Row], said: str) -> None:
+    assert said in kinds(content)["hidden_thought"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        rows(),
+        [r | {"family": "gpt-4o"} for r in thinking(12)],
+        [r | {"family": "qwen3", "tier": f"{r['tier']} non-thinking"} for r in thinking(12)],
+        [r | {"family": "deepseek-reasoner"} for r in thinking(1200)],
+        [r | {"family": "deepseek-reasoner"} for r in thinking(1200, text="36", reasoning=LONG)],
+        [r | {"family": "deepseek-reasoner"} for r in thinking(1200, response=LONG)],
+        [r | {"family": "qwq-32b"} for r in thinking(300, text=f"<think>{LONG}</think>36")],
+        thinking(300, text=LONG, reasoning=LONG),
+        thinking(300, text=None, reasoning_tokens=-1),
+        thinking(50, prompt=LONG, reasoning_tokens=None),
+        thinking(50, text=[LONG]),
+    ],
+)
+def test_tokens_that_can_hold_the_thought_are_not(content: list[Row]) -> None:
+    assert "hidden_thought" not in kinds(content)

@@ -305,6 +305,88 @@ def test_the_same_id_in_two_datasets_is_two_questions() -> None:
     assert source.question_ids == ("0", "1", "2", "0", "1", "2")
 
 
+def copies(content: list[Row], number: int = 3) -> list[Row]:
+    """Every question under several ids, in several spellings; the generations of an id are its own."""
+    return [
+        r
+        | {
+            "question_id": f"{r['question_id']}/{copy}",
+            "question": r["question"].upper() + " " * copy,
+            "tokens": r["tokens"] + copy,
+        }
+        for copy in range(number)
+        for r in content
+    ]
+
+
+def test_ids_of_one_text_are_one_question_with_all_of_their_generations() -> None:
+    rows = copies(grid())
+    source = recorded_source(table(rows), split="all", beliefs_split="all")
+    check_source(source)
+    assert source.num_items == 40
+    assert (source.outcome_count == 6).all()
+    merged = [r | {"question_id": r["question_id"].partition("/")[0]} for r in rows]
+    check_law(source.published, 0, TIERS, merged)
+    batch = draw_exams(exam_spec(source, num_tasks=40, budget=0.3), 0, np.arange(50))
+    texts = np.array([text.strip() for text in source.texts])[batch.items]
+    assert all(len(set(exam)) == 40 for exam in texts)
+    splits = {name: recorded_source(table(rows), split=name) for name in SPLITS}
+    assert sum(source.num_items for source in splits.values()) == 40
+    assert not set(splits["train"].texts) & set(splits["test"].texts)
+
+
+def test_pairs_of_ids_of_one_text_stay_pairs() -> None:
+    rows = copies(grid())
+    # Samples of a tier come in another order of ids: they are paired by id and number, not by row.
+    rows = [r for k in (0, 1, 2) for r in (rows if k % 2 else rows[::-1]) if r["tier"] == TIERS[k]]
+    source = recorded_source(table(rows, pairing=True), split="all", beliefs_split="all")
+    assert source.coupling == "common"
+    # Of the first question: the ids' tokens differ by their copy's number, which every tier has in one order.
+    copy = (source.outcomes[: 3 * 6].reshape(3, 6) >> 1) % 10
+    assert (copy[1] == copy[2]).all()
+    assert sorted(copy[1]) == [0, 0, 1, 1, 2, 2]
+
+
+def test_options_that_are_shuffled_for_every_generation(caplog: pytest.LogCaptureFixture) -> None:
+    """The answer belongs to the generation: exams do not need it, and no reference answer is made up."""
+    plain = recorded_source(table(grid()), split="all", beliefs_split="all")
+    rows = [r | {"answer": "BDA"[k % 3]} for k, r in enumerate(grid())]
+    shuffled = recorded_source(dataclasses.replace(table(rows), path="shuffled"), split="all", beliefs_split="all")
+    assert shuffled.checksum() == plain.checksum()
+    assert (shuffled.answers, shuffled.texts) == ((), plain.texts)
+    assert "shuffled: 40 questions have several values of 'answer': each belongs to its generation" in caplog.text
+    # Where the text lists the options in the order of its answer, text and answer are a pair.
+    rows = [r | {"question": f"{r['question']} {r['answer']}"} for r in rows]
+    source = recorded_source(table(rows), split="all", beliefs_split="all")
+    assert [text[-1] for text in source.texts] == list(source.answers)
+
+
+def test_groups_stand_in_the_order_of_the_file_in_every_split() -> None:
+    """Training and reported exams must have the same groups in the same order, however the rows are mixed."""
+    for seed in range(5):
+        rows = grid(60, ("x", "y", "z"))
+        order = np.random.default_rng(seed).permutation(len(rows))
+        mixed = table([rows[k] for k in order])
+        names = {recorded_source(mixed, split=split).group_names for split in SPLITS}
+        assert names == {tuple(mixed.rows["dataset"].unique().to_pylist())}
+
+
+def test_a_text_in_two_groups_counts_under_the_first(caplog: pytest.LogCaptureFixture) -> None:
+    rows = grid(10, ("x", "y")) + [r | {"dataset": "y"} for r in grid(3, ("x",))]
+    source = recorded_source(dataclasses.replace(table(rows), path="twice"), split="all", beliefs_split="all")
+    assert (source.num_items, source.group_names) == (20, ("x", "y"))
+    assert np.bincount(source.row_group).tolist() == [10, 10]
+    assert "twice: 3 texts stand under several ids or datasets" in caplog.text
+    assert "twice: 3 questions have several values of 'dataset': they count under the first" in caplog.text
+
+
+def test_what_was_inferred_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    bare = OutcomeTable.from_arrow(pa.Table.from_pylist(grid()).drop_columns(["tier_order", "sample"]), "bare")
+    for _ in range(2):
+        recorded_source(bare)
+    assert [record.getMessage()[:20] for record in caplog.records] == ["bare: no tier_order:", "bare: no sample: gen"]
+
+
 def test_from_a_path_and_a_single_tier(tmp_path: Path) -> None:
     table(grid()).write(tmp_path / "t.parquet")
     source = recorded_source(tmp_path / "t.parquet", tiers="mid")

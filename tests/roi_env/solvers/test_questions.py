@@ -101,6 +101,30 @@ def test_questions_of_a_recorded_table() -> None:
             read_questions(f"table:{bad}")
 
 
+def test_a_recorded_text_is_asked_once_and_needs_one_answer(tmp_path: Path) -> None:
+    rows = [
+        {"dataset": "d", "question_id": f"{text}{copy}", "question": f"Which is {text}?" + " " * copy, "answer": "AB"[copy],
+         "family": "m", "tier": "low", "tokens": 5, "correct": True, "topic": text}
+        for text in "xyz" for copy in range(2)
+    ]  # fmt: skip
+    path = tmp_path / "t.jsonl"
+
+    def save() -> str:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return f"table:{path}"
+
+    found = read_questions(save())
+    assert [(q.question_id, q.text, q.answer, q.extra) for q in found] == [
+        (f"{text}0", f"Which is {text}?", "A", {"topic": text}) for text in "xyz"
+    ]
+    rows += [row | {"answer": "D"} for row in rows[:2]]
+    with pytest.raises(
+        QuestionError, match=r"1 questions have several answers to one text \(e.g. 'x0'\).*no letter can grade"
+    ):
+        read_questions(save())
+    assert len(read_questions(save(), answers=False)) == 3
+
+
 def test_presets_and_their_graders() -> None:
     assert preset_grader("math-500=somewhere") == "math"
     assert preset_grader("rg:gcd?size=3") == "reasoning-gym"
