@@ -14,7 +14,7 @@ import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeAlias
@@ -397,14 +397,30 @@ def register(name: str, target: str, summary: str, *, privileged: bool = False, 
     AGENTS[name] = Entry(target, summary, params, privileged)
 
 
+_NUMBERED = re.compile(r"(fixed)-([1-9][0-9]{0,2})")
+"""Names that need no entry of their own: ``fixed-4``, ``fixed-5``, ... for as many tiers as a table has."""
+
+
+def find_agent(name: str) -> Entry | None:
+    """The registered agent of a name; None where there is none. ``fixed-K`` exists for every K."""
+    if name in AGENTS:
+        return AGENTS[name]
+    if match := _NUMBERED.fullmatch(name):
+        number = int(match[2])
+        return replace(AGENTS[match[1]], summary=f"always tier {number}", params={"tier": number})
+    return None
+
+
 def parse_agent(text: str) -> tuple[str, dict[str, Any]]:
     """Split ``"roi(threshold=0.01)"`` into a registered name and parameters.
 
     :raises ValueError: for an unknown name (listing the known ones) or malformed parameters.
     """
     match = re.fullmatch(r"([\w-]+)(?:\((.*)\))?", text.strip())
-    if match is None or match[1] not in AGENTS:
-        raise ValueError(f"unknown agent {text!r}; `roi agents` lists: {', '.join(sorted(AGENTS))}")
+    if match is None or find_agent(match[1]) is None:
+        raise ValueError(
+            f"unknown agent {text!r}; `roi agents` lists: {', '.join(sorted(AGENTS))}, and fixed-K for every tier K"
+        )
     try:
         call = ast.parse(f"_({match[2] or ''})", mode="eval").body
         assert isinstance(call, ast.Call)
@@ -436,7 +452,8 @@ def make_agent(text: str, problem: Problem, **params: Any) -> Agent:
     if is_saved(text):
         return load_agent(text, problem)
     name, inline = parse_agent(text)
-    entry = AGENTS[name]
+    entry = find_agent(name)
+    assert entry is not None, "parse_agent knows it"
     factory = entry.load()
     arguments = {**entry.params, **inline, **params}
     known = set(inspect.signature(factory).parameters) - {"problem"}

@@ -568,8 +568,11 @@ def list_agents() -> None:
     shown.add_column("what it does")
     for name, entry in AGENTS.items():
         shown.add_row(name, escape(entry.summary))
+        if name == "fixed-3":
+            shown.add_row("fixed-4 ..", "the fourth tier, and so on to fixed-K")
     console.print(shown)
     console.print("Parameters go in parentheses:  roi compare --agent 'roi(threshold=0.01)'")
+    console.print("In a comparison {tier} stands for every tier of a setting:  roi compare --agent 'fixed-{tier}'")
 
 
 def main() -> None:

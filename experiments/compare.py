@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import roi_env
-from agents.base import AGENTS, Agent, agent_text, is_saved, make_agent, parse_agent, public_problem
+from agents.base import Agent, Entry, agent_text, find_agent, is_saved, make_agent, parse_agent, public_problem
 from agents.evaluation import TrainingExams, evaluate, rollout
 from experiments.config import CompareConfig, ConfigError, VariantConfig, as_dict
 from experiments.training import Curve, curve_table, load_trained, save_trained, train_stepwise, validation_exams
@@ -36,12 +36,15 @@ from roi_env.env import resolve_spec
 from roi_env.evaluation import BINS, CALIBRATION
 from roi_env.exam import ExamBatch, ExamSpec, draw_exams
 from roi_env.files import replacing
+from roi_env.outcomes import OutcomeTable
 from roi_env.references import references
 
 OPTIMUM = "optimum"
 _REFERENCES = "references"
 SEED = "{seed}"
 """In an agent's text: stands for each of the training seeds, e.g. of models that were trained beforehand."""
+TIER = "{tier}"
+"""In an agent's text: stands for the number of every tier of the setting, 1 (cheapest) to K."""
 
 
 @dataclass(frozen=True)
@@ -171,10 +174,17 @@ def validation_spec(setting: Setting, spec: ExamSpec) -> ExamSpec:
     return found.replace(budget=spec.budget, num_tasks=min(spec.num_tasks, len(found.source.row_item)))
 
 
+def _entry(text: str) -> Entry:
+    """The registered agent of an agent's text."""
+    entry = find_agent(parse_agent(text)[0])
+    assert entry is not None, "parse_agent knows it"
+    return entry
+
+
 def make_for(name: str, setting: Setting, spec: ExamSpec) -> Agent:
     """Make an agent; the optimum alone is told the evaluated source's own laws."""
     try:
-        privileged = not is_saved(name) and AGENTS[parse_agent(name)[0]].privileged
+        privileged = not is_saved(name) and _entry(name).privileged
         return make_agent(name, public_problem(spec), **({"laws": spec.source.published} if privileged else {}))
     except ValueError as error:
         raise ConfigError(f"{setting.label}: {error}") from error
@@ -203,7 +213,11 @@ def plan(config: CompareConfig, settings: list[Setting]) -> list[Cell]:
     for setting in settings:
         cells.append(Cell(setting, _REFERENCES, _REFERENCES, 0))
         spec = setting_spec(setting)
-        names = (*config.agents, *setting.variant.agents, OPTIMUM)
+        names = [
+            name.replace(TIER, str(tier))
+            for name in (*config.agents, *setting.variant.agents, OPTIMUM)
+            for tier in range(1, spec.num_tiers + 1 if TIER in name else 2)
+        ]
         for name in dict.fromkeys(names):
             text = _matched(name, config.steps, tuning)
             agent = make_for(text.replace(SEED, str(config.training_seeds[0])), setting, spec)
@@ -224,7 +238,7 @@ def _matched(name: str, steps: int | None, tuning: Tuning | None) -> str:
         registered, inline = parse_agent(name)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    if not AGENTS[registered].stepwise:
+    if not _entry(registered).stepwise:
         return name
     params: dict[str, Any] = {}
     if tuning is not None:
@@ -260,8 +274,7 @@ def _agent_content(text: str) -> str | None:
         return _content(text)
     if text == _REFERENCES:
         return None
-    name, params = parse_agent(text)
-    if (model := (AGENTS[name].params | params).get("model")) is None:
+    if (model := (_entry(text).params | parse_agent(text)[1]).get("model")) is None:
         return None
     from agents.llm.policy import model_source
 
@@ -274,6 +287,9 @@ def _exam_identity(setting: Setting) -> list[Any]:
     variant = dataclasses.asdict(setting.variant) | {"agents": [], "name": None, "budgets": None, "orders": None}
     if setting.variant.outcomes is not None:
         variant["table"] = _content(setting.variant.outcomes)
+        if texts := _same_text(setting.variant.outcomes):
+            # Splits follow it; where no text is repeated they follow the file alone.
+            variant["same_text"] = texts
     return [roi_env.__version__, variant, setting.budget, setting.order]
 
 
@@ -281,6 +297,13 @@ def _exam_identity(setting: Setting) -> list[Any]:
 def _content(file: str) -> str:
     """Hash of a file's bytes: it may move, its content is what counts."""
     return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+
+
+@lru_cache(maxsize=64)
+def _same_text(file: str) -> str | None:
+    """Hash of which questions of a table are the same; None where all are different."""
+    same = sorted(OutcomeTable.read(file).same_text.items())
+    return hashlib.sha256(json.dumps(same).encode()).hexdigest() if same else None
 
 
 _Tables = dict[str, dict[str, Any]]
@@ -312,7 +335,7 @@ def to_train(config: CompareConfig, cells: list[Cell], run: Path) -> list[Cell]:
     found = []
     for cell in cells:
         # By its class first: a comparison has hundreds of cells and few agents that learn in the environment.
-        if cell.agent != _REFERENCES and not is_saved(cell.text) and AGENTS[parse_agent(cell.text)[0]].stepwise:
+        if cell.agent != _REFERENCES and not is_saved(cell.text) and _entry(cell.text).stepwise:
             agent = make_for(cell.text, cell.setting, setting_spec(cell.setting))
             if _stored(config, cell, agent, _store(run)) is None:
                 found.append(cell)

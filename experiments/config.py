@@ -18,9 +18,7 @@ VARIANTS = (*FAMILIES, "tinylm")
 _Settings = TypeVar("_Settings")
 PLANNERS = [
     "random",
-    "fixed-1",
-    "fixed-2",
-    "fixed-3",
+    "fixed-{tier}",
     "uniform-share",
     "remaining-share",
     "roi",
@@ -40,7 +38,8 @@ PLANNERS = [
     "plugin-bellman",
     "bellman",
 ]
-"""Agents of a comparison unless named otherwise; ``optimum`` always stands beside them."""
+"""Agents of a comparison unless named otherwise; ``optimum`` always stands beside them. ``{tier}`` stands for the number of
+every tier of a setting: ``fixed-1`` to ``fixed-K``."""
 
 
 class ConfigError(ValueError):

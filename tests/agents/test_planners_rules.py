@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -236,6 +237,18 @@ def test_fixed(name: str, tier: int) -> None:
         for (*_, action), legal in zip(rows, mask, strict=True):
             wanted = min(tier, reference.problem.num_tiers)
             assert action == (wanted if legal[wanted] else 0)
+
+
+def test_every_tier_has_its_fixed_agent(tmp_path: Path) -> None:
+    wide = dataclasses.replace(cases()[0][0], tier_names=tuple("abcdefghijkl"))
+    for tier in (1, 4, 5, 12):
+        agent = make_agent(f"fixed-{tier}", wide)
+        assert (agent.name, agent.params(), agent.action) == (f"fixed-{tier}", {"tier": tier}, tier)  # type: ignore[attr-defined]
+        save_agent(agent, tmp_path / "a.npz")
+        assert load_agent(tmp_path / "a.npz", wide).params() == {"tier": tier}
+    for bad in ("fixed-0", "fixed-05", "fixed-x", "fixed--1", "fixed-"):
+        with pytest.raises(ValueError, match=f"unknown agent '{bad}'.*fixed-K for every tier"):
+            make_agent(bad, wide)
 
 
 def test_fixed_by_name_and_errors() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,18 @@ from agents.base import AGENTS, make_agent, public_problem
 from agents.evaluation import rollout
 from experiments.analysis import summarise
 from experiments.cli import app, main
-from experiments.compare import _content, _key, assemble, expand, missing_cells, plan, run_cells, setting_spec, to_train
+from experiments.compare import (
+    _content,
+    _exam_identity,
+    _key,
+    assemble,
+    expand,
+    missing_cells,
+    plan,
+    run_cells,
+    setting_spec,
+    to_train,
+)
 from experiments.config import CompareConfig, ConfigError, VariantConfig, load_config
 from roi_env.exam import draw_exams
 
@@ -87,6 +99,44 @@ def test_the_default_comparison_finds_its_trained_agents(tmp_path: Path) -> None
     longer = dataclasses.replace(config, steps=500_001)
     again = plan(longer, expand(longer))
     assert [cell.agent for cell in to_train(longer, again, tmp_path)] == [cell.agent for cell in learners]
+
+
+def tiered_table(path: Path, tiers: int, copies: int = 1) -> Path:
+    """40 texts, each under ``copies`` ids."""
+    rows = [
+        {"dataset": "d", "question_id": f"{text}-{copy}", "question": f"number {text}", "answer": "ABD"[(text + k + s) % 3],
+         "family": "m", "tier": f"t{k}", "tokens": 4 * 3**k + s, "correct": (text * 7 + s) % tiers <= k}
+        for text in range(40) for copy in range(copies) for k in range(tiers) for s in range(2)
+    ]  # fmt: skip
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize("tiers", [1, 2, 5])
+def test_the_default_comparison_has_a_fixed_agent_for_every_tier(tmp_path: Path, tiers: int) -> None:
+    """The table's answers differ between generations, its tiers have no order and its samples no numbers: it is read."""
+    path = tiered_table(tmp_path / "t.jsonl", tiers)
+    variant = VariantConfig(source="recorded", table=str(path), family="m", num_tasks=3)
+    config = CompareConfig(variants=[variant], budgets=[0.3], exams=3, training_seeds=[0])
+    fixed = [cell.agent for cell in plan(config, expand(config)) if cell.agent.startswith("fixed")]
+    assert fixed == [f"fixed-{tier}" for tier in range(1, tiers + 1)]
+    config.agents = ["fixed-{tier}", "fixed-1", "plugin-bellman(attempts=20)"]
+    rows = finish(config, tmp_path / "run")["scores"]
+    assert {row["agent"] for row in rows} == {*fixed, "plugin-bellman(attempts=20)", "optimum"}
+
+
+def test_cells_depend_on_which_questions_are_one(tmp_path: Path) -> None:
+    """Where texts repeat, splits follow them: what was trained on another split is not taken for it."""
+    alone, copied = (tiered_table(tmp_path / f"{copies}.jsonl", 2, copies) for copies in (1, 2))
+    names = {}
+    for path in (alone, copied):
+        variant = VariantConfig(source="recorded", table=str(path), family="m", num_tasks=3)
+        config = CompareConfig(variants=[variant], budgets=[0.3], agents=["random"])
+        names[path] = _exam_identity(expand(config)[0])
+        train, test = (setting_spec(expand(config)[0], split).source for split in ("train", "test"))
+        assert not set(train.texts) & set(test.texts)
+    assert "same_text" not in names[alone][1]
+    assert "same_text" in names[copied][1]
 
 
 def test_another_question_is_another_cell(tmp_path: Path) -> None:
@@ -168,6 +218,8 @@ def test_compare_and_resume_on_the_command_line(tmp_path: Path) -> None:
 def test_agents_and_play() -> None:
     listed = CliRunner().invoke(app, ["agents"]).output
     assert all(name[:12] in listed for name in AGENTS)
+    assert "fixed-4 .." in listed
+    assert "and so on to fixed-K" in listed
     watched = CliRunner().invoke(app, ["play", "--agent", "lp-lookahead", "--num-tasks", "4"])
     assert watched.exit_code == 0, watched.output
     assert "exam over" in watched.output
