@@ -43,6 +43,7 @@ from roi_env.table_files import (
     TEXT_COLUMNS,
     OutcomeTableError,
     integer_column,
+    own_name,
     read_file,
     some,
     text_column,
@@ -73,6 +74,8 @@ DEFAULT_FRACTIONS = (0.5, 0.2, 0.3)
 """Expected shares of the questions in train, validation and test."""
 _DERIVED = ("tier_order", "sample")
 """Columns that follow from the others."""
+_JUDGES = ("filter", "filters", "filter_name", "metric", "scorer", "grader", "judge", "extractor")
+"""Columns that name who judged: several values may be several judgements of one generation."""
 
 
 class Questions(NamedTuple):
@@ -497,10 +500,11 @@ class OutcomeTable:
           accuracy``; means and percentiles over generations.
         * A problem: ``family, kind, message``. Kinds: ``missing_tiers``, ``unequal_samples``, ``tier_order`` (a later
           tier costs less), ``trap`` (dearer and less often correct), ``non_monotone`` (questions where the last tier is
-          right less often than the first), ``zero_tokens``, ``hidden_thought`` (tokens that cannot hold what was
-          generated). Tiers are compared on the questions that have both, every question counting once. Of the whole table
+          right less often than the first), ``zero_tokens``, ``several_judgements`` (of one generation?),
+          ``hidden_thought`` (tokens that cannot hold what was generated). Tiers are compared on the questions that have both, every question counting once. Of the whole table
           (``family`` is ``""``): ``equal_texts`` (of several ids), ``tier_texts`` (other texts at other tiers of one id),
-          ``several_texts`` and ``several_answers`` (that differ between generations).
+          ``several_texts`` and ``several_answers`` (that differ between generations), ``similar_names`` (of datasets,
+          families or tiers).
         """
         families, problems = [], self._describe_texts()
         for name in self.families:
@@ -530,6 +534,13 @@ class OutcomeTable:
         def report(kind: str, message: str) -> None:
             problems.append({"family": "", "kind": kind, "message": message})
 
+        for column in ("dataset", "family", "tier"):
+            like: dict[str, list[str]] = {}
+            for value in self.codes(column)[1]:
+                like.setdefault(normalised(value), []).append(value)
+            for values in like.values():
+                if len(values) > 1:
+                    report("similar_names", f"column {column!r} has {some(values)}: if they are one, write them alike")
         pairs = self.questions()
         names = self._pair_names(pairs)
         if self.same_text:
@@ -652,6 +663,13 @@ class OutcomeTable:
         zero = int((tokens == 0).sum())
         if zero:
             report("zero_tokens", f"{zero} generations of 0 tokens; exams charge 1 token for them")
+        for name, differs in self._judged(cell):
+            if several := len(np.unique(cell[differs])):
+                report(
+                    "several_judgements",
+                    f"column {name!r} has several values in {several} of {len(np.unique(cell))} questions and tiers: if they are "
+                    "judgements or filters of one generation, each is counted as a generation; keep one",
+                )
         for message in hidden_thoughts(self.rows, tier, names):
             report("hidden_thought", message)
         return {
@@ -732,6 +750,16 @@ class OutcomeTable:
                 "sample",
             )
         cell = self._cells()
+        for name, differs in self._judged(cell):
+            if differs.any():
+                row = int(differs.argmax())
+                raise OutcomeTableError(
+                    self.path,
+                    f"missing, and column {name!r} has several values in the rows of one question and tier: if they are "
+                    "judgements or filters of one generation, keep one of them; else number the generations",
+                    "sample",
+                    row,
+                )
         order = np.argsort(cell, kind="stable")
         start = np.flatnonzero(np.diff(cell[order], prepend=-1))
         sample = np.empty(len(cell), np.int64)
@@ -750,6 +778,16 @@ class OutcomeTable:
                 "drop them, each counts as a generation"
             )
         return replace(self, rows=self._with("sample", sample)), note
+
+    def _judged(self, cell: npt.NDArray[np.int64]) -> list[tuple[str, npt.NDArray[np.bool_]]]:
+        """``(column, (rows,) bool)`` of columns that name a judge: rows with another one than the first of their cell."""
+        return [
+            (name, self._spread(cell, self.codes(name)[0]))
+            for name in self.rows.column_names
+            if own_name(name) in _JUDGES
+            and not self.rows[name].null_count
+            and not pa.types.is_nested(self.rows[name].type)
+        ]
 
     def _with(self, name: str, values: npt.NDArray[Any]) -> pa.Table:
         return self.rows.set_column(self.rows.column_names.index(name), name, pa.chunked_array([values]))

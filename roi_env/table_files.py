@@ -267,6 +267,8 @@ def _read_json(path: Path) -> tuple[pa.Table, tuple[str, ...]]:
         return _from_records(_records(path), str(path))
     except (json.JSONDecodeError, RecursionError, UnicodeDecodeError, OSError, EOFError, zlib.error) as error:
         raise _unreadable(path, "JSON", error) from error
+    if any(pa.types.is_temporal(kind) for kind in table.schema.types):
+        return _from_records(_records(path), str(path))  # texts that look like dates are texts
     # A declared column that no line has comes back as nulls; tell "missing" from "null".
     empty = {name for name in TEXT_COLUMNS if table[name].null_count == table.num_rows}
     return table.drop_columns(sorted(empty - next(_records(path))[1].keys())), ()

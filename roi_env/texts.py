@@ -22,15 +22,15 @@ def normalised(text: str) -> str:
       spaces), typographic quotes and dashes are the plain ones, invisible characters (zero width, byte order mark) go.
       Raised and lowered characters keep their place: x² is x^2, not x2.
     * Case does not count.
-    * White space: LaTeX's commands for space are space; runs of it are one; it counts only between two letters or
-      digits: ``x + 1`` is ``x+1``, but ``1 2`` is not ``12``.
+    * White space: LaTeX's commands for space are space (``{,}`` is the comma without one); runs of it are one; it counts
+      only between two letters or digits: ``x + 1`` is ``x+1``, but ``1 2`` is not ``12``.
 
     Everything else counts, signs and punctuation included. Texts that say nothing (no letter or digit, ``n/a``, ``none``,
     ``null``, ``nan``, ``unknown``) become "".
     """
     if not text.isascii():
         text = _one_form(text)
-    text = " ".join(_LATEX_SPACE.sub(" ", text).casefold().split())
+    text = " ".join(_LATEX_SPACE.sub(" ", text.replace("{,}", ",")).casefold().split())
     text = _LOOSE_SPACE.sub("", text)
     return "" if text in _PLACEHOLDERS or not any(map(str.isalnum, text)) else text
 

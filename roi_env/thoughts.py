@@ -18,7 +18,7 @@ _VISIBLE = (
     "content", "prediction", "full_text", "raw_output", "answer_text",
 )  # fmt: skip
 _COUNTED = ("reasoning_tokens", "thinking_tokens", "thought_tokens", "output_tokens_reasoning")
-_THINKS = re.compile(r"(?<![a-z0-9])(reason\w*|think\w*|thought\w*|r1|o[134]|qwq|magistral)(?![a-z0-9])")
+_THINKS = re.compile(r"(?<![a-z0-9])(reason\w*|think\w*|thought\w*|effort|r1|o[134]|qwq|magistral)(?![a-z0-9])")
 _DOES_NOT = re.compile(r"(?<![a-z])(non?|none|off|without|disabled|instant)(?![a-z])|no_?think|non_?think")
 _SHORT = 32
 """Tokens that a thought exceeds, where there is no text to compare with."""

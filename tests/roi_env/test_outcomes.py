@@ -660,6 +660,12 @@ def test_texts_and_answers_that_differ_inside_an_id_are_reported() -> None:
     assert not {"tier_texts", "several_texts"} & set(kinds(spelled))
 
 
+def test_names_that_differ_in_spelling_are_reported() -> None:
+    content = [r | {"tier": "low " if r["tier"] == "high" else r["tier"]} for r in rows()]
+    assert "column 'tier' has 'low', 'low '" in kinds(content)["similar_names"]
+    assert "similar_names" not in kinds(rows())
+
+
 def thinking(tokens: int, **columns: Any) -> list[Row]:
     return [r | {"tokens": tokens} | columns for r in rows()]
 

@@ -67,6 +67,12 @@ def test_other_columns_may_mix_types(tmp_path: Path, values: list[Any], read: li
     assert plain(OutcomeTable.read(tmp_path / "t.parquet")) == plain(table)
 
 
+def test_texts_that_look_like_dates_stay_texts(tmp_path: Path) -> None:
+    content = changed(day="2024-01-01", time="2024-01-01 10:00:00")
+    (tmp_path / "t.jsonl").write_text(jsonl(content))
+    assert plain(OutcomeTable.read(tmp_path / "t.jsonl")) == content
+
+
 def test_a_column_that_mixes_types_between_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("roi_env.table_files._JSONL_BLOCK", 1000)
     content = [r | {"note": 1 if k < 20 else "late"} for k, r in enumerate(rows(30))]
@@ -417,6 +423,20 @@ def test_an_order_that_contradicts_itself_may_be_left_out() -> None:
         OutcomeTable.from_arrow(pa.Table.from_pylist(content))
     table = OutcomeTable.from_arrow(pa.Table.from_pylist(content).drop_columns("tier_order"))
     assert table.tier_names("model") == ("low", "high")
+
+
+def test_judgements_are_no_samples() -> None:
+    """Two filters of every generation, as evaluation harnesses log them, without numbers: not two generations."""
+    bare = [r | {"filter": name} for r in without("sample") for name in ("strict-match", "flexible-extract")]
+    with pytest.raises(OutcomeTableError, match=r"column 'filter' has several values.*keep one of them") as caught:
+        OutcomeTable.from_arrow(pa.Table.from_pylist(bare))
+    assert (caught.value.column, caught.value.row) == ("sample", 1)
+    one = [r for r in bare if r["filter"] == "strict-match"]
+    assert OutcomeTable.from_arrow(pa.Table.from_pylist(one)).numbers("sample").tolist() == [r["sample"] for r in EIGHT]
+    # Numbered, they are read as generations, and reported.
+    numbered = OutcomeTable.from_arrow(pa.Table.from_pylist([r | {"sample": k} for k, r in enumerate(bare)]))
+    (problem,) = (p for p in numbered.describe()["problems"] if p["kind"] == "several_judgements")
+    assert "'filter' has several values in 4 of 4 questions and tiers" in problem["message"]
 
 
 @pytest.mark.parametrize(
