@@ -341,7 +341,8 @@ def _from_records(records: Iterable[tuple[int, Any]], path: str) -> tuple[pa.Tab
         _check_characters(column, name, path)
         codes = np.frombuffer(column.codes, np.int32)
         indices = pa.array(codes, mask=codes < 0)
-        meaning = own_name(name)
+        # Where a column has our name itself, another that looks like it is just another column.
+        meaning = name if own_name(name) in columns else own_name(name)
         if meaning in TEXT_COLUMNS:
             values = pa.array([_id(value, meaning, path, column, code) for code, value in enumerate(column.values)])
             arrays[name] = pa.DictionaryArray.from_arrays(indices, values.cast(pa.string()))

@@ -41,13 +41,9 @@ def hidden_thoughts(rows: pa.Table, tier: npt.NDArray[np.int64], names: Sequence
     columns = {own_name(name): name for name in rows.column_names}
     found = []
     for name in _COUNTED:
-        column = rows[columns[name]] if name in columns else None
-        if column is not None and (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
-            counted = pc.fill_null(column, -1).to_numpy()
-            if few := int((counted > tokens).sum()):
-                found.append(
-                    f"{few} generations have fewer tokens than {columns[name]!r}: tokens must include the thought"
-                )
+        counted = _numbers(rows[columns[name]]) if name in columns else None
+        if counted is not None and (few := int((counted > tokens).sum())):
+            found.append(f"{few} generations have fewer tokens than {columns[name]!r}: tokens must include the thought")
     visible, thought = _text(rows, columns, _VISIBLE), _text(rows, columns, _THOUGHT)
     if visible is not None or thought is not None:
         words = [_count(column, r"\S+") for column in (visible, thought) if column is not None]
@@ -101,6 +97,16 @@ def _thinks(family: str, tier: str) -> bool:
     return not _DOES_NOT.search(plain) and bool(
         _THINKS.search(own_name(family).replace("_", " ") + " " + plain.replace("_", " "))
     )
+
+
+def _numbers(column: pa.ChunkedArray) -> npt.NDArray[np.float64] | None:
+    """Values, NaN where there is none; None where they are no numbers (as text, CSV's way, they are)."""
+    try:
+        if pa.types.is_string(column.type):
+            column = pc.if_else(pc.equal(pc.utf8_trim_whitespace(column), ""), None, column)
+        return column.cast(pa.float64()).to_numpy()  # type: ignore[no-any-return]
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return None
 
 
 def _text(rows: pa.Table, columns: dict[str, str], names: Sequence[str]) -> pa.ChunkedArray | None:

@@ -682,7 +682,8 @@ LONG = "First I add the two numbers, then I check the sum again. " * 20
         (thinking(12, text=LONG), "fewer tokens than their recorded text has words (row 0 of the family: 12 tokens, 240 words)"),
         (thinking(12, reasoning=LONG, text="36"), "12 tokens, 241 words"),
         (thinking(200, Reasoning=LONG[:600], Text=LONG[:900].upper()), "fewer tokens than their recorded text has words"),
-        (thinking(50, reasoning_tokens=400), "fewer tokens than 'reasoning_tokens'"),
+        (thinking(50, reasoning_tokens=400), "16 generations have fewer tokens than 'reasoning_tokens'"),
+        ([r | {"reasoning_tokens": "" if r["sample"] else "400"} for r in thinking(50)], "8 generations have fewer tokens"),
         ([r | {"family": "qwq-32b"} for r in thinking(300, response=LONG)], "the thought is hidden and not counted"),
     ],
 )  # fmt: skip
@@ -704,6 +705,7 @@ def test_tokens_that_cannot_hold_the_thought_are_reported(content: list[Row], sa
         thinking(300, text=None, reasoning_tokens=-1),
         thinking(50, prompt=LONG, reasoning_tokens=None),
         thinking(50, text=[LONG]),
+        thinking(50, reasoning_tokens="many"),
     ],
 )
 def test_tokens_that_can_hold_the_thought_are_not(content: list[Row]) -> None:
