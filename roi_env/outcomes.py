@@ -337,7 +337,8 @@ class OutcomeTable:
             raise OutcomeTableError(
                 self.path,
                 f"no question falls into split {name!r} (shares {tuple(fractions)}, {len(self.distinct_questions().first_row)} "
-                f"different questions under {len(self.questions().first_row)} ids); choose other fractions or split='all'",
+                f"different questions under {len(self.questions().first_row)} ids); choose other fractions or split='all', or "
+                "empty the column question where it does not hold the question's text",
                 "question_id",
             )
         return replace(self, rows=self.rows.filter(pa.array(keep)))
@@ -552,7 +553,7 @@ class OutcomeTable:
                 "equal_texts",
                 f"{len(under)} texts stand under {len(self.same_text)} ids (e.g. {some(example)}): each text is one "
                 "question, in one split, with the generations of all its ids; if they are different questions, complete "
-                "their texts",
+                "their texts or empty them",
             )
         # Of single ids: what several ids of one text differ in is said above.
         code, texts = self.codes("question")

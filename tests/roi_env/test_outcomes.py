@@ -591,6 +591,16 @@ def test_a_text_is_in_one_split_whatever_its_ids(seed: int) -> None:
     assert (part.split_codes() == table.select("model", "low").split_codes()[:50]).all()
 
 
+def test_a_text_that_is_no_questions_is_said_to_be_none() -> None:
+    content = [row(f"q{q}", question="see the source") for q in range(40)]
+    table = OutcomeTable.from_arrow(pa.Table.from_pylist(content))
+    empty = {name for name in SPLITS if not table.in_split(name).any()}
+    assert len(empty) == 2
+    for name in empty:
+        with pytest.raises(OutcomeTableError, match=r"1 different questions under 40 ids.*empty the column question"):
+            table.split(name)
+
+
 @pytest.mark.parametrize("where", ["dataset", "family"])
 def test_a_text_is_in_one_split_in_all_datasets_and_families(where: str) -> None:
     content = copied(copies=1) + [r | {where: "other", "question_id": f"x{r['question_id']}"} for r in copied(copies=1)]
