@@ -327,7 +327,7 @@ def _log(table: OutcomeTable, group_by: str) -> None:
     if shared := len(set(table.same_text.values())):
         table.log(f"{shared} texts stand under several ids or datasets: each is one question")
     meanings = {
-        "question": "agents that read see the first (are options shuffled?)",
+        "question": "agents that read see the first (options shuffled, or different questions? see `roi table`)",
         "answer": "each belongs to its generation, texts of these questions cannot be graded again by one",
         group_by: "they count under the first",
     }
