@@ -112,12 +112,12 @@ def _listed(
 ) -> list[Question]:
     """The first so many questions; see :func:`read_questions`."""
     found: list[Question] = []
-    first: dict[str, Question] = {}
+    first: dict[tuple[str, str], Question] = {}
     repeats: list[Question] = []
     for place, question in enumerate(questions, 1):
         if not question.line:
             question = replace(question, line=place)
-        earlier = first.setdefault(question.question_id, question)
+        earlier = first.setdefault((question.dataset, question.question_id), question)
         if earlier is not question:
             if distinct and earlier.text != question.text:
                 raise QuestionError(

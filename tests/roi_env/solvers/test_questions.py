@@ -117,7 +117,10 @@ def test_a_recorded_text_is_asked_once_and_needs_one_answer(tmp_path: Path) -> N
     assert [(q.question_id, q.text, q.answer, q.extra) for q in found] == [
         (f"{text}0", f"Which is {text}?", "A", {"topic": text}) for text in "xyz"
     ]
-    rows += [row | {"answer": "D"} for row in rows[:2]]
+    rows += [row | {"dataset": "e", "question": f"Is it {k}?"} for k, row in enumerate(rows[:2])]
+    found = read_questions(save())
+    assert [(q.dataset, q.question_id) for q in found][3:] == [("e", "x0"), ("e", "x1")], "an id is its dataset's"
+    rows[-2:] = [row | {"answer": "D"} for row in rows[:2]]
     with pytest.raises(
         QuestionError, match=r"1 questions have several answers to one text \(e.g. 'x0'\).*no letter can grade"
     ):
