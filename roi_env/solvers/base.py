@@ -78,12 +78,14 @@ class Generation(NamedTuple):
     """One answer.
 
     ``text``: all that follows the opened think block, a forced end of it included; ``tokens``: cost, reasoning and forced
-    end included, prompt excluded; ``cut``: whether thinking was cut at the tier's cap.
+    end included, prompt excluded; ``cut``: whether thinking was cut at the tier's cap; ``reasoning``: a thought in which
+    the model ended its turn, which is no answer (``text`` is empty then), else None.
     """
 
     text: str
     tokens: int
     cut: bool
+    reasoning: str | None = None
 
 
 class Solver(Protocol):

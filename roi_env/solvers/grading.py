@@ -4,12 +4,12 @@ An answer is a model's text and may be hostile: an expression whose value fills 
 Signals do not interrupt such work in threads, so every item has a time limit that a watching process enforces, and
 workers have a limit of memory. What is killed, crashes or cannot be read is graded wrong, and said so.
 
-Graders by name:
+First the answer is found (:mod:`roi_env.solvers.answers`), then its value is judged. Graders by name:
 
-* ``exact``: the extracted answer equals the reference, up to case, spaces and a final full stop;
-* ``number``: both are the same number (commas, currency signs, percent signs and units around it ignored);
-* ``choice``: the letter chosen is the reference's;
-* ``math``: equal in value by math-verify (LaTeX, numbers, sets, intervals);
+* ``exact``: the answer equals the reference, up to case, spaces, markup around it and a final full stop;
+* ``number``: both are the same rational number (:mod:`roi_env.solvers.values`), units left out;
+* ``choice``: the letters chosen are the reference's;
+* ``math``: equal in value: rational numbers as above, all else by math-verify (LaTeX, sets, intervals, matrices);
 * ``reasoning-gym``: the scorer of the generator that made the question (extra columns ``generator`` and ``entry``);
 * ``module:function``: a user's ``function(question: Question, text: str) -> bool | float`` (1 or more: right).
 """
@@ -22,20 +22,35 @@ import multiprocessing
 import re
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple
 
+from roi_env.solvers.answers import boxed, extract, first_line, stated
 from roi_env.solvers.base import Question
+from roi_env.solvers.choices import letters
+from roi_env.solvers.values import Value, close, formula, value_of
+
+__all__ = [
+    "GRADERS",
+    "Grade",
+    "Grader",
+    "GradingError",
+    "GradingPool",
+    "boxed",
+    "choice",
+    "exact",
+    "extract",
+    "load_grader",
+    "math",
+    "number",
+    "reasoning_gym_score",
+]
 
 Grader = Callable[[Question, str], "bool | float"]
 
-_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
-_LETTER = re.compile(r"\(?\b([A-Z])\b\)?")
-_SAYS = re.compile(r"(?:answer|choice|option)\s*(?:is|:)?\s*:?\s*\(?([A-Z])\b", re.IGNORECASE)
-_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?")
-_MARKS = re.compile(r"</?think>|</?answer>|<\|[^|<>]*\|>")
 MEMORY = 4 << 30
 """Bytes of address space of a worker."""
 
@@ -51,73 +66,158 @@ class Grade(NamedTuple):
     problem: str | None = None
 
 
-def boxed(text: str) -> str | None:
-    r"""The content of the last complete ``\boxed{...}``, braces balanced."""
-    start = text.rfind(r"\boxed{")
-    while start >= 0:
-        depth = 0
-        for at in range(start + 6, len(text)):
-            depth += (text[at] == "{") - (text[at] == "}")
-            if depth == 0:
-                return text[start + 7 : at]
-        start = text.rfind(r"\boxed{", 0, start)
-    return None
+_MARKUP = re.compile(
+    r"\\(?:text|mathrm|textbf|textit|mathbf|mbox|textrm|textnormal|emph|boldsymbol)(?![A-Za-z])\s*\{([^{}]*)\}"
+)
+_AROUND = " \t\n*_`$\"'“”‘’"
+_SENTENCE = re.compile(r"(?<=[^\s.\\])[.!?](?:\s|$)")
 
 
-def extract(text: str) -> str:
-    r"""The answer that a text gives: its last ``<answer>``, else its last ``\boxed``, what follows ``####``, else the
-    last line with something on it; thoughts and special tokens removed."""
-    text = text.rpartition("</think>")[2]
-    if tags := _TAG.findall(text):
-        return str(tags[-1]).strip()
-    inside = boxed(text)
-    if inside is not None:
-        return inside.strip()
-    if r"\boxed{" in text:
-        return ""  # cut before its end: what is there may be half a number
-    text = _MARKS.sub("", text)
-    if "####" in text:
-        return text.rpartition("####")[2].strip().split("\n")[0].strip()
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else ""
+def _bare(text: str) -> str:
+    """Text without the markup around it."""
+    text = _MARKUP.sub(r"\1", text.strip(_AROUND)).strip(_AROUND)
+    for left, right in (("\\(", "\\)"), ("\\[", "\\]"), ("[[", "]]")):
+        if text.startswith(left) and text.endswith(right):
+            text = text[2:-2].strip(_AROUND)
+    return text
 
 
 def _plain(text: str) -> str:
-    return " ".join(text.casefold().split()).removesuffix(".")
+    return " ".join(text.casefold().split()).removesuffix(".").rstrip()
 
 
 def exact(question: Question, text: str) -> bool:
-    """See the module's text."""
-    return _plain(extract(text)) == _plain(question.answer)
-
-
-def _as_number(text: str) -> float | None:
-    found = _NUMBER.findall(text.replace("−", "-"))
-    return float(found[-1].replace(",", "")) if found else None
+    """See the module's text; where an answer is said in a sentence ("The answer is Paris. It ..."), the sentence counts."""
+    answer = stated(text)
+    if answer.form == "none":
+        return False
+    wanted = {_plain(question.answer), _plain(_bare(question.answer))}
+    said = [answer.text, *([] if answer.alone else [_SENTENCE.split(answer.text)[0]])]
+    return any(_plain(form) in wanted or _plain(_bare(_plain(form))) in wanted for form in said)
 
 
 def number(question: Question, text: str) -> bool:
-    """See the module's text; the last number of the answer counts."""
-    mine, theirs = _as_number(extract(text)), _as_number(question.answer)
-    return mine is not None and theirs is not None and abs(mine - theirs) <= 1e-9 * max(1.0, abs(theirs))
+    """See the module's text.
+
+    :raises GradingError: where the reference is not a number.
+    """
+    theirs = value_of(question.answer, stated=True)
+    if theirs is None:
+        raise GradingError(
+            f"question {question.question_id!r}: the reference {question.answer[:60]!r} is not a rational number, which "
+            "the grader number needs: choose math, or exact"
+        )
+    answer = stated(text)
+    if answer.form == "none":
+        return False
+    mine = value_of(answer.text if answer.alone else answer.text.rstrip("!?"), stated=answer.form != "line")
+    return mine is not None and close(mine, theirs)
 
 
 def choice(question: Question, text: str) -> bool:
-    """See the module's text; "the answer is B" counts before a letter alone, the last of them before others."""
-    answer = extract(text)
-    said = _SAYS.findall(answer) or _LETTER.findall(answer)
-    theirs = _LETTER.findall(question.answer.upper())
-    return bool(said) and bool(theirs) and said[-1].upper() == theirs[0]
+    """See the module's text.
+
+    :raises GradingError: where the reference names no option.
+    """
+    theirs = letters(_bare(question.answer))
+    if not theirs:
+        raise GradingError(
+            f"question {question.question_id!r}: the reference {question.answer[:60]!r} is no letter of an option, which "
+            "the grader choice needs: choose exact"
+        )
+    answer = stated(text)
+    mine = letters(_bare(answer.text), said=answer.form != "line")
+    if not mine and answer.form == "line" and (begun := _LETTERED.match(_bare(first_line(text)))):
+        mine = letters(begun[0])  # "B) 4", and then why
+    return mine == theirs
 
 
 def math(question: Question, text: str) -> bool:
     """See the module's text; math-verify 0.9, its own signals off: the worker's time limit holds."""
     from math_verify import parse, verify
 
+    theirs, answer = formula(question.answer), stated(text)
+    if answer.form == "none":
+        return False
+    if theirs is not None and not answer.alone and not re.search(r"(?<!\\)\$|\\[^$%]", answer.text):
+        mine = value_of(answer.text.rstrip("!?"), stated=answer.form != "line")
+        return mine is not None and _same(mine, theirs)
+    said = answer.text if answer.alone else _formula_in(answer.text, last=answer.form == "line")
+    if not _balanced(said):
+        return False  # cut before its end
+    mine = formula(_ASSIGNED.sub("", said) if theirs is not None else said)
+    if theirs is not None and mine is not None:
+        return _same(mine, theirs)
     gold = parse(rf"\boxed{{{question.answer}}}", parsing_timeout=None)
-    mine = parse(rf"\boxed{{{extract(text)}}}", parsing_timeout=None)
+    found = parse(rf"\boxed{{{said}}}", parsing_timeout=None)
     # The reference first: its comparison is not symmetric.
-    return bool(gold) and bool(mine) and bool(verify(gold, mine, timeout_seconds=None))
+    return any(verify([a], [b], timeout_seconds=None) and _confirmed(a, b) for a in gold for b in found)
+
+
+_ASSIGNED = re.compile(r"^\s*\\?[A-Za-z]+(?:_\{?\w+\}?|\(\w\))?\s*=(?=[^=]*$)")
+_LETTERED = re.compile(r"[(\[]?[A-Za-z](?:[)\].:]|$)")
+_FORMULA = re.compile(r"\$\$(.+?)\$\$|(?<!\\)\$(.+?)(?<!\\)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+
+
+def _balanced(text: str) -> bool:
+    depth = 0
+    for brace in re.findall(r"\\.|[{}]", text):
+        depth += (brace == "{") - (brace == "}")
+        if depth < 0:
+            return False
+    return depth == 0
+
+
+def _formula_in(text: str, *, last: bool) -> str:
+    r"""What a sentence says in mathematics: ``$...$`` in it, or all of it."""
+    text = text.strip(_AROUND.replace("$", ""))
+    found = [next(filter(None, parts)) for parts in _FORMULA.findall(text)]
+    return found[-1 if last else 0] if found else _SENTENCE.split(_bare(text))[0]
+
+
+def _same(mine: Value, theirs: Value) -> bool:
+    """Whether two numbers are equal; a decimal also where it is the other to six places (as math-verify has it)."""
+    if close(mine, theirs):
+        return True
+    a, b = mine.number, theirs.number
+    if mine.percent != theirs.percent:
+        a, b = (a / 100, b) if mine.percent else (a, b / 100)
+    return (mine.decimal or theirs.decimal) and round(a, 6) == round(b, 6) and abs(a - b) <= abs(b) / 10**4
+
+
+def _confirmed(gold: Any, found: Any) -> bool:
+    """Whether what math-verify holds equal has one size: it looks at decimal places, where 3^-80 and 3^-81 are both 0."""
+    from sympy import Expr, FiniteSet, Float, Interval, MatrixBase, Symbol, Tuple, UnevaluatedExpr
+    from sympy.core.relational import Relational
+
+    if isinstance(found, Relational) and not isinstance(gold, Relational):
+        return _confirmed(gold, found.rhs)
+    if isinstance(gold, Relational) and not isinstance(found, Relational):
+        return _confirmed(gold.rhs, found)
+    if isinstance(gold, Relational):
+        return gold.lhs != found.lhs or _confirmed(gold.rhs, found.rhs)
+    if isinstance(gold, Interval) and isinstance(found, Interval):
+        return _confirmed(gold.start, found.start) and _confirmed(gold.end, found.end)
+    if isinstance(gold, FiniteSet) and isinstance(found, FiniteSet):
+        return all(any(_confirmed(a, b) for b in found.args) for a in gold.args)
+    if isinstance(gold, (Tuple, MatrixBase)) and isinstance(found, (Tuple, MatrixBase)) and len(gold) == len(found):
+        return all(_confirmed(a, b) for a, b in zip(gold, found, strict=True))
+    if (
+        not isinstance(gold, Expr)
+        or not isinstance(found, Expr)
+        or isinstance(gold, Symbol)
+        or isinstance(found, Symbol)
+    ):
+        return True
+    free = gold.free_symbols
+    if found.free_symbols != free or gold.has(UnevaluatedExpr) or found.has(UnevaluatedExpr):
+        return True
+    point = {symbol: Float("0.7390851332151606416553") + place for place, symbol in enumerate(sorted(free, key=str))}
+    try:
+        a, b = complex(gold.evalf(30, subs=point)), complex(found.evalf(30, subs=point))
+    except (TypeError, ValueError, OverflowError):
+        return True  # no number at that point
+    return abs(a - b) <= (1e-4 if gold.has(Float) or found.has(Float) else 1e-9) * max(abs(a), abs(b))
 
 
 def reasoning_gym_score(question: Question, text: str) -> float:
@@ -172,7 +272,8 @@ def _work(name: str, pipe: Connection) -> None:
         try:
             result: Grade = Grade(float(grader(question, text)) >= 1.0)
         except BaseException as error:  # an answer may break its reader in any way
-            result = Grade(False, f"{type(error).__name__}: {error}"[:200])
+            said = str(error) if isinstance(error, GradingError) else f"{type(error).__name__}: {error}"
+            result = Grade(False, said[:300])
         pipe.send(result)
 
 
@@ -222,8 +323,12 @@ class GradingPool:
             worker.kill()
 
     def __call__(self, question: Question, text: str) -> bool:
-        """One item, as a :class:`~roi_env.solvers.base.Checker`."""
-        return self.grade([(question, text)])[0].correct
+        """One item, as a :class:`~roi_env.solvers.base.Checker`; a warning says what was not judged."""
+        grade = self.grade([(question, text)])[0]
+        if grade.problem is not None:
+            name = question.question_id
+            warnings.warn(f"an answer to {name!r} was not judged, it counts as wrong: {grade.problem}", stacklevel=2)
+        return grade.correct
 
     def grade(
         self, items: Iterable[tuple[Question, str]], watch: Callable[[int], None] = lambda done: None

@@ -159,7 +159,10 @@ class TransformersSolver:
             key = (request.question.dataset, request.question.question_id, request.sample)
             tier, ids = request.tier, thoughts.get(key, [])
             cut = self._cut(ids, tier)
-            if cut is None:
+            if cut is None and self._end_think not in ids:
+                # The prompt opened the block, so nothing in the text says that all of it is thought.
+                done.append(Generation("", len(ids), False, self._text(ids)))
+            elif cut is None:
                 done.append(Generation(self._text(ids), len(ids), False))
             else:
                 # The forced end of a think block that was begun is paid for; a block that never opened is the prompt's.
@@ -300,7 +303,7 @@ class LocalLive:
 
 def _reply(ask: Ask, made: Generation) -> Reply:
     thought, closed, text = made.text.rpartition("</think>")
-    reasoning = thought or None
+    reasoning = made.reasoning or thought or None
     if made.tokens > ask.cap:
         return Reply("", reasoning, ask.cap, None, "length", "tokenizer")
     finish: Finish = "length" if made.tokens == ask.tier.most_tokens else "stop"

@@ -117,7 +117,8 @@ def record(
 
 
 def _outcome(question: Question, made: Generation, check: Checker) -> dict[str, Any]:
-    return {"text": made.text, "tokens": made.tokens, "cut": made.cut, "correct": check(question, made.text)}
+    kept = {"text": made.text, "tokens": made.tokens, "cut": made.cut, "correct": check(question, made.text)}
+    return kept if made.reasoning is None else {**kept, "reasoning": made.reasoning}
 
 
 def outcome_table(

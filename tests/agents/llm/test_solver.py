@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,8 +17,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from agents.llm.prompts import END_THINK
 from agents.llm.tasks import FAMILIES, as_question, distinct_tasks
 from agents.llm.tokenizer import prompt_text
-from roi_env.solvers.base import Generation, Question, Request, ThinkingTier
-from roi_env.solvers.local import TransformersSolver
+from roi_env.solvers.base import Ask, Generation, Question, Request, ThinkingTier
+from roi_env.solvers.local import LocalLive, TransformersSolver
 
 TIERS = (ThinkingTier("answer", 0, 10), ThinkingTier("short", 6, 10), ThinkingTier("long", 40, 10))
 QUESTIONS = [
@@ -73,9 +74,25 @@ def test_tiers_share_one_thought(answered: dict[Request, Generation]) -> None:
         for sample in range(2):
             _, short, long = (answered[Request(question, tier, sample)] for tier in TIERS)
             if short.cut:
-                assert long.text.startswith(short.text.partition(END_THINK)[0].rstrip("\ufffd"))
+                thought = long.text if long.reasoning is None else long.reasoning
+                assert thought.startswith(short.text.partition(END_THINK)[0].rstrip("\ufffd"))
             else:
                 assert short == long
+
+
+def test_a_thought_that_never_ends_is_no_answer(solver: TransformersSolver) -> None:
+    """The prompt opened the block: the text alone does not tell such a thought from an answer."""
+    asked = requests(samples=8)
+    made = dict(zip(asked, solver.generate(asked), strict=True))
+    unfinished = [(request, one) for request, one in made.items() if one.reasoning is not None]
+    assert any(one.reasoning for _, one in unfinished), "every thought ended: the test shows nothing"
+    for request, one in unfinished[:20]:
+        assert one.text == ""
+        assert END_THINK not in str(one.reasoning)
+        assert not one.cut
+        live = asyncio.run(LocalLive(solver).answer(Ask(request.question, request.tier, 99, request.sample)))
+        assert (live.text, live.reasoning) == ("", one.reasoning or None)
+    assert all(END_THINK in one.text for one in made.values() if one.reasoning is None)
 
 
 def test_samples_do_not_depend_on_batches_or_company(model_folder: Path, answered: dict[Request, Generation]) -> None:
