@@ -9,7 +9,10 @@ line, the last line. Of several of one kind the last counts.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Literal, NamedTuple
+
+Reads = Callable[[str], bool]
 
 Form = Literal["tag", "boxed", "hash", "said", "bold", "line", "none"]
 """How an answer is stated."""
@@ -39,7 +42,7 @@ _MARK = re.compile(
 )
 _MAY_MARK = re.compile(r"<[/|｜A-Za-z]|\[/?[TI]")
 _TURN = re.compile(
-    r"\n[ \t#>*_]*(?:(?:next[ \t]+)?(?:question|problem)(?:[ \t]+\d+)?|q|user|human|assistant|instruction)[ \t]*[*_]*:"
+    r"\n[ \t#>*_]*(?:(?:next[ \t]+)?(?:question|problem)(?:[ \t]+\d+\.?)?|q|user|human|assistant|instruction)[ \t]*[*_]*:"
     r"|\n[ \t]*\#{2,}[ \t]*(?:question|problem|instruction|user|human|assistant)(?:[ \t]+\d+)?[ \t]*(?=\n|$)",
     re.IGNORECASE,
 )
@@ -66,12 +69,15 @@ _HEAD = re.compile(
     r"答案(?:是|为|：|:)\s*|^[ \t]*#+[ \t]*\**(?:the\s+)?(?:final\s+)?answer\**[ \t]*$", re.IGNORECASE | re.MULTILINE
 )
 _BOLD = re.compile(r"\*\*(?=\S)([^*\n]+?)(?<=\S)\*\*|(?<!\w)__(?=\S)([^_\n]+?)(?<=\S)__(?!\w)")
+_SLANTED = re.compile(r"([*_`])(?![*_`\s])([^*`\n]*[^*_`\s])\1\W?")
 _DISPLAY = re.compile(r"\$\$(.+?)\$\$|\\\[(.+?)\\\]|```\w*\n(.+?)```", re.DOTALL)
 _EMPTY = re.compile(r"[\s$*_`#>\-=.\\\[\]()]*")
 _LABEL = re.compile(r"^[*_]{2}[^*_\n]{1,60}:[*_]{2}\s*|^[*_]{2}[^*_\n]{1,60}[*_]{2}:\s*")
 _BULLET = re.compile(r"^[-*+•]\s+")
 _BARE = 200
 """Characters of a line that may be a whole answer."""
+_TRIES = 20
+"""Statements of one kind that are looked at, the last first."""
 LONG = 2000
 """Characters of an answer that are read, so that the time of reading is bounded."""
 
@@ -130,16 +136,20 @@ def boxed(text: str) -> str | None:
     return ", ".join(dict.fromkeys(part.strip() for part in reversed(contents)))
 
 
-def stated(text: str) -> Stated:
-    """The answer that a text gives; see the module's text."""
+def stated(text: str, reads: Reads = bool) -> Stated:
+    """The answer that a text gives; see the module's text.
+
+    :param reads: whether words can be an answer of the kind that is asked for: "the answer is the sum of both" is no number,
+        and what a text states less plainly counts then. A tag or a box is final.
+    """
     spoken = turns(text)
     if not spoken:
         return Stated("", "none")
-    first = _in_turn(spoken[0])
+    first = _in_turn(spoken[0], reads)
     if first.form in ("bold", "line") and len(spoken) > 1 and not _whole(spoken[0]):
         # A preamble: it states nothing, and the turn after it may be the question said again.
         announced = spoken[0].rstrip().endswith(":")
-        later = (_in_turn(turn) for turn in spoken[1:])
+        later = (_in_turn(turn, reads) for turn in spoken[1:])
         return next((answer for answer in later if answer.alone or (announced and answer.form == "said")), first)
     return first
 
@@ -160,7 +170,7 @@ def _whole(turn: str) -> bool:
     return "\n" not in line and len(line) <= _BARE and not line.endswith(":")
 
 
-def _in_turn(turn: str) -> Stated:
+def _in_turn(turn: str, reads: Reads) -> Stated:
     if (tagged := _tagged(turn)) is not None:
         inner = boxed(tagged)
         return Stated((tagged if inner is None else inner).strip(), "tag" if inner is None else "boxed")
@@ -170,19 +180,21 @@ def _in_turn(turn: str) -> Stated:
     if cut or any(not mark["bare"] and not turn[mark.end() :].lstrip().startswith("}") for mark in _BOX.finditer(turn)):
         return Stated("", "none")  # cut before its end: what is there may be half a number
     turn = _TAG_MARKS.sub("", turn)
-    for part in reversed(turn.split("####")[1:]):
+    for part in reversed(turn.rsplit("####", _TRIES)[1:]):
         line = part.lstrip("#").strip().split("\n")[0].strip()
-        if line and not _HEADING.match(line):
+        if line and not _HEADING.match(line) and reads(line):
             return Stated(line, "hash")
-    if said := _said(turn):
+    if said := _said(turn, reads):
         return Stated(said, "said")
     lines = [line.strip() for line in turn.splitlines() if not _EMPTY.fullmatch(line)]
     if not lines:
         return Stated("", "none")
     last = _BULLET.sub("", lines[-1]) if len(lines) > 1 else lines[-1]
     last = _LABEL.sub("", last) or last
-    bold = [a or b for a, b in _BOLD.findall(last)]
-    return Stated(bold[-1], "bold") if bold else Stated(last, "line")
+    if slanted := _SLANTED.fullmatch(last):
+        return Stated(slanted[2], "bold")
+    bold = ["".join(parts) for parts in _BOLD.findall(last)[-_TRIES:]]
+    return next((Stated(part, "bold") for part in reversed(bold) if reads(part)), Stated(last, "line"))
 
 
 def _tagged(turn: str) -> str | None:
@@ -201,16 +213,16 @@ def _tagged(turn: str) -> str | None:
     return None
 
 
-def _said(turn: str) -> str | None:
+def _said(turn: str, reads: Reads) -> str | None:
     """What follows the last "the answer is", to the end of its line; a formula of several lines is whole."""
     places = [mark.end() for pattern in (_SAID, _HEAD) for mark in pattern.finditer(turn)]
     found = []
-    for place in sorted(places, reverse=True):
+    for place in sorted(places, reverse=True)[:_TRIES]:
         rest = turn[place : place + LONG].lstrip()
         display = _DISPLAY.match(rest)
         content = next(filter(None, display.groups())) if display else rest.split("\n")[0]
         content = content.strip().removesuffix("**").strip() if content.count("**") % 2 else content.strip()
-        if content and not _EMPTY.fullmatch(content):
+        if content and not _EMPTY.fullmatch(content) and reads(content):
             if not _ABOUT.match(content):
                 return content
             found.append(content)

@@ -96,6 +96,14 @@ def exact(question: Question, text: str) -> bool:
     return any(_plain(form) in wanted or _plain(_bare(_plain(form))) in wanted for form in said)
 
 
+def _says_number(text: str) -> bool:
+    return "\\" in text or any(map(str.isnumeric, text))
+
+
+def _says_mathematics(text: str) -> bool:
+    return "$" in text or _says_number(text) or len(text.split()) <= 4
+
+
 def number(question: Question, text: str) -> bool:
     """See the module's text.
 
@@ -107,7 +115,7 @@ def number(question: Question, text: str) -> bool:
             f"question {question.question_id!r}: the reference {question.answer[:60]!r} is not a rational number, which "
             "the grader number needs: choose math, or exact"
         )
-    answer = stated(text)
+    answer = stated(text, _says_number)
     if answer.form == "none":
         return False
     mine = value_of(answer.text if answer.alone else answer.text.rstrip("!?"), stated=answer.form != "line")
@@ -125,7 +133,7 @@ def choice(question: Question, text: str) -> bool:
             f"question {question.question_id!r}: the reference {question.answer[:60]!r} is no letter of an option, which "
             "the grader choice needs: choose exact"
         )
-    answer = stated(text)
+    answer = stated(text, lambda said: bool(letters(_bare(said))))
     mine = letters(_bare(answer.text), said=answer.form != "line")
     if not mine and answer.form == "line" and (begun := _LETTERED.match(_bare(first_line(text)))):
         mine = letters(begun[0])  # "B) 4", and then why
@@ -136,7 +144,7 @@ def math(question: Question, text: str) -> bool:
     """See the module's text; math-verify 0.9, its own signals off: the worker's time limit holds."""
     from math_verify import parse, verify
 
-    theirs, answer = formula(question.answer), stated(text)
+    theirs, answer = formula(question.answer), stated(text, _says_mathematics)
     if answer.form == "none":
         return False
     if theirs is not None and not answer.alone and not re.search(r"(?<!\\)\$|\\[^$%]", answer.text):
@@ -187,7 +195,7 @@ def _same(mine: Value, theirs: Value) -> bool:
 
 def _confirmed(gold: Any, found: Any) -> bool:
     """Whether what math-verify holds equal has one size: it looks at decimal places, where 3^-80 and 3^-81 are both 0."""
-    from sympy import Expr, FiniteSet, Float, Interval, MatrixBase, Symbol, Tuple, UnevaluatedExpr
+    from sympy import Expr, FiniteSet, Float, Interval, MatrixBase, Rational, Symbol, Tuple, UnevaluatedExpr
     from sympy.core.relational import Relational
 
     if isinstance(found, Relational) and not isinstance(gold, Relational):
@@ -209,15 +217,16 @@ def _confirmed(gold: Any, found: Any) -> bool:
         or isinstance(found, Symbol)
     ):
         return True
-    free = gold.free_symbols
-    if found.free_symbols != free or gold.has(UnevaluatedExpr) or found.has(UnevaluatedExpr):
-        return True
-    point = {symbol: Float("0.7390851332151606416553") + place for place, symbol in enumerate(sorted(free, key=str))}
+    if gold.has(UnevaluatedExpr) or found.has(UnevaluatedExpr):
+        return True  # percent
+    free = sorted(gold.free_symbols | found.free_symbols, key=str)
+    point = {symbol: Rational(7390851332, 10**10) + place for place, symbol in enumerate(free)}
+    digits, tolerance = (30, Rational(1, 10**4)) if gold.has(Float) or found.has(Float) else (60, Rational(1, 10**50))
     try:
-        a, b = complex(gold.evalf(30, subs=point)), complex(found.evalf(30, subs=point))
-    except (TypeError, ValueError, OverflowError):
+        a, b = gold.subs(point).evalf(digits), found.subs(point).evalf(digits)
+        return bool(abs(a - b).evalf(15) <= tolerance * max(abs(a).evalf(15), abs(b).evalf(15)))
+    except (TypeError, ValueError, ArithmeticError):
         return True  # no number at that point
-    return abs(a - b) <= (1e-4 if gold.has(Float) or found.has(Float) else 1e-9) * max(abs(a), abs(b))
 
 
 def reasoning_gym_score(question: Question, text: str) -> float:

@@ -83,7 +83,8 @@ _COMMANDS = [
     for pattern, into in (
         (r"(?<=\d),\\[!,;: ]\s*(?=\d{3})", ","),
         (r"\\!", ""),
-        (r"\\(?:[,;:> ]|quad\b|qquad\b|thinspace\b|medspace\b|enspace\b)", " "),
+        (r"\\(?:[,;:> ]|(?:q?quad|thinspace|medspace|enspace)(?![A-Za-z]))", " "),
+        (r"\\[lr]?vert(?![A-Za-z])", "|"),
         (r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|limits|mathstrut)(?![A-Za-z])\.?", ""),
         (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
         (r"\\[dt]binom(?![A-Za-z])", r"\\binom"),
@@ -107,6 +108,11 @@ _REWRITES = [
     for pattern, into in (
         (r"\{\s*,\s*\}", ","),
         (r"[$`]", " "),
+        (r"(?<=\d)≈(?=\d{3})", " "),
+        (r"\|\s*-?([\d./]+)\s*\|", r"\1"),
+        (r"(?<=\d)\s+plus\s+(?=\d)", "+"),
+        (r"(?<=\d)\s+times\s+(?=\d)", "*"),
+        (r"(?<=\d)\s+divided by\s+(?=\d)", "/"),
         (r"(?<=[\d)])\*\*(?=[-\d(])", "^"),
         (r"(?<!\b0)(?<=\d)x(?=\d)", "*"),
         (r"\^\s*\{?\s*(?:st|nd|rd|th)\b\s*\}?", " th "),
@@ -522,7 +528,7 @@ def _expression(tokens: list[_Token], at: int, found: list[_Item]) -> int:
             value, at = value._replace(number=value.number * _SCALES[word.rstrip("s")]), at + 1
         elif tokens[at].kind == "name" and tokens[at].glued and tokens[at].text[0].lower() in _VARIABLES:
             value = None
-    while at + 1 < len(tokens) and tokens[at].text in ("_", ":") and tokens[at + 1].kind in ("number", "open"):
+    while at + 1 < len(tokens) and tokens[at].text in ("_", ":", "^") and tokens[at + 1].kind in ("number", "open"):
         value = None  # a base, a ratio, a time
         at = (tokens[at + 1].end or at + 1) + 1
     found.append(_Item("value", value))
@@ -601,7 +607,7 @@ def value_of(text: str, *, stated: bool) -> Value | None:
     """
     if len(text) > LONG:
         text = text[:LONG].rpartition(" ")[0] if stated else text[-LONG:].partition(" ")[2]
-    text = _spelled(text)
+    text = _spelled(text[item.end() :] if (item := _ITEM.match(text)) else text)
     if found := _DECIMAL_COMMA.fullmatch(text):
         text = f"{found[1]}{found[2].translate(_GROUPS)}.{found[3]}{found[4]}"
     items = _items(_tokens(text))
@@ -618,6 +624,8 @@ def value_of(text: str, *, stated: bool) -> Value | None:
             "comma" in following and "unit" in values[1].gap[values[1].gap.index("comma") :]
         ):
             return first.value  # and then why
+        if stated and values[1].gap in (("unit",), ("unit", "unit")):
+            return None  # 3 hours 30 minutes
         if (
             {"joining", "comma"} & following
             and (stated or "equal" not in following)
@@ -637,6 +645,8 @@ def value_of(text: str, *, stated: bool) -> Value | None:
     return last.value
 
 
+_ITEM = re.compile(r"\s*\(?(?:[A-Za-z]|\d{1,2})\)\s+(?=.*\d)")
+"""A number or letter of a list, before one of its items."""
 _GROUPS = str.maketrans("", "", ". ")
 _DECIMAL_COMMA = re.compile(r"([^\d(\[{]*?)(\d{1,3}(?:[. ]\d{3})+|\d+),(\d{1,2})((?![\d,.])[^\d]*)")
 
