@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roi_env.solvers.answers import boxed, extract, stated, turns
@@ -700,6 +700,7 @@ NUMBER = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(NUMBER, NUMBER, st.data())
 def test_every_spelling_is_right_for_its_own_value_alone(value: Fraction, other: Fraction, data: st.DataObject) -> None:
     said = data.draw(st.sampled_from(WRAPPED)) % data.draw(st.sampled_from(spellings(value)))
@@ -709,6 +710,7 @@ def test_every_spelling_is_right_for_its_own_value_alone(value: Fraction, other:
         assert not number(question(str(wrong)), said), (wrong, said)
 
 
+@settings(deadline=None)
 @given(NUMBER, st.data())
 def test_a_cut_answer_is_right_only_where_it_is_stated(value: Fraction, data: st.DataObject) -> None:
     spelled = data.draw(st.sampled_from(spellings(value)))
@@ -725,6 +727,7 @@ def test_a_cut_answer_is_right_only_where_it_is_stated(value: Fraction, data: st
         )
 
 
+@settings(deadline=None)
 @given(st.text(alphabet=st.sampled_from(r"\{}[]()$#*_<>/|^!%.,:;=+-±≈½²−  12507xABiIa" + "\n"), max_size=60))
 def test_no_text_breaks_a_grader(text: str) -> None:
     for grader, answer in ((number, "5"), (choice, "B"), (exact, "x")):
