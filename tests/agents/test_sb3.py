@@ -512,10 +512,11 @@ def test_ppo_learns_a_small_exam() -> None:
     batch = TrainingExams(spec, 50).batch(200)
     agent = make_agent("sb3-ppo", public_problem(spec), steps=40_000, num_envs=64, batch_size=320, width=32)
     assert isinstance(agent, SB3Agent)
-    untrained = evaluate_exact(agent, batch).score.mean()
     agent.train(TrainingExams(spec, 3), 0)
-    best = evaluate_exact(
-        make_agent("bellman", agent.problem), batch
-    ).score.mean()  # the optimum: beliefs are published
-    assert untrained < 0.8 * best
+
+    def worth(name: str) -> float:
+        return float(evaluate_exact(make_agent(name, agent.problem), batch).score.mean())
+
+    best = worth("bellman")  # the optimum: beliefs are published
+    assert max(map(worth, ("fixed-1", "fixed-2", "fixed-3", "resolve", "remaining-share"))) < 0.94 * best
     assert evaluate_exact(agent, batch).score.mean() > 0.95 * best

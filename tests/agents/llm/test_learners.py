@@ -170,7 +170,7 @@ def test_what_was_trained_is_a_model_directory(model_folder: Path, tmp_path: Pat
     mine, others = (a.act(view, a.start(exams))[0] for a in (agent, again))
     np.testing.assert_allclose(mine, others, atol=0.03)  # bfloat16 weights
     before = make_agent(f"llm(model={str(model_folder)!r},greedy=False,bits=4)", problem)
-    assert np.abs(before.act(view, before.start(exams))[0] - mine).max() > 0.1
+    assert np.abs(before.act(view, before.start(exams))[0] - mine).max() > 0.05, "further than bfloat16 rounds"
 
 
 def test_an_anchor_keeps_self_assessment_where_nothing_is_scarce(model_folder: Path) -> None:
