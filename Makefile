@@ -57,7 +57,10 @@ bench: .venv/ready
 	# PyTorch first: with its pinned build present nothing pulls in a larger one.
 	$(BIN)/pip install -q $(PIP_OPTIONS) -c constraints.txt torch
 	$(BIN)/pip install -q $(PIP_OPTIONS) -c constraints.txt -e '.[all,dev]'
-	# A very small comparison compiles the kernels, once: numba keeps them beside the sources.
+	# First steps of the environments and a very small comparison compile the kernels, once for all kinds of exams: numba
+	# keeps them beside the sources.
+	$(BIN)/python -c 'import gymnasium as gym; name = "roi_env:ROIReasoning-v0"; gym.make(name).reset(); \
+	  envs = gym.make_vec(name, num_envs=2).unwrapped; envs.reset(); envs.step(envs.sample_actions(envs.np_random))'
 	$(BIN)/roi compare --workers 1 --variant signal --variant latent --budget 0.15 --out .venv/first exams=1 steps=1 training_seeds=[0] > /dev/null
 	touch $@
 

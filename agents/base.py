@@ -94,7 +94,7 @@ class Problem:
     @property
     def padded_size(self) -> int:
         """Width of the feature rows that observations are cut from."""
-        return self.num_tasks * self.group_features.shape[1] + len(self.observation_tables.shown)
+        return self.num_tasks * self.group_features.shape[1] + self.observation_tables.shown
 
     @cached_property
     def arrivals(self) -> Arrivals:

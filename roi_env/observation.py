@@ -60,26 +60,19 @@ class ObservationLayout:
 
 
 class ObservationTables(NamedTuple):
-    """What compiled code needs to write an observation.
-
-    The lengths of the tuples are sizes that the compiler knows: copies of a known size need no loop.
-    """
+    """What compiled code needs to write an observation."""
 
     beliefs: npt.NDArray[np.float32]
     """(G + 1, 2K) success probabilities, expected costs / budget; 0 columns without beliefs. Group G is what follows the
     last task: zeros."""
     features: npt.NDArray[np.float32]
     """(G, F) published features."""
-    tiers: tuple[int, ...]
-    """K entries."""
-    per_task: tuple[int, ...]
-    """F entries."""
-    memory: tuple[int, ...]
-    """3 entries with feedback, else none."""
-    believed: tuple[int, ...]
-    """2K entries with beliefs, else none."""
-    shown: tuple[int, ...]
-    """F entries for every task shown (N with preview, else 1)."""
+    num_tiers: int
+    """K."""
+    shows_feedback: bool
+    """Whether the previous decision is part of the observation."""
+    shown: int
+    """Numbers that the features of the tasks shown take: N x F with preview, else F."""
 
 
 def observation_layout(spec: ExamSpec) -> ObservationLayout:
@@ -112,7 +105,7 @@ def observation_layout(spec: ExamSpec) -> ObservationLayout:
     low, high = min(0.0, float(source.group_features.min())), max(1.0, float(source.group_features.max()))
     shown = "of the current and all later tasks" if spec.preview else "of the current task"
     names = ", ".join(source.feature_names)
-    add("tasks", len(tables.shown), low, high, f"features ({names}) {shown}")
+    add("tasks", tables.shown, low, high, f"features ({names}) {shown}")
     return ObservationLayout(tuple(parts))
 
 
@@ -127,12 +120,10 @@ def observation_tables(spec: ExamSpec) -> ObservationTables:
     window = spec.num_tasks if spec.preview else 1
     return ObservationTables(
         np.concatenate([beliefs, np.zeros((1, beliefs.shape[1]), np.float32)]),
-        np.ascontiguousarray(source.group_features),
-        (0,) * source.num_tiers,
-        (0,) * source.group_features.shape[1],
-        (0,) * (3 if spec.feedback == "cost+correct" else 0),
-        (0,) * beliefs.shape[1],
-        (0,) * (window * source.group_features.shape[1]),
+        np.array(source.group_features, np.float32, order="C"),
+        source.num_tiers,
+        spec.feedback == "cost+correct",
+        window * source.group_features.shape[1],
     )
 
 
@@ -147,9 +138,8 @@ def fill_features(
     padded: npt.NDArray[np.float32], row: np.uint64, group: np.uint64, position: np.uint64, tables: ObservationTables
 ) -> None:
     """Put the features of the task at ``position`` into its place in ``padded[row]``."""
-    width = np.uint64(len(tables.per_task))
-    for j in range(width):
-        padded[row, position * width + j] = tables.features[group, j]
+    width = np.uint64(tables.features.shape[1])
+    copy_row(padded, row, position * width, tables.features, group, np.uint64(0), width)
 
 
 @njit(cache=True, inline="always", error_model="numpy")
@@ -176,14 +166,15 @@ def write_observation(
     """
     out[row, np.uint64(0)] = remaining * (1.0 / budget)  # the division leaves the caller's loop
     out[row, np.uint64(1)] = position * (1.0 / num_tasks)
-    if len(tables.memory) > 0:
-        out[row, np.uint64(2)] = last_action / len(tables.tiers)
+    at = np.uint64(2)
+    if tables.shows_feedback:
+        out[row, np.uint64(2)] = last_action / tables.num_tiers
         out[row, np.uint64(3)] = last_tokens * (1.0 / budget)
         out[row, np.uint64(4)] = last_correct
-    at = np.uint64(2 + len(tables.memory))
-    copy_row(out, row, at, tables.beliefs, group, np.uint64(0), tables.believed)
-    at += np.uint64(len(tables.believed))
-    copy_row(out, row, at, padded, exam, position * np.uint64(len(tables.per_task)), tables.shown)
+        at = np.uint64(5)
+    believed, width = np.uint64(tables.beliefs.shape[1]), np.uint64(tables.features.shape[1])
+    copy_row(out, row, at, tables.beliefs, group, np.uint64(0), believed)
+    copy_row(out, row, at + believed, padded, exam, position * width, np.uint64(tables.shown))
 
 
 @njit(cache=True)

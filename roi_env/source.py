@@ -233,17 +233,19 @@ class Source:
 
     @cached_property
     def tables(self) -> SourceTables:
-        """The arrays for compiled code."""
+        """The arrays for compiled code: copies, for an array that cannot be written to (from Ray's store) is of another
+        type, and every type is compiled apart.
+        """
         offered = self.outcome_count > 0
         start = np.where(offered, self.outcome_start, len(self.outcomes))
         count = np.where(offered, self.outcome_count, 1)
         never = np.array([np.uint32(NOT_OFFERED) << np.uint32(1)])
         return SourceTables(
             np.stack([self.row_item, self.row_group], 1).astype(np.int32),
-            self.row_given,
-            self.group_key,
-            self.group_weight,
-            self.strata,
+            np.array(self.row_given, np.int32),
+            np.array(self.group_key, np.int32),
+            np.array(self.group_weight, np.float64),
+            np.array(self.strata, np.int32),
             np.stack([start, count], 1).astype(np.int32),
             np.concatenate([self.outcomes, never]).astype(np.uint32),
         )

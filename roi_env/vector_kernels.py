@@ -46,8 +46,6 @@ class Rules(NamedTuple):
     """Whether presentation changes the order of drawing."""
     reward_kind: int
     coefficient: float
-    actions: tuple[int, ...]
-    """K + 1 entries: a size that the compiler knows."""
     min_cost: npt.NDArray[np.int32]
     """(G + 1, K + 1): an action is legal while this many tokens remain. Group G is what follows the last task."""
     weight: npt.NDArray[np.float64]
@@ -74,10 +72,9 @@ def rules_of(spec: ExamSpec) -> Rules:
         not (source.replacement and source.num_strata == 1 and spec.order == "random"),
         spec.reward.kind,
         spec.reward.coefficient,
-        (0,) * (spec.num_tiers + 1),
         min_cost,
         np.append(source.group_weight, 0.0),
-        source.level_edges,
+        np.array(source.level_edges, np.int64),
     )
 
 
@@ -274,7 +271,7 @@ def _show(
         last_correct,
         observation,
     )
-    at_most(action_mask, i, rules.min_cost, group, remaining, rules.actions)
+    at_most(action_mask, i, rules.min_cost, group, remaining, np.uint64(rules.num_tiers + 1))
 
 
 @njit(cache=True, inline="always")
@@ -297,17 +294,23 @@ def _show_block(
         scratch.group[j] = group
         state.cell[i] = (state.first_item[i] + state.tasks[i, position, _ITEM]) * rules.num_tiers
         state.weight[i] = rules.weight[np.uint64(group)]
-        state.slot[i] = state.slots[i, min(position, last)] if rules.permuted else position
-    for j in range(size):
-        i = first + j
-        group = np.uint64(scratch.group[j])
-        if len(observation.memory) > 0:
+    if rules.permuted:
+        for j in range(size):
+            i = first + j
+            state.slot[i] = state.slots[i, min(np.uint64(state.position[i]), last)]
+    if observation.shows_feedback:
+        for j in range(size):
+            i = first + j
+            group = np.uint64(scratch.group[j])
             new = state.position[i] == 0
             action = np.int64(0) if new else actions[i]
             tokens = np.int32(0) if new else out.tokens[i]
             correct = not new and out.correct[i]
             _show(i, group, action, tokens, correct, rules, observation, state, out.observations, out.action_mask)
-        else:
+    else:
+        for j in range(size):
+            i = first + j
+            group = np.uint64(scratch.group[j])
             _show(i, group, 0, 0, False, rules, observation, state, out.observations, out.action_mask)
 
 
@@ -355,7 +358,8 @@ def _choose(
     for j in range(size):
         i = first + j
         tier = np.uint64(max(actions[i] - 1, 0))
-        number = outcome_number(state.key[i], np.uint64(state.slot[i]), tier, num_tiers, rules.common)
+        slot = np.uint64(state.slot[i] if rules.permuted else state.position[i])
+        number = outcome_number(state.key[i], slot, tier, num_tiers, rules.common)
         scratch.number[j] = number >> _HALF
         scratch.chosen[j] = np.uint64(state.cell[i]) + tier
     for j in range(size):
@@ -418,9 +422,11 @@ def _shape(
         remaining = state.remaining[i] + out.tokens[i]
         solvable = False
         if rules.reward_kind == REFUSAL_BONUS and actions[i] == 0:
+            # The slot of the task just decided on.
+            slot = np.uint64(state.slot[i] if rules.permuted else state.position[i] - 1)
             for k in range(num_tiers):
                 cell = np.uint64(state.cell[i]) + k
-                number = outcome_number(state.key[i], np.uint64(state.slot[i]), k, num_tiers, rules.common)
+                number = outcome_number(state.key[i], slot, k, num_tiers, rules.common)
                 place = place_outcome(number >> _HALF, cell, tables.cells)
                 packed = tables.outcomes[place]
                 fits = np.int64(packed >> np.uint32(1)) + rules.decision_cost <= remaining
@@ -526,7 +532,7 @@ def step_all(
     final: Final,
 ) -> int:
     """Step every environment once; returns how many exams ended, or -1 (nothing done) for an action out of range."""
-    num_envs, num_tiers = len(actions), np.uint64(len(observation.tiers))
+    num_envs, num_tiers = len(actions), np.uint64(rules.num_tiers)
     largest = np.uint64(0)
     for i in range(np.uint64(num_envs)):
         largest = max(largest, np.uint64(actions[i]))  # of a negative one: huge

@@ -144,9 +144,9 @@ def observation_statistics(problem: Problem) -> tuple[npt.NDArray[np.float32], n
         deviation = np.sqrt(share @ (known - mean) ** 2)
         return mean, np.where(deviation > 1e-6, deviation, 1.0)
 
-    fractions = 2 + len(tables.memory)
+    fractions = 5 if tables.shows_feedback else 2
     believed, features = moments(tables.beliefs[:-1]), moments(tables.features)  # without the end of an exam
-    shown = len(tables.shown) // max(1, tables.features.shape[1])
+    shown = tables.shown // max(1, tables.features.shape[1])
     centre, spread = (
         np.concatenate([np.full(fractions, uniform), by_group, np.tile(feature, shown)]).astype(np.float32)
         for uniform, by_group, feature in zip((0.5, 1 / math.sqrt(12)), believed, features, strict=True)
