@@ -12,11 +12,16 @@ import numpy as np
 import numpy.typing as npt
 
 from roi_env.dynamics import transition
-from roi_env.exam import ExamSpec, check_seed, draw_exams, exam_numbers, exam_spec
+from roi_env.exam import ExamSpec, as_integers, check_seed, draw_exams, exam_numbers, exam_spec
 from roi_env.observation import observation_layout, observation_tables, observe, padded_features
 from roi_env.rendering import RENDER_FPS, Decision, Scene, render_ansi, render_rgb
 from roi_env.rewards import SCORE, reward_of
 from roi_env.source import NOT_OFFERED
+
+
+class MissingArgument(gym.error.MissingArgument, ValueError):
+    """An environment was made without something that it cannot do without; the message names it."""
+
 
 _TABLE_ARGUMENTS = ("family", "datasets", "split", "group_by", "missing")
 
@@ -30,7 +35,8 @@ def resolve_spec(source: Any = "signal", *, table: Any = None, **kwargs: Any) ->
     :param kwargs: arguments of :func:`roi_env.exam.exam_spec`; with a table also ``family``, ``datasets``, ``split``
         (default "test"), ``group_by`` (default "dataset") and ``missing`` ("drop" or "mask"), see
         :func:`roi_env.recorded.recorded_source`.
-    :raises ValueError: for arguments that are missing, superfluous or out of range.
+    :raises MissingArgument: (a ValueError) without a table where one is needed, or without the family of a table of several.
+    :raises ValueError: for arguments that are superfluous or out of range.
     """
     if isinstance(source, ExamSpec):
         if given := [name for name, value in {"table": table, **kwargs}.items() if value is not None]:
@@ -51,6 +57,11 @@ def resolve_spec(source: Any = "signal", *, table: Any = None, **kwargs: Any) ->
 
         if not isinstance(table, OutcomeTable):
             table = OutcomeTable.read(table)
+        if "family" not in recorded and len(table.families) > 1:
+            raise MissingArgument(
+                f"{table.path} holds {len(table.families)} families, whose tiers cannot be compared; give family= one of "
+                f"{list(table.families)}"
+            )
         stratify = isinstance(source, str) and source == "paper"
         kwargs.setdefault("num_tasks", 3 if stratify else None)
         kwargs.setdefault("decision_cost", table.decision_cost)
@@ -58,12 +69,26 @@ def resolve_spec(source: Any = "signal", *, table: Any = None, **kwargs: Any) ->
         tiers = kwargs.pop("tiers", None)
         source = recorded_source(table, tiers=tiers, stratify=stratify, **recorded)
     elif isinstance(source, str) and source == "recorded":
-        raise ValueError(
-            "ROIReasoning-Recorded-v0 needs table=PATH (an outcome table: Parquet, CSV or JSONL) or an OutcomeTable"
+        raise MissingArgument(
+            "source='recorded' (ROIReasoning-Recorded-v0) needs table=PATH (an outcome table: Parquet, CSV or JSONL) or "
+            "an OutcomeTable"
         )
     elif recorded:
-        raise ValueError(f"{sorted(recorded)} belong to recorded outcomes: give table=PATH too")
+        raise MissingArgument(f"{sorted(recorded)} belong to recorded outcomes: give table=PATH too")
     return exam_spec(source, **kwargs)
+
+
+def integer_action(action: Any, num_actions: int) -> int:
+    """The number that one action is: an integer of Python or NumPy, or an array of one integer without dimensions.
+
+    :raises ValueError: for anything else, 1.0, True and "1" too.
+    """
+    if type(action) is np.int64:  # what spaces sample and vector environments hand on
+        return int(action)
+    number = None if isinstance(action, (list, tuple)) else as_integers(action)
+    if number is None or number.ndim > 0:
+        raise ValueError(f"action must be an integer in 0..{num_actions - 1}, got {type(action).__name__} {action!r}")
+    return int(number)
 
 
 class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
@@ -133,6 +158,7 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
     * `table`, `family`, `datasets`, `split`, `group_by`, `missing`: recorded outcomes, see `roi_env.recorded.recorded_source`.
     * `num_tasks`: N.
     * `budget`: int = tokens; float = fraction of N x the mean cost of the top tier; "tight" .15, "medium" .3, "ample" .6.
+      `1` is one token and causes a warning, `1.0` is the whole cost of always thinking longest.
     * `order`: random, easy_first, hard_first (by a published key), given.
     * `preview`: show the features of later tasks.
     * `beliefs`: "published" or "none" (laws unknown: agents must learn them).
@@ -203,7 +229,7 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
 
         :param seed: identity's seed in ``[0, 2**64)``; exams count from 0 again. Without one the next exam follows (or,
             never seeded, a seed is drawn from entropy).
-        :param options: ``exam_ids`` and ``replicates``: one non-negative integer each.
+        :param options: ``exam_ids`` and ``replicates``: one integer in ``[0, 2**62)`` each.
         :raises ValueError: for a bad seed or option.
         """
         exams = self._exams
@@ -236,14 +262,14 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
     def step(self, action: np.int64 | int) -> tuple[npt.NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Take one action in ``0..K``.
 
-        :raises ValueError: for an action outside ``0..K``.
+        :raises ValueError: for an action that is no integer in ``0..K``.
         :raises gymnasium.error.ResetNeeded: before a reset or after the end of an exam.
         """
         remaining = self._remaining
         if remaining == 0:
             raise gym.error.ResetNeeded("the exam is over (or has not begun): call reset() before step()")
         position = self._position
-        choice = action if type(action) is int else int(action)
+        choice = action if type(action) is int else integer_action(action, self._num_actions)
         if not 0 <= choice < self._num_actions:
             raise ValueError(f"action must lie in 0..{self._num_actions - 1}, got {action!r}")
         at = position * self._num_actions + choice

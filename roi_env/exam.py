@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -87,8 +88,12 @@ class ExamSpec:
         return _ORDER_CODE[self.order]
 
     def replace(self, **changes: Any) -> ExamSpec:
-        """A copy with other fields, validated again."""
-        return _validated(dataclasses.replace(self, **changes))
+        """A copy with other fields, validated again; ``budget`` is read as by :func:`exam_spec`."""
+        spec = dataclasses.replace(self, **changes)
+        if "budget" in changes:
+            unit = spec.num_tasks * spec.source.mean_top_cost
+            spec = dataclasses.replace(spec, budget=_resolve_budget(changes["budget"], unit, spec.num_tasks))
+        return _validated(spec)
 
 
 def exam_spec(
@@ -111,7 +116,8 @@ def exam_spec(
     :param source: name of a synthetic family (``generators.FAMILIES``) or a :class:`~roi_env.source.Source`.
     :param num_tasks: N; default 10 (``paper``: 3), at most the number of questions of a recorded source.
     :param budget: an ``int`` is tokens; a ``float`` is a fraction of N times the mean cost of the top tier; or a
-        preset name ("tight" .15, "medium" .3, "ample" .6).
+        preset name ("tight" .15, "medium" .3, "ample" .6), or either number as text. Fewer tokens than tasks cause a
+        warning: a fraction was probably meant.
     :param order: "random", "easy_first" / "hard_first" (by the published key, never by hidden difficulty) or "given"
         (the table's own order; for synthetic families the order of drawing).
     :param preview: whether the features of later tasks are shown.
@@ -126,7 +132,10 @@ def exam_spec(
     """
     if isinstance(source, str):
         if source not in FAMILIES:
-            raise ValueError(f"source must be one of {sorted(FAMILIES)} or a Source, got {source!r}")
+            raise ValueError(
+                f"source must be one of {list(FAMILIES)}, a Source, or for the environments also 'tinylm', or "
+                f"'recorded' with a table; got {source!r}"
+            )
         num_tasks = _count("num_tasks", (3 if source == "paper" else 10) if num_tasks is None else num_tasks, 1)
         source = FAMILIES[source](num_tasks)
     elif not isinstance(source, Source):
@@ -144,7 +153,7 @@ def exam_spec(
         ExamSpec(
             source=source,
             num_tasks=num_tasks,
-            budget=_resolve_budget(budget, num_tasks * source.mean_top_cost),
+            budget=_resolve_budget(budget, num_tasks * source.mean_top_cost, num_tasks),
             order=order,
             preview=preview,
             beliefs=beliefs,
@@ -166,18 +175,55 @@ def _count(name: str, value: Any, least: int) -> int:
     return int(value)
 
 
-def _resolve_budget(budget: int | float | str, unit: float) -> int:
+def parse_budget(text: str) -> int | float:
+    """Read a budget as the command line and the environments take it: ``"512"`` tokens, ``"0.3"`` or a preset's name.
+
+    :returns: tokens (int) or a fraction (float), whose range :func:`exam_spec` checks.
+    :raises ValueError: for any other text.
+    """
+    text = text.strip()
+    if text in BUDGET_PRESETS:
+        return BUDGET_PRESETS[text]
+    try:
+        return int(text) if text.isascii() and text.isdigit() else float(text)
+    except ValueError:
+        hint = " (a percentage is written as a fraction: 30% is 0.3)" if text.endswith("%") else ""
+        raise ValueError(
+            f"budget {text!r} is neither tokens (512) nor a fraction (0.3) nor one of {list(BUDGET_PRESETS)}{hint}"
+        ) from None
+
+
+_LARGEST_FRACTION = 10
+
+
+def _resolve_budget(budget: Any, unit: float, num_tasks: int) -> int:
+    if isinstance(budget, np.ndarray) and budget.ndim == 0:
+        budget = budget[()]
     if isinstance(budget, str):
-        _one_of("budget", budget, list(BUDGET_PRESETS))
-        budget = BUDGET_PRESETS[budget]
+        budget = parse_budget(budget)
     if isinstance(budget, (float, np.floating)):
-        if not math.isfinite(budget) or not 0 < budget <= 10:
+        if not math.isfinite(budget) or not 0 < budget <= _LARGEST_FRACTION:
             raise ValueError(
-                f"budget {budget!r}: a float is a fraction in (0, 10] of num_tasks x mean top-tier cost "
-                f"({unit:.0f} tokens here); pass an int for tokens"
+                f"budget {float(budget)}: a float is a fraction in (0, {_LARGEST_FRACTION}] of num_tasks x mean "
+                f"top-tier cost ({unit:.0f} tokens here); pass an int for tokens"
             )
-        budget = max(1, round(float(budget) * unit))
-    tokens = _count("budget", budget, 1)
+        return _fits(max(1, round(float(budget) * unit)))
+    if isinstance(budget, (bool, np.bool_)) or not isinstance(budget, (int, np.integer)) or budget < 1:
+        raise ValueError(
+            f"budget must be an integer >= 1 (tokens), a float in (0, {_LARGEST_FRACTION}] (a fraction) or one of "
+            f"{list(BUDGET_PRESETS)}, got {budget!r}"
+        )
+    tokens = _fits(int(budget))
+    if tokens == 1 or tokens < min(num_tasks, _LARGEST_FRACTION):
+        warnings.warn(
+            f"budget={tokens} means {tokens} {'token' if tokens == 1 else 'tokens'} for {num_tasks} {'task' if num_tasks == 1 else 'tasks'}; if a fraction "
+            f"was meant, write {float(tokens)}: {round(tokens * unit)} tokens here",
+            stacklevel=3,
+        )
+    return tokens
+
+
+def _fits(tokens: int) -> int:
     if tokens > np.iinfo(np.int32).max // 2:
         raise ValueError(f"budget must stay below 2**30 tokens, got {tokens}")
     return tokens
@@ -455,27 +501,48 @@ class ExamBatch:
         return (packed >> np.uint32(1)).astype(np.int32), (packed & np.uint32(1)).astype(bool)
 
 
+LARGEST_SEED = 2**64 - 1
+
+
 def check_seed(seed: int) -> int:
     """Return ``seed`` if it is an integer in ``[0, 2**64)``.
 
     :raises ValueError: otherwise.
     """
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**64:
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed <= LARGEST_SEED:
         raise ValueError(f"seed must be an integer in [0, 2**64), got {seed!r}")
     return int(seed)
 
 
-def exam_numbers(name: str, values: Any, size: int) -> npt.NDArray[np.int64]:
-    """Validate exam ids or replicates: ``size`` integers >= 0 (a scalar is repeated).
+LARGEST_NUMBER = 2**62 - 1
+"""Largest exam id and replicate that an environment begins with: those that follow must be 64-bit integers too."""
+
+
+def exam_numbers(name: str, values: Any, size: int, largest: int = LARGEST_NUMBER) -> npt.NDArray[np.int64]:
+    """Validate exam ids or replicates: ``size`` integers in ``0..largest`` (a scalar is repeated).
 
     :raises ValueError: naming the argument.
     """
-    array = np.asarray(values)
-    if array.dtype.kind not in "iu" or array.ndim > 1 or (array.size and array.min() < 0):
-        raise ValueError(f"{name} must be integers >= 0 of shape ({size},), got {values!r}")
+    array = as_integers(values)
+    if array is None or array.ndim > 1 or (array.size and (array.min() < 0 or array.max() > largest)):
+        raise ValueError(
+            f"{name} must be integers in [0, 2**{(largest + 1).bit_length() - 1}), one or of shape ({size},), "
+            f"got {values!r}"
+        )
     if array.ndim == 1 and len(array) != size:
         raise ValueError(f"{name} must have one entry for each of the {size} environments, got {len(array)}")
-    return np.ascontiguousarray(np.broadcast_to(array, (size,)), np.int64)
+    return np.array(np.broadcast_to(array, (size,)), np.int64)
+
+
+def as_integers(values: Any) -> npt.NDArray[np.integer[Any]] | None:
+    """``values`` as an array of integers; None if they are anything else: truth values, text and 1.0 are not."""
+    if isinstance(values, (list, tuple)) and any(isinstance(value, (bool, np.bool_)) for value in values):
+        return None  # NumPy would make integers of them beside others
+    try:
+        array = np.asarray(values)
+    except ValueError:  # ragged
+        return None
+    return array if array.dtype.kind in "iu" else None
 
 
 def draw_exams(spec: ExamSpec, seed: int, exam_ids: Any, replicates: Any = 0) -> ExamBatch:
@@ -483,12 +550,13 @@ def draw_exams(spec: ExamSpec, seed: int, exam_ids: Any, replicates: Any = 0) ->
 
     :param spec: kind of exam.
     :param seed: identity's seed, in ``[0, 2**64)``.
-    :param exam_ids: (E,) integers >= 0.
-    :param replicates: (E,) integers >= 0, or one for all.
+    :param exam_ids: (E,) integers in ``[0, 2**63)``.
+    :param replicates: (E,) integers in ``[0, 2**63)``, or one for all.
     :raises ValueError: for a bad seed, id or replicate.
     """
-    ids = np.atleast_1d(np.asarray(exam_ids))
-    ids = exam_numbers("exam_ids", ids, len(ids))
+    most = 2**63 - 1
+    ids = exam_numbers("exam_ids", exam_ids, np.size(exam_ids), most)
+    replicates = exam_numbers("replicates", replicates, len(ids), most)
     seed = check_seed(seed)
     slots = new_slots(len(ids), spec.num_tasks)
     rows, latent = _draw_batch(
@@ -501,4 +569,4 @@ def draw_exams(spec: ExamSpec, seed: int, exam_ids: Any, replicates: Any = 0) ->
         spec.source.tables,
         slots,
     )
-    return ExamBatch(spec, seed, ids, exam_numbers("replicates", replicates, len(ids)), rows, slots, latent)
+    return ExamBatch(spec, seed, ids, replicates, rows, slots, latent)

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from roi_env.dynamics import transition
+from roi_env.env import MissingArgument, integer_action
 from roi_env.exam import ExamBatch, check_seed, draw_exams, exam_numbers, exam_spec
 from roi_env.observation import observation_layout, observation_tables, observe, padded_features
 from roi_env.outcomes import OutcomeTable
@@ -197,9 +198,9 @@ class ROIReasoningLiveEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
 
     def __init__(
         self,
-        questions: Sequence[Question] | str,
-        tiers: Sequence[ThinkingTier],
-        solver: LiveSolver,
+        questions: Sequence[Question] | str | None = None,
+        tiers: Sequence[ThinkingTier] | None = None,
+        solver: LiveSolver | None = None,
         grader: str | Callable[[Question, str], bool] = "exact",
         *,
         num_tasks: int | None = None,
@@ -211,8 +212,13 @@ class ROIReasoningLiveEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
     ) -> None:
         """See the class docstring.
 
+        :raises gymnasium.error.MissingArgument: without questions, tiers or solver.
         :raises ValueError: for arguments out of range.
         """
+        needed = {"questions": questions, "tiers": tiers, "solver": solver}
+        if questions is None or tiers is None or solver is None:
+            missing = ", ".join(name for name, value in needed.items() if value is None)
+            raise MissingArgument(f"ROIReasoning-Live-v0 needs {missing}: gym.make(..., {missing.split(', ')[0]}=...)")
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise ValueError(f"render_mode must be None or one of {self.metadata['render_modes']}, got {render_mode!r}")
         if isinstance(questions, str):
@@ -281,11 +287,11 @@ class ROIReasoningLiveEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
         ``info``: ``tokens`` paid, ``correct``, ``overspent``, ``overshoot`` (tokens that the endpoint generated beyond
         what was left), ``reply``; at the end ``score`` and ``spent``.
 
-        :raises ValueError: for an action outside ``0..K``.
+        :raises ValueError: for an action that is no integer in ``0..K``.
         :raises gymnasium.error.ResetNeeded: before a reset or after the end of an exam.
         """
         question, spec = self.question, self.spec_of_exam
-        choice = int(action)
+        choice = integer_action(action, spec.num_tiers + 1)
         if not 0 <= choice <= spec.num_tiers:
             raise ValueError(f"action must lie in 0..{spec.num_tiers}, got {action!r}")
         assert self._exam is not None

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import reprlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +18,7 @@ from gymnasium.vector.utils import batch_space
 from numba import typeof
 
 from roi_env.env import resolve_spec
-from roi_env.exam import check_seed, exam_numbers
+from roi_env.exam import as_integers, check_seed, exam_numbers
 from roi_env.observation import observation_layout, observation_tables
 from roi_env.rendering import RENDER_FPS, Decision, Scene, render_ansi, render_rgb
 from roi_env.vector_kernels import Final, Outputs, new_scratch, new_state, reset_all, rules_of, sample, step_all
@@ -38,10 +39,11 @@ class ROIReasoningVectorEnv(gym.vector.VectorEnv):
     :param render_mode: None, "ansi" or "rgb_array" (a tuple of ``num_envs`` frames).
     :param kwargs: the arguments of the single environment.
 
-    Infos: ``action_mask`` (n, K+1) int8, ``tokens`` (n,) int32 paid, ``correct`` and ``overspent`` (n,) bool of the
-    action just taken; when exams end, ``episode`` with ``r`` (return), ``l`` (length), ``t`` (seconds), ``score`` and
-    ``tokens`` where ``_episode`` is True (what ``RecordEpisodeStatistics`` would add: do not add it on top). Under
-    SAME_STEP also ``final_obs`` and ``final_info`` with ``_final_obs`` and ``_final_info``.
+    Infos have the keys of the single environment, each with Gymnasium's mask ``_key`` (n,) bool of the sub-environments
+    that have it: ``action_mask`` (n, K+1) int8; after a step ``tokens`` (n,) int32 paid, ``correct`` and ``overspent``
+    (n,) bool of the action just taken (not of one that NEXT_STEP ignored); when exams end, ``score`` (n,) float64 and
+    ``spent`` (n,) int32 tokens of them. Under SAME_STEP also ``final_obs`` and ``final_info``: the last observation and
+    info of the exams that ended, while ``action_mask`` is that of the next exam. :attr:`episodes` has their totals.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class ROIReasoningVectorEnv(gym.vector.VectorEnv):
         self._step: Callable[..., int] | None = None
         self._seed: int | None = None
         self._mask = np.ones((self.num_envs, spec.num_tiers + 1), np.int8)
+        self._final = _zeros(self._new_buffers()[1])
         self._scenes: list[Scene] = []
 
     def _new_buffers(self) -> tuple[Outputs, Final]:
@@ -124,7 +127,7 @@ class ROIReasoningVectorEnv(gym.vector.VectorEnv):
 
         :param seed: identity's seed, the same for all sub-environments; exams count from 0 again. Without a seed the
             next exams follow (or, never seeded, a seed is drawn from entropy).
-        :param options: ``exam_ids`` and ``replicates``, one non-negative integer or (num_envs,) each; later exams of
+        :param options: ``exam_ids`` and ``replicates``, integers in ``[0, 2**62)``, one or (num_envs,) each; later exams of
             sub-environment ``i`` are ``exam_ids[i] + j * num_envs`` in the same replicate.
         :raises ValueError: for a bad seed or option.
         """
@@ -163,10 +166,8 @@ class ROIReasoningVectorEnv(gym.vector.VectorEnv):
         self._mask = out.action_mask
         if self.render_mode is not None:
             self._scenes = [self._scene(groups) for groups in self._groups()]
-        out.tokens[:] = 0
-        out.correct[:] = False
-        out.overspent[:] = False
-        return out.observations, self._infos(out)
+        self._final = _zeros(self._final)
+        return out.observations, {"action_mask": out.action_mask, "_action_mask": np.ones(self.num_envs, np.bool_)}
 
     def step(
         self, actions: Any
@@ -184,10 +185,14 @@ class ROIReasoningVectorEnv(gym.vector.VectorEnv):
         """
         if self._seed is None:
             raise gym.error.ResetNeeded("call reset() before step()")
-        actions = np.asarray(actions)
-        if actions.shape != (self.num_envs,) or actions.dtype.kind not in "iu":
-            raise ValueError(f"actions must be {self.num_envs} integers, got {actions.dtype} of shape {actions.shape}")
-        actions = np.ascontiguousarray(actions, np.int64)
+        given = as_integers(actions)
+        if given is None or given.shape != (self.num_envs,):
+            raise ValueError(
+                f"actions must be {self.num_envs} integers in 0..{self.spec_of_exam.num_tiers}, got {_described(actions)}"
+            )
+        # One type, which the kernel was compiled for.
+        actions = given if given.dtype == np.int64 and given.flags.carray else np.array(given, np.int64, order="C")
+        acted = ~self._state.finished  # a finished one only begins its next exam
         before = (self._groups(), self._state.finished.copy()) if self.render_mode is not None else None
         out, final = self._next_buffers()
         arguments = (
@@ -209,21 +214,23 @@ class ROIReasoningVectorEnv(gym.vector.VectorEnv):
             self._step = step_all.compile(tuple(typeof(argument) for argument in arguments))
         ended = self._step(*arguments)
         if ended < 0:
-            raise ValueError(
-                f"actions must lie in 0..{self.spec_of_exam.num_tiers}, got {actions.min()}..{actions.max()}"
-            )
-        self._mask = out.action_mask
-        infos = self._infos(out)
+            raise ValueError(f"actions must lie in 0..{self.spec_of_exam.num_tiers}, got {given.min()}..{given.max()}")
+        self._mask, self._final = out.action_mask, final
+        everywhere = np.ones(self.num_envs, np.bool_)
+        infos = {
+            "action_mask": out.action_mask,
+            "tokens": out.tokens,
+            "correct": out.correct,
+            "overspent": out.overspent,
+            "_action_mask": everywhere,
+            "_tokens": acted,
+            "_correct": acted,
+            "_overspent": acted,
+        }
+        done = out.terminated.copy()
         if ended:
-            infos["episode"] = {
-                "r": final.reward,
-                "l": final.length,
-                "t": final.seconds,
-                "score": final.score,
-                "tokens": final.tokens,
-            }
-            done = out.terminated.copy()
-            infos["_episode"] = done
+            totals = {"score": final.score, "spent": final.tokens, "_score": done, "_spent": done}
+            infos |= totals
             if self._same_step:
                 infos["final_obs"] = final.observations
                 infos["_final_obs"] = done
@@ -232,8 +239,11 @@ class ROIReasoningVectorEnv(gym.vector.VectorEnv):
                     "tokens": out.tokens,
                     "correct": out.correct,
                     "overspent": out.overspent,
-                    "episode": infos["episode"],
-                    "_episode": done,
+                    "_action_mask": done,
+                    "_tokens": done,
+                    "_correct": done,
+                    "_overspent": done,
+                    **totals,
                 }
                 infos["_final_info"] = done
         if before is not None:
@@ -243,13 +253,13 @@ class ROIReasoningVectorEnv(gym.vector.VectorEnv):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_step": None}  # compiled code stays in its process
 
-    def _infos(self, out: Outputs) -> dict[str, Any]:
-        return {
-            "action_mask": out.action_mask,
-            "tokens": out.tokens,
-            "correct": out.correct,
-            "overspent": out.overspent,
-        }
+    @property
+    def episodes(self) -> dict[str, npt.NDArray[Any]]:
+        """Totals of the exams that the last step ended, (num_envs,) each, zeros elsewhere: ``r`` return, ``l`` steps,
+        ``t`` seconds. Exact in both modes; Gymnasium's ``RecordEpisodeStatistics`` leaves out the first step of an
+        episode that begins within a step (SAME_STEP).
+        """
+        return {"r": self._final.reward, "l": self._final.length, "t": self._final.seconds}
 
     @property
     def exam_ids(self) -> npt.NDArray[np.int64]:
@@ -298,6 +308,16 @@ class ROIReasoningVectorEnv(gym.vector.VectorEnv):
             return None
         draw = render_ansi if self.render_mode == "ansi" else render_rgb
         return tuple(draw(scene) for scene in self._scenes)
+
+
+def _zeros(final: Final) -> Final:
+    return Final._make(np.zeros_like(array) for array in final)
+
+
+def _described(actions: Any) -> str:
+    if isinstance(actions, np.ndarray):
+        return f"an array of {actions.dtype} of shape {actions.shape}"
+    return f"{type(actions).__name__} {reprlib.repr(actions)}"
 
 
 def _autoreset_mode(name: str) -> AutoresetMode:

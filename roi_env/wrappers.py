@@ -20,10 +20,13 @@ def _dict_space(env: Any, observation: gym.Space, actions: gym.Space) -> gym.spa
     return gym.spaces.Dict({"observations": observation, "action_mask": mask})
 
 
-class ActionMaskObservation(gym.Wrapper[_Dict, np.int64, npt.NDArray[np.float32], np.int64]):
+class ActionMaskObservation(
+    gym.Wrapper[_Dict, np.int64, npt.NDArray[np.float32], np.int64], gym.utils.RecordConstructorArgs
+):
     """Turn the flat observation into ``{"observations": float32, "action_mask": float32 of 0 and 1}``."""
 
     def __init__(self, env: gym.Env[npt.NDArray[np.float32], np.int64]) -> None:
+        gym.utils.RecordConstructorArgs.__init__(self)
         super().__init__(env)
         self.observation_space = _dict_space(env, env.observation_space, env.action_space)
 
@@ -38,10 +41,14 @@ class ActionMaskObservation(gym.Wrapper[_Dict, np.int64, npt.NDArray[np.float32]
         return _with_mask(observation, info), reward, terminated, truncated, info
 
 
-class VectorActionMaskObservation(VectorWrapper):
-    """The same for the native vector environment, in either autoreset mode."""
+class VectorActionMaskObservation(VectorWrapper, gym.utils.RecordConstructorArgs):
+    """The same for the native vector environment, in either autoreset mode.
+
+    Its ``spec`` is that of the environment inside: Gymnasium's ``make_vec`` knows no wrappers.
+    """
 
     def __init__(self, env: VectorEnv) -> None:
+        gym.utils.RecordConstructorArgs.__init__(self)
         super().__init__(env)
         self.single_observation_space = _dict_space(env, env.single_observation_space, env.single_action_space)
         self.observation_space = batch_space(self.single_observation_space, env.num_envs)

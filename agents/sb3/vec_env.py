@@ -101,14 +101,14 @@ class NativeVecEnv(VecEnv):
                 strict=True,
             )
         ]
-        if "episode" in infos:
-            episode, masks, last = infos["episode"], infos["final_info"]["action_mask"], infos["final_obs"]
+        if "final_info" in infos:
+            episode, masks, last = self.env.episodes, infos["final_info"]["action_mask"], infos["final_obs"]
             now = round(time.time() - self._start, 6)
             for i in np.flatnonzero(dones).tolist():
                 row = rows[i]
                 row["action_mask"] = masks[i]
-                row["score"] = float(episode["score"][i])
-                row["spent"] = int(episode["tokens"][i])
+                row["score"] = float(infos["score"][i])
+                row["spent"] = int(infos["spent"][i])
                 row["terminal_observation"] = last[i]
                 row["episode"] = {"r": float(episode["r"][i]), "l": int(episode["l"][i]), "t": now}
         return observations, (rewards * self.reward_scale).astype(np.float32), dones, rows

@@ -10,18 +10,23 @@ import os
 import pickle
 import subprocess
 import sys
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import pyarrow as pa
 import pytest
 from gymnasium.utils.env_checker import check_env
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import roi_env
+from roi_env.data import tinylm_table
 from roi_env.env import ROIReasoningEnv
 from roi_env.exam import draw_exams, exam_spec
-from roi_env.wrappers import ActionMaskObservation
+from roi_env.outcomes import OutcomeTable
+from roi_env.vector_env import ROIReasoningVectorEnv
+from roi_env.wrappers import ActionMaskObservation, VectorActionMaskObservation
 
 SYNTHETIC = [name for name in roi_env.VARIANTS if "Recorded" not in name]
 OPTIONS = [
@@ -42,7 +47,7 @@ OPTIONS = [
     {"tiers": ["low", "high"]},
     {"num_tasks": 3, "budget": "tight"},
     {"num_tasks": 50, "budget": 0.6},
-    {"budget": 1},
+    {"budget": 11},
 ]
 
 
@@ -96,7 +101,7 @@ def play(env: gym.Env, actions: list[int]) -> list:
     seed=st.integers(0, 2**64 - 1),
     exam_id=st.integers(0, 2**40),
     actions=st.lists(st.integers(0, 3), min_size=10, max_size=10),
-    budget=st.integers(1, 700),
+    budget=st.integers(10, 700),
     decision_cost=st.integers(0, 3),
 )
 def test_the_rules_replayed_by_hand(
@@ -127,7 +132,8 @@ def test_the_rules_replayed_by_hand(
 
 
 def test_unaffordable_and_masked_actions_overspend_without_an_error() -> None:
-    env = gym.make("ROIReasoning-v0", budget=1)
+    with pytest.warns(UserWarning, match="fraction was meant"):
+        env = gym.make("ROIReasoning-v0", budget=1)
     _, info = env.reset(seed=3)
     assert info["action_mask"][3] == 0
     _, reward, terminated, _, info = env.step(3)
@@ -155,6 +161,16 @@ def test_seeds_exam_ids_and_replicates_name_exams() -> None:
     ("arguments", "message"),
     [
         ({"budget": 0}, "budget must be an integer >= 1"),
+        ({"budget": 0.0}, "fraction"),
+        ({"budget": np.float32(0)}, "fraction"),
+        ({"budget": np.bool_(True)}, "budget"),
+        ({"budget": None}, "budget"),
+        ({"budget": [0.3]}, "budget"),
+        ({"budget": "30%"}, r"0\.3"),
+        ({"budget": "²"}, "neither"),
+        ({"budget": "nan"}, "fraction"),
+        ({"budget": "512.0"}, "pass an int for tokens"),
+        ({"budget": 2**31}, "below"),
         ({"budget": -0.5}, "fraction"),
         ({"budget": float("nan")}, "fraction"),
         ({"budget": 300.0}, "pass an int for tokens"),
@@ -172,7 +188,7 @@ def test_seeds_exam_ids_and_replicates_name_exams() -> None:
         ({"coupling": "loose"}, "coupling"),
         ({"enforcement": "police"}, "enforcement"),
         ({"decision_cost": -1}, "decision_cost"),
-        ({"source": "mystery"}, "mystery"),
+        ({"source": "mystery"}, "known.*signal.*heavy.*cap.*latent.*paper.*tinylm.*recorded.*mystery"),
         ({"source": "recorded"}, "table"),
         ({"family": "gpt"}, "table"),
         ({"preview": "yes"}, "preview"),
@@ -184,27 +200,166 @@ def test_bad_arguments_are_named(arguments: dict, message: str) -> None:
         ROIReasoningEnv(**arguments)
 
 
+BAD_NUMBERS = [
+    -1,
+    0.5,
+    1.0,
+    True,
+    "1",
+    None,
+    float("nan"),
+    2**62,
+    2**63,
+    2**64,
+    2**70,
+    np.uint64(2**63),
+    [True],
+    [1, 2, 3],
+]
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         ({"seed": -1}, "seed"),
         ({"seed": 2**64}, "seed"),
         ({"seed": 0, "options": {"exam_ids": -3}}, "exam_ids"),
-        ({"seed": 0, "options": {"exam_ids": 0.5}}, "exam_ids"),
+        *(({"seed": 0, "options": {name: n}}, name) for n in BAD_NUMBERS for name in ("exam_ids", "replicates")),
         ({"seed": 0, "options": {"exam": 1}}, "exam"),
     ],
 )
 def test_bad_resets_are_named(call: dict, message: str) -> None:
-    with pytest.raises((ValueError, gym.error.Error), match=message):
+    with pytest.raises(ValueError, match=message):
         ROIReasoningEnv().reset(**call)
-    env = ROIReasoningEnv()
+    with pytest.raises(ValueError, match=message):  # the vector environment says the same
+        ROIReasoningVectorEnv(num_envs=2).reset(**call)
+
+
+def test_the_largest_exam_is_an_exam() -> None:
+    single, envs = ROIReasoningEnv(num_tasks=2), ROIReasoningVectorEnv(num_envs=1, num_tasks=2)
+    for n in (2**62 - 1, np.int64(2**62 - 1), np.uint64(7), [5], np.array(6)):
+        single.reset(seed=2**64 - 1)
+        envs.reset(seed=2**64 - 1)
+        first, _ = single.reset(options={"exam_ids": n})
+        assert first.tobytes() == envs.reset(options={"exam_ids": n})[0][0].tobytes()
+        for _ in range(2):
+            single.step(0)
+            envs.step([0])
+        # The next one follows, in both.
+        assert single.reset()[0].tobytes() == envs.step([0])[0][0].tobytes()
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        *(1.0, 1.7, np.float64(1), "1", b"1", None, float("nan"), True, np.bool_(True), 1 + 0j, [1], (1,), {1}, -1, 4),
+        *(2**70, np.array([1]), np.array(1.0), np.array(True), np.array("1"), np.uint64(2**64 - 1), np.int64(-1)),
+    ],
+    ids=repr,
+)
+def test_what_is_no_action_is_refused_and_changes_nothing(action: Any) -> None:
+    env, twin = ROIReasoningEnv(), ROIReasoningEnv()
     env.reset(seed=0)
-    with pytest.raises(ValueError, match="action"):
-        env.step(4)
-    with pytest.raises(ValueError, match="action"):
-        env.step(-1)
+    twin.reset(seed=0)
+    with pytest.raises(ValueError, match=r"action must .*0\.\.3, got"):
+        env.step(action)
+    assert env.step(2)[0].tobytes() == twin.step(2)[0].tobytes()
+
+
+def test_integers_of_all_kinds_are_actions() -> None:
+    kinds = (int, np.int64, np.int8, np.uint8, np.uint64, np.array)
+    envs = [ROIReasoningEnv() for _ in kinds]
+    for env in envs:
+        env.reset(seed=0)
+    assert len({env.step(kind(2))[0].tobytes() for env, kind in zip(envs, kinds, strict=True)}) == 1
     with pytest.raises(gym.error.ResetNeeded):
         ROIReasoningEnv().step(0)
+
+
+def test_few_tokens_are_probably_a_fraction() -> None:
+    for budget, num_tasks in ((1, 10), ("1", 10), (np.int64(1), 10), (np.array(1), 10), (1, 1), (2, 10), (9, 10)):
+        with pytest.warns(UserWarning, match=r"if a fraction was meant, write \d\.0") as told:
+            env = ROIReasoningEnv(budget=budget, num_tasks=num_tasks)
+        assert len(told) == 1
+        assert env.spec_of_exam.budget == int(budget)
+        with pytest.warns(UserWarning, match="fraction was meant"):
+            ROIReasoningVectorEnv(budget=budget, num_tasks=num_tasks)
+    # No warning, which would be an error here.
+    fractions = {exam_spec(budget=budget).budget for budget in ("tight", "0.15", " .15 ", 0.15, np.float64(0.15))}
+    assert len(fractions) == 1
+    assert [exam_spec(budget=b).budget for b in (10, "512", np.int32(512), np.array(512))] == [10, 512, 512, 512]
+    whole = exam_spec(budget=1.0)
+    assert exam_spec(budget="1.0").budget == exam_spec(budget=np.float32(1)).budget == whole.budget == 1000
+    assert whole.replace(budget=0.15).budget in fractions
+    with pytest.raises(ValueError, match="budget"):
+        whole.replace(budget=-3)
+
+
+def test_environments_are_made_again_from_their_specification() -> None:
+    for made in (
+        gym.make("ROIReasoning-Heavy-v0", num_tasks=4),
+        ActionMaskObservation(gym.make("ROIReasoning-v0", num_tasks=4)),
+        gym.wrappers.RecordEpisodeStatistics(ActionMaskObservation(gym.make("ROIReasoning-v0", budget="tight"))),
+    ):
+        spec = gym.envs.registration.EnvSpec.from_json(made.spec.to_json())
+        for again in (gym.make(made.spec), gym.make(spec), pickle.loads(pickle.dumps(made))):
+            assert str(again) == str(made)
+            first, second = made.reset(seed=3)[0], again.reset(seed=3)[0]
+            assert gym.utils.env_checker.data_equivalence(first, second)
+    envs = gym.make_vec("ROIReasoning-v0", num_envs=2, num_tasks=4, autoreset_mode="SAME_STEP")
+    for outer in (envs, VectorActionMaskObservation(envs)):
+        spec = gym.envs.registration.EnvSpec.from_json(outer.spec.to_json())
+        for again in (gym.make_vec(outer.spec), gym.make_vec(spec)):
+            assert again.reset(seed=1)[0].tobytes() == envs.reset(seed=1)[0].tobytes()
+            assert again.metadata == envs.metadata
+    # As Gymnasium's own wrappers do, so that code that makes them again can.
+    assert VectorActionMaskObservation(envs)._saved_kwargs == {}
+
+
+def test_what_is_missing_is_named() -> None:
+    for make in (gym.make, gym.make_vec):
+        with pytest.raises(gym.error.MissingArgument, match="table"):
+            make("ROIReasoning-Recorded-v0")
+        with pytest.raises(gym.error.MissingArgument, match=r"questions.*tiers.*solver"):
+            make("ROIReasoning-Live-v0", **({"vectorization_mode": "sync"} if make is gym.make_vec else {}))
+        with pytest.raises(gym.error.MissingArgument, match=r"family.*table"):
+            make("ROIReasoning-Paper-v0", family="gpt")
+    rows = tinylm_table().rows
+    other = rows.set_column(rows.column_names.index("family"), "family", pa.array(["other"] * len(rows)))
+    with pytest.raises(gym.error.MissingArgument, match=r"family= one of \['tinylm', 'other'\]"):
+        gym.make(
+            "ROIReasoning-Recorded-v0", table=OutcomeTable.from_arrow(pa.concat_tables([rows, other.cast(rows.schema)]))
+        )
+    with pytest.raises(gym.error.MissingArgument, match=r"needs solver:"):
+        gym.make("ROIReasoning-Live-v0", questions=[], tiers=[])
+
+
+@pytest.mark.parametrize("mode", ["NEXT_STEP", "SAME_STEP"])
+@pytest.mark.parametrize("kind", [gym.vector.SyncVectorEnv, gym.vector.AsyncVectorEnv])
+def test_wrappers_of_gymnasium_around_and_in_its_vector_environments(kind: Any, mode: str) -> None:
+    def make() -> gym.Env:
+        env: Any = gym.make("ROIReasoning-v0", num_tasks=3, render_mode="rgb_array")
+        for wrapper, arguments in (
+            (gym.wrappers.RecordEpisodeStatistics, ()),
+            (gym.wrappers.NormalizeReward, ()),
+            (gym.wrappers.TransformReward, (float,)),
+            (gym.wrappers.FlattenObservation, ()),
+            (gym.wrappers.NormalizeObservation, ()),
+            (gym.wrappers.TimeLimit, (2,)),
+            (gym.wrappers.RenderCollection, ()),
+        ):
+            env = wrapper(env, *arguments)
+        return env
+
+    envs = kind([make, make], autoreset_mode=gym.vector.AutoresetMode[mode])
+    envs.reset(seed=0)
+    ended = 0
+    for _ in range(6):
+        _, _, terminated, truncated, infos = envs.step(np.array([0, 0]))
+        ended += int((terminated | truncated).sum())
+        assert infos["_action_mask"].all()
+    envs.close()
+    assert ended >= 4
 
 
 def test_blind_mode_hides_later_tasks_and_preview_shows_them() -> None:
@@ -227,7 +382,7 @@ def test_masks_agree_with_the_published_minimum() -> None:
     group = draw_exams(spec, 2, [0]).groups[0, 0]
     expected = [True, *(spec.source.beliefs.min_cost[group] <= 40)]
     assert info["action_mask"].tolist() == expected == env.action_masks().tolist()
-    unknown = ROIReasoningEnv("signal", budget=1, beliefs="none")
+    unknown = ROIReasoningEnv("signal", budget=11, beliefs="none")
     assert unknown.reset(seed=2)[1]["action_mask"].tolist() == [1, 1, 1, 1]
     assert env.action_space.sample(info["action_mask"]) in range(4)
     assert observation.dtype == np.float32

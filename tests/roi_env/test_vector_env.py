@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import pickle
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import pyarrow as pa
 import pytest
 from gymnasium.vector import AutoresetMode
 
 import roi_env
 from roi_env.env import ROIReasoningEnv
+from roi_env.exam import _draw_batch, _draw_outcomes
+from roi_env.observation import observe
+from roi_env.outcomes import OutcomeTable
+from roi_env.recorded import recorded_source
+from roi_env.source import Source
 from roi_env.vector_env import ROIReasoningVectorEnv
+from roi_env.vector_kernels import reset_all, step_all
 from roi_env.wrappers import VectorActionMaskObservation
 
 CASES = [
@@ -90,10 +99,11 @@ def test_episodes_are_those_of_the_single_environment(case: dict, mode: str, wid
                 )
             )
             if ended:
-                assert infos["_episode"][i]
-                totals = infos["episode"]
+                assert infos["_score"][i]
+                assert infos["_spent"][i]
+                totals = envs.episodes
                 assert totals["r"][i] == pytest.approx(sum(row[2] for row in episodes[i][1:]))
-                episodes[i].append((totals["score"][i], totals["tokens"][i], totals["l"][i]))
+                episodes[i].append((infos["score"][i], infos["spent"][i], totals["l"][i]))
                 assert single_episode(single, exam[i], played[i]) == episodes[i]
                 finished += 1
                 exam[i] += width
@@ -155,11 +165,12 @@ def test_totals_are_zero_where_no_exam_ended() -> None:
         partly = 0
         for step in range(12):
             *_, infos = envs.step(np.random.default_rng(step).integers(0, 4, 64))
-            if "episode" in infos:
-                others = ~infos["_episode"]
+            if "score" in infos:
+                others = ~infos["_score"]
                 partly += others.any()
-                assert all((values[others] == 0).all() for values in infos["episode"].values())
-                assert (infos["episode"]["l"][infos["_episode"]] > 0).all()
+                totals = [infos["score"], infos["spent"], *envs.episodes.values()]
+                assert all((values[others] == 0).all() for values in totals)
+                assert (envs.episodes["l"][infos["_score"]] > 0).all()
         assert partly
 
 
@@ -190,6 +201,7 @@ def test_environments_pickle_and_copy_mid_exam() -> None:
 def test_make_vec_and_statistics_of_gymnasium(name: str) -> None:
     """Totals of the kernel equal those of Gymnasium's wrapper around single environments."""
     native = gym.make_vec(name, num_envs=3, vectorization_mode="vector_entry_point")
+    assert isinstance(native, ROIReasoningVectorEnv)
     assert native.metadata["autoreset_mode"] == AutoresetMode.NEXT_STEP
     reference = [gym.wrappers.RecordEpisodeStatistics(gym.make(name)) for _ in range(3)]
     native.reset(seed=6)
@@ -199,15 +211,169 @@ def test_make_vec_and_statistics_of_gymnasium(name: str) -> None:
     rng = np.random.default_rng(1)
     while any(alive):
         actions = rng.integers(0, native.single_action_space.n, 3)
-        infos = native.step(actions)[-1]
+        native.step(actions)
         for i, env in enumerate(reference):
             if alive[i]:
                 _, _, terminated, _, info = env.step(int(actions[i]))
                 if terminated:
                     alive[i] = False
-                    assert infos["episode"]["r"][i] == pytest.approx(info["episode"]["r"])
-                    assert infos["episode"]["l"][i] == info["episode"]["l"]
-                    assert infos["episode"]["t"][i] >= 0
+                    assert native.episodes["r"][i] == pytest.approx(info["episode"]["r"])
+                    assert native.episodes["l"][i] == info["episode"]["l"]
+                    assert native.episodes["t"][i] >= 0
+
+
+class Strided(gym.Wrapper):
+    """Takes the exams of one sub-environment of the native vector environment."""
+
+    def __init__(self, env: gym.Env, seed: int, first: int, step: int) -> None:
+        super().__init__(env)
+        env.reset(seed=seed)
+        self.following, self.stride = first, step
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple:
+        del seed, options
+        self.following += self.stride
+        return self.env.reset(options={"exam_ids": self.following - self.stride})
+
+
+def told(infos: dict) -> dict:
+    """What infos say of every sub-environment: (path of keys, i) -> value."""
+    found: dict = {}
+    everywhere = np.ones(3, bool)
+    for key, value in infos.items():
+        if not key.startswith("_"):
+            inner = told(value) if isinstance(value, dict) else dict(enumerate(value))
+            for place, one in inner.items():
+                path, i = place if isinstance(place, tuple) else ((), place)
+                if infos.get(f"_{key}", everywhere)[i] and path != ("t",):
+                    found[(key, *path), i] = np.asarray(one).tolist()
+    return found
+
+
+@pytest.mark.parametrize("mode", list(AutoresetMode)[:2], ids=str)
+def test_infos_and_statistics_are_those_of_gymnasiums_own_vector_environment(mode: AutoresetMode) -> None:
+    assert mode in (AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP)
+    case = {"budget": 150, "num_tasks": 4, "reward": "cost_shaped(0.5)"}
+    wrapper = gym.wrappers.vector.RecordEpisodeStatistics
+    native = wrapper(gym.make_vec("ROIReasoning-v0", num_envs=3, autoreset_mode=mode, **case))
+    makers = [lambda i=i: Strided(ROIReasoningEnv(**case), 5, i, 3) for i in range(3)]
+    stock = wrapper(gym.vector.SyncVectorEnv(makers, autoreset_mode=mode))
+    rng = np.random.default_rng(0)
+    seen, _ = native.reset(seed=5)
+    expected, expected_infos = stock.reset(seed=5)
+    finals = 0
+    for step in range(60):
+        assert seen.tobytes() == expected.tobytes()
+        actions = rng.integers(0, 4, 3)
+        seen, *results, infos = native.step(actions)
+        expected, *expected_results, expected_infos = stock.step(actions)
+        assert [array.tolist() for array in results] == [array.tolist() for array in expected_results], step
+        ours, theirs = told(infos), told(expected_infos)
+        assert theirs.items() <= ours.items()
+        finals += sum(path[-1] == "score" for path, _ in theirs)
+        done = np.flatnonzero(results[1]).tolist()
+        if mode == AutoresetMode.NEXT_STEP:
+            assert ours == theirs
+        else:  # The native one also leaves what the last action did, and the totals, in their usual places.
+            extra = {"tokens", "correct", "overspent", "score", "spent"}
+            assert {(path[0], i) for path, i in ours.keys() - theirs.keys()} == {
+                (key, i) for key in extra for i in done
+            }
+    assert finals >= 9
+    kept = native.unwrapped.episodes
+    before = {name: values.tolist() for name, values in kept.items()}
+    native.reset()
+    assert all((values == 0).all() for values in native.unwrapped.episodes.values())
+    assert {name: values.tolist() for name, values in kept.items()} == before
+
+
+@pytest.mark.parametrize("mode", ["NEXT_STEP", "SAME_STEP"])
+def test_wrappers_of_gymnasium_for_vector_environments(mode: str) -> None:
+    """All that apply; those of observations refuse SAME_STEP themselves."""
+    wrappers = gym.wrappers.vector
+    stack = gym.make_vec("ROIReasoning-v0", num_envs=3, autoreset_mode=mode, budget=60)
+    stack = wrappers.NormalizeReward(wrappers.ClipReward(wrappers.RecordEpisodeStatistics(stack), 0, 1))
+    if mode == "NEXT_STEP":
+        stack = wrappers.NormalizeObservation(wrappers.FlattenObservation(stack))
+    stack = wrappers.DictInfoToList(stack)
+    _, rows = stack.reset(seed=0)
+    assert [set(row) for row in rows] == [{"action_mask"}] * 3
+    over = [False] * 3
+    ended = 0
+    for _ in range(20):
+        _, _, terminated, _, rows = stack.step(np.array([0, 1, 3]))
+        for i, row in enumerate(rows):
+            acted = {"action_mask", "tokens", "correct", "overspent"} if not over[i] else {"action_mask"}
+            final = {"score", "spent", "episode"} if terminated[i] else set()
+            if mode == "SAME_STEP" and terminated[i]:
+                assert set(row["final_info"]) == {"action_mask", "tokens", "correct", "overspent", "score", "spent"}
+                final |= {"final_obs", "final_info"}
+            assert set(row) == acted | final
+            over[i] = mode == "NEXT_STEP" and bool(terminated[i])
+            ended += bool(terminated[i])
+    assert ended >= 6
+
+
+def test_kernels_are_compiled_once_for_all_kinds_of_exams() -> None:
+    """Sizes, beliefs, preview and feedback are numbers for them: nothing is compiled after the first step."""
+    kinds: list[dict] = [
+        {"num_tasks": n, "source": s} for n in (1, 5, 33) for s in ("signal", "heavy", "latent", "cap")
+    ]
+    kinds += [
+        {"num_tasks": 7, "preview": False},
+        {"beliefs": "none"},
+        {"feedback": "cost+correct"},
+        {"source": "heavy", "num_tasks": 20, "feedback": "cost+correct"},
+    ]
+    kinds += [{"source": "tinylm", "num_tasks": 9, "group_by": "kind"}, {"source": "paper"}, {"reward": "rational"}]
+    kinds += [{"source": wide_source(tiers), "num_tasks": 3, "budget": 50} for tiers in (2, 9, 20)]
+    signal = ROIReasoningEnv().spec_of_exam.source
+    arrays = {
+        name: frozen(value)
+        for name in signal.__dataclass_fields__
+        if isinstance(value := getattr(signal, name), np.ndarray)
+    }
+    kinds += [{"source": dataclasses.replace(signal, **arrays)}]  # as Ray hands it to a worker
+    kernels = (step_all, reset_all, observe, _draw_batch, _draw_outcomes)
+    before = {kernel: list(kernel.signatures) for kernel in kernels}
+    for kind in kinds:
+        for mode, actions in (("NEXT_STEP", frozen(np.zeros(2, np.int64))), ("SAME_STEP", [0, 1])):
+            envs = ROIReasoningVectorEnv(num_envs=2, autoreset_mode=mode, **kind)
+            envs.reset(seed=0)
+            envs.step(actions)
+        ROIReasoningEnv(**kind).reset(seed=0)
+    for kernel in kernels:
+        assert len(kernel.signatures) == 1, kernel
+        assert set(before[kernel]) <= set(kernel.signatures)
+
+
+def frozen(array: np.ndarray) -> np.ndarray:
+    array = array.copy()
+    array.setflags(write=False)
+    return array
+
+
+def wide_source(tiers: int) -> Source:
+    """Questions with any number of tiers: right or wrong, two costs each."""
+    rng = np.random.default_rng(tiers)
+    rows = [
+        {
+            "family": "model",
+            "dataset": "sums",
+            "question_id": f"q{q}",
+            "question": f"question {q}",
+            "answer": "1",
+            "tier": f"t{k:02}",
+            "sample": s,
+            "tokens": int(rng.integers(1, 9)) + 2 * k,
+            "correct": bool(rng.random() < 0.5),
+            "tier_order": k + 1,
+        }
+        for q in range(60)
+        for k in range(tiers)
+        for s in range(2)
+    ]
+    return recorded_source(OutcomeTable.from_arrow(pa.Table.from_pylist(rows)))
 
 
 def test_chosen_exams_and_replicates() -> None:
@@ -286,12 +452,42 @@ def test_bad_arguments_are_named(arguments: dict, message: str) -> None:
         ROIReasoningVectorEnv(**arguments)
 
 
-@pytest.mark.parametrize("actions", [[0, 4], [-1, 0], [0], [0.5, 1.0], [[0, 1]]])
-def test_bad_actions_change_nothing(actions: list) -> None:
+@pytest.mark.parametrize(
+    "actions",
+    [
+        np.array([0, 4]),
+        np.array([-1, 0]),
+        np.array([0]),
+        np.array([]),
+        np.array([[0, 1]]),
+        np.array([0.5, 1.0]),
+        np.array([1.0, 2.0]),
+        np.array([True, False]),
+        np.array(["1", "2"]),
+        np.array([1, 2], object),
+        np.array([2**64 - 1, 0], np.uint64),
+        np.array(1),
+        [0, 4],
+        [[0], [1, 2]],
+        [True, 1],
+        ["1", "2"],
+        [1.0, 2.0],
+        [float("nan"), 1],
+        [None, 1],
+        [2**70, 0],
+        [2**63, 0],
+        [],
+        None,
+        1,
+        "11",
+    ],
+    ids=repr,
+)
+def test_bad_actions_change_nothing(actions: Any) -> None:
     envs = ROIReasoningVectorEnv(num_envs=2)
     envs.reset(seed=0)
-    with pytest.raises(ValueError, match="actions must"):
-        envs.step(np.array(actions))
+    with pytest.raises(ValueError, match=r"actions must .*0\.\.3, got"):
+        envs.step(actions)
     twin = ROIReasoningVectorEnv(num_envs=2)
     twin.reset(seed=0)
     assert envs.step(np.array([1, 2]))[0].tobytes() == twin.step(np.array([1, 2]))[0].tobytes()
