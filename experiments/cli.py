@@ -34,6 +34,7 @@ from agents.base import AGENTS
 from experiments import answer, llm, mcft, probe, record, serve
 from experiments.config import VARIANTS, CompareConfig, ConfigError, VariantConfig, load_config
 from experiments.terminal import console, end_like_an_interrupt, progress_bar
+from roi_env.exam import LARGEST_NUMBER, LARGEST_SEED, parse_budget
 from roi_env.files import replacing
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ app.command()(answer.answer)
 app.command()(probe.probe)
 app.command()(serve.serve)
 _Item = TypeVar("_Item")
+BUDGET_HELP = "0.3 = fraction of N x mean top-tier cost, 512 = tokens; or tight (0.15), medium (0.3), ample (0.6)"
 GroupBy = Annotated[str | None, typer.Option(help="With --table: column whose values agents see; default: the dataset")]
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "compare.yaml"
 
@@ -72,9 +74,7 @@ def compare(
     variant: Annotated[
         list[str] | None, typer.Option(help=f"Only these kinds ({', '.join(VARIANTS)}); repeatable")
     ] = None,
-    budget: Annotated[
-        list[str] | None, typer.Option(help="0.3 = fraction of N x mean top-tier cost, 512 = tokens; repeatable")
-    ] = None,
+    budget: Annotated[list[str] | None, typer.Option(help=f"{BUDGET_HELP}; repeatable")] = None,
     setting: Annotated[
         list[str] | None,
         typer.Option(help="Only these settings, as --dry-run names them, * for anything, e.g. 'heavy*'; repeatable"),
@@ -90,7 +90,7 @@ def compare(
     num_tasks: Annotated[int | None, typer.Option(help="Tasks of an exam, in every variant", min=1)] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/compare-<time>")] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue this run folder with its own configuration")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the reported exams")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the reported exams", min=0, max=LARGEST_SEED)] = None,
     workers: Annotated[int, typer.Option(help="Processes; results do not depend on it", min=1)] = 2,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run, run nothing")] = False,
     report_only: Annotated[
@@ -236,11 +236,11 @@ def _only(config: CompareConfig, patterns: list[str]) -> list[VariantConfig]:
     ]
 
 
-def _budget(text: str) -> Any:
+def _budget(text: str) -> int | float:
     try:
-        return int(text) if text.isdigit() else float(text)
-    except ValueError:
-        raise ConfigError(f"budget {text!r} is neither tokens (512) nor a fraction (0.3)") from None
+        return parse_budget(text)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _table_variants(path: Path, families: list[str] | None) -> list[VariantConfig]:
@@ -295,11 +295,11 @@ def play(
     variant: Annotated[str, typer.Option(help=f"Kind of exam: {', '.join(VARIANTS)}")] = "signal",
     table: Annotated[Path | None, typer.Option(help="Recorded outcomes instead of a family")] = None,
     family: Annotated[str | None, typer.Option(help="Family of the table")] = None,
-    budget: Annotated[str, typer.Option(help="0.3 = fraction of N x mean top-tier cost, 512 = tokens")] = "0.3",
+    budget: Annotated[str, typer.Option(help=BUDGET_HELP)] = "0.3",
     num_tasks: Annotated[int | None, typer.Option(help="Tasks of the exam", min=1)] = None,
     order: Annotated[str, typer.Option(help="random, easy_first, hard_first, given")] = "random",
-    seed: Annotated[int, typer.Option(help="Seed of the exams", min=0)] = 0,
-    exam: Annotated[int, typer.Option(help="Which exam of the seed", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the exams", min=0, max=LARGEST_SEED)] = 0,
+    exam: Annotated[int, typer.Option(help="Which exam of the seed", min=0, max=LARGEST_NUMBER)] = 0,
 ) -> None:
     """Take one exam in the terminal: watch an agent, or choose yourself."""
     from experiments.play import play_exam
@@ -337,7 +337,7 @@ def train(
     table: Annotated[Path | None, typer.Option(help="Recorded outcomes instead of a family")] = None,
     family: Annotated[str | None, typer.Option(help="Family of the table")] = None,
     group_by: GroupBy = None,
-    budget: Annotated[str, typer.Option(help="0.3 = fraction of N x mean top-tier cost, 512 = tokens")] = "0.3",
+    budget: Annotated[str, typer.Option(help=BUDGET_HELP)] = "0.3",
     num_tasks: Annotated[int | None, typer.Option(help="Tasks of an exam", min=1)] = None,
     order: Annotated[str, typer.Option(help="random, easy_first, hard_first, given")] = "random",
     beliefs: Annotated[str, typer.Option(help="published, or none: laws must be learned")] = "published",
@@ -350,7 +350,9 @@ def train(
     param: Annotated[
         list[str] | None, typer.Option(help="Hyper-parameter of the agent, name=value; repeatable")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Training seed: exams, initial weights, exploration", min=0)] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Training seed: exams, initial weights, exploration", min=0, max=LARGEST_SEED)
+    ] = 0,
     runners: Annotated[
         int, typer.Option(help="Remote env runners (RLlib); the result does not depend on it", min=0)
     ] = 0,
@@ -445,16 +447,21 @@ def rollouts(
     variant: Annotated[str, typer.Option(help=f"Kind of exam: {', '.join(VARIANTS)}")] = "signal",
     table: Annotated[Path | None, typer.Option(help="Recorded outcomes instead of a family")] = None,
     family: Annotated[str | None, typer.Option(help="Family of the table")] = None,
-    budget: Annotated[str, typer.Option(help="0.3 = fraction of N x mean top-tier cost, 512 = tokens")] = "0.3",
+    budget: Annotated[str, typer.Option(help=BUDGET_HELP)] = "0.3",
     num_tasks: Annotated[int | None, typer.Option(help="Tasks of an exam", min=1)] = None,
     order: Annotated[str, typer.Option(help="random, easy_first, hard_first, given")] = "random",
     exams: Annotated[int, typer.Option(help="Number of exams", min=1)] = 100_000,
     replicates: Annotated[int, typer.Option(help="Outcome draws of every exam", min=1)] = 1,
     first_exam: Annotated[
-        int, typer.Option(help="Id of the first exam: several commands can share the work, each with a folder", min=0)
+        int,
+        typer.Option(
+            help="Id of the first exam: several commands can share the work, each with a folder",
+            min=0,
+            max=LARGEST_NUMBER,
+        ),
     ] = 0,
-    seed: Annotated[int, typer.Option(help="Seed of the exams", min=0)] = 0,
-    training_seed: Annotated[int, typer.Option(help="Training seed of agents that learn", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the exams", min=0, max=LARGEST_SEED)] = 0,
+    training_seed: Annotated[int, typer.Option(help="Training seed of agents that learn", min=0, max=LARGEST_SEED)] = 0,
     decisions: Annotated[bool, typer.Option("--decisions", help="One row a decision instead of one an exam")] = False,
     workers: Annotated[int, typer.Option(help="Processes on this machine; 1: this one, without Ray", min=1)] = 2,
     address: Annotated[str | None, typer.Option(help="Ray cluster to use instead, e.g. auto")] = None,
@@ -521,7 +528,7 @@ def tune(
         source, _, budget = text.partition(":")
         if source not in VARIANTS:
             raise ConfigError(f"setting {text!r} must read family:budget, e.g. signal:0.3; kinds: {list(VARIANTS)}")
-        memory = {"feedback": "cost+correct"} if source == "latent" else {}
+        memory: dict[str, Any] = {"feedback": "cost+correct"} if source == "latent" else {}
         settings.append({"source": source, "budget": _budget(budget)} | memory)
     tasks = search_tasks(agent, settings, trials, steps)
     console.print(

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from roi_env.data import TINYLM
+from roi_env.exam import check_seed, parse_budget
 from roi_env.generators import FAMILIES
 
 VARIANTS = (*FAMILIES, "tinylm")
@@ -87,7 +92,7 @@ class CompareConfig:
 
     variants: list[VariantConfig] = field(default_factory=list)
     budgets: list[Any] = field(default_factory=lambda: [0.15, 0.3, 0.6])
-    """Floats are fractions of N x mean top-tier cost, integers are tokens."""
+    """Floats are fractions of N x mean top-tier cost, integers are tokens; or tight, medium, ample."""
     orders: list[str] = field(default_factory=lambda: ["random"])
     agents: list[str] = field(default_factory=lambda: list(PLANNERS))
     exams: int = 200
@@ -114,33 +119,82 @@ def load_config(path: Path | None, overrides: list[str], base: CompareConfig | N
     :raises ConfigError: naming the file or override that does not fit.
     """
     merged: Any = OmegaConf.structured(base or CompareConfig())
-    try:
-        if path is not None:
-            merged = OmegaConf.merge(merged, _beside(path, OmegaConf.load(path)))
-        for override in overrides:
+    steps: list[tuple[str, Any]] = [("the defaults", merged)]
+    if path is not None:
+        with _blamed(str(path)):
+            merged = OmegaConf.merge(merged, _read(path))
+        steps.append((str(path), merged))
+    for override in overrides:
+        where = f"override {override!r}"
+        merged = copy.deepcopy(merged)
+        with _blamed(where):
             name, given, text = override.partition("=")
             if not given:
-                raise ConfigError(f"override {override!r} must read name=value, e.g. exams=50")
+                raise ValueError("must read name=value, e.g. exams=50")
             # One by one: merging a dotted list would take the number of a variant for a key.
             OmegaConf.update(merged, name, OmegaConf.from_dotlist([f"value={text}"]).value)
-        config: CompareConfig = OmegaConf.to_object(merged)  # type: ignore[assignment]
+        steps.append((where, merged))
+    refusal = _refusal(merged)
+    if refusal is None:
+        return _checked(merged)
+    # To blame is what brought in the value that is refused: the first step since which it is refused in these words.
+    to_blame, _ = steps.pop()
+    while steps and _refusal(steps[-1][1]) == refusal:
+        to_blame, _ = steps.pop()
+    raise ConfigError(f"{to_blame}: {refusal}")
+
+
+_REFUSALS = (OmegaConfBaseException, YAMLError, OSError, ValueError, IndexError, TypeError, AttributeError)
+"""What OmegaConf and the reading of a file raise for a configuration that does not fit."""
+
+
+@contextmanager
+def _blamed(where: str) -> Iterator[None]:
+    try:
+        yield
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such configuration file") from None
-    except ConfigError:
-        raise
-    except (OmegaConfBaseException, ValueError, IndexError, TypeError) as error:
-        where = f"{path}: " if path is not None else ""
-        raise ConfigError(f"{where}{' '.join(str(error).split())}") from error
+        raise ConfigError(f"{where}: no such configuration file") from None
+    except _REFUSALS as error:
+        raise ConfigError(f"{where}: {' '.join(str(error).split())}") from error
+
+
+def _read(path: Path) -> DictConfig:
+    loaded = OmegaConf.load(path)
+    if not isinstance(loaded, DictConfig):
+        raise ValueError("must hold settings (name: value), not a list")
+    return _beside(path, loaded)
+
+
+def _refusal(merged: Any) -> str | None:
+    """Why a merged configuration is refused; None: it is not."""
+    try:
+        _checked(merged)
+    except _REFUSALS as error:
+        return " ".join(str(error).split())
+    return None
+
+
+def _checked(merged: Any) -> CompareConfig:
+    config: CompareConfig = OmegaConf.to_object(merged)  # type: ignore[assignment]
     for name in ("exams", "replicates", "max_states"):
         if getattr(config, name) < 1:
-            raise ConfigError(f"{name} must be at least 1, got {getattr(config, name)}")
+            raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
     for name in ("budgets", "orders", "agents", "training_seeds"):
         if not getattr(config, name):
-            raise ConfigError(f"{name} must not be empty")
+            raise ValueError(f"{name} must not be empty")
+    for seed in (config.seed, *config.training_seeds):
+        check_seed(seed)
+    config.budgets = _parsed(config.budgets)
+    for variant in config.variants:
+        variant.budgets = None if variant.budgets is None else _parsed(variant.budgets)
     return config
 
 
-def _beside(path: Path, loaded: Any) -> Any:
+def _parsed(budgets: list[Any]) -> list[Any]:
+    return [parse_budget(budget) if isinstance(budget, str) else budget for budget in budgets]
+
+
+def _beside(path: Path, loaded: DictConfig) -> DictConfig:
     """Files that a configuration names by relative paths lie relative to itself, wherever it is used from."""
 
     def absolute(name: Any) -> Any:
@@ -151,7 +205,7 @@ def _beside(path: Path, loaded: Any) -> Any:
     if loaded.get("trained"):
         loaded.trained = [absolute(folder) for folder in loaded.trained]
     for variant in loaded.get("variants") or []:
-        if variant.get("table"):
+        if isinstance(variant, DictConfig) and variant.get("table"):
             variant.table = absolute(variant.table)
     return loaded
 

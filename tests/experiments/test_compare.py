@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from agents.base import AGENTS, make_agent, public_problem
 from agents.evaluation import rollout
@@ -162,6 +162,82 @@ def test_another_question_is_another_cell(tmp_path: Path) -> None:
 def test_configuration_errors_name_the_key(overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config(None, overrides)
+
+
+FILE = "variants: [{source: signal}]\nexams: 7\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "to_blame", "message"),
+    [
+        (FILE, ["exams=many"], "override 'exams=many'", "many"),
+        (FILE, ["seed=1", "exams=0"], "override 'exams=0'", "at least 1"),
+        (FILE, ["exams=0", "seed=1"], "override 'exams=0'", "at least 1"),
+        (FILE, ["exam=3"], "override 'exam=3'", "exam"),
+        (FILE, ["seed"], "override 'seed'", "name=value"),
+        (FILE, ["variants.4.source=cap"], "override 'variants.4.source=cap'", ""),
+        (FILE, ["variants.0.colour=red"], "override 'variants.0.colour=red'", "colour"),
+        (FILE, ["variants=[{name: mine}]"], "override 'variants=[{name: mine}]'", "source"),
+        (FILE, ["budgets=[plenty]"], "override 'budgets=[plenty]'", "plenty"),
+        (FILE, ["variants.0.budgets=[30%]"], "override 'variants.0.budgets=[30%]'", "30%"),
+        (FILE, ["seed=-1"], "override 'seed=-1'", "seed"),
+        (FILE, ["training_seeds=[0,true]"], "override 'training_seeds=", "true"),
+        (FILE, ["agents=[", "seed=1"], "override 'agents=['", ""),
+        ("variants: [{name: mine}]", ["exams=3"], "FILE", "source"),
+        ("exams: 0", ["seed=1"], "FILE", "at least 1"),
+        ("exams: 0", ["exams=-1"], "override 'exams=-1'", "-1"),
+        ("exam: 3", ["exams=3"], "FILE", "exam"),
+        ("budgets: [tight, plenty]", [], "FILE", "plenty"),
+        ("exams: [", ["exams=3"], "FILE", ""),
+        ("- exams", [], "FILE", "list"),
+        ("variants: {a: b}", [], "FILE", "container"),
+        ("variants: [a]", [], "FILE", ""),
+        ("exams: \udcff", [], "FILE", ""),
+        (None, ["exams=3"], "FILE", "no such configuration file"),
+    ],
+)
+def test_configuration_errors_name_their_source(
+    tmp_path: Path, text: str | None, overrides: list[str], to_blame: str, message: str
+) -> None:
+    path = tmp_path / "mine.yaml"
+    if text is not None:
+        path.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(ConfigError) as refused:
+        load_config(path, overrides)
+    told = str(refused.value)
+    assert told.startswith(str(path) if to_blame == "FILE" else to_blame), told
+    assert message in told
+    assert to_blame == "FILE" or str(path) not in told
+
+
+def test_what_a_file_leaves_open_overrides_may_fill_in(tmp_path: Path) -> None:
+    (tmp_path / "half.yaml").write_text("variants: [{name: mine}]\nbudgets: [tight, '512', 0.6]\n")
+    config = load_config(tmp_path / "half.yaml", ["variants.0.source=cap", "variants.0.budgets=[ample]"])
+    assert (config.variants[0].source, config.variants[0].budgets) == ("cap", [0.6])
+    assert config.budgets == [0.15, 512, 0.6]
+
+
+def test_budgets_and_numbers_of_the_command_line_are_those_of_the_environments() -> None:
+    def run(*arguments: str) -> Result:
+        return CliRunner().invoke(app, ["play", "--agent", "random", *arguments])
+
+    plays = [run("--budget", text) for text in ("tight", "0.15", " .15")]
+    assert {play.exit_code for play in plays} == {0}
+    assert len({play.output for play in plays}) == 1
+    with pytest.warns(UserWarning, match=r"write 1\.0"):
+        assert run("--budget", "1").exit_code == 0
+    for text in ("plenty", "30%", "²", "true", "", "1_000x"):
+        assert isinstance(run("--budget", text).exception, ConfigError)
+    for text in ("0", "0.0", "nan", "inf", "-1", "11.0", str(2**31)):
+        refused = run("--budget", text).exception
+        assert isinstance(refused, ConfigError), text
+        assert "budget" in str(refused)
+    assert run("--exam", str(2**62 - 1)).exit_code == 0
+    assert run("--seed", str(2**64 - 1)).exit_code == 0
+    for option, text in (("exam", str(2**62)), ("exam", "-1"), ("exam", "1.5"), ("seed", str(2**64)), ("seed", "-1")):
+        refused = run(f"--{option}", text)
+        assert refused.exit_code == 2
+        assert f"--{option}" in refused.output
 
 
 def test_overrides_reach_into_variants() -> None:
