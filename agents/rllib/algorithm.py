@@ -6,11 +6,12 @@ hand whole exams to the learners.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from collections import deque
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 import gymnasium as gym
 import numpy as np
@@ -19,7 +20,7 @@ import ray
 from ray.core.generated.gcs_pb2 import ActorTableData
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
-from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
+from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE, DEFAULT_AGENT_ID, DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.core.learner.training_data import TrainingData
@@ -28,26 +29,37 @@ from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 from ray.rllib.utils.metrics import (
     ENV_RUNNER_RESULTS,
     ENV_RUNNER_SAMPLING_TIMER,
+    EPISODE_LEN_MAX,
     EPISODE_LEN_MEAN,
+    EPISODE_LEN_MIN,
     EPISODE_RETURN_MAX,
     EPISODE_RETURN_MEAN,
     EPISODE_RETURN_MIN,
+    EVALUATION_RESULTS,
     LEARNER_RESULTS,
     LEARNER_UPDATE_TIMER,
+    NUM_AGENT_STEPS_SAMPLED,
+    NUM_AGENT_STEPS_SAMPLED_LIFETIME,
     NUM_ENV_STEPS_SAMPLED,
     NUM_ENV_STEPS_SAMPLED_LIFETIME,
     NUM_EPISODES,
     NUM_EPISODES_LIFETIME,
+    NUM_MODULE_STEPS_SAMPLED,
+    NUM_MODULE_STEPS_SAMPLED_LIFETIME,
     TIMERS,
 )
+from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
 from agents.base import public_problem
+from agents.rllib import settings
+from agents.rllib.checks import check_portions
 from agents.rllib.exam_runner import ExamRunner, Weights, job_list
 from agents.rllib.modules import SEQUENCE, ExamModule
 from agents.rllib.networks import observation_statistics
 from agents.rllib.registration import ENV, register, spec_of
 from agents.rllib.rollouts import Job, Observer, Rollout, concatenate
 from roi_env.exam import ExamSpec, check_seed
+from roi_env.observation import observation_layout
 
 if TYPE_CHECKING:
     from agents.rllib.language import LanguageSettings
@@ -75,6 +87,8 @@ class ExamSettings(AlgorithmConfig):
 
     critic: ClassVar[bool]
     """Whether the module learns values."""
+    honoured: ClassVar[frozenset[str]] = settings.HONOURED
+    """RLlib's settings that have an effect; others are refused where they are changed."""
 
     def __init__(self, algo_class: Any = None) -> None:
         super().__init__(algo_class=algo_class)
@@ -99,6 +113,10 @@ class ExamSettings(AlgorithmConfig):
         self.num_epochs = 4
         self.lr = 1e-3
         self.grad_clip = 1.0
+        # Portions are ours (exams): a value of RLlib's own, even its default, is then one that somebody gave.
+        self.minibatch_size = None
+        self.train_batch_size = 0
+        self.shuffle_batch_per_epoch = True
         self.entropy_coeff = 0.003
         # A runner is stateless between jobs: there is nothing to gather from runners or to send to all of them.
         self.merge_env_runner_states = False
@@ -217,41 +235,106 @@ class ExamSettings(AlgorithmConfig):
         return RLModuleSpec(module_class=ExamModule, model_config={**config, "centre": centre, "spread": spread})
 
     def validate(self) -> None:
-        """See :meth:`AlgorithmConfig.validate`."""
-        super().validate()
+        """See :meth:`AlgorithmConfig.validate`.
+
+        :raises ValueError: for settings that do not fit one another, and for any of RLlib's that would have no effect.
+        """
         if self.seed is not None:
             raise ValueError(
                 "debugging(seed=...) differs between workers and reseeds global random numbers: leave it None and use "
                 "exams(seed=..., training_seed=...)"
             )
+        if not self.in_evaluation:
+            self._refuse_ignored()
+        super().validate()
         check_seed(self.exam_seed)
         check_seed(self.training_seed)
-        spec_of(self.env_config)
-        learners = max(1, self.num_learners)
-        if self.group_size < 1 or self.exams_per_iteration % (self.group_size * learners):
-            raise ValueError(
-                f"per_iteration {self.exams_per_iteration} must be whole groups of {self.group_size} exams, equally "
-                f"many for each of {learners} learner(s)"
-            )
-        if self.exams_per_minibatch % learners or self.exams_per_iteration % self.exams_per_minibatch:
-            raise ValueError(
-                f"per_iteration {self.exams_per_iteration} must be a multiple of per_minibatch "
-                f"{self.exams_per_minibatch}, and that of the number of learners {learners}"
-            )
-        if self.whole_groups and self.exams_per_minibatch % (self.group_size * learners):
-            raise ValueError(
-                f"per_minibatch {self.exams_per_minibatch} must be whole groups of {self.group_size} exams on each of "
-                f"{learners} learner(s)"
-            )
+        check_portions(
+            self.exams_per_iteration,
+            self.exams_per_minibatch,
+            self.group_size,
+            learners=max(1, self.num_learners),
+            whole_groups=self.whole_groups,
+        )
         if self.exams_per_job < 1:
             raise ValueError(f"per_job must be at least 1, got {self.exams_per_job}")
+
+    def _refuse_ignored(self) -> None:
+        fresh = type(self)()
+        rllibs = next(kind for kind in type(self).__mro__ if kind.__module__.startswith("ray."))
+        settings.refuse_ignored(self, fresh, self.honoured | (vars(fresh).keys() - vars(rllibs()).keys()))
+        if self.env is None:
+            raise ValueError(f"{type(self).__name__} needs a kind of exam: exams(exam_spec(...))")
+        if self.env != ENV:
+            raise ValueError(
+                f"{type(self).__name__} trains on exams alone, got environment {self.env!r}: use exams(spec)"
+            )
+        for name, base in {"env_runner_cls": fresh.env_runner_cls, "learner_class": fresh.learner_class}.items():
+            if not issubclass(getattr(self, name), base):
+                raise ValueError(f"{name} must be a subclass of {base.__name__}, got {getattr(self, name)!r}")
+        if self.learner_config_dict and self.learner_class is fresh.learner_class:
+            raise ValueError(f"learner_config_dict={self.learner_config_dict!r} is read by learners of your own alone")
+        if self.language is None and (self.num_gpus_per_learner or self.num_gpus_per_env_runner):
+            raise ValueError(
+                "num_gpus_per_learner and num_gpus_per_env_runner are for language models: networks compute on the CPU"
+            )
+        if self.env_runner_cls is fresh.env_runner_cls:  # another one may read more
+            _check_env_config(self.env_config)
+        overrides = self.evaluation_config if isinstance(self.evaluation_config, Mapping) else {}
+        if forced := sorted(_FORCED & set(overrides)):
+            raise ValueError(
+                f"evaluation_config {forced} is overwritten by RLlib: use evaluation(evaluation_num_env_runners=..., "
+                "evaluation_duration=..., evaluation_duration_unit=...)"
+            )
+        if self.language is not None and "env_config" in overrides:
+            raise ValueError("evaluation_config: a language model is evaluated on the kind of exam that it learns from")
+        own, examined = vars(self), self.get_evaluation_config_object()
+        changed = [
+            (name, value, name in own)
+            for name, value in vars(examined).items()
+            if name not in _EVALUATION and (name not in own or not settings.equal(name, value, own[name]))
+        ]
+        settings.complain(examined, changed)
+        if self.env_runner_cls is fresh.env_runner_cls:
+            _check_env_config(examined.env_config)
+        self._check_examined(spec_of(examined.env_config))
+        if self.evaluation_duration == "auto":
+            raise ValueError(
+                "evaluation_duration='auto' needs a training beside it: give a number of exams or decisions"
+            )
+
+    def _check_examined(self, spec: ExamSpec) -> None:
+        """Evaluation may be on another kind of exam if the policy can read it."""
+        both = spec, spec_of(self.env_config)
+        sizes = [(observation_layout(one).size, one.num_tiers, one.num_tasks) for one in both]
+        if sizes[0] != sizes[1]:
+            raise ValueError(
+                "evaluation_config: exams of evaluation must have the observation, tiers and tasks of training: (size, "
+                f"tiers, tasks) {sizes[0]} against {sizes[1]}"
+            )
+
+    def get_evaluation_config_object(self) -> Any:
+        """See :meth:`AlgorithmConfig.get_evaluation_config_object`; exams of evaluation are none of training's."""
+        examined = super().get_evaluation_config_object()
+        if examined is not None and examined.exam_seed == self.exam_seed:
+            examined.exam_seed = evaluation_seed(self.exam_seed)
+        return examined
 
     def jobs(self, next_exam: int) -> list[Job]:
         """The jobs of an iteration whose first exam is ``next_exam``."""
         groups = self.exams_per_iteration // self.group_size
         exam_ids = np.repeat(np.arange(next_exam, next_exam + groups), self.group_size)
         members = np.tile(np.arange(self.group_size), groups)
-        replicates = np.zeros_like(members) if self.shared_outcomes else members
+        return self._jobs(exam_ids, np.zeros_like(members) if self.shared_outcomes else members, members)
+
+    def examination(self, first: int, count: int) -> list[Job]:
+        """The jobs of an evaluation: exams ``first .. first + count - 1``, each taken once."""
+        exam_ids = np.arange(first, first + count)
+        return self._jobs(exam_ids, np.zeros_like(exam_ids), np.zeros_like(exam_ids))
+
+    def _jobs(
+        self, exam_ids: npt.NDArray[np.int64], replicates: npt.NDArray[np.int64], members: npt.NDArray[np.int64]
+    ) -> list[Job]:
         if not self.budgets:
             return job_list(exam_ids, replicates, members, self.exams_per_job)
         jobs: list[Job] = []
@@ -260,6 +343,11 @@ class ExamSettings(AlgorithmConfig):
             part = exam_ids[here], replicates[here], members[here]
             jobs += job_list(*part, self.exams_per_job, budget, len(jobs))
         return jobs
+
+    @property
+    def longest(self) -> int:
+        """Most actions of an exam: its decisions."""
+        return spec_of(self.env_config).num_tasks
 
     def exam_metrics(self, rollout: Rollout) -> dict[str, float]:
         """Means over the exams of one iteration."""
@@ -293,6 +381,28 @@ class ExamSettings(AlgorithmConfig):
         return batches
 
 
+_FORCED: Final = frozenset(
+    {"in_evaluation", "evaluation_config", "num_env_runners", "batch_mode", "rollout_fragment_length"}
+)
+"""Settings of an evaluation that RLlib itself sets, whatever evaluation_config says."""
+
+_EVALUATION: Final = settings.RUNNER | _FORCED | {"env_config", "explore", "exam_seed", "exams_per_job", "budgets"}
+"""Settings in which an evaluation may differ from training."""
+
+
+def evaluation_seed(seed: int) -> int:
+    """Identity's seed of the exams of RLlib's evaluation: a key of its own, by a hash."""
+    return int.from_bytes(hashlib.sha256(f"evaluate {seed}".encode()).digest()[:8], "little")
+
+
+def _check_env_config(env_config: Mapping[str, Any]) -> None:
+    if unknown := sorted(set(env_config) - {"source"}):
+        raise ValueError(
+            f"env_config {unknown} has no effect here: put it into the kind of exam, exams(exam_spec(...))"
+        )
+    spec_of(env_config)
+
+
 def exam_metrics(spec: ExamSpec, rollout: Rollout) -> dict[str, float]:
     """Means over the exams of one iteration."""
     by_exam = {
@@ -305,6 +415,8 @@ def exam_metrics(spec: ExamSpec, rollout: Rollout) -> dict[str, float]:
         EPISODE_RETURN_MIN: float(returns.min()),
         EPISODE_RETURN_MAX: float(returns.max()),
         EPISODE_LEN_MEAN: float(rollout.length.mean()),
+        EPISODE_LEN_MIN: float(rollout.length.min()),
+        EPISODE_LEN_MAX: float(rollout.length.max()),
         "score_mean": float(by_exam["scores"].sum(1).mean()),
         "spent_mean": float(by_exam["tokens"].sum(1).mean() / spec.budget),
         "truncation_mean": float(by_exam["overspent"].any(1).mean()),
@@ -343,6 +455,22 @@ def act_as_learners(runner: ExamRunner, learner_group: LearnerGroup) -> None:
     runner.module = learner.module[DEFAULT_MODULE_ID].unwrapped()
 
 
+def _log(metrics: MetricsLogger, key: tuple[str, ...], rollout: Rollout, means: dict[str, float]) -> None:
+    """Log what a rollout's exams were under RLlib's usual names."""
+    for name, value in means.items():
+        metrics.log_value((*key, name), value, window=1)
+    steps = rollout.steps
+    counts: list[tuple[str, str, tuple[str, ...], int]] = [
+        (NUM_ENV_STEPS_SAMPLED, NUM_ENV_STEPS_SAMPLED_LIFETIME, (), steps),
+        (NUM_AGENT_STEPS_SAMPLED, NUM_AGENT_STEPS_SAMPLED_LIFETIME, (DEFAULT_AGENT_ID,), steps),
+        (NUM_MODULE_STEPS_SAMPLED, NUM_MODULE_STEPS_SAMPLED_LIFETIME, (DEFAULT_MODULE_ID,), steps),
+        (NUM_EPISODES, NUM_EPISODES_LIFETIME, (), len(rollout)),
+    ]
+    for name, lifetime, of, count in counts:
+        metrics.log_value((*key, name, *of), count, reduce="sum")
+        metrics.log_value((*key, lifetime, *of), count, reduce="lifetime_sum")
+
+
 class ExamAlgorithm(Algorithm):
     """RLlib algorithm whose driver owns the exam ids: every exam is taken exactly once, whatever happens to runners."""
 
@@ -353,6 +481,7 @@ class ExamAlgorithm(Algorithm):
         self.next_exam = self.steps = 0
         self.score = float("nan")
         self.remote_cpu_seconds = 0.0
+        self._examiner: Any = None
         super().setup(config)
         manager = self.env_runner_group._worker_manager
         for runner in manager.actor_ids():
@@ -361,9 +490,10 @@ class ExamAlgorithm(Algorithm):
 
     def cleanup(self) -> None:
         """See :meth:`Algorithm.cleanup`. RLlib would wait for ever for a runner that no node has room for."""
-        manager = self.env_runner_group._worker_manager
-        for runner in set(manager.actor_ids()) - set(manager.healthy_actor_ids()):
-            ray.kill(manager.remove_actor(runner))
+        for group in filter(None, (self.env_runner_group, self.eval_env_runner_group)):
+            manager = group._worker_manager
+            for runner in set(manager.actor_ids()) - set(manager.healthy_actor_ids()):
+                ray.kill(manager.remove_actor(runner))
         super().cleanup()
 
     def training_step(self) -> None:
@@ -377,7 +507,8 @@ class ExamAlgorithm(Algorithm):
         self.steps += rollout.steps
         metrics = config.exam_metrics(rollout)
         self.score = metrics["score_mean"]
-        self._log(rollout, metrics)
+        _log(self.metrics, (ENV_RUNNER_RESULTS,), rollout, metrics)
+        self.metrics.log_value((ENV_RUNNER_RESULTS, "exams_completed_lifetime"), len(rollout), reduce="lifetime_sum")
         with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
             before = self._learner_seconds()
             results = update(config, self.learner_group, rollout, self.steps)
@@ -386,20 +517,39 @@ class ExamAlgorithm(Algorithm):
         if self.env_runner is not None:  # what RLlib evaluates and exports
             act_as_learners(self.env_runner, self.learner_group)
 
-    def _log(self, rollout: Rollout, metrics: dict[str, float]) -> None:
-        for name, value in metrics.items():
-            self.metrics.log_value((ENV_RUNNER_RESULTS, name), value, window=1)
-        for name, count in {
-            NUM_ENV_STEPS_SAMPLED: rollout.steps,
-            NUM_EPISODES: len(rollout),
-        }.items():
-            self.metrics.log_value((ENV_RUNNER_RESULTS, name), count, reduce="sum")
-        for name, count in {
-            NUM_ENV_STEPS_SAMPLED_LIFETIME: rollout.steps,
-            NUM_EPISODES_LIFETIME: len(rollout),
-            "exams_completed_lifetime": len(rollout),
-        }.items():
-            self.metrics.log_value((ENV_RUNNER_RESULTS, name), count, reduce="lifetime_sum")
+    def _evaluate_on_local_env_runner(self, env_runner: Any) -> tuple[None, int, int, list[Any]]:
+        if self.eval_env_runner_group is not None:
+            examiner = env_runner
+        else:  # evaluate() without evaluation_interval: RLlib would use the training's runner
+            if self._examiner is None:
+                self._examiner = self.config.env_runner_cls(config=self.evaluation_config, worker_index=0)
+            examiner = self._examiner
+        act_as_learners(examiner, self.learner_group)
+        return self._examine(lambda jobs: [examiner.sample(job=job) for job in jobs])
+
+    def _evaluate_with_fixed_duration(self) -> tuple[None, int, int, list[Any]]:
+        weights, group = module_weights(self.learner_group), self.eval_env_runner_group
+        return self._examine(
+            lambda jobs: self._take_remotely(jobs, weights, group, self.config.evaluation_sample_timeout_s)
+        )
+
+    def _examine(self, take: Callable[[Sequence[Job]], list[Rollout]]) -> tuple[None, int, int, list[Any]]:
+        """Evaluate on exams 0, 1, ... of the evaluation's seed: the same in every evaluation, whoever takes them."""
+        config, duration = self.config, self.config.evaluation_duration
+        parts: list[Rollout] = []
+        exams = steps = 0
+        by_steps = config.evaluation_duration_unit == "timesteps"
+        while (left := duration - (steps if by_steps else exams)) > 0:
+            # Never more exams than it takes if each has the greatest length: too many steps by less than one exam.
+            more = -(-left // self.evaluation_config.longest) if by_steps else left
+            found = take(self.evaluation_config.examination(exams, more))
+            parts += found
+            exams, steps = exams + more, steps + sum(part.steps for part in found)
+        rollout = concatenate(parts)
+        found = MetricsLogger(root=False)
+        _log(found, (), rollout, self.evaluation_config.exam_metrics(rollout))
+        self.metrics.aggregate([found.reduce()], key=(EVALUATION_RESULTS, ENV_RUNNER_RESULTS))
+        return None, rollout.steps, rollout.steps, []
 
     def _learner_seconds(self) -> float:
         """CPU time of remote learners.
@@ -422,16 +572,20 @@ class ExamAlgorithm(Algorithm):
         self._count("requested", sum(map(len, jobs)))
         self._count("reissued", 0)
         if self.env_runner_group.num_remote_env_runners() > 0:
-            return self._take_remotely(jobs, module_weights(self.learner_group))
+            weights = module_weights(self.learner_group)
+            return self._take_remotely(jobs, weights, self.env_runner_group, self.config.sample_timeout_s)
         act_as_learners(self.env_runner, self.learner_group)
         return [self.env_runner.sample(job=job) for job in jobs]
 
-    def _take_remotely(self, jobs: Sequence[Job], weights: Weights) -> list[Rollout]:
+    def _take_remotely(self, jobs: Sequence[Job], weights: Weights, group: Any, patience_s: float) -> list[Rollout]:
         """Hand jobs to idle healthy runners; what a lost or silent runner had is handed out again.
 
         The first answer to a job counts; a later one is dropped, so that no exam is counted twice.
+
+        :param group: the runners.
+        :param patience_s: seconds without an answer after which a job is handed out again.
         """
-        group, config = self.env_runner_group, self.config
+        config, training = self.config, group is self.env_runner_group
         manager = group._worker_manager
         reference = ray.put(weights)
         token = reference.hex()
@@ -446,11 +600,12 @@ class ExamAlgorithm(Algorithm):
                     manager.set_actor_state(runner, healthy=False)
             healthy, now = set(manager.healthy_actor_ids()), time.monotonic()
             for runner, (number, since) in list(under_way.items()):
-                if runner not in healthy or now - since > config.sample_timeout_s:
+                if runner not in healthy or now - since > patience_s:
                     del under_way[runner]
                     if number not in done:
                         waiting.append(number)
-                        self._count("reissued", len(jobs[number]))
+                        if training:
+                            self._count("reissued", len(jobs[number]))
             for runner in sorted(healthy - under_way.keys()):
                 if not waiting:
                     break
@@ -475,7 +630,8 @@ class ExamAlgorithm(Algorithm):
                 if answer.error is not None:
                     raise answer.error
                 done[answer.number] = answer.rollout
-                self.remote_cpu_seconds += answer.cpu_seconds
+                if training:
+                    self.remote_cpu_seconds += answer.cpu_seconds
             if len(healthy) < group.num_remote_env_runners() and now - probed > _PROBE_EVERY_S:
                 probed = now
                 self.restore_env_runners(group)

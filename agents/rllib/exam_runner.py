@@ -91,6 +91,7 @@ class ExamRunner(EnvRunner, Checkpointable):
             exam_seed=self.config.exam_seed,
             action_seed=self.config.training_seed,
             rows=self.config.exams_per_job,
+            greedy=not self.config.explore,
             observer=self.observer,
         )
 

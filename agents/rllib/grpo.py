@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal, Self, get_args
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -10,17 +10,13 @@ from ray.rllib.evaluation.postprocessing import Postprocessing
 
 from agents.rllib.advantages import ADVANTAGES, Advantage, advantages
 from agents.rllib.algorithm import ExamAlgorithm, ExamSettings
+from agents.rllib.checks import BASELINES, KL, KLS, Baseline, check_comparison
 from agents.rllib.learners import GRPOTorchLearner
 from agents.rllib.losses import AGGREGATIONS, RATIOS, Aggregation, Ratio
 from agents.rllib.registration import spec_of
 from agents.rllib.rollouts import Rollout, reward_scale
 from roi_env.exam import ExamSpec, draw_exams
 from roi_env.references import optimum_tables, oracle_values
-
-Baseline = Literal["group", "optimum", "oracle"]
-BASELINES: Final[tuple[Baseline, ...]] = get_args(Baseline)
-KL = Literal["exact", "k3"]
-KLS: Final[tuple[KL, ...]] = get_args(KL)
 
 
 class GRPOConfig(ExamSettings):
@@ -89,11 +85,6 @@ class GRPOConfig(ExamSettings):
                 setattr(self, name, value)
         return self
 
-    @property
-    def longest(self) -> int:
-        """Decisions of the longest exam."""
-        return spec_of(self.env_config).num_tasks
-
     def get_default_learner_class(self) -> type[GRPOTorchLearner]:
         """See :meth:`AlgorithmConfig.get_default_learner_class`."""
         return GRPOTorchLearner
@@ -110,10 +101,7 @@ class GRPOConfig(ExamSettings):
         }.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {list(allowed)}, got {getattr(self, name)!r}")
-        if self.ratio == "sequence" and self.advantage == "rtg":
-            raise ValueError("a sequence ratio belongs to one advantage an exam: use advantage 'grpo', 'dr' or 'rloo'")
-        if self.baseline == "group" and self.group_size < 2:
-            raise ValueError("groups are compared with their own mean: group_size must be at least 2")
+        check_comparison(self.advantage, self.baseline, self.ratio, self.group_size)
         spec = spec_of(self.env_config)
         if self.baseline != "group" and spec.reward.name != "score":
             raise ValueError(f"baseline {self.baseline!r} is a score, the reward is {spec.reward}")

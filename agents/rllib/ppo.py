@@ -9,6 +9,7 @@ import numpy.typing as npt
 from ray.rllib.algorithms.ppo.ppo import PPOConfig
 from ray.rllib.evaluation.postprocessing import Postprocessing
 
+from agents.rllib import settings
 from agents.rllib.algorithm import ExamAlgorithm, ExamSettings
 from agents.rllib.learners import ExamPPOLearner
 from agents.rllib.registration import spec_of
@@ -19,6 +20,7 @@ class ExamPPOConfig(ExamSettings, PPOConfig):
     """PPO's settings. Advantages are estimated on the driver and standardised over the iteration."""
 
     critic = True
+    honoured = settings.HONOURED | settings.PPO
 
     def __init__(self, algo_class: Any = None) -> None:
         super().__init__(algo_class=algo_class or ExamPPO)

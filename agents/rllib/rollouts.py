@@ -136,7 +136,7 @@ class Observer:
 class _Recorder(Agent):
     """Plays actions drawn from a network's distribution and keeps what the learner needs of every decision.
 
-    :param numbers: (E, N) uniform numbers that pick the actions.
+    :param numbers: (E, N) uniform numbers that pick the actions; None: the most probable one is played (ties: the first).
     """
 
     name = "recorder"
@@ -147,7 +147,7 @@ class _Recorder(Agent):
         network: Network,
         observer: Observer,
         rows: int,
-        numbers: npt.NDArray[np.float64],
+        numbers: npt.NDArray[np.float64] | None,
     ) -> None:
         super().__init__(problem)
         self.network = network
@@ -176,7 +176,10 @@ class _Recorder(Agent):
         valued = np.zeros(len(view), np.float32) if values is None else values.cpu()[place].numpy()
         self.records.append((view.exam, observations, mask, logp, valued))
         probs = np.where(mask, np.exp(logp.astype(np.float64)), 0.0)
-        actions = pick_actions(probs / probs.sum(1, keepdims=True), self.numbers[view.exam, view.position])
+        if self.numbers is None:
+            actions = np.where(mask, probs, -1.0).argmax(1)
+        else:
+            actions = pick_actions(probs / probs.sum(1, keepdims=True), self.numbers[view.exam, view.position])
         return one_hot(actions, mask.shape[1]), state
 
 
@@ -189,6 +192,7 @@ def take_exams(
     action_seed: int,
     rows: int,
     observer: Observer | None = None,
+    greedy: bool = False,
 ) -> Rollout:
     """Let a network take a job's exams, once each, actions drawn from its distribution.
 
@@ -196,8 +200,9 @@ def take_exams(
 
     :param rows: rows of every forward pass, at least the job's number of exams.
     :param observer: what the network sees; default: the flat observation.
+    :param greedy: play the most probable action instead.
     """
-    numbers = action_numbers(np.uint64(action_seed), job.exam_ids, job.members, spec.num_tasks)
+    numbers = None if greedy else action_numbers(np.uint64(action_seed), job.exam_ids, job.members, spec.num_tasks)
     recorder = _Recorder(public_problem(spec), network, observer or Observer(), rows, numbers)
     batch = draw_exams(spec, exam_seed, job.exam_ids, job.replicates)
     with torch.no_grad(), one_thread():

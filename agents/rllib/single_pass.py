@@ -19,7 +19,14 @@ from ray.rllib.core.learner.learner import ENTROPY_KEY
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.evaluation.postprocessing import Postprocessing
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
-from ray.rllib.utils.metrics import EPISODE_LEN_MEAN, EPISODE_RETURN_MAX, EPISODE_RETURN_MEAN, EPISODE_RETURN_MIN
+from ray.rllib.utils.metrics import (
+    EPISODE_LEN_MAX,
+    EPISODE_LEN_MEAN,
+    EPISODE_LEN_MIN,
+    EPISODE_RETURN_MAX,
+    EPISODE_RETURN_MEAN,
+    EPISODE_RETURN_MIN,
+)
 
 from agents.base import exams_view, public_problem
 from agents.evaluation import action_numbers
@@ -155,7 +162,7 @@ class TranscriptRunner(ExamRunner):
                 place,
                 numbers,
                 stop=int(tokenizer.eos_token_id),
-                temperature=network.temperature,
+                temperature=network.temperature if self.config.explore else 0.0,
                 batch=self.config.exams_per_job,
             )
         reader = Reader(tokenizer)
@@ -228,6 +235,8 @@ class SinglePassConfig(GRPOConfig):
             EPISODE_RETURN_MIN: float(returns.min()),
             EPISODE_RETURN_MAX: float(returns.max()),
             EPISODE_LEN_MEAN: float(rollout.tokens.sum(1).mean()),
+            EPISODE_LEN_MIN: float(rollout.tokens.sum(1).min()),
+            EPISODE_LEN_MAX: float(rollout.tokens.sum(1).max()),
             "score_mean": float(rollout.scores.sum(1).mean()),
             "reached_mean": float(rollout.reached.mean()),
             "truncation_mean": float(rollout.overspent.any(1).mean()),
