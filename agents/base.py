@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ast
 import importlib
-import inspect
 import json
 import re
 from abc import ABC, abstractmethod
@@ -22,6 +21,7 @@ from typing import Any, ClassVar, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from agents.parameters import Word, checked
 from roi_env.blind import Arrivals, arrivals, order_key
 from roi_env.exam import ExamBatch, ExamSpec
 from roi_env.files import replacing
@@ -423,13 +423,21 @@ def parse_agent(text: str) -> tuple[str, dict[str, Any]]:
         )
     try:
         call = ast.parse(f"_({match[2] or ''})", mode="eval").body
-        assert isinstance(call, ast.Call)
-        params = {str(given.arg): ast.literal_eval(given.value) for given in call.keywords}
-        named = not call.args and None not in [given.arg for given in call.keywords]
-    except (SyntaxError, ValueError):
+        named = isinstance(call, ast.Call) and not call.args and None not in [given.arg for given in call.keywords]
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         named = False
     if not named:
         raise ValueError(f"agent {text!r}: parameter {match[2]!r} must read like name=1.5")
+    assert isinstance(call, ast.Call)
+    params: dict[str, Any] = {}
+    for given in call.keywords:
+        name = str(given.arg)
+        if name in params:
+            raise ValueError(f"agent {text!r}: parameter {name} is given twice")
+        try:
+            params[name] = ast.literal_eval(given.value)
+        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+            params[name] = Word(ast.unparse(given.value))
     return match[1], params
 
 
@@ -456,10 +464,7 @@ def make_agent(text: str, problem: Problem, **params: Any) -> Agent:
     assert entry is not None, "parse_agent knows it"
     factory = entry.load()
     arguments = {**entry.params, **inline, **params}
-    known = set(inspect.signature(factory).parameters) - {"problem"}
-    if unknown := set(arguments) - known:
-        raise ValueError(f"agent {name!r} has no parameter {sorted(unknown)}; it takes {sorted(known)}")
-    agent = factory(problem, **arguments)
+    agent = factory(problem, **checked(factory, arguments, f"agent {name!r}"))
     agent.name = name  # type: ignore[misc]
     return agent
 

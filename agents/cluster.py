@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,7 +22,10 @@ def connected(address: str | None, cpus: int) -> Iterator[None]:
         return
     # "local": without it Ray would join, and refuse these settings, where somebody runs a cluster on this machine.
     here = {"num_cpus": cpus, "include_dashboard": False}
+    told_to_stop = signal.getsignal(signal.SIGTERM)
     ray.init(address or "local", log_to_driver=False, logging_level="error", **({} if address else here))
+    if callable(told_to_stop) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, told_to_stop)  # Ray's own ends the process with a crash report
     try:
         yield
     finally:

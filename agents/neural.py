@@ -22,6 +22,10 @@ CHUNK: Final = 1024
 """Rows of every forward pass."""
 
 
+class CheckpointError(ValueError):
+    """A checkpoint of another run, or a file that is none."""
+
+
 @dataclass(frozen=True)
 class Progress:
     """How far a training run is.
@@ -107,6 +111,13 @@ class NeuralAgent(Agent):
         :param seed: of initial weights, exploration and minibatches.
         :param report: called between updates.
         :param checkpoint: where to save with every report, and to continue from where it exists.
+        """
+
+    def check(self, practice: Practice, seed: int, **where: Any) -> None:
+        """Refuse, before anything is done, settings that :meth:`train` could not begin with.
+
+        :param where: further arguments of :meth:`train`.
+        :raises ValueError: saying what does not fit.
         """
 
     def export(self, folder: Path) -> None:

@@ -20,6 +20,7 @@ except ModuleNotFoundError as error:
     ) from error
 
 from agents.base import Agent, DecisionView, ExamsView, Problem, Probs, State, one_hot
+from agents.parameters import Natural
 
 _PROMPTS = 4096
 """Prompts encoded at once: memory only."""
@@ -78,7 +79,7 @@ class LMAgent(Agent):
         model: str = "tinylm-mcft",
         greedy: bool = True,
         temperature: float = 1.0,
-        bits: int = 0,
+        bits: Natural = 0,
     ) -> None:
         super().__init__(problem)
         if temperature <= 0:

@@ -22,6 +22,7 @@ except ModuleNotFoundError as error:
 
 from agents.base import ExamsView, Problem
 from agents.exam_taker import ExamTaker, Papers
+from agents.parameters import Count, NonNegative
 
 
 def write_exams(
@@ -82,10 +83,10 @@ class LMExamTaker(ExamTaker):
         *,
         model: str = "tinylm-mcft",
         strategy: str = "taught",
-        temperature: float = 0.7,
-        replicates: int = 4,
+        temperature: NonNegative = 0.7,
+        replicates: Count = 4,
         grader: str = "exact",
-        batch: int = BATCH,
+        batch: Count = BATCH,
     ) -> None:
         super().__init__(problem)
         if temperature < 0 or replicates < 1 or batch < 1:

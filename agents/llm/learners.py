@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,11 @@ from agents.llm.agent import answer
 from agents.llm.decisions import Ids, PromptEncoder
 from agents.llm.exam_taker import write_exams
 from agents.llm.policy import ExamPrompts, LMPolicy, load_tokenizer
+from agents.parameters import Count, Natural, NonNegative, Positive, Share
+from agents.rllib.advantages import Advantage
 from agents.rllib.agent import RLlibAgent
+from agents.rllib.checks import KL, Baseline
+from agents.rllib.losses import Aggregation, Ratio
 
 
 class LMLearner(RLlibAgent):
@@ -97,23 +101,23 @@ class LMPPOAgent(LMLearner):
         problem: Problem,
         *,
         model: str = "tinylm-mcft",
-        bits: int = 4,
-        lora: int = 0,
-        dtype: str = "float32",
+        bits: Natural = 4,
+        lora: Natural = 0,
+        dtype: Literal["float32", "bfloat16"] = "float32",
         recompute: bool = False,
-        temperature: float = 2.0,
-        budgets: Sequence[float] = (0.5, 1.0, 2.0),
-        anchor: float = 0.0,
-        steps: int = 50_000,
-        exams: int = 192,
-        minibatch: int = 48,
-        epochs: int = 2,
-        lr: float = 1e-3,
-        entropy: float = 0.05,
-        clip: float = 0.2,
-        group: int = 8,
-        lambda_: float = 0.8,
-        vf: float = 0.1,
+        temperature: Positive = 2.0,
+        budgets: Sequence[Positive] = (0.5, 1.0, 2.0),
+        anchor: NonNegative = 0.0,
+        steps: Count = 50_000,
+        exams: Count = 192,
+        minibatch: Count = 48,
+        epochs: Count = 2,
+        lr: Positive = 1e-3,
+        entropy: NonNegative = 0.05,
+        clip: Positive = 0.2,
+        group: Count = 8,
+        lambda_: Share = 0.8,
+        vf: NonNegative = 0.1,
         greedy: bool = True,
     ) -> None:
         params = {name: value for name, value in locals().items() if name not in ("self", "problem", "__class__")}
@@ -135,28 +139,28 @@ class LMGRPOAgent(LMLearner):
         problem: Problem,
         *,
         model: str = "tinylm-mcft",
-        bits: int = 4,
-        lora: int = 0,
-        dtype: str = "float32",
+        bits: Natural = 4,
+        lora: Natural = 0,
+        dtype: Literal["float32", "bfloat16"] = "float32",
         recompute: bool = False,
-        temperature: float = 2.0,
-        budgets: Sequence[float] = (0.5, 1.0, 2.0),
-        anchor: float = 0.0,
-        steps: int = 50_000,
-        exams: int = 192,
-        minibatch: int = 48,
-        epochs: int = 2,
-        lr: float = 1e-3,
-        entropy: float = 0.05,
-        clip: float = 0.2,
-        group: int = 8,
+        temperature: Positive = 2.0,
+        budgets: Sequence[Positive] = (0.5, 1.0, 2.0),
+        anchor: NonNegative = 0.0,
+        steps: Count = 50_000,
+        exams: Count = 192,
+        minibatch: Count = 48,
+        epochs: Count = 2,
+        lr: Positive = 1e-3,
+        entropy: NonNegative = 0.05,
+        clip: Positive = 0.2,
+        group: Count = 8,
         shared_outcomes: bool = False,
-        advantage: str = "rtg",
-        baseline: str = "group",
-        ratio: str = "token",
-        aggregation: str = "token",
-        kl: str = "exact",
-        kl_coeff: float = 0.0,
+        advantage: Advantage = "rtg",
+        baseline: Baseline = "group",
+        ratio: Ratio = "token",
+        aggregation: Aggregation = "token",
+        kl: KL = "exact",
+        kl_coeff: NonNegative = 0.0,
         greedy: bool = True,
     ) -> None:
         params = {name: value for name, value in locals().items() if name not in ("self", "problem", "__class__")}
@@ -192,27 +196,27 @@ class RARLAgent(ExamTaker, LMLearner):
         problem: Problem,
         *,
         model: str = "tinylm-mcft",
-        budgets: Sequence[float] = (),
-        steps: int = 400_000,
-        exams: int = 192,
-        minibatch: int = 48,
-        epochs: int = 2,
-        group: int = 8,
-        lr: float = 3e-4,
-        entropy: float = 0.0,
-        clip: float = 0.2,
-        clip_high: float = 0.28,
-        advantage: str = "rtg",
-        ratio: str = "token",
-        aggregation: str = "constant",
-        kl_coeff: float = 0.0,
-        temperature: float = 1.0,
-        lora: int = 0,
-        dtype: str = "float32",
+        budgets: Sequence[Positive] = (),
+        steps: Count = 400_000,
+        exams: Count = 192,
+        minibatch: Count = 48,
+        epochs: Count = 2,
+        group: Count = 8,
+        lr: Positive = 3e-4,
+        entropy: NonNegative = 0.0,
+        clip: Positive = 0.2,
+        clip_high: NonNegative = 0.28,
+        advantage: Advantage = "rtg",
+        ratio: Ratio = "token",
+        aggregation: Aggregation = "constant",
+        kl_coeff: NonNegative = 0.0,
+        temperature: Positive = 1.0,
+        lora: Natural = 0,
+        dtype: Literal["float32", "bfloat16"] = "float32",
         recompute: bool = False,
         grader: str = "exact",
-        sampling: float = 0.7,
-        replicates: int = 4,
+        sampling: NonNegative = 0.7,
+        replicates: Count = 4,
     ) -> None:
         params = {name: value for name, value in locals().items() if name not in ("self", "problem", "__class__")}
         params["budgets"] = list(budgets)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from numba import njit
 
 from agents.base import Agent, DecisionView, ExamsView, Feedback, Practice, Problem, Probs, State
+from agents.parameters import Count, Natural, NonNegative
 from agents.planners.dynamic_programming import key_buckets
 from roi_env import random
 
@@ -196,9 +197,9 @@ class BanditWithKnapsacks(Agent):
         self,
         problem: Problem,
         kind: Literal["ucb", "thompson"] = "ucb",
-        training_exams: int = 500,
-        buckets: int = 6,
-        width: float = 0.1,
+        training_exams: Natural = 500,
+        buckets: Count = 6,
+        width: NonNegative = 0.1,
     ) -> None:
         super().__init__(problem)
         if kind not in ("ucb", "thompson") or training_exams < 0 or buckets < 1 or width < 0:

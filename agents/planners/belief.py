@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from agents.base import Agent, DecisionView, ExamsView, Feedback, Problem, Probs, State, one_hot
+from agents.parameters import Natural, Range
 from agents.planners.tables import by_position
 from roi_env.belief import POINTS, BeliefTables, belief_model, belief_tables, observe_attempts
 from roi_env.source import Laws
@@ -38,7 +39,9 @@ class BeliefBellman(Agent):
     name: ClassVar[str] = "belief-bellman"
     markov: ClassVar[bool] = False
 
-    def __init__(self, problem: Problem, points: int = POINTS, grid: int = 0, laws: Laws | None = None) -> None:
+    def __init__(
+        self, problem: Problem, points: Annotated[int, Range(2)] = POINTS, grid: Natural = 0, laws: Laws | None = None
+    ) -> None:
         super().__init__(problem)
         given = problem.latent_beliefs if laws is None else laws
         if given is None or problem.num_latent != 2:

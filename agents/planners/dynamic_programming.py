@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agents.base import Agent, Attempts, ExamsView, Practice, Problem
+from agents.parameters import Count, Natural
 from agents.planners.tables import TableAgent
 from roi_env.source import Laws, laws_from_cells
 from roi_env.tables import Rounding, Tables, auto_grid, blind_tables, compile_laws, preview_tables
@@ -29,7 +30,7 @@ class Bellman(TableAgent):
 
     rounding: Rounding = "split"
 
-    def __init__(self, problem: Problem, grid: int = 0) -> None:
+    def __init__(self, problem: Problem, grid: Natural = 0) -> None:
         super().__init__(problem)
         self.grid = grid or auto_grid(problem.budget)
         self._grid = grid
@@ -140,7 +141,7 @@ class PluginBellman(Bellman):
     :param grid: as for :class:`Bellman`.
     """
 
-    def __init__(self, problem: Problem, attempts: int = 540, buckets: int = 6, grid: int = 0) -> None:
+    def __init__(self, problem: Problem, attempts: Count = 540, buckets: Count = 6, grid: Natural = 0) -> None:
         super().__init__(problem, grid)
         if attempts < 1 or buckets < 1:
             raise ValueError(f"attempts and buckets must be >= 1, got {attempts} and {buckets}")

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agents.base import DecisionView, ExamsView, Problem, Probs, State, one_hot
+from agents.parameters import Share
 from agents.planners.menu import Planner, offered_tiers, position_law
 
 
@@ -29,7 +30,7 @@ class GreedyKnapsack(Planner):
 
     name: ClassVar[str] = "greedy-knapsack"
 
-    def __init__(self, problem: Problem, refuse_below: float = 0.1) -> None:
+    def __init__(self, problem: Problem, refuse_below: Share = 0.1) -> None:
         super().__init__(problem)
         self.refuse_below = float(refuse_below)
         # Rounded: sums of probabilities must compare with the bounds as the exact numbers do.

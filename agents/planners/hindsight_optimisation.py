@@ -9,6 +9,7 @@ import numpy.typing as npt
 from numba import njit
 
 from agents.base import ExamsView, Problem
+from agents.parameters import Count, Natural
 from agents.planners.tables import TableAgent
 from roi_env import random
 from roi_env.hindsight import NEVER, hindsight_curve
@@ -105,7 +106,7 @@ class HindsightOptimisation(TableAgent):
     """
 
     def __init__(
-        self, problem: Problem, scenarios: int = 64, coupling: str = "common", seed: int = 0, grid: int = 0
+        self, problem: Problem, scenarios: Count = 64, coupling: str = "common", seed: Natural = 0, grid: Natural = 0
     ) -> None:
         super().__init__(problem)
         if scenarios < 1 or coupling not in ("independent", "common"):

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agents.base import Agent, DecisionView, ExamsView, Feedback, Problem, Probs, State
+from agents.parameters import Positive
 from agents.planners.bandits import plan_task
 from agents.planners.menu import Floats
 
@@ -49,7 +50,7 @@ class OnlineLP(Agent):
     name: ClassVar[str] = "online-lp"
     markov: ClassVar[bool] = False
 
-    def __init__(self, problem: Problem, strength: float = 4.0) -> None:
+    def __init__(self, problem: Problem, strength: Positive = 4.0) -> None:
         super().__init__(problem)
         if strength <= 0:
             raise ValueError(f"strength must be > 0, got {strength}")

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agents.base import DecisionView, ExamsView, Problem, Probs, State, one_hot
+from agents.parameters import Count, NonNegative
 from agents.planners.lp import PopulationCurve, bid, lookahead_kernel, make_plan, price_kernel, prices
 from agents.planners.menu import Planner, population
 from agents.planners.reals import exp
@@ -76,7 +77,7 @@ class DualDescent(Planner):
 
     name: ClassVar[str] = "dual-descent"
 
-    def __init__(self, problem: Problem, eta: float = 0.1) -> None:
+    def __init__(self, problem: Problem, eta: NonNegative = 0.1) -> None:
         super().__init__(problem)
         self.eta = float(eta)
         curve = PopulationCurve(self.menu, population(problem))
@@ -136,7 +137,7 @@ class ResolveFew(Resolve):
     name: ClassVar[str] = "resolve-few"
     markov: ClassVar[bool] = False
 
-    def __init__(self, problem: Problem, times: int = 4) -> None:
+    def __init__(self, problem: Problem, times: Count = 4) -> None:
         super().__init__(problem)
         if isinstance(times, bool) or times < 1:
             raise ValueError(f"times must be an integer >= 1, got {times!r}")

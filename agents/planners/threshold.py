@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agents.base import DecisionView, Practice, Problem, Probs, State, one_hot
+from agents.parameters import Count
 from agents.planners.lp import bid
 from agents.planners.menu import Floats, Planner, population
 from agents.planners.reals import exp, log
@@ -29,7 +30,7 @@ class ROI(Planner):
     name: ClassVar[str] = "roi"
     GRID: ClassVar[int] = 24
 
-    def __init__(self, problem: Problem, threshold: float | None = None, exams: int = 12) -> None:
+    def __init__(self, problem: Problem, threshold: float | None = None, exams: Count = 12) -> None:
         super().__init__(problem)
         self.given = threshold
         self.exams = exams

@@ -14,7 +14,9 @@ try:
     import torch
 
     from agents.neural import CHUNK, NeuralAgent, Report
-    from agents.rllib.losses import masked_log_softmax
+    from agents.rllib.advantages import Advantage
+    from agents.rllib.checks import KL, Baseline, check_comparison, check_portions
+    from agents.rllib.losses import Aggregation, Ratio, masked_log_softmax
     from agents.rllib.networks import PolicyNetwork
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
@@ -22,6 +24,7 @@ except ModuleNotFoundError as error:
     ) from error
 
 from agents.base import DecisionView, ExamsView, Practice, Problem, Probs, State, one_hot
+from agents.parameters import Count, Natural, NonNegative, Positive, Share
 
 
 class RLlibAgent(NeuralAgent):
@@ -51,6 +54,15 @@ class RLlibAgent(NeuralAgent):
     def __init__(self, problem: Problem, **params: Any) -> None:
         super().__init__(problem)
         self._params = params
+        check_portions(
+            params["exams"],
+            params["minibatch"],
+            params.get("group", 1),
+            whole_groups=self.language and "group" in params,
+            names=("exams", "minibatch", "group"),
+        )
+        if "advantage" in params:
+            check_comparison(params["advantage"], params.get("baseline", "group"), params["ratio"], params["group"])
         self.greedy = params["greedy"]
         # Whether there is memory is a parameter: with it actions depend on more than (exam, position, remaining).
         self.markov = params.get("memory", 0) == 0  # type: ignore[misc]
@@ -116,6 +128,18 @@ class RLlibAgent(NeuralAgent):
         prefix = "network."
         self.restore({name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)})
 
+    def check(
+        self, practice: Practice, seed: int, *, runners: int = 0, learners: int = 0, address: str | None = None
+    ) -> None:
+        """See :meth:`NeuralAgent.check`."""
+        self._config(practice, seed).learners(num_learners=learners).validate()
+
+    def _config(self, practice: Practice, seed: int) -> Any:
+        with _ray_installed():
+            from agents.rllib.training import make_config
+
+        return make_config(self.key(), practice.spec, seed=seed, exam_seed=practice.seed, params=self._params)
+
     def train(
         self,
         practice: Practice,
@@ -136,10 +160,9 @@ class RLlibAgent(NeuralAgent):
         :param learners: remote processes that learn; 0: this one does.
         :param address: of a running Ray cluster.
         """
-        with _ray_installed():
-            from agents.rllib.training import make_config, train_rllib
+        config = self._config(practice, seed)
+        from agents.rllib.training import train_rllib
 
-        config = make_config(self.key(), practice.spec, seed=seed, exam_seed=practice.seed, params=self._params)
         where: dict[str, Any] = {"runners": runners, "learners": learners, "address": address}
         for weights, progress in train_rllib(config, self._params["steps"], checkpoint=checkpoint, **where):
             self.take_over(weights)
@@ -180,18 +203,18 @@ class PPOAgent(RLlibAgent):
         self,
         problem: Problem,
         *,
-        steps: int = 1_200_000,
-        exams: int = 1024,
-        minibatch: int = 256,
-        epochs: int = 4,
-        lr: float = 3e-3,
-        entropy: float = 0.3,
-        clip: float = 0.2,
-        lambda_: float = 0.8,
-        vf: float = 0.5,
-        width: int = 128,
-        layers: int = 2,
-        memory: int = 0,
+        steps: Count = 1_200_000,
+        exams: Count = 1024,
+        minibatch: Count = 256,
+        epochs: Count = 4,
+        lr: Positive = 3e-3,
+        entropy: NonNegative = 0.3,
+        clip: Positive = 0.2,
+        lambda_: Share = 0.8,
+        vf: NonNegative = 0.5,
+        width: Count = 128,
+        layers: Count = 2,
+        memory: Natural = 0,
         greedy: bool = True,
     ) -> None:
         params = {name: value for name, value in locals().items() if name not in ("self", "problem", "__class__")}
@@ -226,24 +249,24 @@ class GRPOAgent(RLlibAgent):
         self,
         problem: Problem,
         *,
-        steps: int = 2_400_000,
-        exams: int = 2048,
-        minibatch: int = 256,
-        epochs: int = 4,
-        lr: float = 3e-3,
-        entropy: float = 0.2,
-        clip: float = 0.2,
-        group: int = 8,
+        steps: Count = 2_400_000,
+        exams: Count = 2048,
+        minibatch: Count = 256,
+        epochs: Count = 4,
+        lr: Positive = 3e-3,
+        entropy: NonNegative = 0.2,
+        clip: Positive = 0.2,
+        group: Count = 8,
         shared_outcomes: bool = False,
-        advantage: str = "rtg",
-        baseline: str = "group",
-        ratio: str = "token",
-        aggregation: str = "token",
-        kl: str = "exact",
-        kl_coeff: float = 0.0,
-        width: int = 128,
-        layers: int = 2,
-        memory: int = 0,
+        advantage: Advantage = "rtg",
+        baseline: Baseline = "group",
+        ratio: Ratio = "token",
+        aggregation: Aggregation = "token",
+        kl: KL = "exact",
+        kl_coeff: NonNegative = 0.0,
+        width: Count = 128,
+        layers: Count = 2,
+        memory: Natural = 0,
         greedy: bool = True,
     ) -> None:
         params = {name: value for name, value in locals().items() if name not in ("self", "problem", "__class__")}

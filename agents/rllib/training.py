@@ -18,7 +18,7 @@ from ray.rllib.core.learner.learner_group import LearnerGroup
 
 from agents.base import public_problem
 from agents.cluster import connected
-from agents.neural import Progress
+from agents.neural import CheckpointError, Progress
 from agents.rllib.agent import RLlibAgent
 from agents.rllib.algorithm import ExamAlgorithm, ExamSettings, act_as_learners, module_weights, update
 from agents.rllib.exam_runner import Weights
@@ -190,7 +190,7 @@ def run(
         is, bit for bit, that of a run that was never interrupted. An interruption at any moment (Ctrl-C) leaves a
         valid file.
     :returns: after each iteration the weights and the progress.
-    :raises ValueError: for a checkpoint of another run, or a file that is none.
+    :raises CheckpointError: for a checkpoint of another run, or a file that is none.
     """
     config, path = training.config, None if checkpoint is None else Path(checkpoint)
     assert config.agent is not None, "make_config names the agent"
@@ -232,10 +232,12 @@ def _read(path: Path, header: dict[str, Any]) -> dict[str, Any]:
         state: dict[str, Any] = _map(torch.load(path, weights_only=True), torch.Tensor, torch.Tensor.numpy)
         found = state["header"]
     except Exception as error:
-        raise ValueError(f"{path}: not a checkpoint of an RLlib agent ({error}); delete it to begin anew") from error
+        raise CheckpointError(
+            f"{path}: not a checkpoint of an RLlib agent ({error}); delete it to begin anew"
+        ) from error
     if found != header:
         differing = sorted(k for k in found.keys() | header.keys() if found.get(k) != header.get(k))
-        raise ValueError(
+        raise CheckpointError(
             f"{path}: a checkpoint of another run ({', '.join(differing)} differ): train with the same settings, or "
             "delete it to begin anew"
         )

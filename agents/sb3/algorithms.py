@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -27,6 +27,7 @@ from stable_baselines3.dqn.policies import DQNPolicy
 
 from agents.base import Practice, Problem
 from agents.neural import NeuralAgent, Report
+from agents.parameters import Count, Natural, NonNegative, Positive, Range, Share
 from agents.sb3.training import learn, own_randomness
 from agents.sb3.vec_env import NativeVecEnv
 from roi_env.exam import ExamSpec
@@ -60,7 +61,6 @@ class SB3Agent(NeuralAgent):
     :param learning_rate: of the optimiser (Adam; A2C: RMSprop), falling linearly to zero at the last step.
     :param greedy: see :class:`agents.neural.NeuralAgent`.
     :param hyper: further arguments of the SB3 algorithm.
-    :raises ValueError: for sizes below one.
     """
 
     algorithm: ClassVar[Callable[..., BaseAlgorithm]]
@@ -80,9 +80,6 @@ class SB3Agent(NeuralAgent):
         hyper: dict[str, Any],
     ) -> None:
         super().__init__(problem)
-        for name, value in (("steps", steps), ("num_envs", num_envs), ("width", width), ("depth", depth)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
         self.steps, self.num_envs, self.width, self.depth = steps, num_envs, width, depth
         self.learning_rate = learning_rate
         self.greedy = greedy
@@ -181,19 +178,19 @@ class PPOAgent(SB3Agent):
         self,
         problem: Problem,
         *,
-        steps: int = 300_000,
-        num_envs: int = 256,
-        width: int = 128,
-        depth: int = 2,
-        learning_rate: float = 3e-3,
-        n_steps: int = 20,
-        batch_size: int = 1280,
-        n_epochs: int = 10,
-        gae_lambda: float = 0.7,
-        clip_range: float = 0.2,
-        ent_coef: float = 0.01,
-        vf_coef: float = 0.5,
-        max_grad_norm: float = 0.5,
+        steps: Count = 300_000,
+        num_envs: Count = 256,
+        width: Count = 128,
+        depth: Count = 2,
+        learning_rate: Positive = 3e-3,
+        n_steps: Count = 20,
+        batch_size: Annotated[int, Range(2)] = 1280,
+        n_epochs: Count = 10,
+        gae_lambda: Share = 0.7,
+        clip_range: Positive = 0.2,
+        ent_coef: NonNegative = 0.01,
+        vf_coef: NonNegative = 0.5,
+        max_grad_norm: Positive = 0.5,
         greedy: bool = True,
     ) -> None:
         if n_steps * num_envs % batch_size:
@@ -252,16 +249,16 @@ class A2CAgent(SB3Agent):
         self,
         problem: Problem,
         *,
-        steps: int = 300_000,
-        num_envs: int = 64,
-        width: int = 128,
-        depth: int = 2,
-        learning_rate: float = 2e-3,
-        n_steps: int = 5,
-        gae_lambda: float = 0.8,
-        ent_coef: float = 0.01,
-        vf_coef: float = 0.5,
-        max_grad_norm: float = 0.5,
+        steps: Count = 300_000,
+        num_envs: Count = 64,
+        width: Count = 128,
+        depth: Count = 2,
+        learning_rate: Positive = 2e-3,
+        n_steps: Count = 5,
+        gae_lambda: Share = 0.8,
+        ent_coef: NonNegative = 0.01,
+        vf_coef: NonNegative = 0.5,
+        max_grad_norm: Positive = 0.5,
         greedy: bool = True,
     ) -> None:
         super().__init__(
@@ -313,20 +310,20 @@ class DQNAgent(SB3Agent):
         self,
         problem: Problem,
         *,
-        steps: int = 300_000,
-        num_envs: int = 16,
-        width: int = 64,
-        depth: int = 2,
-        learning_rate: float = 1e-3,
-        batch_size: int = 256,
-        buffer_size: int = 100_000,
-        learning_starts: int = 5_000,
-        train_freq: int = 2,
-        gradient_steps: int = 1,
-        target_update_interval: int = 1_000,
-        exploration_fraction: float = 0.3,
-        exploration_final_eps: float = 0.05,
-        max_grad_norm: float = 10.0,
+        steps: Count = 300_000,
+        num_envs: Count = 16,
+        width: Count = 64,
+        depth: Count = 2,
+        learning_rate: Positive = 1e-3,
+        batch_size: Count = 256,
+        buffer_size: Count = 100_000,
+        learning_starts: Natural = 5_000,
+        train_freq: Count = 2,
+        gradient_steps: Count = 1,
+        target_update_interval: Count = 1_000,
+        exploration_fraction: Annotated[float, Range(0, 1, above=True)] = 0.3,
+        exploration_final_eps: Share = 0.05,
+        max_grad_norm: Positive = 10.0,
     ) -> None:
         super().__init__(
             problem,

@@ -16,7 +16,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.dqn import DQN
 
-from agents.neural import Progress, Report
+from agents.neural import CheckpointError, Progress, Report
 from agents.sb3.vec_env import NativeVecEnv
 from roi_env.files import replacing
 
@@ -110,7 +110,7 @@ def learn(
         optimiser, replay buffer, counters and random numbers as saved; every sub-environment begins its next exam (the one
         that was under way is dropped, none is taken twice).
     :param header: JSON values that a checkpoint must agree with.
-    :raises ValueError: for a checkpoint of another run, or a file that is none.
+    :raises CheckpointError: for a checkpoint of another run, or a file that is none.
     """
     path = None if checkpoint is None else Path(checkpoint)
     run = _Run(steps, report, path, header)
@@ -166,10 +166,10 @@ def _load(path: Path, model: BaseAlgorithm, env: NativeVecEnv, run: _Run) -> Non
         state = torch.load(path, weights_only=True)
         header = state["header"]
     except Exception as error:
-        raise ValueError(f"{path}: not a checkpoint of an SB3 agent ({error}); delete it to begin anew") from error
+        raise CheckpointError(f"{path}: not a checkpoint of an SB3 agent ({error}); delete it to begin anew") from error
     if header != run.header:
         differing = sorted(k for k in header.keys() | run.header.keys() if header.get(k) != run.header.get(k))
-        raise ValueError(
+        raise CheckpointError(
             f"{path}: a checkpoint of another run ({', '.join(differing)} differ): train with the same settings, or "
             "delete it to begin anew"
         )
