@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fnmatch
 import sys
@@ -29,11 +30,15 @@ except ImportError as error:
             "(openai-agents?) installs a package of the same name. Install ROI-Reasoning in an environment of its own."
         )
     sys.exit(f'roi: {error}; install the command line with: pip install "roi-reasoning[report]"')
+except KeyboardInterrupt:
+    sys.exit(130)
 
 from agents.base import AGENTS
 from experiments import answer, llm, mcft, probe, record, serve
-from experiments.config import VARIANTS, CompareConfig, ConfigError, VariantConfig, load_config
-from experiments.terminal import console, end_like_an_interrupt, progress_bar
+from experiments.config import VARIANTS, CompareConfig, ConfigError, VariantConfig, as_dict, load_config
+from experiments.parameters import read_parameters
+from experiments.runs import check_folder, check_same
+from experiments.terminal import console, end_like_an_interrupt, interruptible, progress_bar
 from roi_env.exam import LARGEST_NUMBER, LARGEST_SEED, parse_budget
 from roi_env.files import replacing
 
@@ -98,45 +103,49 @@ def compare(
     ] = False,
 ) -> None:
     """Let agents take the same exams and write a report: score against budget, regrets, choices, statistics."""
+    from experiments.compare import CONFIG, expand, missing_cells, plan, to_train
     from experiments.compare import assemble as assemble_run
-    from experiments.compare import expand, missing_cells, plan, to_train
 
     chosen = (overrides, config, variant, budget, setting, agent, table, family, group_by, num_tasks, out)
     if resume is not None and (any(chosen) or seed is not None):
         raise ConfigError("--resume takes the configuration of its run folder: leave out every other choice")
     if report_only and resume is None:
         raise ConfigError("--report-only needs --resume RUN: the run folder to report on")
-    if resume is not None and not (resume / "compare.yaml").exists():
-        raise ConfigError(f"{resume}: not a run folder of `roi compare` (it has no compare.yaml)")
+    if resume is not None and not (resume / CONFIG).exists():
+        raise ConfigError(f"{resume}: not a run folder of `roi compare` (it has no {CONFIG})")
     run = resume or out or Path("runs") / f"compare-{datetime.now():%Y%m%d-%H%M%S}"
     if resume is not None:
-        resolved = load_config(resume / "compare.yaml", [])
+        resolved = load_config(resume / CONFIG, [])
     else:
         resolved = _resolve(config, overrides or [], variant, budget, agent, table, family, group_by, num_tasks, seed)
         if setting:
             resolved.variants = _only(resolved, setting)
-    settings = expand(resolved)
-    cells = plan(resolved, settings)
-    todo = missing_cells(resolved, cells, run)
-    agents_shown = dict.fromkeys(cell.agent for cell in cells if cell.agent != "references")
-    console.print(
-        f"[bold]{len(settings)} settings[/bold], {len(agents_shown)} agents, {resolved.exams} exams each, paired; "
-        f"{len(cells)} cells, {len(cells) - len(todo)} done already; run folder {run}"
-    )
-    if training := len(to_train(resolved, todo, run)):
-        console.print(f"{training} of them train their agent in the environment first")
-    if dry_run:
-        for one in settings:
-            names = dict.fromkeys(c.agent for c in cells if c.setting == one and c.agent != "references")
-            console.print(f"  {escape(one.label)}: {', '.join(names)}")
-        return
-    if not report_only:
-        _compute(resolved, todo, run, workers)
-    assemble_run(resolved, settings, cells, run)
-    from experiments.report import write_report
+    if resume is None and check_folder(run, CONFIG):
+        found = as_dict(load_config(run / CONFIG, []))
+        check_same(run, found, as_dict(resolved), f"roi compare --resume {run}")
+    with interruptible(lambda: _kept(run / CONFIG, f"roi compare --resume {run}")):
+        settings = expand(resolved)
+        cells = plan(resolved, settings)
+        todo = missing_cells(resolved, cells, run)
+        agents_shown = dict.fromkeys(cell.agent for cell in cells if cell.agent != "references")
+        console.print(
+            f"[bold]{len(settings)} settings[/bold], {len(agents_shown)} agents, {resolved.exams} exams each, paired; "
+            f"{len(cells)} cells, {len(cells) - len(todo)} done already; run folder {run}"
+        )
+        if training := len(to_train(resolved, todo, run)):
+            console.print(f"{training} of them train their agent in the environment first")
+        if dry_run:
+            for one in settings:
+                names = dict.fromkeys(c.agent for c in cells if c.setting == one and c.agent != "references")
+                console.print(f"  {escape(one.label)}: {', '.join(names)}")
+            return
+        if not report_only:
+            _compute(resolved, todo, run, workers)
+        assemble_run(resolved, settings, cells, run)
+        from experiments.report import write_report
 
-    with console.status("writing the report"):
-        report = write_report(run, workers=workers)
+        with console.status("writing the report"):
+            report = write_report(run, workers=workers)
     _print_summary(run)
     console.print(f"Report: [bold]{report}[/bold]")
 
@@ -145,32 +154,26 @@ def _compute(resolved: CompareConfig, todo: list[Cell], run: Path, workers: int)
     """Run the cells with a progress bar."""
     from omegaconf import OmegaConf
 
-    from experiments.compare import run_cells
+    from experiments.compare import CONFIG, run_cells
 
     run.mkdir(parents=True, exist_ok=True)
-    with replacing(run / "compare.yaml") as path:
+    with replacing(run / CONFIG) as path:
         OmegaConf.save(OmegaConf.structured(resolved), path)
-    _follow(
-        run_cells(resolved, todo, run, workers),
-        len(todo),
-        lambda cell: f"{cell.setting.label} {cell.agent}",
-        f"roi compare --resume {run}",
-    )
+    _follow(run_cells(resolved, todo, run, workers), len(todo), lambda cell: f"{cell.setting.label} {cell.agent}")
 
 
-def _follow(done: Iterator[_Item], total: int, describe: Callable[[_Item], str], go_on: str) -> None:
-    """Show a progress bar while items are done; Ctrl-C says how to go on.
+def _follow(done: Iterator[_Item], total: int, describe: Callable[[_Item], str]) -> None:
+    """Show a progress bar while items are done."""
+    # Closed at once after an exception: what still works for it ends then.
+    with progress_bar() as progress, contextlib.closing(done):  # type: ignore[type-var]
+        task = progress.add_task("starting", total=total)
+        for item in done:
+            progress.update(task, advance=1, description=escape(describe(item)))
 
-    :param go_on: the command that continues an interrupted run.
-    """
-    try:
-        with progress_bar() as progress:
-            task = progress.add_task("starting", total=total)
-            for item in done:
-                progress.update(task, advance=1, description=escape(describe(item)))
-    except KeyboardInterrupt:
-        console.print(f"\nStopped. What was done is kept; go on with:  {go_on}")
-        raise typer.Exit(130) from None
+
+def _kept(mark: Path, go_on: str) -> str:
+    """What to say of an interrupted run."""
+    return f"What was done is kept; go on with:  {go_on}" if mark.exists() else "Nothing was begun."
 
 
 def _resolve(
@@ -218,7 +221,16 @@ def _resolve(
         chosen.num_tasks = num_tasks
     if seed is not None:
         resolved.seed = seed
+    # The run folder keeps this, and may be gone on with from elsewhere.
+    for chosen in resolved.variants:
+        chosen.table = _absolute(chosen.table)
+    resolved.tuned = _absolute(resolved.tuned)
+    resolved.trained = [str(Path(folder).absolute()) for folder in resolved.trained]
     return resolved
+
+
+def _absolute(path: Path | str | None) -> str | None:
+    return None if path is None else str(Path(path).absolute())
 
 
 def _only(config: CompareConfig, patterns: list[str]) -> list[VariantConfig]:
@@ -362,9 +374,7 @@ def train(
     resume: Annotated[Path | None, typer.Option(help="Go on with this run folder's own configuration")] = None,
 ) -> None:
     """Train an agent in the environment; it is measured against the exact optimum on validation exams on the way."""
-    from omegaconf import OmegaConf
-
-    from experiments.train import ALIASES, TrainConfig, make_learner, read_config, train_run
+    from experiments.train import ALIASES, CONFIG, TrainConfig, check_run, make_learner, read_config, train_run
 
     if resume is not None:
         if agent is not None:
@@ -373,9 +383,7 @@ def train(
     else:
         if agent is None:
             raise ConfigError("name an agent, e.g. `roi train ppo --variant heavy`, or --resume RUN")
-        if wrong := [text for text in param or [] if "=" not in text]:
-            raise ConfigError(f"--param {wrong[0]!r} must read name=value")
-        given: Any = OmegaConf.to_container(OmegaConf.from_dotlist(param or []))
+        given = read_parameters(param or [], {"steps": steps, "model": model})
         if policy not in ("mlp", "llm"):
             raise ConfigError(f"--policy must be mlp or llm, got {policy!r}")
         if policy == "llm" and agent not in ALIASES:
@@ -389,10 +397,10 @@ def train(
         kind = "recorded" if table is not None else variant or ("tinylm" if policy == "llm" else "signal")
         config = TrainConfig(
             agent=agent if policy != "llm" else "rarl" if mode == "single-pass" else f"llm-{agent}",
-            params=given | ({} if steps is None else {"steps": steps}) | ({} if model is None else {"model": model}),
+            params=given,
             variant=VariantConfig(
                 source=kind,
-                table=str(table) if table else None,
+                table=_absolute(table),
                 family=family,
                 group_by=group_by,
                 num_tasks=num_tasks,
@@ -405,16 +413,17 @@ def train(
             seed=seed,
         )
         run = out or Path("runs") / f"train-{datetime.now():%Y%m%d-%H%M%S}"
-    learner = make_learner(config)
-    resources = {"runners": runners, "learners": learners, "address": address}
-    if not learner.distributed:
-        if any(resources.values()):
-            raise ConfigError(
-                f"agent {config.agent!r} trains in this process: --runners, --learners, --address are RLlib's"
-            )
-        resources = {}
-    console.print(f"{config.agent} on {config.setting.label}, seed {config.seed}; run folder {run}")
-    try:
+    with interruptible(lambda: _kept(run / CONFIG, f"roi train --resume {run}")):
+        check_run(config, run)
+        learner = make_learner(config)
+        resources = {"runners": runners, "learners": learners, "address": address}
+        if not learner.distributed:
+            if any(resources.values()):
+                raise ConfigError(
+                    f"agent {config.agent!r} trains in this process: --runners, --learners, --address are RLlib's"
+                )
+            resources = {}
+        console.print(f"{config.agent} on {config.setting.label}, seed {config.seed}; run folder {run}")
         with progress_bar() as bar:
             task = bar.add_task("starting", total=None)
 
@@ -425,9 +434,6 @@ def train(
                 bar.update(task, completed=progress.steps, total=progress.total_steps, description=shown)
 
             _, curve = train_run(config, run, watch, **resources)
-    except KeyboardInterrupt:
-        console.print(f"\nStopped. The last checkpoint is kept; go on with:  roi train --resume {run}")
-        raise typer.Exit(130) from None
     last = curve[-1]
     console.print(
         f"{last.normalised:.4f} of the optimum on validation exams after {last.steps:,} steps, {last.updates:,} updates, "
@@ -467,10 +473,10 @@ def rollouts(
     address: Annotated[str | None, typer.Option(help="Ray cluster to use instead, e.g. auto")] = None,
 ) -> None:
     """Let one agent take any number of exams, on this machine or a Ray cluster; the output does not depend on which."""
-    from experiments.rollouts import RolloutConfig, open_run, prepare, run_here, run_on_ray, summarise_run
+    from experiments.rollouts import MANIFEST, RolloutConfig, open_run, prepare, run_here, run_on_ray, summarise_run
 
     source = "recorded" if table is not None else variant
-    chosen = VariantConfig(source=source, table=str(table) if table else None, family=family, num_tasks=num_tasks)
+    chosen = VariantConfig(source=source, table=_absolute(table), family=family, num_tasks=num_tasks)
     config = RolloutConfig(
         agent=agent,
         variant=chosen,
@@ -483,17 +489,18 @@ def rollouts(
         first_exam=first_exam,
         rows="decisions" if decisions else "exams",
     )
-    parts = open_run(config, out)
-    console.print(
-        f"{exams:,} exams x {replicates}: {config.parts} parts, {config.parts - len(parts)} done already; folder {out}"
-    )
-    if parts:
-        player = prepare(config)
-        if workers == 1 and address is None:
-            done = run_here(config, player, parts, out)
-        else:
-            done = run_on_ray(config, player, parts, out, workers=workers, address=address)
-        _follow(done, len(parts), lambda part: f"part {part}", "the same command")
+    with interruptible(lambda: _kept(out / MANIFEST, "the same command")):
+        parts = open_run(config, out)
+        console.print(
+            f"{exams:,} exams x {replicates}: {config.parts} parts, {config.parts - len(parts)} done already; folder {out}"
+        )
+        if parts:
+            player = prepare(config)
+            if workers == 1 and address is None:
+                done = run_here(config, player, parts, out)
+            else:
+                done = run_on_ray(config, player, parts, out, workers=workers, address=address)
+            _follow(done, len(parts), lambda part: f"part {part}")
     if not decisions:
         found = summarise_run(config, out)
         console.print(
@@ -521,7 +528,7 @@ def tune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run, run nothing")] = False,
 ) -> None:
     """Tune agents that learn in the environment: random search, the same number of trials for all, on exams never reported."""
-    from experiments.tuning import run_tasks, search_tasks, write_tuning
+    from experiments.tuning import check_tuning, run_tasks, search_tasks, write_tuning
 
     settings = []
     for text in setting or ["signal:0.3", "heavy:0.15"]:
@@ -531,6 +538,8 @@ def tune(
         memory: dict[str, Any] = {"feedback": "cost+correct"} if source == "latent" else {}
         settings.append({"source": source, "budget": _budget(budget)} | memory)
     tasks = search_tasks(agent, settings, trials, steps)
+    check_folder(run, None)
+    check_tuning(tasks, run, out)
     console.print(
         f"{len(agent)} agents x {trials} trials x {len(settings)} settings x {steps:,} steps: {len(tasks)} runs; "
         f"folder {run}"
@@ -539,8 +548,10 @@ def tune(
         for task in tasks:
             console.print(f"  {task.file}: {task.params}", highlight=False)
         return
-    _follow(run_tasks(tasks, run, workers), len(tasks), lambda task: f"{task.agent} trial {task.trial}", "roi tune")
-    for name, entry in write_tuning(tasks, run, out).items():
+    with interruptible(lambda: _kept(run, "the same command")):
+        _follow(run_tasks(tasks, run, workers), len(tasks), lambda task: f"{task.agent} trial {task.trial}")
+        chosen = write_tuning(tasks, run, out)
+    for name, entry in chosen.items():
         console.print(f"{name}: {entry['score']:.4f} of the optimum with {entry['params'] or 'its defaults'}")
     console.print(f"Written: [bold]{out}[/bold]")
 
@@ -555,6 +566,7 @@ def publish(
     """Write a run's numbers (Parquet, JSON) and main pictures (PNG) as small files, for a repository or a paper."""
     from experiments.publish import publish as write
 
+    check_folder(out, None)
     for path in write(run, out):
         console.print(f"{path}  {path.stat().st_size / 1024:,.0f} kB", highlight=False)
 
@@ -583,7 +595,7 @@ def list_agents() -> None:
 
 
 def main() -> None:
-    """Entry point: expected errors are one line on stderr and exit code 2, others keep their trace."""
+    """Entry point: expected errors are one line on stderr and exit code 2, others keep their trace; Ctrl-C and SIGTERM: 130."""
     end_like_an_interrupt()
     try:
         app()

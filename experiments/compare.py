@@ -39,6 +39,8 @@ from roi_env.files import replacing
 from roi_env.outcomes import OutcomeTable
 from roi_env.references import references
 
+CONFIG = "compare.yaml"
+"""A run folder's configuration."""
 OPTIMUM = "optimum"
 _REFERENCES = "references"
 SEED = "{seed}"
@@ -509,7 +511,8 @@ def run_cells(config: CompareConfig, cells: list[Cell], run: Path, workers: int)
     """Compute and store cells, yielding each as it is done; an interrupted run keeps what was done."""
     folder = run / "cells"
     folder.mkdir(parents=True, exist_ok=True)
-    if workers == 1:
+    workers = min(workers, len(cells))
+    if workers < 2:
         for cell in cells:
             _run_and_store(config, cell, folder / _key(config, cell))
             yield cell
@@ -520,13 +523,9 @@ def run_cells(config: CompareConfig, cells: list[Cell], run: Path, workers: int)
         futures: dict[Future[None], Cell] = {
             pool.submit(_run_and_store, config, cell, folder / _key(config, cell)): cell for cell in cells
         }
-        try:
-            for future in as_completed(futures):
-                future.result()
-                yield futures[future]
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        for future in as_completed(futures):
+            future.result()
+            yield futures[future]
 
 
 def assemble(config: CompareConfig, settings: list[Setting], cells: list[Cell], run: Path) -> None:

@@ -11,8 +11,9 @@ from rich.table import Table
 
 from experiments.config import ConfigError, overridden
 from experiments.pipeline import pipeline
+from experiments.runs import check_folder
 from experiments.self_knowledge import mcft_report
-from experiments.terminal import console, progress_bar
+from experiments.terminal import console, interruptible, progress_bar
 
 app = typer.Typer(no_args_is_help=True, help="The small language model: make it, describe what it can do.")
 
@@ -40,11 +41,12 @@ def pretrain(
 
     recipe = overridden(Recipe(seed=seed), overrides or [])
     console.print(f"{recipe}\nFolder {out}", highlight=False)
+    check_folder(out, "recipe.json")
     if dry_run:
         return
     torch.set_num_threads(threads)
     try:
-        with progress_bar() as bar:
+        with interruptible(lambda: f"Whole chunks are kept; the same command goes on in {out}."), progress_bar() as bar:
             task = bar.add_task("starting", total=recipe.tokens)
 
             def watch(progress: Training) -> None:
@@ -54,9 +56,6 @@ def pretrain(
             done = train(recipe, out, watch)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    except KeyboardInterrupt:
-        console.print(f"\nStopped. Whole chunks are kept; the same command goes on in {out}.")
-        raise typer.Exit(130) from None
     losses = ", ".join(f"{name} {loss:.3f}" for name, loss in done.validation.items())
     console.print(
         f"{done.updates:,} updates, {done.tokens:,} tokens, {done.cpu_seconds:.0f} CPU s; validation loss (nats a token): "

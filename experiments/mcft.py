@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from experiments.config import ConfigError, overridden
-from experiments.terminal import console, progress_bar
+from experiments.runs import check_folder
+from experiments.terminal import console, interruptible, progress_bar
 
 
 def mcft(
@@ -47,6 +48,7 @@ def mcft(
         f"{recipe}\n{len(train):,} training and {len(validation):,} validation questions x {recipe.samples} samples; folder {out}",
         highlight=False,
     )
+    check_folder(out, "mcft.json")
     if dry_run:
         return
     torch.set_num_threads(threads)
@@ -55,7 +57,7 @@ def mcft(
     logging.disable_progress_bar()
     by_id = {task.question_id: task for task in (*train, *validation)}
     try:
-        with progress_bar() as bar:
+        with interruptible(lambda: f"Finished work is kept; the same command goes on in {out}."), progress_bar() as bar:
             task = bar.add_task("starting", total=None)
             done = fine_tune(
                 model,
@@ -68,9 +70,6 @@ def mcft(
             )
     except (JournalError, OSError, ValueError) as error:
         raise ConfigError(str(error)) from error
-    except KeyboardInterrupt:
-        console.print(f"\nStopped. Finished work is kept; the same command goes on in {out}.")
-        raise typer.Exit(130) from None
     for stage, losses in done.validation.items():
         console.print(f"{stage}: nats a tag on validation questions {' '.join(f'{loss:.3f}' for loss in losses)}")
     for name, before, after in zip(recipe.tiers, done.before, done.after, strict=True):

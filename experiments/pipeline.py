@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import subprocess
@@ -16,7 +17,9 @@ import typer
 from rich.markup import escape
 
 from experiments.config import ConfigError
+from experiments.runs import check_folder
 from experiments.terminal import console
+from experiments.workers import GRACE_S, STOPPED
 from roi_env.files import replacing
 
 RECORD = "pipeline.json"
@@ -63,6 +66,21 @@ def stages(out: Path, seed: int, threads: int, more: dict[str, Sequence[str]]) -
     return [Stage(name, (*arguments, *more.get(name, ()))) for name, arguments in made.items()]
 
 
+def _run(command: Sequence[str]) -> int:
+    """Exit code of a command; it is told to stop where this process is."""
+    with subprocess.Popen(command) as process:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            # A terminal's Ctrl-C has reached it too: told again at once it could not end in its own way.
+            for tell, seconds in ((process.poll, 0.5), (process.terminate, GRACE_S), (process.kill, None)):
+                tell()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(seconds)
+                    break
+            return STOPPED
+
+
 def pipeline(
     out: Annotated[Path, typer.Option(help="Folder of everything that is made; again: goes on where it stopped")],
     seed: Annotated[int, typer.Option(help="Of every stage", min=0)] = 0,
@@ -78,6 +96,7 @@ def pipeline(
     more = {"pretrain": pretrain, "record": record, "mcft": mcft, "train": train, "compare": compare}
     planned = stages(out, seed, threads, {name: given or () for name, given in more.items()})
     file = out / RECORD
+    check_folder(out, RECORD)
     done: list[dict[str, Any]] = json.loads(file.read_text()) if file.exists() else []
     for stage, before in zip(planned, done, strict=False):
         if before["command"] != stage.command:
@@ -95,7 +114,7 @@ def pipeline(
         if stage.name == "train" and (out / "grpo" / "checkpoint").exists():
             arguments = ("train", "--resume", str(out / "grpo"))
         # A process of its own each: what one stage holds in memory is gone before the next.
-        code = subprocess.run([sys.executable, "-m", "experiments.cli", *arguments], check=False).returncode
+        code = _run([sys.executable, "-m", "experiments.cli", *arguments])
         if code:
             console.print(f"\nStopped in the stage {stage.name}; finished work is kept, the same command goes on.")
             raise typer.Exit(code)

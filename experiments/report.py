@@ -153,7 +153,8 @@ class Picture(NamedTuple):
 def _families(comparison: Comparison, rows: list[dict[str, Any]], workers: int) -> list[dict[str, Any]]:
     """:func:`_family` of each, in their order."""
     given = [(comparison, i, family, rows) for i, family in enumerate(comparison.families)]
-    if min(workers, len(given)) < 2:
+    workers = min(workers, len(given))
+    if workers < 2:
         return list(starmap(_family, given))
     with worker_pool(workers) as pool:
         return list(pool.map(_family, *zip(*given, strict=True)))

@@ -24,6 +24,7 @@ from agents.cluster import connected
 from agents.evaluation import rollout
 from experiments.compare import Setting, build_agent, make_for, setting_spec
 from experiments.config import ConfigError, VariantConfig
+from experiments.runs import check_folder, check_same
 from roi_env.episodes import Records
 from roi_env.exam import ExamBatch, ExamSpec, draw_exams
 from roi_env.files import replacing
@@ -162,17 +163,16 @@ def _decision_rows(records: Records, batch: ExamBatch) -> pa.Table:
 def open_run(config: RolloutConfig, folder: Path) -> list[int]:
     """Claim a folder for a configuration; returns the numbers of the missing parts.
 
-    :raises ConfigError: where the folder holds rollouts of another configuration.
+    :raises ConfigError: where the folder holds rollouts of another configuration, or another command's work.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    manifest = folder / MANIFEST
+    setting = config.setting
+    make_for(config.agent, setting, setting_spec(setting))  # a misspelt agent claims no folder
     described = json.loads(json.dumps(dataclasses.asdict(config)))
-    if manifest.exists():
-        found = json.loads(manifest.read_text(encoding="utf-8"))
-        if different := sorted(key for key in described if described[key] != found.get(key)):
-            raise ConfigError(f"{folder} holds rollouts that differ in {different}: choose another folder with --out")
+    if check_folder(folder, MANIFEST):
+        check_same(folder, json.loads((folder / MANIFEST).read_text(encoding="utf-8")), described, "the same command")
     else:
-        with replacing(manifest) as path:
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(folder / MANIFEST) as path:
             path.write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
     return [part for part in range(config.parts) if not part_file(folder, part).exists()]
 

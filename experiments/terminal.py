@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 
+import typer
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -15,6 +18,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+from experiments.workers import STOPPED, ends_promptly
 
 console = Console(emoji=False)  # names such as "table:m:test" are text
 
@@ -32,6 +37,20 @@ def progress_bar() -> Progress:
     )
 
 
+@contextmanager
+def interruptible(stopped: Callable[[], str]) -> Iterator[None]:
+    """Work that Ctrl-C and SIGTERM end within seconds.
+
+    :param stopped: what to say then: what is kept, how to go on.
+    """
+    try:
+        with ends_promptly():
+            yield
+    except KeyboardInterrupt:
+        console.print(f"\nStopped. {stopped()}", highlight=False, markup=False, soft_wrap=True)
+        raise typer.Exit(STOPPED) from None
+
+
 def end_like_an_interrupt() -> None:
     """Let SIGTERM, which schedulers and service managers send, end this process as Ctrl-C does: with what there is."""
     ours = os.getpid()
@@ -44,3 +63,5 @@ def end_like_an_interrupt() -> None:
             signal.raise_signal(number)
 
     signal.signal(signal.SIGTERM, ended)
+    # A shell's script ignores it for what it starts in the background.
+    signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from agents.base import agent_text, make_agent, public_problem
+from agents.base import make_agent, public_problem
 from agents.evaluation import TrainingExams
 from experiments.compare import Setting, setting_spec, training_spec, validation_spec
 from experiments.config import ConfigError, VariantConfig
+from experiments.runs import check_folder, check_same
 from experiments.training import Curve, read_curve, save_trained, train_stepwise, validation_exams, write_curve
 from roi_env.files import replacing
 from roi_env.rewards import parse_reward
@@ -70,7 +71,7 @@ def make_learner(config: TrainConfig) -> NeuralAgent:
     spec = setting_spec(config.setting)
     name = ALIASES.get(config.agent, config.agent)
     try:
-        agent = make_agent(agent_text(name, config.params), public_problem(spec))
+        agent = make_agent(name, public_problem(spec), **config.params)
     except (ValueError, TypeError) as error:
         raise ConfigError(str(error)) from error
     if not agent.stepwise:
@@ -79,6 +80,24 @@ def make_learner(config: TrainConfig) -> NeuralAgent:
             f"`roi train` takes e.g. {', '.join(ALIASES)}, sb3-ppo"
         )
     return agent  # type: ignore[return-value]
+
+
+def check_run(config: TrainConfig, run: Path) -> None:
+    """See that a folder is free, or holds this very run; nothing is written.
+
+    :raises ConfigError: where it is another command's or another run's.
+    """
+    if check_folder(run, CONFIG):
+        check_same(run, _identity(read_config(run)), _identity(config), f"roi train --resume {run}")
+
+
+def _identity(config: TrainConfig) -> dict[str, Any]:
+    """What a run's folder may hold of one run only; a run may be made longer."""
+    identity = asdict(config)
+    identity["params"] = {name: value for name, value in config.params.items() if name not in ("steps", "greedy")}
+    if config.variant.table is not None:
+        identity["variant"]["table"] = str(Path(config.variant.table).absolute())
+    return identity
 
 
 def train_run(
@@ -91,9 +110,14 @@ def train_run(
 
     :param watch: called at every report.
     :param resources: where to train, for agents that take it (RLlib's: runners, learners, address of a Ray cluster).
-    :raises ConfigError: see :func:`make_learner`.
+    :raises ConfigError: see :func:`check_run` and :func:`make_learner`; for settings of training that do not fit, and for a
+        checkpoint that is none of this run's.
     """
     from tensorboardX import SummaryWriter
+
+    from agents.neural import CheckpointError
+
+    check_run(config, run)
 
     setting = config.setting
     spec = setting_spec(setting)
@@ -103,6 +127,10 @@ def train_run(
     except ValueError as error:
         raise ConfigError(str(error)) from error
     practice = TrainingExams(paid, config.seed)
+    try:
+        agent.check(practice, config.seed, **resources)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     validation = validation_exams(validation_spec(setting, spec), config.seed)
     run.mkdir(parents=True, exist_ok=True)
     with replacing(run / CONFIG) as path:
@@ -120,16 +148,19 @@ def train_run(
                 write_curve(curve, points)
             watch(progress, curve)
 
-        curve = train_stepwise(
-            agent,
-            practice,
-            config.seed,
-            validation,
-            before=before,
-            watch=report,
-            checkpoint=checkpoint,
-            **resources,
-        )
+        try:
+            curve = train_stepwise(
+                agent,
+                practice,
+                config.seed,
+                validation,
+                before=before,
+                watch=report,
+                checkpoint=checkpoint,
+                **resources,
+            )
+        except CheckpointError as error:
+            raise ConfigError(str(error)) from error
     save_trained(agent, curve, run / "agent.npz")
     agent.export(run)
     return agent, curve

@@ -130,20 +130,54 @@ def run_tasks(tasks: list[Task], folder: Path, workers: int) -> Iterator[Task]:
     """Run what is missing, yielding each run as it is done."""
     folder.mkdir(parents=True, exist_ok=True)
     todo = [task for task in tasks if not (folder / task.file).exists()]
-    if workers == 1:
+    workers = min(workers, len(todo))
+    if workers < 2:
         for task in todo:
             run_task(task, folder)
             yield task
         return
     with worker_pool(workers) as pool:
         futures = {pool.submit(run_task, task, folder): task for task in todo}
-        try:
-            for future in as_completed(futures):
-                future.result()
-                yield futures[future]
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        for future in as_completed(futures):
+            future.result()
+            yield futures[future]
+
+
+def check_tuning(tasks: list[Task], folder: Path, path: Path) -> None:
+    """See that a search may go on in a folder and be written to a file, before anything is trained.
+
+    :param folder: of finished runs.
+    :param path: file of :func:`write_tuning`.
+    :raises ConfigError: where the file is not one of tuning, holds the same agents tuned otherwise or others with another
+        tuning budget, or where the folder holds other runs of the same name.
+    """
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder: name a file with --out")
+    for task in tasks:
+        if (file := folder / task.file).exists():
+            found = json.loads(file.read_text(encoding="utf-8"))
+            if different := [key for key, value in asdict(task).items() if found.get(key) != value]:
+                raise ConfigError(
+                    f"{file}: a run that differs in {', '.join(different)}: choose another folder with --run"
+                )
+    if not path.exists():
+        return
+    trials = len({task.trial for task in tasks})
+    settings = [task.setting for task in tasks if (task.agent, task.trial) == (tasks[0].agent, 0)]
+    steps = tasks[0].params["steps"]
+    for name, entry in _read_agents(path).items():
+        own = name in {task.agent for task in tasks}
+        there = len(entry["trials"]), len(entry["settings"]), entry["steps"]
+        if own and (there != (trials, len(settings), steps) or entry["settings"] != settings):
+            raise ConfigError(
+                f"{path}: holds {name} tuned on {entry['settings']} with (trials, settings, steps) {there}: choose "
+                "another file with --out"
+            )
+        if there != (trials, len(settings), steps):
+            raise ConfigError(
+                f"{path}: holds {name} tuned with (trials, settings, steps) {there}, not {(trials, len(settings), steps)}: "
+                "unequal tuning is not compared; choose another file with --out"
+            )
 
 
 def write_tuning(tasks: list[Task], folder: Path, path: Path) -> dict[str, dict[str, Any]]:
