@@ -66,7 +66,7 @@ def checked(factory: Callable[..., Any], given: Mapping[str, Any], who: str) -> 
     for name, value in given.items():
         hint = hints.get(name, Any)
         if isinstance(value, Real) and not isinstance(value, Integral) and _whole(hint) and float(value).is_integer():
-            value = int(value)
+            value = int(float(value))
         if not _fits(value, hint):
             raise ValueError(f"{who}: {name} must be {_expected(hint)}, got {value!r:.80}")
         found[name] = value

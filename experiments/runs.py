@@ -44,8 +44,8 @@ def check_same(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]
     """
     if different := sorted(_different(found, wanted)):
         raise ConfigError(
-            f"{folder} holds a run that differs in {', '.join(different)}: choose another folder with --out, or go on "
-            f"with its own settings ({go_on})"
+            f"{folder} holds another run, they differ in {different}: choose another folder with --out, or go on with its "
+            f"own settings ({go_on})"
         )
 
 

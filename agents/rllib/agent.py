@@ -128,11 +128,9 @@ class RLlibAgent(NeuralAgent):
         prefix = "network."
         self.restore({name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)})
 
-    def check(
-        self, practice: Practice, seed: int, *, runners: int = 0, learners: int = 0, address: str | None = None
-    ) -> None:
+    def check(self, practice: Practice, seed: int, **where: Any) -> None:
         """See :meth:`NeuralAgent.check`."""
-        self._config(practice, seed).learners(num_learners=learners).validate()
+        self._config(practice, seed).learners(num_learners=where.get("learners", 0)).validate()
 
     def _config(self, practice: Practice, seed: int) -> Any:
         with _ray_installed():

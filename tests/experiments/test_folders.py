@@ -99,7 +99,7 @@ def test_the_same_command_goes_on(runs: Path) -> None:
 )
 def test_a_training_of_other_exams_is_not_gone_on_with(change: list[str], differs: str, runs: Path) -> None:
     before = contents(runs / "train")
-    with pytest.raises(ConfigError, match=f"differs in {differs}: choose another"):
+    with pytest.raises(ConfigError, match=rf"differ in \['{differs}'\]: choose another"):
         roi(*TRAIN, *change, "--out", str(runs / "train"))
     assert contents(runs / "train") == before
 
@@ -107,7 +107,7 @@ def test_a_training_of_other_exams_is_not_gone_on_with(change: list[str], differ
 @pytest.mark.parametrize("change", [["--seed", "7"], ["exams=5"], ["--budget", "0.6"], ["replicates=3"]])
 def test_a_comparison_of_other_exams_is_not_gone_on_with(change: list[str], runs: Path) -> None:
     before = contents(runs / "compare")
-    with pytest.raises(ConfigError, match=r"holds a run that differs in .*roi compare --resume"):
+    with pytest.raises(ConfigError, match=r"holds another run, they differ in .*roi compare --resume"):
         roi(*COMPARE, *change, "--out", str(runs / "compare"))
     assert contents(runs / "compare") == before
 
