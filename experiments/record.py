@@ -111,6 +111,10 @@ def record(
     file = journal or out.with_suffix(".journal.jsonl")
     if resume and not file.exists():
         raise ConfigError(f"--resume: there is no journal {file}")
+    if out.exists() and not file.exists():
+        raise ConfigError(
+            f"{out} is a table of something else (there is no journal {file} beside it): choose another --out"
+        )
     if source is None:
         from agents.llm.tasks import FAMILIES, as_question
         from roi_env.outcomes import SPLITS

@@ -82,6 +82,11 @@ _PROBE_EVERY_S = 0.5
 class ExamSettings(AlgorithmConfig):
     """Settings that PPO and GRPO on exams share, and better defaults for RLlib's own.
 
+    Those of RLlib's that have an effect are listed in :mod:`agents.rllib.settings`; any other one that is changed is refused by its
+    name. ``evaluation(...)`` works as in RLlib: an evaluation takes exams 0, 1, ... of a seed of its own, the same every time and
+    with any number of evaluation runners; ``evaluation_config`` may say ``explore``, ``exam_seed``, ``budgets``, ``exams_per_job``,
+    resources of runners, or another kind of exam with the same observation (``env_config={"source": spec}``).
+
     RLlib's own ``debugging(seed=...)`` must stay None: it differs between workers and reseeds global generators.
     """
 

@@ -139,6 +139,15 @@ def test_tuning_is_refused_before_it_trains(runs: Path, tmp_path: Path) -> None:
         roi(*TUNE, "--run", str(tmp_path / "trials"), "--out", str(tmp_path / "new.json"))
 
 
+def test_a_table_of_something_else_is_not_recorded_over(tmp_path: Path) -> None:
+    out = tmp_path / "table.parquet"
+    out.write_text("a table")
+    with pytest.raises(ConfigError, match="choose another --out"):
+        roi("record", "tinylm", "--out", str(out))
+    assert [file.name for file in tmp_path.iterdir()] == ["table.parquet"]
+    assert out.read_text() == "a table"
+
+
 def test_a_misspelt_agent_claims_no_folder(tmp_path: Path) -> None:
     for command in (["rollouts", "nobody"], ["train", "nobody"], ["train", "sb3-a2c", "--param", "width=0"]):
         with pytest.raises(ConfigError):
