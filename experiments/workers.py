@@ -37,7 +37,7 @@ def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
         # Private until Python 3.14 (kill_workers).
         for process in list((pool._processes or {}).values()):
             process.kill()
-        pool.shutdown(wait=False, cancel_futures=True)
+        pool.shutdown(cancel_futures=True)  # its thread sees that they are gone
         raise
     pool.shutdown()
 
