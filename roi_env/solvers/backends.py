@@ -4,6 +4,9 @@
 is None are left out. ``think`` is merged in for tiers that think, ``direct`` for tiers that answer at once. The fields
 from ``answer`` to ``usd`` are paths into the response, see :func:`find`; :mod:`roi_env.solvers.responses` reads them.
 
+``takes`` are the fields of a chat completion that a single request may set (:attr:`roi_env.solvers.base.Ask.fields`), and
+where they stand in this backend's request. What is not there is not known to be honoured.
+
 Sources: the servers' own code and documents, vLLM 0.32 and transformers serve 5.24 also run (`shared/reference`,
 ecosystem.md section 4, lm.md section 7). What an endpoint really enforces is what ``roi probe`` finds.
 """
@@ -61,6 +64,11 @@ class Backend:
     listed: tuple[str, ...] = ()
     """Lists with an entry for every token that is shown."""
     usd: tuple[str, ...] = ()
+    model: tuple[str, ...] = ("model",)
+    logprobs: tuple[str, ...] = ()
+    takes: Mapping[str, str] = field(default_factory=dict)
+    named: bool = False
+    """Whether messages may have a ``name``."""
     summarises: bool = False
     """Whether what it shows of the thought is a summary."""
     echoes_prompt: bool = False
@@ -76,6 +84,20 @@ class Backend:
     answer; transformers serve stops streams only."""
 
 
+def _alike(*names: str) -> dict[str, str]:
+    """Fields that keep their names."""
+    return {name: name for name in names}
+
+
+_SAMPLING = _alike("temperature", "top_p", "seed", "stop")
+_OPENAI = {
+    **_SAMPLING,
+    **_alike(
+        "presence_penalty", "frequency_penalty", "logit_bias", "logprobs", "top_logprobs", "response_format", "user"
+    ),
+}
+_HOSTED = _alike("metadata", "service_tier", "store", "verbosity", "safety_identifier", "prompt_cache_key")
+_OPEN_MODELS = {**_OPENAI, **_alike("top_k", "min_p", "repetition_penalty")}
 _CHAT_BODY = {
     "model": "$model",
     "messages": "$messages",
@@ -83,7 +105,7 @@ _CHAT_BODY = {
     "temperature": "$temperature",
     "seed": "$seed",
 }
-_CHAT = {
+_CHAT: Mapping[str, Any] = {
     "path": "/chat/completions",
     "body": _CHAT_BODY,
     "answer": "choices.0.message",
@@ -97,6 +119,9 @@ _CHAT = {
     "output": ("usage.completion_tokens",),
     "prompt": ("usage.prompt_tokens",),
     "split": ("usage.completion_tokens_details.reasoning_tokens", "usage.reasoning_tokens"),
+    "logprobs": ("choices.0.logprobs",),
+    "takes": _OPENAI,
+    "named": True,
     "total": ("usage.total_tokens",),
     "least": ("usage.output_tokens",),
     "listed": ("choices.0.logprobs.content", "choices.0.token_ids"),
@@ -119,6 +144,11 @@ _ANTHROPIC = {
     "output": ("usage.output_tokens",),
     "prompt": ("usage.input_tokens",),
     "split": ("usage.output_tokens_details.thinking_tokens",),
+    "takes": {
+        **_alike("temperature", "top_p", "top_k"),
+        "stop": "stop_sequences",
+        "user": "metadata.user_id",
+    },
     "key_env": "ANTHROPIC_API_KEY",
     "key_header": ("x-api-key", "$key"),
     "headers": {"anthropic-version": "2023-06-01"},
@@ -139,6 +169,16 @@ _GEMINI = {
     "output": ("usageMetadata.candidatesTokenCount", "usageMetadata.thoughtsTokenCount"),
     "prompt": ("usageMetadata.promptTokenCount",),
     "split": ("usageMetadata.thoughtsTokenCount",),
+    "model": ("modelVersion",),
+    "takes": {
+        "temperature": "generationConfig.temperature",
+        "top_p": "generationConfig.topP",
+        "top_k": "generationConfig.topK",
+        "seed": "generationConfig.seed",
+        "stop": "generationConfig.stopSequences",
+        "presence_penalty": "generationConfig.presencePenalty",
+        "frequency_penalty": "generationConfig.frequencyPenalty",
+    },
     "total": ("usageMetadata.totalTokenCount",),
     "unspoken": ("usageMetadata.toolUsePromptTokenCount",),
     "key_env": "GEMINI_API_KEY",
@@ -159,6 +199,7 @@ BACKENDS: Mapping[str, Backend] = {
             "hard",
             think={"thinking_token_budget": "$thinking", "chat_template_kwargs": {"enable_thinking": True}},
             direct={"thinking_token_budget": 0, "chat_template_kwargs": {"enable_thinking": False}},
+            takes=_OPEN_MODELS,
             key_env="VLLM_API_KEY",
             stops=True,
         ),
@@ -171,6 +212,7 @@ BACKENDS: Mapping[str, Backend] = {
                 "chat_template_kwargs": {"enable_thinking": True, "thinking": True},
             },
             direct={"chat_template_kwargs": {"enable_thinking": False, "thinking": False}},
+            takes=_OPEN_MODELS,
             key_env="SGLANG_API_KEY",
             stops=True,
         ),
@@ -180,10 +222,18 @@ BACKENDS: Mapping[str, Backend] = {
             "none",
             think={"chat_template_kwargs": {"enable_thinking": True}},
             direct={"chat_template_kwargs": {"enable_thinking": False}},
+            takes={**_SAMPLING, **_alike("logit_bias")},
             key_env="TRANSFORMERS_API_KEY",
             echoes_prompt=True,
         ),
-        _row("openai", _CHAT, "hint", think={"reasoning_effort": "$effort"}, direct={"reasoning_effort": "$effort"}),
+        _row(
+            "openai",
+            _CHAT,
+            "hint",
+            think={"reasoning_effort": "$effort"},
+            direct={"reasoning_effort": "$effort"},
+            takes={**_OPENAI, **_HOSTED},
+        ),
         _row(
             "openai-responses",
             _CHAT,
@@ -207,6 +257,14 @@ BACKENDS: Mapping[str, Backend] = {
             output=("usage.output_tokens",),
             prompt=("usage.input_tokens",),
             split=("usage.output_tokens_details.reasoning_tokens",),
+            logprobs=(),
+            takes={
+                **_alike(
+                    "temperature", "top_p", "user", "metadata", "service_tier", "safety_identifier", "prompt_cache_key"
+                ),
+                "verbosity": "text.verbosity",
+            },
+            named=False,
             least=(),
             listed=("output.*.content.*.logprobs",),
         ),
@@ -245,6 +303,7 @@ BACKENDS: Mapping[str, Backend] = {
             body=_OLD_CAP,
             think={"enable_thinking": True, "thinking_budget": "$thinking"},
             direct={"enable_thinking": False},
+            takes={**_SAMPLING, **_alike("presence_penalty", "logprobs", "top_logprobs", "response_format", "top_k")},
             key_env="DASHSCOPE_API_KEY",
         ),
         _row(
@@ -254,6 +313,7 @@ BACKENDS: Mapping[str, Backend] = {
             body=_OLD_CAP,
             think={"thinking": {"type": "enabled"}, "reasoning_effort": "$effort"},
             direct={"thinking": {"type": "disabled"}},
+            takes={name: name for name in _OPENAI if name not in ("seed", "logit_bias", "user")},
             key_env="DEEPSEEK_API_KEY",
             efforts=((0, "none"), (1024, "low"), (16384, "high")),
         ),
@@ -266,6 +326,7 @@ BACKENDS: Mapping[str, Backend] = {
             direct={"reasoning": {"effort": "none"}},
             finish=("choices.0.finish_reason", "choices.0.native_finish_reason"),
             usd=("usage.cost",),
+            takes=_OPEN_MODELS,
             key_env="OPENROUTER_API_KEY",
         ),
         _row(
@@ -275,6 +336,7 @@ BACKENDS: Mapping[str, Backend] = {
             body=_OLD_CAP,
             think={"thinking_budget_tokens": "$thinking", "chat_template_kwargs": {"enable_thinking": True}},
             direct={"thinking_budget_tokens": 0, "chat_template_kwargs": {"enable_thinking": False}},
+            takes={name: name for name in _OPEN_MODELS if name not in ("repetition_penalty", "user")},
             least=(*_CHAT["least"], "timings.predicted_n"),
             key_env="LLAMA_API_KEY",
             stops=True,
@@ -364,6 +426,12 @@ def merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]
         both = isinstance(merged.get(key), Mapping) and isinstance(value, Mapping)
         merged[key] = merge(merged[key], value) if both else value
     return merged
+
+
+def put(body: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
+    """``body`` with the value at a path of names joined by dots."""
+    name, _, rest = path.partition(".")
+    return {**body, name: put(body.get(name) or {}, rest, value) if rest else value}
 
 
 def effort_of(backend: Backend, thinking: int, named: str | None) -> str:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple, Protocol
 
 Finish = Literal["stop", "length", "refused", "error"]
 """Why a reply ended: by itself, at a cap, refused by the endpoint's filter, or it did not come about."""
@@ -99,18 +100,47 @@ class Solver(Protocol):
         ...
 
 
+class Message(NamedTuple):
+    """One turn of a conversation; ``name`` tells participants of one role apart."""
+
+    role: str
+    text: str
+    name: str | None = None
+
+
 class Ask(NamedTuple):
     """One live request.
 
     :param cap: most tokens that may be generated, thought and answer together: the reservation.
-    :param messages: a conversation to continue instead of the question's text, as (role, content).
+    :param messages: a conversation to continue instead of the question's text.
+    :param fields: fields of a chat completion, by their names there, that this request sets beside its cap (``stop``,
+        ``seed``, ...); they replace the solver's own.
     """
 
     question: Question
     tier: ThinkingTier
     cap: int
     sample: int = 0
-    messages: tuple[tuple[str, str], ...] | None = None
+    messages: tuple[Message, ...] | None = None
+    fields: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An error as an endpoint told it, without credentials.
+
+    :param status: of HTTP; None: no answer came.
+    :param message: in the endpoint's own words.
+    :param code: its name of the error.
+    :param param: the field of the request that it blames.
+    :param again: whether nothing was generated and asking again may help.
+    """
+
+    status: int | None
+    message: str
+    code: str | None = None
+    param: str | None = None
+    again: bool = False
 
 
 @dataclass(frozen=True)
@@ -135,6 +165,9 @@ class Reply:
         asked.
     :param retry_in: nothing was generated, and asking again may help after so many seconds: the endpoint asked to wait
         longer than allowed, or the request was stopped before it was sent. None: otherwise.
+    :param failure: the error in detail, where an endpoint told one; kept in no journal, like the following.
+    :param model: as the endpoint calls who answered.
+    :param logprobs: of the tokens, as a chat completion writes them, where they were asked for.
     """
 
     text: str
@@ -153,6 +186,9 @@ class Reply:
     opened: bool = False
     unreachable: bool = False
     retry_in: float | None = None
+    failure: Failure | None = None
+    model: str | None = None
+    logprobs: Any = None
 
     @property
     def full_text(self) -> str:

@@ -20,6 +20,7 @@ import json
 import math
 import os
 import random
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -31,11 +32,19 @@ from urllib.parse import urlsplit
 import httpx
 
 from roi_env.solvers import responses
-from roi_env.solvers.backends import BACKENDS, FREE, UNKNOWN, Backend, effort_of, fill, find, merge
-from roi_env.solvers.base import Ask, Counted, Question, Reply, mark_unsent
+from roi_env.solvers.backends import BACKENDS, FREE, UNKNOWN, Backend, effort_of, fill, find, merge, put
+from roi_env.solvers.base import Ask, Counted, Failure, Message, Question, Reply, mark_unsent
 
 _MESSAGE = 300
 """Characters of an endpoint's error that are kept."""
+_TOLD = 4000
+"""Characters of it that are passed on to who asked."""
+_HELD = (
+    *("max_tokens", "max_completion_tokens", "max_output_tokens", "n", "stream"),
+    *("generationConfig.maxOutputTokens", "generationConfig.candidateCount"),
+)
+"""Fields on which the guarantee of a budget rests."""
+_SECRET = re.compile(r"(?i)\b(bearer\s+|sk-)[\w*.~+/=-]{6,}")
 _POOL = 64
 """Connections that one pool keeps."""
 _OF_SEEDS = "does not use offset"
@@ -63,6 +72,7 @@ class _Failed(Exception):
     :param wait: seconds the endpoint asks to wait.
     :param unreachable: whether there was no connection.
     :param broke: whether the endpoint broke down over the request, or broke it off.
+    :param failure: what the endpoint told; default: the message.
     """
 
     def __init__(
@@ -75,10 +85,13 @@ class _Failed(Exception):
         wait: float | None = None,
         unreachable: bool = False,
         broke: bool = False,
+        failure: Failure | None = None,
     ) -> None:
         super().__init__(message)
         self.retry, self.lost, self.tokens, self.wait = retry, lost, tokens, wait
         self.unreachable, self.broke = unreachable, broke
+        again = retry and not lost and not tokens
+        self.failure = failure or Failure(None, message, again=again)
 
 
 class _Deaths:
@@ -173,6 +186,10 @@ class HTTPSolver:
             raise EndpointError(
                 "an endpoint's address must not hold credentials or a query: keys come from the environment"
             )
+        if held := [path for path in _HELD if find(extra or {}, path)]:
+            raise EndpointError(
+                f"further request fields must not set {held[0]}: every request is one answer, whole and under its own cap"
+            )
         if concurrency < 1 or retries < 0:
             raise EndpointError(f"concurrency must be >= 1 and retries >= 0, got {concurrency} and {retries}")
         self.backend = BACKENDS[backend] if isinstance(backend, str) else backend
@@ -224,6 +241,11 @@ class HTTPSolver:
         }
 
     @property
+    def takes(self) -> frozenset[str]:
+        """Fields of a chat completion that a single request may set, see :attr:`roi_env.solvers.base.Ask.fields`."""
+        return frozenset(self.backend.takes)
+
+    @property
     def sends_seeds(self) -> bool:
         """Whether requests hold a seed."""
         return self.seed is not None and "$seed" in str(self.backend.body)
@@ -247,7 +269,7 @@ class HTTPSolver:
             response = await self._clients[0].get(f"{self.url}/models", timeout=min(self.deadline, 30.0))
             response.raise_for_status()
             data = response.json()
-        except (httpx.HTTPError, ValueError) as error:
+        except (httpx.HTTPError, ValueError, RecursionError) as error:
             raise EndpointError(f"{self.url}/models: {self._clean(str(error) or type(error).__name__)}") from None
         return [str(name) for name in find(data, "data.*.id") or find(data, "models.*.name")]
 
@@ -263,7 +285,8 @@ class HTTPSolver:
     def body(self, ask: Ask) -> dict[str, Any]:
         """The request, as it is sent.
 
-        :raises EndpointError: where the tier needs more than the cap at this endpoint.
+        :raises EndpointError: where the tier needs more than the cap at this endpoint, or the backend has no place for
+            something that is asked.
         """
         backend, tier = self.backend, ask.tier
         thinking = max(tier.thinking, backend.least_thinking) if tier.thinking else 0
@@ -273,14 +296,21 @@ class HTTPSolver:
             raise EndpointError(
                 f"tier {tier.name!r} needs more than {thinking} tokens on {backend.name}, {ask.cap} are left"
             )
-        messages = ask.messages or (("user", self.prompt.replace("{question}", ask.question.text)),)
+        if unknown := [name for name in ask.fields if name not in backend.takes]:
+            raise EndpointError(f"{unknown[0]} cannot be asked of {backend.name}")
+        messages = ask.messages or (Message("user", self.prompt.replace("{question}", ask.question.text)),)
         if self.system is not None:
-            messages = (("system", self.system), *messages)
-        turns = [(role, text) for role, text in messages if role not in ("system", "developer")]
-        system = "\n".join(text for role, text in messages if role in ("system", "developer")) or None
+            messages = (Message("system", self.system), *messages)
+        if not backend.named and any(message.name is not None for message in messages):
+            raise EndpointError(f"messages cannot have a name on {backend.name}")
+        turns = [(role, text) for role, text, _ in messages if role not in ("system", "developer")]
+        system = "\n".join(text for role, text, _ in messages if role in ("system", "developer")) or None
         values = {
             "model": self.model,
-            "messages": [{"role": role, "content": text} for role, text in messages],
+            "messages": [
+                {"role": role, "content": text} | ({} if name is None else {"name": name})
+                for role, text, name in messages
+            ],
             "turns": [{"role": role, "content": text} for role, text in turns],
             "system": system,
             "contents": [
@@ -295,7 +325,12 @@ class HTTPSolver:
         }
         how = backend.think if tier.thinking > 0 and thinking > 0 else backend.direct
         body = merge(fill(backend.body, values), fill(how, values) or {})
-        return merge(body, self.extra)
+        body = merge(body, self.extra)
+        for name, value in ask.fields.items():
+            path = backend.takes[name]
+            # Other spellings of `stop` are lists alone.
+            body = put(body, path, [value] if name == "stop" != path and isinstance(value, str) else value)
+        return body
 
     async def answer(self, ask: Ask) -> Reply:
         """Answer within the cap; see the module's text for what errors cost."""
@@ -314,7 +349,7 @@ class HTTPSolver:
                         await self._wait_for_endpoint(waits_since + self.patience)
                         attempts, sent, unsent = attempts + 1, time.perf_counter(), False
                         data = await self._send(body)
-                    reply = self._read(ask, data)
+                    reply = self._told(self._read(ask, data), data)
                     self._deaths.answered()
                     break
                 except _Closed as closed:
@@ -326,7 +361,7 @@ class HTTPSolver:
                     if failed.broke and self.sends_seeds:
                         self._deaths.broke(failed, sent)
                     if failed.lost:
-                        reply = _error(str(failed), tokens=ask.cap, lost=True)
+                        reply = _error(str(failed), tokens=ask.cap, lost=True, failure=failed.failure)
                         break
                     if (
                         not failed.retry
@@ -343,6 +378,7 @@ class HTTPSolver:
                             tokens=failed.tokens,
                             unreachable=gone,
                             retry_in=failed.wait if free else None,
+                            failure=failed.failure,
                         )
                         break
                     unsent = True
@@ -363,7 +399,7 @@ class HTTPSolver:
             return 0, {"error": self._clean(str(error) or type(error).__name__)}
         try:
             return response.status_code, response.json()
-        except ValueError:
+        except (ValueError, RecursionError):
             return response.status_code, {"error": self._clean(response.text)}
 
     @property
@@ -421,19 +457,20 @@ class HTTPSolver:
             raise _Failed(message, lost=True, broke=not isinstance(error, httpx.TimeoutException)) from None
         status = response.status_code
         if not response.is_success:
-            message = f"HTTP {status}: {self._clean(response.text)}"
+            failure = self._failure(response)
             paid = responses.generated(self.backend, response.content)
             raise _Failed(
-                message,
+                f"HTTP {status}: {self._clean(response.text)}",
                 retry=status in FREE and not paid,
                 lost=status in UNKNOWN and not paid,
                 tokens=paid,
                 wait=retry_after(response.headers),
                 broke=status == 500,
+                failure=failure,
             )
         try:
             return json.loads(response.content)
-        except ValueError:
+        except (ValueError, RecursionError):
             kind = response.headers.get("content-type", "no content type")
             raise _Failed(f"the answer is not JSON ({kind}, {len(response.content)} bytes)", lost=True) from None
 
@@ -444,14 +481,48 @@ class HTTPSolver:
             reply = responses.read(self.backend, ask, data, asked=asked, count=self.count)
         except responses.NothingGenerated as failure:
             raise _Failed(self._clean(str(failure)), retry=True) from None
+        except RecursionError:
+            raise _Failed("the answer cannot be read: its parts lie too deep inside one another", lost=True) from None
         error, note = (None if text is None else self._clean(text) for text in (reply.error, reply.note))
         return replace(reply, error=error, note=note)
 
-    def _clean(self, text: str) -> str:
-        """An endpoint's words on one line, cut, without the key."""
+    def _told(self, reply: Reply, data: Any) -> Reply:
+        """A reply with what only its caller wants to know."""
+        backend = self.backend
+        model = next((v for path in backend.model for v in find(data, path) if isinstance(v, str)), None)
+        logprobs = next((value for path in backend.logprobs for value in find(data, path)), None)
+        return replace(reply, model=model, logprobs=logprobs)
+
+    def _failure(self, response: httpx.Response) -> Failure:
+        """What an endpoint's error says, in whichever form: OpenAI's, a plain message, FastAPI's ``detail``, a text."""
+        status = response.status_code
+        try:
+            data = response.json()
+        except (ValueError, RecursionError):
+            data = None
+        data = data[0] if isinstance(data, list) and data else data
+        found: Any = data.get("error", data) if isinstance(data, dict) else data
+        told = found if isinstance(found, dict) else {"message": found}
+        message = told.get("message") or told.get("detail") or response.text
+        if not isinstance(message, str):
+            message = json.dumps(message)
+        code = next((told[name] for name in ("code", "status") if isinstance(told.get(name), str)), None)
+        param = told["param"] if isinstance(told.get("param"), str) else None
+        return Failure(
+            status,
+            self._clean(message, _TOLD) or f"HTTP {status} without a word",
+            code and self._clean(code),
+            param and self._clean(param),
+            status in FREE,
+        )
+
+    def _clean(self, text: str, most: int = _MESSAGE) -> str:
+        """An endpoint's words on one line, cut, without keys, not even the beginning of ours."""
         if self._key:
             text = text.replace(self._key, "***")
-        return " ".join(text.split())[:_MESSAGE]
+            if len(self._key) >= 12:
+                text = re.sub(re.escape(self._key[:6]) + r"\S*", "***", text)
+        return " ".join(_SECRET.sub("***", text).split())[:most]
 
 
 def _error(
@@ -461,6 +532,7 @@ def _error(
     lost: bool = False,
     attempts: int = 1,
     unreachable: bool = False,
+    failure: Failure | None = None,
     retry_in: float | None = None,
 ) -> Reply:
     counted: Counted = "reserved" if lost else "server" if tokens else "nothing"
@@ -476,6 +548,7 @@ def _error(
         attempts,
         unreachable=unreachable,
         retry_in=retry_in,
+        failure=failure,
     )
 
 

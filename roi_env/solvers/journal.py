@@ -592,8 +592,12 @@ def _most_tokens(settings: Settings) -> int:
 
 
 def reply_facts(reply: Reply) -> dict[str, Any]:
-    """A reply as JSON values; what is empty is left out."""
-    return {n: value for n, value in reply.__dict__.items() if value is not None and value is not False and value != ""}
+    """A reply as JSON values; what is empty, or for the caller alone, is left out."""
+    return {
+        name: value
+        for name, value in reply.__dict__.items()
+        if name not in ("failure", "model", "logprobs") and value is not None and value is not False and value != ""
+    }
 
 
 def reply_of(facts: Mapping[str, Any]) -> Reply:

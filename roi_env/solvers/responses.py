@@ -201,7 +201,7 @@ def generated(backend: Backend, body: bytes) -> int:
     """Tokens that the body of a failed request says were generated; 0 where it does not say."""
     try:
         data = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return 0
     usage = _usage(backend, data, _show(backend, data, []), [])
     return usage.tokens or usage.floor

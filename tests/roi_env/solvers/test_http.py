@@ -188,12 +188,27 @@ def test_keys_come_from_the_environment_and_stay_there(monkeypatch: pytest.Monke
     solver = HTTPSolver("http://h/v1", "m", key_env="SOME_KEY")
     assert "s3cret" not in repr(solver) + json.dumps(solver.settings) + str(reply)
     assert solver._clean("invalid key s3cret-key!") == "invalid key ***!"
+    monkeypatch.setenv("SOME_KEY", "proj-0123456789abcdef")
+    longer = HTTPSolver("http://h/v1", "m", key_env="SOME_KEY")
+    for shown in (
+        "proj-0123456789abcdef",
+        "proj-0123***cdef",
+        "proj-0...",
+        "sk-another-0123456789",
+        "Bearer abcdef.ghi",
+    ):
+        assert "0" not in longer._clean(f"invalid key {shown}, really"), shown
+        assert longer._clean(f"invalid key {shown} really").endswith(" really")
     asyncio.run(solver.close())
     for url in ("http://user:pw@h/v1", "http://h/v1?key=x", "ftp://h", "h:80"):
         with pytest.raises(EndpointError):
             HTTPSolver(url, "m")
     with pytest.raises(EndpointError, match="unknown backend"):
         HTTPSolver("http://h", "m", "grok")
+    nested = {"generationConfig": {"candidateCount": 2}}
+    for extra in ({"max_tokens": 9999}, {"max_completion_tokens": 9}, {"n": 2}, {"stream": True}, nested):
+        with pytest.raises(EndpointError, match="must not set"):
+            HTTPSolver("http://h", "m", extra=extra)
 
 
 def body(backend: str, tier: ThinkingTier, cap: int, **options: Any) -> dict[str, Any]:
