@@ -11,6 +11,7 @@ import ast
 import importlib
 import json
 import re
+import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -349,17 +350,33 @@ def save_agent(agent: Agent, path: str | Path) -> None:
         np.savez(file, header=np.array(header), allow_pickle=False, **agent.learned())
 
 
+def saved_name(path: str | Path) -> str:
+    """The name under which a saved agent is registered.
+
+    :raises ValueError: where the file is not a saved agent.
+    """
+    return str(_read_saved(path)[0]["agent"])
+
+
+def _read_saved(path: str | Path) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
+    """(header, what was learned)."""
+    try:
+        with np.load(path) as data:
+            arrays = {key: data[key] for key in data.files}
+        header = json.loads(str(arrays.pop("header")))
+        if not {"agent", "params"} <= set(header):
+            raise ValueError("its header names no agent")
+        return header, arrays
+    except (AttributeError, EOFError, KeyError, OSError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path}: not a saved agent ({error}); expected a .npz file written by save_agent") from error
+
+
 def load_agent(path: str | Path, problem: Problem) -> Agent:
     """Read an agent back.
 
     :raises ValueError: where the file is not a saved agent.
     """
-    try:
-        with np.load(path) as data:
-            arrays = {key: data[key] for key in data.files}
-        header = json.loads(str(arrays.pop("header")))
-    except (KeyError, OSError, ValueError) as error:
-        raise ValueError(f"{path}: not a saved agent ({error}); expected a .npz file written by save_agent") from error
+    header, arrays = _read_saved(path)
     agent = make_agent(header["agent"], problem, **header["params"])
     agent.restore(arrays)
     return agent

@@ -19,13 +19,27 @@ from typing import Any, Literal
 
 import numpy as np
 
-from agents.base import HIDDEN, Agent, DecisionView, ExamsView, Feedback, Problem, is_saved, make_agent, public_problem
+from agents.base import (
+    AGENTS,
+    HIDDEN,
+    Agent,
+    DecisionView,
+    ExamsView,
+    Feedback,
+    Problem,
+    is_saved,
+    make_agent,
+    parse_agent,
+    public_problem,
+    saved_name,
+)
 from agents.evaluation import action_numbers, check_probs, pick_actions
+from agents.exam_taker import ExamTaker
 from roi_env.exam import ExamSpec, exam_spec
 from roi_env.files import replacing
 from roi_env.live import judged, live_source
 from roi_env.outcomes import OutcomeTable
-from roi_env.solvers.base import Ask, LiveSolver, Question, Reply, ThinkingTier, is_unsent, unsent_reply
+from roi_env.solvers.base import Ask, LiveSolver, Message, Question, Reply, ThinkingTier, is_unsent, unsent_reply
 from roi_env.solvers.journal import Entry, Ledger, reply_facts, reply_of
 
 Check = Callable[[Question, str], bool]
@@ -149,13 +163,16 @@ class Session:
         """Budget that is neither charged nor reserved, at least 0."""
         return max(0, self.budget - self.charged - self.ledger.reserved)
 
-    async def admit(self, position: int, question: Question, group: int | None = None) -> Ticket | None:
+    async def admit(
+        self, position: int, question: Question, group: int | None = None, limit: int | None = None
+    ) -> Ticket | None:
         """Decide a question and reserve its tokens; waits while the window is full or the reservation does not fit.
 
         What interrupts it leaves nothing reserved and nothing charged.
 
         :param position: 0 .. N - 1.
         :param group: of a question that was not known before.
+        :param limit: most tokens that may be generated, whatever the tier.
         :returns: None where the budget is gone.
         """
         if group is not None:
@@ -171,7 +188,7 @@ class Session:
             view = self._view(position, max(seen, 1))
             probs, state = self.agent.act(view, self._state)
             action = int(pick_actions(check_probs(self.agent, probs, view), self._numbers[position : position + 1])[0])
-            most = self.tiers[action - 1].most_tokens + cost if action else cost
+            most = min(self.tiers[action - 1].most_tokens, limit or self.budget) + cost if action else cost
             if most > self.remaining and self.in_flight:
                 await self._settled.wait()
                 continue  # decided again, knowing more
@@ -202,11 +219,13 @@ class Session:
             self._settle(ticket, 0, unsent_reply())
 
     async def finish(
-        self, ticket: Ticket, messages: tuple[tuple[str, str], ...] | None = None
+        self, ticket: Ticket, messages: tuple[Message, ...] | None = None, fields: Mapping[str, Any] | None = None
     ) -> tuple[Row, Reply | None]:
         """Let the solver answer an admitted question and settle it.
 
         What interrupts that settles it at its reservation, unless it is known what it cost.
+
+        :param messages: see :class:`roi_env.solvers.base.Ask`, like ``fields``.
         """
         position, question = ticket.position, ticket.question
         if ticket.entry is None:
@@ -216,7 +235,8 @@ class Session:
         correct = None
         try:
             if ticket.cap > 0:
-                reply = await self.solver.answer(Ask(question, tier, ticket.cap, messages=messages))
+                ask = Ask(question, tier, ticket.cap, messages=messages, fields=fields or {})
+                reply = await self.solver.answer(ask)
             else:
                 reply = Reply("", None, 0, None, "length", "nothing", attempts=0)
             if self.check is not None and reply.error is None:
@@ -404,6 +424,49 @@ class Result:
             path.write_text(json.dumps(self.audit(), indent=1) + "\n")
 
 
+def check_live(text: str, *, learns: bool) -> None:
+    """Whether an agent can decide live questions, before anything is asked or spent.
+
+    :param text: as in :func:`agents.base.make_agent`.
+    :param learns: whether there are recorded outcomes that it could learn from.
+    :raises ValueError: for names that are misspelt, agents that take whole exams in one pass, that plan with laws which
+        nobody knows of live questions, that learn and have not learned, or whose packages are not installed.
+    """
+    name = saved_name(text) if is_saved(text) else parse_agent(text)[0]
+    entry = AGENTS.get(name)
+    if entry is None:
+        raise ValueError(f"agent {text!r} is a saved {name!r}, which nobody registered")
+    if entry.privileged:
+        raise ValueError(f"agent {text!r} plans with the true laws of an exam, which nobody knows of live questions")
+    try:
+        kind = entry.load()
+    except ModuleNotFoundError as error:
+        raise ValueError(f"agent {text!r}: {error}") from error
+    if not (isinstance(kind, type) and issubclass(kind, Agent)):
+        return
+    if issubclass(kind, ExamTaker):
+        raise ValueError(
+            f"agent {text!r} takes whole exams in one pass, it cannot decide live questions one by one: compare it with "
+            "`roi compare`, or choose a model that decides task by task (llm)"
+        )
+    if kind.train is not Agent.train and not is_saved(text) and not learns:
+        raise ValueError(
+            f"agent {text!r} learns from recorded outcomes, and there are none: give a table to train it on (`roi answer "
+            "--table`) or a trained agent (.npz), or choose a planner that needs no training (online-lp)"
+        )
+
+
+def make_live(text: str, problem: Problem) -> Agent:
+    """:func:`agents.base.make_agent` for names out of a command line, which may hold anything.
+
+    :raises ValueError: where the agent does not fit the problem, or its parameters are of the wrong kind.
+    """
+    try:
+        return make_agent(text, problem)
+    except (TypeError, KeyError, RuntimeError, IndexError) as error:
+        raise ValueError(f"agent {text!r} does not fit these questions: {error}") from error
+
+
 class BudgetController:
     """Answer a list of questions under one hard budget.
 
@@ -420,6 +483,7 @@ class BudgetController:
     :param feedback: what the agent is shown, "cost" or "cost+correct"; default: "cost+correct" where answers are judged,
         but "cost" for a saved agent, which was trained so unless it says otherwise.
     :param seed: of the draws from the agent's probabilities, and of training.
+    :raises ValueError: for a name that cannot decide live questions, see :func:`check_live`.
     """
 
     def __init__(
@@ -439,6 +503,8 @@ class BudgetController:
         feedback: Literal["cost", "cost+correct"] | None = None,
         seed: int = 0,
     ) -> None:
+        if isinstance(agent, str):
+            check_live(agent, learns=table is not None)
         judges = check is not None and not (isinstance(agent, str) and is_saved(agent))
         self.feedback: Literal["cost", "cost+correct"] = feedback or ("cost+correct" if judges else "cost")
         self.agent, self.solver, self.budget, self.tiers, self.window = agent, solver, budget, tuple(tiers), window
@@ -465,18 +531,14 @@ class BudgetController:
     def make_agent(self, problem: Problem) -> Agent:
         """The agent for a problem.
 
-        :raises ValueError: where it cannot be made, or would have to be trained without a table.
+        :raises ValueError: where it cannot be made.
         """
         if isinstance(self.agent, Agent):
             if self.agent.problem.budget != problem.budget:
                 raise ValueError(f"the agent's budget is {self.agent.problem.budget}, asked for is {problem.budget}")
             return self.agent
-        agent = make_agent(self.agent, problem)
+        agent = make_live(self.agent, problem)
         if not is_saved(self.agent) and type(agent).train is not Agent.train:
-            if self.table is None:
-                raise ValueError(
-                    f"agent {self.agent!r} learns from recorded outcomes: give a table, or a trained agent"
-                )
             from agents.evaluation import TrainingExams
             from roi_env.env import resolve_spec
 

@@ -80,7 +80,7 @@ def answer(
     if resume and not ledger.exists():
         raise ConfigError(f"--resume: there is no ledger {ledger}")
     pool: Any = None
-    tokens: int | float = int(budget) if budget.isdigit() else _fraction(budget)
+    tokens: int | float = int(budget) if budget.isdecimal() else _fraction(budget)
     try:
         controller = BudgetController(
             agent,

@@ -86,6 +86,8 @@ def parse_tiers(texts: Sequence[str], answer: int) -> list[ThinkingTier]:
                 f"--tier {text!r} must read NAME=TOKENS, e.g. short=48, short=48+24 or high=4096+512@high"
             )
         tiers.append(ThinkingTier(match[1], int(match[2]), int(match[3] or answer), match[4]))
+        if tiers[-1].most_tokens >= 2**30:
+            raise ConfigError(f"--tier {text!r} must stay below 2**30 tokens")
     caps = [entry.thinking for entry in tiers]
     if caps != sorted(set(caps)) or len({entry.name for entry in tiers}) < len(tiers):
         raise ConfigError("tiers must have different names and growing caps")

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
-import json
 import os
-import time
-from collections.abc import AsyncIterator, Sequence
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import quote
 
 import numpy as np
 import typer
@@ -25,7 +24,9 @@ import typer
 from experiments import endpoints
 from experiments.answer import TIERS
 from experiments.attend import Busy, Gone, Queue, attend
+from experiments.chat import Chat, Refused, completion, events, json_text, parse_chat
 from experiments.config import ConfigError
+from experiments.guard import BODY_SECONDS, LOOPBACK, bearer, check_origin, fits, no_key, patient_protocol, read_json
 from experiments.terminal import console
 
 if TYPE_CHECKING:
@@ -74,41 +75,76 @@ def make_budget(
     :param expected: questions that the agent plans for; later ones count as the last.
     :raises ValueError: for agents that do not fit, or a ledger that another process uses.
     """
-    from agents.base import make_agent, public_problem
-    from agents.controller import Session, hidden_groups
+    from agents.base import public_problem
+    from agents.controller import Session, check_live, hidden_groups, make_live
     from roi_env.exam import exam_spec
     from roi_env.live import live_source
     from roi_env.solvers.base import Question
     from roi_env.solvers.journal import Ledger
 
+    check_live(agent, learns=False)
     # Thirds by length stand for the questions to come.
     asked = [Question("proxy", str(n), "x" * (1 + n % 3), "") for n in range(3 * expected)]
     spec = exam_spec(live_source(asked, tiers), num_tasks=expected, budget=tokens, preview=False)
+    decides = make_live(agent, public_problem(spec))
     state.mkdir(parents=True, exist_ok=True)
-    decides = make_agent(agent, public_problem(spec))
     settings = {"budget": tokens, "tiers": [list(tier.__dict__.values()) for tier in tiers]}
     # What was charged is charged, whatever the budget and the tiers are now.
     ledger = Ledger(state / f"{name}.jsonl", settings, refuse=lambda old, new, records: None)
     for text in ledger.messages:
         endpoints.report(text)
-    session = Session(decides, solver, tiers, hidden_groups(expected), ledger=ledger, window=window)
+    try:
+        session = Session(decides, solver, tiers, hidden_groups(expected), ledger=ledger, window=window)
+    except ValueError:
+        ledger.close()
+        raise
     return Budget(name, session, asyncio.Lock(), len(ledger.entries) + len(ledger.notes), queue or Queue())
 
 
-def application(budgets: Sequence[Budget], solver: HTTPSolver, token: str | None) -> Starlette:
+def application(
+    budgets: Sequence[Budget],
+    solver: HTTPSolver,
+    token: str | None = None,
+    *,
+    keys: Mapping[str, str] | None = None,
+    hosts: Collection[str] | None = LOOPBACK,
+    spent_status: int = 429,
+    body_seconds: float = BODY_SECONDS,
+) -> Starlette:
     """The ASGI application.
 
-    :param token: that clients must send as their key; None: none.
+    :param token: the key of budgets that have none of their own; None: they need none.
+    :param keys: keys by budget.
+    :param hosts: names under which clients may reach it; None: any. Without keys, names are what keeps web pages out that
+        a browser of this machine shows.
+    :param spent_status: of HTTP, where a budget is spent.
+    :param body_seconds: within which a request must have come.
     """
     from starlette.applications import Starlette
-    from starlette.responses import JSONResponse, Response, StreamingResponse
+    from starlette.exceptions import HTTPException
+    from starlette.responses import Response
     from starlette.routing import Route
 
     by_name = {budget.name: budget for budget in budgets}
+    key_of = {name: (keys or {}).get(name, token) for name in by_name}
 
-    def allowed(request: Request) -> bool:
-        given = request.headers.get("authorization", "").removeprefix("Bearer ")
-        return token is None or hmac.compare_digest(given.encode(), token.encode())
+    def open_to(request: Request) -> list[Budget]:
+        """The budgets that a request's key opens."""
+        given = bearer(request)
+        found = [budget for budget in budgets if fits(given, key_of[budget.name])]
+        if not found:
+            raise no_key("this proxy needs its key as the API key")
+        return found
+
+    def budget_of(request: Request) -> Budget:
+        name = request.path_params.get("name") or budgets[0].name
+        allowed = open_to(request)
+        if name not in by_name:
+            names = ", ".join(budget.name for budget in allowed)
+            raise Refused(404, "unknown_budget", f"no budget {name!r}; there are {names}")
+        if by_name[name] not in allowed:
+            raise no_key(f"this key does not open the budget {name!r}")
+        return by_name[name]
 
     def state(budget: Budget) -> dict[str, Any]:
         ledger = budget.session.ledger
@@ -122,69 +158,74 @@ def application(budgets: Sequence[Budget], solver: HTTPSolver, token: str | None
         }
 
     async def completions(request: Request) -> Response:
-        if not allowed(request):
-            return _error(401, "invalid_api_key", "this proxy needs its token as the API key")
-        name = request.path_params.get("name") or budgets[0].name
-        budget = by_name.get(name)
-        if budget is None:
-            return _error(404, "unknown_budget", f"no budget {name!r}; there are {', '.join(by_name)}")
-        try:
-            body = await request.json()
-            messages = tuple((str(entry["role"]), _text(entry["content"])) for entry in body["messages"])
-            if not messages:
-                raise ValueError("messages is empty")
-        except (ValueError, KeyError, TypeError) as error:
-            return _error(400, "invalid_request", f"not a chat completion: {error!r}")
-        for field in ("tools", "functions"):
-            if body.get(field):
-                return _error(400, "unsupported", f"{field} are not supported under a budget")
-        if body.get("n") not in (None, 1):
-            return _error(400, "unsupported", "n must be 1: every answer is decided by itself")
-        headers = {"x-roi-budget": name}
+        budget = budget_of(request)
+        chat = parse_chat(
+            await read_json(request, body_seconds),
+            model=solver.name,
+            takes=solver.takes,
+            named=solver.backend.named,
+        )
         try:
             outcome = await attend(
                 request,
                 budget.queue,
                 solver,
-                lambda: _admit(budget, messages),
-                lambda ticket: budget.session.finish(ticket, messages),
+                lambda: _admit(budget, chat),
+                lambda ticket: budget.session.finish(ticket, chat.messages, chat.fields),
             )
         except Busy as busy:
-            return _error(503, "busy", str(busy), {**headers, "retry-after": busy.retry_after})
+            wait = {"x-roi-budget": quote(budget.name), "retry-after": busy.retry_after}
+            raise Refused(503, "busy", str(busy), headers=wait) from None
         except Gone:
             return Response(status_code=499)  # nobody reads it
         if outcome is None:
-            spent = {**headers, "x-roi-remaining": "0", "x-should-retry": "false"}
-            return _error(
-                429, "budget_exhausted", f"the budget {name!r} of {budget.session.budget:,} tokens is spent", spent
-            )
+            raise spent(budget)
         row, reply = outcome
-        headers |= {
-            "x-roi-tier": row.tier or "skip",
+        headers = {
+            "x-roi-budget": quote(budget.name),
+            "x-roi-tier": quote(row.tier or "skip"),
             "x-roi-charged": str(row.charged),
             "x-roi-remaining": str(budget.session.remaining),
         }
         if reply is not None and reply.error is not None:
-            # What it may have cost is charged: asking again is a new question, so no client may do that by itself.
-            return _error(502, "upstream_error", reply.error, {**headers, "x-should-retry": "false"})
-        answer = _completion(body, row, reply, budget.session.remaining, name)
-        if not body.get("stream"):
-            return JSONResponse(answer, headers=headers)
-        return StreamingResponse(_stream(answer, body), media_type="text/event-stream", headers=headers)
+            if reply.attempts == 0 and chat.limit != row.reserved:
+                raise spent(budget, reply.error)
+            raise not_answered(row, reply, headers)
+        answer = completion(row, reply, budget.session.remaining, budget.name, solver.name)
+        if not chat.stream:
+            return _json(answer, headers=headers)
+        return Response(events(answer, chat.usage), media_type="text/event-stream", headers=headers)
+
+    def spent(budget: Budget, why: str = "") -> Refused:
+        left = str(budget.session.remaining)
+        headers = {"x-roi-budget": quote(budget.name), "x-roi-remaining": left, "x-should-retry": "false"}
+        message = f"the budget {budget.name!r} of {budget.session.budget:,} tokens is spent"
+        return Refused(spent_status, "budget_exhausted", f"{message}: {why}" if why else message, headers=headers)
 
     async def models(request: Request) -> Response:
-        if not allowed(request):
-            return _error(401, "invalid_api_key", "this proxy needs its token as the API key")
-        return JSONResponse({"object": "list", "data": [{"id": solver.name, "object": "model", "owned_by": "roi"}]})
+        budget_of(request)
+        return _json({"object": "list", "data": [{"id": solver.name, "object": "model", "owned_by": "roi"}]})
 
     async def status(request: Request) -> Response:
-        if not allowed(request):
-            return _error(401, "invalid_api_key", "this proxy needs its token as the API key")
-        return JSONResponse({"budgets": [state(budget) for budget in budgets]})
+        return _json({"budgets": [state(budget) for budget in open_to(request)]})
 
-    def _error(status_code: int, code: str, message: str, headers: dict[str, str] | None = None) -> Response:
-        error = {"message": message, "type": code, "code": code, "param": None}
-        return JSONResponse({"error": error}, status_code, headers)
+    def guarded(answer: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+        async def run(request: Request) -> Response:
+            try:
+                check_origin(request, hosts)
+                return await answer(request)
+            except Refused as refused:
+                return _error(refused)
+
+        return run
+
+    async def unknown(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        what = f"{request.method} {request.url.path}: {error.detail}"
+        return _error(Refused(error.status_code, "invalid_request", what, headers=error.headers))
+
+    async def failed(request: Request, error: Exception) -> Response:
+        return _error(Refused(500, "internal_error", f"this proxy failed ({type(error).__name__}); its log says how"))
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -194,79 +235,59 @@ def application(budgets: Sequence[Budget], solver: HTTPSolver, token: str | None
             budget.session.ledger.close()
 
     routes = [
-        Route(f"{prefix}/v1{path}", endpoint, methods=[method])
+        Route(f"{prefix}/v1{path}", guarded(endpoint), methods=[method])
         for prefix in ("", "/{name}")
         for path, endpoint, method in (("/chat/completions", completions, "POST"), ("/models", models, "GET"))
     ]
-    return Starlette(routes=[*routes, Route("/budgets", status)], lifespan=lifespan)
+    return Starlette(
+        routes=[*routes, Route("/budgets", guarded(status))],
+        lifespan=lifespan,
+        exception_handlers={HTTPException: unknown, Exception: failed},
+    )
 
 
-async def _admit(budget: Budget, messages: tuple[tuple[str, str], ...]) -> Any:
+async def _admit(budget: Budget, chat: Chat) -> Any:
     from roi_env.solvers.base import Question
 
     async with budget.lock:
         position = min(budget.asked, budget.session.problem.num_tasks - 1)
-        text = messages[-1][1]
+        text = chat.messages[-1].text
         group = int(np.searchsorted(LENGTHS, len(text)))
         question = Question("proxy", f"request-{budget.asked}", text, "")
-        ticket = await budget.session.admit(position, question, group)
+        ticket = await budget.session.admit(position, question, group, chat.limit)
         budget.asked += ticket is not None
         return ticket
 
 
-def _text(content: Any) -> str:
-    """A message's text; parts of other kinds are refused."""
-    if isinstance(content, str):
-        return content
-    if isinstance(content, list) and all(part.get("type") == "text" for part in content):
-        return "".join(part["text"] for part in content)
-    raise ValueError("only text is supported")
+def not_answered(row: Row, reply: Reply, headers: Mapping[str, str]) -> Refused:
+    """The error of a question that was admitted: the endpoint's own status and words, where it told some.
+
+    What it may have cost is charged: asking again is a new question, so a client may do that by itself only where nothing
+    was generated.
+    """
+    from roi_env.solvers.base import Failure
+
+    if reply.attempts == 0:  # not sent: the client's cap leaves no room for the tier at this endpoint
+        message = f"max_tokens: {reply.error}"
+        return Refused(400, "unsupported", message, "max_tokens", {**headers, "x-should-retry": "false"})
+    failure = reply.failure or Failure(None, reply.error or "no answer came")
+    told = failure.status if failure.status is not None and 400 <= failure.status <= 599 else 502
+    if reply.lost and told not in (502, 504):
+        told = 502  # clients repeat a 408 by themselves
+    again = failure.again and not row.charged
+    headers = {**headers, "x-should-retry": "true" if again else "false"}
+    return Refused(told, failure.code or "upstream_error", failure.message, failure.param, headers)
 
 
-def _completion(body: dict[str, Any], row: Row, reply: Reply | None, remaining: int, budget: str) -> dict[str, Any]:
-    message: dict[str, Any] = {"role": "assistant", "content": row.answer if reply is not None else None}
-    if reply is None:
-        message["refusal"] = "skipped: the budget is better spent on other questions"
-    elif reply.reasoning:
-        message["reasoning_content"] = reply.reasoning
-    usage: dict[str, Any] = {
-        "prompt_tokens": (reply.prompt_tokens if reply else None) or 0,
-        "completion_tokens": row.charged,
-    }
-    usage["total_tokens"] = usage["prompt_tokens"] + usage["completion_tokens"]
-    if row.reasoning_tokens is not None:
-        usage["completion_tokens_details"] = {"reasoning_tokens": row.reasoning_tokens}
-    usage["roi"] = {
-        "budget": budget,
-        "tier": row.tier or "skip",
-        "charged": row.charged,
-        "remaining": remaining,
-        "counted": row.counted,
-        "overshoot": row.overshoot,
-    }
-    finish = "length" if row.finish == "length" else "content_filter" if row.finish == "refused" else "stop"
-    return {
-        "id": f"roi-{time.time_ns():x}",
-        "object": "chat.completion",
-        "created": int(time.time()),
-        "model": body.get("model") or "",
-        "choices": [{"index": 0, "message": message, "finish_reason": finish, "logprobs": None}],
-        "usage": usage,
-    }
+def _json(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    from starlette.responses import Response
+
+    return Response(json_text(content), status, headers, "application/json")
 
 
-async def _stream(answer: dict[str, Any], body: dict[str, Any]) -> AsyncIterator[str]:
-    """The whole answer as one chunk: what a token costs is known at its end only."""
-    choice = answer["choices"][0]
-    chunk = {**answer, "object": "chat.completion.chunk"}
-    usage = chunk.pop("usage")
-    first = {"index": 0, "delta": choice["message"], "finish_reason": None}
-    last = {"index": 0, "delta": {}, "finish_reason": choice["finish_reason"]}
-    for choices in ([first], [last]):
-        yield f"data: {json.dumps({**chunk, 'choices': choices})}\n\n"
-    if (body.get("stream_options") or {}).get("include_usage"):
-        yield f"data: {json.dumps({**chunk, 'choices': [], 'usage': usage})}\n\n"
-    yield "data: [DONE]\n\n"
+def _error(refused: Refused) -> Response:
+    error = {"message": str(refused), "type": refused.code, "code": refused.code, "param": refused.param}
+    return _json({"error": error}, refused.status, refused.headers)
 
 
 def serve(
@@ -290,9 +311,16 @@ def serve(
         str, typer.Option(help="Address to listen on; others than this machine's own need --token-env")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0: any free one", min=0, max=65535)] = 8700,
-    token_env: Annotated[
-        str | None, typer.Option(help="Environment variable with the token that clients must send as API key")
+    key: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=ENV: environment variable with the key that opens this budget alone; repeatable"),
     ] = None,
+    token_env: Annotated[
+        str | None, typer.Option(help="Environment variable with the key of all budgets that have none of their own")
+    ] = None,
+    spent_status: Annotated[
+        int, typer.Option(help="HTTP status of a spent budget: 429, or 402, 403 for clients that retry 429 for ever")
+    ] = 429,
     key_env: endpoints.KeyEnv = None,
     temperature: Annotated[float | None, typer.Option(help="Of sampling; default: the endpoint's own", min=0)] = None,
     body: endpoints.Body = None,
@@ -316,13 +344,17 @@ def serve(
         import uvicorn
     except ImportError as error:
         raise ConfigError(f'{error}; the proxy needs: pip install "roi-reasoning[live]"') from None
-    token = os.environ.get(token_env) if token_env else None
-    if token_env and not token:
-        raise ConfigError(f"--token-env {token_env}: this environment variable is empty")
-    if host not in ("127.0.0.1", "localhost", "::1") and token is None:
-        raise ConfigError(f"--host {host} is reachable by others: give --token-env VARIABLE with a token for clients")
+    if spent_status not in (402, 403, 429):
+        raise ConfigError(f"--spent-status must be 402, 403 or 429, got {spent_status}")
     tiers = endpoints.parse_tiers(tier or TIERS, answer_tokens)
     named = parse_budgets(budget)
+    token = _secret("--token-env", token_env) if token_env else None
+    keys = parse_keys(key or (), named)
+    if host not in LOOPBACK and token is None and (bare := [name for name in named if name not in keys]):
+        raise ConfigError(
+            f"--host {host} is reachable by others: give --key {bare[0]}=VARIABLE with a key of this budget, or "
+            "--token-env VARIABLE with one for all"
+        )
     name = model or endpoints.only_model(upstream, backend, key_env)
     solver = endpoints.http_solver(
         upstream,
@@ -338,20 +370,25 @@ def serve(
         concurrency=window * len(named),
         say=endpoints.report,
     )
+    budgets: list[Budget] = []
     try:
-        budgets = [
-            make_budget(key, tokens, solver, tiers, agent, expected, window, state, Queue(queue, patience))
-            for key, tokens in named.items()
-        ]
+        for one, tokens in named.items():
+            waiting = Queue(queue, patience)
+            budgets.append(make_budget(one, tokens, solver, tiers, agent, expected, window, state, waiting))
     except ValueError as error:
+        for made in budgets:
+            made.session.ledger.close()
         raise ConfigError(str(error)) from error
-    for one in budgets:
+    for made in budgets:
         console.print(
-            f"{one.name}: {one.session.remaining:,} of {one.session.budget:,} tokens left, base address "
-            f"http://{host}:{port}/{one.name}/v1",
+            f"{made.name}: {made.session.remaining:,} of {made.session.budget:,} tokens left, base address "
+            f"http://{host}:{port}/{made.name}/v1",
             highlight=False,
         )
-    uvicorn.run(application(budgets, solver, token), host=host, port=port, log_level="warning")
+    app = application(
+        budgets, solver, token, keys=keys, hosts=LOOPBACK if host in LOOPBACK else None, spent_status=spent_status
+    )
+    uvicorn.run(app, host=host, port=port, log_level="warning", http=patient_protocol(BODY_SECONDS))
 
 
 def parse_budgets(texts: Sequence[str]) -> dict[str, int]:
@@ -361,16 +398,44 @@ def parse_budgets(texts: Sequence[str]) -> dict[str, int]:
     """
     named: dict[str, int] = {}
     for text in texts:
-        name, _, tokens = text.rpartition("=")
-        name = name or "default"
+        name, named_so, tokens = text.rpartition("=")
+        name = name if named_so else "default"
         if (
-            not tokens.isdigit()
-            or int(tokens) < 1
-            or not name.replace("-", "").replace("_", "").isalnum()
+            not re.fullmatch("[A-Za-z0-9_-]{1,64}", name)
             or name == "v1"
+            or not re.fullmatch("0*[1-9][0-9]{0,17}", tokens)
         ):
-            raise ConfigError(f"--budget {text!r} must read TOKENS or NAME=TOKENS, e.g. team-a=50000")
+            raise ConfigError(
+                f"--budget {text!r} must read TOKENS or NAME=TOKENS, e.g. team-a=50000: a positive whole number, and a name "
+                "of letters, digits, - and _ (but v1)"
+            )
         if name in named:
             raise ConfigError(f"--budget: {name!r} is named twice")
         named[name] = int(tokens)
     return named
+
+
+def parse_keys(texts: Sequence[str], budgets: Collection[str]) -> dict[str, str]:
+    """Keys by budget, as the options write them.
+
+    :param budgets: their names.
+    :raises ConfigError: for what cannot be read.
+    """
+    keys: dict[str, str] = {}
+    for text in texts:
+        name, given, variable = text.partition("=")
+        if not given or not variable:
+            raise ConfigError(f"--key {text!r} must read NAME=ENV, e.g. team-a=TEAM_A_KEY")
+        if name not in budgets:
+            raise ConfigError(f"--key {text!r}: there is no budget {name!r}, but {', '.join(budgets)}")
+        if name in keys:
+            raise ConfigError(f"--key: {name!r} is named twice")
+        keys[name] = _secret(f"--key {name}", variable)
+    return keys
+
+
+def _secret(option: str, variable: str) -> str:
+    secret = os.environ.get(variable, "").strip()
+    if not secret:
+        raise ConfigError(f"{option} {variable}: this environment variable is empty")
+    return secret

@@ -208,11 +208,13 @@ def schedule(seed: int, length: int, faults: tuple[str, ...] = FAULTS, share: fl
 
 
 @contextmanager
-def serving(app: Any) -> Iterator[str]:
-    """Serve an ASGI application on a free local port; gives its address."""
-    server = uvicorn.Server(
-        uvicorn.Config(app, host="127.0.0.1", port=0, log_level="critical", lifespan="on", timeout_graceful_shutdown=1)
-    )
+def serving(app: Any, **options: Any) -> Iterator[str]:
+    """Serve an ASGI application on a free local port; gives its address.
+
+    :param options: of uvicorn.
+    """
+    options |= {"log_level": "critical", "lifespan": "on", "timeout_graceful_shutdown": 1}
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, **options))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:

@@ -150,7 +150,7 @@ def test_the_openai_client_through_the_proxy(server: str, tmp_path: Path) -> Non
         def ask(question: Question) -> None:
             nonlocal answers
             messages = [{"role": "user", "content": question.text}]
-            answer = client.chat.completions.create(model="any", messages=messages)
+            answer = client.chat.completions.create(model=str(MODEL), messages=messages)
             charged.append(answer.usage.completion_tokens)
             answers += f"<answer>{question.answer}<" in (answer.choices[0].message.content or "")
 
