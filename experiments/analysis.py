@@ -29,6 +29,8 @@ RESAMPLES = 2000
 QUANTITIES = ("score", "tokens", "truncated", "skipped", "reached")
 REFERENCES = ("optimum", "informed", "oracle")
 OPTIMUM = "optimum"
+REACHABLE = "reachable"
+"""The optimum of the train laws: what a user can reach on recorded sources (runs of earlier versions lack it)."""
 GATE = ("resolve", "population-bid-price")
 """An agent is worth reporting when it beats the better of these two; parameters in parentheses may follow."""
 FIXED = re.compile(r"^fixed", re.IGNORECASE)
@@ -59,16 +61,14 @@ class Entry:
         """Mean of a quantity over seeds and exams."""
         return float(self.values[name].mean())
 
-    def interval(self, name: str) -> Interval:
-        """Mean of a quantity with its interval."""
-        return metrics.interval(self.mean(name), self.replicates[name])
-
 
 @dataclass(frozen=True)
 class Setting:
     """One task family at one budget: the exams, the reference values and every agent that took them.
 
-    ``references[name]`` is (E,) and ``reference_replicates[name]`` (R,), for ``REFERENCES`` and ``optimum_upper``;
+    ``references[name]`` is (E,) and ``reference_replicates[name]`` (R,), for ``REFERENCES``, ``optimum_upper`` and, on
+    recorded sources, ``REACHABLE``; ``optimism`` estimates by how much the mean of ``optimum`` is too high for having been
+    planned on the questions that are scored (None: not recorded);
     ``reference_noise[name]`` is the standard error of the mean of a reference that was sampled (0: exact, or not
     recorded), part of its interval already.
     ``questions`` is (E, N) for recorded sources, else None.
@@ -80,6 +80,7 @@ class Setting:
     references: dict[str, Floats]
     reference_replicates: dict[str, Floats]
     reference_noise: dict[str, float]
+    optimism: float | None = None
     entries: dict[str, Entry] = field(default_factory=dict)
 
     @property
@@ -118,24 +119,105 @@ class Setting:
         """Mean of a reference value over exams."""
         return float(self.references[name].mean())
 
+    @cached_property
+    def _design(self) -> metrics.QuestionDesign | None:
+        return None if self.questions is None or self.no_interval else metrics.QuestionDesign(self.questions)
+
+    def _interval(
+        self, value: float, replicates: Floats, *parts: Floats, bounds: tuple[float, float] | None = None
+    ) -> Interval:
+        """Interval of a statistic whose influence, per seed and exam, is the sum of ``parts`` ((S, E) each)."""
+        stretch = 1.0
+        if self._design is not None and math.isfinite(value):
+            seeds = sum(float(part.mean(1).var(ddof=1)) / len(part) for part in parts if len(part) > 1)
+            stretch = self._design.stretch(np.sum([part.mean(0) for part in parts], axis=0), seeds)
+        return metrics.interval(value, replicates, stretch=stretch, bounds=bounds)
+
+    def _one(self, name: str) -> Floats:
+        return self.references[name][None]
+
     def reference_interval(self, name: str) -> Interval:
         """Mean of a reference value with its interval."""
-        return metrics.interval(self.reference(name), self.reference_replicates[name])
+        return self._interval(self.reference(name), self.reference_replicates[name], self._one(name))
+
+    def interval(self, agent: str, name: str) -> Interval:
+        """Mean of one of an agent's ``QUANTITIES`` with its interval."""
+        entry = self.entries[agent]
+        return self._interval(entry.mean(name), entry.replicates[name], entry.values[name])
+
+    def coincides(self, agent: str, name: str = OPTIMUM) -> bool:
+        """Whether an agent scores what a reference does in every exam: a ratio of the two then says nothing of others."""
+        scores, best = self.entries[agent].values["score"], self._one(name)
+        return bool((np.abs(scores - best) <= metrics.SAME_SCORE * np.maximum(np.abs(best), 1.0)).all())
+
+    def _within(self, agent: str, name: str) -> bool:
+        """Whether a reference bounds an agent's score exam by exam (synthetic sources, evaluated exactly)."""
+        best = self._one(name)
+        over = self.entries[agent].values["score"] - best
+        return self.questions is None and bool((over <= metrics.SAME_SCORE * np.maximum(np.abs(best), 1.0)).all())
 
     def normalised(self, agent: str, upper: bool = False) -> Interval:
         """Optimum-normalised score of an agent; against the bracket's upper end on request."""
-        entry, name = self.entries[agent], "optimum_upper" if upper else OPTIMUM
-        return metrics.interval(
-            metrics.normalised(entry.mean("score"), self.reference(name)),
+        return self.share(agent, "optimum_upper" if upper else OPTIMUM)
+
+    def share(self, agent: str, name: str) -> Interval:
+        """Mean score of an agent over the mean of a reference."""
+        entry, best = self.entries[agent], self.reference(name)
+        value = metrics.normalised(entry.mean("score"), best)
+        return self._interval(
+            value,
             metrics.normalised(entry.replicates["score"], self.reference_replicates[name]),
+            (entry.values["score"] - value * self._one(name)) / (best or 1.0),
+            bounds=(0.0, 1.0) if self._within(agent, name) else None,
+        )
+
+    def missed(self, agent: str, name: str) -> Interval:
+        """What an agent misses of a reference: the reference's mean minus its mean score."""
+        entry, best = self.entries[agent], self.reference(name)
+        return self._interval(
+            best - entry.mean("score"),
+            self.reference_replicates[name] - entry.replicates["score"],
+            self._one(name) - entry.values["score"],
+            bounds=(0.0, best) if self._within(agent, name) else None,
+        )
+
+    def difference(self, one: str, other: str) -> Interval:
+        """Difference of two references' means, the one minus the other."""
+        return self._interval(
+            self.reference(one) - self.reference(other),
+            self.reference_replicates[one] - self.reference_replicates[other],
+            self._one(one) - self._one(other),
+        )
+
+    def gap_ratio(self, agent: str) -> Interval:
+        """:func:`roi_env.metrics.gap_ratio` of an agent."""
+        entry, oracle = self.entries[agent], self.reference("oracle")
+        value = metrics.gap_ratio(entry.mean("score"), oracle)
+        return self._interval(
+            value,
+            metrics.gap_ratio(entry.replicates["score"], self.reference_replicates["oracle"]),
+            ((1 - value) * self._one("oracle") - entry.values["score"]) / (oracle or 1.0),
         )
 
     def advantage(self, agent: str, other: str) -> Interval:
         """Paired difference of two optimum-normalised scores, agent minus other."""
-        a, b = self.entries[agent], self.entries[other]
-        return metrics.interval(
-            metrics.normalised(a.mean("score") - b.mean("score"), self.reference(OPTIMUM)),
+        a, b, best = self.entries[agent], self.entries[other], self.reference(OPTIMUM)
+        value = metrics.normalised(a.mean("score") - b.mean("score"), best)
+        return self._interval(
+            value,
             metrics.normalised(a.replicates["score"] - b.replicates["score"], self.reference_replicates[OPTIMUM]),
+            (a.values["score"] - value * self._one(OPTIMUM)) / (best or 1.0),
+            -b.values["score"] / (best or 1.0),
+        )
+
+    def paper_regret(self, agent: str, easy: Setting) -> Interval:
+        """:func:`roi_env.metrics.paper_regret` of an agent; ``easy`` has the same exams easiest first."""
+        entry, first = self.entries[agent], easy.entries[agent]
+        value, best = metrics.paper_regret(entry.mean("score"), first.mean("score")), first.mean("score") or 1.0
+        return self._interval(
+            value,
+            metrics.paper_regret(entry.replicates["score"], first.replicates["score"]),
+            ((1 - value) * first.values["score"] - entry.values["score"]) / best,
         )
 
     def ranking(self) -> list[str]:
@@ -244,10 +326,20 @@ def analyse(run: Path, resamples: int = RESAMPLES) -> Comparison:
             if f"{name}_noise" in references:
                 each = references[f"{name}_noise"][own]
                 noise[name] = float(np.sqrt((each**2).sum()) / len(each))
+        optimism = None
+        if not row["synthetic"] and REACHABLE in references and np.isfinite(references[REACHABLE][own]).all():
+            values[REACHABLE] = references[REACHABLE][own][order].astype(np.float64)
+            optimism = float(references["optimism"][own].mean())
         questions = None if row["synthetic"] or tasks is None else _questions(tasks, row["setting"], exams)
         weights = cache.get(exams, questions)
         setting = Setting(
-            row, exams, questions, values, {k: metrics.resampled_means(v, weights) for k, v in values.items()}, noise
+            row,
+            exams,
+            questions,
+            values,
+            {k: metrics.resampled_means(v, weights) for k, v in values.items()},
+            noise,
+            optimism,
         )
         own = scores["setting"] == row["setting"]
         of_setting = {k: v[own] for k, v in scores.items()}
@@ -262,37 +354,34 @@ def analyse(run: Path, resamples: int = RESAMPLES) -> Comparison:
 def records(comparison: Comparison) -> list[dict[str, Any]]:
     """One flat record per (setting, agent): estimates, and interval ends in columns ``*_low`` and ``*_high``.
 
-    ``normalised_vs_upper`` and ``policy_vs_upper`` use the upper end of the optimum's bracket; ``ahead_of_gate`` is
-    the paired difference of optimum-normalised scores; ``paper_regret`` exists where the run has the same exams
-    easiest first; ``no_interval`` says why a setting has no intervals. Undefined numbers are None.
+    ``normalised_vs_upper`` and ``policy_vs_upper`` use the upper end of the optimum's bracket; ``of_reachable`` is the
+    share of what the optimum of the train laws scores (recorded sources); ``ahead_of_gate`` is the paired difference of
+    optimum-normalised scores; ``paper_regret`` exists where the run has the same exams easiest first; ``seed_shares``
+    holds the optimum-normalised score of every training seed, ``worst_seed`` the least of them (several seeds only).
+    ``no_interval`` says why a setting has no intervals, ``coincides`` why a row's share of the optimum has none. Undefined
+    numbers, and the ends of intervals without width, are None.
     """
     result = []
     for setting in comparison.settings:
         easy = comparison.easy_first(setting)
-        r = setting.reference_replicates
         for agent in setting.ranking():
             entry = setting.entries[agent]
-            score, replicates = entry.mean("score"), entry.replicates["score"]
-            split = metrics.regrets(score, *(setting.reference(n) for n in REFERENCES))
-            spread = metrics.regrets(replicates, *(r[n] for n in REFERENCES))
-            intervals = {name: entry.interval(name) for name in QUANTITIES}
+            intervals = {name: setting.interval(agent, name) for name in QUANTITIES}
             intervals["spend"] = Interval(*(x / setting.budget for x in intervals["tokens"]))
             intervals["normalised"] = setting.normalised(agent)
             intervals["normalised_vs_upper"] = setting.normalised(agent, upper=True)
-            for name in metrics.Regrets._fields:
-                intervals[name] = metrics.interval(float(getattr(split, name)), np.asarray(getattr(spread, name)))
-            intervals["policy_vs_upper"] = metrics.interval(setting.upper - score, r["optimum_upper"] - replicates)
-            intervals["gap_ratio"] = metrics.interval(
-                metrics.gap_ratio(score, setting.reference("oracle")), metrics.gap_ratio(replicates, r["oracle"])
-            )
+            if REACHABLE in setting.references:
+                intervals["of_reachable"] = setting.share(agent, REACHABLE)
+            intervals["luck"] = setting.difference("oracle", "informed")
+            intervals["information"] = setting.difference("informed", OPTIMUM)
+            intervals["policy"] = setting.missed(agent, OPTIMUM)
+            intervals["policy_vs_upper"] = setting.missed(agent, "optimum_upper")
+            intervals["gap_ratio"] = setting.gap_ratio(agent)
             if comparison.gate in setting.entries and comparison.gate is not None:
                 intervals["ahead_of_gate"] = setting.advantage(agent, comparison.gate)
             if easy is not None and agent in easy.entries:
-                first = easy.entries[agent]
-                intervals["paper_regret"] = metrics.interval(
-                    metrics.paper_regret(score, first.mean("score")),
-                    metrics.paper_regret(replicates, first.replicates["score"]),
-                )
+                intervals["paper_regret"] = setting.paper_regret(agent, easy)
+            shares = seed_shares(setting, agent)
             record: dict[str, Any] = {
                 "setting": setting.id,
                 "variant": setting.row["variant"],
@@ -302,13 +391,16 @@ def records(comparison: Comparison) -> list[dict[str, Any]]:
                 "evaluation": entry.evaluation,
                 "exams": len(setting.exams),
                 "no_interval": setting.no_interval,
+                "coincides": coincidence(setting, agent),
                 "seeds": len(entry.values["score"]),
-                "between_seeds": _between_seeds(setting, entry),
+                "seed_shares": None if shares is None else shares.tolist(),
+                "worst_seed": None if shares is None else float(shares.min()),
+                "between_seeds": None if shares is None else float(shares.std(ddof=1)),
                 "calibration_error": calibration(comparison, setting.id, agent),
                 "level_accuracy": level_accuracy(comparison, setting.id, agent),
                 **training_effort(comparison, setting.id, agent),
             }
-            for name in (*MEASURES, "ahead_of_gate", "paper_regret"):
+            for name in (*MEASURES, "of_reachable", "ahead_of_gate", "paper_regret"):
                 found = intervals.get(name)
                 for suffix, x in zip(("", "_low", "_high"), found or (None,) * 3, strict=True):
                     record[name + suffix] = None if x is None or not math.isfinite(x) else float(x)
@@ -316,11 +408,26 @@ def records(comparison: Comparison) -> list[dict[str, Any]]:
     return result
 
 
-def _between_seeds(setting: Setting, entry: Entry) -> float | None:
-    """Standard deviation over training seeds of the optimum-normalised score; None for one seed."""
-    scores = entry.values["score"].mean(1)
-    spread = metrics.normalised(scores, setting.reference(OPTIMUM)).std(ddof=1) if len(scores) > 1 else math.nan
-    return float(spread) if math.isfinite(spread) else None
+def seed_shares(setting: Setting, agent: str) -> Floats | None:
+    """(S,) optimum-normalised score of every training seed; None for one seed, and where nothing can be won."""
+    scores = setting.entries[agent].values["score"].mean(1)
+    best = setting.reference(OPTIMUM)
+    return None if len(scores) < 2 or best == 0 else np.asarray(scores / best)
+
+
+def coincidence(setting: Setting, agent: str) -> str | None:
+    """What to say of an agent that does what the optimum does in every exam, instead of an interval without width.
+
+    None for the optimum itself (its share is 1 by definition) and for all others.
+    """
+    if agent == OPTIMUM or not setting.coincides(agent):
+        return None
+    return coincidence_text(setting.questions is not None)
+
+
+def coincidence_text(recorded: bool) -> str:
+    """The words of :func:`coincidence`."""
+    return f"coincides with the optimum of these {'questions' if recorded else 'exams'}"
 
 
 EFFORT = ("steps", "updates", "cpu_seconds", "wall_seconds")
@@ -399,14 +506,11 @@ def summarise(run: Path, comparison: Comparison | None = None) -> pa.Table:
     """
     comparison = analyse(run) if comparison is None else comparison
     rows = records(comparison)
-    text = {"setting", "variant", "label", "agent", "evaluation", "no_interval"}
-    whole = {"setting", "budget", "exams", "seeds"}
-    schema = pa.schema(
-        [
-            (k, pa.int64() if k in whole else pa.string() if k in text else pa.float64())
-            for k in (rows[0] if rows else ())
-        ]
-    )
+    kinds = dict.fromkeys(("variant", "label", "agent", "evaluation", "no_interval", "coincides"), pa.string())
+    kinds |= dict.fromkeys(("setting", "budget", "exams", "seeds"), pa.int64()) | {
+        "seed_shares": pa.list_(pa.float64())
+    }
+    schema = pa.schema([(name, kinds.get(name, pa.float64())) for name in (rows[0] if rows else ())])
     table = pa.Table.from_pylist(rows, schema=schema)
     with replacing(run / "summary.parquet") as path:
         pq.write_table(table, path)
@@ -415,10 +519,10 @@ def summarise(run: Path, comparison: Comparison | None = None) -> pa.Table:
         "resamples": comparison.resamples,
         "settings": [
             s.row
-            | {"no_interval": s.no_interval}
+            | {"no_interval": s.no_interval, "optimism": s.optimism}
             | {
-                name: s.reference_interval(name)._asdict() | {"sampling_error": s.reference_noise[name]}
-                for name in (*REFERENCES, "optimum_upper")
+                name: s.reference_interval(name)._asdict() | {"sampling_error": s.reference_noise.get(name, 0.0)}
+                for name in s.references
             }
             for s in comparison.settings
         ],
@@ -528,6 +632,23 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if isinstance(value, int | bool | str | None) else str(value)
+
+
+def interval_text(row: dict[str, Any], name: str) -> str:
+    """A measure of a record (:func:`records`) with its interval, to three digits; where it has none, why if it is known.
+
+    Undefined where nothing can be won; without an interval where exams allow none. Records of earlier versions have
+    intervals without width instead of ``coincides``.
+    """
+    value, low, high = (row.get(name + suffix) for suffix in ("", "_low", "_high"))
+    if value is None:
+        return "-"
+    if low is not None and high is not None and high - low > metrics.SAME_SCORE:
+        return f"{value:.3f} [{low:.3f}, {high:.3f}]"
+    reason = row.get("coincides") if name == "normalised" else None
+    if reason is None and name == "normalised" and low is not None and value == 1 and row["agent"] != OPTIMUM:
+        reason = coincidence_text(False)
+    return f"{value:.3f}" + (f", {reason}" if reason else "")
 
 
 def highlights(comparison: Comparison, limit: int = 6) -> tuple[list[str], list[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fnmatch
+import json
 import sys
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -278,9 +279,13 @@ def _print_summary(run: Path) -> None:
     """The best agents of every setting, as the report ranks them."""
     import pyarrow.parquet as pq
 
+    from experiments.analysis import interval_text
+
     rows = pq.read_table(run / "summary.parquet").to_pylist()
+    recorded = any(row["of_reachable"] is not None for row in rows)
     shown = Table(title="optimum-normalised score, 95 % intervals (best five agents a setting)")
-    for column in ("setting", "agent", "score", "of the optimum", "evaluation"):
+    columns = ["setting", "agent", "score", *(["of the train laws' optimum"] if recorded else []), "of the optimum"]
+    for column in (*columns, "evaluation"):
         shown.add_column(column, justify="left" if column in ("setting", "agent", "evaluation") else "right")
     by_setting: dict[int, list[dict[str, Any]]] = {}
     for row in rows:
@@ -288,15 +293,23 @@ def _print_summary(run: Path) -> None:
             by_setting.setdefault(row["setting"], []).append(row)
     for group in by_setting.values():
         for row in sorted(group, key=lambda row: -row["score"])[:5]:
-            # Undefined where nothing can be won; without an interval where exams allow none.
-            interval = "-" if row["normalised"] is None else f"{row['normalised']:.3f}"
-            if row["normalised_low"] is not None:
-                interval += f" [{row['normalised_low']:.3f}, {row['normalised_high']:.3f}]"
-            shown.add_row(
-                escape(row["label"]), row["agent"], f"{row['score']:.2f}", escape(interval), row["evaluation"]
-            )
+            shares = [interval_text(row, "of_reachable")] if recorded else []
+            shares.append(interval_text(row, "normalised"))
+            if row["worst_seed"] is not None:
+                shares[-1] += f"; worst of {row['seeds']} seeds {row['worst_seed']:.3f}"
+            texts = (row["agent"], f"{row['score']:.2f}", *map(escape, shares), row["evaluation"])
+            shown.add_row(escape(row["label"]), *texts)
         shown.add_section()
     console.print(shown)
+    document = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    for setting in document["settings"]:
+        if setting["optimism"] is not None and setting["optimum"]["value"]:
+            part = 100 * setting["optimism"] / setting["optimum"]["value"]
+            console.print(
+                f"{escape(setting['label'])}: the optimum is planned on the questions that are scored, by an estimated "
+                f"{part:.1f} % too high; the train laws' optimum (agent bellman) is what a user can reach.",
+                highlight=False,
+            )
     for label, reason in dict.fromkeys((row["label"], row["no_interval"]) for row in rows if row["no_interval"]):
         console.print(f"[yellow]No intervals for {escape(label)}[/]: {escape(reason)}.", highlight=False)
 
@@ -560,14 +573,18 @@ def tune(
     epilog="Example:  roi compare --config experiments/configs/rl.yaml --out runs/rl   then   roi publish runs/rl results/rl"
 )
 def publish(
-    run: Annotated[Path, typer.Argument(help="Run folder of `roi compare`")],
-    out: Annotated[Path, typer.Argument(help="Folder to write to")],
+    run: Annotated[Path, typer.Argument(help="Run folder of `roi compare`, or a folder that was published already")],
+    out: Annotated[
+        Path | None, typer.Argument(help="Folder to write to; left out: write the tables of a published folder anew")
+    ] = None,
 ) -> None:
     """Write a run's numbers (Parquet, JSON) and main pictures (PNG) as small files, for a repository or a paper."""
     from experiments.publish import publish as write
+    from experiments.publish import rewrite_tables
 
-    check_folder(out, None)
-    for path in write(run, out):
+    if out is not None:
+        check_folder(out, None)
+    for path in rewrite_tables(run) if out is None else write(run, out):
         console.print(f"{path}  {path.stat().st_size / 1024:,.0f} kB", highlight=False)
 
 

@@ -447,6 +447,8 @@ def _reference_tables(config: CompareConfig, setting: int, batch: ExamBatch) -> 
             "oracle_noise": values.oracle_noise,
             "informed_noise": values.informed_noise,
             "optimum_noise": values.optimum_noise,
+            "reachable": values.reachable,
+            "optimism": values.optimism,
         },
         "tasks": {
             "setting": setting,

@@ -25,7 +25,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import NullFormatter, NullLocator, PercentFormatter
 
-from experiments.analysis import OPTIMUM, Comparison, Setting, highlights
+from experiments.analysis import OPTIMUM, REACHABLE, Comparison, Setting, highlights, seed_shares
 from roi_env import metrics
 
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -286,9 +286,10 @@ def curves(family: Sequence[Setting], look: dict[str, Look]) -> Figure:
     figure = Figure(figsize=(9.6, 4.4))
     left, right = figure.subplots(1, 2, gridspec_kw={"width_ratios": (1, 1.15)})
     budgets = np.array([s.budget for s in family])
-    for name in ("oracle", "informed", OPTIMUM):
+    reachable = [REACHABLE] if all(REACHABLE in s.references for s in family) else []
+    for name in ("oracle", "informed", OPTIMUM, *reachable):
         found = np.array([s.reference_interval(name) for s in family])
-        color, dash = ("#000000", "-") if name == OPTIMUM else (DARK, ":")
+        color, dash = ("#000000", "--" if name == REACHABLE else "-") if name in (OPTIMUM, REACHABLE) else (DARK, ":")
         left.plot(budgets, found[:, 0], color=color, ls=dash, lw=1.6, zorder=4)
         left.fill_between(budgets, found[:, 1], found[:, 2], color=color, alpha=0.10, lw=0, zorder=1)
     if any(s.is_bracket for s in family):
@@ -302,13 +303,15 @@ def curves(family: Sequence[Setting], look: dict[str, Look]) -> Figure:
         if not taken or agent == OPTIMUM:
             continue
         style_, x = look[agent], [s.budget for s in taken]
-        score = np.array([s.entries[agent].interval("score") for s in taken])
+        score = np.array([s.interval(agent, "score") for s in taken])
         share = np.array([s.normalised(agent) for s in taken])
         for axes, y in ((left, score), (right, share)):
             options = {"color": style_.color, "lw": style_.width, "ls": style_.dash, "zorder": 3 if style_.shown else 2}
             axes.plot(x, y[:, 0], marker=style_.marker, ms=5.5, **options)
             if style_.shown:
                 axes.fill_between(x, y[:, 1], y[:, 2], color=style_.color, alpha=0.13, lw=0, zorder=1)
+        for setting in taken if style_.shown else ():
+            _seed_points(right, setting, agent, setting.budget, style_.color)
         if style_.shown:
             ends[agent] = (x[-1], float(share[-1, 0]))
             lowest.append(float(share[:, 0].min()))
@@ -320,6 +323,9 @@ def curves(family: Sequence[Setting], look: dict[str, Look]) -> Figure:
     top += 0.1 * (top - floor)
     right.set_ylim(floor, top)
     right.axhline(1, color="#000000", lw=1.6, zorder=4)
+    if reachable:
+        shares = [s.reference(REACHABLE) / s.reference(OPTIMUM) if s.reference(OPTIMUM) else math.nan for s in family]
+        right.plot(budgets, shares, color="#000000", ls="--", lw=1.6, zorder=4)
     named = {agent: end for agent, end in ends.items() if end[1] > floor}
     named[OPTIMUM] = (budgets[-1], 1.0)
     places = spread([y for _, y in named.values()], 0.05 * (top - floor), floor, top)
@@ -345,16 +351,24 @@ def curves(family: Sequence[Setting], look: dict[str, Look]) -> Figure:
         axes.margins(x=0.04)
     left.set_ylim(bottom=0)
     ceiling = left.get_ylim()[1]
-    last = {name: family[-1].reference(name) for name in ("oracle", "informed", OPTIMUM)}
+    last = {name: family[-1].reference(name) for name in ("oracle", "informed", OPTIMUM, *reachable)}
     for name, place in zip(last, spread(list(last.values()), 0.05 * ceiling, 0, ceiling), strict=True):
         left.annotate(
             name, (budgets[-1], place), xytext=(7, 0), textcoords="offset points", va="center", fontsize=9,
-            color="#000000" if name == OPTIMUM else DARK, annotation_clip=False,
+            color="#000000" if name in (OPTIMUM, REACHABLE) else DARK, annotation_clip=False,
         )  # fmt: skip
     left.set_title("Score (correct answers, weighted)")
-    right.set_title("Share of the optimum")
+    right.set_title("Share of the optimum" + (" of these questions" if reachable else ""))
     right.yaxis.set_major_formatter(PercentFormatter(1))
     return figure
+
+
+def _seed_points(axes: Axes, setting: Setting, agent: str, x: float | None, color: str, y: float = 0.0) -> None:
+    """Every training seed's share of the optimum as a small dot: up from ``x``, or where that is None along ``y``."""
+    shares = seed_shares(setting, agent)
+    if shares is not None:
+        places = (np.full(len(shares), x), shares) if x is not None else (shares, np.full(len(shares), y))
+        axes.plot(*places, ls="", marker=".", ms=3.5, color=color, alpha=0.7, mew=0, zorder=3)
 
 
 def forest(setting: Setting, look: dict[str, Look]) -> Figure:
@@ -366,6 +380,7 @@ def forest(setting: Setting, look: dict[str, Look]) -> Figure:
         value, low, high = setting.normalised(agent)
         color = look[agent].color if look[agent].shown else DARK
         axes.plot([low, high], [y, y], color=color, lw=2, solid_capstyle="butt")
+        _seed_points(axes, setting, agent, None, INK, y + 0.27)
         axes.plot(value, y, marker=look[agent].marker or "o", color=color, ms=6)
     axes.axvline(1, color="#000000", lw=1.2)
     if setting.is_bracket:
@@ -373,7 +388,8 @@ def forest(setting: Setting, look: dict[str, Look]) -> Figure:
     axes.set_yticks(range(len(ranking)), labels(ranking).values())
     axes.set_ylim(-0.6, len(ranking) - 0.4)
     axes.xaxis.set_major_formatter(PercentFormatter(1))
-    axes.set_xlabel("share of the optimum (95 % interval)")
+    recorded = " of these questions" if setting.questions is not None else ""
+    axes.set_xlabel(f"share of the optimum{recorded} (95 % interval; small dots: training seeds)")
     return figure
 
 
@@ -387,7 +403,7 @@ def regret_split(family: Sequence[Setting]) -> Figure:
         for y, agent in enumerate(agents):
             if agent not in setting.entries:
                 continue
-            score, low, high = setting.entries[agent].interval("score")
+            score, low, high = setting.interval(agent, "score")
             axes.barh(y, min(score, best), color="#8FA3AD", height=0.72)
             for start, stop, cause in (
                 (score, best, "policy"),
@@ -448,8 +464,8 @@ def pareto(family: Sequence[Setting], look: dict[str, Look]) -> Figure:
         for agent in reversed(look):
             if agent not in points or points[agent][1] < floor:
                 continue
-            entry, style_ = setting.entries[agent], look[agent]
-            (x, x0, x1), (y, y0, y1) = entry.interval("tokens"), entry.interval("score")
+            style_ = look[agent]
+            (x, x0, x1), (y, y0, y1) = setting.interval(agent, "tokens"), setting.interval(agent, "score")
             color, z = style_.color, (4 if style_.shown else 2)
             if style_.shown:  # intervals of the others would hide the marks
                 axes.plot([x0, x1], [y, y], color=color, lw=1, zorder=z)

@@ -18,11 +18,13 @@ from experiments import figures
 from experiments.analysis import (
     EFFORT,
     OPTIMUM,
+    REACHABLE,
     SKIP,
     Comparison,
     RunError,
     Setting,
     analyse,
+    coincidence,
     focus_of,
     missing,
     summarise,
@@ -110,8 +112,27 @@ def headline(comparison: Comparison) -> list[str]:
         low, high = focus.normalised(best, upper=True), focus.normalised(best)
         reach = f"between {_percent(low.value)} and {_percent(high.value)} of the optimum (known only as a bracket)"
     else:
-        reach = f"{_interval_percent(focus.normalised(best))} of the optimum"
-    sentences.append(f"{where} the best agent, {best}, scores {reach}.")
+        found = coincidence(focus, best)
+        of = "of these questions" if focus.questions is not None else ""
+        reach = f"{_interval_percent(focus.normalised(best))} of the optimum {of}".strip() if found is None else ""
+    if REACHABLE in focus.references:
+        share = focus.share(best, REACHABLE)
+        reach = f"{_interval_percent(share)} of what the optimum of the train laws reaches (`bellman`)" + (
+            f", {reach}" if reach else ""
+        )
+    seeds = len(focus.entries[best].values["score"])
+    rests = f" (its interval rests on {_count(seeds, 'training seed')})" if seeds > 1 else ""
+    sentences.append(
+        f"{where} the best agent, {best}, scores {reach}{rests}."
+        if reach
+        else f"{where} the best agent, {best}, {coincidence(focus, best)}: that says nothing of others."
+    )
+    if focus.optimism is not None and focus.reference(OPTIMUM) > 0:
+        sentences.append(
+            f"The optimum of these questions is planned on the questions that are scored, and by that an estimated "
+            f"{_percent(focus.optimism / focus.reference(OPTIMUM))} too high; the optimum of the train laws is "
+            f"{_interval_percent(_reachable_share(focus))} of it."
+        )
     gate = comparison.gate
     if gate in focus.entries and gate is not None and gate != best:
         ahead = focus.advantage(best, gate)
@@ -135,6 +156,11 @@ def headline(comparison: Comparison) -> list[str]:
             f"and only luck separates that from the oracle (another {_percent((oracle - informed) / optimum)})."
         )
     return sentences
+
+
+def _reachable_share(setting: Setting) -> Interval:
+    """The optimum of the train laws as a share of the optimum of these questions, with no interval: that holds neither."""
+    return Interval(setting.reference(REACHABLE) / setting.reference(OPTIMUM), math.nan, math.nan)
 
 
 class Picture(NamedTuple):
@@ -202,14 +228,16 @@ def _family(
                 (
                     "Score against budget",
                     "Left: mean score; the references bound it. Right: the same as a share of the optimum, zoomed in "
-                    "on the better agents. Bands are 95 % intervals.",
+                    "on the better agents. Bands are 95 % intervals, small dots single training seeds."
+                    + (" Dashed: the optimum of the train laws." if REACHABLE in family[0].references else ""),
                     picture("curves", figures.curves(family, look), "Score against budget")
                     if len(family) > 1
                     else None,
                 ),
                 (
                     "Share of the optimum",
-                    "Mean score over mean optimum on the same exams, with its interval.",
+                    "Mean score over mean optimum on the same exams, with its interval; small dots are training seeds. No "
+                    "line: the agent coincides with the optimum, or the exams allow no interval.",
                     picture("forest", figures.forest(focus, look), "Share of the optimum")
                     if len(family) == 1
                     else None,
@@ -279,11 +307,13 @@ def _family(
 
 def _setting(setting: Setting, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     own = [r for r in rows if r["setting"] == setting.id]
-    optional = ("ahead_of_gate", "paper_regret", "calibration_error", "level_accuracy", *EFFORT)
+    optional = ("of_reachable", "ahead_of_gate", "paper_regret", "calibration_error", "level_accuracy", *EFFORT)
     references = [
         (name, setting.reference_interval(name), setting.reference_noise[name])
         for name in (OPTIMUM, "informed", "oracle")
     ]
+    if REACHABLE in setting.references:
+        references.insert(1, ("optimum of the train laws", setting.reference_interval(REACHABLE), 0.0))
     if setting.is_bracket:
         references.insert(1, ("upper end of the optimum", setting.reference_interval("optimum_upper"), 0.0))
     return {
@@ -291,6 +321,8 @@ def _setting(setting: Setting, rows: Sequence[dict[str, Any]]) -> dict[str, Any]
         "budget": setting.budget_label,
         "exams": len(setting.exams),
         "no_interval": setting.no_interval,
+        "recorded": setting.questions is not None,
+        "optimism": setting.optimism,
         "references": references,
         "bracket": setting.is_bracket,
         "rows": own,

@@ -157,6 +157,63 @@ def question_information(questions: npt.ArrayLike) -> float:
     return max(frobenius + own**2 / len(ids) ** 2, 0.0) / own
 
 
+class QuestionDesign:
+    r"""Which exams share which questions, and how much of a statistic's spread is the questions'.
+
+    The weights of :func:`bootstrap_weights` count what is not a sum of question effects
+    (:math:`\sigma_\varepsilon^2`) :math:`\alpha^2 N` times: they are exact for scores, where questions dominate, and
+    several times too wide for the difference or ratio of two agents, where question effects cancel. The two variances are
+    estimated here by the method of moments: with y the centred per-exam values, :math:`T_1 = |X^T y|^2` and
+    :math:`T_2 = |y|^2` have the expectations
+
+    .. math:: \sigma_h^2 \|G\|_F^2 + \sigma_\varepsilon^2 \operatorname{tr} G, \qquad
+              \sigma_h^2 \operatorname{tr} G + \sigma_\varepsilon^2 (E - 1)
+
+    (Henderson's method; S. R. Searle, G. Casella, C. E. McCulloch, "Variance Components", 1992). The variance of the mean
+    is then :math:`\sigma_h^2 \sum_q c_q^2 / E^2 + \sigma_\varepsilon^2 / E`, divided by 1 - N / Q: effects of questions
+    that fill so large a part of an exam are not sums, and their estimate is noisy.
+
+    :param questions: (E, N) identifiers of the questions in each exam.
+    """
+
+    def __init__(self, questions: npt.ArrayLike) -> None:
+        ids = np.asarray(questions)
+        unique, codes = np.unique(ids, return_inverse=True)
+        self._codes = codes.reshape(ids.shape)
+        count = np.bincount(codes.ravel()).astype(np.float64)
+        self._exams, self._unique = len(ids), len(unique)
+        self._own = float(count @ count)
+        self._frobenius = question_information(ids) * self._own
+        self._trace = ids.size - self._own / len(ids)
+        self._part = ids.shape[1] / len(unique)
+
+    def stretch(self, values: npt.ArrayLike, other: float = 0.0) -> float:
+        """Factor by which deviations of replicates are to be multiplied: below 1 where question effects cancel.
+
+        Args:
+            values: (E,) what each exam adds to the statistic (its influence; any centre).
+            other: variance that the replicates hold besides (training seeds), in the statistic's unit.
+        """
+        exams = self._exams
+        y = np.asarray(values, dtype=np.float64)
+        y = y - y.mean()
+        shared = float((np.bincount(self._codes.ravel(), np.repeat(y, self._codes.shape[1]), self._unique) ** 2).sum())
+        total = float(y @ y)
+        determinant = self._frobenius * (exams - 1) - self._trace**2
+        wide = self._own * shared / (self._frobenius * exams**2) if self._frobenius > 0 else 0.0
+        # Exams without common questions: the two are not told apart, and the weights are right as they are.
+        if wide <= 0 or determinant <= 1e-9 * self._frobenius * (exams - 1):
+            return 1.0
+        effect = (shared * (exams - 1) - total * self._trace) / determinant
+        noise = (self._frobenius * total - self._trace * shared) / determinant
+        if noise <= 0:
+            effect, noise = shared / self._frobenius, 0.0
+        elif effect <= 0:
+            effect, noise = 0.0, total / (exams - 1)
+        fair = (effect * self._own / exams**2 + noise / exams) / (1 - min(self._part, 0.9))
+        return float(np.sqrt((fair + other) / (wide + other)))
+
+
 def no_interval(num_exams: int, questions: npt.ArrayLike | None = None) -> str | None:
     """Why these exams allow no interval, in words; None where they do.
 
@@ -297,24 +354,45 @@ def resampled_means(values: npt.ArrayLike, weights: Floats, seeds: Floats | None
     return np.asarray(means + (seeds - 1.0) @ array.mean(axis=-1).T / array.shape[-2], dtype=np.float64)
 
 
-def interval(value: float, replicates: Floats, level: float = 0.95) -> Interval:
+def interval(
+    value: float,
+    replicates: Floats,
+    level: float = 0.95,
+    *,
+    stretch: float = 1.0,
+    bounds: tuple[float, float] | None = None,
+) -> Interval:
     """Percentile interval (Efron 1979) around an estimate, of replicates whose weights allow for small samples.
 
     Args:
         value: the estimate on the unweighted data.
         replicates: (R,) the same statistic under every replicate; NaN replicates are ignored.
         level: coverage aimed at.
+        stretch: factor on the replicates' deviations from ``value``, see :class:`QuestionDesign`.
+        bounds: ends that the statistic cannot leave. Where ``value`` lies between them the interval is made on the logit
+            scale and stays inside: close to an end means of a skewed quantity (what is missing from the optimum) have
+            symmetric spread on that scale, and three times as many intervals would lie too high as too low without it.
 
     Returns:
-        The interval; NaN ends when no replicate is finite.
+        The interval; NaN ends when no replicate is finite, and where it would have no width: what did not vary in the
+        sample says nothing of how it varies.
     """
     if not 0 < level < 1:
         raise ValueError(f"level must lie in (0, 1), got {level}")
     finite = replicates[np.isfinite(replicates)]
     if not len(finite):
         return Interval(value, float("nan"), float("nan"))
-    low, high = np.quantile(finite, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(value), float(low), float(high))
+    low, high = stretch * (np.quantile(finite, [(1 - level) / 2, (1 + level) / 2]) - value)
+    if high - low <= SAME_SCORE * max(1.0, abs(value)):
+        return Interval(float(value), float("nan"), float("nan"))
+    if bounds is not None and bounds[0] < value < bounds[1]:
+        least, most = bounds
+        odds = (value - least) / (most - value)
+        slope = (most - least) / ((value - least) * (most - value))
+        low, high = (odds * np.exp(np.clip(slope * d, -700.0, 700.0)) for d in (low, high))
+        low, high = (least + (most - least) * x / (1 + x) for x in (low, high))
+        return Interval(float(value), float(low), float(high))
+    return Interval(float(value), float(value + low), float(value + high))
 
 
 def exam_ratios(scores: npt.ArrayLike, optimum: npt.ArrayLike) -> Floats:

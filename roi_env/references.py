@@ -40,7 +40,7 @@ from roi_env.evaluation import (
 )
 from roi_env.exam import ExamBatch, ExamSpec
 from roi_env.hindsight import hindsight
-from roi_env.source import NOT_OFFERED
+from roi_env.source import NOT_OFFERED, Laws, published_laws
 from roi_env.tables import Rounding, Tables, auto_grid, blind_tables, by_exam, compile_laws, preview_tables
 
 
@@ -59,6 +59,10 @@ class References:
     :param optimum_noise: standard error of ``optimum`` (0: exact).
     :param optimum_mode: how that policy was evaluated.
     :param grid: tokens per step of the budget grid that ``informed`` and ``optimum`` were solved on (1: exact).
+    :param reachable: value of the best policy for the published beliefs: what a user can reach. Recorded sources: the
+        optimum of the train laws, on the evaluated questions; agent ``bellman``. Synthetic ones: ``optimum``.
+    :param optimism: by how much ``optimum`` is too high for having been planned on the very questions that it is scored
+        on, see :func:`in_sample_optimism` (0 for synthetic sources: their laws are no estimates).
     """
 
     law: Law
@@ -71,6 +75,8 @@ class References:
     optimum_noise: npt.NDArray[np.float64]
     optimum_mode: Literal["exact", "sampled"]
     grid: int
+    reachable: npt.NDArray[np.float64]
+    optimism: npt.NDArray[np.float64]
 
 
 def oracle_values(batch: ExamBatch) -> npt.NDArray[np.float64]:
@@ -96,13 +102,14 @@ def informed_values(batch: ExamBatch, grid: int = 1) -> npt.NDArray[np.float64]:
     return preview_tables(kinds, source.group_weight[pairs[0]], cells, spec.budget, grid, law=pairs[1]).value
 
 
-def optimum_tables(batch: ExamBatch, grid: int = 0, rounding: Rounding = "split") -> Tables:
+def optimum_tables(batch: ExamBatch, grid: int = 0, rounding: Rounding = "split", laws: Laws | None = None) -> Tables:
     """The best policy for what is shown, by Bellman on the source's published laws; ``value`` is by exam (E,).
 
     Exact at grid 1 for sources without an exam-level latent state (those: :func:`latent_model`).
 
     :param grid: tokens per step; 0 chooses 1 (exact) up to 16384 tokens of budget.
     :param rounding: of costs on a coarse grid, see :func:`roi_env.tables.compile_laws`.
+    :param laws: (G,) laws to plan with instead.
     :raises ValueError: for a source with a latent state.
     """
     spec, source = batch.spec, batch.spec.source
@@ -111,11 +118,38 @@ def optimum_tables(batch: ExamBatch, grid: int = 0, rounding: Rounding = "split"
             f"source {source.name!r} has a latent state: use latent_model and roi_env.belief.belief_tables"
         )
     grid = grid or auto_grid(spec.budget)
-    cells = compile_laws(source.published, spec.min_cost, spec.decision_cost, grid, rounding)
+    cells = compile_laws(laws or source.published, spec.min_cost, spec.decision_cost, grid, rounding)
     if spec.preview:
         return preview_tables(batch.groups, source.group_weight, cells, spec.budget, grid)
     tables = blind_tables(spec.arrivals, source.group_weight, cells, spec.budget, grid)
     return dataclasses.replace(tables, value=by_exam(tables.index, tables.value, batch.groups))
+
+
+def in_sample_optimism(batch: ExamBatch, grid: int = 0, splits: int = 4) -> npt.NDArray[np.float64]:
+    """(E,) estimate of how much the optimum of a recorded source gains by being planned on the questions it is scored on.
+
+    The best policy for a finite sample of questions is worth more on that sample than any policy is worth on others. That
+    gain shrinks about as 1 / (number of questions): it is the optimum of half of the questions on that half, minus the
+    optimum of all on all (M. H. Quenouille, "Notes on bias in estimation", Biometrika 43, 1956, with halves), a mean over
+    random halves of every group. A group of one question is in both halves. The halves are named by a fixed seed: equal
+    batches give equal numbers.
+
+    :param grid: as for :func:`optimum_tables`.
+    :param splits: pairs of halves.
+    """
+    source = batch.spec.source
+    rng = np.random.default_rng(0)
+    members = [np.flatnonzero(source.row_group == group) for group in range(source.num_groups)]
+    halves = np.zeros(len(batch))
+    for _ in range(splits):
+        half = np.zeros((2, len(source.row_group)), np.bool_)
+        for rows in members:
+            shuffled, middle = rng.permutation(rows), (len(rows) + int(rng.integers(2))) // 2
+            half[0, shuffled[: middle or 1]] = half[1, shuffled[min(middle, len(rows) - 1) :]] = True
+        for rows in half:
+            laws = published_laws(source.laws, source.row_item[rows], source.row_group[rows], source.num_groups, 1)
+            halves += optimum_tables(batch, grid, laws=laws).value / (2 * splits)
+    return halves - optimum_tables(batch, grid).value
 
 
 def latent_model(spec: ExamSpec, grid: int = 0) -> BeliefModel:
@@ -244,6 +278,12 @@ def references(
         if grid > 1:
             high, low = (optimum_tables(batch, grid, rounding).value for rounding in ("down", "up"))
             upper = upper + (high - low)
+    reachable, optimism = evaluation.score, np.zeros(len(batch))
+    if not source.synthetic:
+        reachable = _evaluate_tables(
+            lambda some: optimum_tables(some, grid, laws=source.beliefs), batch, law, max_states, replicates
+        ).score
+        optimism = in_sample_optimism(batch, grid)
     return References(
         law=law,
         oracle=oracle.mean(1),
@@ -255,4 +295,6 @@ def references(
         optimum_noise=evaluation.noise,
         optimum_mode=evaluation.mode,
         grid=grid,
+        reachable=reachable,
+        optimism=optimism,
     )

@@ -2,6 +2,9 @@
 
 ``sequence`` numbers the exam of every decision, 0 .. S - 1; a batch holds whole exams, so that ratios and averages over
 an exam are what they say. Every function returns a loss to be minimised or a quantity per decision.
+
+Values may have any dtype; all functions compute and return in float32, for float64 values in float64. In bfloat16 a
+running sum stops growing at 256 times its terms, and counts are not whole numbers above 256.
 """
 
 from __future__ import annotations
@@ -16,16 +19,20 @@ Aggregation = Literal["token", "sequence", "constant"]
 AGGREGATIONS: Final[tuple[Aggregation, ...]] = get_args(Aggregation)
 
 
+def _wide(values: torch.Tensor) -> torch.Tensor:
+    """The same values in a dtype that can be summed: float64 stays, everything else becomes float32."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 def sequence_sum(values: torch.Tensor, sequence: torch.Tensor) -> torch.Tensor:
     """(S,) sum of ``values`` (T,) over each exam; ``sequence`` (T,) int64."""
-    size = int(sequence.max()) + 1
-    return torch.zeros(size, dtype=values.dtype, device=values.device).index_add(0, sequence, values)
+    values = _wide(values)
+    return values.new_zeros(int(sequence.max()) + 1).index_add(0, sequence, values)
 
 
 def sequence_mean(values: torch.Tensor, sequence: torch.Tensor) -> torch.Tensor:
     """(S,) mean of ``values`` (T,) over each exam; exams without decisions give 0."""
-    count = sequence_sum(torch.ones_like(values), sequence)
-    return sequence_sum(values, sequence) / count.clamp(min=1)
+    return sequence_sum(values, sequence) / torch.bincount(sequence).clamp(min=1)
 
 
 def aggregate(
@@ -42,6 +49,7 @@ def aggregate(
     :param max_length: decisions of the longest possible exam, for ``constant``.
     :raises ValueError: for an unknown ``how``, or ``constant`` without ``max_length``.
     """
+    values = _wide(values)
     if how == "token":
         return values.mean()
     if how == "sequence":
@@ -61,7 +69,7 @@ def log_ratio(logp: torch.Tensor, old_logp: torch.Tensor, sequence: torch.Tensor
 
     :raises ValueError: for an unknown ``ratio``.
     """
-    difference = logp - old_logp
+    difference = _wide(logp) - _wide(old_logp)
     if ratio == "token":
         return difference
     if ratio != "sequence":
@@ -76,7 +84,7 @@ def clipped_surrogate(
 
     Schulman et al. 2017, arXiv 1707.06347, eq. 7; two bounds as in DAPO (arXiv 2503.14476).
     """
-    ratio = log_ratio.exp()
+    ratio, advantages = _wide(log_ratio).exp(), _wide(advantages)
     clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
     return -torch.minimum(ratio * advantages, clipped * advantages)
 
@@ -87,6 +95,7 @@ def masked_log_softmax(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor
     :param logits: (T, A).
     :param mask: (T, A) bool; every row has a legal action.
     """
+    logits = _wide(logits)
     return torch.log_softmax(logits.masked_fill(~mask, torch.finfo(logits.dtype).min), -1)
 
 
@@ -105,5 +114,5 @@ def kl_exact(logits: torch.Tensor, reference_logits: torch.Tensor, mask: torch.T
 def kl_k3(logp: torch.Tensor, reference_logp: torch.Tensor) -> torch.Tensor:
     """(T,) the k3 estimate of KL(policy || reference) at actions drawn from the policy: exp(d) - d - 1, d = reference -
     policy log-probability; unbiased, never negative (Schulman, "Approximating KL divergence", 2020)."""
-    difference = reference_logp - logp
+    difference = _wide(reference_logp) - _wide(logp)
     return difference.exp() - difference - 1

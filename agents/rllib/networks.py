@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from agents.base import Problem
-from agents.rllib.losses import sequence_sum
 
 
 @contextmanager
@@ -116,7 +115,7 @@ class PolicyNetwork(nn.Module):
         observations = (observations - self.centre) / self.spread
         if self.cell is None or self.encoder is None:
             return self._heads(observations)
-        length = sequence_sum(torch.ones_like(sequence), sequence)
+        length = torch.bincount(sequence)
         first = length.cumsum(0) - length
         encoded = self.encoder(observations)
         states = torch.zeros(len(observations), self.memory)

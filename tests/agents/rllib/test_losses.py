@@ -15,6 +15,7 @@ from agents.rllib.losses import (
     log_ratio,
     masked_log_softmax,
     sequence_mean,
+    sequence_sum,
 )
 
 SEQUENCE = torch.tensor([0, 0, 0, 1])
@@ -92,3 +93,38 @@ def test_masked_actions_get_no_probability_and_finite_gradients():
     assert logits.grad is not None
     assert torch.isfinite(logits.grad).all()
     assert (logits.grad[~mask] == 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_low_precision_values_are_counted_and_summed_in_float32(dtype):
+    """Independent reference: the same functions on the same (rounded) values in float64."""
+    generator = torch.Generator().manual_seed(0)
+    length = torch.tensor([700, 3, 300])
+    sequence = torch.repeat_interleave(torch.arange(3), length)
+    same = torch.full((700,), 0.01, dtype=dtype)
+    assert sequence_mean(same, sequence[:700]).item() == pytest.approx(same[0].item(), rel=1e-5)
+    assert sequence_sum(torch.ones(700, dtype=dtype), sequence[:700]).item() == 700
+    values, old = (torch.rand(1003, generator=generator).mul(0.1).to(dtype) for _ in range(2))
+    logits, reference = (torch.randn(1003, 4, generator=generator).to(dtype) for _ in range(2))
+    mask = torch.rand(1003, 4, generator=generator) < 0.6
+    mask[:, 0] = True
+
+    def everything(*tensors: torch.Tensor) -> list[torch.Tensor]:
+        values, old, logits, reference = tensors
+        return [
+            sequence_sum(values, sequence),
+            *(aggregate(values, sequence, how, 700) for how in ("token", "sequence", "constant")),
+            log_ratio(values, old, sequence, "token"),
+            log_ratio(values, old, sequence, "sequence"),
+            clipped_surrogate(values, old, 0.2, 0.2),
+            masked_log_softmax(logits, mask)[mask],
+            entropy(logits, mask),
+            kl_exact(logits, reference, mask),
+            kl_k3(values, old),
+        ]
+
+    exact = everything(*(tensor.double() for tensor in (values, old, logits, reference)))
+    for found, expected in zip(everything(values, old, logits, reference), exact, strict=True):
+        assert found.dtype == torch.float32
+        assert expected.dtype == torch.float64
+        torch.testing.assert_close(found.double(), expected, rtol=2e-5, atol=2e-6)
