@@ -53,7 +53,8 @@ def main() -> None:
             row = rows[f"signal-{n}", f"signal-{n} t={t:g}", agent]
             ours[i, j] = row["normalised"]
             slack = 2 * NOISE[n]
-            far = not row["normalised_low"] - slack <= earlier[j] <= row["normalised_high"] + slack
+            low, high = row["normalised_low"] or row["normalised"], row["normalised_high"] or row["normalised"]
+            far = not low - slack <= earlier[j] <= high + slack
             shown.append(f"{row['normalised']:.3f} ({earlier[j]:.3f}){'*' if far else ''}")
         print(f"| {agent} | " + " | ".join(shown) + " |")
     theirs = np.array(list(EARLIER.values()))

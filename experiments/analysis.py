@@ -646,6 +646,8 @@ def interval_text(row: dict[str, Any], name: str) -> str:
     if low is not None and high is not None and high - low > metrics.SAME_SCORE:
         return f"{value:.3f} [{low:.3f}, {high:.3f}]"
     reason = row.get("coincides") if name == "normalised" else None
+    if name == "of_reachable" and low is None and row["no_interval"] is None:
+        reason = "the same in every exam"
     if reason is None and name == "normalised" and low is not None and value == 1 and row["agent"] != OPTIMUM:
         reason = coincidence_text(False)
     return f"{value:.3f}" + (f", {reason}" if reason else "")

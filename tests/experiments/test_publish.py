@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import matplotlib.image
+import pyarrow as pa
 import pyarrow.parquet as pq
 from typer.testing import CliRunner
 
@@ -30,10 +31,10 @@ def test_a_run_is_published(tmp_path: Path) -> None:
     ]
     table = (out / "tables.md").read_text()
     assert "## signal" in table
-    assert "| agent | t=0.3 | updates | CPU s |" in table
+    assert "| agent | t=0.3 | seeds | updates | CPU s |" in table
     for row in pq.read_table(out / "summary.parquet").to_pylist():
-        interval = f"[{row['normalised_low']:.3f}, {row['normalised_high']:.3f}]"
-        assert f"| {row['agent']} | {row['normalised']:.3f} {interval} |" in table
+        interval = "" if row["agent"] == "optimum" else f" [{row['normalised_low']:.3f}, {row['normalised_high']:.3f}]"
+        assert f"| {row['agent']} | {row['normalised']:.3f}{interval} | 1 |" in table
     assert pq.read_table(out / "summary.parquet").equals(pq.read_table(run / "summary.parquet"))
     assert str(tmp_path) not in (out / "summary.json").read_text()
     rows = json.loads((out / "summary.json").read_text())["results"]
@@ -86,3 +87,37 @@ def test_parts_make_one_table(tmp_path: Path) -> None:
     refused = CliRunner().invoke(app, ["publish", str(tmp_path / "other"), str(parts)])
     assert "exams=3" in str(refused.exception)
     assert rows(both) == rows(parts)
+
+
+def test_folders_of_earlier_versions_are_read_and_rewritten(tmp_path: Path) -> None:
+    """Their summaries lack columns and hold intervals without width: tables say what those are, new parts join them."""
+    out = tmp_path / "out"
+    agents = ["--agent", "bellman", "exams=3", "--variant", "signal"]
+    _run(tmp_path / "a", "--budget", "0.15", *agents)
+    _run(tmp_path / "b", "--budget", "0.3", *agents)
+    assert CliRunner().invoke(app, ["publish", str(tmp_path / "a"), str(out)], catch_exceptions=False).exit_code == 0
+    new = ("coincides", "seed_shares", "worst_seed", "of_reachable", "of_reachable_low", "of_reachable_high")
+    summary = pq.read_table(out / "summary.parquet").drop_columns(list(new))
+    rows = summary.to_pylist()
+    for row in rows:
+        if row["agent"] in ("bellman", "optimum"):
+            row |= {"normalised_low": 1.0, "normalised_high": 1.0}
+    summary = pa.Table.from_pylist(rows, schema=summary.schema)
+    pq.write_table(summary, out / "summary.parquet")
+    document = json.loads((out / "summary.json").read_text()) | {"results": rows}
+    (out / "summary.json").write_text(json.dumps(document))
+
+    def lines(agent: str) -> list[str]:
+        return [line for line in (out / "tables.md").read_text().splitlines() if line.startswith(f"| {agent} |")]
+
+    assert CliRunner().invoke(app, ["publish", str(out)], catch_exceptions=False).exit_code == 0
+    assert lines("bellman") == ["| bellman | 1.000, coincides with the optimum of these exams | 1 |  |  |"]
+    assert lines("optimum") == ["| optimum | 1.000 | 1 |  |  |"]
+    assert pq.read_table(out / "summary.parquet").equals(summary)  # numbers stay
+    assert CliRunner().invoke(app, ["publish", str(tmp_path / "b"), str(out)], catch_exceptions=False).exit_code == 0
+    both = "1.000, coincides with the optimum of these exams"
+    assert lines("bellman") == [f"| bellman | {both} | {both} | 1 |  |  |"]
+
+    refused = CliRunner().invoke(app, ["publish", str(tmp_path / "a")])
+    assert "is a run folder: say where to publish it" in str(refused.exception)
+    assert "no published folder" in str(CliRunner().invoke(app, ["publish", str(tmp_path / "none")]).exception)

@@ -200,6 +200,77 @@ def test_intervals_over_few_seeds_and_exams_cover(
         assert covered["exams"] / trials < 0.3
 
 
+def test_an_interval_without_width_is_none() -> None:
+    for value, replicates in ((1.0, np.ones(50)), (0.3, 0.3 + 1e-16 * np.arange(50)), (0.0, np.zeros(5))):
+        found = metrics.interval(value, replicates)
+        assert found.value == value
+        assert np.isnan([found.low, found.high]).all()
+    assert metrics.interval(1.0, np.array([0.999, 1.0, 1.001])).low < 1
+
+
+@given(st.floats(0.001, 0.999), st.floats(1e-6, 0.5), st.integers(0, 99))
+def test_bounded_intervals_stay_inside_and_agree_where_they_are_narrow(value: float, spread: float, seed: int) -> None:
+    noise = np.random.default_rng(seed).normal(size=200)
+    wide = metrics.interval(value, value + spread * noise, bounds=(0.0, 1.0))
+    assert 0 <= wide.low < value < wide.high <= 1
+    narrow = value + 1e-6 * value * (1 - value) * noise
+    plain, bounded = metrics.interval(value, narrow), metrics.interval(value, narrow, bounds=(0.0, 1.0))
+    np.testing.assert_allclose(np.array(bounded) - value, np.array(plain) - value, rtol=1e-4, atol=1e-12)
+    scaled = metrics.interval(5 + 3 * value, 5 + 3 * (value + spread * noise), bounds=(5.0, 8.0))
+    np.testing.assert_allclose((np.array(scaled) - 5) / 3, wide, rtol=1e-6, atol=1e-9)
+
+
+def test_variance_components_equal_their_definition() -> None:
+    """Against the two moment equations solved with the matrices themselves."""
+    rng = np.random.default_rng(1)
+    for pool, tasks, exams in ((30, 3, 60), (40, 10, 25), (100, 2, 80)):
+        questions = rng.permuted(np.tile(np.arange(pool), (exams, 1)), axis=1)[:, :tasks]
+        effect = rng.normal(size=pool)
+        values = effect[questions].sum(1) + rng.normal(size=exams)
+        unique, codes = np.unique(questions, return_inverse=True)
+        incidence = np.zeros((exams, len(unique)))
+        np.put_along_axis(incidence, codes.reshape(questions.shape), 1, axis=1)
+        centre = np.eye(exams) - 1 / exams
+        kernel, y = centre @ incidence @ incidence.T @ centre, values - values.mean()
+        moments = [[np.trace(kernel @ kernel), np.trace(kernel)], [np.trace(kernel), exams - 1]]
+        of_question, of_exam = np.linalg.solve(moments, [y @ kernel @ y, y @ y])
+        assert min(of_question, of_exam) > 0
+        own = (incidence.sum(0) ** 2).sum()
+        fair = (of_question * own / exams**2 + of_exam / exams) / (1 - tasks / len(unique))
+        wide = own / np.trace(kernel @ kernel) * (y @ kernel @ y) / exams**2
+        found = metrics.QuestionDesign(questions)
+        assert found.stretch(values) == pytest.approx(np.sqrt(fair / wide))
+        assert found.stretch(7 - 3 * values) == pytest.approx(np.sqrt(fair / wide))
+        assert found.stretch(values, 2.0) == pytest.approx(np.sqrt((fair + 2) / (wide + 2)))
+    apart = metrics.QuestionDesign(np.arange(60).reshape(20, 3))
+    assert apart.stretch(rng.normal(size=20)) == 1
+    assert metrics.QuestionDesign(questions).stretch(np.ones(80)) == 1
+
+
+@pytest.mark.parametrize(("pool", "tasks", "exams"), [(30, 3, 60), (30, 5, 60), (100, 10, 60)])
+def test_differences_in_which_question_effects_cancel_are_covered_as_often_as_claimed(
+    pool: int, tasks: int, exams: int
+) -> None:
+    rng, trials = np.random.default_rng(6), 400
+    covered = np.zeros(3)
+    for _ in range(trials):
+        effect = rng.normal(size=pool)
+        questions = rng.permuted(np.tile(np.arange(pool), (exams, 1)), axis=1)[:, :tasks]
+        one = 10 + effect[questions].sum(1) + rng.normal(size=exams)
+        apart = 0.5 + 0.3 * rng.normal(size=exams)
+        weights, design = metrics.bootstrap_weights(exams, 400, rng, questions), metrics.QuestionDesign(questions)
+        for k, (values, truth, stretch) in enumerate(
+            ((one, 10, design.stretch(one)), (apart, 0.5, design.stretch(apart)), (apart, 0.5, 1.0))
+        ):
+            replicates = metrics.resampled_means(values, weights)
+            found = metrics.interval(values.mean(), replicates, stretch=stretch)
+            covered[k] += found.low <= truth <= found.high
+    # 3 standard errors of a coverage of .95 over 400 trials are .033.
+    assert (covered[:2] / trials > 0.917).all()
+    assert (covered[:2] / trials < 0.983).all()
+    assert covered[2] / trials > 0.985  # what the weights alone claim
+
+
 def test_interval_ignores_undefined_replicates() -> None:
     found = metrics.interval(1.0, np.array([np.nan, 0.0, 1.0, 2.0]))
     assert found.low == pytest.approx(0.05)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pytest
 
 import roi_env.bellman
@@ -18,8 +19,17 @@ from roi_env.belief import belief_model, belief_tables
 from roi_env.bellman import evaluate_policy, solve
 from roi_env.dynamics import transition
 from roi_env.evaluation import Decide, evaluate_markov
-from roi_env.exam import ExamBatch, draw_exams, exam_spec
-from roi_env.references import informed_values, latent_model, optimum_tables, oracle_values, references
+from roi_env.exam import ExamBatch, ExamSpec, draw_exams, exam_spec
+from roi_env.outcomes import OutcomeTable
+from roi_env.recorded import recorded_source
+from roi_env.references import (
+    in_sample_optimism,
+    informed_values,
+    latent_model,
+    optimum_tables,
+    oracle_values,
+    references,
+)
 from tests.agents.tiny_sources import tiny_spec
 
 
@@ -196,3 +206,39 @@ def test_latent_references_bracket() -> None:
     assert found.optimum.mean() == pytest.approx(found.optimum_upper.mean(), abs=5 * noise)
     memoryless = evaluate_exact(make_agent("bellman", public_problem(spec)), batch)
     assert (memoryless.score <= found.optimum_upper + 1e-9).all()
+
+
+def recorded_spec(num_tasks: int, questions: int = 24, **same: int) -> ExamSpec:
+    rng = np.random.default_rng(4)
+    names = [f"q{i}" for i in range(3 * questions)]
+    tiers = ("low", "high")
+    rows = [
+        {
+            "dataset": "ab"[i % 2], "question_id": name, "question": name, "answer": "1", "family": "m", "tier": tier,
+            "tier_order": k + 1, "tokens": same.get("tokens", int(rng.integers(1, 6)) * (k + 1)),
+            "correct": bool(same["correct"]) if same else bool(rng.random() < (i % 5 + 2 * k) / 8), "sample": s,
+        }
+        for i, name in enumerate(names) for k, tier in enumerate(tiers) for s in range(2)
+    ]  # fmt: skip
+    source = recorded_source(OutcomeTable.from_arrow(pa.Table.from_pylist(rows)))
+    return exam_spec(source, num_tasks=num_tasks, budget=4 * num_tasks)
+
+
+@pytest.mark.parametrize("preview", [True, False])
+def test_what_a_user_can_reach_is_the_train_laws_optimum_on_the_test_questions(preview: bool) -> None:
+    spec = recorded_spec(4).replace(preview=preview)
+    batch = draw_exams(spec, 0, np.arange(20))
+    found = references(batch, replicates=1)
+    agent = evaluate_exact(make_agent("bellman", public_problem(spec)), batch)
+    np.testing.assert_allclose(found.reachable, agent.score, rtol=1e-12)
+    assert (np.abs(found.reachable - found.optimum) > 1e-6).any()
+    assert found.optimism.mean() > 0
+    np.testing.assert_array_equal(found.optimism, references(batch, replicates=1).optimism)
+
+
+def test_questions_that_are_all_alike_leave_no_optimism_and_synthetic_laws_none() -> None:
+    batch = draw_exams(recorded_spec(3, tokens=2, correct=1), 0, np.arange(5))
+    np.testing.assert_allclose(in_sample_optimism(batch), 0, atol=1e-12)
+    synthetic = references(draw_exams(exam_spec("signal", num_tasks=3), 0, np.arange(5)), replicates=1)
+    np.testing.assert_array_equal(synthetic.reachable, synthetic.optimum)
+    np.testing.assert_array_equal(synthetic.optimism, 0)
