@@ -108,30 +108,28 @@ def headline(comparison: Comparison) -> list[str]:
     if not ranking:
         return sentences
     best, where = ranking[0], f"In {focus.row['variant']} at B = {focus.budget:,} tokens"
-    if focus.is_bracket:
-        low, high = focus.normalised(best, upper=True), focus.normalised(best)
-        reach = f"between {_percent(low.value)} and {_percent(high.value)} of the optimum (known only as a bracket)"
-    else:
-        found = coincidence(focus, best)
-        of = "of these questions" if focus.questions is not None else ""
-        reach = f"{_interval_percent(focus.normalised(best))} of the optimum {of}".strip() if found is None else ""
+    found = []
     if REACHABLE in focus.references:
         share = focus.share(best, REACHABLE)
-        reach = f"{_interval_percent(share)} of what the optimum of the train laws reaches (`bellman`)" + (
-            f", {reach}" if reach else ""
+        found.append(f"scores {_interval_percent(share)} of what the optimum of the train laws reaches (agent bellman)")
+    if focus.is_bracket:
+        low, high = focus.normalised(best, upper=True), focus.normalised(best)
+        found.append(
+            f"scores between {_percent(low.value)} and {_percent(high.value)} of the optimum (known only as a bracket)"
         )
+    elif (same := coincidence(focus, best)) is not None:
+        found.append(same)
+    else:
+        of = " of these questions" if focus.questions is not None else ""
+        found.append(f"scores {_interval_percent(focus.normalised(best))} of the optimum{of}")
     seeds = len(focus.entries[best].values["score"])
-    rests = f" (its interval rests on {_count(seeds, 'training seed')})" if seeds > 1 else ""
-    sentences.append(
-        f"{where} the best agent, {best}, scores {reach}{rests}."
-        if reach
-        else f"{where} the best agent, {best}, {coincidence(focus, best)}: that says nothing of others."
-    )
-    if focus.optimism is not None and focus.reference(OPTIMUM) > 0:
+    rests = f"; its interval rests on {_count(seeds, 'training seed')}" if seeds > 1 and not focus.no_interval else ""
+    sentences.append(f"{where} the best agent, {best}, {' and '.join(found)}{rests}.")
+    if focus.optimism is not None and (best_known := focus.reference(OPTIMUM)) > 0:
         sentences.append(
-            f"The optimum of these questions is planned on the questions that are scored, and by that an estimated "
-            f"{_percent(focus.optimism / focus.reference(OPTIMUM))} too high; the optimum of the train laws is "
-            f"{_interval_percent(_reachable_share(focus))} of it."
+            "The optimum of these questions is planned on the questions that are scored, and by that an estimated "
+            f"{_percent(focus.optimism / best_known)} too high; the optimum of the train laws has "
+            f"{_percent(focus.reference(REACHABLE) / best_known)} of its score."
         )
     gate = comparison.gate
     if gate in focus.entries and gate is not None and gate != best:
@@ -139,6 +137,8 @@ def headline(comparison: Comparison) -> list[str]:
         stands = f"the gate ({gate}, {_percent(focus.normalised(gate).value)}): {_points(ahead.value)}"
         if focus.no_interval:
             sentences.append(f"Against {stands} percentage points, on these questions.")
+        elif not math.isfinite(ahead.low):
+            sentences.append(f"In every exam it scores what the gate does ({gate}).")
         else:
             verdict = "ahead of" if ahead.low > 0 else "not distinguishable from"
             sentences.append(
@@ -156,11 +156,6 @@ def headline(comparison: Comparison) -> list[str]:
             f"and only luck separates that from the oracle (another {_percent((oracle - informed) / optimum)})."
         )
     return sentences
-
-
-def _reachable_share(setting: Setting) -> Interval:
-    """The optimum of the train laws as a share of the optimum of these questions, with no interval: that holds neither."""
-    return Interval(setting.reference(REACHABLE) / setting.reference(OPTIMUM), math.nan, math.nan)
 
 
 class Picture(NamedTuple):

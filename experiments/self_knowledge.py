@@ -177,8 +177,10 @@ def mcft_report(
 
 
 def interval_text(interval: Any) -> str:
-    """An interval, with its sign."""
+    """An interval, with its sign; the value alone where it did not vary."""
     value, low, high = interval.values() if isinstance(interval, dict) else interval
+    if not math.isfinite(low):
+        return f"{value:+.3f} (in every question)"
     return f"{value:+.3f} [{low:+.3f} {high:+.3f}]"
 
 

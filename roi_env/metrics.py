@@ -185,7 +185,7 @@ class QuestionDesign:
         self._own = float(count @ count)
         self._frobenius = question_information(ids) * self._own
         self._trace = ids.size - self._own / len(ids)
-        self._part = ids.shape[1] / len(unique)
+        self._part = ids.size / len(ids) / len(unique)
 
     def stretch(self, values: npt.ArrayLike, other: float = 0.0) -> float:
         """Factor by which deviations of replicates are to be multiplied: below 1 where question effects cancel.

@@ -332,7 +332,6 @@ def test_recorded_runs_show_what_a_user_can_reach_and_no_interval_without_width(
     worst = next(r["worst_seed"] for r in document["results"] if r["agent"] == "rllib-ppo" and r["setting"] == 0)
     assert f"<b>{100 * worst:.1f}</b>" in page
     sentences = " ".join(report.headline(analysis.analyse(run, 200)))
-    assert f"{text}: that says nothing of others" not in sentences  # what the train laws reach says something
     assert "of what the optimum of the train laws reaches" in sentences
     assert re.search(r"by that an estimated \d+\.\d % too high", sentences)
     # A run of an earlier version has no such columns, and its zeros of width are no intervals either.
