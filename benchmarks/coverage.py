@@ -225,15 +225,19 @@ def seed_intervals(
 
 def seeds(count: int = 600) -> None:
     """Print the table on training seeds."""
-    print(f"| training ({count} comparisons) | seeds | method | coverage | mean width |\n|---|---|---|---|---|")
+    methods = list(seed_intervals(np.random.default_rng(0), "normal", 3)[0])
+    print(
+        f"| training, seeds ({count} comparisons): coverage (mean width) | {' | '.join(methods)} |\n|{'---|' * (1 + len(methods))}"
+    )
     for kind in KINDS:
         for number in (3, 5, 10):
             rng = np.random.default_rng(3)
             made = [seed_intervals(rng, kind, number) for _ in range(count)]
-            for method in made[0][0]:
-                found = [(intervals[method], truth) for intervals, truth in made]
-                width = np.mean([i.high - i.low for i, _ in found])
-                print(f"| {kind} | {number} | {method} | {coverage(found):.3f} | {width:.3f} |", flush=True)
+            cells = []
+            for method in methods:
+                width = np.mean([intervals[method].high - intervals[method].low for intervals, _ in made])
+                cells.append(f"{coverage([(intervals[method], truth) for intervals, truth in made]):.3f} ({width:.3f})")
+            print(f"| {kind}, {number} | {' | '.join(cells)} |", flush=True)
 
 
 def optimum(count: int = 2000, pool: int = 2500) -> None:

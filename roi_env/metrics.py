@@ -179,13 +179,14 @@ class QuestionDesign:
     def __init__(self, questions: npt.ArrayLike) -> None:
         ids = np.asarray(questions)
         unique, codes = np.unique(ids, return_inverse=True)
-        self._codes = codes.reshape(ids.shape)
+        self._codes = codes.ravel()
         count = np.bincount(codes.ravel()).astype(np.float64)
         self._exams, self._unique = len(ids), len(unique)
         self._own = float(count @ count)
         self._frobenius = question_information(ids) * self._own
         self._trace = ids.size - self._own / len(ids)
-        self._part = ids.size / len(ids) / len(unique)
+        self._tasks = ids.size // len(ids)
+        self._part = self._tasks / len(unique)
 
     def stretch(self, values: npt.ArrayLike, other: float = 0.0) -> float:
         """Factor by which deviations of replicates are to be multiplied: below 1 where question effects cancel.
@@ -197,7 +198,8 @@ class QuestionDesign:
         exams = self._exams
         y = np.asarray(values, dtype=np.float64)
         y = y - y.mean()
-        shared = float((np.bincount(self._codes.ravel(), np.repeat(y, self._codes.shape[1]), self._unique) ** 2).sum())
+        by_question = np.bincount(self._codes, np.repeat(y, self._tasks), self._unique)
+        shared = float(by_question @ by_question)
         total = float(y @ y)
         determinant = self._frobenius * (exams - 1) - self._trace**2
         wide = self._own * shared / (self._frobenius * exams**2) if self._frobenius > 0 else 0.0

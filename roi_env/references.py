@@ -146,8 +146,8 @@ def in_sample_optimism(batch: ExamBatch, grid: int = 0, splits: int = 4) -> npt.
         for rows in members:
             shuffled, middle = rng.permutation(rows), (len(rows) + int(rng.integers(2))) // 2
             half[0, shuffled[: middle or 1]] = half[1, shuffled[min(middle, len(rows) - 1) :]] = True
-        for rows in half:
-            laws = published_laws(source.laws, source.row_item[rows], source.row_group[rows], source.num_groups, 1)
+        for chosen in half:
+            laws = published_laws(source.laws, source.row_item[chosen], source.row_group[chosen], source.num_groups, 1)
             halves += optimum_tables(batch, grid, laws=laws).value / (2 * splits)
     return halves - optimum_tables(batch, grid).value
 
