@@ -329,7 +329,8 @@ def analyse(run: Path, resamples: int = RESAMPLES) -> Comparison:
         optimism = None
         if not row["synthetic"] and REACHABLE in references and np.isfinite(references[REACHABLE][own]).all():
             values[REACHABLE] = references[REACHABLE][own][order].astype(np.float64)
-            optimism = float(references["optimism"][own].mean())
+            # The best policy for a sample cannot be worth less on it than the truly best one: below 0 is noise.
+            optimism = max(0.0, float(references["optimism"][own].mean()))
         questions = None if row["synthetic"] or tasks is None else _questions(tasks, row["setting"], exams)
         weights = cache.get(exams, questions)
         setting = Setting(
