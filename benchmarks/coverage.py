@@ -155,15 +155,23 @@ def coverage(found: list[tuple[Interval, float]]) -> float:
     return float(np.mean(hits)) if hits else float("nan")
 
 
+RECORDED = (
+    *((q, n, g, 60) for q, n, g in ((10, 3, 1), (30, 3, 1), (30, 5, 2), (30, 10, 1), (100, 5, 2), (100, 10, 1))),
+    (100, 10, 1, 200),
+)
+"""Test questions, tasks of an exam, groups, exams."""
+
+
 def recorded(count: int = 240) -> None:
     """Print the tables on recorded sources."""
     print(
-        f"| test questions, tasks, groups ({count} tables) | score of the train laws' optimum | LP look-ahead / it | cheapest / it | cheapest / optimum of these questions | optimum of these questions is too high by | estimated |"
+        f"| test questions, tasks, groups, exams ({count} tables) | score of the train laws' optimum | LP look-ahead / it | cheapest / it | cheapest / optimum of these questions | optimum of these questions is too high by | estimated |"
     )
     print("|---|---|---|---|---|---|---|")
-    for questions, num_tasks, groups in ((10, 3, 1), (30, 3, 1), (30, 5, 2), (30, 10, 1), (100, 5, 2), (100, 10, 1)):
+    for questions, num_tasks, groups, exams in RECORDED:
         rng = np.random.default_rng(1)
-        trials = list(recorded_trials(7, count, questions=questions, num_tasks=num_tasks, groups=groups))
+        size = {"questions": questions, "num_tasks": num_tasks, "groups": groups, "exams": exams}
+        trials = list(recorded_trials(7, count, **size))
         cells = [
             coverage([share_interval(trial, agent, of, rng) for trial in trials])
             for agent, of in (
@@ -183,7 +191,7 @@ def recorded(count: int = 240) -> None:
         shown = " | ".join(f"{cell:.3f}" for cell in cells)
         error = np.std(high) / np.sqrt(len(high))
         print(
-            f"| {questions}, {num_tasks}, {groups} | {shown} | {100 * np.mean(high):.1f} ± {100 * error:.1f} % | {100 * estimated:.1f} % |",
+            f"| {questions}, {num_tasks}, {groups}, {exams} | {shown} | {100 * np.mean(high):.1f} ± {100 * error:.1f} % | {100 * estimated:.1f} % |",
             flush=True,
         )
 
