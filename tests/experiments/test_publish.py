@@ -121,3 +121,25 @@ def test_folders_of_earlier_versions_are_read_and_rewritten(tmp_path: Path) -> N
     refused = CliRunner().invoke(app, ["publish", str(tmp_path / "a")])
     assert "is a run folder: say where to publish it" in str(refused.exception)
     assert "no published folder" in str(CliRunner().invoke(app, ["publish", str(tmp_path / "none")]).exception)
+
+
+def test_recorded_exams_are_compared_with_what_a_user_can_reach(tmp_path: Path) -> None:
+    run, out = tmp_path / "run", tmp_path / "out"
+    arguments = ["compare", "--variant", "tinylm", "--budget", "0.3", "--workers", "1", "--out", str(run), "exams=6"]
+    arguments += ["--agent", "bellman", "--agent", "fixed-1", "replicates=2"]
+    found = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert found.exit_code == 0
+    assert "too high" in found.output
+    assert "agent bellman) is what a user can reach" in " ".join(found.output.split())
+    rows = {row["agent"]: row for row in pq.read_table(run / "summary.parquet").to_pylist()}
+    (setting,) = json.loads((run / "summary.json").read_text())["settings"]
+    assert setting["reachable"]["value"] == rows["bellman"]["score"]
+    assert setting["optimism"] > 0
+    for row in rows.values():
+        assert row["of_reachable"] == row["score"] / rows["bellman"]["score"]
+    assert rows["bellman"]["of_reachable_low"] is None  # the same in every exam: no interval
+    assert rows["fixed-1"]["of_reachable_low"] < rows["fixed-1"]["of_reachable"] < rows["fixed-1"]["of_reachable_high"]
+    assert CliRunner().invoke(app, ["publish", str(run), str(out)], catch_exceptions=False).exit_code == 0
+    table = (out / "tables.md").read_text()
+    assert "## tinylm: share of the train laws' optimum" in table
+    assert "| bellman | 1.000, the same in every exam |" in table
