@@ -94,7 +94,15 @@ def transformers_serve() -> Iterator[str]:
         yield os.environ["ROI_TINYLM_ENDPOINT"]
         return
     port = _free_port()
-    command = [Path(sys.executable).parent / "transformers", "serve", MODEL, "--host", "127.0.0.1", "--port", str(port)]
+    command: list[str | Path] = [
+        Path(sys.executable).parent / "transformers",
+        "serve",
+        MODEL,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
     process = subprocess.Popen(
         [*command, "--device", "cpu"],
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
