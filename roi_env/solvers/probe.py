@@ -33,7 +33,7 @@ class Finding(NamedTuple):
 
 
 class _Measured(NamedTuple):
-    """Means over trials: tokens in all and of the thought; the largest thought; whether there was an answer."""
+    """Means over trials: tokens in all and of the thought; the largest thought; status 200, or why there is no answer."""
 
     status: int
     total: float
@@ -98,12 +98,14 @@ async def probe(
             status, data = await solver.raw(body)
             if status != 200:
                 message = " ".join(map(str, find(data, "error.message") or find(data, "detail") or [data]))
-                return _Measured(status, 0, 0, 0, message[:120])
+                return _Measured(status, 0, 0, 0, f"HTTP {status}: {message[:120]}" if status else message[:120])
             try:
                 reply = read(
                     backend, Ask(Question("probe", "probe", "", ""), ThinkingTier("t", 1, 1), 0), data, asked=prompt
                 )
-                error = reply.error
+                error = reply.error or ("it refused the prompt" if reply.finish == "refused" else None)
+                if error is None and reply.counted != "server":
+                    error = "nothing can be measured: the answer does not say its tokens (usage)"
             except NothingGenerated as failure:
                 error = str(failure)
             if error is not None:
@@ -116,7 +118,7 @@ async def probe(
     found = []
     plain = await measure({})
     if plain.status != 200:
-        return [Finding("(none)", "rejected", f"HTTP {plain.status}: {plain.message}")]
+        return [Finding("(none)", "rejected", plain.message)]
     found.append(
         Finding(
             "(none)", "none", f"{plain.total:.0f} tokens, {plain.thought:.0f} of them thought: what is compared with"
@@ -126,7 +128,7 @@ async def probe(
     half = max(1, int(plain.total // 2))
     cut = await measure(fill(backend.body, _values(solver, prompt, half)))
     if cut.status != 200:
-        found.append(Finding(f"total cap={half}", "rejected", f"HTTP {cut.status}: {cut.message}"))
+        found.append(Finding(f"total cap={half}", "rejected", cut.message))
     else:
         kind = "hard" if cut.total <= half else "none"
         found.append(Finding(f"total cap={half}", kind, f"{cut.total:.0f} tokens instead of {plain.total:.0f}"))
@@ -149,7 +151,7 @@ async def probe(
     if backend.direct:
         name = _named(fill(backend.direct, {"effort": "none", "thinking": 0}) or {}) or "no thought"
         if off.status != 200:
-            found.append(Finding(name, "rejected", f"HTTP {off.status}: {off.message}"))
+            found.append(Finding(name, "rejected", off.message))
         else:
             kind = "hard" if off.most <= SLACK else "hint" if off.thought < 0.7 * plain.thought else "none"
             if plain.thought <= SLACK:
@@ -183,7 +185,7 @@ def _count(reply: Reply) -> tuple[float, float]:
 
 def _judge(name: str, got: _Measured, plain: _Measured, thinking: int) -> Finding:
     if got.status != 200:
-        return Finding(name, "rejected", f"HTTP {got.status}: {got.message}")
+        return Finding(name, "rejected", got.message)
     evidence = f"{got.thought:.0f} tokens of thought (most {got.most:.0f}) instead of {plain.thought:.0f}"
     if plain.thought <= 2 * thinking:
         return Finding(name, "unclear", f"{evidence}: the model thinks too little to tell, choose a harder prompt")
@@ -199,7 +201,7 @@ def _judge_efforts(by_effort: Mapping[str, _Measured], plain: _Measured) -> Find
     name = "effort low/medium/high"
     if refused:
         first = next(iter(refused))
-        return Finding(name, "rejected", f"{first}: HTTP {refused[first].status}: {refused[first].message}")
+        return Finding(name, "rejected", f"{first}: {refused[first].message}")
     low, medium, high = (by_effort[effort].total for effort in _EFFORTS)
     evidence = f"{low:.0f} / {medium:.0f} / {high:.0f} tokens"
     return Finding(name, "hint" if low <= medium <= high and low < 0.7 * high else "none", evidence)

@@ -56,7 +56,23 @@ def test_no_probe_sends_a_seed() -> None:
 
 def test_an_error_inside_an_answer_is_no_measurement() -> None:
     found = findings(Upstream(script=[{"error": {"code": 429, "message": "slow down"}}]))
-    assert found["(none)"][1:] == ("rejected", "HTTP 0: slow down")
+    assert found["(none)"][1:] == ("rejected", "slow down")
+
+
+@pytest.mark.parametrize("said", [{}, {"usage": {"completion_tokens": 0}}])
+def test_answers_that_do_not_say_their_tokens_measure_nothing(said: dict[str, object]) -> None:
+    answer = {"choices": [{"message": {"content": "36"}, "finish_reason": "stop"}], **said}
+    found = findings(Upstream(script=[answer]))
+    assert list(found) == ["(none)"]
+    assert found["(none)"].enforcement == "rejected"
+    assert "tokens" in found["(none)"].evidence
+
+
+def test_a_refusal_is_no_measurement() -> None:
+    message = {"content": None, "refusal": "No"}
+    answer = {"choices": [{"message": message, "finish_reason": "stop"}], "usage": {"completion_tokens": 5}}
+    found = findings(Upstream(script=[answer]))
+    assert found["(none)"][1:] == ("rejected", "it refused the prompt")
 
 
 def test_an_endpoint_that_refuses_everything() -> None:
