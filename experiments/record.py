@@ -346,7 +346,7 @@ def _tabulate(
     except GradingError as error:
         raise ConfigError(str(error)) from error
     for text, count in _most_frequent([grade.problem for grade in grades if grade.problem]):
-        console.print(f"[yellow]{count} answers not judged, counted wrong:[/] {text}", highlight=False)
+        console.print(f"[yellow]{count} answers not judged, counted wrong:[/] {escape(text)}", highlight=False)
     correct = {key: grade.correct for key, grade in zip(outcomes, grades, strict=True)}
     table = live_table(recording, tiers, correct, family=family, decision_cost=decision_cost)
     table.write(out)

@@ -27,7 +27,7 @@ UNICODE = "réponse \u202e42\u202c 🧮 \u0000 \ud83d\udc69\u200d💻 ٤٢ \\box
 ).decode("utf-16")
 FAULTS = (
     "429", "429-after", "500", "503", "502", "drip", "silence", "reset", "truncated", "no-usage", "lie-low", "overshoot",
-    "empty", "html", "wrong-type", "unicode", "error-200", "422",
+    "empty", "html", "wrong-type", "unicode", "error-200", "422", "nested",
 )  # fmt: skip
 NOTHING_GENERATED = {"429", "429-after", "500", "503", "422"}
 
@@ -122,6 +122,8 @@ class Upstream:
             return JSONResponse({"error": {"message": "provider returned an error"}})
         if fault == "html":
             return Response("<html><body>login</body></html>", media_type="text/html")
+        if fault == "nested":
+            return Response("[" * 200_000, media_type="application/json")
         if fault == "no-usage":
             del data["usage"]
             seen.said = None

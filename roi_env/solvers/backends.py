@@ -117,8 +117,11 @@ _CHAT: Mapping[str, Any] = {
     "other": ("choices.0.message.tool_calls", "choices.0.message.function_call"),
     "finish": ("choices.0.finish_reason",),
     "output": ("usage.completion_tokens",),
-    "prompt": ("usage.prompt_tokens",),
-    "split": ("usage.completion_tokens_details.reasoning_tokens", "usage.reasoning_tokens"),
+    "prompt": ("usage.prompt_tokens", "usage.input_tokens"),
+    "split": (
+        *("usage.completion_tokens_details.reasoning_tokens", "usage.output_tokens_details.reasoning_tokens"),
+        "usage.reasoning_tokens",
+    ),
     "logprobs": ("choices.0.logprobs",),
     "takes": _OPENAI,
     "named": True,

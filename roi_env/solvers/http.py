@@ -278,7 +278,7 @@ class HTTPSolver:
         try:
             response = await self._clients[0].get(f"{self.url.removesuffix('/v1')}/version", timeout=10.0)
             found = find(response.json(), "version") if response.is_success else []
-        except (httpx.HTTPError, ValueError):
+        except (httpx.HTTPError, ValueError, RecursionError):
             return None
         return str(found[0]) if found else None
 
@@ -472,7 +472,9 @@ class HTTPSolver:
             return json.loads(response.content)
         except (ValueError, RecursionError):
             kind = response.headers.get("content-type", "no content type")
-            raise _Failed(f"the answer is not JSON ({kind}, {len(response.content)} bytes)", lost=True) from None
+            raise _Failed(
+                f"the answer is no JSON that can be read ({kind}, {len(response.content)} bytes)", lost=True
+            ) from None
 
     def _read(self, ask: Ask, data: Any) -> Reply:
         """The reply that a response is; raises where it is free to ask again."""
@@ -522,7 +524,7 @@ class HTTPSolver:
             text = text.replace(self._key, "***")
             if len(self._key) >= 12:
                 text = re.sub(re.escape(self._key[:6]) + r"\S*", "***", text)
-        return " ".join(_SECRET.sub("***", text).split())[:most]
+        return responses.encodable(" ".join(_SECRET.sub("***", text).split())[:most])
 
 
 def _error(

@@ -278,7 +278,7 @@ class LiveRecording:
         for entry in self.ledger.entries:
             if entry.facts is not None:
                 reply = reply_of(entry.facts)
-                if reply.error is None and reply.finish != "refused" and not (reply.tokens or reply.full_text):
+                if reply.error is None and reply.finish != "refused" and not (reply.tokens or reply.full_text.strip()):
                     # Journals begun before responses were read so strictly hold failures as answers.
                     reply = replace(reply, finish="error", error="no text and 0 tokens: a failed answer")
                 yield entry.key, reply  # type: ignore[misc]

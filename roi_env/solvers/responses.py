@@ -22,6 +22,8 @@ _TOLERANCE = 8
 _MOST = 2**31 - 1
 """Tokens above which a count is none: tables store no larger ones."""
 _THOUGHT = re.compile(r"(redacted_)?(thinking|thought|reasoning|summary)")
+_THOUGHTS = ("thinking", "reasoning", "reasoning_content", "content", "text")
+"""Where a part that is a thought holds it."""
 _URGENT: tuple[Finish, ...] = ("error", "refused", "length", "stop")
 """Where an endpoint gives several reasons, the first of these counts."""
 
@@ -44,17 +46,17 @@ class _Parts:
     def take(self, value: Any, thinks: bool = False) -> None:
         """Sort a text, a part or a list of parts."""
         if isinstance(value, str):
-            (self.thought if thinks else self.answer).append(value)
+            (self.thought if thinks else self.answer).append(encodable(value))
         elif isinstance(value, list):
             for entry in value:
                 self.take(entry, thinks)
         elif isinstance(value, dict):
-            kind = str(value.get("type") or "")
+            kind = str(value.get("type") or "").lower()
             thinks = thinks or _THOUGHT.match(kind) is not None or value.get("thought") is True
-            names = ("thinking", "reasoning", "content", "text") if thinks else ("text", "content", "value")
+            names = _THOUGHTS if thinks else ("text", "content", "value")
             inside = next((value[name] for name in names if value.get(name)), None)
             if value.get("refusal"):
-                self.refusal.append(str(value["refusal"]))
+                self.refusal.append(encodable(str(value["refusal"])))
             elif inside is not None:
                 self.hidden |= kind.endswith(("summary", "summary_text"))
                 self.take(inside, thinks)
@@ -118,7 +120,7 @@ class _Shown:
     @property
     def nothing(self) -> bool:
         """Whether there is no text of any kind."""
-        return not (self.text or self.thoughts or self.refusal)
+        return not (self.text.strip() or self.thoughts or self.refusal)
 
 
 def read(backend: Backend, ask: Ask, data: Any, *, asked: str, count: Callable[[str], int] | None = None) -> Reply:
@@ -197,13 +199,18 @@ def read(backend: Backend, ask: Ask, data: Any, *, asked: str, count: Callable[[
     )  # fmt: skip
 
 
+def encodable(text: str) -> str:
+    """The text without halves of characters, which JSON can hold, but no tokenizer, terminal or table."""
+    return text.encode(errors="replace").decode()
+
+
 def generated(backend: Backend, body: bytes) -> int:
     """Tokens that the body of a failed request says were generated; 0 where it does not say."""
     try:
         data = json.loads(body)
+        usage = _usage(backend, data, _show(backend, data, []), [])
     except (ValueError, RecursionError):
         return 0
-    usage = _usage(backend, data, _show(backend, data, []), [])
     return usage.tokens or usage.floor
 
 
@@ -226,7 +233,7 @@ def _show(backend: Backend, data: Any, notes: list[str]) -> _Shown:
             there.take(value, thinks=True)
         places.append("".join(there.thought))
         said.hidden |= there.hidden
-    said.refusal += [str(value) for path in backend.refusal for value in find(data, path) if value]
+    said.refusal += [encodable(str(value)) for path in backend.refusal for value in find(data, path) if value]
     said.other += [path.rpartition(".")[2] for path in backend.other if any(find(data, path))]
     raw, other = "".join(said.answer), list(dict.fromkeys(said.other))
     block, text = _split(raw)
@@ -317,9 +324,14 @@ def _usage(backend: Backend, data: Any, shown: _Shown, notes: list[str]) -> _Usa
     prompt = max(_counts(data, backend.prompt, notes), default=None)
     splits = _counts(data, backend.split, notes)
     thought = max(splits, default=0)
-    total = max(_counts(data, backend.total, notes), default=None)
-    least = _counts(data, backend.least, notes)
     split = thought if splits else None
+    if tokens is not None and thought and shown.text.strip() and not any(_counts(data, backend.output[:1], [])):
+        notes.append("the usage counts the thought alone, beside a text")
+        tokens = None
+    least = _counts(data, backend.least, notes)
+    if tokens is None:
+        tokens = max(least, default=None)
+    total = max(_counts(data, backend.total, notes), default=None)
     lengths = [len(value) for path in backend.listed for value in find(data, path) if isinstance(value, list)]
     listed = max(lengths, default=0)
 

@@ -84,7 +84,10 @@ def test_failed_answers_are_errors_and_are_asked_again(kind: str, source: str, t
     assert ledger.charged == 8 * 3 + 8 * FAILED[kind].get("usage", {}).get("completion_tokens", 0)
 
 
-def test_failures_that_a_journal_holds_as_answers_are_asked_again(source: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", [{}, {"text": "\n"}])
+def test_failures_that_a_journal_holds_as_answers_are_asked_again(
+    text: dict[str, str], source: str, tmp_path: Path
+) -> None:
     out = tmp_path / "t.parquet"
     journal = out.with_suffix(".journal.jsonl")
     upstream = Upstream(script=[FAILED["finish reason"], GOOD])
@@ -93,7 +96,7 @@ def test_failures_that_a_journal_holds_as_answers_are_asked_again(source: str, t
         lines = [json.loads(line) for line in journal.read_text().splitlines()]
         for line in lines:
             if "error" in line.get("facts", {}):
-                line["facts"] = {"tokens": 0, "finish": "stop", "counted": "server", "attempts": 1}
+                line["facts"] = {**text, "tokens": 0, "finish": "stop", "counted": "server", "attempts": 1}
         journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
         assert "1 permanent errors" in roi(*recording(url, source, out))
         assert OutcomeTable.read(out).num_rows == 7
@@ -125,6 +128,26 @@ def test_what_contradicts_is_in_the_table(source: str, tmp_path: Path) -> None:
     with serving(Upstream(script=[GOOD]).app()) as url:
         roi(*recording(url, source, tmp_path / "u.parquet"))
     assert {row["note"] for row in OutcomeTable.read(tmp_path / "u.parquet").rows.to_pylist()} == {None}
+
+
+def test_words_of_an_endpoint_that_cannot_be_printed(source: str, tmp_path: Path) -> None:
+    """Half a character in an error, a refusal, a reason and a text: printed and tabulated all the same."""
+    half = "so \ud83d [/x]"
+    usage = {"completion_tokens": 3}
+    refused = {"message": {"content": None, "refusal": half}, "finish_reason": "stop"}
+    unknown = {"message": {"content": f"36 {half}"}, "finish_reason": half}
+    script: list[Any] = [
+        {"error": {"code": 400, "message": half}},
+        {"choices": [refused], "usage": usage},
+        {"choices": [unknown], "usage": usage},
+    ]
+    out = tmp_path / "t.parquet"
+    with serving(Upstream(script=script).app()) as url:
+        output = roi(*recording(url, source, out))
+    assert "1 x so ? [/x]" in output
+    notes = [row["note"] for row in OutcomeTable.read(out).rows.to_pylist()]
+    assert notes.count("refusal: so ? [/x]") == 1
+    assert len(notes) == 7
 
 
 @pytest.mark.parametrize("kind", FAILED)

@@ -66,7 +66,7 @@ def test_what_generated_nothing_is_repeated_for_free(fault: str) -> None:
     assert fault[:3] in given_up.error
 
 
-@pytest.mark.parametrize("fault", ["502", "drip", "silence", "reset", "truncated", "html", "error-200"])
+@pytest.mark.parametrize("fault", ["502", "drip", "silence", "reset", "truncated", "html", "nested", "error-200"])
 def test_what_may_have_generated_is_charged_at_its_reservation(fault: str) -> None:
     # Only these two reach a deadline; on a busy machine it may pass before the request arrives.
     slow = fault in ("drip", "silence")

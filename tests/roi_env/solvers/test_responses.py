@@ -86,6 +86,31 @@ def test_charged_is_the_most_that_the_counts_imply(
     assert reply.finish == "stop"
 
 
+def test_counts_under_other_names() -> None:
+    counts: dict[str, Any] = {"input_tokens": 20, "output_tokens": 198, "total_tokens": 623}
+    split = {"output_tokens_details": {"reasoning_tokens": 405}}
+    for backend in CHATS:
+        assert reply_to(chat(said("36"), usage=counts), backend).tokens == 603
+        reply = reply_to(chat(said("36"), usage={**counts, "total_tokens": None, **split}), backend)
+        assert (reply.tokens, reply.reasoning_tokens) == (603, 405)
+        assert reply.note is not None
+        zeros = {**usage(20, 30, 50), "input_tokens": 0, "output_tokens": 0}
+        reply = reply_to(chat(said("36"), usage=zeros), backend)
+        assert (reply.tokens, reply.note) == (30, None)
+
+
+def test_where_the_thought_alone_was_counted_the_text_is_not_free() -> None:
+    alone = chat(said("36"), usage=usage(20, 0, None, 60))
+    apart = gemini([{"text": "36"}], counts={"promptTokenCount": 20, "thoughtsTokenCount": 60})
+    for data, backend in ((alone, "deepseek"), (apart, "gemini")):
+        reply = reply_to(data, backend, cap=90)
+        assert (reply.tokens, reply.counted, reply.text) == (90, "reserved", "36")
+        assert reply.note is not None
+        assert reply_to(data, backend, count=words).tokens == 62, "thought, text and the end of the turn"
+    apart["usageMetadata"]["totalTokenCount"] = 85
+    assert reply_to(apart, "gemini").tokens == 65
+
+
 def test_a_thought_that_took_everything_is_paid() -> None:
     reply = reply_to(chat(said(""), "length", usage(21, 0, 81, 60)))
     assert (reply.text, reply.tokens, reply.reasoning_tokens, reply.finish, reply.error) == ("", 60, 60, "length", None)
@@ -301,6 +326,8 @@ def test_a_part_of_a_thought_adds_nothing_and_another_thought_does() -> None:
         ([{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "36"}], "36", "hm"),
         ([{"type": "reasoning", "text": "hm"}, {"type": "text", "text": "36"}], "36", "hm"),
         ([{"type": "reasoning", "reasoning": "hm"}, "36"], "36", "hm"),
+        ([{"type": "reasoning_content", "reasoning_content": "hm"}, "36"], "36", "hm"),
+        ([{"type": "THINKING", "text": "hm"}, {"type": "TEXT", "text": "36"}], "36", "hm"),
         ([{"type": "redacted_thinking", "data": "xx"}, {"type": "text", "text": "36"}], "36", None),
         ([{"text": "36"}], "36", None),
         ({"type": "text", "text": "36"}, "36", None),
@@ -370,6 +397,7 @@ def test_a_repeated_prompt_is_emptied_where_it_is_one() -> None:
         (chat(said(" \n"), None, usage(20, 9)), "vllm", 9),
         (chat(said(""), "something new", usage(20, 1501)), "vllm", 1501),
         (chat(said(""), "stop", usage(20, 0)), "vllm", 0),
+        (chat(said(" \n"), "stop", usage(20, 0)), "vllm", 0),
         (chat(said(""), "length", usage(20, 0, 20)), "vllm", 0),
         (chat(said(None), "insufficient_system_resource", usage(20, 4)), "deepseek", 4),
         (chat(said(None), "abort", usage(20, 4)), "sglang", 4),
@@ -523,6 +551,18 @@ def test_reasons_of_every_spelling() -> None:
         [], {"input_tokens": 3, "output_tokens": 60}, "incomplete", incomplete_details={"reason": "max_output_tokens"}
     )
     assert (reply_to(cut, "openai-responses").finish, reply_to(cut, "openai-responses").error) == ("length", None)
+
+
+def test_halves_of_characters_do_not_reach_what_cannot_hold_them() -> None:
+    def count(text: str) -> int:
+        return len(text.encode().split())
+
+    half = "a \ud83d b"
+    for message in (said(half), said(None, refusal=half), said([{"type": "refusal", "refusal": half}]),
+                    said("36", reasoning=half), said(f"<think>{half}</think>36")):  # fmt: skip
+        reply = reply_to(chat(message), count=count)
+        assert reply.error is None
+        assert "a ? b" in f"{reply.full_text}{reply.note}"
 
 
 def test_nothing_that_comes_back_breaks_the_reader() -> None:
