@@ -298,7 +298,7 @@ class HTTPSolver:
             )
         if unknown := [name for name in ask.fields if name not in backend.takes]:
             raise EndpointError(f"{unknown[0]} cannot be asked of {backend.name}")
-        messages = ask.messages or (Message("user", self.prompt.replace("{question}", ask.question.text)),)
+        messages = self._messages(ask)
         if self.system is not None:
             messages = (Message("system", self.system), *messages)
         if not backend.named and any(message.name is not None for message in messages):
@@ -472,15 +472,12 @@ class HTTPSolver:
             return json.loads(response.content)
         except (ValueError, RecursionError):
             kind = response.headers.get("content-type", "no content type")
-            raise _Failed(
-                f"the answer is no JSON that can be read ({kind}, {len(response.content)} bytes)", lost=True
-            ) from None
+            raise _Failed(f"the answer is not JSON ({kind}, {len(response.content)} bytes)", lost=True) from None
 
     def _read(self, ask: Ask, data: Any) -> Reply:
         """The reply that a response is; raises where it is free to ask again."""
-        asked = ask.messages[-1][1] if ask.messages else self.prompt.replace("{question}", ask.question.text)
         try:
-            reply = responses.read(self.backend, ask, data, asked=asked, count=self.count)
+            reply = responses.read(self.backend, ask, data, asked=self._messages(ask)[-1][1], count=self.count)
         except responses.NothingGenerated as failure:
             raise _Failed(self._clean(str(failure)), retry=True) from None
         except RecursionError:
@@ -517,6 +514,10 @@ class HTTPSolver:
             param and self._clean(param),
             status in FREE,
         )
+
+    def _messages(self, ask: Ask) -> tuple[Message, ...]:
+        """What is asked, without the system message."""
+        return ask.messages or (Message("user", self.prompt.replace("{question}", ask.question.text)),)
 
     def _clean(self, text: str, most: int = _MESSAGE) -> str:
         """An endpoint's words on one line, cut, without keys, not even the beginning of ours."""

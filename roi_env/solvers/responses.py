@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from roi_env.solvers.backends import ERRORS, FINISHES, FREE, UNKNOWN, Backend, find
@@ -22,7 +22,7 @@ _TOLERANCE = 8
 _MOST = 2**31 - 1
 """Tokens above which a count is none: tables store no larger ones."""
 _THOUGHT = re.compile(r"(redacted_)?(thinking|thought|reasoning|summary)")
-_THOUGHTS = ("thinking", "reasoning", "reasoning_content", "content", "text")
+_FIELDS_OF_THOUGHT = ("thinking", "reasoning", "reasoning_content", "content", "text")
 """Where a part that is a thought holds it."""
 _URGENT: tuple[Finish, ...] = ("error", "refused", "length", "stop")
 """Where an endpoint gives several reasons, the first of these counts."""
@@ -53,7 +53,7 @@ class _Parts:
         elif isinstance(value, dict):
             kind = str(value.get("type") or "").lower()
             thinks = thinks or _THOUGHT.match(kind) is not None or value.get("thought") is True
-            names = _THOUGHTS if thinks else ("text", "content", "value")
+            names = _FIELDS_OF_THOUGHT if thinks else ("text", "content", "value")
             inside = next((value[name] for name in names if value.get(name)), None)
             if value.get("refusal"):
                 self.refusal.append(encodable(str(value["refusal"])))
@@ -170,10 +170,10 @@ def read(backend: Backend, ask: Ask, data: Any, *, asked: str, count: Callable[[
     lost = False
     if error is not None:
         if shown.nothing and not tokens:
-            if status in FREE or (status in UNKNOWN and tokens == 0):
+            if not usage.floor and (status in FREE or (status in UNKNOWN and tokens == 0)):
                 raise NothingGenerated(error)
             if tokens is None and status is not None and status < 500 and status not in UNKNOWN:
-                tokens = 0
+                tokens = usage.floor
         lost = tokens is None
     counted: Counted = "server"
     if tokens is None:
@@ -190,13 +190,20 @@ def read(backend: Backend, ask: Ask, data: Any, *, asked: str, count: Callable[[
     if tokens == 0:
         counted = "nothing"
     note = "; ".join(notes) or None
+    reply = Reply(
+        "", None, tokens, None, "error", counted, error, lost, prompt_tokens=usage.prompt, usd=usage.usd, note=note
+    )
     if error is not None:
-        return Reply("", None, tokens, None, "error", counted, error, lost, 1, usage.prompt, 0.0, usage.usd, note)
+        return reply
     assert finish is not None
-    return Reply(
-        shown.text, shown.reasoning, tokens, usage.split, finish, counted,
-        prompt_tokens=usage.prompt, usd=usage.usd, note=note, opened=shown.opened,
-    )  # fmt: skip
+    return replace(
+        reply,
+        text=shown.text,
+        reasoning=shown.reasoning,
+        reasoning_tokens=usage.split,
+        finish=finish,
+        opened=shown.opened,
+    )
 
 
 def encodable(text: str) -> str:

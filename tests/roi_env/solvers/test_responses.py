@@ -408,6 +408,8 @@ def test_a_repeated_prompt_is_emptied_where_it_is_one() -> None:
         (chat(said("36"), "stop", usage(20, 30), error={"message": "upstream died", "code": 502}), "openrouter", 30),
         (chat(said(""), "stop", usage(20, 0), error="no capacity"), "generic", 0),
         (chat(said(""), "stop", error={"message": "bad", "code": 400}), "generic", 0),
+        (chat(said(""), "stop", usage(20, None, None, 60), error={"message": "bad", "code": 400}), "generic", 60),
+        (chat(said(""), "stop", usage(20, None, None, 60), error={"message": "slow", "code": 429}), "generic", 60),
         ({"error": {"message": "bad", "type": "invalid_request_error"}}, "generic", 0),
         ({"object": "error", "message": "too long", "type": "BadRequestError", "code": 400}, "vllm", 0),
         ({"code": "invalid_argument", "message": "no such model", "request_id": "x"}, "dashscope", 0),
