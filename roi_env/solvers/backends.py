@@ -152,6 +152,8 @@ _ANTHROPIC = {
         "stop": "stop_sequences",
         "user": "metadata.user_id",
     },
+    "total": ("usage.total_tokens",),
+    "unspoken": ("usage.cache_creation_input_tokens", "usage.cache_read_input_tokens"),
     "key_env": "ANTHROPIC_API_KEY",
     "key_header": ("x-api-key", "$key"),
     "headers": {"anthropic-version": "2023-06-01"},

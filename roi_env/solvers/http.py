@@ -477,7 +477,7 @@ class HTTPSolver:
     def _read(self, ask: Ask, data: Any) -> Reply:
         """The reply that a response is; raises where it is free to ask again."""
         try:
-            reply = responses.read(self.backend, ask, data, asked=self._messages(ask)[-1][1], count=self.count)
+            reply = responses.read(self.backend, ask, data, asked=self._messages(ask)[-1].text, count=self.count)
         except responses.NothingGenerated as failure:
             raise _Failed(self._clean(str(failure)), retry=True) from None
         except RecursionError:

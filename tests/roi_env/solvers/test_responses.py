@@ -259,6 +259,8 @@ def test_totals_of_responses_and_what_anthropic_leaves_out() -> None:
         reply = reply_to(data, backend)
         assert (reply.tokens, reply.reasoning_tokens) == (424, 405)
         assert reply.note is not None
+        data["usage"] = {"input_tokens": 20, "output_tokens": 198, "total_tokens": 723, "cache_read_input_tokens": 100}
+        assert reply_to(data, backend).tokens == 603
 
 
 def test_prices_are_numbers() -> None:
