@@ -152,6 +152,14 @@ def _question(
     if not isinstance(row, Mapping):
         raise QuestionError(f'{source}: row {line} must be an object such as {{"question": "..."}}, not {row!r:.60}')
 
+    def whole(name: str, text: str) -> str:
+        """The text, which must be one that endpoints, tables and terminals can hold."""
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise QuestionError(f"{source}: row {line}: {name!r} has half a surrogate pair in {text!r:.80}") from None
+        return text
+
     def value(name: str) -> str | None:
         theirs = columns.get(name)
         if theirs is None:
@@ -161,7 +169,7 @@ def _question(
         wanted = [part for _, part, _, _ in Formatter().parse(theirs) if part] or [theirs]
         if absent := [part for part in wanted if row.get(part) is None]:
             raise QuestionError(f"{source}: row {line} has no {absent[0]!r}; it has {sorted(map(str, row))}")
-        return theirs.format(**row) if "{" in theirs else str(row[theirs])
+        return whole(theirs, theirs.format(**row) if "{" in theirs else str(row[theirs]))
 
     text, answer = value("text"), value("answer")
     if text is None or (answers and answer is None):
@@ -171,7 +179,7 @@ def _question(
             f"{lacking}=COLUMN"
         )
     if isinstance(options := row.get(columns.get("options", "options")), list):
-        text = "\n".join([text, *map(str, options)])
+        text = whole("options", "\n".join([text, *map(str, options)]))
     answer = (answer or "").rpartition("####")[2].strip()  # GSM8K's worked answers end in "#### 18"
     named = value("id")
     if named is None:

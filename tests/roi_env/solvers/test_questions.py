@@ -52,6 +52,16 @@ def test_mappings_options_and_repeated_rows(tmp_path: Path) -> None:
     assert bare.answer == ""
 
 
+@pytest.mark.parametrize("name", ["question", "answer", "id", "options"])
+def test_halves_of_characters_are_refused_by_row(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "q.jsonl"
+    row = {"question": "a", "answer": "1", "id": "x", "options": ["b"]}
+    half = {**row, name: ["\ud83d"] if name == "options" else "\ud83d"}
+    path.write_text(f"{json.dumps({**row, 'id': 'y'})}\n{json.dumps(half)}\n")
+    with pytest.raises(QuestionError, match=f"row 2: '{name}' has half"):
+        read_questions(str(path))
+
+
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     path = tmp_path / "q.jsonl"
     path.write_text('{"body": "x", "answer": "1"}\n')
