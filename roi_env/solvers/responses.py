@@ -369,23 +369,20 @@ def _usage(backend: Backend, data: Any, shown: _Shown, notes: list[str]) -> _Usa
     if shown.thoughts and split == 0:
         notes.append("the usage says 0 tokens of thought beside a thought")
         split = None
-    usd = None
-    for path in backend.usd:
-        for value in find(data, path):
-            usd = _number(value)
-            if usd is None or usd < 0:
-                notes.append(f"{path.rpartition('.')[2]} is no price ({str(value)[:20]})")
-                usd = None
+    price = next((value for path in backend.usd for value in find(data, path)), None)
+    usd = _number(price)
+    if price is not None and (usd is None or usd < 0):
+        notes.append(f"{str(price)[:20]} is no price")
+        usd = None
     return _Usage(tokens, split, thought, max(thought, sum(parts), listed), prompt, usd)
 
 
 def _finish(backend: Backend, data: Any) -> tuple[str | None, Finish | None]:
     """Why it ended, in the endpoint's words and in ours; None: it does not say, or the word is not known."""
     reasons = [str(value) for path in backend.finish for value in find(data, path) if value != ""]
-    known = {FINISHES[reason.lower()]: reason for reason in reversed(reasons) if reason.lower() in FINISHES}
-    for finish in _URGENT:
-        if finish in known:
-            return known[finish], finish
+    known = [(reason, FINISHES[reason.lower()]) for reason in reasons if reason.lower() in FINISHES]
+    if known:
+        return min(known, key=lambda pair: _URGENT.index(pair[1]))
     return (reasons[0] if reasons else None), None
 
 
