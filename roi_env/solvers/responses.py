@@ -207,8 +207,8 @@ def read(backend: Backend, ask: Ask, data: Any, *, asked: str, count: Callable[[
 
 
 def encodable(text: str) -> str:
-    """The text without halves of characters, which JSON can hold, but no tokenizer, terminal or table."""
-    return text.encode(errors="replace").decode()
+    """The text without halves of characters: JSON can hold them, but no tokenizer, terminal or table."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def generated(backend: Backend, body: bytes) -> int:

@@ -144,9 +144,9 @@ def test_words_of_an_endpoint_that_cannot_be_printed(source: str, tmp_path: Path
     out = tmp_path / "t.parquet"
     with serving(Upstream(script=script).app()) as url:
         output = roi(*recording(url, source, out))
-    assert "1 x so ? [/x]" in output
+    assert "1 x so \ufffd [/x]" in output
     notes = [row["note"] for row in OutcomeTable.read(out).rows.to_pylist()]
-    assert notes.count("refusal: so ? [/x]") == 1
+    assert notes.count("refusal: so \ufffd [/x]") == 1
     assert len(notes) == 7
 
 
