@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from roi_env.solvers.base import Message
+from roi_env.solvers.responses import encodable
 
 if TYPE_CHECKING:
     from agents.controller import Row
@@ -381,7 +382,7 @@ def json_text(value: Any) -> str:
 def _plain(value: Any, depth: int = 0) -> Any:
     """A value without what JSON cannot hold: halves of surrogate pairs become U+FFFD, NaN and what lies too deep null."""
     if isinstance(value, str):
-        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        return encodable(value)
     if (isinstance(value, float) and not math.isfinite(value)) or depth > _DEPTH:
         return None
     if isinstance(value, dict):
