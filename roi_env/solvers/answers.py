@@ -42,7 +42,7 @@ _MARK = re.compile(
 )
 _MAY_MARK = re.compile(r"<[/|｜A-Za-z]|\[/?[TI]")
 _TURN = re.compile(
-    r"\n[ \t#>*_]*(?:(?:next[ \t]+)?(?:question|problem)(?:[ \t]+\d+\.?)?|q|user|human|assistant|instruction)[ \t]*[*_]*:"
+    r"\n[ \t#>*_]*(?:(?:next[ \t]+)?(?:question|problem)(?:[ \t]+\d+\.?)?|q|user|human|assistant|instruction|问题|题目)[ \t]*[*_]*[:：]"
     r"|\n[ \t]*\#{2,}[ \t]*(?:question|problem|instruction|user|human|assistant)(?:[ \t]+\d+)?[ \t]*(?=\n|$)",
     re.IGNORECASE,
 )

@@ -7,10 +7,14 @@ import re
 from roi_env.solvers.answers import LONG
 
 _CONNECTIVE = r"(?:because|since|as|is|are|and|or|for|with|due|which|that|would|must|seems|best)\b"
-_MARK = re.compile(r"(?<![\w'’.\-\\])[(\[{]*(?P<letter>[A-Za-z])(?![\w'’])[)\]}]*")
+_WORD = r"[^\W\u3040-\u30ff\u3400-\u9fff]"
+"""A character of a word; Chinese and Japanese have no spaces between words."""
+_MARK = re.compile(
+    rf"(?<!{_WORD}['’])(?<!{_WORD})(?<![.\-\\])[(\[{{]*(?P<letter>[A-Za-z])(?!{_WORD}|['’]{_WORD})[)\]}}]*"
+)
 _NAMES = re.compile(r"\W*(?:(?:the\s+)?(?:option|choice|answer|letter)s?\b[\s:*]*(?:is\b|are\b)?\W*)?", re.IGNORECASE)
 _NAMED = re.compile(
-    r"(?i:\b(?:options?|choices?|answers?|letters?|pick|picks|picked|choose|chose|select|selected|go with)\b)[\s:*]*"
+    r"(?i:\b(?:(?P<answer>answers?)|options?|choices?|letters?|pick|picks|picked|choose|chose|select|selected|go with)\b)[\s:*]*"
     r"(?i:is\b)?[\s:*]*[(\[]?(?P<letter>[A-Z](?![\w'’])|[a-z](?=\W*$))"
     r"|[(\[]?(?<![\w'’])(?P<best>[A-Z])[)\]]?\s+(?:is|must be|would be|seems)\s+(?:the\s+)?"
     r"(?:correct|right|best|most|answer|true)"
@@ -20,8 +24,12 @@ _REFUSED = re.compile(
     r"(?:wrong|incorrect|false|out|ruled|eliminated|unlikely)|isn['’]t|can['’]t|cannot|doesn['’]t)\b"
 )
 _REFUSING = re.compile(
-    r"\b(?:not|neither|nor|eliminate|exclude|excludes|unlike|than|rule\s+out)\s+(?:option\s+|choice\s+)?[(\[]?$"
+    r"(?:\b(?:not|cannot|neither|nor|eliminate|exclude|excludes|unlike|than|rule\s+out)|n['’]t)\s+(?:be\s+)?"
+    r"(?:option\s+|choice\s+)?[(\[]?$",
+    re.IGNORECASE,
 )
+WIDE = str.maketrans({code + 0xFEE0: code for code in range(0x21, 0x7F)})
+"""Full-width forms."""
 _RUN = re.compile(r"[A-J]{2,}")
 """Several options, one after the other."""
 _JOIN = re.compile(r"[\s*.:]*(?:,?\s*\band\b|,?\s*\bor\b|,|;|&|/|\+)[\s*]*(?:option\s+|choice\s+)?")
@@ -35,7 +43,7 @@ def letters(text: str, *, said: bool = True) -> frozenset[str]:
     :param said: whether the text is an answer, and not just the sentence that a text ends with: then a lower-case letter
         at its beginning is an option.
     """
-    text = text[:LONG] if said else text[-LONG:]
+    text = (text[:LONG] if said else text[-LONG:]).translate(WIDE)
     if _RUN.fullmatch(text) and list(text) == sorted(set(text)):
         return frozenset(text)
     begin = _NAMES.match(text)
@@ -46,7 +54,8 @@ def letters(text: str, *, said: bool = True) -> frozenset[str]:
         return listed
     for name in reversed(list(_NAMED.finditer(text))):
         mark = _MARK.match(text, max(name.start("letter"), name.start("best")))
-        if mark and not _refused(text, mark) and (listed := _listed(text, mark)):
+        phrase = name["answer"] and mark and mark["letter"] in "AI" and not _stands(text, mark)
+        if mark and not phrase and not _refused(text, mark) and (listed := _listed(text, mark)):
             return listed
     marks = [mark for mark in _MARK.finditer(text) if _stands(text, mark) and not _refused(text, mark)]
     if not marks:

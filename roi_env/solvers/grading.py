@@ -27,11 +27,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple
+from unicodedata import normalize
 
 from roi_env.solvers.answers import boxed, extract, first_line, stated
 from roi_env.solvers.base import Question
-from roi_env.solvers.choices import letters
-from roi_env.solvers.values import Value, close, formula, value_of
+from roi_env.solvers.choices import WIDE, letters
+from roi_env.solvers.values import Value, close, formula, in_latex, value_of
 
 __all__ = [
     "GRADERS",
@@ -69,7 +70,7 @@ class Grade(NamedTuple):
 _MARKUP = re.compile(
     r"\\(?:text|mathrm|textbf|textit|mathbf|mbox|textrm|textnormal|emph|boldsymbol)(?![A-Za-z])\s*\{([^{}]*)\}"
 )
-_AROUND = " \t\n*_`$\"'“”‘’"
+_AROUND = " \t\n*_`$\"'“”‘’«»"
 _SENTENCE = re.compile(r"(?<=[^\s.\\])[.!?](?:\s|$)")
 
 
@@ -83,7 +84,7 @@ def _bare(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    return " ".join(text.casefold().split()).removesuffix(".").rstrip()
+    return " ".join(normalize("NFC", text).translate(WIDE).casefold().split()).removesuffix(".").rstrip()
 
 
 def exact(question: Question, text: str) -> bool:
@@ -151,18 +152,23 @@ def math(question: Question, text: str) -> bool:
         mine = value_of(answer.text.rstrip("!?"), stated=answer.form != "line")
         return mine is not None and _same(mine, theirs)
     said = answer.text if answer.alone else _formula_in(answer.text, last=answer.form == "line")
+    mine_based, theirs_based = _BASED.fullmatch(said), _BASED.fullmatch(question.answer)
+    if mine_based and theirs_based:
+        return mine_based.groups() == theirs_based.groups()  # math-verify passes over the base
     if not _balanced(said):
         return False  # cut before its end
     mine = formula(_ASSIGNED.sub("", said) if theirs is not None else said)
     if theirs is not None and mine is not None:
         return _same(mine, theirs)
-    gold = parse(rf"\boxed{{{question.answer}}}", parsing_timeout=None)
-    found = parse(rf"\boxed{{{said}}}", parsing_timeout=None)
+    gold = parse(rf"\boxed{{{in_latex(question.answer)}}}", parsing_timeout=None)
+    found = parse(rf"\boxed{{{in_latex(said)}}}", parsing_timeout=None)
     # The reference first: its comparison is not symmetric.
     return any(verify([a], [b], timeout_seconds=None) and _confirmed(a, b) for a in gold for b in found)
 
 
 _ASSIGNED = re.compile(r"^\s*\\?[A-Za-z]+(?:_\{?\w+\}?|\(\w\))?\s*=(?=[^=]*$)")
+_BASED = re.compile(r"\s*([0-9A-Z]+)_\s*\{?\s*(\d+)\s*\}?\s*")
+_DENIED = re.compile(r"(?:\bnot|\bcannot|n['’]t)(?:\s+be|\s+equal(?:\s+to)?)?\s+$")
 _LETTERED = re.compile(r"[(\[]?[A-Za-z](?:[)\].:]|$)")
 _FORMULA = re.compile(r"\$\$(.+?)\$\$|(?<!\\)\$(.+?)(?<!\\)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 
@@ -179,8 +185,15 @@ def _balanced(text: str) -> bool:
 def _formula_in(text: str, *, last: bool) -> str:
     r"""What a sentence says in mathematics: ``$...$`` in it, or all of it."""
     text = text.strip(_AROUND.replace("$", ""))
-    found = [next(filter(None, parts)) for parts in _FORMULA.findall(text)]
-    return found[-1 if last else 0] if found else _SENTENCE.split(_bare(text))[0]
+    found = list(_FORMULA.finditer(text))
+    said = [
+        next(filter(None, part.groups()))
+        for part in found
+        if not _DENIED.search(text[max(0, part.start() - 40) : part.start()])
+    ]
+    if found:
+        return said[-1 if last else 0] if said else ""
+    return _SENTENCE.split(_bare(text))[0]
 
 
 def _same(mine: Value, theirs: Value) -> bool:

@@ -81,9 +81,12 @@ _CHARACTERS = str.maketrans(
 _COMMANDS = [
     (re.compile(pattern), into)
     for pattern, into in (
+        (r"\\\\", " ; "),
         (r"(?<=\d),\\[!,;: ]\s*(?=\d{3})", ","),
         (r"\\!", ""),
         (r"\\(?:[,;:> ]|(?:q?quad|thinspace|medspace|enspace)(?![A-Za-z]))", " "),
+        (r"\\(?:textcolor|color)\s*\{[^{}]*\}", ""),
+        (r"\\[dt]?frac\s*(?:\{\s*\\(?:text|mathrm)\s*\{[^{}\d]*\}(?:\^\{?\d\}?)?\s*\}\s*){2}", " units "),
         (r"\\[lr]?vert(?![A-Za-z])", "|"),
         (r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|limits|mathstrut)(?![A-Za-z])\.?", ""),
         (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
@@ -97,19 +100,34 @@ _COMMANDS = [
         (r"\^\s*(?:\{\s*)?\\(?:circ|degree)(?![A-Za-z])(?:\s*\})?|\\degree(?![A-Za-z])", " degrees "),
         (r"\\%", "%"),
         (r"\\[$()\[\]]", " "),
-        (r"\\(?:text|mathrm|textbf|textit|mathbf|mbox|textrm|mathit|operatorname|emph|textnormal|bm|rm|bf)(?![A-Za-z])"
-         r"\s*\{([^{}]*)\}", r" \1 "),
+        (r"\\(?:text|mathrm|textbf|textit|mathbf|mbox|textrm|mathit|operatorname|emph|textnormal|underline|bm|rm|bf)(?![A-Za-z])"
+         r"\s*\{((?:[^{}]|\{[^{}]*\})*)\}", r" \1 "),
         (r"\\[{}]", " "),
     )
 ]  # fmt: skip
 """Spellings in LaTeX."""
+_PART = "(?:third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|hundredth|thousandth)"
+_LARGER = "years?|weeks?|days?|hours?|hrs?|h|minutes?|mins?|feet|foot|ft|pounds?|lbs?|dollars?|euros?|kilometers?|km|meters?|m"
+_SMALLER = (
+    "months?|weeks?|days?|hours?|hrs?|h|minutes?|mins?|seconds?|secs?|s|inch(?:es)?|in|ounces?|oz|cents?|meters?|m|cm"
+)
+"""Of a measure in two units: 2 hours and 30 minutes."""
 _REWRITES = [
     (re.compile(pattern), into)
     for pattern, into in (
         (r"\{\s*,\s*\}", ","),
         (r"[$`]", " "),
-        (r"(?<=\d)≈(?=\d{3})", " "),
+        (rf"(\d)\s*(?:{_LARGER})\b[\s,]*(?:and\s+)?(\d+)\s*(?:{_SMALLER})\b", r"\1:\2"),
         (r"\|\s*-?([\d./]+)\s*\|", r"\1"),
+        (rf"(?i)\b(?:half|{_PART}s?|twice|double|triple)\s+(?:of\s+)?(?=\d)|(?<=\d)\s+{_PART}s\b|‰", " < "),
+        (r"(?i)(?<=\d)\s+(?:out\s+of|(?:less|more|fewer)\s+than|in(?=\s+\d+\W*$))\s+(?=\d)", ":"),
+        (r"(?<=\d)['′]\s?(?=\d+\s*[\"″])", ":"),
+        (r"(?<=\d)\s*%\s+of\s+(?=\d)", "/100*"),
+        (r"(?i)\bsquare\s+root\s+of\s+([\d.,]*\d)", r"\\sqrt{\1}"),
+        (r"(?i)(?<=[\d)])\s+(?:raised\s+)?to\s+the\s+power\s+(?:of\s+)?(?=[-\d(])", "^"),
+        (r"(?<=[\d)])\s+squared\b", "^2"),
+        (r"(?<=[\d)])\s+cubed\b", "^3"),
+        (r"(?<=\d)\s+factorial\b", "!"),
         (r"(?<=\d)\s+plus\s+(?=\d)", "+"),
         (r"(?<=\d)\s+times\s+(?=\d)", "*"),
         (r"(?<=\d)\s+divided by\s+(?=\d)", "/"),
@@ -125,21 +143,68 @@ _REWRITES = [
 ]
 _CALCULATOR = re.compile(r"<<[^<>]*>>")
 """What GSM8K's worked answers, and models trained on them, write before a result: 48/2 = <<48/2=24>>24."""
+_TIE = re.compile(r"(?<=\S)~")
+"""A space in LaTeX; ~5 is about 5."""
+_DOTS = re.compile(r"\\dot\s*\{?(\d)\}?(\d*)\s*\\dot\s*\{?(\d)\}?")
+_REPEATING = re.compile(r"(\d*)\.(\d*)\s*\\(?:overline|bar|dot)\s*(?:\{\s*(\d{1,100})\s*\}|(\d))")
 _UP = re.compile("([⁺⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+)")
 
 
 def _spelled(text: str) -> str:
-    text = _CALCULATOR.sub("", text)
+    text = _TIE.sub(" ", _CALCULATOR.sub("", text))
     if not text.isascii():
+        text = _ROOT.sub(_rooted, text)
         text = _UP.sub(lambda found: "^{" + found[1].translate(_RAISED) + "}", text)
         for sign, digits in _FRACTIONS.items():
             text = text.replace(sign, f" {digits}")
         text = text.translate(_CHARACTERS)
     else:
         text = text.replace("~", "≈").replace(">", "<")
+    if "." in text and "\\" in text:
+        text = _REPEATING.sub(_repeating, _DOTS.sub(r"\\overline{\1\2\3}", text))
     for pattern, into in [*_COMMANDS, *_REWRITES] if "\\" in text else _REWRITES:
         text = pattern.sub(into, text)
     return text
+
+
+_LATEX = str.maketrans(
+    {
+        **dict.fromkeys("−‒–﹣－", "-"),
+        **dict.fromkeys("·⋅∙＊", r"\cdot "),
+        **{"×": r"\times ", "÷": "/", "∞": r"\infty ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset "},
+        **{
+            "π": r"\pi ",
+            "≤": r"\leq ",
+            "≥": r"\geq ",
+            "≠": r"\neq ",
+            "±": r"\pm ",
+            "（": "(",
+            "）": ")",
+            "，": ",",
+            "＝": "=",
+        },
+    }
+)
+_ROOT = re.compile(r"√\s*(?:\{([^{}]*)\}|\(([^()]*)\)|([\d.,]*\d|[A-Za-z]))")
+
+
+def _rooted(root: re.Match[str]) -> str:
+    return rf"\sqrt{{{root[1] or root[2] or root[3]}}}"
+
+
+def in_latex(text: str) -> str:
+    """Text with its characters of mathematics as LaTeX."""
+    if text.isascii():
+        return text
+    text = _ROOT.sub(_rooted, text)
+    return _UP.sub(lambda found: "^{" + found[1].translate(_RAISED) + "}", text).translate(_LATEX)
+
+
+def _repeating(decimal: re.Match[str]) -> str:
+    """A decimal with a repeating part as a fraction."""
+    whole, start, again = decimal[1], decimal[2], decimal[3] or decimal[4]
+    over = int(whole + start + again) - int(whole + start or 0)
+    return f"({over}/{'9' * len(again)}{'0' * len(start)})"
 
 
 # Tokens ----------------------------------------------------------------------------------------------------------------
@@ -244,7 +309,7 @@ class _Reader:
         while self.see("sign", "+-"):
             if not self.begins(1) and not (self.see("sign", "+-", 1) and self.begins(2)):
                 following = self.tokens[self.at + 1] if self.at + 1 < len(self.tokens) else None
-                if self.tokens[self.at].text == "-" and (following is None or following.kind in ("word", "other")):
+                if self.tokens[self.at].text == "-" and following is not None and following.kind in ("word", "other"):
                     return total  # a dash
                 raise _Broken
             sign = self.tokens[self.at].text
@@ -453,7 +518,7 @@ def _binomial(n: Fraction, k: Fraction) -> _Read:
 class _Item(NamedTuple):
     """A piece of a text: a value (None: of a kind that is no rational number), or what stands between values."""
 
-    kind: Literal["value", "equal", "comma", "joining", "clause", "leading", "unit", "limit", "stop"]
+    kind: Literal["value", "equal", "comma", "joining", "clause", "leading", "unit", "limit", "not", "stop"]
     value: Value | None = None
 
 
@@ -511,7 +576,12 @@ def _expression(tokens: list[_Token], at: int, found: list[_Item]) -> int:
     except (_Broken, ValueError, OverflowError):
         if tokens[at].kind != "open":
             found.append(_Item("value"))
-            return max(reader.at, at + 1)
+            stop = max(reader.at, at + 1)
+            for place in range(at, len(tokens)):  # nor is a part of it one: \\frac{3 m}{4 s}
+                if place >= stop and not (tokens[place].kind == "open" and tokens[place].glued):
+                    break
+                stop = max(stop, (tokens[place].end or place) + 1)
+            return stop
         end = tokens[at].end
         inside = tokens[at + 1 : end]
         if end is None or (any(token.kind == "comma" for token in inside) and not _is_prose(tokens, at)):
@@ -544,6 +614,8 @@ def _between(tokens: list[_Token], at: int, found: list[_Item]) -> int:
         return at + 1
     if token.kind == "equal":
         found.append(_Item("equal"))
+    elif word in ("not", "cannot") or word.endswith("n't"):
+        found.append(_Item("not"))
     elif token.kind == "comma":
         found.append(_Item("comma"))
     elif word in _JOINING or word == "&":
@@ -584,9 +656,14 @@ def _values(items: list[_Item]) -> tuple[list[_Found], bool]:
                 found[-1] = found[-1]._replace(value=None)
             gap.append(item.kind)
             continue
-        value = None if "limit" in gap and "unit" not in gap[gap.index("limit") :] else item.value
+        if "not" in gap and set(gap[gap.index("not") + 1 :]) <= {"leading"}:
+            gap = []
+            continue
+        limited = "limit" in gap and "unit" not in gap[len(gap) - gap[::-1].index("limit") :]
+        value = None if limited else item.value
         if found and not gap:
-            found[-1] = found[-1]._replace(value=None)  # one after the other, and neither a product nor a sum
+            if value is None or found[-1].value is None or value.number != found[-1].value.number:
+                found[-1] = found[-1]._replace(value=None)  # one after the other, and neither a product nor a sum
             continue
         chained = found and "equal" in gap and not {"comma", "clause", "stop", "joining"} & set(gap)
         if chained:
@@ -607,7 +684,7 @@ def value_of(text: str, *, stated: bool) -> Value | None:
     """
     if len(text) > LONG:
         text = text[:LONG].rpartition(" ")[0] if stated else text[-LONG:].partition(" ")[2]
-    text = _spelled(text[item.end() :] if (item := _ITEM.match(text)) else text)
+    text = _unlisted(_spelled(text))
     if found := _DECIMAL_COMMA.fullmatch(text):
         text = f"{found[1]}{found[2].translate(_GROUPS)}.{found[3]}{found[4]}"
     items = _items(_tokens(text))
@@ -615,7 +692,7 @@ def value_of(text: str, *, stated: bool) -> Value | None:
     if not values or cut:
         return None
     first, last = values[0], values[-1]
-    if len(values) == 1:
+    if len(values) == 1 or (len(values) == 2 and _again(first.value, last.value)):
         return first.value
     following = set(values[1].gap)
     alone = stated or not {"unit", "clause", "stop"} & {item.kind for item in items}
@@ -645,6 +722,15 @@ def value_of(text: str, *, stated: bool) -> Value | None:
     return last.value
 
 
+def _again(one: Value | None, other: Value | None) -> bool:
+    """Whether a number is said a second time, as 7/2 and 3.5."""
+    return one is not None and other is not None and one.number == other.number and one.decimal != other.decimal
+
+
+def _unlisted(text: str) -> str:
+    return text[item.end() :] if (item := _ITEM.match(text)) else text
+
+
 _ITEM = re.compile(r"\s*\(?(?:[A-Za-z]|\d{1,2})\)\s+(?=.*\d)")
 """A number or letter of a list, before one of its items."""
 _GROUPS = str.maketrans("", "", ". ")
@@ -656,7 +742,7 @@ def formula(text: str) -> Value | None:
     """The number that a text is, perhaps with a unit; None where it is more than one expression, or no rational number."""
     if len(text) > LONG:
         return None
-    tokens = _tokens(_spelled(text))
+    tokens = _tokens(_unlisted(_spelled(text)))
     items = _items(tokens)
     values = [item for item in items if item.kind == "value"]
     others = [item.kind for item in items if item.kind != "value"]
