@@ -81,6 +81,9 @@ _TRIES = 20
 LONG = 2000
 """Characters of an answer that are read, so that the time of reading is bounded."""
 
+WIDE = {code + 0xFEE0: chr(code) for code in range(0x21, 0x7F)}
+"""Full-width forms of ASCII, for :meth:`str.translate`."""
+
 
 def turns(text: str) -> list[str]:
     """What is said turn by turn, thoughts left out; turns without a word are none."""

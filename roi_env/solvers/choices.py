@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from roi_env.solvers.answers import LONG
+from roi_env.solvers.answers import LONG, WIDE
 
 _CONNECTIVE = r"(?:because|since|as|is|are|and|or|for|with|due|which|that|would|must|seems|best)\b"
 _WORD = r"[^\W\u3040-\u30ff\u3400-\u9fff]"
@@ -25,14 +25,12 @@ _REFUSED = re.compile(
 )
 _REFUSING = re.compile(
     r"(?:\b(?:not|cannot|neither|nor|eliminate|exclude|excludes|unlike|than|rule\s+out)|n['’]t)\s+(?:be\s+)?"
-    r"(?:option\s+|choice\s+)?[(\[]?$",
+    r"(?:option\s+|choice\s+)?[(\[]?$|(?:不是|不选|排除)\s*[(\[]?$",
     re.IGNORECASE,
 )
-WIDE = str.maketrans({code + 0xFEE0: code for code in range(0x21, 0x7F)})
-"""Full-width forms."""
 _RUN = re.compile(r"[A-J]{2,}")
 """Several options, one after the other."""
-_JOIN = re.compile(r"[\s*.:]*(?:,?\s*\band\b|,?\s*\bor\b|,|;|&|/|\+)[\s*]*(?:option\s+|choice\s+)?")
+_JOIN = re.compile(r"[\s*.:]*(?:,?\s*\band\b|,?\s*\bor\b|和|或|、|,|;|&|/|\+)[\s*]*(?:option\s+|choice\s+)?")
 
 
 def letters(text: str, *, said: bool = True) -> frozenset[str]:

@@ -29,9 +29,9 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple
 from unicodedata import normalize
 
-from roi_env.solvers.answers import boxed, extract, first_line, stated
+from roi_env.solvers.answers import WIDE, boxed, extract, first_line, stated
 from roi_env.solvers.base import Question
-from roi_env.solvers.choices import WIDE, letters
+from roi_env.solvers.choices import letters
 from roi_env.solvers.values import Value, close, formula, in_latex, value_of
 
 __all__ = [

@@ -13,7 +13,7 @@ from functools import lru_cache
 from math import comb, factorial
 from typing import Literal, NamedTuple
 
-from roi_env.solvers.answers import LONG
+from roi_env.solvers.answers import LONG, WIDE
 
 _DIGITS = 4000
 """Digits of a number; Python converts no more than 4,300."""
@@ -36,12 +36,8 @@ class Value(NamedTuple):
     decimal: bool = False
 
 
-class _Irrational:
-    """A value that is no rational number, or none that is known."""
-
-
-_NONE = _Irrational()
-_Read = Fraction | _Irrational
+_Read = Fraction | None
+"""None: no rational number, or none that is known."""
 
 
 class _Broken(Exception):
@@ -57,21 +53,16 @@ _FRACTIONS = {
 _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
 _CHARACTERS = str.maketrans(
     {
-        **dict.fromkeys("−‒﹣－⁻", "-"),
-        **dict.fromkeys("×✕✖⨯·⋅∙•∗＊", "*"),
-        **dict.fromkeys("÷∕⁄／", "/"),
+        **{ord("！"): " ", **{wide: sign for wide, sign in WIDE.items() if sign != "!"}},  # no factorials
+        **dict.fromkeys("−‒﹣⁻", "-"),
+        **dict.fromkeys("×✕✖⨯·⋅∙•∗", "*"),
+        **dict.fromkeys("÷∕⁄", "/"),
         **dict.fromkeys("≈≃≅∼～~", "≈"),
         **dict.fromkeys("≤≥≠＜＞>", "<"),
         **dict.fromkeys("\u00a0\u2007\u2009\u200a\u202f\u2002\u2003\u2005\u2006", " "),
         **dict.fromkeys("\u200b\u2060\ufeff", ""),
         **dict.fromkeys("°º˚", " degrees "),
         **dict.fromkeys("£€¥₹₩₽₺₫฿¢₪₦", "¤"),
-        "％": "%",
-        "，": ",",
-        "．": ".",
-        "（": "(",
-        "）": ")",
-        "＝": "=",
         "π": r"\pi ",
         "√": r"\sqrt ",
         "∞": r"\infty ",
@@ -153,7 +144,7 @@ _UP = re.compile("([⁺⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+)")
 def _spelled(text: str) -> str:
     text = _TIE.sub(" ", _CALCULATOR.sub("", text))
     if not text.isascii():
-        text = _ROOT.sub(_rooted, text)
+        text = _ROOT.sub(_rooted, _EDGE.sub(" ", text))
         text = _UP.sub(lambda found: "^{" + found[1].translate(_RAISED) + "}", text)
         for sign, digits in _FRACTIONS.items():
             text = text.replace(sign, f" {digits}")
@@ -169,27 +160,20 @@ def _spelled(text: str) -> str:
 
 _LATEX = str.maketrans(
     {
-        **dict.fromkeys("−‒–﹣－", "-"),
-        **dict.fromkeys("·⋅∙＊", r"\cdot "),
+        **WIDE,
+        **dict.fromkeys("−‒–﹣", "-"),
+        **dict.fromkeys("·⋅∙", r"\cdot "),
         **{"×": r"\times ", "÷": "/", "∞": r"\infty ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset "},
-        **{
-            "π": r"\pi ",
-            "≤": r"\leq ",
-            "≥": r"\geq ",
-            "≠": r"\neq ",
-            "±": r"\pm ",
-            "（": "(",
-            "）": ")",
-            "，": ",",
-            "＝": "=",
-        },
+        **{"π": r"\pi ", "≤": r"\leq ", "≥": r"\geq ", "≠": r"\neq ", "±": r"\pm "},
     }
 )
-_ROOT = re.compile(r"√\s*(?:\{([^{}]*)\}|\(([^()]*)\)|([\d.,]*\d|[A-Za-z]))")
+_EDGE = re.compile(r"(?<=[\u3040-\u30ff\u3400-\u9fff])(?=[-−－]?\d)|(?<=\d)(?=[\u3040-\u30ff\u3400-\u9fff])")
+"""Between a number and a word of Chinese or Japanese."""
+_ROOT = re.compile(r"([√∛∜])\s*(?:\{([^{}]*)\}|\(([^()]*)\)|([\d.,]*\d|[A-Za-z]))")
 
 
 def _rooted(root: re.Match[str]) -> str:
-    return rf"\sqrt{{{root[1] or root[2] or root[3]}}}"
+    return rf"\sqrt[{'√∛∜'.index(root[1]) + 2}]{{{root[2] or root[3] or root[4]}}}"
 
 
 def in_latex(text: str) -> str:
@@ -333,7 +317,7 @@ class _Reader:
                 self.at += 1
                 part = self.signed()
                 if sign == "/" and part == 0:
-                    part = _NONE
+                    part = None
                 total = _apply(total, part, lambda a, b, over=sign == "/": a / b if over else a * b)
             elif self._follows():
                 total = self._joined(total)
@@ -380,8 +364,8 @@ class _Reader:
         else:
             over, under = self._atom(), Fraction(int(self.tokens[self.at + 1].text))
             self.at += 2
-            part = _apply(over, under, lambda a, b: a / b) if under else _NONE
-        if not isinstance(part, _Irrational) and not isinstance(total, _Irrational) and 0 <= part < 1:
+            part = _apply(over, under, lambda a, b: a / b) if under else None
+        if part is not None and total is not None and 0 <= part < 1:
             return total + part if total >= 0 else total - part
         return _apply(total, part, lambda a, b: a * b)
 
@@ -399,8 +383,8 @@ class _Reader:
         base = self._atom()
         while self.see("sign", "!") and self.glued():
             self.at += 1
-            whole = not isinstance(base, _Irrational) and base.denominator == 1 and 0 <= base <= 1000
-            base = Fraction(factorial(int(base))) if whole and isinstance(base, Fraction) else _NONE
+            whole = base is not None and base.denominator == 1 and 0 <= base <= 1000
+            base = Fraction(factorial(int(base))) if whole and isinstance(base, Fraction) else None
         if self.see("sign", "^"):
             self.at += 1
             self._deeper()
@@ -427,7 +411,7 @@ class _Reader:
         if token.kind == "command" or token.text in _FUNCTIONS:
             return self._command(token.text.lstrip("\\"))
         if token.kind == "word" and len(token.text) == 1:
-            return _NONE
+            return None
         raise _Broken
 
     def _group(self, opened: str) -> _Read:
@@ -457,24 +441,24 @@ class _Reader:
         if name in ("frac", "binom"):
             over, under = self._argument(), self._argument()
             if name == "frac":
-                return _NONE if under == 0 else _apply(over, under, lambda a, b: a / b)
+                return None if under == 0 else _apply(over, under, lambda a, b: a / b)
             return _apply(over, under, _binomial)
         if name == "sqrt":
             degree: _Read = Fraction(2)
             if self.see("open", "["):
                 degree = self._atom()
             return _apply(self._argument() if not self.see("sign") else self.signed(), degree, _root)
-        return _NONE
+        return None
 
 
 def _apply(a: _Read, b: _Read, work: object) -> _Read:
-    if isinstance(a, _Irrational) or isinstance(b, _Irrational):
-        return _NONE
+    if a is None or b is None:
+        return None
     if (
         max(a.numerator.bit_length(), b.numerator.bit_length(), a.denominator.bit_length(), b.denominator.bit_length())
         > _BITS
     ):
-        return _NONE
+        return None
     found: _Read = work(a, b)  # type: ignore[operator]
     return found
 
@@ -485,7 +469,7 @@ def _power(base: Fraction, exponent: Fraction) -> _Read:
         return _apply(root, Fraction(exponent.numerator), _power)
     bits = max(base.numerator.bit_length(), base.denominator.bit_length())
     if (bits * abs(exponent.numerator) > _BITS and abs(base) != 1 and base) or (base == 0 and exponent <= 0):
-        return _NONE
+        return None
     if abs(base) == 1:
         return Fraction(1) if base == 1 or exponent.numerator % 2 == 0 else Fraction(-1)
     return base**exponent.numerator
@@ -493,9 +477,9 @@ def _power(base: Fraction, exponent: Fraction) -> _Read:
 
 def _root(value: Fraction, degree: Fraction) -> _Read:
     if value < 0 or degree.denominator > 1 or not 1 <= degree <= 64 or max(value.numerator, value.denominator) >> 2048:
-        return _NONE
+        return None
     parts = [_whole_root(part, int(degree)) for part in (value.numerator, value.denominator)]
-    return _NONE if parts[0] is None or parts[1] is None else Fraction(parts[0], parts[1])
+    return None if parts[0] is None or parts[1] is None else Fraction(parts[0], parts[1])
 
 
 def _whole_root(value: int, degree: int) -> int | None:
@@ -508,7 +492,7 @@ def _whole_root(value: int, degree: int) -> int | None:
 
 def _binomial(n: Fraction, k: Fraction) -> _Read:
     if n.denominator > 1 or k.denominator > 1 or not 0 <= k <= n <= 2000:
-        return _NONE
+        return None
     return Fraction(comb(int(n), int(k)))
 
 
@@ -588,7 +572,7 @@ def _expression(tokens: list[_Token], at: int, found: list[_Item]) -> int:
             found.append(_Item("value"))  # cut, or several numbers
             return len(tokens) if end is None else end + 1
         return at + 1
-    value = None if isinstance(number, _Irrational) else Value(number, decimal=reader.decimal)
+    value = None if number is None else Value(number, decimal=reader.decimal)
     at = reader.at
     if at < len(tokens) and value is not None:
         word = tokens[at].text.lower()
@@ -614,7 +598,7 @@ def _between(tokens: list[_Token], at: int, found: list[_Item]) -> int:
         return at + 1
     if token.kind == "equal":
         found.append(_Item("equal"))
-    elif word in ("not", "cannot") or word.endswith("n't"):
+    elif word in ("not", "cannot") or word.endswith(("n't", "不是")):
         found.append(_Item("not"))
     elif token.kind == "comma":
         found.append(_Item("comma"))
