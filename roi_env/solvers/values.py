@@ -384,7 +384,7 @@ class _Reader:
         while self.see("sign", "!") and self.glued():
             self.at += 1
             whole = base is not None and base.denominator == 1 and 0 <= base <= 1000
-            base = Fraction(factorial(int(base))) if whole and isinstance(base, Fraction) else None
+            base = Fraction(factorial(int(base))) if base is not None and whole else None
         if self.see("sign", "^"):
             self.at += 1
             self._deeper()
