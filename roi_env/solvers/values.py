@@ -51,9 +51,9 @@ _FRACTIONS = {
     "⅚": "5/6", "⅐": "1/7", "⅛": "1/8", "⅜": "3/8", "⅝": "5/8", "⅞": "7/8", "⅑": "1/9", "⅒": "1/10",
 }  # fmt: skip
 _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
-_CHARACTERS = str.maketrans(
+_CHARACTERS = WIDE | str.maketrans(
     {
-        **{ord("！"): " ", **{wide: sign for wide, sign in WIDE.items() if sign != "!"}},  # no factorials
+        "！": " ",  # no factorial
         **dict.fromkeys("−‒﹣⁻", "-"),
         **dict.fromkeys("×✕✖⨯·⋅∙•∗", "*"),
         **dict.fromkeys("÷∕⁄", "/"),
@@ -158,9 +158,8 @@ def _spelled(text: str) -> str:
     return text
 
 
-_LATEX = str.maketrans(
+_LATEX = WIDE | str.maketrans(
     {
-        **WIDE,
         **dict.fromkeys("−‒–﹣", "-"),
         **dict.fromkeys("·⋅∙", r"\cdot "),
         **{"×": r"\times ", "÷": "/", "∞": r"\infty ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset "},
