@@ -43,6 +43,8 @@ from roi_env.table_files import (
     TEXT_COLUMNS,
     OutcomeTableError,
     integer_column,
+    is_empty,
+    is_text,
     own_name,
     read_file,
     some,
@@ -136,11 +138,11 @@ class OutcomeTable:
         metadata = rows.schema.metadata or {}
         rows, renamed = with_own_names(rows, path)
         said = [*notes, *renamed]
-        # A column of nulls is one that the file has not.
+        # An empty column is one that the file has not.
         derived = [
             name
             for name in _DERIVED
-            if name not in rows.column_names or (rows.num_rows and rows[name].null_count == rows.num_rows)
+            if name not in rows.column_names or (rows.column_names.count(name) == 1 and is_empty(rows[name]))
         ]
         missing = [name for name in COLUMNS if name not in rows.column_names and name not in derived]
         if missing:
@@ -165,6 +167,9 @@ class OutcomeTable:
                     said.append(f"column {name!r}: numbers are read as text")
             else:
                 columns[name] = integer_column(rows[name], name, path)
+                if is_text(rows[name].type):
+                    kind = "true and false" if name == "correct" else "numbers"
+                    said.append(f"column {name!r}: texts are read as {kind}")
         extra = {name: rows[name] for name in rows.column_names if name not in COLUMNS}
         table = cls(
             rows=pa.table(columns | extra).replace_schema_metadata(metadata),
