@@ -107,7 +107,8 @@ async def attend(
         if reply is not None and reply.retry_in is not None:
             if reply.attempts:  # others only hear of it
                 report(f"the endpoint asks to wait {reply.retry_in:,.0f} s: {reply.error}")
-            raise Busy(reply.error or "the endpoint takes nothing", reply.retry_in)
+            # Whatever it asks for, it is tried again after an hour at the latest.
+            raise Busy(reply.error or "the endpoint takes nothing", min(reply.retry_in, solver.closed_for))
         queue.seconds = row.seconds
         return row, reply
 
