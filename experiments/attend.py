@@ -125,12 +125,9 @@ async def attend(
         if not task.done():
             task.cancel()
             await asyncio.wait({task})
-    if gone and (task.cancelled() or isinstance(task.exception(), Busy)):
+    if gone and (task.cancelled() or isinstance(task.exception(), Busy | None)):
         raise Gone
-    result = task.result()
-    if gone:
-        raise Gone
-    return result
+    return task.result()
 
 
 async def _leaves(request: Request) -> None:

@@ -494,6 +494,8 @@ def is_empty(column: pa.ChunkedArray) -> bool:
 
 def is_text(kind: pa.DataType) -> bool:
     """Whether a column of this type holds text."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 

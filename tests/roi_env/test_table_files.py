@@ -147,7 +147,7 @@ def test_what_no_value_can_be(tmp_path: Path, column: str, value: Any, said: str
     assert (caught.value.column, caught.value.row) == (column, 3)
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet", "categories.parquet"])
 def test_texts_are_the_numbers_and_truth_values_they_are(tmp_path: Path, suffix: str) -> None:
     content = changed(
         tier_order=lambda k: str(EIGHT[k]["tier_order"]),
@@ -159,7 +159,15 @@ def test_texts_are_the_numbers_and_truth_values_they_are(tmp_path: Path, suffix:
     if suffix == ".jsonl":
         path.write_text(jsonl(content))
     else:
-        pq.write_table(pa.Table.from_pylist(content), path)
+        arrow = pa.Table.from_pylist(content)
+        if suffix == "categories.parquet":
+            arrow = pa.table(
+                {
+                    name: column.dictionary_encode()
+                    for name, column in zip(arrow.column_names, arrow.columns, strict=True)
+                }
+            )
+        pq.write_table(arrow, path)
     table = OutcomeTable.read(path)
     assert plain(table) == EIGHT
     kinds = {"tier_order": "numbers", "tokens": "numbers", "correct": "true and false", "sample": "numbers"}
