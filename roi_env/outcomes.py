@@ -665,7 +665,7 @@ class OutcomeTable:
         zero = int((tokens == 0).sum())
         if zero:
             report("zero_tokens", f"{zero} generations of 0 tokens; exams charge 1 token for them")
-        for name, differs in self._judged(cell):
+        for name, differs in self._judged(cell, named=False):
             if several := len(np.unique(cell[differs])):
                 report(
                     "several_judgements",
@@ -766,13 +766,7 @@ class OutcomeTable:
         sample = np.empty(len(cell), np.int64)
         sample[order] = np.arange(len(cell)) - np.repeat(start, np.diff(np.append(start, len(cell))))
         note = "no sample: generations of a question and tier are numbered in the order of their rows"
-        everything = cell
-        for name in set(self.rows.column_names) - {"sample"}:
-            column = self.rows[name]
-            if not pa.types.is_nested(column.type) and not pa.types.is_null(column.type):
-                encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
-                indices = encoded.unify_dictionaries().combine_chunks().indices
-                everything = self._keys(everything, pc.fill_null(indices, -1).to_numpy())
+        everything = self._keys(cell, *self._plain_columns().values())
         if copies := len(cell) - len(np.unique(everything)):
             note += (
                 f"; {copies:,} rows equal another one in every column: where they are copies (or filters of one generation) "
@@ -780,15 +774,32 @@ class OutcomeTable:
             )
         return replace(self, rows=self._with("sample", sample)), note
 
-    def _judged(self, cell: npt.NDArray[np.int64]) -> list[tuple[str, npt.NDArray[np.bool_]]]:
-        """``(column, (rows,) bool)`` of columns that name a judge: rows with another one than the first of their cell."""
-        return [
-            (name, self._spread(cell, self.codes(name)[0]))
-            for name in self.rows.column_names
-            if own_name(name) in _JUDGES
-            and not self.rows[name].null_count
-            and not pa.types.is_nested(self.rows[name].type)
-        ]
+    def _judged(self, cell: npt.NDArray[np.int64], *, named: bool = True) -> list[tuple[str, npt.NDArray[np.bool_]]]:
+        """``(column, (rows,) bool)`` of columns that tell judges apart: rows with another one than the first of their cell.
+
+        :param named: only columns that are named so; else also those whose every value comes with the tokens of another
+            one of its cell: the generation is the same.
+        """
+        found = []
+        tokens = self._keys(cell, self.numbers("tokens"))
+        for name, codes in self._plain_columns().items():
+            if name in COLUMNS:
+                continue
+            same = not named and bool(np.isin(tokens, tokens[self._spread(tokens, codes)]).all())
+            if same or own_name(name) in _JUDGES:
+                found.append((name, self._spread(cell, codes)))
+        return found
+
+    def _plain_columns(self) -> dict[str, npt.NDArray[np.int64]]:
+        """(rows,) codes of every column that can be told equal, -1 where it has no value."""
+        found = {}
+        for name in self.rows.column_names:
+            column = self.rows[name]
+            if not pa.types.is_nested(column.type) and not pa.types.is_null(column.type):
+                encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+                indices = encoded.unify_dictionaries().combine_chunks().indices
+                found[name] = pc.fill_null(indices, -1).to_numpy().astype(np.int64)
+        return found
 
     def _with(self, name: str, values: npt.NDArray[Any]) -> pa.Table:
         return self.rows.set_column(self.rows.column_names.index(name), name, pa.chunked_array([values]))

@@ -33,10 +33,15 @@ DICTIONARY = pa.dictionary(pa.int32(), pa.string())
 
 # Column: (stored type, smallest value, largest value, what to write there).
 INTEGERS = {
-    "tier_order": (pa.int32(), 1, 2**31 - 1, "an integer >= 1 (1 = cheapest tier of its family)"),
+    "tier_order": (pa.int32(), 1, 2**31 - 1, "an integer >= 1 (1 = cheapest tier of its family), or an empty column"),
     "tokens": (pa.int32(), 0, MAX_TOKENS, f"generated tokens, an integer from 0 to {MAX_TOKENS}"),
     "correct": (pa.bool_(), 0, 1, "true or false (or yes or no, or 1 or 0)"),
-    "sample": (pa.int64(), 0, 2**63 - 1, "an integer >= 0 that numbers the generations of one question and tier"),
+    "sample": (
+        pa.int64(),
+        0,
+        2**63 - 1,
+        "an integer >= 0 that numbers the generations of one question and tier, or an empty column",
+    ),
 }
 
 # Texts that say whether an answer was right, in any case.
@@ -44,6 +49,8 @@ _TRUE, _FALSE = ("true", "t", "yes", "y", "1", "1.0"), ("false", "f", "no", "n",
 
 NO_ROWS = "the table has no rows: record at least one generation"
 _JSONL_BLOCK = 2**25
+_SHOWN = 100
+"""Characters of a bad value that an error shows."""
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 _ENCODINGS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"\x1f\x8b": "gzip"}
 
@@ -114,7 +121,8 @@ def with_own_names(rows: pa.Table, path: str) -> tuple[pa.Table, tuple[str, ...]
 
 def wrong(path: str, column: str, row: int | None, expected: str, got: object) -> NoReturn:
     """Raise for one bad value."""
-    raise OutcomeTableError(path, f"expected {expected}, got {got}; correct the value or drop the row", column, row)
+    shown = str(got) if len(str(got)) <= _SHOWN else f"{str(got)[:_SHOWN]}..."
+    raise OutcomeTableError(path, f"expected {expected}, got {shown}; correct the value or drop the row", column, row)
 
 
 def number_text(value: float | Decimal) -> str | None:
@@ -206,11 +214,11 @@ def _read_csv(path: Path) -> tuple[pa.Table, tuple[str, ...]]:
 
 
 def _header(path: Path) -> tuple[str, list[str]]:
-    """``(delimiter, names)``: the delimiter under which the first line has most of our columns."""
+    """``(delimiter, names)``: the delimiter under which the first line with text has most of our columns."""
     found: dict[str, list[str]] = {}
     for delimiter in _DELIMITERS:
         with _open(path) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as file:
-            found[delimiter] = next(csv.reader(file, delimiter=delimiter), [])
+            found[delimiter] = next(filter(None, csv.reader(file, delimiter=delimiter)), [])
     best = max(found, key=lambda delimiter: len({own_name(name) for name in found[delimiter]} & set(COLUMNS)))
     return best, found[best]
 

@@ -348,6 +348,12 @@ def test_csv_values_that_are_refused(tmp_path: Path, column: str, text: str, sai
     assert (caught.value.path, caught.value.column, caught.value.row) == (str(path), column, 5)
 
 
+def test_blank_lines_around_a_csv(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "t.csv", EIGHT)
+    path.write_text(f"\n\r\n{path.read_text()}\n\n")
+    assert plain(OutcomeTable.read(path)) == EIGHT
+
+
 def test_csv_that_is_no_table(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text("1,2,3\n4,5,6\n")
@@ -480,6 +486,31 @@ def test_judgements_are_no_samples() -> None:
     numbered = OutcomeTable.from_arrow(pa.Table.from_pylist([r | {"sample": k} for k, r in enumerate(bare)]))
     (problem,) = (p for p in numbered.describe()["problems"] if p["kind"] == "several_judgements")
     assert "'filter' has several values in 4 of 4 questions and tiers" in problem["message"]
+    # A judge without a name is none of the less.
+    nameless = [r | {"filter": None if r["filter"] == "strict-match" else r["filter"]} for r in bare]
+    with pytest.raises(OutcomeTableError, match="column 'filter' has several values"):
+        OutcomeTable.from_arrow(pa.Table.from_pylist(nameless))
+
+
+def test_a_column_is_a_judge_by_its_rows_too() -> None:
+    def judges(content: list[Row]) -> list[str]:
+        found = OutcomeTable.from_arrow(pa.Table.from_pylist(content)).describe()["problems"]
+        return [problem["message"].split()[1] for problem in found if problem["kind"] == "several_judgements"]
+
+    bare = [
+        r | {"mode": name, "tokens": 30 + k} for k, r in enumerate(without("sample")) for name in ("strict", "flex")
+    ]
+    assert judges(bare) == ["'mode'"]
+    assert judges([r | {"tokens": 30 + k} for k, r in enumerate(bare)]) == [], "other tokens: other generations"
+    assert judges([r | {"mode": "one"} for r in bare]) == []
+
+
+def test_a_long_value_is_cut_in_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "t.json"
+    path.write_text(json.dumps({name: [r[name] for r in rows(500)] for name in EIGHT[0]}))
+    with pytest.raises(OutcomeTableError, match=r"\.\.\.; correct") as caught:
+        OutcomeTable.read(path)
+    assert len(str(caught.value)) < 300 + len(str(path))
 
 
 @pytest.mark.parametrize(
