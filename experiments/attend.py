@@ -107,7 +107,8 @@ async def attend(
         if reply is not None and reply.retry_in is not None:
             if reply.attempts:  # others only hear of it
                 report(f"the endpoint asks to wait {reply.retry_in:,.0f} s: {reply.error}")
-            raise Busy(reply.error or "the endpoint takes nothing", reply.retry_in)
+            # Whatever it asks for, it is tried again after an hour at the latest.
+            raise Busy(reply.error or "the endpoint takes nothing", min(reply.retry_in, solver.closed_for))
         queue.seconds = row.seconds
         return row, reply
 
@@ -124,12 +125,9 @@ async def attend(
         if not task.done():
             task.cancel()
             await asyncio.wait({task})
-    if gone and (task.cancelled() or isinstance(task.exception(), Busy)):
+    if gone and (task.cancelled() or isinstance(task.exception(), Busy | None)):
         raise Gone
-    result = task.result()
-    if gone:
-        raise Gone
-    return result
+    return task.result()
 
 
 async def _leaves(request: Request) -> None:

@@ -90,7 +90,8 @@ def parse_tiers(texts: Sequence[str], answer: int) -> list[ThinkingTier]:
             raise ConfigError(f"--tier {text!r} must stay below 2**30 tokens")
     caps = [entry.thinking for entry in tiers]
     if caps != sorted(set(caps)) or len({entry.name for entry in tiers}) < len(tiers):
-        raise ConfigError("tiers must have different names and growing caps")
+        named = ", ".join(f"{entry.name}={entry.thinking}" for entry in tiers)
+        raise ConfigError(f"--tier: tiers must have different names and growing caps of their thought, got {named}")
     return tiers
 
 

@@ -22,7 +22,6 @@ import json
 import logging
 import math
 import os
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -36,6 +35,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from roi_env.files import replacing
 from roi_env.table_files import (
     COLUMNS,
     MAX_TOKENS,
@@ -43,6 +43,8 @@ from roi_env.table_files import (
     TEXT_COLUMNS,
     OutcomeTableError,
     integer_column,
+    is_empty,
+    is_text,
     own_name,
     read_file,
     some,
@@ -136,11 +138,11 @@ class OutcomeTable:
         metadata = rows.schema.metadata or {}
         rows, renamed = with_own_names(rows, path)
         said = [*notes, *renamed]
-        # A column of nulls is one that the file has not.
+        # An empty column is one that the file has not.
         derived = [
             name
             for name in _DERIVED
-            if name not in rows.column_names or (rows.num_rows and rows[name].null_count == rows.num_rows)
+            if name not in rows.column_names or (rows.column_names.count(name) == 1 and is_empty(rows[name]))
         ]
         missing = [name for name in COLUMNS if name not in rows.column_names and name not in derived]
         if missing:
@@ -165,6 +167,9 @@ class OutcomeTable:
                     said.append(f"column {name!r}: numbers are read as text")
             else:
                 columns[name] = integer_column(rows[name], name, path)
+                if is_text(rows[name].type):
+                    kind = "true and false" if name == "correct" else "numbers"
+                    said.append(f"column {name!r}: texts are read as {kind}")
         extra = {name: rows[name] for name in rows.column_names if name not in COLUMNS}
         table = cls(
             rows=pa.table(columns | extra).replace_schema_metadata(metadata),
@@ -205,17 +210,16 @@ class OutcomeTable:
         }
         # Written by pandas, it describes the types of the file that was read, not of this one.
         metadata.pop(b"pandas", None)
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+        rows = self.rows.replace_schema_metadata()
         try:
-            rows = self.rows.replace_schema_metadata()
-            with pq.ParquetWriter(temporary, rows.schema, compression="zstd", store_schema=False) as writer:
+            with (
+                replacing(path) as temporary,
+                pq.ParquetWriter(temporary, rows.schema, compression="zstd", store_schema=False) as writer,
+            ):
                 writer.write_table(rows)
                 writer.add_key_value_metadata(metadata)
-            os.replace(temporary, path)
         except pa.ArrowNotImplementedError as error:
             raise OutcomeTableError(str(path), f"{error}; make the column text or drop it") from error
-        finally:
-            temporary.unlink(missing_ok=True)
 
     @property
     def num_rows(self) -> int:
@@ -476,7 +480,7 @@ class OutcomeTable:
         if column == "question":
             codes = np.unique([normalised(text) for text in values], return_inverse=True)[1][codes]
         out = np.zeros(len(questions.first_row), bool)
-        out[questions.of_row[codes != codes[questions.first_row][questions.of_row]]] = True
+        out[questions.of_row[self._spread(questions.of_row, codes)]] = True
         return out
 
     def has_one_answer(self) -> npt.NDArray[np.bool_]:
@@ -502,10 +506,10 @@ class OutcomeTable:
         * A problem: ``family, kind, message``. Kinds: ``missing_tiers``, ``unequal_samples``, ``tier_order`` (a later
           tier costs less), ``trap`` (dearer and less often correct), ``non_monotone`` (questions where the last tier is
           right less often than the first), ``zero_tokens``, ``several_judgements`` (of one generation?),
-          ``hidden_thought`` (tokens that cannot hold what was generated). Tiers are compared on the questions that have both, every question counting once. Of the whole table
-          (``family`` is ``""``): ``equal_texts`` (of several ids), ``tier_texts`` (other texts at other tiers of one id),
-          ``several_texts`` and ``several_answers`` (that differ between generations), ``similar_names`` (of datasets,
-          families or tiers).
+          ``hidden_thought`` (tokens that cannot hold what was generated). Tiers are compared on the questions that have
+          both, every question counting once. Of the whole table (``family`` is ``""``): ``equal_texts`` (of several
+          ids), ``tier_texts`` (other texts at other tiers of one id), ``several_texts`` and ``several_answers`` (that
+          differ between generations), ``similar_names`` (of datasets, families or tiers).
         """
         families, problems = [], self._describe_texts()
         for name in self.families:
@@ -558,23 +562,19 @@ class OutcomeTable:
         # Of single ids: what several ids of one text differ in is said above.
         code, texts = self.codes("question")
         plain = np.unique([normalised(text) for text in texts], return_inverse=True)[1][code]
-        inside, across = (self._spread(key, plain) for key in (self._cells(), pairs.of_row))
-        pair_inside = np.zeros(len(names), bool)
-        pair_inside[pairs.of_row[inside]] = True
-        pair_across = np.zeros(len(names), bool)
-        pair_across[pairs.of_row[across]] = True
-        if (by_tier := pair_across & ~pair_inside).any():
-            said = some([names[at][1] for at in np.flatnonzero(by_tier)])
+        inside, across = (np.unique(pairs.of_row[self._spread(key, plain)]) for key in (self._cells(), pairs.of_row))
+        if len(by_tier := np.setdiff1d(across, inside)):
+            said = some([names[at][1] for at in by_tier])
             report(
                 "tier_texts",
-                f"{by_tier.sum()} ids have another text at another tier or family ({said}): if these are different questions, "
+                f"{len(by_tier)} ids have another text at another tier or family ({said}): if these are different questions, "
                 "give them different ids; if it is the prompt that differs, write the bare question",
             )
-        if pair_inside.any():
-            said = some([names[at][1] for at in np.flatnonzero(pair_inside)])
+        if len(inside):
+            said = some([names[at][1] for at in inside])
             report(
                 "several_texts",
-                f"{pair_inside.sum()} ids have several texts at one tier ({said}): shuffled options? Agents that read see "
+                f"{len(inside)} ids have several texts at one tier ({said}): shuffled options? Agents that read see "
                 "the first",
             )
         if (several := self.varies("answer")).any():
@@ -586,7 +586,8 @@ class OutcomeTable:
             )
         return problems
 
-    def _spread(self, key: npt.NDArray[np.int64], values: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    @staticmethod
+    def _spread(key: npt.NDArray[np.int64], values: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         """(rows,) rows whose value differs from that of the first row with their key."""
         _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
         return np.asarray(values != values[first][inverse])
@@ -664,7 +665,7 @@ class OutcomeTable:
         zero = int((tokens == 0).sum())
         if zero:
             report("zero_tokens", f"{zero} generations of 0 tokens; exams charge 1 token for them")
-        for name, differs in self._judged(cell):
+        for name, differs in self._judged(cell, named=False):
             if several := len(np.unique(cell[differs])):
                 report(
                     "several_judgements",
@@ -697,11 +698,10 @@ class OutcomeTable:
         order = self.numbers("tier_order").astype(np.int64)
         # One tier, one order, and one order, one tier: both inside a family.
         for key, value in ((family * len(tiers) + tier, order), (family * 2**31 + order, tier)):
-            _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
-            differs = value != value[first][inverse]
+            differs = self._spread(key, value)
             if differs.any():
                 row = int(differs.argmax())
-                before = int(first[inverse[row]])
+                before = int(np.argmax(key == key[row]))
                 raise OutcomeTableError(
                     self.path,
                     f"tier {tiers[tier[row]]!r} has order {order[row]}, but row {before} gives tier "
@@ -766,13 +766,7 @@ class OutcomeTable:
         sample = np.empty(len(cell), np.int64)
         sample[order] = np.arange(len(cell)) - np.repeat(start, np.diff(np.append(start, len(cell))))
         note = "no sample: generations of a question and tier are numbered in the order of their rows"
-        everything = cell
-        for name in set(self.rows.column_names) - {"sample"}:
-            column = self.rows[name]
-            if not pa.types.is_nested(column.type) and not pa.types.is_null(column.type):
-                encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
-                indices = encoded.unify_dictionaries().combine_chunks().indices
-                everything = self._keys(everything, pc.fill_null(indices, -1).to_numpy())
+        everything = self._keys(cell, *self._plain_columns().values())
         if copies := len(cell) - len(np.unique(everything)):
             note += (
                 f"; {copies:,} rows equal another one in every column: where they are copies (or filters of one generation) "
@@ -780,15 +774,32 @@ class OutcomeTable:
             )
         return replace(self, rows=self._with("sample", sample)), note
 
-    def _judged(self, cell: npt.NDArray[np.int64]) -> list[tuple[str, npt.NDArray[np.bool_]]]:
-        """``(column, (rows,) bool)`` of columns that name a judge: rows with another one than the first of their cell."""
-        return [
-            (name, self._spread(cell, self.codes(name)[0]))
-            for name in self.rows.column_names
-            if own_name(name) in _JUDGES
-            and not self.rows[name].null_count
-            and not pa.types.is_nested(self.rows[name].type)
-        ]
+    def _judged(self, cell: npt.NDArray[np.int64], *, named: bool = True) -> list[tuple[str, npt.NDArray[np.bool_]]]:
+        """``(column, (rows,) bool)`` of columns that tell judges apart: rows with another one than the first of their cell.
+
+        :param named: only columns that are named so; else also those whose every value comes with the tokens of another
+            one of its cell: the generation is the same.
+        """
+        found = []
+        tokens = self._keys(cell, self.numbers("tokens"))
+        for name, codes in self._plain_columns().items():
+            if name in COLUMNS:
+                continue
+            same = not named and bool(np.isin(tokens, tokens[self._spread(tokens, codes)]).all())
+            if same or own_name(name) in _JUDGES:
+                found.append((name, self._spread(cell, codes)))
+        return found
+
+    def _plain_columns(self) -> dict[str, npt.NDArray[np.int64]]:
+        """(rows,) codes of every column that can be told equal, -1 where it has no value."""
+        found = {}
+        for name in self.rows.column_names:
+            column = self.rows[name]
+            if not pa.types.is_nested(column.type) and not pa.types.is_null(column.type):
+                encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+                indices = encoded.unify_dictionaries().combine_chunks().indices
+                found[name] = pc.fill_null(indices, -1).to_numpy().astype(np.int64)
+        return found
 
     def _with(self, name: str, values: npt.NDArray[Any]) -> pa.Table:
         return self.rows.set_column(self.rows.column_names.index(name), name, pa.chunked_array([values]))

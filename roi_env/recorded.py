@@ -242,9 +242,11 @@ def _questions_of(
     """(Q,) usable questions of a split; an error where there are none, or none for a tier."""
     chosen = usable & table.in_split(split, fractions)[table.distinct_questions().first_row]
     if not chosen.any():
+        ids = len(table.questions().first_row)
+        named = f" under {ids} ids with equal texts" if ids > len(usable) else ""
         raise OutcomeTableError(
             table.path,
-            f"{argument}={split!r} has no question that can serve (of {len(usable)} questions, {usable.sum()} have the "
+            f"{argument}={split!r} has no question that can serve (of {len(usable)} questions{named}, {usable.sum()} have the "
             f"tiers {list(names)}); choose {argument}='all', other fractions, fewer tiers or missing='mask'",
         )
     bare = np.flatnonzero((cells.counts[chosen] == 0).all(0))

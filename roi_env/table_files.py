@@ -33,14 +33,24 @@ DICTIONARY = pa.dictionary(pa.int32(), pa.string())
 
 # Column: (stored type, smallest value, largest value, what to write there).
 INTEGERS = {
-    "tier_order": (pa.int32(), 1, 2**31 - 1, "an integer >= 1 (1 = cheapest tier of its family)"),
+    "tier_order": (pa.int32(), 1, 2**31 - 1, "an integer >= 1 (1 = cheapest tier of its family), or an empty column"),
     "tokens": (pa.int32(), 0, MAX_TOKENS, f"generated tokens, an integer from 0 to {MAX_TOKENS}"),
-    "correct": (pa.bool_(), 0, 1, "true or false (or 1 or 0)"),
-    "sample": (pa.int64(), 0, 2**63 - 1, "an integer >= 0 that numbers the generations of one question and tier"),
+    "correct": (pa.bool_(), 0, 1, "true or false (or yes or no, or 1 or 0)"),
+    "sample": (
+        pa.int64(),
+        0,
+        2**63 - 1,
+        "an integer >= 0 that numbers the generations of one question and tier, or an empty column",
+    ),
 }
+
+# Texts that say whether an answer was right, in any case.
+_TRUE, _FALSE = ("true", "t", "yes", "y", "1", "1.0"), ("false", "f", "no", "n", "0", "0.0")
 
 NO_ROWS = "the table has no rows: record at least one generation"
 _JSONL_BLOCK = 2**25
+_SHOWN = 100
+"""Characters of a bad value that an error shows."""
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 _ENCODINGS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"\x1f\x8b": "gzip"}
 
@@ -111,7 +121,8 @@ def with_own_names(rows: pa.Table, path: str) -> tuple[pa.Table, tuple[str, ...]
 
 def wrong(path: str, column: str, row: int | None, expected: str, got: object) -> NoReturn:
     """Raise for one bad value."""
-    raise OutcomeTableError(path, f"expected {expected}, got {got}; correct the value or drop the row", column, row)
+    shown = str(got) if len(str(got)) <= _SHOWN else f"{str(got)[:_SHOWN]}..."
+    raise OutcomeTableError(path, f"expected {expected}, got {shown}; correct the value or drop the row", column, row)
 
 
 def number_text(value: float | Decimal) -> str | None:
@@ -196,39 +207,38 @@ def _read_csv(path: Path) -> tuple[pa.Table, tuple[str, ...]]:
     notes = () if delimiter == "," else (f"fields are separated by {_DELIMITERS[delimiter]}",)
     table, renamed = with_own_names(table, str(path))
     for name in INTEGERS:
-        if table.column_names.count(name) == 1 and table.num_rows:
-            index = table.column_names.index(name)
-            if name in ("tier_order", "sample") and pc.all(pc.equal(pc.utf8_trim_whitespace(table[name]), "")).as_py():
-                table = table.set_column(index, name, pa.nulls(table.num_rows))
-            else:
-                table = table.set_column(index, name, _numbers_from_text(table[name], name, str(path)))
+        if table.column_names.count(name) == 1 and not is_empty(table[name]):
+            numbers = _numbers_from_text(table[name], name, str(path))
+            table = table.set_column(table.column_names.index(name), name, numbers)
     return table, (*notes, *renamed)
 
 
 def _header(path: Path) -> tuple[str, list[str]]:
-    """``(delimiter, names)``: the delimiter under which the first line has most of our columns."""
+    """``(delimiter, names)``: the delimiter under which the first line with text has most of our columns."""
     found: dict[str, list[str]] = {}
     for delimiter in _DELIMITERS:
         with _open(path) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as file:
-            found[delimiter] = next(csv.reader(file, delimiter=delimiter), [])
+            found[delimiter] = next(filter(None, csv.reader(file, delimiter=delimiter)), [])
     best = max(found, key=lambda delimiter: len({own_name(name) for name in found[delimiter]} & set(COLUMNS)))
     return best, found[best]
 
 
 def _numbers_from_text(column: pa.ChunkedArray, name: str, path: str) -> pa.ChunkedArray:
+    _reject_nulls(column, name, path, INTEGERS[name][3])
     text = pc.utf8_trim_whitespace(column)
     if name == "correct":
         text = pc.utf8_lower(text)
-        good = pc.is_in(text, pa.array(["true", "false", "1", "0", "1.0", "0.0"]))
+        good = pc.is_in(text, pa.array(_TRUE + _FALSE))
     else:
         good = pc.match_substring_regex(text, r"^-?[0-9]{1,18}(\.0*)?$")
     if not pc.all(good).as_py():
         row = pc.index(good, False).as_py()
         value = column[row].as_py()
-        hint = " (write numbers with a point and without separators)" if re.search(r"\d[,. ']\d", value) else ""
+        separated = name != "correct" and re.search(r"\d[,. ']\d", value)
+        hint = " (write numbers with a point and without separators)" if separated else ""
         wrong(path, name, row, INTEGERS[name][3], repr(value) + hint)
     if name == "correct":
-        return pc.is_in(text, pa.array(["true", "1", "1.0"]))
+        return pc.is_in(text, pa.array(_TRUE))
     return pc.replace_substring_regex(text, r"\.0*$", "").cast(pa.int64())
 
 
@@ -351,11 +361,14 @@ def _from_records(records: Iterable[tuple[int, Any]], path: str) -> tuple[pa.Tab
             continue
         if meaning in INTEGERS:
             for code, value in enumerate(column.values):
-                if not _fits(meaning, value):
+                if not isinstance(value, str) and not _fits(meaning, value):
                     wrong(path, meaning, column.first(code), INTEGERS[meaning][3], json.dumps(value))
-            # Of one type: true and 1, 30 and 30.0 may stand side by side.
-            kind = float if any(isinstance(value, float) for value in column.values) else int
-            column.values = [kind(value) for value in column.values]
+            # Of one type: true and 1, 30 and 30.0 and "30" may stand side by side.
+            if any(isinstance(value, str) for value in column.values):
+                column.values = [value if isinstance(value, str) else json.dumps(value) for value in column.values]
+            else:
+                kind = float if any(isinstance(value, float) for value in column.values) else int
+                column.values = [kind(value) for value in column.values]
         try:
             values = pa.array(column.values)
         except (pa.ArrowException, TypeError, OverflowError):
@@ -407,7 +420,8 @@ def text_column(column: pa.ChunkedArray, name: str, path: str) -> tuple[pa.Chunk
 
     :raises OutcomeTableError: for other types, nulls, and empty texts other than questions and answers.
     """
-    expected = "text" if name in ("question", "answer") else "text that is not empty"
+    may_be_empty = name in ("question", "answer")
+    expected = 'text ("" where there is none)' if may_be_empty else "text that is not empty"
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     if pa.types.is_null(kind):
         wrong(path, name, 0, expected, "no value (null)")
@@ -416,7 +430,7 @@ def text_column(column: pa.ChunkedArray, name: str, path: str) -> tuple[pa.Chunk
     )
     if numbers:
         column = _texts_of_numbers(column.cast(kind), name, path, expected)
-    elif not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
+    elif not is_text(kind):
         raise OutcomeTableError(path, f"expected {expected}, got the type {kind}; store the column as text", name, 0)
     if pa.types.is_string_view(kind):
         column = column.cast(pa.large_string())
@@ -426,7 +440,7 @@ def text_column(column: pa.ChunkedArray, name: str, path: str) -> tuple[pa.Chunk
         decoded = encoded.dictionary_decode()
         _reject_nulls(pa.chunked_array([decoded]), name, path, expected)
         encoded = decoded.dictionary_encode()
-    if expected != "text":
+    if not may_be_empty:
         empty = pc.index(encoded.dictionary, pa.scalar("", encoded.dictionary.type)).as_py()
         row = _first(encoded.indices.to_numpy() == empty) if empty >= 0 else None
         if row is not None:
@@ -446,7 +460,8 @@ def _texts_of_numbers(column: pa.ChunkedArray, name: str, path: str, expected: s
 
 
 def integer_column(column: pa.ChunkedArray, name: str, path: str) -> pa.ChunkedArray:
-    """A column of ``INTEGERS`` as its stored type; whole floating-point and decimal numbers count as integers.
+    """A column of ``INTEGERS`` as its stored type; whole floating-point and decimal numbers count as integers, and texts as
+    the numbers they are.
 
     :raises OutcomeTableError: for other types, nulls and values out of range.
     """
@@ -455,6 +470,8 @@ def integer_column(column: pa.ChunkedArray, name: str, path: str) -> pa.ChunkedA
         column = column.cast(column.type.value_type)
     if pa.types.is_null(column.type):
         wrong(path, name, 0, expected, "no value (null)")
+    if is_text(column.type):
+        column = _numbers_from_text(column.cast(pa.string()), name, path)
     if pa.types.is_decimal(column.type) or pa.types.is_floating(column.type):
         column = column.cast(pa.float64())
     if not (
@@ -474,6 +491,20 @@ def integer_column(column: pa.ChunkedArray, name: str, path: str) -> pa.ChunkedA
         row = min(r for r in (row, bad) if r is not None)
         wrong(path, name, row, expected, values[row])
     return pa.chunked_array([pa.array(values.astype(stored.to_pandas_dtype()), stored)])
+
+
+def is_empty(column: pa.ChunkedArray) -> bool:
+    """Whether no row of a column has a value: nulls and blank texts."""
+    if is_text(column.type):
+        column = pc.if_else(pc.equal(pc.utf8_trim_whitespace(column.cast(pa.string())), ""), None, column)
+    return bool(column.null_count == len(column))
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds text."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
 def _first(mask: npt.NDArray[np.bool_]) -> int | None:

@@ -10,7 +10,9 @@ _LATEX_SPACE = re.compile(
     r"(?<!\\)(?:\\[,;:!> ]|\\(?:q?quad|enspace|thinspace|medspace|thickspace|negthinspace|enskip)(?![A-Za-z])|~)"
 )
 _LOOSE_SPACE = re.compile(r"(?<!\w) | (?!\w)")
-_SIGNS = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "‐": "-", "‑": "-", "–": "-", "—": "-", "−": "-"})
+_SIGNS = str.maketrans(
+    {"‘": "'", "’": "'", "“": '"', "”": '"', "‐": "-", "‑": "-", "–": "-", "—": "-", "−": "-", "⁄": "/", "∕": "/"}
+)
 _MARKS = {"<super>": "^", "<sub>": "_", "<fraction>": " "}
 _PLACEHOLDERS = frozenset({"n/a", "na", "nan", "none", "null", "unknown"})
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from roi_env.table_files import own_name
+from roi_env.table_files import is_text, own_name
 
 _THOUGHT = ("reasoning", "reasoning_content", "thinking", "thought", "thoughts", "chain_of_thought", "cot")
 _VISIBLE = (
@@ -114,10 +114,8 @@ def _text(rows: pa.Table, columns: dict[str, str], names: Sequence[str]) -> pa.C
     for name in names:
         if name in columns:
             column = rows[columns[name]]
-            if pa.types.is_dictionary(column.type):
-                column = column.cast(column.type.value_type)
-            if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-                return column
+            if is_text(column.type):
+                return column.cast(pa.string())
     return None
 
 

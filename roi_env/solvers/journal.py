@@ -480,6 +480,8 @@ class _Reading:
 
     def _reserved(self, number: int, tokens: int, key: tuple[Any, ...]) -> None:
         self.ledger.entries.append(Entry(number, key, tokens, settings=self.settings))
+        # Requests are numbered: none is missing before this one unless its number says so. A skipped question may be.
+        self.ledger.lost += self.hidden * self.settings.get("decision_cost", 0)
         self.hidden = 0
 
     def _piece(self, piece: bytes) -> None:

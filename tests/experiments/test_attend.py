@@ -155,8 +155,9 @@ def test_nobody_waits_longer_for_a_turn_than_allowed(tmp_path: Path) -> None:
         assert {answer.headers.get("retry-after") for answer in answers if answer.status_code == 503} <= {"1", "2", "3"}
 
 
-def test_an_endpoint_that_asks_for_an_hour_freezes_nobody(tmp_path: Path) -> None:
-    upstream = Upstream(["429-after"], retry_after="3600")
+@pytest.mark.parametrize("asked", ["3600", "1e400", "Fri, 31 Dec 9999 23:59:59 GMT"])
+def test_an_endpoint_that_asks_for_an_hour_or_more_freezes_nobody(tmp_path: Path, asked: str) -> None:
+    upstream = Upstream(["429-after"], retry_after=asked)
     with proxy(upstream, tmp_path, ("a", "b"), patience=5.0) as (address, budgets, solver):
         (first,) = answered(address, 1)
         assert first.status_code == 503

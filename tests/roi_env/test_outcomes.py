@@ -229,8 +229,8 @@ WRONG_TYPES = {
     **dict.fromkeys(TEXT_COLUMNS, pa.array([[7]] * 16)),
     "question": pa.array([7] * 16),
     "tier_order": pa.array(["one"] * 16),
-    "tokens": pa.array(["12"] * 16),
-    "correct": pa.array(["yes"] * 16),
+    "tokens": pa.array([True] * 16),
+    "correct": pa.array(["maybe"] * 16),
     "sample": pa.array([True] * 16),
 }
 
@@ -258,7 +258,14 @@ def test_columns_of_nulls(tmp_path: Path, column: str) -> None:
 
 @pytest.mark.parametrize(
     ("column", "text"),
-    [("tokens", "many"), ("tokens", ""), ("tokens", "NaN"), ("correct", "yes"), ("sample", "x"), ("tier_order", "1e3")],
+    [
+        ("tokens", "many"),
+        ("tokens", ""),
+        ("tokens", "NaN"),
+        ("correct", "maybe"),
+        ("sample", "x"),
+        ("tier_order", "1e3"),
+    ],
 )
 def test_csv_text_where_a_number_belongs(tmp_path: Path, column: str, text: str) -> None:
     content = [{k: str(v) for k, v in r.items()} for r in rows()]
@@ -273,7 +280,7 @@ def test_csv_text_where_a_number_belongs(tmp_path: Path, column: str, text: str)
     [
         ("tokens", "many"),
         ("tokens", True),
-        ("correct", "yes"),
+        ("correct", "maybe"),
         ("correct", 2),
         ("tier", [3]),
         ("correct", float("nan")),

@@ -404,6 +404,8 @@ def test_errors_say_what_to_do() -> None:
         recorded_source(good, split="validation", fractions=(0.5, 0, 0.5))
     with pytest.raises(OutcomeTableError, match=r"beliefs_split='train' has no question that can serve"):
         recorded_source(good, fractions=(0, 0.5, 0.5))
+    with pytest.raises(OutcomeTableError, match=r"\(of 1 questions under 80 ids with equal texts, 1 have the tiers"):
+        recorded_source(table([r | {"question": "Solve."} for r in rows]), split="test", fractions=(1, 0, 0))
     with pytest.raises(OutcomeTableError, match="column 'sample': must be the same in all rows of a question"):
         recorded_source(good, group_by="sample")
     with pytest.raises(OutcomeTableError, match="column 'topic': missing"):

@@ -129,7 +129,11 @@ def test_ids_of_mixed_types(tmp_path: Path) -> None:
         ("question", 7, "expected text, got 7"),
         ("question", "\ud800", "half a surrogate pair"),
         ("note", "\ud800", "half a surrogate pair"),
-        ("tokens", "30", 'got "30"'),
+        ("tokens", "thirty", "got 'thirty'"),
+        ("tokens", "NaN", "got 'NaN'"),
+        ("tokens", [30], r"got \[30\]"),
+        ("correct", "partly", "got 'partly'"),
+        ("answer", None, 'text \\("" where there is none\\), got no value'),
         ("tokens", 10**30, "got 1"),
         ("tokens", -1, "got -1"),
     ],
@@ -141,6 +145,40 @@ def test_what_no_value_can_be(tmp_path: Path, column: str, value: Any, said: str
     with pytest.raises(OutcomeTableError, match=said) as caught:
         OutcomeTable.read(tmp_path / "t.jsonl")
     assert (caught.value.column, caught.value.row) == (column, 3)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet", "categories.parquet"])
+def test_texts_are_the_numbers_and_truth_values_they_are(tmp_path: Path, suffix: str) -> None:
+    content = changed(
+        tier_order=lambda k: str(EIGHT[k]["tier_order"]),
+        tokens=lambda k: f" {EIGHT[k]['tokens']}.0",
+        correct=lambda k: "Yes" if EIGHT[k]["correct"] else "no",
+        sample=lambda k: str(EIGHT[k]["sample"]),
+    )
+    path = tmp_path / f"t{suffix}"
+    if suffix == ".jsonl":
+        path.write_text(jsonl(content))
+    else:
+        arrow = pa.Table.from_pylist(content)
+        if suffix == "categories.parquet":
+            arrow = pa.table(
+                {
+                    name: column.dictionary_encode()
+                    for name, column in zip(arrow.column_names, arrow.columns, strict=True)
+                }
+            )
+        pq.write_table(arrow, path)
+    table = OutcomeTable.read(path)
+    assert plain(table) == EIGHT
+    kinds = {"tier_order": "numbers", "tokens": "numbers", "correct": "true and false", "sample": "numbers"}
+    assert table.notes == tuple(f"column {name!r}: texts are read as {kind}" for name, kind in kinds.items())
+
+
+def test_numbers_and_texts_of_numbers_stand_side_by_side(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    texts = changed(tokens=lambda k: str(EIGHT[k]["tokens"]), correct=lambda k: "y" if EIGHT[k]["correct"] else "n")
+    path.write_text(jsonl([texts[k] if k % 2 else one for k, one in enumerate(EIGHT)]))
+    assert plain(OutcomeTable.read(path)) == EIGHT
 
 
 def test_true_and_1_and_whole_floats_stand_side_by_side(tmp_path: Path) -> None:
@@ -278,8 +316,8 @@ def test_headers_are_read_by_their_meaning_where_it_is_one(tmp_path: Path, suffi
         ("tokens", " 30 ", 30),
         ("correct", "1.0", True),
         ("correct", "0.0", False),
-        ("correct", "TRUE", True),
-        ("correct", " false", False),
+        *[("correct", text, True) for text in ("TRUE", "yes", " Y", "T", "1")],
+        *[("correct", text, False) for text in (" false", "No", "n", "f", "0 ")],
         ("question_id", "1.0", "1.0"),
     ],
 )
@@ -297,7 +335,8 @@ def test_csv_values(tmp_path: Path, column: str, text: str, read: Any) -> None:
         ("tokens", "-5", "got -5"),
         ("tokens", "inf", "'inf'"),
         ("correct", "2", "true or false"),
-        ("correct", "yes", "true or false"),
+        ("correct", "0.5", "got '0.5'; correct"),
+        ("correct", "right", "true or false"),
         ("tier_order", "", "an integer >= 1"),
         ("sample", "", "an integer >= 0"),
     ],
@@ -307,6 +346,12 @@ def test_csv_values_that_are_refused(tmp_path: Path, column: str, text: str, sai
     with pytest.raises(OutcomeTableError, match=said) as caught:
         OutcomeTable.read(path)
     assert (caught.value.path, caught.value.column, caught.value.row) == (str(path), column, 5)
+
+
+def test_blank_lines_around_a_csv(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "t.csv", EIGHT)
+    path.write_text(f"\n\r\n{path.read_text()}\n\n")
+    assert plain(OutcomeTable.read(path)) == EIGHT
 
 
 def test_csv_that_is_no_table(tmp_path: Path) -> None:
@@ -441,6 +486,31 @@ def test_judgements_are_no_samples() -> None:
     numbered = OutcomeTable.from_arrow(pa.Table.from_pylist([r | {"sample": k} for k, r in enumerate(bare)]))
     (problem,) = (p for p in numbered.describe()["problems"] if p["kind"] == "several_judgements")
     assert "'filter' has several values in 4 of 4 questions and tiers" in problem["message"]
+    # A judge without a name is none of the less.
+    nameless = [r | {"filter": None if r["filter"] == "strict-match" else r["filter"]} for r in bare]
+    with pytest.raises(OutcomeTableError, match="column 'filter' has several values"):
+        OutcomeTable.from_arrow(pa.Table.from_pylist(nameless))
+
+
+def test_a_column_is_a_judge_by_its_rows_too() -> None:
+    def judges(content: list[Row]) -> list[str]:
+        found = OutcomeTable.from_arrow(pa.Table.from_pylist(content)).describe()["problems"]
+        return [problem["message"].split()[1] for problem in found if problem["kind"] == "several_judgements"]
+
+    bare = [
+        r | {"mode": name, "tokens": 30 + k} for k, r in enumerate(without("sample")) for name in ("strict", "flex")
+    ]
+    assert judges(bare) == ["'mode'"]
+    assert judges([r | {"tokens": 30 + k} for k, r in enumerate(bare)]) == [], "other tokens: other generations"
+    assert judges([r | {"mode": "one"} for r in bare]) == []
+
+
+def test_a_long_value_is_cut_in_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "t.json"
+    path.write_text(json.dumps({name: [r[name] for r in rows(500)] for name in EIGHT[0]}))
+    with pytest.raises(OutcomeTableError, match=r"\.\.\.; correct") as caught:
+        OutcomeTable.read(path)
+    assert len(str(caught.value)) < 300 + len(str(path))
 
 
 @pytest.mark.parametrize(

@@ -162,6 +162,28 @@ def test_garbage_in_the_tail(whole: bytes, with_what: bytes, tmp_path: Path) -> 
             assert found + 20 * 12 >= provable(whole)
 
 
+@pytest.mark.parametrize("hole", [b"\0", b"x", b"\n"])
+def test_a_question_whose_skipping_is_hidden_is_charged(hole: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    settings = {**SETTINGS, "decision_cost": 3}
+
+    async def run() -> None:
+        ledger = Ledger(path, settings)
+        for place in (0, 2):
+            entry = await ledger.reserve((place, f"q{place}", 1, 90), 13)
+            ledger.settle(entry, 7, {"text": "", "tokens": 4, "cap": 10})
+            ledger.note({"skipped": [place + 1, f"q{place + 1}", 0, 80], "decision": 3})
+        ledger.close()
+
+    asyncio.run(run())
+    whole = path.read_bytes()
+    at = whole.index(b'"skipped"')
+    path.write_bytes(whole[:at] + hole * 9 + whole[at + 9 :])
+    ledger = Ledger(path, settings)
+    ledger.close()
+    assert ledger.charged + sum(note["decision"] for note in ledger.notes) >= 2 * (7 + 3)
+
+
 def test_a_first_line_that_is_gone_or_doubled(whole: bytes, tmp_path: Path) -> None:
     head = whole.index(b"\n") + 1
     first, rest = whole[:head], whole[head:]
