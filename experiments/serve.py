@@ -171,7 +171,7 @@ def application(
                 budget.queue,
                 solver,
                 lambda: _admit(budget, chat),
-                lambda ticket: budget.session.finish(ticket, chat.messages, chat.fields),
+                lambda ticket, wanted: budget.session.finish(ticket, chat.messages, chat.fields, wanted),
             )
         except Busy as busy:
             wait = {"x-roi-budget": quote(budget.name), "retry-after": busy.retry_after}
@@ -375,7 +375,7 @@ def serve(
         for one, tokens in named.items():
             waiting = Queue(queue, patience)
             budgets.append(make_budget(one, tokens, solver, tiers, agent, expected, window, state, waiting))
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         for made in budgets:
             made.session.ledger.close()
         raise ConfigError(str(error)) from error
