@@ -20,7 +20,6 @@ from typing import Any, Literal
 import numpy as np
 
 from agents.base import (
-    HIDDEN,
     Agent,
     DecisionView,
     ExamsView,
@@ -724,8 +723,3 @@ def _other_questions(
                 there = "there is none now" if now is None else f"it is {now!r} now"
                 return f"question {key[0] + 1} was {key[1]!r} when it was decided, {there}"
     return None if old.keys() == new.keys() else f"it has {sorted(old)}, not {sorted(new)}"
-
-
-def hidden_groups(count: int) -> list[int]:
-    """Groups of questions that are not known yet."""
-    return [HIDDEN] * count

@@ -55,20 +55,13 @@ class Queue:
     waiting: int = 0
     seconds: float = 1.0
 
-    def check(self, solver: HTTPSolver) -> None:
-        """See that there is hope.
-
-        :raises Busy: where the endpoint asks to wait longer than anyone may.
-        """
-        if (wait := solver.closed_for) > self.patience:
-            raise Busy(f"the endpoint asks to wait {wait:,.0f} s more", wait)
-
     async def admit(self, solver: HTTPSolver, admit: Callable[[], Awaitable[_Result]]) -> _Result:
         """Wait for admission.
 
-        :raises Busy: where too many wait already, one's time is over, or the endpoint takes nothing.
+        :raises Busy: where too many wait already, one's time is over, or the endpoint asks to wait longer than anyone may.
         """
-        self.check(solver)
+        if (wait := solver.closed_for) > self.patience:
+            raise Busy(f"the endpoint asks to wait {wait:,.0f} s more", wait)
         if self.waiting >= self.places:
             raise Busy(f"{self.waiting:,} requests wait already, the most that may", self.seconds)
         self.waiting += 1

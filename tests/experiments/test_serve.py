@@ -691,6 +691,16 @@ def test_agents_that_cannot_decide_are_refused_by_both_commands(agent: str, mess
     assert not (out / "ledger.jsonl").exists(), "nothing was begun"
 
 
+def test_a_key_may_hold_any_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = b"k\xff\xc3\xa9"
+    monkeypatch.setenv("ODD_KEY", os.fsdecode(odd))
+    with proxy(Upstream(), tmp_path, {"a": 600}, keys=parse_keys(["a=ODD_KEY"], ["a"])) as address:
+        for shown, status in ((odd, 200), (odd[:-1], 401), ("kÿé".encode(), 401)):
+            assert (
+                httpx.get(f"{address}/v1/models", headers={"authorization": b"Bearer " + shown}).status_code == status
+            )
+
+
 def test_every_tier_has_an_agent_that_always_plays_it(tmp_path: Path) -> None:
     tiers = [ThinkingTier(f"t{number}", 10 * number, 10) for number in range(5)]
     with proxy(Upstream(), tmp_path, {"a": 600}, tiers=tiers, agent="fixed-4") as address:
