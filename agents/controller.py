@@ -20,13 +20,12 @@ from typing import Any, Literal
 import numpy as np
 
 from agents.base import (
-    AGENTS,
-    HIDDEN,
     Agent,
     DecisionView,
     ExamsView,
     Feedback,
     Problem,
+    find_agent,
     is_saved,
     make_agent,
     parse_agent,
@@ -219,13 +218,17 @@ class Session:
             self._settle(ticket, 0, unsent_reply())
 
     async def finish(
-        self, ticket: Ticket, messages: tuple[Message, ...] | None = None, fields: Mapping[str, Any] | None = None
+        self,
+        ticket: Ticket,
+        messages: tuple[Message, ...] | None = None,
+        fields: Mapping[str, Any] | None = None,
+        wanted: Callable[[], bool] = lambda: True,
     ) -> tuple[Row, Reply | None]:
         """Let the solver answer an admitted question and settle it.
 
         What interrupts that settles it at its reservation, unless it is known what it cost.
 
-        :param messages: see :class:`roi_env.solvers.base.Ask`, like ``fields``.
+        :param messages: see :class:`roi_env.solvers.base.Ask`, like ``fields`` and ``wanted``.
         """
         position, question = ticket.position, ticket.question
         if ticket.entry is None:
@@ -235,7 +238,7 @@ class Session:
         correct = None
         try:
             if ticket.cap > 0:
-                ask = Ask(question, tier, ticket.cap, messages=messages, fields=fields or {})
+                ask = Ask(question, tier, ticket.cap, messages=messages, fields=fields or {}, wanted=wanted)
                 reply = await self.solver.answer(ask)
             else:
                 reply = Reply("", None, 0, None, "length", "nothing", attempts=0)
@@ -433,7 +436,7 @@ def check_live(text: str, *, learns: bool) -> None:
         nobody knows of live questions, that learn and have not learned, or whose packages are not installed.
     """
     name = saved_name(text) if is_saved(text) else parse_agent(text)[0]
-    entry = AGENTS.get(name)
+    entry = find_agent(name)
     if entry is None:
         raise ValueError(f"agent {text!r} is a saved {name!r}, which nobody registered")
     if entry.privileged:
@@ -720,8 +723,3 @@ def _other_questions(
                 there = "there is none now" if now is None else f"it is {now!r} now"
                 return f"question {key[0] + 1} was {key[1]!r} when it was decided, {there}"
     return None if old.keys() == new.keys() else f"it has {sorted(old)}, not {sorted(new)}"
-
-
-def hidden_groups(count: int) -> list[int]:
-    """Groups of questions that are not known yet."""
-    return [HIDDEN] * count

@@ -70,6 +70,7 @@ def answer(
     budget and the tiers may be other ones than before; what was charged stays charged.
     """
     from agents.controller import BudgetController
+    from roi_env.exam import parse_budget
     from roi_env.solvers.journal import JournalError
 
     asked = endpoints.load_questions(questions, column, limit, answers=grader is not None, distinct=False)
@@ -80,12 +81,11 @@ def answer(
     if resume and not ledger.exists():
         raise ConfigError(f"--resume: there is no ledger {ledger}")
     pool: Any = None
-    tokens: int | float = int(budget) if budget.isdecimal() else _fraction(budget)
     try:
         controller = BudgetController(
             agent,
             _Absent(),
-            tokens,
+            parse_budget(budget),
             tiers=tiers,
             window=window,
             table=None if table is None else str(table),
@@ -163,13 +163,6 @@ class _Absent:
 
     async def close(self) -> None:
         return None
-
-
-def _fraction(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise ConfigError(f"--budget {text!r} is neither tokens (50000) nor a fraction (0.3)") from None
 
 
 def _solver(endpoint: str | None, model: str | None, backend: str, **options: Any) -> LiveSolver:

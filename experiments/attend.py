@@ -2,7 +2,7 @@
 
 A client who left while its question waited costs nothing: the question is dropped before anything is reserved. One who
 left while its answer was being made stops the endpoint by closing the connection, where that stops it, and costs its
-reservation; elsewhere the answer is awaited and costs what it costs.
+reservation; elsewhere the answer is awaited and costs what it costs, but what failed is not asked again for nobody.
 """
 
 from __future__ import annotations
@@ -55,20 +55,13 @@ class Queue:
     waiting: int = 0
     seconds: float = 1.0
 
-    def check(self, solver: HTTPSolver) -> None:
-        """See that there is hope.
-
-        :raises Busy: where the endpoint asks to wait longer than anyone may.
-        """
-        if (wait := solver.closed_for) > self.patience:
-            raise Busy(f"the endpoint asks to wait {wait:,.0f} s more", wait)
-
     async def admit(self, solver: HTTPSolver, admit: Callable[[], Awaitable[_Result]]) -> _Result:
         """Wait for admission.
 
-        :raises Busy: where too many wait already, one's time is over, or the endpoint takes nothing.
+        :raises Busy: where too many wait already, one's time is over, or the endpoint asks to wait longer than anyone may.
         """
-        self.check(solver)
+        if (wait := solver.closed_for) > self.patience:
+            raise Busy(f"the endpoint asks to wait {wait:,.0f} s more", wait)
         if self.waiting >= self.places:
             raise Busy(f"{self.waiting:,} requests wait already, the most that may", self.seconds)
         self.waiting += 1
@@ -86,16 +79,18 @@ async def attend(
     queue: Queue,
     solver: HTTPSolver,
     admit: Callable[[], Awaitable[Ticket | None]],
-    finish: Callable[[Ticket], Awaitable[tuple[Row, Reply | None]]],
+    finish: Callable[[Ticket, Callable[[], bool]], Awaitable[tuple[Row, Reply | None]]],
 ) -> tuple[Row, Reply | None] | None:
     """Admit a question and let it be answered, for as long as somebody wants to know.
 
     :param request: whose body has been read.
+    :param finish: called with a function that tells whether the client still waits.
     :returns: None where the budget is gone.
     :raises Busy: see :meth:`Queue.admit`; also where the endpoint took nothing and asks to wait.
     :raises Gone: where the client left; the question is settled or dropped by then.
     """
     admitted = False
+    left = asyncio.create_task(_leaves(request))
 
     async def work() -> tuple[Row, Reply | None] | None:
         nonlocal admitted
@@ -103,9 +98,9 @@ async def attend(
         if ticket is None:
             return None
         admitted = True
-        row, reply = await finish(ticket)
+        row, reply = await finish(ticket, lambda: not left.done())
         if reply is not None and reply.retry_in is not None:
-            if reply.attempts:  # others only hear of it
+            if reply.attempts and reply.retry_in:  # others only hear of it
                 report(f"the endpoint asks to wait {reply.retry_in:,.0f} s: {reply.error}")
             # Whatever it asks for, it is tried again after an hour at the latest.
             raise Busy(reply.error or "the endpoint takes nothing", min(reply.retry_in, solver.closed_for))
@@ -113,7 +108,6 @@ async def attend(
         return row, reply
 
     task = asyncio.create_task(work())
-    left = asyncio.create_task(_leaves(request))
     try:
         await asyncio.wait({task, left}, return_when=asyncio.FIRST_COMPLETED)
         gone = not task.done()

@@ -72,12 +72,8 @@ def _number(least: float = -math.inf, most: float = math.inf) -> Callable[[Any],
     return lambda value: isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value <= most
 
 
-def _integer(least: int, most: int = 2**63 - 1) -> Callable[[Any], bool]:
+def _integer(least: int, most: float = 2**63 - 1) -> Callable[[Any], bool]:
     return lambda value: _whole(value) and least <= value <= most
-
-
-def _at_least_one(value: Any) -> bool:
-    return _whole(value) and value >= 1
 
 
 def _is(*kinds: type) -> Callable[[Any], bool]:
@@ -91,8 +87,8 @@ def _stops(value: Any) -> bool:
 
 _FIELDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "model": (_is(str), "a text"),
-    "max_tokens": (_at_least_one, "an integer of at least 1"),
-    "max_completion_tokens": (_at_least_one, "an integer of at least 1"),
+    "max_tokens": (_integer(1, math.inf), "an integer of at least 1"),
+    "max_completion_tokens": (_integer(1, math.inf), "an integer of at least 1"),
     "stream": (_is(bool), "true or false"),
     "stream_options": (_is(dict), "an object"),
     "n": (_whole, "an integer"),
@@ -192,9 +188,8 @@ def parse_chat(data: bytes, *, model: str, takes: Collection[str], named: bool) 
         _check_json(value, name)
     asked = {name: value for name, value in body.items() if value is not None}
     for name, value in asked.items():
-        check, expected = _FIELDS.get(name, (lambda _: True, ""))
-        if not check(value):
-            raise _bad(name, f"must be {expected}, got {_got(value)}")
+        if name in _FIELDS and not _FIELDS[name][0](value):
+            raise _bad(name, f"must be {_FIELDS[name][1]}, got {_got(value)}")
     if asked.get("model", model) != model:
         raise Refused(400, "model_not_found", f"model: there is {model!r} alone, not {_got(asked['model'])}", "model")
     fields = {}

@@ -80,12 +80,15 @@ def parse_tiers(texts: Sequence[str], answer: int) -> list[ThinkingTier]:
 
     tiers = []
     for text in texts:
-        match = re.fullmatch(r"([\w.-]+)=(\d+)(?:\+(\d+))?(?:@([\w-]+))?", text)
+        match = re.fullmatch(r"([\w.-]+)=([0-9]{1,18})(?:\+([0-9]{1,18}))?(?:@([\w-]+))?", text)
         if match is None:
             raise ConfigError(
                 f"--tier {text!r} must read NAME=TOKENS, e.g. short=48, short=48+24 or high=4096+512@high"
             )
-        tiers.append(ThinkingTier(match[1], int(match[2]), int(match[3] or answer), match[4]))
+        try:
+            tiers.append(ThinkingTier(match[1], int(match[2]), int(match[3] or answer), match[4]))
+        except ValueError as error:
+            raise ConfigError(f"--tier {text!r}: {error}") from None
         if tiers[-1].most_tokens >= 2**30:
             raise ConfigError(f"--tier {text!r} must stay below 2**30 tokens")
     caps = [entry.thinking for entry in tiers]

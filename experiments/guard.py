@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import os
 import re
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
@@ -33,8 +34,8 @@ def bearer(request: Request) -> bytes | None:
 
 
 def fits(given: bytes | None, key: str | None) -> bool:
-    """Whether what was shown is the key; where there is none, anything is."""
-    return key is None or (given is not None and hmac.compare_digest(given, key.encode()))
+    """Whether what was shown is the key (of the environment, in whatever bytes); where there is none, anything is."""
+    return key is None or (given is not None and hmac.compare_digest(given, os.fsencode(key)))
 
 
 def check_origin(request: Request, hosts: Collection[str] | None) -> None:

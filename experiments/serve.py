@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import os
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-    from agents.controller import Row, Session
+    from agents.controller import Row, Session, Ticket
     from roi_env.solvers.base import LiveSolver, Reply, ThinkingTier
     from roi_env.solvers.http import HTTPSolver
 
@@ -75,8 +75,8 @@ def make_budget(
     :param expected: questions that the agent plans for; later ones count as the last.
     :raises ValueError: for agents that do not fit, or a ledger that another process uses.
     """
-    from agents.base import public_problem
-    from agents.controller import Session, check_live, hidden_groups, make_live
+    from agents.base import HIDDEN, public_problem
+    from agents.controller import Session, check_live, make_live
     from roi_env.exam import exam_spec
     from roi_env.live import live_source
     from roi_env.solvers.base import Question
@@ -94,7 +94,7 @@ def make_budget(
     for text in ledger.messages:
         endpoints.report(text)
     try:
-        session = Session(decides, solver, tiers, hidden_groups(expected), ledger=ledger, window=window)
+        session = Session(decides, solver, tiers, [HIDDEN] * expected, ledger=ledger, window=window)
     except ValueError:
         ledger.close()
         raise
@@ -129,7 +129,8 @@ def application(
     key_of = {name: (keys or {}).get(name, token) for name in by_name}
 
     def open_to(request: Request) -> list[Budget]:
-        """The budgets that a request's key opens."""
+        """The budgets that a request's key opens, where it may come here at all."""
+        check_origin(request, hosts)
         given = bearer(request)
         found = [budget for budget in budgets if fits(given, key_of[budget.name])]
         if not found:
@@ -171,7 +172,7 @@ def application(
                 budget.queue,
                 solver,
                 lambda: _admit(budget, chat),
-                lambda ticket: budget.session.finish(ticket, chat.messages, chat.fields),
+                lambda ticket, wanted: budget.session.finish(ticket, chat.messages, chat.fields, wanted),
             )
         except Busy as busy:
             wait = {"x-roi-budget": quote(budget.name), "retry-after": busy.retry_after}
@@ -209,15 +210,9 @@ def application(
     async def status(request: Request) -> Response:
         return _json({"budgets": [state(budget) for budget in open_to(request)]})
 
-    def guarded(answer: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
-        async def run(request: Request) -> Response:
-            try:
-                check_origin(request, hosts)
-                return await answer(request)
-            except Refused as refused:
-                return _error(refused)
-
-        return run
+    async def refused(request: Request, error: Exception) -> Response:
+        assert isinstance(error, Refused)
+        return _error(error)
 
     async def unknown(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -235,18 +230,18 @@ def application(
             budget.session.ledger.close()
 
     routes = [
-        Route(f"{prefix}/v1{path}", guarded(endpoint), methods=[method])
+        Route(f"{prefix}/v1{path}", endpoint, methods=[method])
         for prefix in ("", "/{name}")
         for path, endpoint, method in (("/chat/completions", completions, "POST"), ("/models", models, "GET"))
     ]
     return Starlette(
-        routes=[*routes, Route("/budgets", guarded(status))],
+        routes=[*routes, Route("/budgets", status)],
         lifespan=lifespan,
-        exception_handlers={HTTPException: unknown, Exception: failed},
+        exception_handlers={Refused: refused, HTTPException: unknown, Exception: failed},
     )
 
 
-async def _admit(budget: Budget, chat: Chat) -> Any:
+async def _admit(budget: Budget, chat: Chat) -> Ticket | None:
     from roi_env.solvers.base import Question
 
     async with budget.lock:
@@ -375,7 +370,7 @@ def serve(
         for one, tokens in named.items():
             waiting = Queue(queue, patience)
             budgets.append(make_budget(one, tokens, solver, tiers, agent, expected, window, state, waiting))
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         for made in budgets:
             made.session.ledger.close()
         raise ConfigError(str(error)) from error

@@ -91,8 +91,7 @@ class ExamSpec:
         """A copy with other fields, validated again; ``budget`` is read as by :func:`exam_spec`."""
         spec = dataclasses.replace(self, **changes)
         if "budget" in changes:
-            unit = spec.num_tasks * spec.source.mean_top_cost
-            spec = dataclasses.replace(spec, budget=_resolve_budget(changes["budget"], unit, spec.num_tasks))
+            spec = dataclasses.replace(spec, budget=_resolve_budget(changes["budget"], spec.source, spec.num_tasks))
         return _validated(spec)
 
 
@@ -117,7 +116,7 @@ def exam_spec(
     :param num_tasks: N; default 10 (``paper``: 3), at most the number of questions of a recorded source.
     :param budget: an ``int`` is tokens; a ``float`` is a fraction of N times the mean cost of the top tier; or a
         preset name ("tight" .15, "medium" .3, "ample" .6), or either number as text. Fewer tokens than tasks cause a
-        warning: a fraction was probably meant.
+        warning (not for live questions): a fraction was probably meant.
     :param order: "random", "easy_first" / "hard_first" (by the published key, never by hidden difficulty) or "given"
         (the table's own order; for synthetic families the order of drawing).
     :param preview: whether the features of later tasks are shown.
@@ -153,7 +152,7 @@ def exam_spec(
         ExamSpec(
             source=source,
             num_tasks=num_tasks,
-            budget=_resolve_budget(budget, num_tasks * source.mean_top_cost, num_tasks),
+            budget=_resolve_budget(budget, source, num_tasks),
             order=order,
             preview=preview,
             beliefs=beliefs,
@@ -185,7 +184,8 @@ def parse_budget(text: str) -> int | float:
     if text in BUDGET_PRESETS:
         return BUDGET_PRESETS[text]
     try:
-        return int(text) if text.isascii() and text.isdigit() else float(text)
+        number = text.encode("ascii")  # Python reads digits of other scripts too
+        return int(number) if number.isdigit() else float(number)
     except ValueError:
         hint = " (a percentage is written as a fraction: 30% is 0.3)" if text.endswith("%") else ""
         raise ValueError(
@@ -196,7 +196,8 @@ def parse_budget(text: str) -> int | float:
 _LARGEST_FRACTION = 10
 
 
-def _resolve_budget(budget: Any, unit: float, num_tasks: int) -> int:
+def _resolve_budget(budget: Any, source: Source, num_tasks: int) -> int:
+    unit = num_tasks * source.mean_top_cost
     if isinstance(budget, np.ndarray) and budget.ndim == 0:
         budget = budget[()]
     if isinstance(budget, str):
@@ -214,7 +215,8 @@ def _resolve_budget(budget: Any, unit: float, num_tasks: int) -> int:
             f"{list(BUDGET_PRESETS)}, got {budget!r}"
         )
     tokens = _fits(int(budget))
-    if tokens == 1 or tokens < min(num_tasks, _LARGEST_FRACTION):
+    # A source without outcomes is live questions: who spends real tokens gives tokens.
+    if source.outcomes.size and (tokens == 1 or tokens < min(num_tasks, _LARGEST_FRACTION)):
         warnings.warn(
             f"budget={tokens} means {tokens} {'token' if tokens == 1 else 'tokens'} for {num_tasks} {'task' if num_tasks == 1 else 'tasks'}; if a fraction "
             f"was meant, write {float(tokens)}: {round(tokens * unit)} tokens here",

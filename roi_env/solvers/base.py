@@ -8,7 +8,7 @@ keeps a budget must settle every request.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Protocol
@@ -115,6 +115,7 @@ class Ask(NamedTuple):
     :param messages: a conversation to continue instead of the question's text.
     :param fields: fields of a chat completion, by their names there, that this request sets beside its cap (``stop``,
         ``seed``, ...); they replace the solver's own.
+    :param wanted: whether somebody still waits for the answer; where nobody does, nothing more is sent.
     """
 
     question: Question
@@ -123,6 +124,7 @@ class Ask(NamedTuple):
     sample: int = 0
     messages: tuple[Message, ...] | None = None
     fields: Mapping[str, Any] = MappingProxyType({})
+    wanted: Callable[[], bool] = lambda: True
 
 
 @dataclass(frozen=True)

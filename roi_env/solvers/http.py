@@ -33,7 +33,7 @@ import httpx
 
 from roi_env.solvers import responses
 from roi_env.solvers.backends import BACKENDS, FREE, UNKNOWN, Backend, effort_of, fill, find, merge, put
-from roi_env.solvers.base import Ask, Counted, Failure, Message, Question, Reply, mark_unsent
+from roi_env.solvers.base import Ask, Counted, Failure, Message, Question, Reply, mark_unsent, unsent_reply
 
 _MESSAGE = 300
 """Characters of an endpoint's error that are kept."""
@@ -347,6 +347,9 @@ class HTTPSolver:
                     async with self._slots:
                         waits_since = waits_since or time.monotonic()
                         await self._wait_for_endpoint(waits_since + self.patience)
+                        if not ask.wanted():
+                            reply = unsent_reply()
+                            break
                         attempts, sent, unsent = attempts + 1, time.perf_counter(), False
                         data = await self._send(body)
                     reply = self._told(self._read(ask, data), data)

@@ -306,3 +306,17 @@ def test_a_recording_goes_on_elsewhere_and_with_further_tiers_but_not_with_other
         with pytest.raises(ConfigError, match="other settings: tiers was"):
             roi(*asked(url, "--tier", "now=0+10", "--tier", "long=41+10"))
     assert (len(first.seen), len(second.seen)) == (8, 4)
+
+
+def test_budgets_are_written_as_everywhere(tmp_path: Path) -> None:
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text('{"text": "1 + 1"}\n{"text": "2 + 2"}\n')
+
+    def told(budget: str) -> str:
+        return roi("answer", str(questions), "--budget", budget, "--dry-run")
+
+    assert told("medium") == told("0.3")
+    assert "2 questions, 70 tokens" in told("70")
+    for text in ("²", "٥", "x", "", "9" * 5000, "nan", "0", "-1"):
+        with pytest.raises(ConfigError, match="budget"):
+            told(text)

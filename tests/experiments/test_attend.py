@@ -198,3 +198,15 @@ def test_whoever_leaves_whenever_nothing_leaks(tmp_path: Path, backend: str) -> 
     ledger = Ledger(tmp_path / "a.jsonl")
     ledger.close()
     assert ledger.charged == budget.session.charged
+
+
+@pytest.mark.parametrize("backend", ["generic", "vllm"])
+def test_what_failed_is_not_asked_again_for_a_client_that_left(tmp_path: Path, backend: str) -> None:
+    upstream = Upstream(faults=["429-after"], retry_after="2")
+    with proxy(upstream, tmp_path, backend=backend) as (address, (budget,), _):
+        assert ask(address, 0.8) == [None]
+        settled(budget)
+        assert len(upstream.seen) == 1, "the answer of a second request would be nobody's"
+        assert budget.session.charged == 0
+        assert answered(address, 1)[0].status_code == 200, "the next is asked as ever"
+        assert budget.session.charged == upstream.generated

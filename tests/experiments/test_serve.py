@@ -691,6 +691,33 @@ def test_agents_that_cannot_decide_are_refused_by_both_commands(agent: str, mess
     assert not (out / "ledger.jsonl").exists(), "nothing was begun"
 
 
+def test_a_key_may_hold_any_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = b"k\xff\xc3\xa9"
+    monkeypatch.setenv("ODD_KEY", os.fsdecode(odd))
+    with proxy(Upstream(), tmp_path, {"a": 600}, keys=parse_keys(["a=ODD_KEY"], ["a"])) as address:
+        for shown, status in ((odd, 200), (odd[:-1], 401), ("kÿé".encode(), 401)):
+            assert (
+                httpx.get(f"{address}/v1/models", headers={"authorization": b"Bearer " + shown}).status_code == status
+            )
+
+
+def test_every_tier_has_an_agent_that_always_plays_it(tmp_path: Path) -> None:
+    tiers = [ThinkingTier(f"t{number}", 10 * number, 10) for number in range(5)]
+    with proxy(Upstream(), tmp_path, {"a": 600}, tiers=tiers, agent="fixed-4") as address:
+        assert ask(client(f"{address}/v1")).usage.roi["tier"] == "t3"
+
+
+def test_few_tokens_of_a_budget_are_no_fraction(tmp_path: Path) -> None:
+    # A warning would be an error here.
+    with proxy(Upstream(), tmp_path, {"a": 1, "b": 5}) as address:
+        told = httpx.get(f"{address}/budgets").json()["budgets"]
+        assert [budget["remaining"] for budget in told] == [1, 5]
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text('{"text": "1 + 1"}\n' * 12)
+    told = CliRunner().invoke(app, ["answer", str(questions), "--budget", "5", "--dry-run"], catch_exceptions=False)
+    assert "5 tokens" in told.output
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -709,8 +736,14 @@ def test_agents_that_cannot_decide_are_refused_by_both_commands(agent: str, mess
         (("--budget", "a=5", "--key", "a=PATH", "--key", "a=HOME"), "named twice"),
         (("--budget", "a=5", "--budget", "b=5", "--key", "a=PATH", "--host", "0.0.0.0"), "--key b="),
         (("--budget", "5", "--spent-status", "500"), "402, 403 or 429"),
+        (("--budget", "5", "--state", "/dev/null"), "/dev/null"),
         (("--budget", "5", "--tier", "big=99999999999"), "below 2"),
         (("--budget", "5", "--tier", "now=0+3000000000"), "below 2"),
+        (("--budget", "5", "--tier", "now=0+0"), "'now=0.0': .*answer >= 1"),
+        *(
+            (("--budget", "5", "--tier", text), "must read NAME=TOKENS")
+            for text in ("now=٣", "a=-1", "a=" + "9" * 5000)
+        ),
     ],
 )
 def test_wrong_options_are_named(arguments: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
