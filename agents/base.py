@@ -468,7 +468,7 @@ def is_saved(text: str) -> bool:
     return text.endswith(".npz")
 
 
-def make_agent(text: str, problem: Problem, **params: Any) -> Agent:
+def make_agent(text: str, problem: Problem, /, **params: Any) -> Agent:
     """Make a registered agent for a problem, or load a saved one.
 
     :param text: a name, perhaps with parameters, as in ``"roi(threshold=0.01)"``; or the path of a saved agent (``.npz``).

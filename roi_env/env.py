@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from itertools import chain, repeat
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from roi_env.dynamics import transition
-from roi_env.exam import ExamSpec, as_integers, check_seed, draw_exams, exam_numbers, exam_spec
+from roi_env.exam import ExamSpec, as_integers, check_options, check_seed, draw_exams, exam_numbers, exam_spec
 from roi_env.observation import observation_layout, observation_tables, observe, padded_features
 from roi_env.rendering import RENDER_FPS, Decision, Scene, render_ansi, render_rgb
 from roi_env.rewards import SCORE, reward_of
@@ -56,6 +57,8 @@ def resolve_spec(source: Any = "signal", *, table: Any = None, **kwargs: Any) ->
         from roi_env.recorded import recorded_source
 
         if not isinstance(table, OutcomeTable):
+            if not isinstance(table, (str, os.PathLike)):
+                raise ValueError(f"table must be the path of an outcome table or an OutcomeTable, got {table!r}")
             table = OutcomeTable.read(table)
         if "family" not in recorded and len(table.families) > 1:
             raise MissingArgument(
@@ -235,12 +238,11 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
         exams = self._exams
         if seed is not None or exams.seed is None:
             if seed is not None:
-                check_seed(seed)
+                seed = check_seed(seed)
             super().reset(seed=seed)
-            exams.go_to(0, 0, int(self.np_random.integers(2**63)) if seed is None else int(seed))
+            exams.go_to(0, 0, int(self.np_random.integers(2**63)) if seed is None else seed)
         if options:
-            if unknown := set(options) - {"exam_ids", "replicates"}:
-                raise ValueError(f"reset options are 'exam_ids' and 'replicates', got {sorted(unknown)}")
+            check_options(options)
             exam_id, replicate = exams.following, exams.replicate
             if "exam_ids" in options:
                 exam_id, replicate = int(exam_numbers("exam_ids", options["exam_ids"], 1)[0]), 0

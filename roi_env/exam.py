@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, get_args
@@ -88,11 +88,11 @@ class ExamSpec:
         return _ORDER_CODE[self.order]
 
     def replace(self, **changes: Any) -> ExamSpec:
-        """A copy with other fields, validated again; ``budget`` is read as by :func:`exam_spec`."""
-        spec = dataclasses.replace(self, **changes)
+        """A copy with other fields, validated again; ``budget`` and ``reward`` are read as by :func:`exam_spec`."""
+        spec = _validated(dataclasses.replace(self, **changes))
         if "budget" in changes:
             spec = dataclasses.replace(spec, budget=_resolve_budget(changes["budget"], spec.source, spec.num_tasks))
-        return _validated(spec)
+        return spec
 
 
 def exam_spec(
@@ -115,8 +115,8 @@ def exam_spec(
     :param source: name of a synthetic family (``generators.FAMILIES``) or a :class:`~roi_env.source.Source`.
     :param num_tasks: N; default 10 (``paper``: 3), at most the number of questions of a recorded source.
     :param budget: an ``int`` is tokens; a ``float`` is a fraction of N times the mean cost of the top tier; or a
-        preset name ("tight" .15, "medium" .3, "ample" .6), or either number as text. Fewer tokens than tasks cause a
-        warning (not for live questions): a fraction was probably meant.
+        preset name ("tight" .15, "medium" .3, "ample" .6), or either number as text. Fewer tokens than tasks, and than a
+        twentieth of the whole cost, cause a warning (not for live questions): a fraction was probably meant.
     :param order: "random", "easy_first" / "hard_first" (by the published key, never by hidden difficulty) or "given"
         (the table's own order; for synthetic families the order of drawing).
     :param preview: whether the features of later tasks are shown.
@@ -142,12 +142,14 @@ def exam_spec(
     num_tasks = _count("num_tasks", 10 if num_tasks is None else num_tasks, 1)
     _one_of("enforcement", enforcement, get_args(Enforcement))
     if tiers is not None:
-        source = source.with_tiers([tiers] if isinstance(tiers, str) else tiers)
+        names = [tiers] if isinstance(tiers, str) else tiers
+        if not isinstance(names, Sequence):
+            raise ValueError(f"tiers must be a list of names, got {tiers!r}")
+        source = source.with_tiers(names)
     if enforcement == "tier_caps":
         source = source.with_caps_enforced()
     if coupling is not None:
         source = source.with_coupling(coupling)
-    decision_cost = _count("decision_cost", decision_cost, 0)
     return _validated(
         ExamSpec(
             source=source,
@@ -156,7 +158,7 @@ def exam_spec(
             order=order,
             preview=preview,
             beliefs=beliefs,
-            reward=parse_reward(reward),
+            reward=reward,  # type: ignore[arg-type] - read below
             feedback=feedback,
             decision_cost=decision_cost,
         )
@@ -184,8 +186,11 @@ def parse_budget(text: str) -> int | float:
     if text in BUDGET_PRESETS:
         return BUDGET_PRESETS[text]
     try:
-        number = text.encode("ascii")  # Python reads digits of other scripts too
-        return int(number) if number.isdigit() else float(number)
+        text.encode("ascii")  # Python reads digits of other scripts too
+        try:
+            return int(text)
+        except ValueError:
+            return float(text)
     except ValueError:
         hint = " (a percentage is written as a fraction: 30% is 0.3)" if text.endswith("%") else ""
         raise ValueError(
@@ -216,7 +221,7 @@ def _resolve_budget(budget: Any, source: Source, num_tasks: int) -> int:
         )
     tokens = _fits(int(budget))
     # A source without outcomes is live questions: who spends real tokens gives tokens.
-    if source.outcomes.size and (tokens == 1 or tokens < min(num_tasks, _LARGEST_FRACTION)):
+    if source.outcomes.size and tokens < max(2, min(num_tasks, _LARGEST_FRACTION)) and tokens < 0.05 * unit:
         warnings.warn(
             f"budget={tokens} means {tokens} {'token' if tokens == 1 else 'tokens'} for {num_tasks} {'task' if num_tasks == 1 else 'tasks'}; if a fraction "
             f"was meant, write {float(tokens)}: {round(tokens * unit)} tokens here",
@@ -237,6 +242,12 @@ def _validated(spec: ExamSpec) -> ExamSpec:
     _one_of("feedback", spec.feedback, get_args(Feedback))
     if not isinstance(spec.preview, (bool, np.bool_)):
         raise ValueError(f"preview must be True or False, got {spec.preview!r}")
+    spec = dataclasses.replace(
+        spec,
+        num_tasks=_count("num_tasks", spec.num_tasks, 1),
+        decision_cost=_count("decision_cost", spec.decision_cost, 0),
+        reward=parse_reward(spec.reward),
+    )
     source = spec.source
     if not source.replacement:
         smallest = int(np.diff(source.strata).min())
@@ -514,6 +525,15 @@ def check_seed(seed: int) -> int:
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed <= LARGEST_SEED:
         raise ValueError(f"seed must be an integer in [0, 2**64), got {seed!r}")
     return int(seed)
+
+
+def check_options(options: Any) -> None:
+    """Check the names of the options of an environment's reset.
+
+    :raises ValueError: for anything else than a dictionary of known ones.
+    """
+    if not isinstance(options, Mapping) or set(options) - {"exam_ids", "replicates"}:
+        raise ValueError(f"reset options are a dictionary of 'exam_ids' and 'replicates', got {options!r:.200}")
 
 
 LARGEST_NUMBER = 2**62 - 1

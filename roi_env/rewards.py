@@ -55,7 +55,7 @@ def parse_reward(text: str | Reward) -> Reward:
     """
     if isinstance(text, Reward):
         return text
-    match = re.fullmatch(r"(\w+)(?:\(([^()]*)\))?", text.strip())
+    match = re.fullmatch(r"(\w+)(?:\(([^()]*)\))?", text.strip()) if isinstance(text, str) else None
     if match is None:
         raise ValueError(f"reward must read like 'score' or 'cost_shaped(0.5)', got {text!r}")
     name, inner = match.groups()

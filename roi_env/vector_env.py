@@ -18,7 +18,7 @@ from gymnasium.vector.utils import batch_space
 from numba import typeof
 
 from roi_env.env import resolve_spec
-from roi_env.exam import as_integers, check_seed, exam_numbers
+from roi_env.exam import as_integers, check_options, check_seed, exam_numbers
 from roi_env.observation import observation_layout, observation_tables
 from roi_env.rendering import RENDER_FPS, Decision, Scene, render_ansi, render_rgb
 from roi_env.vector_kernels import Final, Outputs, new_scratch, new_state, reset_all, rules_of, sample, step_all
@@ -132,12 +132,13 @@ class ROIReasoningVectorEnv(gym.vector.VectorEnv):
         :raises ValueError: for a bad seed or option.
         """
         if seed is not None:
-            check_seed(seed)
+            seed = check_seed(seed)
         super().reset(seed=seed)
-        options = _checked_options(options)
+        options = options or {}
+        check_options(options)
         fresh = seed is not None or self._seed is None
         if seed is not None:
-            self._seed = int(seed)
+            self._seed = seed
         elif self._seed is None:
             self._seed = int(self.np_random.integers(2**63))
         state = self._state
@@ -326,10 +327,3 @@ def _autoreset_mode(name: str) -> AutoresetMode:
     except (KeyError, AttributeError):
         modes = [mode.name for mode in AutoresetMode]
         raise ValueError(f"autoreset_mode must be one of {modes}, got {name!r}") from None
-
-
-def _checked_options(options: dict[str, Any] | None) -> dict[str, Any]:
-    options = dict(options or {})
-    if unknown := set(options) - {"exam_ids", "replicates"}:
-        raise ValueError(f"reset options are 'exam_ids' and 'replicates', got {sorted(unknown)}")
-    return options

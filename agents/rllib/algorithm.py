@@ -51,6 +51,7 @@ from ray.rllib.utils.metrics import (
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
 from agents.base import public_problem
+from agents.parameters import Count, Natural, checked
 from agents.rllib import settings
 from agents.rllib.checks import check_portions
 from agents.rllib.exam_runner import ExamRunner, Weights, job_list
@@ -141,12 +142,12 @@ class ExamSettings(AlgorithmConfig):
         *,
         seed: int | None = None,
         training_seed: int | None = None,
-        per_iteration: int | None = None,
-        per_minibatch: int | None = None,
-        per_job: int | None = None,
-        group_size: int | None = None,
+        per_iteration: Count | None = None,
+        per_minibatch: Count | None = None,
+        per_job: Count | None = None,
+        group_size: Count | None = None,
         shared_outcomes: bool | None = None,
-        budgets: Sequence[int] | None = None,
+        budgets: Sequence[Count] | None = None,
     ) -> Self:
         """Which exams are taken, and in what portions.
 
@@ -180,7 +181,7 @@ class ExamSettings(AlgorithmConfig):
                 setattr(self, name, value)
         return self
 
-    def network(self, *, hidden: Sequence[int] | None = None, memory: int | None = None) -> Self:
+    def network(self, *, hidden: Sequence[Count] | None = None, memory: Natural | None = None) -> Self:
         """Size of the network, as in :class:`agents.rllib.networks.PolicyNetwork`."""
         if hidden is not None:
             self.hidden = tuple(hidden)
@@ -254,6 +255,7 @@ class ExamSettings(AlgorithmConfig):
         super().validate()
         check_seed(self.exam_seed)
         check_seed(self.training_seed)
+        self._check_numbers()
         check_portions(
             self.exams_per_iteration,
             self.exams_per_minibatch,
@@ -261,8 +263,22 @@ class ExamSettings(AlgorithmConfig):
             learners=max(1, self.num_learners),
             whole_groups=self.whole_groups,
         )
-        if self.exams_per_job < 1:
-            raise ValueError(f"per_job must be at least 1, got {self.exams_per_job}")
+
+    def _check_numbers(self) -> None:
+        # Here, not where they are given: until now they may be Ray Tune's choices.
+        name = type(self).__name__
+        portions = {
+            "per_iteration": self.exams_per_iteration,
+            "per_minibatch": self.exams_per_minibatch,
+            "per_job": self.exams_per_job,
+            "group_size": self.group_size,
+            "shared_outcomes": self.shared_outcomes,
+            "budgets": self.budgets,
+        }
+        checked(self.exams, portions, name)
+        checked(self.network, {"hidden": self.hidden, "memory": self.memory}, name)
+        if not isinstance(self.num_epochs, int) or self.num_epochs < 1:
+            raise ValueError(f"{name}: num_epochs must be an integer of at least 1, got {self.num_epochs!r}")
 
     def _refuse_ignored(self) -> None:
         fresh = type(self)()

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Protocol
 
 Finish = Literal["stop", "length", "refused", "error"]
@@ -123,7 +122,7 @@ class Ask(NamedTuple):
     cap: int
     sample: int = 0
     messages: tuple[Message, ...] | None = None
-    fields: Mapping[str, Any] = MappingProxyType({})
+    fields: Mapping[str, Any] = field(default_factory=dict)
     wanted: Callable[[], bool] = lambda: True
 
 

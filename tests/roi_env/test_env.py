@@ -225,7 +225,7 @@ BAD_NUMBERS = [
         ({"seed": 2**64}, "seed"),
         ({"seed": 0, "options": {"exam_ids": -3}}, "exam_ids"),
         *(({"seed": 0, "options": {name: n}}, name) for n in BAD_NUMBERS for name in ("exam_ids", "replicates")),
-        ({"seed": 0, "options": {"exam": 1}}, "exam"),
+        *(({"seed": 0, "options": options}, "options") for options in ({"exam": 1}, {1: 2}, "exam_ids", 5, [3])),
     ],
 )
 def test_bad_resets_are_named(call: dict, message: str) -> None:
@@ -233,6 +233,36 @@ def test_bad_resets_are_named(call: dict, message: str) -> None:
         ROIReasoningEnv().reset(**call)
     with pytest.raises(ValueError, match=message):  # the vector environment says the same
         ROIReasoningVectorEnv(num_envs=2).reset(**call)
+
+
+def test_integers_of_all_kinds_are_seeds() -> None:
+    seeds = (2**64 - 1, np.uint64(2**64 - 1))
+    assert len({ROIReasoningEnv().reset(seed=seed)[0].tobytes() for seed in seeds}) == 1  # type: ignore[arg-type]
+    assert len({ROIReasoningVectorEnv().reset(seed=seed)[0].tobytes() for seed in seeds}) == 1  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("reward", value) for value in (None, 1, {"name": "score", "coefficient": 0.0}, "praise")),
+        *(("num_tasks", value) for value in (0, 2.0, "3", True)),
+        *(("decision_cost", value) for value in (-1, 0.5, "1")),
+        ("order", "backwards"),
+        ("budget", 0),
+    ],
+)
+def test_a_changed_specification_is_checked_like_a_new_one(name: str, value: Any) -> None:
+    for make in (ROIReasoningEnv, ROIReasoningVectorEnv, exam_spec().replace):
+        with pytest.raises(ValueError, match=name):
+            make(**{name: value})
+    assert exam_spec().replace(reward="cost_shaped(0.5)") == exam_spec(reward="cost_shaped(0.5)")
+
+
+@pytest.mark.parametrize(("name", "value"), [("table", 5), ("table", ["a.csv"]), ("tiers", 3), ("tiers", {"low"})])
+def test_arguments_of_another_type_are_named(name: str, value: Any) -> None:
+    for make in (ROIReasoningEnv, ROIReasoningVectorEnv):
+        with pytest.raises(ValueError, match=name):
+            make(**{name: value})
 
 
 def test_the_largest_exam_is_an_exam() -> None:
@@ -284,7 +314,10 @@ def test_few_tokens_are_probably_a_fraction() -> None:
         assert env.spec_of_exam.budget == int(budget)
         with pytest.warns(UserWarning, match="fraction was meant"):
             ROIReasoningVectorEnv(budget=budget, num_tasks=num_tasks)
-    # No warning, which would be an error here.
+    # No warning, which would be an error here: a budget of some tokens where tasks cost as many.
+    assert exam_spec("known", budget=9, tiers="low").budget == 9
+    # What reads as an integer counts tokens.
+    assert [exam_spec(budget=text).budget for text in ("+512", "5_12", "0512")] == [512] * 3
     fractions = {exam_spec(budget=budget).budget for budget in ("tight", "0.15", " .15 ", 0.15, np.float64(0.15))}
     assert len(fractions) == 1
     assert [exam_spec(budget=b).budget for b in (10, "512", np.int32(512), np.array(512))] == [10, 512, 512, 512]

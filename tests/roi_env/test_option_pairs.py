@@ -79,6 +79,7 @@ def recorded() -> OutcomeTable:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(roi_env.VARIANTS))
+@pytest.mark.filterwarnings("ignore:budget=1 means 1 token")
 def test_pairs_of_options_pass_both_checkers(name: str, recorded: OutcomeTable) -> None:
     is_recorded = "Recorded" in name
     fixed: dict[str, Any] = {"table": recorded, "num_tasks": 3} if is_recorded else {}

@@ -34,6 +34,30 @@ def config_of(kind: type[ExamSettings], **more: Any) -> ExamSettings:
     return kind().exams(SPEC, per_iteration=64, per_minibatch=16).network(hidden=(8,), **more)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *((name, value) for name in ("per_iteration", "per_minibatch", "per_job") for value in (0, 2.5, "8", True)),
+        *(("group_size", value) for value in (0, 2.5, [2])),
+        *(("budgets", value) for value in ([0], [0.3], ["tight"], "512")),
+        *(("hidden", value) for value in ([0], ["a"], "ab", [8.5])),
+        *(("memory", value) for value in (-1, 1.5)),
+        *(("num_epochs", value) for value in (0, -1, 1.5)),
+    ],
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_numbers_out_of_range_are_named(kind: type[ExamSettings], name: str, value: Any) -> None:
+    config = config_of(kind)
+    if name in ("hidden", "memory"):
+        config.network(**{name: value})
+    elif name == "num_epochs":
+        config.training(num_epochs=value)
+    else:
+        config.exams(**{name: value})
+    with pytest.raises(ValueError, match=name):
+        config.validate()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_untouched_settings_are_accepted(kind: type[ExamSettings]) -> None:
     config_of(kind).validate()
