@@ -158,7 +158,7 @@ def exam_spec(
             order=order,
             preview=preview,
             beliefs=beliefs,
-            reward=reward,  # type: ignore[arg-type] - read below
+            reward=parse_reward(reward),
             feedback=feedback,
             decision_cost=decision_cost,
         )

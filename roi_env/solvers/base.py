@@ -122,7 +122,7 @@ class Ask(NamedTuple):
     cap: int
     sample: int = 0
     messages: tuple[Message, ...] | None = None
-    fields: Mapping[str, Any] = field(default_factory=dict)
+    fields: Mapping[str, Any] = {}
     wanted: Callable[[], bool] = lambda: True
 
 
