@@ -128,14 +128,10 @@ def setting_spec(setting: Setting, split: str = "test") -> ExamSpec:
     for name in ("num_tasks", "decision_cost"):
         if getattr(variant, name) is not None:
             arguments[name] = getattr(variant, name)
+    # Where there is no table they are refused.
+    arguments |= {name: getattr(variant, name) for name in ("family", "datasets", "group_by", "missing")}
     if variant.outcomes is not None:
-        arguments |= {
-            "family": variant.family,
-            "datasets": variant.datasets,
-            "split": split,
-            "group_by": variant.group_by,
-            "missing": variant.missing,
-        }
+        arguments["split"] = split
         return _recorded_spec(variant.source, variant.table, json.dumps(arguments))
     try:
         return resolve_spec(variant.source, **arguments)

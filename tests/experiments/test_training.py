@@ -145,6 +145,10 @@ def test_train_command_and_its_refusals(tmp_path: Path) -> None:
     for arguments, message in (
         (["train", "random"], "does not learn in the environment"),
         (["train", "sb3-a2c", "--param", "colour=1"], "no parameter"),
+        (["train", "sb3-a2c", "--param", "problem=1"], "no parameter problem"),
+        (["train", "sb3-a2c", "--param", "text=1"], "no parameter text"),
+        (["train", "sb3-a2c", "--family", "gpt-4"], r"\['family'\] belong to recorded outcomes"),
+        (["train", "sb3-a2c", "--group-by", "kind"], r"\['group_by'\] belong to recorded outcomes"),
         (["train", "sb3-a2c", "--param", "width"], "must read name=value"),
         (["train", "sb3-a2c", "--runners", "2"], "RLlib"),
         (["train", "sb3-a2c", "--reward", "gold"], "reward must be one of"),
