@@ -42,8 +42,9 @@ class ROIReasoningVectorEnv(gym.vector.VectorEnv):
     Infos have the keys of the single environment, each with Gymnasium's mask ``_key`` (n,) bool of the sub-environments
     that have it: ``action_mask`` (n, K+1) int8; after a step ``tokens`` (n,) int32 paid, ``correct`` and ``overspent``
     (n,) bool of the action just taken (not of one that NEXT_STEP ignored); when exams end, ``score`` (n,) float64 and
-    ``spent`` (n,) int32 tokens of them. Under SAME_STEP also ``final_obs`` and ``final_info``: the last observation and
-    info of the exams that ended, while ``action_mask`` is that of the next exam. :attr:`episodes` has their totals.
+    ``spent`` (n,) int32 tokens of them. Masks may be shared and read-only. Under SAME_STEP also ``final_obs`` and
+    ``final_info``: the last observation and info of the exams that ended, while ``action_mask`` is that of the next exam.
+    :attr:`episodes` has their totals.
     """
 
     def __init__(
@@ -90,6 +91,8 @@ class ROIReasoningVectorEnv(gym.vector.VectorEnv):
         self._mask = np.ones((self.num_envs, spec.num_tiers + 1), np.int8)
         self._final = _zeros(self._new_buffers()[1])
         self._scenes: list[Scene] = []
+        self._everywhere = np.ones(self.num_envs, np.bool_)  # the mask of what all have, handed out again and again
+        self._everywhere.flags.writeable = False
 
     def _new_buffers(self) -> tuple[Outputs, Final]:
         n, size, actions = self.num_envs, self.observation_layout.size, self.spec_of_exam.num_tiers + 1
@@ -168,7 +171,7 @@ class ROIReasoningVectorEnv(gym.vector.VectorEnv):
         if self.render_mode is not None:
             self._scenes = [self._scene(groups) for groups in self._groups()]
         self._final = _zeros(self._final)
-        return out.observations, {"action_mask": out.action_mask, "_action_mask": np.ones(self.num_envs, np.bool_)}
+        return out.observations, {"action_mask": out.action_mask, "_action_mask": self._everywhere}
 
     def step(
         self, actions: Any
@@ -217,19 +220,18 @@ class ROIReasoningVectorEnv(gym.vector.VectorEnv):
         if ended < 0:
             raise ValueError(f"actions must lie in 0..{self.spec_of_exam.num_tiers}, got {given.min()}..{given.max()}")
         self._mask, self._final = out.action_mask, final
-        everywhere = np.ones(self.num_envs, np.bool_)
         infos = {
             "action_mask": out.action_mask,
             "tokens": out.tokens,
             "correct": out.correct,
             "overspent": out.overspent,
-            "_action_mask": everywhere,
+            "_action_mask": self._everywhere,
             "_tokens": acted,
             "_correct": acted,
             "_overspent": acted,
         }
-        done = out.terminated.copy()
         if ended:
+            done = out.terminated.copy()
             totals = {"score": final.score, "spent": final.tokens, "_score": done, "_spent": done}
             infos |= totals
             if self._same_step:

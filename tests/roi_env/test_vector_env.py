@@ -510,3 +510,11 @@ def test_rendering_shows_every_environment() -> None:
             assert len(pictures) == 2
             frames.add(pictures[0] if mode == "ansi" else pictures[0].tobytes())
         assert len(frames) > 1
+
+
+def test_the_mask_of_all_environments_cannot_be_changed() -> None:
+    envs = ROIReasoningVectorEnv(num_envs=3)
+    for infos in (envs.reset(seed=0)[1], envs.step([1, 1, 1])[4]):
+        assert infos["_action_mask"].all()
+        with pytest.raises(ValueError, match="read-only"):
+            infos["_action_mask"][0] = False
