@@ -27,7 +27,7 @@ test-cuda: .venv/ready
 
 # The environment on Gymnasium's newest release, in an environment of its own: Ray pins an older one.
 test-gymnasium-latest: .venv-gymnasium/ready
-	.venv-gymnasium/bin/python -m pytest -q -m "not slow" $(addprefix tests/roi_env/test_,env.py vector_env.py leaks.py rendering.py)
+	.venv-gymnasium/bin/python -m pytest -q -m "not slow" $(addprefix tests/roi_env/envs/test_,env.py vector_env.py leaks.py rendering.py)
 
 # The small model served by vLLM on the CPU, with hard thinking budgets, at http://127.0.0.1:8000/v1 (model "tiny").
 vllm: .venv/ready .venv-vllm/ready

@@ -17,18 +17,26 @@ _register("rllib-ppo-gru", _PPO, "PPO (RLlib) with a GRU that remembers the exam
 _register("rllib-grpo", _GRPO, "GRPO (RLlib): replicates of an exam compared with one another, by return-to-go")
 _register("rllib-grpo-gru", _GRPO, "GRPO (RLlib) with a GRU that remembers the exam so far", memory=32)
 
-_register("llm", "agents.llm.agent:LMAgent", "a language model that reads the questions (parameter model=FOLDER)")
+_register(
+    "llm", "agents.llm.decisions.agent:LMAgent", "a language model that reads the questions (parameter model=FOLDER)"
+)
 _register(
     "predicted-levels",
-    "agents.llm.predicted:PredictedLevels",
+    "agents.llm.decisions.predicted:PredictedLevels",
     "a planner (parameter planner=resolve) on a language model's predicted levels (model=FOLDER)",
 )
-_register("llm-ppo", "agents.llm.learners:LMPPOAgent", "a language model trained by PPO (RLlib) on exams' questions")
-_register("llm-grpo", "agents.llm.learners:LMGRPOAgent", "a language model trained by GRPO (RLlib) on exams' questions")
 _register(
-    "rarl", "agents.llm.learners:RARLAgent", "a language model trained by token-level GRPO (RLlib) on one-pass exams"
+    "llm-ppo", "agents.llm.reinforcement:LMPPOAgent", "a language model trained by PPO (RLlib) on exams' questions"
 )
-_TAKER = "agents.llm.exam_taker:LMExamTaker"
+_register(
+    "llm-grpo", "agents.llm.reinforcement:LMGRPOAgent", "a language model trained by GRPO (RLlib) on exams' questions"
+)
+_register(
+    "rarl",
+    "agents.llm.reinforcement:RARLAgent",
+    "a language model trained by token-level GRPO (RLlib) on one-pass exams",
+)
+_TAKER = "agents.llm.one_pass.exam_taker:LMExamTaker"
 _register("exam-taker", _TAKER, "a language model that takes the whole exam in one pass (parameter model=FOLDER)")
 for _strategy in ("base", "plan-and-solve", "least-to-most"):
     _summary = "the same for a model that follows instructions: the prompt explains the form"
@@ -39,4 +47,4 @@ for _name, _model, _summary in (
     ("tinylm-mcft", "tinylm-mcft", "the small language model, fine-tuned to announce levels (roi mcft)"),
     ("tinylm-grpo", "tinylm-grpo", "the same, trained by GRPO on exams (roi train grpo --policy llm)"),
 ):
-    _register(_name, "agents.llm.agent:LMAgent", _summary, model=_model, bits=4)
+    _register(_name, "agents.llm.decisions.agent:LMAgent", _summary, model=_model, bits=4)

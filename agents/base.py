@@ -23,11 +23,11 @@ import numpy as np
 import numpy.typing as npt
 
 from agents.parameters import Word, checked
-from roi_env.blind import Arrivals, arrivals, order_key
-from roi_env.exam import ExamBatch, ExamSpec
+from roi_env.exams.arrivals import Arrivals, arrivals, order_key
+from roi_env.exams.exam import ExamBatch, ExamSpec
+from roi_env.exams.observation import ObservationTables, observation_layout, observation_tables, observe
 from roi_env.files import replacing
-from roi_env.observation import ObservationTables, observation_layout, observation_tables, observe
-from roi_env.source import Laws
+from roi_env.sources.source import Laws
 
 Probs: TypeAlias = npt.NDArray[np.float64]
 """(D, K + 1) action probabilities; rows sum to one and are zero where masked."""

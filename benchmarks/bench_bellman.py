@@ -8,8 +8,8 @@ import time
 
 import numpy as np
 
-from roi_env.bellman import solve
-from roi_env.source import Laws, laws_from_cells
+from roi_env.exact.bellman import solve
+from roi_env.sources.source import Laws, laws_from_cells
 
 
 def random_laws(count: int, most: int, seed: int = 0) -> Laws:

@@ -31,9 +31,9 @@ from agents.rllib.algorithm import ExamAlgorithm, module_weights, update
 from agents.rllib.exam_runner import Answer, job_list
 from agents.rllib.rollouts import concatenate
 from agents.rllib.training import build_algorithm
+from experiments.commands.rollouts import RolloutConfig, compute_part, part_file, prepare, run_on_ray
 from experiments.config import VariantConfig
-from experiments.rollouts import RolloutConfig, compute_part, part_file, prepare, run_on_ray
-from roi_env.exam import exam_spec
+from roi_env.exams.exam import exam_spec
 
 SPEC = exam_spec("signal")
 STORE = 150 << 20

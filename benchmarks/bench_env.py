@@ -20,8 +20,8 @@ import gymnasium as gym
 import numpy as np
 
 import roi_env
-from roi_env.exam import exam_spec
-from roi_env.source import Source
+from roi_env.exams.exam import exam_spec
+from roi_env.sources.source import Source
 
 
 def large_table(megabytes: float) -> Source:

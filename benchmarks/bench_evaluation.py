@@ -9,8 +9,8 @@ import time
 import numpy as np
 
 from agents.base import make_agent, public_problem
-from agents.evaluation import evaluate_exact, evaluate_sampled
-from roi_env.exam import draw_exams, exam_spec
+from agents.playing import evaluate_exact, evaluate_sampled
+from roi_env.exams.exam import draw_exams, exam_spec
 
 
 def main() -> None:

@@ -29,13 +29,13 @@ import pyarrow.parquet as pq
 import torch
 from bench_llm import MODEL, TIER, questions
 
-from agents.llm import decisions
-from agents.llm.decisions import PromptEncoder, action_tags, joined, tag_logits
-from agents.llm.policy import load_model, load_tokenizer, own_device
-from roi_env.data import tinylm_table
-from roi_env.env import resolve_spec
-from roi_env.solvers.base import Question, Request
-from roi_env.solvers.local import TransformersSolver
+from agents.llm.decisions import tag_logits as decisions
+from agents.llm.decisions.policy import load_model, load_tokenizer, own_device
+from agents.llm.decisions.tag_logits import PromptEncoder, action_tags, joined, tag_logits
+from roi_env.answering.base import Question, Request
+from roi_env.answering.local import TransformersSolver
+from roi_env.envs.single import resolve_spec
+from roi_env.sources.packaged import tinylm_table
 
 ITERATIONS = 2
 LONG = 6

@@ -9,8 +9,8 @@ import time
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from roi_env.exam import draw_exams, exam_spec
-from roi_env.hindsight import hindsight
+from roi_env.exact.hindsight import hindsight
+from roi_env.exams.exam import draw_exams, exam_spec
 
 
 def main() -> None:

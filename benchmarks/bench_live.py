@@ -26,12 +26,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import psutil
 
-from agents.controller import BudgetController
-from experiments.serve import application, make_budget
-from roi_env.data import TINYLM
-from roi_env.solvers.base import Ask, Question, Reply, ThinkingTier
-from roi_env.solvers.http import HTTPSolver
-from roi_env.solvers.questions import read_questions
+from agents.live.controller import BudgetController
+from experiments.commands.serve import application, make_budget
+from roi_env.answering.base import Ask, Question, Reply, ThinkingTier
+from roi_env.answering.http import HTTPSolver
+from roi_env.answering.questions import read_questions
+from roi_env.sources.packaged import TINYLM
 from tests.servers import MODEL, vllm_serve
 from tests.upstream import Upstream, serving
 
@@ -116,8 +116,8 @@ def generation(vllm: bool, questions: int = 256, rounds: int = 2) -> None:
     """Tokens of the ways to generate, by the clock and per CPU second, turn by turn."""
     import torch
 
-    from roi_env.solvers.base import Request
-    from roi_env.solvers.local import TransformersSolver
+    from roi_env.answering.base import Request
+    from roi_env.answering.local import TransformersSolver
 
     torch.set_num_threads(1)
     asked = read_questions(f"table:{TINYLM}?split=test&sample={questions}&seed=1")

@@ -1,6 +1,6 @@
 """Language models at work, each claim against the plain way in the same run, in CPU seconds of one thread.
 
-* tier decisions: packed prompts (agents.llm.decisions) against one forward pass a prompt;
+* tier decisions: packed prompts (agents.llm.decisions.tag_logits) against one forward pass a prompt;
 * generation: the local solver's batches with KV cache against one `generate` a question;
 * training: where an iteration of GRPO with a language model spends its time.
 
@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from agents.llm.decisions import PromptEncoder, action_tags, joined, tag_logits
-from agents.llm.policy import load_model, load_tokenizer
+from agents.llm.decisions.policy import load_model, load_tokenizer
+from agents.llm.decisions.tag_logits import PromptEncoder, action_tags, joined, tag_logits
 from agents.llm.prompts import decision_prompt
-from agents.llm.tokenizer import ASSISTANT, END, USER
-from roi_env.data import tinylm_table
-from roi_env.env import resolve_spec
-from roi_env.solvers.base import Question, Request, ThinkingTier
-from roi_env.solvers.local import TransformersSolver
+from agents.llm.small_model.tokenizer import ASSISTANT, END, USER
+from roi_env.answering.base import Question, Request, ThinkingTier
+from roi_env.answering.local import TransformersSolver
+from roi_env.envs.single import resolve_spec
+from roi_env.sources.packaged import tinylm_table
 
 MODEL = "agents/llm/models/tinylm"
 DECISIONS, NAIVE = 2048, 256

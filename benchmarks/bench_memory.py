@@ -92,7 +92,7 @@ def write(path: str) -> str:
 
 def load(path: str) -> str:
     """Read and check the table, then describe it as ``roi table`` does."""
-    from roi_env.outcomes import OutcomeTable
+    from roi_env.sources.outcome_tables import OutcomeTable
 
     before = peak()
     table = OutcomeTable.read(path)
@@ -106,8 +106,8 @@ def use(path: str) -> str:
     import gymnasium as gym
 
     import roi_env  # noqa: F401
-    from roi_env.outcomes import OutcomeTable
-    from roi_env.recorded import recorded_source
+    from roi_env.sources.outcome_tables import OutcomeTable
+    from roi_env.sources.recorded import recorded_source
 
     table = OutcomeTable.read(path).select("model-2")
     train = table.split("train")
@@ -125,8 +125,8 @@ def bellman(kind: str) -> str:
     """The optimum of one exam of three tiers a task, 64 costs each, the dearest up to 100,000 tokens."""
     import numpy as np
 
-    from roi_env.bellman import bounds, solve
-    from roi_env.source import laws_from_cells
+    from roi_env.exact.bellman import bounds, solve
+    from roi_env.sources.source import laws_from_cells
 
     rng = np.random.default_rng(0)
     cells = []
@@ -149,10 +149,10 @@ def optimum(path: str) -> str:
     """The optimum as a comparison makes it: action tables of exams of the recorded table, on the automatic grid."""
     import numpy as np
 
-    from roi_env.exam import draw_exams, exam_spec
-    from roi_env.outcomes import OutcomeTable
-    from roi_env.recorded import recorded_source
-    from roi_env.references import optimum_tables
+    from roi_env.exams.exam import draw_exams, exam_spec
+    from roi_env.measures.references import optimum_tables
+    from roi_env.sources.outcome_tables import OutcomeTable
+    from roi_env.sources.recorded import recorded_source
 
     source = recorded_source(OutcomeTable.read(path), family="model-2")
     batch = draw_exams(exam_spec(source, num_tasks=NUM_TASKS, budget=BUDGET), 0, np.arange(4))
@@ -187,8 +187,6 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.job:
         name, argument = arguments.job
-        import roi_env.recorded
-        import roi_env.references  # noqa: F401
 
         before, begin = peak(), time.process_time()
         said = JOBS[name](argument)

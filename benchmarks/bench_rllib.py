@@ -19,14 +19,14 @@ import torch
 from ray.rllib.algorithms.ppo import PPOConfig
 
 from agents.base import public_problem
-from agents.evaluation import TrainingExams, evaluate_exact
+from agents.playing import TrainingExams, evaluate_exact
 from agents.rllib.agent import PPOAgent
 from agents.rllib.algorithm import module_weights
 from agents.rllib.registration import ENV, register
 from agents.rllib.rollouts import concatenate
 from agents.rllib.training import LocalRun, build_algorithm, make_config
-from roi_env.exam import exam_spec
-from roi_env.references import references
+from roi_env.exams.exam import exam_spec
+from roi_env.measures.references import references
 
 SPEC = exam_spec("signal")
 TARGET = 0.99

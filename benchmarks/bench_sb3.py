@@ -18,8 +18,8 @@ from sb3_contrib.common.maskable.utils import get_action_masks
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from agents.sb3.vec_env import NativeVecEnv
-from roi_env.env import ROIReasoningEnv
-from roi_env.vector_env import ROIReasoningVectorEnv
+from roi_env.envs.single import ROIReasoningEnv
+from roi_env.envs.vector import ROIReasoningVectorEnv
 
 CLAIM = 10.0
 

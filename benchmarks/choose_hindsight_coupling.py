@@ -1,7 +1,7 @@
 """How the default coupling of ``hindsight-optimisation`` was chosen: both, on training exams only.
 
 Prints the share of the optimum (exact evaluation, mean over scenario seeds) of each coupling on exams that belong to
-:class:`agents.evaluation.TrainingExams` and so never to a reported comparison.
+:class:`agents.playing.TrainingExams` and so never to a reported comparison.
 
     python benchmarks/choose_hindsight_coupling.py [--exams 60] [--seeds 3]
 """
@@ -14,8 +14,8 @@ import itertools
 import numpy as np
 
 from agents.base import make_agent, public_problem
-from agents.evaluation import TrainingExams, evaluate_exact
-from roi_env.exam import exam_spec
+from agents.playing import TrainingExams, evaluate_exact
+from roi_env.exams.exam import exam_spec
 
 
 def main() -> None:

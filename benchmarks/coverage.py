@@ -23,13 +23,13 @@ import pyarrow as pa
 from scipy.stats import t as student
 
 from agents.base import make_agent, public_problem
-from agents.evaluation import evaluate_exact
-from roi_env import metrics
-from roi_env.exam import ExamSpec, draw_exams, exam_spec
-from roi_env.metrics import Floats, Interval
-from roi_env.outcomes import OutcomeTable
-from roi_env.recorded import recorded_source
-from roi_env.references import in_sample_optimism, optimum_tables
+from agents.playing import evaluate_exact
+from roi_env.exams.exam import ExamSpec, draw_exams, exam_spec
+from roi_env.measures import metrics
+from roi_env.measures.metrics import Floats, Interval
+from roi_env.measures.references import in_sample_optimism, optimum_tables
+from roi_env.sources.outcome_tables import OutcomeTable
+from roi_env.sources.recorded import recorded_source
 
 TIERS = ("low", "mid", "high")
 MEAN_TOKENS = np.array([2.0, 5.0, 10.0])
@@ -136,7 +136,7 @@ def recorded_trials(
 
 
 def share_interval(trial: Trial, agent: str, of: str | None, rng: Rng) -> tuple[Interval, float]:
-    """Interval of a mean score, or of the ratio of two, as ``experiments.analysis`` makes it; and the truth."""
+    """Interval of a mean score, or of the ratio of two, as ``experiments.report.analysis`` makes it; and the truth."""
     score = trial.scores[agent]
     best = np.ones(len(score)) if of is None else trial.scores[of]
     weights = metrics.bootstrap_weights(len(score), 1000, rng, trial.questions)

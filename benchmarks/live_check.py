@@ -23,18 +23,18 @@ import numpy as np
 import torch
 
 from agents.base import Agent, exams_view, make_agent, public_problem
-from agents.controller import Session
-from agents.evaluation import evaluate
-from agents.llm.policy import model_source
-from experiments.compare import Setting, setting_spec
+from agents.live.controller import Session
+from agents.llm.decisions.policy import model_source
+from agents.playing import evaluate
+from experiments.compare.comparison import Setting, setting_spec
 from experiments.config import VariantConfig
-from roi_env.data import TINYLM
-from roi_env.exam import ExamBatch, draw_exams
-from roi_env.solvers.base import Question, ThinkingTier
-from roi_env.solvers.grading import exact
-from roi_env.solvers.journal import Ledger
-from roi_env.solvers.local import LocalLive, TransformersSolver
-from roi_env.solvers.questions import read_questions
+from roi_env.answering.base import Question, ThinkingTier
+from roi_env.answering.grading import exact
+from roi_env.answering.ledger import Ledger
+from roi_env.answering.local import LocalLive, TransformersSolver
+from roi_env.answering.questions import read_questions
+from roi_env.exams.exam import ExamBatch, draw_exams
+from roi_env.sources.packaged import TINYLM
 
 TIERS = [ThinkingTier("answer", 0, 24), ThinkingTier("short", 48, 24), ThinkingTier("long", 160, 24)]
 BUDGETS = (0.15, 0.3)

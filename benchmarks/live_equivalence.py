@@ -31,20 +31,20 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from agents.base import make_agent, public_problem
-from agents.controller import Session
-from agents.evaluation import evaluate
-from roi_env.data import TINYLM, tinylm_table
-from roi_env.exam import ExamBatch, ExamSpec, draw_exams, exam_spec
-from roi_env.live import live_source
-from roi_env.outcomes import OutcomeTable
-from roi_env.recorded import recorded_source
-from roi_env.solvers.base import Question, ThinkingTier
-from roi_env.solvers.grading import exact
-from roi_env.solvers.http import HTTPSolver
-from roi_env.solvers.journal import Ledger
-from roi_env.solvers.questions import read_questions
-from roi_env.solvers.recording import LiveRecording, live_table, record_live
-from roi_env.source import Source
+from agents.live.controller import Session
+from agents.playing import evaluate
+from roi_env.answering.base import Question, ThinkingTier
+from roi_env.answering.grading import exact
+from roi_env.answering.http import HTTPSolver
+from roi_env.answering.ledger import Ledger
+from roi_env.answering.questions import read_questions
+from roi_env.answering.recording import LiveRecording, live_table, record_live
+from roi_env.envs.live import live_source
+from roi_env.exams.exam import ExamBatch, ExamSpec, draw_exams, exam_spec
+from roi_env.sources.outcome_tables import OutcomeTable
+from roi_env.sources.packaged import TINYLM, tinylm_table
+from roi_env.sources.recorded import recorded_source
+from roi_env.sources.source import Source
 
 TIERS = [ThinkingTier("answer", 0, 24), ThinkingTier("short", 48, 24), ThinkingTier("long", 160, 24)]
 SAMPLES = {"answer": 192, "short": 32, "long": 64}

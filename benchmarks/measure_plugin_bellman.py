@@ -13,10 +13,10 @@ import argparse
 import numpy as np
 
 from agents.base import public_problem
-from agents.evaluation import TrainingExams, evaluate_exact
 from agents.planners.dynamic_programming import PluginBellman
-from roi_env.exam import draw_exams, exam_spec
-from roi_env.references import optimum_tables
+from agents.playing import TrainingExams, evaluate_exact
+from roi_env.exams.exam import draw_exams, exam_spec
+from roi_env.measures.references import optimum_tables
 
 
 def main() -> None:

@@ -35,16 +35,16 @@ except KeyboardInterrupt:
     sys.exit(130)
 
 from agents.base import AGENTS
-from experiments import answer, llm, mcft, probe, record, serve
+from experiments.commands import answer, llm, mcft, probe, record, serve
+from experiments.commands.parameters import read_parameters
 from experiments.config import VARIANTS, CompareConfig, ConfigError, VariantConfig, as_dict, load_config
-from experiments.parameters import read_parameters
 from experiments.runs import check_folder, check_same
 from experiments.terminal import console, end_like_an_interrupt, interruptible, progress_bar
-from roi_env.exam import LARGEST_NUMBER, LARGEST_SEED, parse_budget
+from roi_env.exams.exam import LARGEST_NUMBER, LARGEST_SEED, parse_budget
 from roi_env.files import replacing
 
 if TYPE_CHECKING:
-    from experiments.compare import Cell
+    from experiments.compare.comparison import Cell
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -104,8 +104,8 @@ def compare(
     ] = False,
 ) -> None:
     """Let agents take the same exams and write a report: score against budget, regrets, choices, statistics."""
-    from experiments.compare import CONFIG, expand, missing_cells, plan, to_train
-    from experiments.compare import assemble as assemble_run
+    from experiments.compare.comparison import CONFIG, expand, missing_cells, plan, to_train
+    from experiments.compare.comparison import assemble as assemble_run
 
     chosen = (overrides, config, variant, budget, setting, agent, table, family, group_by, num_tasks, out)
     if resume is not None and (any(chosen) or seed is not None):
@@ -143,7 +143,7 @@ def compare(
         if not report_only:
             _compute(resolved, todo, run, workers)
         assemble_run(resolved, settings, cells, run)
-        from experiments.report import write_report
+        from experiments.report.html import write_report
 
         with console.status("writing the report"):
             report = write_report(run, workers=workers)
@@ -155,7 +155,7 @@ def _compute(resolved: CompareConfig, todo: list[Cell], run: Path, workers: int)
     """Run the cells with a progress bar."""
     from omegaconf import OmegaConf
 
-    from experiments.compare import CONFIG, run_cells
+    from experiments.compare.comparison import CONFIG, run_cells
 
     run.mkdir(parents=True, exist_ok=True)
     with replacing(run / CONFIG) as path:
@@ -236,7 +236,7 @@ def _absolute(path: Path | str | None) -> str | None:
 
 def _only(config: CompareConfig, patterns: list[str]) -> list[VariantConfig]:
     """The variants of a configuration cut down to the settings whose labels match."""
-    from experiments.compare import expand
+    from experiments.compare.comparison import expand
 
     settings = expand(config)
     labels = [setting.label for setting in settings]
@@ -258,7 +258,7 @@ def _budget(text: str) -> int | float:
 
 def _table_variants(path: Path, families: list[str] | None) -> list[VariantConfig]:
     """One variant a family; without a choice the three with most tiers, then most rows."""
-    from roi_env.outcomes import OutcomeTable
+    from roi_env.sources.outcome_tables import OutcomeTable
 
     read = OutcomeTable.read(path)
     tiers = {name: len(read.tier_names(name)) for name in read.families}
@@ -279,7 +279,7 @@ def _print_summary(run: Path) -> None:
     """The best agents of every setting, as the report ranks them."""
     import pyarrow.parquet as pq
 
-    from experiments.analysis import interval_text
+    from experiments.report.analysis import interval_text
 
     rows = pq.read_table(run / "summary.parquet").to_pylist()
     recorded = any(row["of_reachable"] is not None for row in rows)
@@ -327,7 +327,7 @@ def play(
     exam: Annotated[int, typer.Option(help="Which exam of the seed", min=0, max=LARGEST_NUMBER)] = 0,
 ) -> None:
     """Take one exam in the terminal: watch an agent, or choose yourself."""
-    from experiments.play import play_exam
+    from experiments.commands.play import play_exam
 
     source = "recorded" if table is not None else variant
     chosen = VariantConfig(source=source, table=str(table) if table else None, family=family, num_tasks=num_tasks)
@@ -387,7 +387,7 @@ def train(
     resume: Annotated[Path | None, typer.Option(help="Go on with this run folder's own configuration")] = None,
 ) -> None:
     """Train an agent in the environment; it is measured against the exact optimum on validation exams on the way."""
-    from experiments.train import ALIASES, CONFIG, TrainConfig, check_run, make_learner, read_config, train_run
+    from experiments.commands.train import ALIASES, CONFIG, TrainConfig, check_run, make_learner, read_config, train_run
 
     if resume is not None:
         if agent is not None:
@@ -486,7 +486,15 @@ def rollouts(
     address: Annotated[str | None, typer.Option(help="Ray cluster to use instead, e.g. auto")] = None,
 ) -> None:
     """Let one agent take any number of exams, on this machine or a Ray cluster; the output does not depend on which."""
-    from experiments.rollouts import MANIFEST, RolloutConfig, open_run, prepare, run_here, run_on_ray, summarise_run
+    from experiments.commands.rollouts import (
+        MANIFEST,
+        RolloutConfig,
+        open_run,
+        prepare,
+        run_here,
+        run_on_ray,
+        summarise_run,
+    )
 
     source = "recorded" if table is not None else variant
     chosen = VariantConfig(source=source, table=_absolute(table), family=family, num_tasks=num_tasks)
@@ -541,7 +549,7 @@ def tune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run, run nothing")] = False,
 ) -> None:
     """Tune agents that learn in the environment: random search, the same number of trials for all, on exams never reported."""
-    from experiments.tuning import check_tuning, run_tasks, search_tasks, write_tuning
+    from experiments.training.tuning import check_tuning, run_tasks, search_tasks, write_tuning
 
     settings = []
     for text in setting or ["signal:0.3", "heavy:0.15"]:
@@ -579,8 +587,8 @@ def publish(
     ] = None,
 ) -> None:
     """Write a run's numbers (Parquet, JSON) and main pictures (PNG) as small files, for a repository or a paper."""
-    from experiments.publish import publish as write
-    from experiments.publish import rewrite_tables
+    from experiments.report.publish import publish as write
+    from experiments.report.publish import rewrite_tables
 
     if out is not None:
         check_folder(out, None)
@@ -591,7 +599,7 @@ def publish(
 @app.command("table")
 def describe(file: Annotated[Path, typer.Argument(help="Outcome table: Parquet, CSV or JSONL")]) -> None:
     """Describe a table of recorded outcomes: families, tiers, tokens, accuracy, questions, problems found."""
-    from experiments.table import describe_table
+    from experiments.commands.table import describe_table
 
     describe_table(file, console)
 
@@ -617,8 +625,8 @@ def main() -> None:
     try:
         app()
     except ValueError as error:
-        from experiments.analysis import RunError
-        from roi_env.outcomes import OutcomeTableError
+        from experiments.report.analysis import RunError
+        from roi_env.sources.outcome_tables import OutcomeTableError
 
         if not isinstance(error, (ConfigError, RunError, OutcomeTableError)):
             raise

@@ -13,9 +13,9 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from roi_env.data import TINYLM
-from roi_env.exam import check_seed, parse_budget
-from roi_env.generators import FAMILIES
+from roi_env.exams.exam import check_seed, parse_budget
+from roi_env.sources.packaged import TINYLM
+from roi_env.sources.synthetic import FAMILIES
 
 VARIANTS = (*FAMILIES, "tinylm")
 """Kinds of exams by name alone: synthetic families, and the small language model's recorded outcomes."""

@@ -19,7 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from experiments.workers import STOPPED, ends_promptly
+from experiments.training.workers import STOPPED, ends_promptly
 
 console = Console(emoji=False)  # names such as "table:m:test" are text
 

@@ -27,10 +27,10 @@ for _id, _kwargs in VARIANTS.items():
     # No max_episode_steps: exams end by themselves, and TimeLimit would add a truncation to their last step.
     register(
         _id,
-        entry_point="roi_env.env:ROIReasoningEnv",
-        vector_entry_point="roi_env.vector_env:ROIReasoningVectorEnv",
+        entry_point="roi_env.envs.single:ROIReasoningEnv",
+        vector_entry_point="roi_env.envs.vector:ROIReasoningVectorEnv",
         kwargs=_kwargs,
     )
 
 # Its arguments are questions, tiers, a solver and a grader: there is nothing to batch.
-register("ROIReasoning-Live-v0", entry_point="roi_env.live:ROIReasoningLiveEnv")
+register("ROIReasoning-Live-v0", entry_point="roi_env.envs.live:ROIReasoningLiveEnv")

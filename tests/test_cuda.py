@@ -17,16 +17,16 @@ import ray
 import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
 
-from agents.llm.decisions import PADDING, PromptEncoder, action_tags, joined, tag_logits
-from agents.llm.policy import MODELS, load_model, load_tokenizer
-from agents.llm.pretraining import Training, pretrain
-from agents.llm.transcripts import exam_ids, generate, written_logp
+from agents.llm.decisions.policy import MODELS, load_model, load_tokenizer
+from agents.llm.decisions.tag_logits import PADDING, PromptEncoder, action_tags, joined, tag_logits
+from agents.llm.one_pass.transcripts import exam_ids, generate, written_logp
+from agents.llm.small_model.pretraining import Training, pretrain
 from agents.rllib.algorithm import module_weights
 from agents.rllib.training import LocalRun, build_algorithm, make_config, train_rllib
-from roi_env.data import tinylm_table
-from roi_env.env import resolve_spec
-from roi_env.solvers.base import Question, Request, ThinkingTier
-from roi_env.solvers.local import TransformersSolver
+from roi_env.answering.base import Question, Request, ThinkingTier
+from roi_env.answering.local import TransformersSolver
+from roi_env.envs.single import resolve_spec
+from roi_env.sources.packaged import tinylm_table
 from tests.agents.llm.conftest import TINY
 
 pytestmark = [

@@ -13,10 +13,10 @@ import pytest
 pytest.importorskip("uvicorn", reason="needs the extra [live]")
 
 
-from roi_env.outcomes import OutcomeTable
-from roi_env.solvers.base import Ask, Question, Reply, ThinkingTier
-from roi_env.solvers.http import HTTPSolver
-from roi_env.solvers.questions import read_questions
+from roi_env.answering.base import Ask, Question, Reply, ThinkingTier
+from roi_env.answering.http import HTTPSolver
+from roi_env.answering.questions import read_questions
+from roi_env.sources.outcome_tables import OutcomeTable
 from tests import commands
 from tests.servers import vllm_serve
 from tests.upstream import Upstream, schedule, serving
@@ -100,7 +100,7 @@ def test_record_answer_and_the_proxy(server: str, tmp_path: Path) -> None:
 
 def test_the_openai_client_through_the_proxy(server: str, tmp_path: Path) -> None:
     openai = pytest.importorskip("openai", reason="needs the extra [dev]")
-    from experiments.serve import application, make_budget
+    from experiments.commands.serve import application, make_budget
 
     tiers = [ThinkingTier("answer", 0, 24), ThinkingTier("short", 16, 24)]
     solver = HTTPSolver(server, "tiny", "vllm", temperature=0.7)

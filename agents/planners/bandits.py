@@ -13,7 +13,7 @@ from numba import njit
 from agents.base import Agent, DecisionView, ExamsView, Feedback, Practice, Problem, Probs, State
 from agents.parameters import Count, Natural, NonNegative
 from agents.planners.dynamic_programming import key_buckets
-from roi_env import random
+from roi_env.exams import random
 
 
 @njit(cache=True)

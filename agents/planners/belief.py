@@ -11,8 +11,8 @@ import numpy.typing as npt
 from agents.base import Agent, DecisionView, ExamsView, Feedback, Problem, Probs, State, one_hot
 from agents.parameters import Natural, Range
 from agents.planners.tables import by_position
-from roi_env.belief import POINTS, BeliefTables, belief_model, belief_tables, observe_attempts
-from roi_env.source import Laws
+from roi_env.exact.belief import POINTS, BeliefTables, belief_model, belief_tables, observe_attempts
+from roi_env.sources.source import Laws
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class BeliefBellman(Agent):
 
     The belief moves by Bayes' rule with what the feedback shows: a two-state POMDP (Kaelbling, Littman
     and Cassandra, Artificial Intelligence 101, 1998) on a grid of beliefs (Lovejoy, Operations Research 39, 1991); see
-    :mod:`roi_env.belief`.
+    :mod:`roi_env.exact.belief`.
 
     :param points: grid points of the belief.
     :param grid: tokens per step of the budget grid; 0 chooses 1 up to 1024 tokens of budget.

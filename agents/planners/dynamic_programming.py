@@ -10,8 +10,8 @@ import numpy.typing as npt
 from agents.base import Agent, Attempts, ExamsView, Practice, Problem
 from agents.parameters import Count, Natural
 from agents.planners.tables import TableAgent
-from roi_env.source import Laws, laws_from_cells
-from roi_env.tables import Rounding, Tables, auto_grid, blind_tables, compile_laws, preview_tables
+from roi_env.exact.policy_tables import Rounding, Tables, auto_grid, blind_tables, compile_laws, preview_tables
+from roi_env.sources.source import Laws, laws_from_cells
 
 
 class Bellman(TableAgent):
@@ -57,7 +57,7 @@ class TrueBellman(Bellman):
 
     :param laws: G laws given the group, exact for the evaluated source.
     :param grid: as for :class:`Bellman`.
-    :param rounding: on a coarse grid, see :func:`roi_env.tables.compile_laws`.
+    :param rounding: on a coarse grid, see :func:`roi_env.exact.policy_tables.compile_laws`.
     """
 
     name: ClassVar[str] = "optimum"

@@ -11,9 +11,9 @@ from numba import njit
 from agents.base import ExamsView, Problem
 from agents.parameters import Count, Natural
 from agents.planners.tables import TableAgent
-from roi_env import random
-from roi_env.hindsight import NEVER, hindsight_curve
-from roi_env.tables import Curve, Tables, auto_grid, blind_tables, compile_laws, preview_tables
+from roi_env.exact.hindsight import NEVER, hindsight_curve
+from roi_env.exact.policy_tables import Curve, Tables, auto_grid, blind_tables, compile_laws, preview_tables
+from roi_env.exams import random
 
 
 @njit(cache=True)
@@ -74,7 +74,7 @@ def _draw_nodes(
     state: npt.NDArray[np.int64],
     number: npt.NDArray[np.float64],
 ) -> npt.NDArray[np.int64]:
-    """(M,) next nodes given the states (M,); the arrays of :class:`roi_env.blind.Mixture` come first."""
+    """(M,) next nodes given the states (M,); the arrays of :class:`roi_env.exams.arrivals.Mixture` come first."""
     out = np.empty(len(state), np.int64)
     for s in range(len(state)):
         total = 0.0

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from agents.base import Agent, Problem
-from roi_env.blind import order_key
-from roi_env.source import NOT_OFFERED, Laws
+from roi_env.exams.arrivals import order_key
+from roi_env.sources.source import NOT_OFFERED, Laws
 
 Floats = npt.NDArray[np.float64]
 
@@ -32,7 +32,7 @@ class Menu(NamedTuple):
     :param inc_gain: (R,) value it adds.
     :param inc_cost: (R,) expected tokens it adds.
     :param inc_efficiency: (R,) their ratio.
-    :param indptr: (G * K + 1,) cell boundaries of the four arrays below (see :class:`roi_env.source.Laws`).
+    :param indptr: (G * K + 1,) cell boundaries of the four arrays below (see :class:`roi_env.sources.source.Laws`).
     :param support: tokens, ascending inside a cell.
     :param prob: P(tokens).
     :param success: P(tokens and correct).

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agents.base import Agent, DecisionView, ExamsView, Probs, State, one_hot
-from roi_env.tables import Tables
+from roi_env.exact.policy_tables import Tables
 
 
 def by_position(
@@ -21,7 +21,7 @@ def by_position(
 
 
 class TableAgent(Agent):
-    """An agent that looks its actions up in :class:`roi_env.tables.Tables` made in :meth:`start`."""
+    """An agent that looks its actions up in :class:`roi_env.exact.policy_tables.Tables` made in :meth:`start`."""
 
     def tables(self, exams: ExamsView) -> Tables:
         """Solve a batch of exams."""

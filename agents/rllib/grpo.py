@@ -15,8 +15,8 @@ from agents.rllib.learners import GRPOTorchLearner
 from agents.rllib.losses import AGGREGATIONS, RATIOS, Aggregation, Ratio
 from agents.rllib.registration import spec_of
 from agents.rllib.rollouts import Rollout, reward_scale
-from roi_env.exam import ExamSpec, draw_exams
-from roi_env.references import optimum_tables, oracle_values
+from roi_env.exams.exam import ExamSpec, draw_exams
+from roi_env.measures.references import optimum_tables, oracle_values
 
 
 class GRPOConfig(ExamSettings):

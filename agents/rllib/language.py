@@ -12,13 +12,13 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
 from agents.base import DecisionView, ExamsView
-from agents.llm.decisions import Ids, PromptEncoder, joined
-from agents.llm.policy import ExamPrompts, LMPolicy, load_tokenizer
+from agents.llm.decisions.policy import ExamPrompts, LMPolicy, load_tokenizer
+from agents.llm.decisions.tag_logits import Ids, PromptEncoder, joined
 from agents.llm.prompts import AMPLE_STATES
 from agents.rllib.losses import masked_log_softmax
 from agents.rllib.modules import ANCHORS, ExamModule
 from agents.rllib.rollouts import Observer
-from roi_env.exam import ExamSpec
+from roi_env.exams.exam import ExamSpec
 
 
 def source_texts(spec: ExamSpec) -> tuple[str, ...]:
@@ -35,11 +35,11 @@ def source_texts(spec: ExamSpec) -> tuple[str, ...]:
 
 
 class PromptObserver(Observer):
-    """Encoded decision prompts (:mod:`agents.llm.decisions`) of one width.
+    """Encoded decision prompts (:mod:`agents.llm.decisions.tag_logits`) of one width.
 
     :param model: whose tokenizer encodes them.
     :param spec: kind of exam.
-    :param bits: see :func:`agents.llm.decisions.bucketed`.
+    :param bits: see :func:`agents.llm.decisions.tag_logits.bucketed`.
     :raises ValueError: where its questions have no texts.
     """
 
@@ -65,7 +65,7 @@ class PromptObserver(Observer):
 
 @dataclass(frozen=True)
 class LanguageSettings:
-    """Which language model learns, and how; see :class:`agents.llm.policy.LMPolicy`."""
+    """Which language model learns, and how; see :class:`agents.llm.decisions.policy.LMPolicy`."""
 
     model: str
     bits: int = 0
@@ -86,7 +86,7 @@ class LanguageSettings:
         return RLModuleSpec(module_class=LMExamModule, model_config=config)
 
     def policy_config(self, question_width: int, critic: bool, seed: int) -> dict[str, Any]:
-        """Arguments of :class:`agents.llm.policy.LMPolicy`."""
+        """Arguments of :class:`agents.llm.decisions.policy.LMPolicy`."""
         names = ("model", "lora", "dtype", "recompute", "temperature")
         own = {name: getattr(self, name) for name in names}
         return own | {"question_width": question_width, "critic": critic, "seed": seed}

@@ -15,10 +15,10 @@ import gymnasium as gym
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from ray.tune.registry import register_env
 
-from roi_env.env import ROIReasoningEnv
-from roi_env.exam import ExamSpec
-from roi_env.vector_env import ROIReasoningVectorEnv
-from roi_env.wrappers import ActionMaskObservation, VectorActionMaskObservation
+from roi_env.envs.single import ROIReasoningEnv
+from roi_env.envs.vector import ROIReasoningVectorEnv
+from roi_env.envs.wrappers import ActionMaskObservation, VectorActionMaskObservation
+from roi_env.exams.exam import ExamSpec
 
 ENV: Final = "roi-exams"
 """Name under which :func:`create` is registered."""
@@ -37,7 +37,7 @@ def spec_of(env_config: Mapping[str, Any]) -> ExamSpec:
     spec = env_config.get("source")
     if not isinstance(spec, ExamSpec):
         raise ValueError(
-            f"env_config must be {{'source': ExamSpec}} (see roi_env.exam.exam_spec), got source={type(spec).__name__}"
+            f"env_config must be {{'source': ExamSpec}} (see roi_env.exams.exam.exam_spec), got source={type(spec).__name__}"
         )
     return spec
 

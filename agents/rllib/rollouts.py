@@ -16,10 +16,10 @@ import numpy.typing as npt
 import torch
 
 from agents.base import Agent, DecisionView, ExamsView, Problem, Probs, one_hot, public_problem
-from agents.evaluation import action_numbers, pick_actions, rollout
+from agents.playing import action_numbers, pick_actions, rollout
 from agents.rllib.losses import masked_log_softmax
 from agents.rllib.networks import one_thread
-from roi_env.exam import ExamSpec, draw_exams
+from roi_env.exams.exam import ExamSpec, draw_exams
 
 
 @dataclass(frozen=True)

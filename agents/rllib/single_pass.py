@@ -29,12 +29,12 @@ from ray.rllib.utils.metrics import (
 )
 
 from agents.base import exams_view, public_problem
-from agents.evaluation import action_numbers
-from agents.exam_taker import mark
-from agents.llm.decisions import PADDING, Ids
-from agents.llm.exam_taker import exam_texts
-from agents.llm.policy import load_tokenizer
-from agents.llm.transcripts import Reader, exam_ids, generate, written_logp
+from agents.llm.decisions.policy import load_tokenizer
+from agents.llm.decisions.tag_logits import PADDING, Ids
+from agents.llm.one_pass.exam_taker import exam_texts
+from agents.llm.one_pass.transcripts import Reader, exam_ids, generate, written_logp
+from agents.one_pass import mark
+from agents.playing import action_numbers
 from agents.rllib.advantages import advantages
 from agents.rllib.exam_runner import ExamRunner, Weights
 from agents.rllib.grpo import GRPOConfig
@@ -44,7 +44,7 @@ from agents.rllib.modules import SEQUENCE, WRITTEN
 from agents.rllib.networks import one_thread
 from agents.rllib.registration import spec_of
 from agents.rllib.rollouts import Job, Observer, reward_scale
-from roi_env.exam import ExamSpec, draw_exams
+from roi_env.exams.exam import ExamSpec, draw_exams
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class TranscriptRollout:
     """E exams written; N problems, transcripts of at most B tokens.
 
     :param exam_ids: (E,) int64.
-    :param rows: (E, prompt width + B) int32 prompt and transcript, each padded with :data:`agents.llm.decisions.PADDING`.
+    :param rows: (E, prompt width + B) int32 prompt and transcript, each padded with :data:`agents.llm.decisions.tag_logits.PADDING`.
     :param logp: (E, B) float32 log-probabilities of the tokens when they were drawn.
     :param problem: (E, B) int64 problem that a token is charged to; -1: no token.
     :param rewards: (E, N) float64 the specification's own reward.
@@ -123,7 +123,7 @@ class SinglePassSettings(LanguageSettings):
 
 
 class TranscriptModule(LMExamModule):
-    """An :class:`agents.llm.policy.LMPolicy` that writes transcripts: its outputs are log-probability and entropy of every
+    """An :class:`agents.llm.decisions.policy.LMPolicy` that writes transcripts: its outputs are log-probability and entropy of every
     written token of the rows ``{"observations"}``, (G,) each."""
 
     def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:

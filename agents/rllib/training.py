@@ -26,7 +26,7 @@ from agents.rllib.grpo import GRPOConfig
 from agents.rllib.ppo import ExamPPOConfig
 from agents.rllib.registration import spec_of
 from agents.rllib.rollouts import concatenate
-from roi_env.exam import ExamSpec
+from roi_env.exams.exam import ExamSpec
 from roi_env.files import replacing
 
 if TYPE_CHECKING:
@@ -37,9 +37,9 @@ logger = logging.getLogger(__name__)
 _AGENTS: Final[dict[str, str]] = {
     "ppo": "agents.rllib.agent:PPOAgent",
     "grpo": "agents.rllib.agent:GRPOAgent",
-    "llm-ppo": "agents.llm.learners:LMPPOAgent",
-    "llm-grpo": "agents.llm.learners:LMGRPOAgent",
-    "rarl": "agents.llm.learners:RARLAgent",
+    "llm-ppo": "agents.llm.reinforcement:LMPPOAgent",
+    "llm-grpo": "agents.llm.reinforcement:LMGRPOAgent",
+    "rarl": "agents.llm.reinforcement:RARLAgent",
 }
 
 
@@ -59,7 +59,7 @@ def make_config(
     :param spec: kind of exam.
     :param seed: of weights, actions and minibatches.
     :param exam_seed: identity's seed of the training exams.
-    :param params: parameters of the agent (:mod:`agents.rllib.agent`, :mod:`agents.llm.learners`) other than the defaults.
+    :param params: parameters of the agent (:mod:`agents.rllib.agent`, :mod:`agents.llm.reinforcement`) other than the defaults.
     :raises ValueError: for an unknown name or parameter.
     """
     if name not in _AGENTS:

@@ -30,8 +30,8 @@ from agents.neural import NeuralAgent, Report
 from agents.parameters import Count, Natural, NonNegative, Positive, Range, Share
 from agents.sb3.training import learn, own_randomness
 from agents.sb3.vec_env import NativeVecEnv
-from roi_env.exam import ExamSpec
-from roi_env.vector_env import ROIReasoningVectorEnv
+from roi_env.envs.vector import ROIReasoningVectorEnv
+from roi_env.exams.exam import ExamSpec
 
 
 def reward_scale(problem: Problem) -> float:

@@ -15,11 +15,11 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
-from roi_env.vector_env import ROIReasoningVectorEnv
+from roi_env.envs.vector import ROIReasoningVectorEnv
 
 
 class NativeVecEnv(VecEnv):
-    """A :class:`~roi_env.vector_env.ROIReasoningVectorEnv` for SB3: what ``DummyVecEnv`` of single environments returns,
+    """A :class:`~roi_env.envs.vector.ROIReasoningVectorEnv` for SB3: what ``DummyVecEnv`` of single environments returns,
     without its loop over them.
 
     Infos are those of the single environment (``action_mask``, ``tokens``, ``correct``, ``overspent``; at the end of an

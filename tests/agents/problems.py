@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from roi_env.exam import ORDERS, ExamSpec, exam_spec
-from roi_env.source import Source, Tier, laws_from_outcomes, published_laws
+from roi_env.exams.exam import ORDERS, ExamSpec, exam_spec
+from roi_env.sources.source import Source, Tier, laws_from_outcomes, published_laws
 
 
 def random_source(rng: np.random.Generator, max_tiers: int = 4) -> Source:

@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents.base import Agent, DecisionView, ExamsView, Feedback, Probs, State, make_agent, public_problem
-from agents.evaluation import TrainingExams, evaluate, evaluate_exact, evaluate_sampled, practice_seed, rollout
-from roi_env import random
-from roi_env.dynamics import transition
-from roi_env.episodes import Records, redraw_hidden
-from roi_env.evaluation import TooManyStates
-from roi_env.exam import ExamBatch, draw_exams, exam_spec
+from agents.playing import TrainingExams, evaluate, evaluate_exact, evaluate_sampled, practice_seed, rollout
+from roi_env.exact.evaluation import TooManyStates
+from roi_env.exams import random
+from roi_env.exams.exam import ExamBatch, draw_exams, exam_spec
+from roi_env.exams.rules import transition
+from roi_env.measures.episodes import Records, redraw_hidden
 from tests.agents.tiny_sources import tiny_spec
 
 

@@ -23,16 +23,16 @@ from agents.base import (
     public_problem,
     save_agent,
 )
-from agents.evaluation import TrainingExams, action_numbers, evaluate_exact, evaluate_sampled
 from agents.planners.bandits import BanditWithKnapsacks, Estimates, mckp_lp, normal_numbers
 from agents.planners.belief import BeliefBellman
 from agents.planners.dynamic_programming import PluginBellman, empirical_laws, key_buckets
 from agents.planners.hindsight_optimisation import NEVER, HindsightOptimisation
 from agents.planners.online import OnlineLP
-from roi_env import random
-from roi_env.exam import draw_exams, exam_spec
-from roi_env.references import optimum_tables, references
-from roi_env.source import Laws, laws_from_cells
+from agents.playing import TrainingExams, action_numbers, evaluate_exact, evaluate_sampled
+from roi_env.exams import random
+from roi_env.exams.exam import draw_exams, exam_spec
+from roi_env.measures.references import optimum_tables, references
+from roi_env.sources.source import Laws, laws_from_cells
 from tests.agents.tiny_sources import tiny_spec
 
 Value = Callable[[int, int, int], float]

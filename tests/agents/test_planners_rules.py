@@ -31,8 +31,8 @@ from agents.base import (
 from agents.planners.lp import fill_curve, make_plan
 from agents.planners.menu import make_menu, position_law
 from agents.planners.reals import exp, log
-from roi_env.exam import ExamBatch, draw_exams
-from roi_env.source import NOT_OFFERED
+from roi_env.exams.exam import ExamBatch, draw_exams
+from roi_env.sources.source import NOT_OFFERED
 from tests.agents import test_learners
 from tests.agents.problems import random_spec
 
@@ -488,7 +488,7 @@ def test_greedy_knapsack() -> None:
 
 
 def test_paper_centroids() -> None:
-    from roi_env.exam import exam_spec
+    from roi_env.exams.exam import exam_spec
 
     agent: Any = make_agent("greedy-knapsack", public_problem(exam_spec("paper", budget=1024)))
     assert set((agent.centroid2 / 2).tolist()) <= {0.0, 128.0, 384.0, 768.0}

@@ -26,13 +26,13 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecCheckNan, VecEnv, V
 
 import roi_env  # noqa: F401 - registers
 from agents.base import Agent, DecisionView, ExamsView, exams_view, load_agent, make_agent, public_problem, save_agent
-from agents.evaluation import TrainingExams, evaluate_exact
 from agents.neural import Progress
+from agents.playing import TrainingExams, evaluate_exact
 from agents.sb3.algorithms import SB3Agent, reward_scale
 from agents.sb3.vec_env import NativeVecEnv
-from roi_env.env import ROIReasoningEnv, resolve_spec
-from roi_env.exam import ExamSpec, draw_exams
-from roi_env.vector_env import ROIReasoningVectorEnv
+from roi_env.envs.single import ROIReasoningEnv, resolve_spec
+from roi_env.envs.vector import ROIReasoningVectorEnv
+from roi_env.exams.exam import ExamSpec, draw_exams
 
 NAMES = ("sb3-ppo", "sb3-maskable-ppo", "sb3-a2c", "sb3-dqn")
 SMALL: dict[str, dict[str, Any]] = {

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from roi_env.exam import ExamSpec, exam_spec
-from roi_env.source import Source, Tier, laws_from_outcomes, published_laws
+from roi_env.exams.exam import ExamSpec, exam_spec
+from roi_env.sources.source import Source, Tier, laws_from_outcomes, published_laws
 
 
 def tiny_source(seed: int, num_latent: int = 1) -> Source:

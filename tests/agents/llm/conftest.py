@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("reasoning_gym", reason="needs the extra [llm]")
 
-from agents.llm.pretraining import Recipe, pretrain
+from agents.llm.small_model.pretraining import Recipe, pretrain
 
 TINY = Recipe(
     hidden=32,
@@ -37,9 +37,9 @@ def exam_model(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     """The same model after a lesson in the form of exams: it refuses now and then, and answers "1" or "2" without a thought."""
     import torch
 
-    from agents.llm.policy import load_model, load_tokenizer
+    from agents.llm.decisions.policy import load_model, load_tokenizer
+    from agents.llm.one_pass.transcripts import exam_ids
     from agents.llm.prompts import REFUSED, Completion, Tagged, render_exam
-    from agents.llm.transcripts import exam_ids
     from tests.agents.llm.exams import three_tier_spec
 
     tokenizer, model = load_tokenizer(str(model_folder)), load_model(str(model_folder))

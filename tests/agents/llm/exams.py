@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from roi_env.env import resolve_spec
-from roi_env.exam import ExamSpec
-from roi_env.outcomes import OutcomeTable
+from roi_env.envs.single import resolve_spec
+from roi_env.exams.exam import ExamSpec
+from roi_env.sources.outcome_tables import OutcomeTable
 
 _SIZES = {"easy": (2, 3, 3), "hard": (12, 30, 40)}
 

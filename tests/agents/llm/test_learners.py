@@ -18,13 +18,13 @@ from ray.rllib.core.columns import Columns
 
 import agents  # noqa: F401 - registers
 from agents.base import DecisionView, exams_view, make_agent, public_problem
-from agents.evaluation import TrainingExams, evaluate_exact
-from agents.llm.decisions import PromptEncoder, joined
-from agents.llm.learners import LMGRPOAgent
-from agents.llm.policy import LMPolicy, load_tokenizer
+from agents.llm.decisions.policy import LMPolicy, load_tokenizer
+from agents.llm.decisions.tag_logits import PromptEncoder, joined
+from agents.llm.reinforcement import LMGRPOAgent
+from agents.playing import TrainingExams, evaluate_exact
 from agents.rllib.algorithm import module_weights
 from agents.rllib.training import LocalRun, make_config
-from roi_env.exam import draw_exams
+from roi_env.exams.exam import draw_exams
 from tests.agents.llm.exams import worded_spec
 
 SMALL: dict[str, Any] = {

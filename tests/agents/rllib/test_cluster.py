@@ -27,7 +27,7 @@ from agents.rllib.exam_runner import ExamRunner
 from agents.rllib.rollouts import Job, Rollout
 from agents.rllib.training import LocalRun, make_config, run, train_rllib
 from experiments.cli import app
-from roi_env.exam import exam_spec
+from roi_env.exams.exam import exam_spec
 from tests.clusters import add_node, driving, processes, two_nodes, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")]

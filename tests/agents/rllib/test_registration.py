@@ -16,8 +16,8 @@ from agents.base import public_problem
 from agents.rllib.modules import ExamModule
 from agents.rllib.networks import observation_statistics
 from agents.rllib.registration import ENV, create, register, spec_of
-from roi_env.env import ROIReasoningEnv
-from roi_env.exam import exam_spec
+from roi_env.envs.single import ROIReasoningEnv
+from roi_env.exams.exam import exam_spec
 
 SPEC = exam_spec("heavy", num_tasks=4, budget=0.15)
 

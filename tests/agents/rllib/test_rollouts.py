@@ -12,8 +12,8 @@ from agents.base import exams_view, public_problem
 from agents.rllib.losses import masked_log_softmax
 from agents.rllib.networks import PolicyNetwork, observation_statistics
 from agents.rllib.rollouts import Job, Rollout, concatenate, generalised_advantages, reward_scale, take_exams
-from roi_env.env import ROIReasoningEnv
-from roi_env.exam import ExamSpec, draw_exams, exam_spec
+from roi_env.envs.single import ROIReasoningEnv
+from roi_env.exams.exam import ExamSpec, draw_exams, exam_spec
 from tests.agents.problems import random_spec
 
 

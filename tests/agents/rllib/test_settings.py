@@ -21,8 +21,8 @@ from agents.rllib.grpo import GRPOConfig
 from agents.rllib.ppo import ExamPPOConfig
 from agents.rllib.rollouts import take_exams
 from agents.rllib.training import LocalRun, make_config
-from roi_env.env import resolve_spec
-from roi_env.exam import exam_spec
+from roi_env.envs.single import resolve_spec
+from roi_env.exams.exam import exam_spec
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 

@@ -16,17 +16,17 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.core.learner.training_data import TrainingData
 
 from agents.base import load_agent, make_agent, public_problem, save_agent
-from agents.evaluation import TrainingExams, evaluate, evaluate_exact
 from agents.neural import Progress
+from agents.playing import TrainingExams, evaluate, evaluate_exact
 from agents.rllib import losses
 from agents.rllib.algorithm import ExamSettings, module_weights
 from agents.rllib.grpo import exam_values
 from agents.rllib.learners import minibatch_order
 from agents.rllib.modules import SEQUENCE
 from agents.rllib.training import LocalRun, agent_of, build_algorithm, make_config, run, train_rllib
-from roi_env.env import resolve_spec
-from roi_env.exam import draw_exams, exam_spec
-from roi_env.references import oracle_values, references
+from roi_env.envs.single import resolve_spec
+from roi_env.exams.exam import draw_exams, exam_spec
+from roi_env.measures.references import oracle_values, references
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 
@@ -274,7 +274,7 @@ def test_evaluation_continues_a_memory_exam_by_exam() -> None:
     agent.take_over(module_weights(training.learner_group))  # type: ignore[attr-defined]
     training.runner.module.set_state(module_weights(training.learner_group))
     rollout = training.sample()
-    from agents.evaluation import rollout as play
+    from agents.playing import rollout as play
 
     seen: list[Any] = []
     act = agent.act

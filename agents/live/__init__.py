@@ -1,0 +1,1 @@
+"""Agents at work on real questions under a real budget."""

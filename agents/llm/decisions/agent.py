@@ -1,0 +1,109 @@
+"""A language model that takes exams: it reads each question with what is left and announces a level."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+try:
+    import torch
+
+    from agents.llm.decisions.policy import ExamPrompts, load_model, load_tokenizer
+    from agents.llm.decisions.tag_logits import Ids, PromptEncoder, action_tags, tag_logits
+    from agents.rllib.networks import one_thread
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"language models need more packages ({error}): pip install 'roi-reasoning[llm]'"
+    ) from error
+
+from agents.base import Agent, DecisionView, ExamsView, Problem, Probs, State, one_hot
+from agents.parameters import Natural
+
+_PROMPTS = 4096
+"""Prompts encoded at once: memory only."""
+
+
+@lru_cache(maxsize=2)
+def loaded(model: str) -> Any:
+    """:func:`load_model`, the last two kept: comparisons ask the same model again and again."""
+    return load_model(model)
+
+
+def answer(
+    logits: Callable[[Ids, int], torch.Tensor],
+    prompts: ExamPrompts,
+    view: DecisionView,
+    *,
+    greedy: bool,
+    temperature: float = 1.0,
+) -> Probs:
+    """(D, K + 1) action probabilities.
+
+    :param logits: of encoded prompts (B, width), whose first part has a width, over the actions (B, K + 1).
+    :param greedy: the most probable legal action (ties: the first); else the distribution over the legal ones.
+    """
+    mask = view.mask
+    distinct, inverse = np.unique(prompts.of(view), axis=0, return_inverse=True)
+    with torch.inference_mode(), one_thread():
+        known = torch.cat(
+            [
+                logits(distinct[first : first + _PROMPTS], prompts.question_width)
+                for first in range(0, len(distinct), _PROMPTS)
+            ]
+        )
+    legal = np.where(mask, known.double().cpu().numpy()[inverse.ravel()], -np.inf)
+    if greedy:
+        return one_hot(legal.argmax(1), mask.shape[1])
+    weight = np.exp((legal - legal.max(1, keepdims=True)) / temperature)
+    return weight / weight.sum(1, keepdims=True)
+
+
+class LMAgent(Agent):
+    """A model directory (or hub id) as it is; nothing is trained here.
+
+    :param model: see :func:`agents.llm.decisions.policy.model_source`; its vocabulary has the level tags.
+    :param greedy: announce the most probable legal level (ties: the first action); else play the distribution itself.
+    :param temperature: of the distribution.
+    :param bits: see :func:`agents.llm.decisions.tag_logits.bucketed`.
+    """
+
+    name = "llm"
+
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        model: str = "tinylm-mcft",
+        greedy: bool = True,
+        temperature: float = 1.0,
+        bits: Natural = 0,
+    ) -> None:
+        super().__init__(problem)
+        if temperature <= 0:
+            raise ValueError(f"temperature must be positive, got {temperature}: for its limit 0 say greedy=True")
+        self._params: dict[str, Any] = {"model": model, "greedy": greedy, "temperature": temperature, "bits": bits}
+
+    def params(self) -> dict[str, Any]:
+        """Constructor parameters."""
+        return dict(self._params)
+
+    def start(self, exams: ExamsView) -> State:
+        """Encode the questions.
+
+        :raises ValueError: where the exams show no texts, or the model has no level tags.
+        """
+        return ExamPrompts(PromptEncoder(load_tokenizer(self._params["model"]), self._params["bits"]), exams, self.name)
+
+    def act(self, view: DecisionView, state: State) -> tuple[Probs, State]:
+        """Ask the model. Answers do not depend on what else is asked, but for the last bits of probabilities."""
+        model = loaded(self._params["model"])
+        tags = action_tags(load_tokenizer(self._params["model"]), view.mask.shape[1])
+
+        def logits(prompts: Ids, question_width: int) -> torch.Tensor:
+            return tag_logits(model, prompts, question_width, tags)
+
+        how = {name: self._params[name] for name in ("greedy", "temperature")}
+        return answer(logits, state, view, **how), state

@@ -1,0 +1,252 @@
+"""A causal LM as a policy over tiers: its own distribution over the level tags, and a value head where one is learned."""
+
+from __future__ import annotations
+
+import copy
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from agents.base import DecisionView, ExamsView
+from agents.llm.decisions.tag_logits import Ids, PromptEncoder, action_tags, joined, last_hidden
+
+MODELS: Final = Path(__file__).parents[1] / "models"
+"""Models that come with the package, by name."""
+
+
+def model_source(model: str | os.PathLike[str]) -> str:
+    """Where a model lies: a directory, the name of one that comes with the package, or else a hub id."""
+    bundled = MODELS / model
+    return str(bundled) if not Path(model).is_dir() and bundled.is_dir() else str(model)
+
+
+@contextmanager
+def _reading(model: str) -> Iterator[None]:
+    """Quietly read a model; what is not there is named.
+
+    :raises ValueError: where there is none.
+    """
+    from huggingface_hub.errors import HFValidationError
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    except (OSError, HFValidationError) as error:
+        bundled = ", ".join(sorted(path.name for path in MODELS.iterdir()))
+        raise ValueError(
+            f"no model {model!r}: it is neither a Hugging Face model directory, nor one of those that come with the "
+            f"package ({bundled}), nor a hub id within reach ({error})"
+        ) from error
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+@lru_cache(maxsize=4)
+def load_tokenizer(model: str) -> Any:
+    """The tokenizer of a model; see :func:`model_source`.
+
+    :raises ValueError: where there is none.
+    """
+    from transformers import AutoTokenizer
+
+    with _reading(model):
+        return AutoTokenizer.from_pretrained(model_source(model))
+
+
+def own_device() -> str:
+    """Where language models of this process compute: on its GPU, where it has one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def load_model(model: str, dtype: str = "float32") -> Any:
+    """The causal LM, ready to be read (no dropout), on the GPU where this process has one; see :func:`model_source`.
+
+    :raises ValueError: where there is none.
+    """
+    from transformers import AutoModelForCausalLM
+
+    with _reading(model):
+        causal = AutoModelForCausalLM.from_pretrained(model_source(model), dtype=getattr(torch, dtype))
+    return causal.to(own_device()).eval()
+
+
+def question_texts(exams: ExamsView, agent: str) -> tuple[tuple[str, ...], ...]:
+    """Question texts by exam and position.
+
+    :param agent: who reads them, for the error.
+    :raises ValueError: where the exams show none.
+    """
+    if exams.texts is None:
+        raise ValueError(
+            f"agent {agent!r} reads questions, and these exams show none: it needs recorded outcomes with question "
+            "texts (ROIReasoning-TinyLM-v0, or `--table FILE`) and preview on"
+        )
+    return exams.texts
+
+
+class ExamPrompts:
+    """The decision prompts of a batch of exams.
+
+    :param encoder: of the model's tokenizer.
+    :param exams: with their texts.
+    :param agent: its name, for the error.
+    :raises ValueError: where the exams have no texts.
+    """
+
+    def __init__(self, encoder: PromptEncoder, exams: ExamsView, agent: str = "llm") -> None:
+        rows = question_texts(exams, agent)
+        self._encoder = encoder
+        self._num_tasks = len(rows[0]) if rows else 0
+        flat = [text for texts in rows for text in texts]
+        self._questions = encoder.questions(flat).reshape(len(rows), self._num_tasks, -1)
+
+    @property
+    def question_width(self) -> int:
+        """Width of the first part of the encoded prompts."""
+        return int(self._questions.shape[2])
+
+    def of(self, view: DecisionView, widths: tuple[int, int] | None = None) -> Ids:
+        """(D, sum of widths) encoded prompts of D decisions; default: as wide as they need."""
+        states = self._encoder.states(view.remaining, self._num_tasks - view.position)
+        questions = self._questions[view.exam, view.position]
+        return joined(questions, states, widths or (self.question_width, states.shape[1]))
+
+
+class LMPolicy(nn.Module):
+    """The distribution over actions that a causal LM gives to the level tags, and a value of its last hidden state.
+
+    Stands in for :class:`agents.rllib.networks.PolicyNetwork` without memory; observations are encoded prompts. Dropout is off,
+    in training as well: the policy that learns is the one that acted.
+
+    :param model: see :func:`model_source`.
+    :param actions: number of actions, skip included.
+    :param question_width: of the encoded prompts' first part.
+    :param critic: whether a value is learned.
+    :param lora: rank of LoRA on all linear layers but the head; 0: all weights are trained.
+    :param dtype: of the model's weights; LoRA's and the critic's are float32 always.
+    :param recompute: see :func:`agents.llm.decisions.tag_logits.last_hidden`.
+    :param temperature: of the distribution that acts and learns: above 1 an over-confident model explores.
+    :param seed: of the new weights (the global generator is left alone).
+    """
+
+    memory = 0
+
+    def __init__(
+        self,
+        model: str,
+        actions: int,
+        question_width: int = 0,
+        *,
+        critic: bool = False,
+        lora: int = 0,
+        dtype: str = "float32",
+        recompute: bool = False,
+        temperature: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if temperature <= 0:
+            raise ValueError(f"temperature must be positive, got {temperature}")
+        self.temperature = temperature
+        self.question_width, self.recompute, self.lora = question_width, recompute, lora
+        self.tags = action_tags(load_tokenizer(model), actions)
+        causal = load_model(model, dtype)
+        hidden = int(causal.config.get_text_config().hidden_size)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed % 2**63)
+            self.lm = _with_lora(causal, lora) if lora else causal
+            self.critic = nn.Linear(hidden, 1).to(causal.device) if critic else None
+        if self.critic is not None:
+            nn.init.zeros_(self.critic.weight)
+            nn.init.zeros_(self.critic.bias)
+        # By name: a frozen copy (the reference of a divergence) has a state as well.
+        self._learned = frozenset(name for name, weight in self.named_parameters() if weight.requires_grad)
+        self.train(False)
+
+    @property
+    def causal(self) -> Any:
+        """The model of Hugging Face, LoRA's layers inside."""
+        return self.lm.get_base_model() if self.lora else self.lm
+
+    def train(self, mode: bool = True) -> LMPolicy:
+        """Never: see the class."""
+        return super().train(False)
+
+    def start(self, size: int) -> torch.Tensor:
+        """(size, 0): no memory."""
+        return torch.zeros(size, 0)
+
+    def forward(
+        self, observations: torch.Tensor, state: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+        """As :meth:`agents.rllib.networks.PolicyNetwork.forward`.
+
+        :param observations: (B, width) int32 encoded prompts.
+        """
+        logits, values = self.heads(observations.cpu().numpy(), self.question_width)
+        return logits / self.temperature, values, state
+
+    def heads(self, prompts: Ids, question_width: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The model's own logits (B, actions) of encoded prompts (B, width), and values (B,) or None."""
+        hidden = last_hidden(self.causal, prompts, question_width, recompute=self.recompute)
+        logits = self.causal.get_output_embeddings()(hidden)[:, self.tags].float()
+        return logits, None if self.critic is None else self.critic(hidden.float()).squeeze(-1)
+
+    @contextmanager
+    def without_adapters(self) -> Iterator[None]:
+        """Inside, the model is what it was before LoRA."""
+        with self.lm.disable_adapter():
+            yield
+
+    def weights(self) -> dict[str, npt.NDArray[Any]]:
+        """What is trained, by name: all weights, or LoRA's; bfloat16 as its bits (uint16), which NumPy has no type for."""
+        return {name: _array(weight) for name, weight in self.named_parameters() if name in self._learned}
+
+    def set_weights(self, given: dict[str, npt.NDArray[Any]]) -> None:
+        """Take what :meth:`weights` gave; the critic's may be missing.
+
+        :raises ValueError: for other names or shapes (another model).
+        """
+        own = {name: weight for name, weight in self.named_parameters() if name in self._learned}
+        missing = {name for name in own.keys() - given.keys() if not name.startswith("critic.")}
+        if missing or (unknown := given.keys() - own.keys()):
+            raise ValueError(f"weights of another model: {sorted(missing or unknown)[:3]} do not fit")
+        with torch.no_grad():
+            for name, array in given.items():
+                value = torch.from_numpy(array.copy())
+                value = value.view(torch.bfloat16) if value.dtype == torch.uint16 else value
+                if value.shape != own[name].shape:
+                    raise ValueError(f"weights of another model: {name} is {tuple(value.shape)}")
+                own[name].copy_(value)
+
+    def save(self, folder: Path, model: str) -> None:
+        """Write a model directory of bfloat16 weights, LoRA's merged in, with the tokenizer of ``model``."""
+        merged = copy.deepcopy(self.lm).merge_and_unload() if self.lora else copy.deepcopy(self.lm)
+        merged.to(torch.bfloat16).save_pretrained(folder)
+        load_tokenizer(model).save_pretrained(folder)
+
+
+def _with_lora(causal: Any, rank: int) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    settings = LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear")
+    with warnings.catch_warnings():
+        # peft 0.21 asks transformers 5.24 for a property by its old name.
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
+        return get_peft_model(causal, settings)
+
+
+def _array(weight: torch.Tensor) -> npt.NDArray[Any]:
+    weight = weight.detach().cpu()
+    return (weight.view(torch.uint16) if weight.dtype == torch.bfloat16 else weight).numpy().copy()

@@ -1,0 +1,1 @@
+"""A language model that writes a whole exam in one pass."""

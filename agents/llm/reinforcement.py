@@ -1,0 +1,238 @@
+"""Language models that learn to take exams by PPO and GRPO through RLlib: the same algorithms, another policy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from agents.base import DecisionView, ExamsView, Problem, Probs, State
+from agents.llm.decisions.agent import answer
+from agents.llm.decisions.policy import ExamPrompts, LMPolicy, load_tokenizer
+from agents.llm.decisions.tag_logits import Ids, PromptEncoder
+from agents.llm.one_pass.exam_taker import write_exams
+from agents.one_pass import ExamTaker, Papers
+from agents.parameters import Count, Natural, NonNegative, Positive, Share
+from agents.rllib.advantages import Advantage
+from agents.rllib.agent import RLlibAgent
+from agents.rllib.checks import KL, Baseline
+from agents.rllib.losses import Aggregation, Ratio
+
+
+class LMLearner(RLlibAgent):
+    """What both share.
+
+    :param model: to begin with, see :func:`agents.llm.decisions.policy.model_source`.
+    :param bits: see :func:`agents.llm.decisions.tag_logits.bucketed`.
+    :param lora: rank of LoRA; 0: all weights learn.
+    :param dtype: of the model's weights: "float32" or "bfloat16".
+    :param recompute: less memory in training, see :func:`agents.llm.decisions.tag_logits.last_hidden`.
+    :param temperature: see :class:`agents.llm.decisions.policy.LMPolicy`.
+    :param budgets: of training exams, in turn, as multiples of the kind's own; empty: that alone. One model can then
+        serve several budgets: its prompt says what is left.
+    :param anchor: coefficient of the divergence from the model to begin with in a state where nothing is scarce, see
+        :class:`agents.rllib.language.LMExamModule`; keeps self-assessment calibrated.
+
+    The others as in :class:`agents.rllib.agent.RLlibAgent`.
+    """
+
+    language = True
+
+    def make_network(self) -> torch.nn.Module:
+        """The model as it begins."""
+        names = ("lora", "dtype", "recompute", "temperature")
+        options = {name: self._params[name] for name in names}
+        return LMPolicy(self._params["model"], self.problem.num_tiers + 1, critic=False, **options)
+
+    def preferences(self, observations: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """A language model reads questions, which :meth:`act` gives it.
+
+        :raises TypeError: always.
+        """
+        raise TypeError("a language model does not read flat observations")
+
+    def start(self, exams: ExamsView) -> State:
+        """Encode the questions.
+
+        :raises ValueError: where the exams show no texts.
+        """
+        return ExamPrompts(PromptEncoder(load_tokenizer(self._params["model"]), self._params["bits"]), exams, self.name)
+
+    def act(self, view: DecisionView, state: State) -> tuple[Probs, State]:
+        """Ask the model."""
+
+        def logits(prompts: Ids, question_width: int) -> torch.Tensor:
+            return self._network.heads(prompts, question_width)[0]  # type: ignore[no-any-return]
+
+        return answer(logits, state, view, greedy=self.greedy, temperature=self._params["temperature"]), state
+
+    def learned(self) -> dict[str, npt.NDArray[Any]]:
+        """The weights that were trained."""
+        return self._network.weights()  # type: ignore[no-any-return]
+
+    def restore(self, learned: dict[str, npt.NDArray[Any]]) -> None:
+        """See :meth:`NeuralAgent.restore`; a critic's weights are left out."""
+        self._network.set_weights({name: value for name, value in learned.items() if not name.startswith("critic.")})
+
+    def take_over(self, weights: dict[str, npt.NDArray[Any]]) -> None:
+        """Take the weights of an RLlib module."""
+        self.restore(weights)
+
+    def export(self, folder: Path) -> None:
+        """Write ``model``, a Hugging Face directory, which the agent ``llm`` and every server can read."""
+        self._network.save(folder / "model", self._params["model"])
+
+
+class LMPPOAgent(LMLearner):
+    """PPO; parameters as in :class:`LMLearner` and :class:`agents.rllib.agent.PPOAgent`.
+
+    :param group: how often every exam is taken, with other outcomes: its questions are read once for all of them.
+    """
+
+    algorithm = "ppo"
+    has_critic = True
+
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        model: str = "tinylm-mcft",
+        bits: Natural = 4,
+        lora: Natural = 0,
+        dtype: Literal["float32", "bfloat16"] = "float32",
+        recompute: bool = False,
+        temperature: Positive = 2.0,
+        budgets: Sequence[Positive] = (0.5, 1.0, 2.0),
+        anchor: NonNegative = 0.0,
+        steps: Count = 50_000,
+        exams: Count = 192,
+        minibatch: Count = 48,
+        epochs: Count = 2,
+        lr: Positive = 1e-3,
+        entropy: NonNegative = 0.05,
+        clip: Positive = 0.2,
+        group: Count = 8,
+        lambda_: Share = 0.8,
+        vf: NonNegative = 0.1,
+        greedy: bool = True,
+    ) -> None:
+        params = {name: value for name, value in locals().items() if name not in ("self", "problem", "__class__")}
+        params["budgets"] = list(budgets)
+        super().__init__(problem, **params)
+
+
+class LMGRPOAgent(LMLearner):
+    """GRPO; parameters as in :class:`LMLearner` and :class:`agents.rllib.agent.GRPOAgent`.
+
+    :param kl_coeff: of the divergence from the model to begin with.
+    """
+
+    algorithm = "grpo"
+    has_critic = False
+
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        model: str = "tinylm-mcft",
+        bits: Natural = 4,
+        lora: Natural = 0,
+        dtype: Literal["float32", "bfloat16"] = "float32",
+        recompute: bool = False,
+        temperature: Positive = 2.0,
+        budgets: Sequence[Positive] = (0.5, 1.0, 2.0),
+        anchor: NonNegative = 0.0,
+        steps: Count = 50_000,
+        exams: Count = 192,
+        minibatch: Count = 48,
+        epochs: Count = 2,
+        lr: Positive = 1e-3,
+        entropy: NonNegative = 0.05,
+        clip: Positive = 0.2,
+        group: Count = 8,
+        shared_outcomes: bool = False,
+        advantage: Advantage = "rtg",
+        baseline: Baseline = "group",
+        ratio: Ratio = "token",
+        aggregation: Aggregation = "token",
+        kl: KL = "exact",
+        kl_coeff: NonNegative = 0.0,
+        greedy: bool = True,
+    ) -> None:
+        params = {name: value for name, value in locals().items() if name not in ("self", "problem", "__class__")}
+        params["budgets"] = list(budgets)
+        super().__init__(problem, **params)
+
+
+class RARLAgent(ExamTaker, LMLearner):
+    """Rational RL of single-pass exams (arXiv 2601.03822): GRPO over the tokens of transcripts, see
+    :mod:`agents.rllib.single_pass`. The training exams' own reward counts: "rational" (right, and the level announced is that of
+    the tokens spent), "score", or another that needs no outcomes of other tiers (`roi train --reward`).
+
+    :param budgets: see :class:`LMLearner`.
+    :param steps: **tokens** to train for; the last iteration is finished.
+    :param temperature: of the tokens in training.
+    :param advantage: see :func:`agents.rllib.advantages.advantages`: "dr" as in the paper, or "rtg" (a token is credited with
+        its own and later problems alone: less noise), "grpo", "rloo".
+    :param clip_high: upper clipping range (0: the same as ``clip``).
+    :param kl_coeff: of the divergence from the model to begin with, estimated at the tokens written.
+    :param grader: who judges answers, see :mod:`roi_env.answering.grading`.
+    :param sampling: temperature of the tokens when it takes exams; ``replicates`` as in
+        :class:`agents.llm.one_pass.exam_taker.LMExamTaker`.
+
+    The others as in :class:`LMLearner` and :class:`agents.rllib.agent.GRPOAgent`.
+    """
+
+    name = "rarl"
+    algorithm = "grpo"
+    has_critic = False
+
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        model: str = "tinylm-mcft",
+        budgets: Sequence[Positive] = (),
+        steps: Count = 400_000,
+        exams: Count = 192,
+        minibatch: Count = 48,
+        epochs: Count = 2,
+        group: Count = 8,
+        lr: Positive = 3e-4,
+        entropy: NonNegative = 0.0,
+        clip: Positive = 0.2,
+        clip_high: NonNegative = 0.28,
+        advantage: Advantage = "rtg",
+        ratio: Ratio = "token",
+        aggregation: Aggregation = "constant",
+        kl_coeff: NonNegative = 0.0,
+        temperature: Positive = 1.0,
+        lora: Natural = 0,
+        dtype: Literal["float32", "bfloat16"] = "float32",
+        recompute: bool = False,
+        grader: str = "exact",
+        sampling: NonNegative = 0.7,
+        replicates: Count = 4,
+    ) -> None:
+        params = {name: value for name, value in locals().items() if name not in ("self", "problem", "__class__")}
+        params["budgets"] = list(budgets)
+        super().__init__(problem, **params, greedy=sampling == 0)
+        del self._params["greedy"]
+        self.markov = False  # type: ignore[misc]
+        self.replicates = replicates if sampling else 1
+        self.grader = grader
+
+    @classmethod
+    def key(cls) -> str:
+        """See :meth:`RLlibAgent.key`."""
+        return "rarl"
+
+    def take(self, exams: ExamsView, numbers: npt.NDArray[np.float64]) -> Papers:
+        """See :meth:`ExamTaker.take`."""
+        tokenizer = load_tokenizer(self._params["model"])
+        how = {"name": self.name, "temperature": self._params["sampling"]}
+        return write_exams(self._network.causal, tokenizer, exams, numbers, **how)

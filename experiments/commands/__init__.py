@@ -1,0 +1,1 @@
+"""The commands of `roi`, a file each."""

@@ -1,0 +1,194 @@
+"""What the commands that talk to endpoints share: their options, tiers and questions."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from experiments.config import ConfigError
+from experiments.terminal import console
+
+if TYPE_CHECKING:
+    from roi_env.answering.base import Question, ThinkingTier
+    from roi_env.answering.http import HTTPSolver
+
+Endpoint = Annotated[str | None, typer.Option(help="Base address of an endpoint, e.g. http://127.0.0.1:8000/v1")]
+BackendName = Annotated[
+    str,
+    typer.Option(
+        help="What the endpoint is: vllm, sglang, transformers, openai, openai-responses, anthropic, anthropic-adaptive, "
+        "gemini, gemini-level, dashscope, deepseek, openrouter, llama.cpp or generic"
+    ),
+]
+KeyEnv = Annotated[
+    str | None,
+    typer.Option(help="Environment variable that holds the key; default: the backend's, e.g. OPENAI_API_KEY"),
+]
+Tiers = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="NAME=THINKING[+ANSWER][@EFFORT] tokens, cheapest first; repeatable; thinking 0: answer at once. "
+        "E.g. high=4096+512@high"
+    ),
+]
+Source = Annotated[
+    str | None,
+    typer.Option(
+        help="Questions: a file (.jsonl, .json, .csv, .parquet), hf:NAME[:CONFIG[:SPLIT]], gsm8k, math-500, aime-2024, "
+        "aime-2025 (or gsm8k=FOLDER), rg:GENERATOR?size=100&seed=0"
+    ),
+]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option("--column", help="OURS=THEIRS, e.g. text=problem, answer=final, text='{Body} {Question}'; repeatable"),
+]
+Limit = Annotated[int | None, typer.Option(help="The first so many questions", min=1)]
+Concurrency = Annotated[int, typer.Option(help="Requests in flight at most", min=1)]
+Deadline = Annotated[float, typer.Option(help="Seconds that one request may take", min=0.1)]
+Patience = Annotated[
+    float,
+    typer.Option(help="Seconds that a question may wait for an endpoint that refuses it for now (429, 503)", min=0),
+]
+Retries = Annotated[int, typer.Option(help="Free repetitions of a request that generated nothing (429, 5xx)", min=0)]
+Prompt = Annotated[str, typer.Option(help="What is asked; {question} stands for the text")]
+System = Annotated[str | None, typer.Option(help="System message")]
+Body = Annotated[str | None, typer.Option(help="Further request fields as JSON, e.g. '{\"top_p\": 0.9}'")]
+Tokenizer = Annotated[
+    Path | None, typer.Option(help="Tokenizer of the model (folder): counts tokens where an endpoint says none")
+]
+
+
+def report(text: str) -> None:
+    """Tell the user something that needs attention."""
+    console.print(f"[yellow]{escape(text)}[/]", highlight=False, soft_wrap=True)
+
+
+def parse_tiers(texts: Sequence[str], answer: int) -> list[ThinkingTier]:
+    """Tiers as the options write them.
+
+    :param answer: answer tokens of a tier that names none.
+    :raises ConfigError: for a text that cannot be read, repeated names or caps that do not grow.
+    """
+    from roi_env.answering.base import ThinkingTier
+
+    tiers = []
+    for text in texts:
+        match = re.fullmatch(r"([\w.-]+)=([0-9]{1,18})(?:\+([0-9]{1,18}))?(?:@([\w-]+))?", text)
+        if match is None:
+            raise ConfigError(
+                f"--tier {text!r} must read NAME=TOKENS, e.g. short=48, short=48+24 or high=4096+512@high"
+            )
+        try:
+            tiers.append(ThinkingTier(match[1], int(match[2]), int(match[3] or answer), match[4]))
+        except ValueError as error:
+            raise ConfigError(f"--tier {text!r}: {error}") from None
+        if tiers[-1].most_tokens >= 2**30:
+            raise ConfigError(f"--tier {text!r} must stay below 2**30 tokens")
+    caps = [entry.thinking for entry in tiers]
+    if caps != sorted(set(caps)) or len({entry.name for entry in tiers}) < len(tiers):
+        named = ", ".join(f"{entry.name}={entry.thinking}" for entry in tiers)
+        raise ConfigError(f"--tier: tiers must have different names and growing caps of their thought, got {named}")
+    return tiers
+
+
+def parse_columns(texts: Sequence[str] | None) -> dict[str, str]:
+    """The column mapping that the options write."""
+    columns = {}
+    for text in texts or ():
+        ours, given, theirs = text.partition("=")
+        if not given:
+            raise ConfigError(f"--column {text!r} must read OURS=THEIRS, e.g. text=problem")
+        columns[ours] = theirs
+    return columns
+
+
+def load_questions(
+    source: str, columns: Sequence[str] | None, limit: int | None, *, answers: bool = True, distinct: bool = True
+) -> list[Question]:
+    """The questions of a source; rows that repeat others are reported.
+
+    :param distinct: see :func:`roi_env.answering.questions.read_questions`.
+    :raises ConfigError: where they cannot be read.
+    """
+    from roi_env.answering.questions import QuestionError, read_questions
+
+    try:
+        return read_questions(
+            source, parse_columns(columns), limit=limit, answers=answers, distinct=distinct, say=report
+        )
+    except QuestionError as error:
+        raise ConfigError(str(error)) from error
+
+
+def grader_of(source: str | None, named: str | None) -> str:
+    """The grader named, else the source's own, else ``exact``."""
+    from roi_env.answering.questions import preset_grader
+
+    return named or (source and preset_grader(source)) or "exact"
+
+
+def http_solver(
+    endpoint: str,
+    model: str,
+    backend: str,
+    *,
+    tokenizer: Path | None = None,
+    body: str | None = None,
+    **options: Any,
+) -> HTTPSolver:
+    """The solver that the options describe.
+
+    :raises ConfigError: where httpx is not installed or the options do not fit.
+    """
+    try:
+        from roi_env.answering.http import EndpointError, HTTPSolver
+    except ImportError as error:
+        raise ConfigError(f'{error}; endpoints need: pip install "roi-reasoning[live]"') from None
+    count = None
+    if tokenizer is not None:
+        from transformers import AutoTokenizer
+
+        read = AutoTokenizer.from_pretrained(tokenizer)
+
+        def count(text: str) -> int:
+            return len(read(text, add_special_tokens=False).input_ids)
+
+    try:
+        extra = json.loads(body) if body else {}
+        if not isinstance(extra, dict):
+            raise ConfigError(f"--body must be a JSON object, got {body!r}")
+        return HTTPSolver(endpoint, model, backend, count=count, extra=extra, **options)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"--body is not JSON: {error}") from None
+    except EndpointError as error:
+        raise ConfigError(str(error)) from error
+
+
+def only_model(endpoint: str, backend: str, key_env: str | None) -> str:
+    """The model of an endpoint that has one.
+
+    :raises ConfigError: where it lists none or several.
+    """
+    from roi_env.answering.http import EndpointError
+
+    async def ask() -> list[str]:
+        solver = http_solver(endpoint, "", backend, key_env=key_env)
+        try:
+            return await solver.models()
+        finally:
+            await solver.close()
+
+    try:
+        names = asyncio.run(ask())
+    except EndpointError as error:
+        raise ConfigError(f"--model is needed: {error}") from error
+    if len(names) != 1:
+        raise ConfigError(f"--model is needed: the endpoint lists {names}")
+    return names[0]

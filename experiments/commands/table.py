@@ -1,0 +1,75 @@
+"""``roi table FILE``: what an outcome table holds, and what to know before exams are made of it."""
+
+from __future__ import annotations
+
+import os
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from roi_env.sources.outcome_tables import DEFAULT_FRACTIONS, SPLITS, OutcomeTable
+
+
+def describe_table(path: str | os.PathLike[str], console: Console | None = None) -> None:
+    """Print what was inferred, families, tiers, tokens, accuracy, questions, splits and problems of a table.
+
+    :param console: where to print (default: standard output).
+    :raises OutcomeTableError: for a malformed file, naming file, column and first offending row.
+    """
+    console = console or Console(emoji=False)
+    table = OutcomeTable.read(path)
+    found = table.describe()
+
+    console.print(
+        f"[bold]{escape(found['path'])}[/]: {found['rows']:,} generations, {found['questions']:,} questions, "
+        f"{len(found['families'])} families; decision cost {found['decision_cost']} tokens, samples "
+        f"{'paired' if found['pairing'] else 'not paired'} across tiers",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+    for note in found["notes"]:
+        console.print(f"[yellow]Inferred:[/] {escape(note)}", highlight=False, soft_wrap=True)
+
+    datasets = Table("dataset", title="Questions")
+    datasets.add_column("questions", justify="right")
+    for name, questions in found["datasets"].items():
+        datasets.add_row(escape(name), f"{questions:,}")
+    console.print(datasets)
+
+    splits = Table("split", title="Splits by question")
+    splits.add_column("share", justify="right")
+    splits.add_column("questions", justify="right")
+    for split, share in zip(SPLITS, DEFAULT_FRACTIONS, strict=True):
+        splits.add_row(split, f"{share:.0%}", f"{found['splits'][split]:,}")
+    console.print(splits)
+
+    tiers = Table("family", "tier", title="Tiers, cheapest first (tokens and accuracy over generations)")
+    for column in ("questions", "samples", "tokens", "p50", "p90", "correct"):
+        tiers.add_column(column, justify="right")
+    for family in found["families"]:
+        for k, tier in enumerate(family["tiers"]):
+            low, high = tier["samples_min"], tier["samples_max"]
+            tiers.add_row(
+                "" if k else escape(family["family"]),
+                escape(tier["tier"]),
+                f"{tier['questions']:,}",
+                f"{low}" if low == high else f"{low}-{high}",
+                f"{tier['tokens_mean']:,.0f}",
+                f"{tier['tokens_p50']:,.0f}",
+                f"{tier['tokens_p90']:,.0f}",
+                f"{tier['accuracy']:.3f}",
+                end_section=k == len(family["tiers"]) - 1,
+            )
+    console.print(tiers)
+
+    if not found["problems"]:
+        console.print("No problems found.")
+        return
+    problems = Table("family", "problem", "what was found", title="Problems: exams can be made, but mind these")
+    for problem in found["problems"]:
+        problems.add_row(
+            escape(problem["family"] or "(all)"), problem["kind"].replace("_", " "), escape(problem["message"])
+        )
+    console.print(problems)

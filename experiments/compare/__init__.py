@@ -1,0 +1,1 @@
+"""Comparisons: every agent takes the same exams."""

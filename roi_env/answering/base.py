@@ -1,0 +1,237 @@
+"""The protocols of solvers: questions, tiers as thinking caps, requests and what comes back.
+
+Two protocols. :class:`Solver` generates in batches and shares one thought between tiers: a model in this process, for
+recording. :class:`LiveSolver` answers one question under one token cap, many at a time: an endpoint, or a local model
+behind :class:`roi_env.answering.local.LocalLive`. What went wrong is a value of the reply, never an exception: whoever
+keeps a budget must settle every request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, Protocol
+
+Finish = Literal["stop", "length", "refused", "error"]
+"""Why a reply ended: by itself, at a cap, refused by the endpoint's filter, or it did not come about."""
+
+Counted = Literal["server", "tokenizer", "reserved", "nothing"]
+"""Where the tokens of a reply come from: the endpoint's usage (the largest number that its fields imply); our count of
+the text, where usage is missing or smaller than the text; the reservation, where neither is known; nothing was
+generated."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked.
+
+    :param dataset: its collection; with ``question_id`` it names the question.
+    :param question_id: name inside the collection.
+    :param text: the question as the solver gets it.
+    :param answer: reference answer.
+    :param extra: further columns of a table.
+    :param line: where it stands in its file or source, from 1; 0: it has none.
+    """
+
+    dataset: str
+    question_id: str
+    text: str
+    answer: str
+    extra: Mapping[str, int | str] = field(default_factory=dict, hash=False)
+    line: int = field(default=0, compare=False)
+
+
+@dataclass(frozen=True)
+class ThinkingTier:
+    """A reasoning tier with budget forcing: thinking is cut after ``thinking`` tokens and an answer is forced.
+
+    :param name: of the tier.
+    :param thinking: tokens of the think block, its end included where the model writes it; 0: answer at once.
+    :param answer: most tokens after the think block.
+    :param effort: for endpoints that know efforts instead of numbers; None: by the backend's ladder.
+    """
+
+    name: str
+    thinking: int
+    answer: int
+    effort: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.thinking < 0 or self.answer < 1:
+            raise ValueError(f"tier {self.name!r} needs thinking >= 0 and answer >= 1 tokens")
+
+    @property
+    def most_tokens(self) -> int:
+        """Most tokens that a generation can cost: a cut think block costs its cap and the forced end."""
+        return self.thinking + self.answer + (self.thinking > 0)
+
+
+class Request(NamedTuple):
+    """One generation: ``sample`` numbers repetitions, the same number may share its thought between tiers."""
+
+    question: Question
+    tier: ThinkingTier
+    sample: int
+
+
+class Generation(NamedTuple):
+    """One answer.
+
+    ``text``: all that follows the opened think block, a forced end of it included; ``tokens``: cost, reasoning and forced
+    end included, prompt excluded; ``cut``: whether thinking was cut at the tier's cap; ``reasoning``: a thought in which
+    the model ended its turn, which is no answer (``text`` is empty then), else None.
+    """
+
+    text: str
+    tokens: int
+    cut: bool
+    reasoning: str | None = None
+
+
+class Solver(Protocol):
+    """Generates answers. ``paired``: whether requests of equal question and sample share one thought."""
+
+    name: str
+    paired: bool
+
+    def generate(self, requests: Sequence[Request]) -> list[Generation]:
+        """One generation for each request, in their order."""
+        ...
+
+
+class Message(NamedTuple):
+    """One turn of a conversation; ``name`` tells participants of one role apart."""
+
+    role: str
+    text: str
+    name: str | None = None
+
+
+class Ask(NamedTuple):
+    """One live request.
+
+    :param cap: most tokens that may be generated, thought and answer together: the reservation.
+    :param messages: a conversation to continue instead of the question's text.
+    :param fields: fields of a chat completion, by their names there, that this request sets beside its cap (``stop``,
+        ``seed``, ...); they replace the solver's own.
+    :param wanted: whether somebody still waits for the answer; where nobody does, nothing more is sent.
+    """
+
+    question: Question
+    tier: ThinkingTier
+    cap: int
+    sample: int = 0
+    messages: tuple[Message, ...] | None = None
+    fields: Mapping[str, Any] = {}
+    wanted: Callable[[], bool] = lambda: True
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An error as an endpoint told it, without credentials.
+
+    :param status: of HTTP; None: no answer came.
+    :param message: in the endpoint's own words.
+    :param code: its name of the error.
+    :param param: the field of the request that it blames.
+    :param again: whether nothing was generated and asking again may help.
+    """
+
+    status: int | None
+    message: str
+    code: str | None = None
+    param: str | None = None
+    again: bool = False
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came of a request.
+
+    :param text: what follows the thought.
+    :param reasoning: the thought, where the endpoint shows it.
+    :param tokens: to charge: thought and answer, prompt excluded. More than the cap where the endpoint overshot it.
+    :param reasoning_tokens: of them for the thought; None where unknown.
+    :param finish: why it ended.
+    :param counted: where ``tokens`` comes from.
+    :param error: what went wrong, without credentials; None where an answer came.
+    :param lost: whether it is unknown what the endpoint generated (then ``tokens`` is the reservation).
+    :param attempts: requests sent, free retries included.
+    :param prompt_tokens: tokens of the prompt, where known; never charged.
+    :param seconds: from the first request to the end.
+    :param usd: what the endpoint says it cost.
+    :param note: what contradicts in the endpoint's answer, and the text of a refusal; None: nothing.
+    :param opened: whether the prompt opened the think block that the text ends.
+    :param unreachable: whether the endpoint was not there (no connection, or it broke down): the question stays to be
+        asked.
+    :param retry_in: nothing was generated, and asking again may help after so many seconds: the endpoint asked to wait
+        longer than allowed, or the request was stopped before it was sent. None: otherwise.
+    :param failure: the error in detail, where an endpoint told one; kept in no journal, like the following.
+    :param model: as the endpoint calls who answered.
+    :param logprobs: of the tokens, as a chat completion writes them, where they were asked for.
+    """
+
+    text: str
+    reasoning: str | None
+    tokens: int
+    reasoning_tokens: int | None
+    finish: Finish
+    counted: Counted
+    error: str | None = None
+    lost: bool = False
+    attempts: int = 1
+    prompt_tokens: int | None = None
+    seconds: float = 0.0
+    usd: float | None = None
+    note: str | None = None
+    opened: bool = False
+    unreachable: bool = False
+    retry_in: float | None = None
+    failure: Failure | None = None
+    model: str | None = None
+    logprobs: Any = None
+
+    @property
+    def full_text(self) -> str:
+        """Thought and answer."""
+        return self.text if not self.reasoning else f"{self.reasoning}</think>{self.text}"
+
+
+class LiveSolver(Protocol):
+    """Answers single questions, many at a time."""
+
+    name: str
+
+    async def answer(self, ask: Ask) -> Reply:
+        """Answer within the cap; waits while too many requests are in flight. Errors are values of the reply.
+
+        A cancellation is passed on; where nothing had been sent it is marked by :func:`mark_unsent`.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Release connections and threads."""
+        ...
+
+
+def mark_unsent(error: BaseException) -> None:
+    """Say of what interrupts a request that nothing was sent, so that nothing was generated."""
+    error.unsent = True  # type: ignore[attr-defined]
+
+
+def is_unsent(error: BaseException) -> bool:
+    """Whether what interrupted a request came before anything was sent."""
+    return getattr(error, "unsent", False)
+
+
+def unsent_reply() -> Reply:
+    """The reply of a request that was stopped before it was sent."""
+    return Reply("", None, 0, None, "error", "nothing", "stopped before it was sent", attempts=0, retry_in=0.0)
+
+
+class Checker(Protocol):
+    """Judges a generation."""
+
+    def __call__(self, question: Question, text: str) -> bool:
+        """Whether the text answers the question; text that cannot be read is wrong, never an error."""
+        ...

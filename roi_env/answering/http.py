@@ -1,0 +1,585 @@
+"""Answers by an HTTP endpoint: any row of :data:`roi_env.answering.backends.BACKENDS`.
+
+What a failed request may have cost decides what happens to it. Where the endpoint certainly generated nothing (no
+connection, 429, 500, 503, other errors of the client's side) it is repeated for free, or given up as an error that
+costs nothing. Where that is unknown (connection lost or deadline passed after sending, a gateway's 502 or 504, an answer
+that cannot be read) the reply is *lost*: charged at its reservation, and whether to ask again, under a new reservation,
+is the caller's choice.
+
+What a response with status 200 says is read by :mod:`roi_env.answering.responses`.
+
+An endpoint that asks to wait (``Retry-After``) is left alone until then by all requests. No question waits longer than
+``patience``: where the endpoint asks for more the reply comes at once, and says in ``retry_in`` when to ask again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import math
+import os
+import random
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from roi_env.answering import responses
+from roi_env.answering.backends import BACKENDS, FREE, UNKNOWN, Backend, effort_of, fill, find, merge, put
+from roi_env.answering.base import Ask, Counted, Failure, Message, Question, Reply, mark_unsent, unsent_reply
+
+_MESSAGE = 300
+"""Characters of an endpoint's error that are kept."""
+_TOLD = 4000
+"""Characters of it that are passed on to who asked."""
+_HELD = (
+    *("max_tokens", "max_completion_tokens", "max_output_tokens", "n", "stream"),
+    *("generationConfig.maxOutputTokens", "generationConfig.candidateCount"),
+)
+"""Fields on which the guarantee of a budget rests."""
+_SECRET = re.compile(r"(?i)\b(bearer\s+|sk-)[\w*.~+/=-]{6,}")
+_POOL = 64
+"""Connections that one pool keeps."""
+_OF_SEEDS = "does not use offset"
+"""What vLLM for the CPU says as it dies of a seed."""
+_DEAD = (_OF_SEEDS, "EngineCore", "EngineDead")
+"""What a server says whose engine is dead."""
+_ROUNDS = 3
+"""Requests with a seed, one after the other, that are cut off before the seed is held to be the cause."""
+_LONGEST_ASKED = 1e10
+"""Seconds that count as for ever."""
+_LONGEST_REST = 3600.0
+"""Seconds after which an endpoint is asked again whatever it said: a wrong header must not close it for a year."""
+
+
+class EndpointError(ValueError):
+    """An endpoint cannot be used as described."""
+
+
+class _Failed(Exception):
+    """One request failed.
+
+    :param retry: whether nothing was generated and asking again may help.
+    :param lost: whether something may have been generated.
+    :param tokens: that were generated for sure.
+    :param wait: seconds the endpoint asks to wait.
+    :param unreachable: whether there was no connection.
+    :param broke: whether the endpoint broke down over the request, or broke it off.
+    :param failure: what the endpoint told; default: the message.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry: bool = False,
+        lost: bool = False,
+        tokens: int = 0,
+        wait: float | None = None,
+        unreachable: bool = False,
+        broke: bool = False,
+        failure: Failure | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.retry, self.lost, self.tokens, self.wait = retry, lost, tokens, wait
+        self.unreachable, self.broke = unreachable, broke
+        again = retry and not lost and not tokens
+        self.failure = failure or Failure(None, message, again=again)
+
+
+class _Deaths:
+    """Whether the endpoint dies of requests with a seed: it says so, is gone after it broke down over one, or (vLLM, which
+    something may start again at once) cuts off one after the other with no answer between.
+
+    :param vllm: whether it is vLLM.
+    """
+
+    def __init__(self, vllm: bool) -> None:
+        self.vllm = vllm
+        self.died: str | None = None
+        """How it broke down; None: it did not."""
+        self._last: str | None = None
+        self._rounds, self._at = 0, 0.0
+
+    def answered(self) -> None:
+        """It lives."""
+        self._last, self._rounds = None, 0
+
+    def broke(self, failed: _Failed, sent: float) -> None:
+        """It broke down over a request with a seed, sent at that time."""
+        self._last = str(failed)
+        if failed.lost and sent >= self._at:  # what was in flight together was cut off together
+            self._rounds, self._at = self._rounds + 1, time.perf_counter()
+        if (self.vllm and self._rounds >= _ROUNDS) or _OF_SEEDS in self._last:
+            self.died = self._last
+
+    def gone(self) -> None:
+        """It is not there any more."""
+        self.died = self.died or self._last
+
+
+class _Closed(_Failed):
+    """Nothing was sent: the endpoint asks to wait longer than a question may."""
+
+
+class HTTPSolver:
+    """An endpoint as a :class:`roi_env.answering.base.LiveSolver`.
+
+    :param url: base address, e.g. ``http://127.0.0.1:8000/v1``.
+    :param model: as the endpoint calls it.
+    :param backend: a name of :data:`~roi_env.answering.backends.BACKENDS`, or a row of one's own.
+    :param name: in tables and reports; default: the model.
+    :param key_env: environment variable that holds the key; default: the backend's. Unset: no key is sent.
+    :param prompt: what is asked; ``{question}`` stands for the text.
+    :param system: system message.
+    :param temperature: of sampling; None: the endpoint's own.
+    :param seed: of the samples: every (question, sample, tier) sends a number of its own (:func:`request_seed`), where
+        the backend has such a field.
+    :param extra: further fields of every request, merged in last.
+    :param concurrency: most requests in flight.
+    :param deadline: seconds of one request, from sending to its last byte.
+    :param retries: most free repetitions of one request.
+    :param patience: most seconds one question may wait for the endpoint, repetitions included; waiting for a free slot
+        (``concurrency``) does not count.
+    :param fit_answer: shorten the thought where the cap leaves no room for the tier's answer after it. Off: only the
+        total is clamped, as in the exam.
+    :param count: text -> tokens; where usage is absent it counts instead of charging the reservation.
+    :param say: told why requests wait, once for every wait of a second or more.
+    :raises EndpointError: for an unknown backend or an address that is none.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        backend: str | Backend = "generic",
+        *,
+        name: str | None = None,
+        key_env: str | None = None,
+        prompt: str = "{question}",
+        system: str | None = None,
+        temperature: float | None = None,
+        seed: int | None = None,
+        extra: Mapping[str, Any] | None = None,
+        concurrency: int = 16,
+        deadline: float = 600.0,
+        retries: int = 6,
+        patience: float = 1800.0,
+        first_wait: float = 0.5,
+        fit_answer: bool = False,
+        count: Callable[[str], int] | None = None,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        if isinstance(backend, str) and backend not in BACKENDS:
+            raise EndpointError(f"unknown backend {backend!r}; there are {', '.join(BACKENDS)}")
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise EndpointError(f"endpoint {url!r} must read like http://127.0.0.1:8000/v1")
+        if parts.username or parts.password or parts.query:
+            raise EndpointError(
+                "an endpoint's address must not hold credentials or a query: keys come from the environment"
+            )
+        if held := [path for path in _HELD if find(extra or {}, path)]:
+            raise EndpointError(
+                f"further request fields must not set {held[0]}: every request is one answer, whole and under its own cap"
+            )
+        if concurrency < 1 or retries < 0:
+            raise EndpointError(f"concurrency must be >= 1 and retries >= 0, got {concurrency} and {retries}")
+        self.backend = BACKENDS[backend] if isinstance(backend, str) else backend
+        self.url, self.model, self.name = url.rstrip("/"), model, name or model
+        self.prompt, self.system, self.temperature, self.seed = prompt, system, temperature, seed
+        self.extra, self.fit_answer, self.count = dict(extra or {}), fit_answer, count
+        self.deadline, self.retries, self.patience, self.first_wait = deadline, retries, patience, first_wait
+        self.say = say
+        self._key = os.environ.get(key_env or self.backend.key_env) or None
+        headers = {**self.backend.headers, "content-type": "application/json"}
+        if self._key:
+            header, value = self.backend.key_header
+            headers[header] = value.replace("$key", self._key)
+        self._slots = asyncio.Semaphore(concurrency)
+        self._open_at = 0.0  # no request is sent before: the endpoint asked to wait
+        self._reason = ""  # why it did
+        self._said_until = 0.0
+        # A pool's bookkeeping is quadratic in its connections: many requests in flight share several pools.
+        pools = -(-concurrency // _POOL)
+        self._clients = [
+            httpx.AsyncClient(
+                headers=headers,
+                verify=parts.scheme == "https",  # loading certificates takes longer than a local answer
+                timeout=httpx.Timeout(deadline, connect=min(deadline, 10.0), pool=None),
+                # Shorter than servers keep idle connections (uvicorn: 5 s): one that closes as it is used again loses a
+                # request of which nobody knows what became.
+                limits=httpx.Limits(max_connections=None, max_keepalive_connections=_POOL, keepalive_expiry=2.0),
+            )
+            for _ in range(pools)
+        ]
+        self._sent = 0
+        self._deaths = _Deaths(self.backend.name == "vllm")
+
+    def __repr__(self) -> str:
+        return f"HTTPSolver({self.url!r}, {self.model!r}, {self.backend.name!r})"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What answers depend on (JSON values; no credentials)."""
+        return {
+            "url": self.url,
+            "model": self.model,
+            "backend": self.backend.name,
+            "prompt": self.prompt,
+            "system": self.system,
+            "temperature": self.temperature,
+            "seed": self.seed,
+            "extra": self.extra,
+        }
+
+    @property
+    def takes(self) -> frozenset[str]:
+        """Fields of a chat completion that a single request may set, see :attr:`roi_env.answering.base.Ask.fields`."""
+        return frozenset(self.backend.takes)
+
+    @property
+    def sends_seeds(self) -> bool:
+        """Whether requests hold a seed."""
+        return self.seed is not None and "$seed" in str(self.backend.body)
+
+    @property
+    def died_of_seeds(self) -> str | None:
+        """How the endpoint broke down over requests with a seed; None: it did not."""
+        return self._deaths.died
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for client in self._clients:
+            await client.aclose()
+
+    async def models(self) -> list[str]:
+        """Names of the models that the endpoint lists.
+
+        :raises EndpointError: where it does not say.
+        """
+        try:
+            response = await self._clients[0].get(f"{self.url}/models", timeout=min(self.deadline, 30.0))
+            response.raise_for_status()
+            data = response.json()
+        except (httpx.HTTPError, ValueError, RecursionError) as error:
+            raise EndpointError(f"{self.url}/models: {self._clean(str(error) or type(error).__name__)}") from None
+        return [str(name) for name in find(data, "data.*.id") or find(data, "models.*.name")]
+
+    async def version(self) -> str | None:
+        """The version that vLLM names; None where the endpoint says none."""
+        try:
+            response = await self._clients[0].get(f"{self.url.removesuffix('/v1')}/version", timeout=10.0)
+            found = find(response.json(), "version") if response.is_success else []
+        except (httpx.HTTPError, ValueError, RecursionError):
+            return None
+        return str(found[0]) if found else None
+
+    def body(self, ask: Ask) -> dict[str, Any]:
+        """The request, as it is sent.
+
+        :raises EndpointError: where the tier needs more than the cap at this endpoint, or the backend has no place for
+            something that is asked.
+        """
+        backend, tier = self.backend, ask.tier
+        thinking = max(tier.thinking, backend.least_thinking) if tier.thinking else 0
+        if self.fit_answer and thinking:
+            thinking = max(backend.least_thinking, min(thinking, ask.cap - tier.answer - 1))
+        if backend.least_thinking and thinking >= ask.cap:
+            raise EndpointError(
+                f"tier {tier.name!r} needs more than {thinking} tokens on {backend.name}, {ask.cap} are left"
+            )
+        if unknown := [name for name in ask.fields if name not in backend.takes]:
+            raise EndpointError(f"{unknown[0]} cannot be asked of {backend.name}")
+        messages = self._messages(ask)
+        if self.system is not None:
+            messages = (Message("system", self.system), *messages)
+        if not backend.named and any(message.name is not None for message in messages):
+            raise EndpointError(f"messages cannot have a name on {backend.name}")
+        turns = [(role, text) for role, text, _ in messages if role not in ("system", "developer")]
+        system = "\n".join(text for role, text, _ in messages if role in ("system", "developer")) or None
+        values = {
+            "model": self.model,
+            "messages": [
+                {"role": role, "content": text} | ({} if name is None else {"name": name})
+                for role, text, name in messages
+            ],
+            "turns": [{"role": role, "content": text} for role, text in turns],
+            "system": system,
+            "contents": [
+                {"role": "model" if role == "assistant" else role, "parts": [{"text": text}]} for role, text in turns
+            ],
+            "instruction": {"parts": [{"text": system}]} if system else None,
+            "cap": ask.cap,
+            "thinking": max(thinking, 0),
+            "effort": effort_of(backend, tier.thinking, tier.effort),
+            "temperature": self.temperature,
+            "seed": None if self.seed is None else request_seed(self.seed, ask.question, ask.tier.name, ask.sample),
+        }
+        how = backend.think if tier.thinking > 0 and thinking > 0 else backend.direct
+        body = merge(fill(backend.body, values), fill(how, values) or {})
+        body = merge(body, self.extra)
+        for name, value in ask.fields.items():
+            path = backend.takes[name]
+            # Other spellings of `stop` are lists alone.
+            body = put(body, path, [value] if name == "stop" != path and isinstance(value, str) else value)
+        return body
+
+    async def answer(self, ask: Ask) -> Reply:
+        """Answer within the cap; see the module's text for what errors cost."""
+        begun = time.perf_counter()
+        waits_since: float | None = None
+        attempts, sent, unsent = 0, begun, True
+        try:
+            body = self.body(ask)
+        except EndpointError as error:
+            return _error(str(error), attempts=0)
+        try:
+            while True:
+                try:
+                    async with self._slots:
+                        waits_since = waits_since or time.monotonic()
+                        await self._wait_for_endpoint(waits_since + self.patience)
+                        if not ask.wanted():
+                            reply = unsent_reply()
+                            break
+                        attempts, sent, unsent = attempts + 1, time.perf_counter(), False
+                        data = await self._send(body)
+                    reply = self._told(self._read(ask, data), data)
+                    self._deaths.answered()
+                    break
+                except _Closed as closed:
+                    reply = _error(str(closed), retry_in=closed.wait)
+                    break
+                except _Failed as failed:
+                    assert waits_since is not None
+                    wait = self._pause(attempts, failed)
+                    if failed.broke and self.sends_seeds:
+                        self._deaths.broke(failed, sent)
+                    if failed.lost:
+                        reply = _error(str(failed), tokens=ask.cap, lost=True, failure=failed.failure)
+                        break
+                    if (
+                        not failed.retry
+                        or attempts > self.retries
+                        or time.monotonic() + wait > waits_since + self.patience
+                        or (failed.broke and self.died_of_seeds)
+                    ):
+                        gone = failed.unreachable or (failed.broke and any(name in str(failed) for name in _DEAD))
+                        if gone:
+                            self._deaths.gone()
+                        free = failed.retry and not failed.tokens
+                        reply = _error(
+                            str(failed),
+                            tokens=failed.tokens,
+                            unreachable=gone,
+                            retry_in=failed.wait if free else None,
+                            failure=failed.failure,
+                        )
+                        break
+                    unsent = True
+                    self._say(wait, str(failed))
+                    await asyncio.sleep(wait)
+        except asyncio.CancelledError as error:
+            if unsent:
+                mark_unsent(error)
+            raise
+        return replace(reply, attempts=attempts, seconds=time.perf_counter() - begun)
+
+    async def raw(self, body: Mapping[str, Any]) -> tuple[int, Any]:
+        """(status, response) of one request as it is, once: for probes. Status 0: no answer came."""
+        try:
+            async with asyncio.timeout(self.deadline):
+                response = await self._clients[0].post(self._address, content=json.dumps(body))
+        except (httpx.HTTPError, TimeoutError) as error:
+            return 0, {"error": self._clean(str(error) or type(error).__name__)}
+        try:
+            return response.status_code, response.json()
+        except (ValueError, RecursionError):
+            return response.status_code, {"error": self._clean(response.text)}
+
+    @property
+    def _address(self) -> str:
+        return self.url + self.backend.path.replace("$model", self.model)
+
+    @property
+    def closed_for(self) -> float:
+        """Seconds for which the endpoint asked to be left alone, 0 where it takes requests."""
+        return max(0.0, self._open_at - time.monotonic())
+
+    def _pause(self, attempts: int, failed: _Failed) -> float:
+        """Seconds until the next try: doubling with jitter, at least what the endpoint asked for."""
+        # Jitter keeps clients from coming back all at once; nothing that is recorded depends on it.
+        wait: float = min(60.0, self.first_wait * 2.0 ** min(attempts - 1, 20)) * (0.5 + random.random() / 2)
+        if failed.wait is not None:
+            rest = min(failed.wait, _LONGEST_REST)
+            wait = max(wait, rest)
+            if (open_at := time.monotonic() + rest) > self._open_at:
+                self._open_at, self._reason = open_at, str(failed)
+        return wait
+
+    async def _wait_for_endpoint(self, latest: float) -> None:
+        """Wait until the endpoint takes requests.
+
+        :param latest: of the monotonic clock.
+        :raises _Closed: at once where that is later.
+        """
+        while (wait := self.closed_for) > 0:
+            if self._open_at > latest:
+                raise _Closed(f"the endpoint asks to wait {wait:,.0f} s more ({self._reason})", wait=wait)
+            self._say(wait, self._reason)
+            await asyncio.sleep(wait)
+
+    def _say(self, wait: float, reason: str) -> None:
+        now = time.monotonic()
+        if wait >= 1 and now + wait > self._said_until + 1:
+            self._said_until = now + wait
+            self.say(f"waiting {wait:,.0f} s for the endpoint: {reason}")
+
+    async def _send(self, body: Mapping[str, Any]) -> Any:
+        self._sent += 1
+        client = self._clients[self._sent % len(self._clients)]
+        try:
+            # The client's own limits are per read: a slow drip would outlast them.
+            async with asyncio.timeout(self.deadline):
+                response = await client.post(self._address, content=json.dumps(body))
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+            message = self._clean(f"no connection: {error or type(error).__name__}")
+            raise _Failed(message, retry=True, unreachable=True) from None
+        except TimeoutError:
+            raise _Failed(f"no answer within {self.deadline:g} s", lost=True) from None
+        except httpx.HTTPError as error:
+            message = self._clean(f"connection lost: {str(error) or type(error).__name__}")
+            raise _Failed(message, lost=True, broke=not isinstance(error, httpx.TimeoutException)) from None
+        status = response.status_code
+        if not response.is_success:
+            failure = self._failure(response)
+            paid = responses.generated(self.backend, response.content)
+            raise _Failed(
+                f"HTTP {status}: {self._clean(response.text)}",
+                retry=status in FREE and not paid,
+                lost=status in UNKNOWN and not paid,
+                tokens=paid,
+                wait=retry_after(response.headers),
+                broke=status == 500,
+                failure=failure,
+            )
+        try:
+            return json.loads(response.content)
+        except (ValueError, RecursionError):
+            kind = response.headers.get("content-type", "no content type")
+            raise _Failed(f"the answer is not JSON ({kind}, {len(response.content)} bytes)", lost=True) from None
+
+    def _read(self, ask: Ask, data: Any) -> Reply:
+        """The reply that a response is; raises where it is free to ask again."""
+        try:
+            reply = responses.read(self.backend, ask, data, asked=self._messages(ask)[-1].text, count=self.count)
+        except responses.NothingGenerated as failure:
+            raise _Failed(self._clean(str(failure)), retry=True) from None
+        except RecursionError:
+            raise _Failed("the answer cannot be read: its parts lie too deep inside one another", lost=True) from None
+        error, note = (None if text is None else self._clean(text) for text in (reply.error, reply.note))
+        return replace(reply, error=error, note=note)
+
+    def _told(self, reply: Reply, data: Any) -> Reply:
+        """A reply with what only its caller wants to know."""
+        backend = self.backend
+        model = next((v for path in backend.model for v in find(data, path) if isinstance(v, str)), None)
+        logprobs = next((value for path in backend.logprobs for value in find(data, path)), None)
+        return replace(reply, model=model, logprobs=logprobs)
+
+    def _failure(self, response: httpx.Response) -> Failure:
+        """What an endpoint's error says, in whichever form: OpenAI's, a plain message, FastAPI's ``detail``, a text."""
+        status = response.status_code
+        try:
+            data = response.json()
+        except (ValueError, RecursionError):
+            data = None
+        data = data[0] if isinstance(data, list) and data else data
+        found: Any = data.get("error", data) if isinstance(data, dict) else data
+        told = found if isinstance(found, dict) else {"message": found}
+        message = told.get("message") or told.get("detail") or response.text
+        if not isinstance(message, str):
+            message = json.dumps(message)
+        code = next((told[name] for name in ("code", "status") if isinstance(told.get(name), str)), None)
+        param = told["param"] if isinstance(told.get("param"), str) else None
+        return Failure(
+            status,
+            self._clean(message, _TOLD) or f"HTTP {status} without a word",
+            code and self._clean(code),
+            param and self._clean(param),
+            status in FREE,
+        )
+
+    def _messages(self, ask: Ask) -> tuple[Message, ...]:
+        """What is asked, without the system message."""
+        return ask.messages or (Message("user", self.prompt.replace("{question}", ask.question.text)),)
+
+    def _clean(self, text: str, most: int = _MESSAGE) -> str:
+        """An endpoint's words on one line, cut, without keys, not even the beginning of ours."""
+        if self._key:
+            text = text.replace(self._key, "***")
+            if len(self._key) >= 12:
+                text = re.sub(re.escape(self._key[:6]) + r"\S*", "***", text)
+        return responses.encodable(" ".join(_SECRET.sub("***", text).split())[:most])
+
+
+def _error(
+    message: str,
+    *,
+    tokens: int = 0,
+    lost: bool = False,
+    attempts: int = 1,
+    unreachable: bool = False,
+    failure: Failure | None = None,
+    retry_in: float | None = None,
+) -> Reply:
+    counted: Counted = "reserved" if lost else "server" if tokens else "nothing"
+    return Reply(
+        "",
+        None,
+        tokens,
+        None,
+        "error",
+        counted,
+        message,
+        lost,
+        attempts,
+        unreachable=unreachable,
+        retry_in=retry_in,
+        failure=failure,
+    )
+
+
+def request_seed(seed: int, question: Question, tier: str, sample: int) -> int:
+    """The seed of one request, below 2^31: what all endpoints take.
+
+    As in a local model's samples it depends on all that names the generation, so that no two samples of a question share
+    their random numbers, under this seed or another. The tier is part of it: every tier is a request of its own.
+    """
+    name = "\0".join([str(seed), question.dataset, question.question_id, str(sample), tier])
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "little") >> 1
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds, 0 or more and finite, that a ``Retry-After`` header asks for: a number, or a date. None without a readable one."""
+    text = headers.get("retry-after")
+    if text is None:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        try:
+            date = parsedate_to_datetime(text)
+            # Without a zone (the old form of C's asctime) it is UTC.
+            seconds = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - time.time()
+        except (ValueError, TypeError, OverflowError, IndexError):
+            return None
+    return None if math.isnan(seconds) else min(max(0.0, seconds), _LONGEST_ASKED)

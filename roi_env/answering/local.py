@@ -1,0 +1,310 @@
+"""A Hugging Face causal LM in this process: batched generation with a KV cache and budget forcing.
+
+One thought serves all tiers of a (question, sample): it is generated once at the largest cap; tiers whose cap it exceeds
+get it cut there, the think block closed and an answer forced. Random numbers depend on (seed, question, sample, tier) and the position alone, so what is
+generated does not depend on batches or on an interruption (up to floating point).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.cache_utils import Cache
+
+from roi_env.answering.base import Ask, Finish, Generation, Reply, Request, ThinkingTier
+from roi_env.answering.kv_cache import growing_cache, keep
+
+_COMPACT = 0.8
+"""Finished rows leave the batch when fewer than this share of its rows go on."""
+
+_PROMPTS = 32
+"""Prompts read together: a batch is sorted by their lengths, so that few of these rows are padded."""
+
+
+class _Job(NamedTuple):
+    """A row to generate: token ids before it, most tokens to the end of thinking (0: it is over) and of the answer."""
+
+    prefix: list[int]
+    thinking: int
+    answer: int
+    noise: npt.NDArray[np.float64]
+
+
+def _joined(parts: Sequence[Cache]) -> Cache:
+    """One cache of all rows; shorter ones get empty columns on the left."""
+    width = max(part.get_seq_length() for part in parts)
+    whole = growing_cache()
+    for index in range(len(parts[0].layers)):
+        keys, values = (
+            torch.cat([F.pad(state, (0, 0, width - state.shape[2], 0)) for state in states])
+            for states in zip(*((part.layers[index].keys, part.layers[index].values) for part in parts), strict=True)
+        )
+        whole.update(keys, values, index)
+    return whole
+
+
+class TransformersSolver:
+    """Answers by a model directory or hub id whose chat template thinks in a think block.
+
+    :param model: directory or id.
+    :param name: of the model in tables; default: the last part of ``model``.
+    :param temperature: of sampling; 0: the most likely token.
+    :param batch: rows generated together.
+    :param seed: of the samples.
+    :param device: of PyTorch.
+    :raises ValueError: where the tokenizer has no single token for the ends of thinking.
+    """
+
+    paired = True
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str],
+        *,
+        name: str | None = None,
+        temperature: float = 0.7,
+        batch: int = 256,
+        seed: int = 0,
+        device: str = "cpu",
+        think: tuple[str, str] = ("<think>", "</think>"),
+    ) -> None:
+        if temperature < 0 or batch < 1:
+            raise ValueError(f"temperature must be >= 0 and batch >= 1, got {temperature} and {batch}")
+        self.name = name or os.path.basename(os.path.normpath(model))
+        self.temperature, self.batch, self.seed, self.device = temperature, batch, seed, torch.device(device)
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(model)
+        # CPUs are slower in half precision at batch sizes like these.
+        dtype = torch.float32 if self.device.type == "cpu" else torch.bfloat16
+        self.model = AutoModelForCausalLM.from_pretrained(model, dtype=dtype).to(self.device).eval()
+        self._think = think[0]
+        self._end_think = self._single_token(think[1])
+        self._stop = int(self.tokenizer.eos_token_id)
+
+    def _single_token(self, text: str) -> int:
+        ids = self.tokenizer(text, add_special_tokens=False).input_ids
+        if len(ids) != 1:
+            raise ValueError(f"model {self.name!r} has no single token {text!r}: its thinking cannot be cut by force")
+        return int(ids[0])
+
+    @property
+    def fingerprint(self) -> str:
+        """Short hash of the weights: names the model that results depend on."""
+        digest = hashlib.sha256()
+        for key, value in sorted(self.model.state_dict().items()):
+            digest.update(key.encode())
+            digest.update(value.float().cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def prompt(self, question: str) -> list[int]:
+        """Token ids of the chat prompt, its think block open."""
+        text = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": question}], tokenize=False, add_generation_prompt=True, enable_thinking=True
+        )
+        if not text.rstrip().endswith(self._think):
+            text += self._think
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
+        return ids
+
+    def generate(self, requests: Sequence[Request]) -> list[Generation]:
+        """One generation for each request, in their order."""
+        rows: dict[tuple[str, str, int], list[Request]] = {}
+        for request in requests:
+            rows.setdefault((request.question.dataset, request.question.question_id, request.sample), []).append(
+                request
+            )
+        keys = list(rows)
+        prompts = {
+            (question.dataset, question.question_id): self.prompt(question.text)
+            for question in {request.question for request in requests}
+        }
+
+        # The thoughts, each with the answer that follows it by itself.
+        most = {key: max((r.tier for r in rows[key]), key=lambda tier: tier.thinking) for key in keys}
+        thinkers = [key for key in keys if most[key].thinking]
+        thoughts = dict(
+            zip(
+                thinkers,
+                self._run(
+                    [
+                        _Job(prompts[key[:2]], most[key].thinking, most[key].answer, self._noise(key, "", most[key]))
+                        for key in thinkers
+                    ]
+                ),
+                strict=True,
+            )
+        )
+
+        # The answers that must be forced.
+        forced: dict[tuple[tuple[str, str, int], ThinkingTier], _Job] = {}
+        for key in keys:
+            for request in rows[key]:
+                cut = self._cut(thoughts.get(key, []), request.tier)
+                if cut is not None:
+                    noise = self._noise(key, request.tier.name, request.tier)
+                    prefix = [*prompts[key[:2]], *cut, self._end_think]
+                    forced[key, request.tier] = _Job(prefix, 0, request.tier.answer, noise)
+        answers = dict(zip(forced, self._run(list(forced.values())), strict=True))
+
+        done = []
+        for request in requests:
+            key = (request.question.dataset, request.question.question_id, request.sample)
+            tier, ids = request.tier, thoughts.get(key, [])
+            cut = self._cut(ids, tier)
+            if cut is None and self._end_think not in ids:
+                # The prompt opened the block, so nothing in the text says that all of it is thought.
+                done.append(Generation("", len(ids), False, self._text(ids)))
+            elif cut is None:
+                done.append(Generation(self._text(ids), len(ids), False))
+            else:
+                # The forced end of a think block that was begun is paid for; a block that never opened is the prompt's.
+                text = self._text([*cut, self._end_think, *answers[key, tier]])
+                done.append(Generation(text, len(cut) + bool(cut) + len(answers[key, tier]), tier.thinking > 0))
+        return done
+
+    def _cut(self, generated: list[int], tier: ThinkingTier) -> list[int] | None:
+        """The thought that must be cut at the tier's cap; None where it ended by itself within it."""
+        head = generated[: tier.thinking]
+        return None if self._end_think in head or self._stop in head else head
+
+    def _text(self, ids: list[int]) -> str:
+        text: str = self.tokenizer.decode(ids[:-1] if ids and ids[-1] == self._stop else ids)
+        return text
+
+    def _noise(self, key: tuple[str, str, int], stream: str, tier: ThinkingTier) -> npt.NDArray[np.float64]:
+        name = "\0".join([str(self.seed), *map(str, key), stream])
+        bits = np.random.Philox(key=int.from_bytes(hashlib.sha256(name.encode()).digest()[:16], "little"))
+        return np.random.Generator(bits).random(tier.most_tokens)
+
+    def _run(self, jobs: list[_Job]) -> list[list[int]]:
+        """Generated ids of each job, the end of the turn included."""
+        order = sorted(range(len(jobs)), key=lambda index: len(jobs[index].prefix))
+        done: list[list[int]] = [[] for _ in jobs]
+        for start in range(0, len(order), self.batch):
+            chosen = order[start : start + self.batch]
+            for index, ids in zip(chosen, self._run_batch([jobs[index] for index in chosen]), strict=True):
+                done[index] = ids
+        return done
+
+    @torch.inference_mode()
+    def _run_batch(self, jobs: list[_Job]) -> list[list[int]]:
+        longest = max(len(job.noise) for job in jobs)
+        noise = torch.tensor(np.stack([np.pad(job.noise, (0, longest - len(job.noise))) for job in jobs]))
+        thinking = torch.tensor([job.thinking > 0 for job in jobs])
+        answer = torch.tensor([job.answer for job in jobs])
+        limit = torch.tensor([job.thinking or job.answer for job in jobs])
+        rows = torch.arange(len(jobs))  # of the jobs still in the batch
+        out = torch.full((len(jobs), longest), self._stop)
+        length = torch.zeros(len(jobs), dtype=torch.long)
+        prompts = [self._read(jobs[start : start + _PROMPTS]) for start in range(0, len(jobs), _PROMPTS)]
+        cache = _joined([part for part, _, _ in prompts])
+        width = cache.get_seq_length()
+        mask = torch.cat([F.pad(shown, (width - shown.shape[1], 0)) for _, shown, _ in prompts])
+        logits = torch.cat([following for _, _, following in prompts])
+        for step in range(longest):
+            token = self._choose(logits, noise[rows, step])
+            alive = step < limit[rows]
+            out[rows[alive], step] = token[alive]
+            length[rows[alive]] = step + 1
+            ended = alive & thinking[rows] & (token == self._end_think)
+            thinking[rows[ended]] = False
+            limit[rows[ended]] = step + 1 + answer[rows[ended]]
+            limit[rows[alive & (token == self._stop)]] = 0
+            alive = step + 1 < limit[rows]
+            if not alive.any():
+                break
+            if alive.float().mean() < _COMPACT:
+                kept = alive.nonzero()[:, 0]
+                first = int(mask[kept].any(0).int().argmax())
+                keep(cache, kept.to(self.device), first)
+                rows, token, mask = rows[kept], token[kept], mask[kept, first:]
+            mask = F.pad(mask, (0, 1), value=1)
+            logits = self._logits(token[:, None], mask, cache)
+        return [out[row, : length[row]].tolist() for row in range(len(jobs))]
+
+    def _read(self, jobs: list[_Job]) -> tuple[Cache, torch.Tensor, torch.Tensor]:
+        """Cache, mask (rows, columns) and logits (rows, vocabulary) after the prefixes, which are padded on the left."""
+        width = max(len(job.prefix) for job in jobs)
+        ids, mask = torch.zeros((2, len(jobs), width), dtype=torch.long)
+        for row, job in enumerate(jobs):
+            ids[row, width - len(job.prefix) :] = torch.tensor(job.prefix)
+            mask[row, width - len(job.prefix) :] = 1
+        cache = growing_cache()
+        return cache, mask, self._logits(ids, mask, cache)
+
+    def _logits(self, ids: torch.Tensor, mask: torch.Tensor, cache: Cache) -> torch.Tensor:
+        """(rows, vocabulary) logits after the last columns of the mask, whose tokens are ``ids``; appends to the cache."""
+        positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        logits: torch.Tensor = self.model(
+            input_ids=ids.to(self.device),
+            attention_mask=mask.to(self.device),
+            position_ids=positions.to(self.device),
+            cache=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        return logits
+
+    def _choose(self, logits: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """(rows,) tokens, by inversion of the cumulative distribution."""
+        if self.temperature == 0:
+            return logits.argmax(-1).cpu()
+        total = (logits.double() / self.temperature).softmax(-1).cumsum(-1)
+        token = (total <= noise[:, None].to(self.device) * total[:, -1:]).sum(-1)
+        return token.clamp(max=logits.shape[-1] - 1).cpu()
+
+
+class LocalLive:
+    """The same model as a :class:`roi_env.answering.base.LiveSolver`: requests that wait are generated as one batch.
+
+    A request whose generation exceeds its cap is cut there: it costs the cap and has no answer, as in the exam.
+
+    :param solver: the model; conversations (``Ask.messages``) are not for it.
+    """
+
+    def __init__(self, solver: TransformersSolver) -> None:
+        self.solver, self.name = solver, solver.name
+        self._waiting: list[tuple[Ask, asyncio.Future[Reply]]] = []
+        self._work: asyncio.Task[None] | None = None
+
+    async def answer(self, ask: Ask) -> Reply:
+        """Answer within the cap."""
+        if ask.messages is not None:
+            return Reply("", None, 0, None, "error", "nothing", "a local model takes single questions", attempts=0)
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._waiting.append((ask, future))
+        if self._work is None or self._work.done():
+            self._work = asyncio.create_task(self._generate())
+        return await future
+
+    async def close(self) -> None:
+        """Wait for the batch under way."""
+        if self._work is not None:
+            await self._work
+
+    async def _generate(self) -> None:
+        await asyncio.sleep(0)  # what is asked in the same moment is one batch
+        while self._waiting:
+            batch, self._waiting = self._waiting, []
+            requests = [Request(ask.question, ask.tier, ask.sample) for ask, _ in batch]
+            made = await asyncio.to_thread(self.solver.generate, requests)
+            for (ask, future), generation in zip(batch, made, strict=True):
+                if not future.done():
+                    future.set_result(_reply(ask, generation))
+
+
+def _reply(ask: Ask, made: Generation) -> Reply:
+    thought, closed, text = made.text.rpartition("</think>")
+    reasoning = made.reasoning or thought or None
+    if made.tokens > ask.cap:
+        return Reply("", reasoning, ask.cap, None, "length", "tokenizer")
+    finish: Finish = "length" if made.tokens == ask.tier.most_tokens else "stop"
+    return Reply(text if closed else made.text, reasoning, made.tokens, None, finish, "tokenizer")

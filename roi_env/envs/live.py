@@ -1,0 +1,374 @@
+"""Live exams: a solver answers as the agent decides. ``gym.make("ROIReasoning-Live-v0", ...)``.
+
+The problem is the same as everywhere (:class:`~roi_env.exams.exam.ExamSpec`, observation, mask, rules); only outcomes come from
+a :class:`~roi_env.answering.base.LiveSolver` and a grader instead of a table. What is believed of the tiers comes from a
+recorded table, or, without one, from :func:`default_laws`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+
+from roi_env.answering.base import Ask, LiveSolver, Question, Reply, ThinkingTier
+from roi_env.envs.rendering import RENDER_FPS, Decision, Scene, render_ansi, render_rgb
+from roi_env.envs.single import MissingArgument, integer_action
+from roi_env.exams.exam import ExamBatch, check_seed, draw_exams, exam_numbers, exam_spec
+from roi_env.exams.observation import observation_layout, observation_tables, observe, padded_features
+from roi_env.exams.rewards import REFUSAL_BONUS, reward_of
+from roi_env.exams.rules import transition
+from roi_env.sources.outcome_tables import OutcomeTable
+from roi_env.sources.recorded import recorded_source
+from roi_env.sources.source import NOT_OFFERED, Laws, Source, Tier, laws_from_cells
+
+_Result = TypeVar("_Result")
+_LENGTHS = ("short", "middle", "long")
+
+
+def default_laws(tiers: Sequence[ThinkingTier], hardness: Sequence[float]) -> Laws:
+    """Beliefs where nothing is known: wide, and meant to be updated (agent ``online-lp``).
+
+    Success rises from .4 at the cheapest tier to .8 at the dearest, times (1 - hardness / 4). Costs are spread evenly
+    over eighths of the tier's cap, shifted up with hardness; 2 % of the mass is at one token, so that a tier is legal
+    while anything is left. These are guesses, not measurements.
+
+    :param hardness: of every group, in [0, 1].
+    """
+    cells = []
+    for hard in hardness:
+        for k, tier in enumerate(tiers):
+            cost = np.unique(np.maximum(1, np.ceil(tier.most_tokens * np.arange(1, 9) / 8))).astype(np.int32)
+            prob = 1.0 + (2 * hard - 1) * np.linspace(-0.5, 0.5, len(cost))
+            prob = 0.98 * prob / prob.sum()
+            if cost[0] > 1:
+                cost, prob = np.append(np.int32(1), cost).astype(np.int32), np.append(0.02, prob)
+            prob /= prob.sum()
+            success = (0.4 + 0.4 * k / max(len(tiers) - 1, 1)) * (1 - hard / 4)
+            cells.append((cost, prob, prob * success))
+    return laws_from_cells(cells, len(tiers))
+
+
+def length_groups(questions: Sequence[Question]) -> npt.NDArray[np.int64]:
+    """(n,) group of every question by the length of its text: 0 short, 1 middle, 2 long (thirds of the batch)."""
+    lengths = np.array([len(question.text) for question in questions])
+    edges = np.quantile(lengths, (1 / 3, 2 / 3))
+    return np.asarray((lengths[:, None] > edges).sum(1))
+
+
+def live_source(
+    questions: Sequence[Question],
+    tiers: Sequence[ThinkingTier],
+    *,
+    table: OutcomeTable | str | None = None,
+    family: str | None = None,
+    group_by: str = "dataset",
+) -> Source:
+    """Questions to be answered live, as a source without outcomes.
+
+    Without a table groups are thirds by length of text, with :func:`default_laws`. With one, groups, features and beliefs
+    are those of its train split (what an agent trained on that table has seen); a question belongs to the group of its
+    value of ``group_by`` (its dataset, or an extra column).
+
+    :raises ValueError: where the table's tiers are not these, or a question has a value that the table has not.
+    """
+    names = [tier.name for tier in tiers]
+    group_names: tuple[str, ...]
+    key: npt.NDArray[Any]
+    if table is None:
+        laws = default_laws(tiers, np.linspace(0, 1, len(_LENGTHS)).tolist())
+        groups = length_groups(questions)
+        features, feature_names = np.eye(len(_LENGTHS), dtype=np.float32), [f"text={name}" for name in _LENGTHS]
+        group_names, key = _LENGTHS, np.arange(len(_LENGTHS))
+    else:
+        known = recorded_source(table, family=family, group_by=group_by, split="train")
+        if [tier.name for tier in known.tiers] != names:
+            raise ValueError(
+                f"the table's tiers are {[tier.name for tier in known.tiers]}, the live ones {names}: name them alike"
+            )
+        place = {name: number for number, name in enumerate(known.group_names)}
+        values = [
+            q.dataset if group_by == "dataset" else str(q.extra.get(group_by, f"(no {group_by})")) for q in questions
+        ]
+        if absent := sorted(set(values) - set(place)):
+            raise ValueError(f"the table has no group {group_by}={absent[0]!r}; it has {sorted(place)}")
+        groups = np.array([place[value] for value in values])
+        laws, features, feature_names = known.beliefs, known.group_features, list(known.feature_names)
+        group_names, key = known.group_names, known.group_key
+    size, empty = len(questions), np.zeros(len(questions) * len(tiers), np.int32)
+    return Source(
+        name="live",
+        tiers=tuple(Tier(tier.name, tier.most_tokens, tier.most_tokens) for tier in tiers),
+        row_item=np.arange(size, dtype=np.int32),
+        row_group=groups.astype(np.int32),
+        row_given=np.arange(size, dtype=np.int32),
+        strata=np.array([0, size], np.int32),
+        replacement=False,
+        outcome_start=empty,
+        outcome_count=empty,
+        outcomes=np.zeros(0, np.uint32),
+        num_latent=1,
+        coupling="independent",
+        group_features=np.asarray(features, np.float32),
+        feature_names=tuple(feature_names),
+        group_weight=np.ones(len(group_names)),
+        group_key=np.asarray(key, np.int32),
+        group_names=tuple(group_names),
+        published=laws,
+        beliefs=laws,
+        paired=False,
+        synthetic=False,
+        question_ids=tuple(question.question_id for question in questions),
+        texts=tuple(question.text for question in questions),
+    )
+
+
+def judged(reply: Reply, cap: int, tier: ThinkingTier, remaining: int, decision_cost: int) -> tuple[int, bool]:
+    """What a reply is in the exam's terms: ``(cost, cut)``.
+
+    Generation that reached a cap below the tier's own was cut at the budget: its cost exceeds what was left. An endpoint
+    that overshot is taken at its word.
+
+    :param cap: most tokens that were allowed.
+    :param remaining: tokens left before the decision.
+    """
+    cut = reply.finish == "length" and cap < tier.most_tokens and reply.tokens >= cap
+    return (remaining + 1 if cut else reply.tokens + decision_cost), cut
+
+
+class LoopThread:
+    """An event loop in a thread of its own, for callers that have none, or one that is busy (notebooks)."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, name="live-solver", daemon=True)
+        self._thread.start()
+
+    def run(self, work: Coroutine[Any, Any, _Result]) -> _Result:
+        """Run to the end; an interruption here cancels it there."""
+        future = asyncio.run_coroutine_threadsafe(work, self.loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def close(self) -> None:
+        """End the thread."""
+        if self._thread.is_alive():
+            self.loop.call_soon_threadsafe(self.loop.stop)
+            self._thread.join()
+            self.loop.close()
+
+
+class ROIReasoningLiveEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
+    """An exam of real questions, answered by a real model as the agent decides.
+
+    Action Space, Observation Space, Starting State and Episode End are those of :class:`roi_env.envs.single.ROIReasoningEnv`; so
+    is the rule of the budget. Every request is sent with the tier's thinking cap and a total cap of what is left. An
+    answer that the endpoint failed to give costs what it may have cost and is wrong (``info["reply"].error`` says why).
+
+    ## Rewards
+    "score", "rational", "overspend_penalty(lambda)" or "cost_shaped(lambda)". "refusal_bonus" needs outcomes of tiers that
+    were not chosen, which nobody knows here.
+
+    ## Arguments
+    * `questions`: :class:`~roi_env.answering.base.Question` objects, or a source as in
+      :func:`roi_env.answering.questions.read_questions`.
+    * `tiers`: :class:`~roi_env.answering.base.ThinkingTier`, cheapest first.
+    * `solver`: a :class:`~roi_env.answering.base.LiveSolver`.
+    * `grader`: a name of :mod:`roi_env.answering.grading`, or a callable ``(question, text) -> bool``.
+    * `num_tasks`: N (default: 10, at most the number of questions).
+    * `table`, `family`, `group_by`: where beliefs come from, see :func:`live_source`.
+    * `budget`, `order`, `preview`, `beliefs`, `reward`, `feedback`, `decision_cost`: as in
+      :class:`~roi_env.envs.single.ROIReasoningEnv`.
+
+    An exam's identity fixes its questions; what the model answers is sampled anew every time.
+
+    ## Version History
+    * v0: initial version.
+    """
+
+    metadata = {"render_modes": ["ansi", "rgb_array"], "render_fps": RENDER_FPS}  # noqa: RUF012 - Gymnasium's own declaration
+
+    def __init__(
+        self,
+        questions: Sequence[Question] | str | None = None,
+        tiers: Sequence[ThinkingTier] | None = None,
+        solver: LiveSolver | None = None,
+        grader: str | Callable[[Question, str], bool] = "exact",
+        *,
+        num_tasks: int | None = None,
+        table: OutcomeTable | str | None = None,
+        family: str | None = None,
+        group_by: str = "dataset",
+        render_mode: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """See the class docstring.
+
+        :raises gymnasium.error.MissingArgument: without questions, tiers or solver.
+        :raises ValueError: for arguments out of range.
+        """
+        needed = {"questions": questions, "tiers": tiers, "solver": solver}
+        if questions is None or tiers is None or solver is None:
+            missing = ", ".join(name for name, value in needed.items() if value is None)
+            raise MissingArgument(f"ROIReasoning-Live-v0 needs {missing}: gym.make(..., {missing.split(', ')[0]}=...)")
+        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
+            raise ValueError(f"render_mode must be None or one of {self.metadata['render_modes']}, got {render_mode!r}")
+        if isinstance(questions, str):
+            from roi_env.answering.questions import read_questions
+
+            questions = read_questions(questions)
+        source = live_source(questions, tiers, table=table, family=family, group_by=group_by)
+        spec = exam_spec(source, num_tasks=min(10, len(questions)) if num_tasks is None else num_tasks, **kwargs)
+        if spec.reward.kind == REFUSAL_BONUS:
+            raise ValueError("reward 'refusal_bonus' needs outcomes of tiers that were not chosen: not in live exams")
+        self.spec_of_exam, self.render_mode = spec, render_mode
+        self.questions, self.tiers, self.solver = list(questions), tuple(tiers), solver
+        self._pool: Any = None
+        if isinstance(grader, str):
+            from roi_env.answering.grading import GradingPool
+
+            self._pool = grader = GradingPool(grader)
+        self._check = grader
+        self.observation_layout = observation_layout(spec)
+        self.observation_space = self.observation_layout.space()
+        self.action_space = gym.spaces.Discrete(spec.num_tiers + 1)
+        self._tables = observation_tables(spec)
+        self._padded = padded_features(1, spec)
+        self._loop: LoopThread | None = None
+        self._seed: int | None = None
+        self._next_exam = 0
+        self._exam: ExamBatch | None = None
+        self._scene: Scene | None = None
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
+        """Start the next exam; see :meth:`roi_env.envs.single.ROIReasoningEnv.reset`.
+
+        :param options: ``exam_ids``: one non-negative integer.
+        :raises ValueError: for a bad seed or option.
+        """
+        if seed is not None or self._seed is None:
+            if seed is not None:
+                check_seed(seed)
+            super().reset(seed=seed)
+            self._seed = int(self.np_random.integers(2**63)) if seed is None else int(seed)
+            self._next_exam = 0
+        if options:
+            if unknown := set(options) - {"exam_ids"}:
+                raise ValueError(f"reset options of live exams are 'exam_ids', got {sorted(unknown)}")
+            self._next_exam = int(exam_numbers("exam_ids", options["exam_ids"], 1)[0])
+        self._exam = draw_exams(self.spec_of_exam, self._seed, [self._next_exam])
+        self._next_exam += 1
+        self._position, self._remaining, self._score = 0, self.spec_of_exam.budget, 0.0
+        self._last = (0, 0, False)
+        if self.render_mode is not None:
+            self._scene = Scene(self.spec_of_exam, tuple(self._exam.groups[0].tolist()), ())
+        return self._observation(), {"action_mask": self.action_masks().astype(np.int8)}
+
+    @property
+    def question(self) -> Question:
+        """The task to decide."""
+        if self._exam is None or self._remaining == 0:
+            raise gym.error.ResetNeeded("the exam is over (or has not begun): call reset()")
+        return self.questions[self._exam.items[0, self._position]]
+
+    def step(self, action: np.int64 | int) -> tuple[npt.NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+        """Take one action in ``0..K``: an action above 0 waits for the solver's answer.
+
+        ``info``: ``tokens`` paid, ``correct``, ``overspent``, ``overshoot`` (tokens that the endpoint generated beyond
+        what was left), ``reply``; at the end ``score`` and ``spent``.
+
+        :raises ValueError: for an action that is no integer in ``0..K``.
+        :raises gymnasium.error.ResetNeeded: before a reset or after the end of an exam.
+        """
+        question, spec = self.question, self.spec_of_exam
+        choice = integer_action(action, spec.num_tiers + 1)
+        if not 0 <= choice <= spec.num_tiers:
+            raise ValueError(f"action must lie in 0..{spec.num_tiers}, got {action!r}")
+        assert self._exam is not None
+        cost, correct, reply = spec.decision_cost, False, None
+        room = self._remaining - spec.decision_cost
+        if choice > 0 and room <= 0:
+            cost = self._remaining + 1  # nothing can be generated
+        elif choice > 0:
+            tier = self.tiers[choice - 1]
+            cap = min(tier.most_tokens, room)
+            reply = self._answer(Ask(question, tier, cap))
+            cost, cut = judged(reply, cap, tier, self._remaining, spec.decision_cost)
+            correct = not cut and reply.error is None and bool(self._check(question, reply.full_text))
+        paid, right, overspent, terminated = transition(cost, correct, self._remaining, self._position, spec.num_tasks)
+        weight = float(self._exam.weights[0, self._position])
+        level = int(np.searchsorted(spec.source.level_edges, cost - spec.decision_cost))
+        reward = reward_of(
+            spec.reward.kind, spec.reward.coefficient, choice, right, overspent, level, weight, paid, spec.budget, False
+        )
+        self._score += weight if right else 0.0
+        self._position += 1
+        self._remaining -= paid
+        self._last = (choice, paid, right)
+        info: dict[str, Any] = {"tokens": paid, "correct": right, "overspent": overspent, "reply": reply}
+        info["overshoot"] = max(0, reply.tokens - room) if reply is not None else 0
+        observation = self._observation()
+        if terminated:
+            info["score"], info["spent"] = self._score, spec.budget - self._remaining
+            info["action_mask"] = np.eye(1, spec.num_tiers + 1, dtype=np.int8)[0]
+            self._remaining = 0
+        else:
+            info["action_mask"] = self.action_masks().astype(np.int8)
+        if self._scene is not None:
+            self._scene = self._scene.after(Decision(choice, paid, right, overspent))
+        return observation, float(reward), terminated, False, info
+
+    def action_masks(self) -> npt.NDArray[np.bool_]:
+        """(K + 1,) bool: legal actions now (sb3-contrib's protocol)."""
+        if self._exam is None:
+            raise gym.error.ResetNeeded("call reset() before action_masks()")
+        costs = self.spec_of_exam.min_cost[self._exam.groups[0, self._position]]
+        return np.concatenate([[True], (costs <= self._remaining) & (costs < NOT_OFFERED)])
+
+    def render(self) -> Any:
+        """The exam so far: text (``ansi``) or a (360, 720, 3) uint8 frame (``rgb_array``)."""
+        if self._scene is None:
+            raise gym.error.ResetNeeded("call reset() with a render_mode before render()")
+        return render_ansi(self._scene) if self.render_mode == "ansi" else render_rgb(self._scene)
+
+    def close(self) -> None:
+        """Close the solver, the grader and the loop."""
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
+        if self._loop is not None:
+            self._loop.run(self.solver.close())
+            self._loop.close()
+            self._loop = None
+
+    def _answer(self, ask: Ask) -> Reply:
+        if self._loop is None:
+            self._loop = LoopThread()
+        return self._loop.run(self.solver.answer(ask))
+
+    def _observation(self) -> npt.NDArray[np.float32]:
+        assert self._exam is not None
+        action, tokens, correct = self._last
+        return observe(
+            self._exam.groups,
+            self._padded,
+            np.zeros(1, np.int64),
+            np.array([self._position]),
+            np.array([self._remaining]),
+            self.spec_of_exam.budget,
+            np.array([action]),
+            np.array([tokens]),
+            np.array([correct]),
+            self._tables,
+            self.observation_layout.size,
+        )[0]

@@ -1,0 +1,1 @@
+"""What agents are measured by: sampled episodes, reference values, regrets, intervals."""

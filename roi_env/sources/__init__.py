@@ -1,0 +1,1 @@
+"""Where tasks come from: synthetic families, tables of recorded outcomes, packaged recordings."""

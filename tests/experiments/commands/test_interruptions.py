@@ -1,0 +1,111 @@
+"""Long commands end within seconds of Ctrl-C or SIGTERM, with all their processes, and keep what was done."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from experiments.training.workers import STOPPED
+
+ROOT = Path(__file__).parents[3]
+FOR_EVER = "steps=1000000000"
+COMPARE = ["compare", "--workers", "2", "--num-tasks", "3", "exams=5", "--agent", "fixed-1", "--agent"]
+COMPARE += [f"sb3-a2c({FOR_EVER})", "--variant", "signal", "--budget", "0.3", "--budget", "0.6", "--out"]
+
+
+def until(condition: Callable[[], object], command: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + 180
+    while not condition():
+        assert command.poll() is None, command.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def of_session(leader: int) -> Iterator[int]:
+    """Processes of a session that are not dead."""
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, _, session = status.read_text().rpartition(")")[2].split()[:4]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(session) == leader and state not in "ZX":
+            yield int(status.parent.name)
+
+
+def interrupt(arguments: list[str], ready: Callable[[], object], number: signal.Signals, whole_group: bool) -> str:
+    """Start a command in a session of its own, tell it to stop when it is ready; its output once all of it is gone."""
+    command = subprocess.Popen(
+        [sys.executable, "-m", "experiments.cli", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"COLUMNS": "200"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        until(ready, command)
+        (os.killpg if whole_group else os.kill)(command.pid, number)
+        output, _ = command.communicate(timeout=60)
+        end = time.monotonic() + 20
+        while left := list(of_session(command.pid)):
+            assert time.monotonic() < end, left
+            time.sleep(0.1)
+        assert command.returncode == STOPPED, output
+        assert "Traceback" not in output, output
+        return output
+    finally:
+        for process in of_session(command.pid):
+            os.kill(process, signal.SIGKILL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "whole_group"), [(signal.SIGINT, False), (signal.SIGINT, True), (signal.SIGTERM, True)]
+)
+def test_compare_keeps_the_cells_that_are_done(number: signal.Signals, whole_group: bool, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    output = interrupt([*COMPARE, str(run)], lambda: any(run.glob("cells/*")), number, whole_group)
+    assert f"roi compare --resume {run}" in output
+    done = [file for file in run.glob("cells/*") if not file.name.startswith(".")]
+    assert done
+    for file in done:
+        assert pickle.loads(file.read_bytes())
+    again = [sys.executable, "-m", "experiments.cli", "compare", "--resume", str(run), "--dry-run"]
+    shown = subprocess.run(again, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert f"{len(done)} done already" in " ".join(shown.split())
+
+
+@pytest.mark.slow
+def test_compare_ends_while_its_workers_start(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    interrupt([*COMPARE, str(run)], lambda: (run / "cells").exists(), signal.SIGINT, True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("arguments", "ready"),
+    [
+        (["train", "sb3-a2c", "--param", FOR_EVER, "--out"], "run/tensorboard/*"),
+        (["train", "ppo", "--param", FOR_EVER, "--out"], "run/checkpoint"),
+        (["train", "ppo", "--param", FOR_EVER, "--runners", "1", "--out"], "run/checkpoint"),
+        (["rollouts", "hindsight-optimisation(scenarios=4096)", "--exams", "100000", "--out"], "run/rollouts.json"),
+        (["rollouts", "lp-lookahead", "--exams", "100000000", "--workers", "1", "--out"], "run/part-*"),
+        (["tune", "--agent", "sb3-a2c", "--steps", "1000000000", "--out", "tuned.json", "--run"], "run"),
+    ],
+)
+def test_other_long_commands(arguments: list[str], ready: str, number: signal.Signals, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    arguments = [str(tmp_path / text) if text == "tuned.json" else text for text in arguments]
+    output = interrupt([*arguments, str(run)], lambda: any(tmp_path.glob(ready)), number, False)
+    assert re.search("go on with:  (roi train --resume|the same command)", output)

@@ -1,0 +1,163 @@
+"""Commands and environment against a real server (`transformers serve`), with a faulty upstream in front of it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("uvicorn", reason="needs the extra [live]")
+pytest.importorskip("reasoning_gym", reason="needs the extra [llm]")
+
+import gymnasium as gym
+
+import roi_env  # noqa: F401 - registers the ids
+from experiments.config import ConfigError
+from roi_env.answering.base import Question, ThinkingTier
+from roi_env.answering.http import HTTPSolver
+from roi_env.answering.questions import read_questions
+from roi_env.sources.outcome_tables import OutcomeTable
+from roi_env.sources.recorded import recorded_source
+from tests.commands import roi
+from tests.servers import MODEL, transformers_serve
+from tests.upstream import Upstream, schedule, serving
+
+pytestmark = pytest.mark.slow
+TIERS = ["--tier", "answer=0+24", "--tier", "long=160+24"]
+SUMS = "rg:chain_sum?size=12&min_terms=2&max_terms=4&min_digits=1&max_digits=1"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    with transformers_serve() as url:
+        yield url
+
+
+def test_probe_finds_what_is_known_of_this_server(server: str) -> None:
+    output = roi("probe", server, "--backend", "transformers", "--trials", "2")
+    lines = {line.split("│")[1].strip(): line.split("│")[2].strip() for line in output.splitlines() if "│" in line}
+    assert lines["thinking_token_budget=8"] == "rejected"
+    assert lines["chat_template_kwargs.enable_thinking=False"] == "hard"
+    assert lines["effort low/medium/high"] == "none"
+    assert next(kind for field, kind in lines.items() if field.startswith("total cap")) == "hard"
+
+
+def test_record_through_faults_and_regrade(server: str, tmp_path: Path) -> None:
+    out = tmp_path / "t.parquet"
+    quick = ("429", "429-after", "500", "reset", "truncated", "wrong-type", "no-usage", "empty")
+    upstream = Upstream(schedule(1, 30, quick), real=server)
+    with serving(upstream.app()) as url:
+        arguments = ["record", str(MODEL), "--endpoint", f"{url}/v1", "--backend", "transformers", "--out", str(out)]
+        arguments += [
+            "--source",
+            SUMS,
+            "--limit",
+            "6",
+            "--samples",
+            "2",
+            "--name",
+            "tiny",
+            "--tokenizer",
+            str(MODEL),
+            *TIERS,
+        ]
+        output = roi(*arguments, "--max-tokens-total", "400")
+        assert "Stopped at the limit of 400 tokens" in output
+        with pytest.raises(ConfigError, match="other settings"):
+            roi(*arguments, "--temperature", "0.1")
+        output = roi(*arguments, "--resume")
+        assert "24 of 24 done, 0 permanent errors" in output
+        asked = len(upstream.seen)
+        roi(*arguments)
+        assert len(upstream.seen) == asked
+    table = OutcomeTable.read(out)
+    assert table.num_rows == 24
+    assert table.families == ("tiny",)
+    right = [row["correct"] for row in table.rows.to_pylist() if row["tier"] == "long"]
+    assert sum(right) >= 6, "the model can do short sums"
+    assert recorded_source(table, split="all", beliefs_split="all").num_tiers == 2
+    assert roi("table", str(out))
+    again = tmp_path / "exact.parquet"
+    roi("regrade", str(tmp_path / "t.journal.jsonl"), "--out", str(again), "--grader", "exact")
+    assert OutcomeTable.read(again).numbers("correct").tolist() == table.numbers("correct").tolist()
+    roi("regrade", str(tmp_path / "t.journal.jsonl"), "--out", str(again), "--grader", "choice")
+    assert not OutcomeTable.read(again).numbers("correct").any()
+
+
+def test_answer_through_faults(server: str, tmp_path: Path) -> None:
+    upstream = Upstream(schedule(3, 12, ("429", "500", "reset", "empty")), real=server)
+    with serving(upstream.app()) as url:
+        arguments = ["answer", SUMS, "--budget", "300", "--endpoint", f"{url}/v1", "--backend", "transformers"]
+        arguments += ["--model", str(MODEL), "--out", str(tmp_path / "a"), "--grader", "reasoning-gym", *TIERS]
+        output = roi(*arguments, "--window", "3")
+    audit = json.loads((tmp_path / "a" / "audit.json").read_text())
+    assert upstream.generated <= audit["charged"] <= 300
+    assert audit["within"]
+    assert audit["right"] >= 2
+    assert "tokens charged" in output
+    rows = [json.loads(line) for line in (tmp_path / "a" / "answers.jsonl").read_text().splitlines()]
+    assert len(rows) == 12
+    with pytest.raises(ConfigError, match="--resume goes on"):
+        roi(*arguments)
+
+
+@pytest.mark.parametrize("agent", ["online-lp", "llm"])
+def test_answer_with_the_model_in_this_process(agent: str, tmp_path: Path) -> None:
+    asked = ["answer", SUMS, "--budget", "300", "--model", str(MODEL), "--out", str(tmp_path / "a"), "--window", "4"]
+    roi(*asked, *TIERS, "--agent", agent)
+    audit = json.loads((tmp_path / "a" / "audit.json").read_text())
+    assert 0 < audit["charged"] <= 300
+    assert audit["by_status"]["answered"] > 3
+
+
+def test_the_live_environment(server: str) -> None:
+    tiers = [ThinkingTier("answer", 0, 24), ThinkingTier("long", 160, 24)]
+    solver = HTTPSolver(server, str(MODEL), "transformers", temperature=0.7)
+    env = gym.make(
+        "ROIReasoning-Live-v0",
+        questions=read_questions(SUMS),
+        tiers=tiers,
+        solver=solver,
+        grader="reasoning-gym",
+        num_tasks=6,
+        budget=200,
+    )
+    _, info = env.reset(seed=0)
+    terminated, paid = False, 0
+    while not terminated:
+        _, _, terminated, _, info = env.step(2 if info["action_mask"][2] else 0)
+        paid += info["tokens"]
+        assert info["overshoot"] == 0
+    assert info["spent"] == paid <= 200
+    assert info["score"] >= 2
+    env.close()
+
+
+def test_the_openai_client_through_the_proxy(server: str, tmp_path: Path) -> None:
+    openai = pytest.importorskip("openai", reason="needs the extra [dev]")
+    from experiments.commands.serve import application, make_budget
+
+    tiers = [ThinkingTier("answer", 0, 24), ThinkingTier("long", 160, 24)]
+    solver = HTTPSolver(server, str(MODEL), "transformers", temperature=0.7)
+    budget = make_budget("a", 100, solver, tiers, "fixed-2", 20, 4, tmp_path)
+    with serving(application([budget], solver, None)) as address:
+        client = openai.OpenAI(base_url=f"{address}/a/v1", api_key="unused", timeout=60)
+        charged, answers = [], 0
+
+        def ask(question: Question) -> None:
+            nonlocal answers
+            messages = [{"role": "user", "content": question.text}]
+            answer = client.chat.completions.create(model=str(MODEL), messages=messages)
+            charged.append(answer.usage.completion_tokens)
+            answers += f"<answer>{question.answer}<" in (answer.choices[0].message.content or "")
+
+        questions = itertools.cycle(read_questions(SUMS))
+        while sum(charged) < 100:
+            ask(next(questions))
+        with pytest.raises(openai.RateLimitError, match="is spent"):
+            ask(next(questions))
+    assert sum(charged) == 100
+    assert answers >= 2

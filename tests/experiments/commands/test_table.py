@@ -1,0 +1,88 @@
+"""What ``roi table FILE`` prints."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+from experiments.commands.table import describe_table
+from roi_env.sources.outcome_tables import OutcomeTable, OutcomeTableError
+
+DATA = Path(os.environ.get("ROI_DATA", "")) / "outcomes"
+REAL = sorted(DATA.glob("*.parquet")) if os.environ.get("ROI_DATA") else []
+
+
+def printed(path: Path) -> str:
+    out = io.StringIO()
+    describe_table(path, Console(file=out, width=200))
+    return out.getvalue()
+
+
+def save(path: Path, cells: list[tuple[str, str, int, bool]]) -> Path:
+    rows: list[dict[str, Any]] = [
+        {
+            "dataset": "set[0]",
+            "question_id": question,
+            "question": "",
+            "answer": "",
+            "family": "model",
+            "tier": tier,
+            "tier_order": 1 + (tier == "slow"),
+            "tokens": tokens,
+            "correct": correct,
+            "sample": sample,
+        }
+        for sample, (question, tier, tokens, correct) in enumerate(cells)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+def test_prints_families_tiers_questions_splits_and_problems(tmp_path: Path) -> None:
+    cells = [("q0", "fast", 10, True), ("q0", "slow", 1000, False), ("q1", "fast", 30, True)]
+    text = printed(save(tmp_path / "t.parquet", cells))
+    assert "3 generations, 2 questions, 1 families" in text
+    for part in ("set[0]", "model", "fast", "slow", "train", "validation", "test", "50%", "1,000", "0.000"):
+        assert part in text
+    assert "1 of 2 questions lack a tier" in text
+    assert "slow is dearer and worse than fast (1000 against 10 tokens, 0.000 against 1.000 correct)" in text
+
+
+def test_a_clean_table_has_no_problems(tmp_path: Path) -> None:
+    assert "No problems found." in printed(save(tmp_path / "t.parquet", [("q0", "fast", 1, False)]))
+
+
+def test_says_what_was_inferred_and_which_texts_are_one(tmp_path: Path) -> None:
+    path = save(tmp_path / "t.parquet", [("q0", "fast", 10, True), ("q1", "fast", 12, True), ("q0", "slow", 99, True)])
+    table = pq.read_table(path).drop_columns(["tier_order", "question"])
+    pq.write_table(table.append_column("question", pa.array(["One [1]?", "one  [1]?", "One [1]?"])), path)
+    text = printed(path)
+    assert (
+        "Inferred: no tier_order: tiers stand in the order of their mean tokens (model: fast (11) < slow (99))" in text
+    )
+    assert "3 generations, 1 questions" in text
+    assert "1 texts stand under 2 ids (e.g. 'set[0]: q0', 'set[0]: q1')" in text
+    assert "(all)" in text
+    assert "No problems found." not in text
+
+
+def test_malformed_files_raise(tmp_path: Path) -> None:
+    with pytest.raises(OutcomeTableError, match="row 1"):
+        printed(save(tmp_path / "t.parquet", [("q0", "fast", 1, False), ("q0", "slow", -1, False)]))
+
+
+@pytest.mark.skipif(not REAL, reason="set ROI_DATA to the folder that holds outcomes/*.parquet")
+@pytest.mark.parametrize("path", REAL, ids=lambda path: path.stem)
+def test_real_tables(path: Path) -> None:
+    text = printed(path)
+    for family in OutcomeTable.read(path).families:
+        assert family in text
+    if "game24" in path.stem:
+        assert "gpt-4:cot is dearer and worse than gpt-4:io" in text

@@ -1,0 +1,346 @@
+"""The comparison runner and the `roi` command, on comparisons small enough to run whole."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner, Result
+
+from agents.base import AGENTS, make_agent, public_problem
+from agents.playing import rollout
+from experiments.cli import app, main
+from experiments.compare.comparison import (
+    _content,
+    _exam_identity,
+    _key,
+    assemble,
+    expand,
+    missing_cells,
+    plan,
+    run_cells,
+    setting_spec,
+    to_train,
+)
+from experiments.config import CompareConfig, ConfigError, VariantConfig, load_config
+from experiments.report.analysis import summarise
+from roi_env.exams.exam import draw_exams
+
+
+def small() -> CompareConfig:
+    return CompareConfig(
+        variants=[VariantConfig(source="signal", num_tasks=3), VariantConfig(source="heavy", num_tasks=3)],
+        budgets=[0.3],
+        agents=["random", "fixed-2", "roi", "plugin-bellman"],
+        exams=8,
+        training_seeds=[0, 1],
+        replicates=5,
+    )
+
+
+def finish(config: CompareConfig, run: Path, workers: int = 1) -> dict[str, list[dict]]:
+    settings = expand(config)
+    cells = plan(config, settings)
+    run.mkdir(exist_ok=True)
+    list(run_cells(config, missing_cells(config, cells, run), run, workers))
+    assemble(config, settings, cells, run)
+    return {file.stem: pq.read_table(file).to_pylist() for file in sorted(run.glob("*.parquet"))}
+
+
+def test_no_agent_beats_the_optimum_exam_by_exam(tmp_path: Path) -> None:
+    tables = finish(small(), tmp_path / "run")
+    optimum = {(row["setting"], row["exam"]): row for row in tables["references"]}
+    assert len(optimum) == 16
+    for row in tables["scores"]:
+        assert row["evaluation"] == "exact"
+        assert row["score"] <= optimum[row["setting"], row["exam"]]["optimum"] + 1e-9
+    seeds = {(row["agent"], row["seed"]) for row in tables["scores"]}
+    assert {("roi", 1), ("plugin-bellman", 1)} <= seeds
+    assert ("random", 1) not in seeds
+
+
+def test_level_accuracy_is_that_of_sampled_exams(tmp_path: Path) -> None:
+    config = dataclasses.replace(small(), agents=["fixed-2"], training_seeds=[0])
+    finish(config, tmp_path / "run")
+    found = {(row["setting"], row["agent"]): row for row in summarise(tmp_path / "run").to_pylist()}
+    for setting in expand(config):
+        spec = setting_spec(setting)
+        batch = draw_exams(spec, config.seed, np.arange(config.exams))
+        records = rollout(make_agent("fixed-2", public_problem(spec)), batch, replicates=400, law="published")
+        expected = records.level_match[records.action > 0].mean()
+        assert 0.1 < expected < 0.9
+        assert found[setting.number, "fixed-2"]["level_accuracy"] == pytest.approx(expected, abs=0.03)
+
+
+def test_results_depend_on_neither_processes_nor_interruptions(tmp_path: Path) -> None:
+    config = small()
+    whole = finish(config, tmp_path / "whole")
+    halves = tmp_path / "halves"
+    halves.mkdir()
+    cells = plan(config, expand(config))
+    list(run_cells(config, cells[::2], halves, 1))
+    assert len(missing_cells(config, cells, halves)) == len(cells) - len(cells[::2])
+    assert repr(finish(config, halves, workers=2)) == repr(whole)  # repr: nan is not equal to itself
+
+
+def test_the_default_comparison_finds_its_trained_agents(tmp_path: Path) -> None:
+    """`make compare` takes minutes because nothing is trained in it: every learner's weights lie in the repository."""
+    folder = Path(__file__).parents[3] / "experiments/configs"
+    config = load_config(folder / "compare.yaml", [])
+    cells = plan(config, expand(config))
+    trained = {path.stem for path in (folder / "trained").glob("*.npz")}
+    learners = [cell for cell in cells if cell.agent.startswith(("rllib-", "sb3-"))]
+    assert len(learners) == len(trained) > 0
+    assert to_train(config, cells, tmp_path) == []
+    longer = dataclasses.replace(config, steps=500_001)
+    again = plan(longer, expand(longer))
+    assert [cell.agent for cell in to_train(longer, again, tmp_path)] == [cell.agent for cell in learners]
+
+
+def tiered_table(path: Path, tiers: int, copies: int = 1) -> Path:
+    """40 texts, each under ``copies`` ids."""
+    rows = [
+        {"dataset": "d", "question_id": f"{text}-{copy}", "question": f"number {text}", "answer": "ABD"[(text + k + s) % 3],
+         "family": "m", "tier": f"t{k}", "tokens": 4 * 3**k + s, "correct": (text * 7 + s) % tiers <= k}
+        for text in range(40) for copy in range(copies) for k in range(tiers) for s in range(2)
+    ]  # fmt: skip
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize("tiers", [1, 2, 5])
+def test_the_default_comparison_has_a_fixed_agent_for_every_tier(tmp_path: Path, tiers: int) -> None:
+    """The table's answers differ between generations, its tiers have no order and its samples no numbers: it is read."""
+    path = tiered_table(tmp_path / "t.jsonl", tiers)
+    variant = VariantConfig(source="recorded", table=str(path), family="m", num_tasks=3)
+    config = CompareConfig(variants=[variant], budgets=[0.3], exams=3, training_seeds=[0])
+    fixed = [cell.agent for cell in plan(config, expand(config)) if cell.agent.startswith("fixed")]
+    assert fixed == [f"fixed-{tier}" for tier in range(1, tiers + 1)]
+    config.agents = ["fixed-{tier}", "fixed-1", "plugin-bellman(attempts=20)"]
+    rows = finish(config, tmp_path / "run")["scores"]
+    assert {row["agent"] for row in rows} == {*fixed, "plugin-bellman(attempts=20)", "optimum"}
+
+
+def test_cells_depend_on_which_questions_are_one(tmp_path: Path) -> None:
+    """Where texts repeat, splits follow them: what was trained on another split is not taken for it."""
+    alone, copied = (tiered_table(tmp_path / f"{copies}.jsonl", 2, copies) for copies in (1, 2))
+    names = {}
+    for path in (alone, copied):
+        variant = VariantConfig(source="recorded", table=str(path), family="m", num_tasks=3)
+        config = CompareConfig(variants=[variant], budgets=[0.3], agents=["random"])
+        names[path] = _exam_identity(expand(config)[0])
+        train, test = (setting_spec(expand(config)[0], split).source for split in ("train", "test"))
+        assert not set(train.texts) & set(test.texts)
+    assert "same_text" not in names[alone][1]
+    assert "same_text" in names[copied][1]
+
+
+def test_another_question_is_another_cell(tmp_path: Path) -> None:
+    config = small()
+    finish(config, tmp_path)
+    config.exams = 9
+    cells = plan(config, expand(config))
+    assert missing_cells(config, cells, tmp_path) == cells
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["exams=0"], "exams"),
+        (["exams=many"], "exams"),
+        (["budgts=[0.3]"], "budgts"),
+        (["agents=[]"], "agents"),
+        (["exams"], "name=value"),
+        (["variants=[{source: signal}]", "variants.1.num_tasks=3"], "variants"),
+        (["variants=[{source: signal}]", "variants.0.colour=red"], "colour"),
+    ],
+)
+def test_configuration_errors_name_the_key(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(None, overrides)
+
+
+FILE = "variants: [{source: signal}]\nexams: 7\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "to_blame", "message"),
+    [
+        (FILE, ["exams=many"], "override 'exams=many'", "many"),
+        (FILE, ["seed=1", "exams=0"], "override 'exams=0'", "at least 1"),
+        (FILE, ["exams=0", "seed=1"], "override 'exams=0'", "at least 1"),
+        (FILE, ["exam=3"], "override 'exam=3'", "exam"),
+        (FILE, ["seed"], "override 'seed'", "name=value"),
+        (FILE, ["variants.4.source=cap"], "override 'variants.4.source=cap'", ""),
+        (FILE, ["variants.0.colour=red"], "override 'variants.0.colour=red'", "colour"),
+        (FILE, ["variants=[{name: mine}]"], "override 'variants=[{name: mine}]'", "source"),
+        (FILE, ["budgets=[plenty]"], "override 'budgets=[plenty]'", "plenty"),
+        (FILE, ["variants.0.budgets=[30%]"], "override 'variants.0.budgets=[30%]'", "30%"),
+        (FILE, ["seed=-1"], "override 'seed=-1'", "seed"),
+        (FILE, ["training_seeds=[0,true]"], "override 'training_seeds=", "true"),
+        (FILE, ["agents=[", "seed=1"], "override 'agents=['", ""),
+        ("variants: [{name: mine}]", ["exams=3"], "FILE", "source"),
+        ("exams: 0", ["seed=1"], "FILE", "at least 1"),
+        ("exams: 0", ["exams=-1"], "override 'exams=-1'", "-1"),
+        ("exam: 3", ["exams=3"], "FILE", "exam"),
+        ("budgets: [tight, plenty]", [], "FILE", "plenty"),
+        ("exams: [", ["exams=3"], "FILE", ""),
+        ("- exams", [], "FILE", "list"),
+        ("variants: {a: b}", [], "FILE", "container"),
+        ("variants: [a]", [], "FILE", ""),
+        ("exams: \udcff", [], "FILE", ""),
+        (None, ["exams=3"], "FILE", "no such configuration file"),
+    ],
+)
+def test_configuration_errors_name_their_source(
+    tmp_path: Path, text: str | None, overrides: list[str], to_blame: str, message: str
+) -> None:
+    path = tmp_path / "mine.yaml"
+    if text is not None:
+        path.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(ConfigError) as refused:
+        load_config(path, overrides)
+    told = str(refused.value)
+    assert told.startswith(str(path) if to_blame == "FILE" else to_blame), told
+    assert message in told
+    assert to_blame == "FILE" or str(path) not in told
+
+
+def test_what_a_file_leaves_open_overrides_may_fill_in(tmp_path: Path) -> None:
+    (tmp_path / "half.yaml").write_text("variants: [{name: mine}]\nbudgets: [tight, '512', 0.6]\n")
+    config = load_config(tmp_path / "half.yaml", ["variants.0.source=cap", "variants.0.budgets=[ample]"])
+    assert (config.variants[0].source, config.variants[0].budgets) == ("cap", [0.6])
+    assert config.budgets == [0.15, 512, 0.6]
+
+
+def test_budgets_and_numbers_of_the_command_line_are_those_of_the_environments() -> None:
+    def run(*arguments: str) -> Result:
+        return CliRunner().invoke(app, ["play", "--agent", "random", *arguments])
+
+    plays = [run("--budget", text) for text in ("tight", "0.15", " .15")]
+    assert {play.exit_code for play in plays} == {0}
+    assert len({play.output for play in plays}) == 1
+    with pytest.warns(UserWarning, match=r"write 1\.0"):
+        assert run("--budget", "1").exit_code == 0
+    for text in ("plenty", "30%", "²", "true", "", "1_000x"):
+        assert isinstance(run("--budget", text).exception, ConfigError)
+    for text in ("0", "0.0", "nan", "inf", "-1", "11.0", str(2**31)):
+        refused = run("--budget", text).exception
+        assert isinstance(refused, ConfigError), text
+        assert "budget" in str(refused)
+    assert run("--exam", str(2**62 - 1)).exit_code == 0
+    assert run("--seed", str(2**64 - 1)).exit_code == 0
+    for option, text in (("exam", str(2**62)), ("exam", "-1"), ("exam", "1.5"), ("seed", str(2**64)), ("seed", "-1")):
+        refused = run(f"--{option}", text)
+        assert refused.exit_code == 2
+        assert f"--{option}" in refused.output
+
+
+def test_overrides_reach_into_variants() -> None:
+    config = load_config(
+        None, ["variants=[{source: signal}, {source: cap}]", "variants.1.num_tasks=4", "budgets=[0.3]"]
+    )
+    assert [(v.source, v.num_tasks) for v in config.variants] == [("signal", None), ("cap", 4)]
+    assert config.budgets == [0.3]
+
+
+def test_a_small_table_on_the_command_line(tmp_path: Path) -> None:
+    """A table whose names look like emoji codes, shorter exams, and a budget at which nothing can be won."""
+    lines = ["dataset,question_id,question,answer,family,tier,tier_order,tokens,correct,sample"]
+    lines += [f"d,q{q},?,a,m,{t},{k + 1},{10 * k + 10},true,0" for q in range(20) for k, t in enumerate(("lo", "hi"))]
+    (tmp_path / "good.csv").write_text("\n".join(lines) + "\n")
+    arguments = ["compare", "--table", str(tmp_path / "good.csv"), "--agent", "random", "--workers", "1"]
+    arguments += ["--out", str(tmp_path / "run"), "exams=6", "replicates=2", "--budget", "0.1", "--budget", "0.6"]
+    refused = CliRunner().invoke(app, arguments)
+    assert "'good:m:test'" in str(refused.exception)
+    done = CliRunner().invoke(app, [*arguments, "--num-tasks", "3"])
+    assert done.exit_code == 0, done.output
+    assert "good: m" in done.output
+    assert "nan" not in done.output
+
+
+def test_plans_name_unknown_agents_and_repeated_settings() -> None:
+    config = small()
+    config.agents = ["oracle-of-delphi"]
+    with pytest.raises(ConfigError, match="oracle-of-delphi"):
+        plan(config, expand(config))
+    config.variants = [VariantConfig(source="signal")] * 2
+    with pytest.raises(ConfigError, match="twice"):
+        expand(config)
+    config.variants = []
+    with pytest.raises(ConfigError, match="variants"):
+        expand(config)
+
+
+def test_compare_and_resume_on_the_command_line(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    arguments = ["compare", "--variant", "known", "--budget", "0.3", "--agent", "fixed-1", "--agent", "resolve"]
+    arguments += ["--out", str(run), "--workers", "1", "exams=6", "replicates=3"]
+    planned = CliRunner().invoke(app, [*arguments, "--dry-run"])
+    assert planned.exit_code == 0, planned.output
+    assert not run.exists()
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    assert (run / "report.html").exists()
+    again = CliRunner().invoke(app, ["compare", "--resume", str(run), "--workers", "1"])
+    assert again.exit_code == 0, again.output
+    assert isinstance(CliRunner().invoke(app, ["compare", "--resume", str(run), "exams=7"]).exception, ConfigError)
+
+
+def test_agents_and_play() -> None:
+    listed = CliRunner().invoke(app, ["agents"]).output
+    assert all(name[:12] in listed for name in AGENTS)
+    assert "fixed-4 .." in listed
+    assert "and so on to fixed-K" in listed
+    watched = CliRunner().invoke(app, ["play", "--agent", "lp-lookahead", "--num-tasks", "4"])
+    assert watched.exit_code == 0, watched.output
+    assert "exam over" in watched.output
+    person = CliRunner().invoke(app, ["play", "--num-tasks", "2"], input="1\n0\n")
+    assert "exam over" in person.output
+
+
+def test_expected_errors_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "broken.csv"
+    broken.write_text("dataset,question_id\na,b\n")
+    for arguments, named in (
+        (["table", str(broken)], "broken.csv"),
+        (["play", "--agent", "nobody"], "nobody"),
+        (["play", "--variant", "tinylm", "--agent", "exam-taker"], "task by task"),
+        (["play", "--agent", ":m:"], ":m:"),
+    ):
+        monkeypatch.setattr("sys.argv", ["roi", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        assert stopped.value.code == 2
+        assert named in capsys.readouterr().err
+
+
+def test_the_seed_in_an_agents_text_stands_for_the_training_seeds() -> None:
+    config = CompareConfig(
+        variants=[VariantConfig(source="tinylm")],
+        budgets=[0.3],
+        agents=["llm(model='nowhere-{seed}')", "resolve"],
+        training_seeds=[3, 7],
+    )
+    cells = [cell for cell in plan(config, expand(config)) if cell.agent.startswith("llm")]
+    assert [(cell.seed, cell.text) for cell in cells] == [(3, "llm(model='nowhere-3')"), (7, "llm(model='nowhere-7')")]
+    assert {cell.agent for cell in cells} == {"llm(model='nowhere-{seed}')"}
+
+
+def test_results_belong_to_a_models_weights(tmp_path: Path) -> None:
+    config = CompareConfig(
+        variants=[VariantConfig(source="tinylm")], budgets=[0.3], agents=[f"llm(model={str(tmp_path)!r})"]
+    )
+    names = []
+    for weights in (b"one", b"other"):
+        (tmp_path / "model.safetensors").write_bytes(weights)
+        _content.cache_clear()
+        cell = next(cell for cell in plan(config, expand(config)) if cell.agent.startswith("llm"))
+        names.append(_key(config, cell))
+    assert names[0] != names[1]
