@@ -10,7 +10,7 @@ ifneq ($(wildcard ../shared/data),)
 export ROI_DATA ?= $(abspath ../shared/data)
 endif
 
-.PHONY: compare test test-fast test-cuda test-gymnasium-latest vllm test-vllm lint format types bench clean
+.PHONY: docs compare test test-fast test-cuda test-gymnasium-latest vllm test-vllm lint format types bench clean
 
 compare: .venv/ready
 	$(BIN)/roi compare --workers $(WORKERS)
@@ -48,6 +48,10 @@ format: .venv/ready
 types: .venv/ready
 	$(BIN)/mypy
 
+# The site, in docs/_build/html; warnings are errors.
+docs: .venv/ready
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
+
 bench: .venv/ready
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
 
@@ -56,7 +60,7 @@ bench: .venv/ready
 	$(PYTHON) -m venv .venv
 	# PyTorch first: with its pinned build present nothing pulls in a larger one.
 	$(BIN)/pip install -q $(PIP_OPTIONS) -c constraints.txt torch
-	$(BIN)/pip install -q $(PIP_OPTIONS) -c constraints.txt -e '.[all,dev]'
+	$(BIN)/pip install -q $(PIP_OPTIONS) -c constraints.txt -e '.[all,dev,docs]'
 	# First steps of the environments and a very small comparison compile the kernels, once for all kinds of exams: numba
 	# keeps them beside the sources.
 	$(BIN)/python -c 'import gymnasium as gym; name = "roi_env:ROIReasoning-v0"; gym.make(name).reset(); \
@@ -82,5 +86,5 @@ bench: .venv/ready
 	touch $@
 
 clean:
-	rm -rf .venv .venv-vllm .venv-gymnasium runs .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-vllm .venv-gymnasium runs docs/_build docs/_generated .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

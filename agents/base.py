@@ -8,7 +8,9 @@ that lives across the decisions of a batch of exams is passed in and out, never 
 from __future__ import annotations
 
 import ast
+import difflib
 import importlib
+import inspect
 import json
 import re
 import zipfile
@@ -27,6 +29,7 @@ from roi_env.exams.arrivals import Arrivals, arrivals, order_key
 from roi_env.exams.exam import ExamBatch, ExamSpec
 from roi_env.exams.observation import ObservationTables, observation_layout, observation_tables, observe
 from roi_env.files import replacing
+from roi_env.plugins import announced, import_file, stem_of
 from roi_env.sources.source import Laws
 
 Probs: TypeAlias = npt.NDArray[np.float64]
@@ -377,6 +380,12 @@ def load_agent(path: str | Path, problem: Problem) -> Agent:
     :raises ValueError: where the file is not a saved agent.
     """
     header, arrays = _read_saved(path)
+    if ":" in header["agent"] and header["agent"] not in AGENTS:
+        own = header["agent"].partition(":")
+        raise ValueError(
+            f"{path} was saved by the agent {header['agent']!r}, which is not known here, and a file never imports code by "
+            f"itself: name what defines it, e.g. --import {own[0]}.py"
+        )
     agent = make_agent(header["agent"], problem, **header["params"])
     agent.restore(arrays)
     return agent
@@ -391,6 +400,8 @@ class Entry:
     params: dict[str, Any]
     privileged: bool = False
     """Uses the evaluated source's own laws (a reference, not a contestant)."""
+    file: str | None = None
+    """The file that brought it, for agents that are no part of an installed package."""
 
     def load(self) -> Callable[..., Agent]:
         """Import the class."""
@@ -420,6 +431,8 @@ _NUMBERED = re.compile(r"(fixed)-([1-9][0-9]{0,2})")
 
 def find_agent(name: str) -> Entry | None:
     """The registered agent of a name; None where there is none. ``fixed-K`` exists for every K."""
+    if name not in AGENTS:
+        _look_outside(name)
     if name in AGENTS:
         return AGENTS[name]
     if match := _NUMBERED.fullmatch(name):
@@ -428,15 +441,71 @@ def find_agent(name: str) -> Entry | None:
     return None
 
 
+def _look_outside(name: str) -> None:
+    """Register an agent that an installed package announces (entry point ``roi.agents``), or that is named by its module."""
+    module, _, attribute = name.partition(":")
+    if not attribute:
+        if (point := announced("roi.agents").get(name)) is not None:
+            register(name, point.value, f"of {point.dist.name if point.dist else 'an installed package'}")
+        return
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"agent {name!r} cannot be imported ({error}): name an installed module, or a file as in own.py:{attribute}"
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, Agent)):
+        raise ValueError(f"{name!r} is no agent: it must be a subclass of agents.base.Agent")
+    register(name, name, _first_line(found))
+
+
+def _first_line(agent: type[Agent]) -> str:
+    return (inspect.getdoc(agent) or agent.__name__).partition("\n")[0]
+
+
+def use_file(path: str | Path) -> list[str]:
+    """Import a Python file and register the agents that it defines; returns their names, ``FILE:CLASS`` without the ending.
+
+    :raises ValueError: where it cannot be imported.
+    """
+    module = import_file(path)
+    names = []
+    for attribute, value in vars(module).items():
+        own = isinstance(value, type) and issubclass(value, Agent) and value.__module__ == module.__name__
+        if own and not inspect.isabstract(value):
+            names.append(f"{stem_of(module)}:{attribute}")
+            AGENTS[names[-1]] = Entry(f"{module.__name__}:{attribute}", _first_line(value), {}, file=module.__file__)
+    return names
+
+
+def named_agent(text: str) -> str:
+    """An agent's text with a file of its own imported: ``DIR/own.py:Mine(x=1)`` becomes ``own:Mine(x=1)``; others stay.
+
+    :raises ValueError: where the file cannot be imported or has no such agent.
+    """
+    match = re.fullmatch(r"(.+\.py):([A-Za-z_]\w*)(\(.*\))?", text.strip(), re.DOTALL)
+    if match is None:
+        return text
+    names = use_file(match[1])
+    name = f"{Path(match[1]).stem}:{match[2]}"
+    if name not in names:
+        raise ValueError(f"{match[1]} has no agent {match[2]!r}; it has {[one.partition(':')[2] for one in names]}")
+    return name + (match[3] or "")
+
+
 def parse_agent(text: str) -> tuple[str, dict[str, Any]]:
     """Split ``"roi(threshold=0.01)"`` into a registered name and parameters.
 
     :raises ValueError: for an unknown name (listing the known ones) or malformed parameters.
     """
-    match = re.fullmatch(r"([\w-]+)(?:\((.*)\))?", text.strip())
+    match = re.fullmatch(r"([\w-]+|[\w.]+:\w+)(?:\((.*)\))?", named_agent(text).strip(), re.DOTALL)
     if match is None or find_agent(match[1]) is None:
+        name = text.partition("(")[0].strip()
+        near = difflib.get_close_matches(name, [*AGENTS, *announced("roi.agents")], n=3, cutoff=0.5)
         raise ValueError(
-            f"unknown agent {text!r}; `roi agents` lists: {', '.join(sorted(AGENTS))}, and fixed-K for every tier K"
+            f"unknown agent {text!r}"
+            + (f": did you mean {' or '.join(near)}? " if near else "; ")
+            + "`roi agents` lists all names (fixed-K for every tier K); your own: FILE.py:CLASS"
         )
     try:
         call = ast.parse(f"_({match[2] or ''})", mode="eval").body

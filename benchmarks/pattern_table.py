@@ -1,6 +1,6 @@
 """Shares of the optimum of a run of ``benchmarks/pattern.yaml`` beside an independent earlier measurement.
 
-The earlier figures are those of ``reference/solvers.md`` section 3 (``base_sig.15``: a continuous generator, 240 / 120 / 40
+The earlier figures are those of an independent measurement with other code (``base_sig.15``: a continuous generator, 240 / 120 / 40
 exams for N = 3 / 10 / 50, standard error of a share up to .010 / .004 / .0022). A difference counts where the earlier
 figure lies outside our 95 % interval widened by twice that error; it is marked with *.
 

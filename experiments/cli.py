@@ -37,7 +37,8 @@ except KeyboardInterrupt:
 from agents.base import AGENTS
 from experiments.commands import answer, llm, mcft, probe, record, serve
 from experiments.commands.parameters import read_parameters
-from experiments.config import VARIANTS, CompareConfig, ConfigError, VariantConfig, as_dict, load_config
+from experiments.config import CompareConfig, ConfigError, VariantConfig, as_dict, load_config
+from experiments.options import Imports, check_variant, own_agents, variants
 from experiments.runs import check_folder, check_same
 from experiments.terminal import console, end_like_an_interrupt, interruptible, progress_bar
 from roi_env.exams.exam import LARGEST_NUMBER, LARGEST_SEED, parse_budget
@@ -78,14 +79,18 @@ def compare(
     ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file; default: the published comparison")] = None,
     variant: Annotated[
-        list[str] | None, typer.Option(help=f"Only these kinds ({', '.join(VARIANTS)}); repeatable")
+        list[str] | None, typer.Option(help=f"Only these kinds ({', '.join(variants())}); repeatable")
     ] = None,
     budget: Annotated[list[str] | None, typer.Option(help=f"{BUDGET_HELP}; repeatable")] = None,
     setting: Annotated[
         list[str] | None,
         typer.Option(help="Only these settings, as --dry-run names them, * for anything, e.g. 'heavy*'; repeatable"),
     ] = None,
-    agent: Annotated[list[str] | None, typer.Option(help="Only these agents (see `roi agents`); repeatable")] = None,
+    agent: Annotated[
+        list[str] | None,
+        typer.Option(help="Only these agents: of `roi agents`, or FILE.py:CLASS; repeatable", callback=own_agents),
+    ] = None,
+    imports: Imports = None,
     table: Annotated[
         Path | None, typer.Option(help="Recorded outcomes (Parquet, CSV, JSONL) instead of families")
     ] = None,
@@ -207,8 +212,8 @@ def _resolve(
     resolved = load_config(path, overrides, base)
     if variants:
         known = {variant.source: variant for variant in resolved.variants}
-        if unknown := [name for name in variants if name not in VARIANTS]:
-            raise ConfigError(f"unknown variants {unknown}; there are {', '.join(VARIANTS)}")
+        for name in variants:
+            check_variant(name)
         resolved.variants = [known.get(name, VariantConfig(source=name)) for name in variants]
     if budgets:
         resolved.budgets = [_budget(text) for text in budgets]
@@ -316,8 +321,11 @@ def _print_summary(run: Path) -> None:
 
 @app.command()
 def play(
-    agent: Annotated[str, typer.Option(help="Who takes the exam: an agent of `roi agents`, or `me`")] = "me",
-    variant: Annotated[str, typer.Option(help=f"Kind of exam: {', '.join(VARIANTS)}")] = "signal",
+    agent: Annotated[
+        str, typer.Option(help="Who takes the exam: of `roi agents`, FILE.py:CLASS, or `me`", callback=own_agents)
+    ] = "me",
+    imports: Imports = None,
+    variant: Annotated[str, typer.Option(help=f"Kind of exam: {', '.join(variants())}")] = "signal",
     table: Annotated[Path | None, typer.Option(help="Recorded outcomes instead of a family")] = None,
     family: Annotated[str | None, typer.Option(help="Family of the table")] = None,
     budget: Annotated[str, typer.Option(help=BUDGET_HELP)] = "0.3",
@@ -357,7 +365,7 @@ def train(
         str | None, typer.Option(help="With --policy llm: model to begin with, a folder, a bundled name or a hub id")
     ] = None,
     variant: Annotated[
-        str | None, typer.Option(help=f"Kind of exam: {', '.join(VARIANTS)}; default: signal, with llm tinylm")
+        str | None, typer.Option(help=f"Kind of exam: {', '.join(variants())}; default: signal, with llm tinylm")
     ] = None,
     table: Annotated[Path | None, typer.Option(help="Recorded outcomes instead of a family")] = None,
     family: Annotated[str | None, typer.Option(help="Family of the table")] = None,
@@ -459,11 +467,14 @@ def train(
     "roi rollouts runs/train-1/agent.npz --address auto --exams 10000000 --out runs/big   (again: goes on where it stopped)"
 )
 def rollouts(
-    agent: Annotated[str, typer.Argument(help="An agent of `roi agents`, or a saved one (.npz)")],
+    agent: Annotated[
+        str, typer.Argument(help="An agent of `roi agents`, FILE.py:CLASS, or a saved one (.npz)", callback=own_agents)
+    ],
     out: Annotated[
         Path, typer.Option(help="Folder of Parquet parts; where it has some, only missing ones are computed")
     ],
-    variant: Annotated[str, typer.Option(help=f"Kind of exam: {', '.join(VARIANTS)}")] = "signal",
+    imports: Imports = None,
+    variant: Annotated[str, typer.Option(help=f"Kind of exam: {', '.join(variants())}")] = "signal",
     table: Annotated[Path | None, typer.Option(help="Recorded outcomes instead of a family")] = None,
     family: Annotated[str | None, typer.Option(help="Family of the table")] = None,
     budget: Annotated[str, typer.Option(help=BUDGET_HELP)] = "0.3",
@@ -554,8 +565,9 @@ def tune(
     settings = []
     for text in setting or ["signal:0.3", "heavy:0.15"]:
         source, _, budget = text.partition(":")
-        if source not in VARIANTS:
-            raise ConfigError(f"setting {text!r} must read family:budget, e.g. signal:0.3; kinds: {list(VARIANTS)}")
+        if not budget:
+            raise ConfigError(f"setting {text!r} must read family:budget, e.g. signal:0.3")
+        check_variant(source)
         memory: dict[str, Any] = {"feedback": "cost+correct"} if source == "latent" else {}
         settings.append({"source": source, "budget": _budget(budget)} | memory)
     tasks = search_tasks(agent, settings, trials, steps)

@@ -15,10 +15,6 @@ from yaml import YAMLError
 
 from roi_env.exams.exam import check_seed, parse_budget
 from roi_env.sources.packaged import TINYLM
-from roi_env.sources.synthetic import FAMILIES
-
-VARIANTS = (*FAMILIES, "tinylm")
-"""Kinds of exams by name alone: synthetic families, and the small language model's recorded outcomes."""
 
 _Settings = TypeVar("_Settings")
 PLANNERS = [

@@ -33,7 +33,7 @@ class Fixed(Agent):
     """Always the same tier, while it is legal; else skip.
 
     :param tier: number from 1 (cheapest), a tier's name, or "top". A number beyond the problem's tiers means the top
-    one.
+        one.
     """
 
     name: ClassVar[str] = "fixed"

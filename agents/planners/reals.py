@@ -6,7 +6,7 @@ from typing import Any
 
 
 def exp(x: Any) -> Any:
-    """e ** x of a float or an array, for |x| < 500, with relative error below 1e-12."""
+    """``e ** x`` of a float or an array, for x between -500 and 500, with relative error below 1e-12."""
     r = x / 4096.0
     y = 0.0  # e ** r - 1: keeps its digits
     for k in range(8, 0, -1):

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from experiments.commands import endpoints
 from experiments.config import ConfigError
+from experiments.options import Imports, own_agents
 from experiments.terminal import console, progress_bar
 
 if TYPE_CHECKING:
@@ -31,8 +32,13 @@ def answer(
     ] = None,
     backend: endpoints.BackendName = "generic",
     agent: Annotated[
-        str, typer.Option(help="Who decides: a name of `roi agents`, perhaps with parameters, or a trained .npz")
+        str,
+        typer.Option(
+            help="Who decides: a name of `roi agents`, perhaps with parameters, or a trained .npz; or FILE.py:CLASS",
+            callback=own_agents,
+        ),
     ] = "online-lp",
+    imports: Imports = None,
     tier: endpoints.Tiers = None,
     answer_tokens: Annotated[int, typer.Option(help="Answer tokens of tiers that name none", min=1)] = 512,
     out: Annotated[Path, typer.Option(help="Folder for answers.jsonl, audit.json and the ledger")] = Path(

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import numpy as np
 from rich.console import Console
 from rich.prompt import IntPrompt
 from rich.table import Table
 from rich.text import Text
 
-from agents.base import DecisionView, Feedback, exams_view, public_problem
+from agents.base import DecisionView
 from agents.one_pass import ExamTaker
-from agents.playing import pick_actions
+from agents.watching import take_exam
 from experiments.compare.comparison import Setting, build_agent, setting_spec
 from experiments.config import ConfigError, VariantConfig
 from roi_env.envs.single import ROIReasoningEnv
-from roi_env.exams.exam import ExamSpec, draw_exams
+from roi_env.exams.exam import ExamSpec
 
 PERSON = "me"
 
@@ -25,8 +24,6 @@ def play_exam(
     """Take one exam and return its score; ``agent`` is a registered name or ``"me"`` to be asked."""
     setting = Setting(0, variant.source, variant, budget, order)
     spec = setting_spec(setting)
-    problem = public_problem(spec)
-    batch = draw_exams(spec, seed, [exam])
     player = None if agent == PERSON else build_agent(agent, setting, spec, seed)
     if isinstance(player, ExamTaker):
         raise ConfigError(f"agent {agent!r} writes a whole exam in one pass; `roi play` goes task by task")
@@ -41,30 +38,16 @@ def play_exam(
         decision_cost=spec.decision_cost,
         render_mode="ansi",
     )
-    env.reset(seed=seed, options={"exam_ids": exam})
-    state = player.start(exams_view(batch, problem)) if player else None
-    zero = np.zeros(1, np.int64)
-    last = (zero, zero, np.zeros(1, bool))
-    position, remaining, terminated = 0, spec.budget, False
-    while not terminated:
-        view = DecisionView(problem, zero, np.array([position]), np.array([remaining]), *last, batch.groups)
-        if player is None:
-            console.print(Text.from_ansi(env.render()))
-            action = _ask(console, spec, view)
-        else:
-            probs, state = player.act(view, state)
-            action = int(pick_actions(probs, np.random.default_rng([seed, exam, position]).random(1))[0])
-        _, _, terminated, _, info = env.step(action)
-        paid, right = np.array([info["tokens"]]), np.array([info["correct"]])
-        told = right if spec.feedback == "cost+correct" else np.zeros(1, bool)
-        last = (np.array([action]), paid, told)
-        if player is not None:
-            correct = right if spec.feedback == "cost+correct" else None
-            state = player.observe(Feedback(view, last[0], paid, correct, np.array([info["overspent"]])), state)
-        position += 1
-        remaining -= info["tokens"]
+
+    def ask(view: DecisionView) -> int:
+        console.print(Text.from_ansi(env.render()))
+        return _ask(console, spec, view)
+
+    score = 0.0
+    for info in take_exam(env, ask if player is None else player, seed, exam):
+        score = float(info.get("score", 0.0))
     console.print(Text.from_ansi(env.render()))
-    return float(info["score"])
+    return score
 
 
 def _ask(console: Console, spec: ExamSpec, view: DecisionView) -> int:

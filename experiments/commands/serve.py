@@ -24,6 +24,7 @@ import typer
 from experiments.commands import endpoints
 from experiments.commands.answer import TIERS
 from experiments.config import ConfigError
+from experiments.options import Imports, own_agents
 from experiments.serving.attend import Busy, Gone, Queue, attend
 from experiments.serving.chat import Chat, Refused, completion, events, json_text, parse_chat
 from experiments.serving.guard import (
@@ -300,8 +301,12 @@ def serve(
     model: Annotated[str | None, typer.Option(help="The endpoint's model; default: its only one")] = None,
     backend: endpoints.BackendName = "generic",
     agent: Annotated[
-        str, typer.Option(help="Who decides: a planner of `roi agents` that needs no training")
+        str,
+        typer.Option(
+            help="Who decides: a planner of `roi agents` that needs no training; or FILE.py:CLASS", callback=own_agents
+        ),
     ] = "online-lp",
+    imports: Imports = None,
     tier: endpoints.Tiers = None,
     answer_tokens: Annotated[int, typer.Option(help="Answer tokens of tiers that name none", min=1)] = 512,
     expected: Annotated[

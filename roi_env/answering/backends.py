@@ -7,8 +7,8 @@ from ``answer`` to ``usd`` are paths into the response, see :func:`find`; :mod:`
 ``takes`` are the fields of a chat completion that a single request may set (:attr:`roi_env.answering.base.Ask.fields`), and
 where they stand in this backend's request. What is not there is not known to be honoured.
 
-Sources: the servers' own code and documents, vLLM 0.32 and transformers serve 5.24 also run (`shared/reference`,
-ecosystem.md section 4, lm.md section 7). What an endpoint really enforces is what ``roi probe`` finds.
+Sources: the servers' own code and documents, vLLM 0.32 and transformers serve 5.24 were also
+run. What an endpoint really enforces is what ``roi probe`` finds.
 """
 
 from __future__ import annotations

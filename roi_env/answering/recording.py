@@ -37,9 +37,9 @@ from roi_env.sources.outcome_tables import OutcomeTable
 class Journal:
     """An append-only file of finished work.
 
-    :param path: created where absent.
     What a damaged line held is done again; ``messages`` says so.
 
+    :param path: created where absent.
     :param settings: what the results depend on; a journal with other settings is refused.
     :raises JournalError: for other settings, or a journal that another process writes.
     """

@@ -22,7 +22,7 @@ from roi_env.exams import random
 from roi_env.exams.arrivals import Arrivals, arrivals, order_key
 from roi_env.exams.rewards import Reward, parse_reward
 from roi_env.sources.source import NOT_OFFERED, Coupling, Source, SourceTables
-from roi_env.sources.synthetic import FAMILIES
+from roi_env.sources.synthetic import FAMILIES, find_family
 
 Order = Literal["random", "easy_first", "hard_first", "given"]
 Beliefs = Literal["published", "none"]
@@ -112,7 +112,7 @@ def exam_spec(
 ) -> ExamSpec:
     """Resolve and validate the arguments of the environments into an :class:`ExamSpec`.
 
-    :param source: name of a synthetic family (``generators.FAMILIES``) or a :class:`~roi_env.sources.source.Source`.
+    :param source: name of a synthetic family (``sources.synthetic.FAMILIES``) or a :class:`~roi_env.sources.source.Source`.
     :param num_tasks: N; default 10 (``paper``: 3), at most the number of questions of a recorded source.
     :param budget: an ``int`` is tokens; a ``float`` is a fraction of N times the mean cost of the top tier; or a
         preset name ("tight" .15, "medium" .3, "ample" .6), or either number as text. Fewer tokens than tasks, and than a
@@ -130,13 +130,14 @@ def exam_spec(
     :raises ValueError: naming the argument, what was expected and what to do.
     """
     if isinstance(source, str):
-        if source not in FAMILIES:
+        family = find_family(source)
+        if family is None:
             raise ValueError(
                 f"source must be one of {list(FAMILIES)}, a Source, or for the environments also 'tinylm', or "
                 f"'recorded' with a table; got {source!r}"
             )
         num_tasks = _count("num_tasks", (3 if source == "paper" else 10) if num_tasks is None else num_tasks, 1)
-        source = FAMILIES[source](num_tasks)
+        source = family(num_tasks)
     elif not isinstance(source, Source):
         raise ValueError(f"source must be a family name or a Source, got {type(source).__name__}")
     num_tasks = _count("num_tasks", 10 if num_tasks is None else num_tasks, 1)

@@ -12,6 +12,7 @@ likely signal values. Floating point is used here only; the results are rounded 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
@@ -20,6 +21,7 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
+from roi_env.plugins import announced
 from roi_env.sources.source import Source, Tier, laws_from_outcomes, published_laws
 
 DIFFICULTIES = 32
@@ -288,3 +290,23 @@ FAMILIES: dict[str, Callable[[int], Source]] = {
     "paper": lru_cache(paper),
 }
 """Synthetic families by name: number of tasks -> source (cached)."""
+
+
+def register_family(name: str, family: Callable[[int], Source]) -> None:
+    """Give a family of one's own a name: for ``exam_spec(name)``, ``gym.make(..., source=name)`` and ``roi --variant``.
+
+    :param family: number of tasks -> source; called once a number.
+    :raises ValueError: for a name that is taken or is none.
+    """
+    if not re.fullmatch(r"[A-Za-z][\w-]*", name):
+        raise ValueError(f"a family's name must be a word, got {name!r}")
+    if name in FAMILIES or name in ("tinylm", "recorded"):
+        raise ValueError(f"family {name!r} exists already")
+    FAMILIES[name] = lru_cache(family)
+
+
+def find_family(name: str) -> Callable[[int], Source] | None:
+    """A family by name, those that installed packages announce (entry points ``roi.families``) included; None: there is none."""
+    if name not in FAMILIES and (point := announced("roi.families").get(name)) is not None:
+        register_family(name, point.load())
+    return FAMILIES.get(name)
