@@ -35,7 +35,8 @@ html_title = "ROI-Reasoning"
 html_static_path: list[str] = []
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
-suppress_warnings = ["myst.xref_missing"]  # links beside the site; names that several classes have
+# Links from the README to files beside the site; attribute names that several dataclasses have.
+suppress_warnings = ["myst.xref_missing", "ref.python"]
 nb_execution_mode = "cache"
 nb_execution_timeout = 120
 nb_execution_raise_on_error = True
