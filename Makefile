@@ -65,7 +65,7 @@ bench: .venv/ready
 	# keeps them beside the sources.
 	$(BIN)/python -c 'import gymnasium as gym; name = "roi_env:ROIReasoning-v0"; gym.make(name).reset(); \
 	  envs = gym.make_vec(name, num_envs=2).unwrapped; envs.reset(); envs.step(envs.sample_actions(envs.np_random))'
-	$(BIN)/roi compare --workers 1 --variant signal --variant latent --budget 0.15 --out .venv/first exams=1 steps=1 training_seeds=[0] > /dev/null
+	$(BIN)/roi compare --workers 1 --family signal --family latent --budget 0.15 --out .venv/first exams=1 steps=1 training_seeds=[0] > /dev/null
 	touch $@
 
 .venv-gymnasium/ready: pyproject.toml

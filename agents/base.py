@@ -26,7 +26,8 @@ import numpy.typing as npt
 
 from agents.parameters import Word, checked
 from roi_env.exams.arrivals import Arrivals, arrivals, order_key
-from roi_env.exams.exam import ExamBatch, ExamSpec
+from roi_env.exams.config import ExamSpec
+from roi_env.exams.exam import ExamBatch
 from roi_env.exams.observation import ObservationTables, observation_layout, observation_tables, observe
 from roi_env.files import replacing
 from roi_env.plugins import announced, import_file, stem_of

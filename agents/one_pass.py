@@ -133,7 +133,7 @@ def _graded(answers: Sequence[Sequence[str | None]], batch: ExamBatch, grader: s
     if not source.answers:
         raise ValueError(
             f"source {source.name!r} has no reference answers: single-pass exams need recorded outcomes with questions "
-            "and answers (--variant tinylm, or --table FILE), one answer a question: where options were shuffled for every "
+            "and answers (--family tinylm, or --table FILE), one answer a question: where options were shuffled for every "
             "generation, no letter can grade a text"
         )
     given = {

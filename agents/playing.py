@@ -19,7 +19,8 @@ from agents.one_pass import ExamTaker, mark
 from roi_env.exact.evaluation import MAX_STATES, Decide, Evaluation, Law, TooManyStates, default_law, evaluate_markov
 from roi_env.exact.evaluation import check_probs as check_distribution
 from roi_env.exams import random
-from roi_env.exams.exam import ExamBatch, ExamSpec, draw_exams
+from roi_env.exams.config import ExamSpec
+from roi_env.exams.exam import ExamBatch, draw_exams
 from roi_env.measures.episodes import Outcome, Player, Records, play, sample, summarise
 from roi_env.sources.source import NOT_OFFERED
 

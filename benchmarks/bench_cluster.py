@@ -32,8 +32,8 @@ from agents.rllib.exam_runner import Answer, job_list
 from agents.rllib.rollouts import concatenate
 from agents.rllib.training import build_algorithm
 from experiments.commands.rollouts import RolloutConfig, compute_part, part_file, prepare, run_on_ray
-from experiments.config import VariantConfig
-from roi_env.exams.exam import exam_spec
+from experiments.config import FamilyConfig
+from roi_env.exams.config import exam_spec
 
 SPEC = exam_spec("signal")
 STORE = 150 << 20
@@ -219,7 +219,7 @@ def rollout_costs(folder: Path) -> dict[str, Any]:
     """Of `roi rollouts`: CPU seconds an episode of a worker, of the driver a part, bytes, and one `ray.wait` by its width."""
     found: dict[str, Any] = {}
     for agent, size in PLANNERS.items():
-        config = RolloutConfig(agent, VariantConfig(source="signal"), 0.3, exams=2 * size, part_episodes=size)
+        config = RolloutConfig(agent, FamilyConfig(family="signal"), 0.3, exams=2 * size, part_episodes=size)
         player = prepare(config)
 
         def one(config: RolloutConfig = config, player: Any = player) -> float:
@@ -234,7 +234,7 @@ def rollout_costs(folder: Path) -> dict[str, Any]:
         found["driver_part"] = {}
         for size in (2_000, 20_000):
             config = RolloutConfig(
-                "remaining-share", VariantConfig(source="signal"), 0.3, exams=size * 30, part_episodes=size
+                "remaining-share", FamilyConfig(family="signal"), 0.3, exams=size * 30, part_episodes=size
             )
             parts = folder / str(size)
             parts.mkdir()

@@ -20,7 +20,7 @@ import gymnasium as gym
 import numpy as np
 
 import roi_env
-from roi_env.exams.exam import exam_spec
+from roi_env.exams.config import exam_spec
 from roi_env.sources.source import Source
 
 
@@ -149,7 +149,7 @@ def main() -> None:
         {
             "CartPole": vector_run(native("CartPole-v1", n), 10),
             "table in L2": vector_run(native("ROIReasoning-v0", n), 10),
-            "8 MB table": vector_run(native("ROIReasoning-v0", n, source=large_table(8)), 10),
+            "8 MB table": vector_run(native("ROIReasoning-v0", n, family=large_table(8)), 10),
             "zero-copy": vector_run(native("ROIReasoning-v0", n, copy=False), 10),
             **peers,
         },

@@ -10,7 +10,8 @@ import numpy as np
 
 from agents.base import make_agent, public_problem
 from agents.playing import evaluate_exact, evaluate_sampled
-from roi_env.exams.exam import draw_exams, exam_spec
+from roi_env.exams.config import exam_spec
+from roi_env.exams.exam import draw_exams
 
 
 def main() -> None:

@@ -34,7 +34,7 @@ from agents.llm.decisions.policy import load_model, load_tokenizer, own_device
 from agents.llm.decisions.tag_logits import PromptEncoder, action_tags, joined, tag_logits
 from roi_env.answering.base import Question, Request
 from roi_env.answering.local import TransformersSolver
-from roi_env.envs.single import resolve_spec
+from roi_env.exams.config import exam_spec
 from roi_env.sources.packaged import tinylm_table
 
 ITERATIONS = 2
@@ -122,7 +122,7 @@ def train(params: dict[str, Any], spec: Any) -> dict[str, Any]:
 
 def small() -> dict[str, Any]:
     """The bundled model on this process's device."""
-    spec = resolve_spec("tinylm", num_tasks=8, group_by="kind", budget=0.3, split="train")
+    spec = exam_spec("tinylm", num_tasks=8, group_by="kind", budget=0.3, split="train")
     texts = questions(512)
     sizes = (192, 1536) if CUDA else (192,)
     return {
@@ -158,7 +158,7 @@ def large(folder: Path) -> dict[str, Any]:
     long = [" ".join([text] * LONG) for text in rows["question"].to_pylist()]
     table = folder / "long.parquet"
     pq.write_table(rows.set_column(column, "question", pa.array(long)), table)
-    spec = resolve_spec("recorded", table=table, num_tasks=3, group_by="kind", budget=0.3, split="train")
+    spec = exam_spec("recorded", table=table, num_tasks=3, group_by="kind", budget=0.3, split="train")
     texts = [" ".join([text] * LONG) for text in questions(64)]
     model = str(folder)
     settings = {"model": model, "lora": 16, "dtype": "bfloat16"}

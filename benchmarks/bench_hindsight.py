@@ -10,7 +10,8 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 from roi_env.exact.hindsight import hindsight
-from roi_env.exams.exam import draw_exams, exam_spec
+from roi_env.exams.config import exam_spec
+from roi_env.exams.exam import draw_exams
 
 
 def main() -> None:

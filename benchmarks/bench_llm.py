@@ -24,7 +24,7 @@ from agents.llm.prompts import decision_prompt
 from agents.llm.small_model.tokenizer import ASSISTANT, END, USER
 from roi_env.answering.base import Question, Request, ThinkingTier
 from roi_env.answering.local import TransformersSolver
-from roi_env.envs.single import resolve_spec
+from roi_env.exams.config import exam_spec
 from roi_env.sources.packaged import tinylm_table
 
 MODEL = "agents/llm/models/tinylm"
@@ -116,7 +116,7 @@ def training() -> None:
     logging.getLogger("ray").setLevel(logging.ERROR)
     from agents.rllib.training import LocalRun, make_config
 
-    spec = resolve_spec("tinylm", num_tasks=8, group_by="kind", budget=0.3, split="train")
+    spec = exam_spec("tinylm", num_tasks=8, group_by="kind", budget=0.3, split="train")
     for label, changes in {"": {}, ", LoRA 8": {"lora": 8}, ", prompts not bucketed": {"bits": 0}}.items():
         run = LocalRun(make_config("llm-grpo", spec, seed=0, exam_seed=0, params={"model": MODEL, **changes}))
         forward, passed = 0.0, 0

@@ -56,7 +56,7 @@ def write(path: str) -> str:
                 "question_id": [f"dataset-{q % 5}/{q:06d}" for q in question],
                 "question": texts[question],
                 "answer": [str(q * 7 % 1000) for q in question],
-                "family": np.full(count, f"model-{family}", object),
+                "menu": np.full(count, f"model-{family}", object),
                 "tier": [("none", "low", "medium", "high")[k] for k in tier],
                 "tier_order": tier + 1,
                 "tokens": tokens,
@@ -112,7 +112,7 @@ def use(path: str) -> str:
     table = OutcomeTable.read(path).select("model-2")
     train = table.split("train")
     source = recorded_source(table, split="test", beliefs_split="train")
-    envs = gym.make_vec("ROIReasoning-v0", num_envs=64, vectorization_mode="vector_entry_point", source=source)
+    envs = gym.make_vec("ROIReasoning-v0", num_envs=64, vectorization_mode="vector_entry_point", family=source)
     envs.reset(seed=0)
     for _ in range(20):
         envs.step(envs.action_space.sample())
@@ -149,12 +149,13 @@ def optimum(path: str) -> str:
     """The optimum as a comparison makes it: action tables of exams of the recorded table, on the automatic grid."""
     import numpy as np
 
-    from roi_env.exams.exam import draw_exams, exam_spec
+    from roi_env.exams.config import exam_spec
+    from roi_env.exams.exam import draw_exams
     from roi_env.measures.references import optimum_tables
     from roi_env.sources.outcome_tables import OutcomeTable
     from roi_env.sources.recorded import recorded_source
 
-    source = recorded_source(OutcomeTable.read(path), family="model-2")
+    source = recorded_source(OutcomeTable.read(path), menu="model-2")
     batch = draw_exams(exam_spec(source, num_tasks=NUM_TASKS, budget=BUDGET), 0, np.arange(4))
     tables = optimum_tables(batch)
     return f"mean value {tables.value.mean():.2f} of {len(batch)} exams (grid of {tables.grid} tokens)"

@@ -25,7 +25,7 @@ from agents.rllib.algorithm import module_weights
 from agents.rllib.registration import ENV, register
 from agents.rllib.rollouts import concatenate
 from agents.rllib.training import LocalRun, build_algorithm, make_config
-from roi_env.exams.exam import exam_spec
+from roi_env.exams.config import exam_spec
 from roi_env.measures.references import references
 
 SPEC = exam_spec("signal")

@@ -15,7 +15,7 @@ import numpy as np
 
 from agents.base import make_agent, public_problem
 from agents.playing import TrainingExams, evaluate_exact
-from roi_env.exams.exam import exam_spec
+from roi_env.exams.config import exam_spec
 
 
 def main() -> None:

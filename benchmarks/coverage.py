@@ -24,7 +24,8 @@ from scipy.stats import t as student
 
 from agents.base import make_agent, public_problem
 from agents.playing import evaluate_exact
-from roi_env.exams.exam import ExamSpec, draw_exams, exam_spec
+from roi_env.exams.config import ExamSpec, exam_spec
+from roi_env.exams.exam import draw_exams
 from roi_env.measures import metrics
 from roi_env.measures.metrics import Floats, Interval
 from roi_env.measures.references import in_sample_optimism, optimum_tables
@@ -76,7 +77,7 @@ def _rows(names: npt.NDArray[np.str_], made: Questions) -> pa.Table:
             "question_id": identifier,
             "question": identifier,
             "answer": np.full(len(identifier), "1"),
-            "family": np.full(len(identifier), "model"),
+            "menu": np.full(len(identifier), "model"),
             "tier": np.array(TIERS)[tier],
             "tier_order": tier + 1,
             "tokens": made.tokens.ravel(),

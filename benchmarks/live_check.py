@@ -27,7 +27,7 @@ from agents.live.controller import Session
 from agents.llm.decisions.policy import model_source
 from agents.playing import evaluate
 from experiments.compare.comparison import Setting, setting_spec
-from experiments.config import VariantConfig
+from experiments.config import FamilyConfig
 from roi_env.answering.base import Question, ThinkingTier
 from roi_env.answering.grading import exact
 from roi_env.answering.ledger import Ledger
@@ -84,7 +84,7 @@ def main() -> None:
     torch.set_num_threads(1)
     found = []
     for budget in BUDGETS:
-        spec = setting_spec(Setting(0, "tinylm", VariantConfig(source="tinylm"), budget, "random"))
+        spec = setting_spec(Setting(0, "tinylm", FamilyConfig(family="tinylm"), budget, "random"))
         batch = draw_exams(spec, EXAM_SEED, np.arange(arguments.exams))
         questions = {one.question_id: one for one in read_questions(f"table:{TINYLM}?split=test")}
         for model in arguments.models:

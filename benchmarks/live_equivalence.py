@@ -40,7 +40,8 @@ from roi_env.answering.ledger import Ledger
 from roi_env.answering.questions import read_questions
 from roi_env.answering.recording import LiveRecording, live_table, record_live
 from roi_env.envs.live import live_source
-from roi_env.exams.exam import ExamBatch, ExamSpec, draw_exams, exam_spec
+from roi_env.exams.config import ExamSpec, exam_spec
+from roi_env.exams.exam import ExamBatch, draw_exams
 from roi_env.sources.outcome_tables import OutcomeTable
 from roi_env.sources.packaged import TINYLM, tinylm_table
 from roi_env.sources.recorded import recorded_source
@@ -92,7 +93,7 @@ def record(url: str, questions: list[Question], run: Path) -> OutcomeTable:
     ledger.close()
     recording = LiveRecording(ledger)
     correct = {key: exact(recording.questions[key[:2]], reply.full_text) for key, reply in recording.outcomes().items()}
-    return live_table(recording, TIERS, correct, family="tiny", decision_cost=0)
+    return live_table(recording, TIERS, correct, menu="tiny", decision_cost=0)
 
 
 def source_of(table: OutcomeTable, questions: dict[str, Question]) -> Source:

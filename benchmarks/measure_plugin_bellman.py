@@ -15,7 +15,8 @@ import numpy as np
 from agents.base import public_problem
 from agents.planners.dynamic_programming import PluginBellman
 from agents.playing import TrainingExams, evaluate_exact
-from roi_env.exams.exam import draw_exams, exam_spec
+from roi_env.exams.config import exam_spec
+from roi_env.exams.exam import draw_exams
 from roi_env.measures.references import optimum_tables
 
 

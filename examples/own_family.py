@@ -1,7 +1,7 @@
 """A family of tasks of one's own: three kinds of question, two tiers, one of them with a hidden trap.
 
 python examples/own_family.py                                                       # what planners make of it
-roi compare --import examples/own_family.py --variant riddles --budget 0.3          # the whole comparison
+roi compare --import examples/own_family.py --family riddles --budget 0.3          # the whole comparison
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import numpy as np
 
 from agents import make_agent, public_problem
 from agents.playing import evaluate
-from roi_env.exams.exam import draw_exams, exam_spec
+from roi_env.exams.config import exam_spec
+from roi_env.exams.exam import draw_exams
 from roi_env.sources.build import Group, make_source
 from roi_env.sources.source import Source
 from roi_env.sources.synthetic import register_family

@@ -27,7 +27,7 @@ def main(out: Path) -> None:
                         "question_id": f"q{number}",
                         "question": f"Question number {number}?",
                         "answer": str(number),
-                        "family": "my-model",
+                        "menu": "my-model",
                         "tier": effort,
                         "tier_order": 1 if effort == "low" else 2,
                         "tokens": max(1, round(rng.lognormvariate(0, 0.4) * tokens)),

@@ -1,7 +1,7 @@
 """A policy that was trained elsewhere becomes an agent. Here: SB3's own PPO, saved as a .zip.
 
     python examples/policy_from_elsewhere.py                                               # trains it for a few seconds
-    roi compare --variant signal --budget 0.3 --agent examples/policy_from_elsewhere.py:Mine
+    roi compare --family signal --budget 0.3 --agent examples/policy_from_elsewhere.py:Mine
 
 A CleanRL or TorchRL `state_dict` is the same five lines: build the network, load it, return its actions.
 """

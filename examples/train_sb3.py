@@ -13,7 +13,7 @@ from agents.sb3.vec_env import NativeVecEnv
 from roi_env.envs.vector import ROIReasoningVectorEnv
 
 if __name__ == "__main__":
-    train = NativeVecEnv(ROIReasoningVectorEnv(16, autoreset_mode="SAME_STEP", source="signal", budget=0.3))
+    train = NativeVecEnv(ROIReasoningVectorEnv(16, autoreset_mode="SAME_STEP", family="signal", budget=0.3))
     model = MaskablePPO("MlpPolicy", train, n_steps=128, batch_size=256, seed=0, device="cpu")
     model.learn(60_000, progress_bar=True)
     mean, deviation = evaluate_policy(model, gym.make("roi_env:ROIReasoning-v0", budget=0.3), n_eval_episodes=100)

@@ -37,11 +37,21 @@ except KeyboardInterrupt:
 from agents.base import AGENTS
 from experiments.commands import answer, llm, mcft, probe, record, serve
 from experiments.commands.parameters import read_parameters
-from experiments.config import CompareConfig, ConfigError, VariantConfig, as_dict, load_config
-from experiments.options import Imports, check_variant, own_agents, variants
+from experiments.config import CompareConfig, ConfigError, FamilyConfig, as_dict, load_config
+from experiments.options import (
+    BUDGET_HELP,
+    ChosenExam,
+    Imports,
+    absolute,
+    check_family,
+    exam_options,
+    family_names,
+    own_agents,
+    read_budget,
+)
 from experiments.runs import check_folder, check_same
 from experiments.terminal import console, end_like_an_interrupt, interruptible, progress_bar
-from roi_env.exams.exam import LARGEST_NUMBER, LARGEST_SEED, parse_budget
+from roi_env.exams.exam import LARGEST_NUMBER, LARGEST_SEED
 from roi_env.files import replacing
 
 if TYPE_CHECKING:
@@ -64,22 +74,21 @@ app.command()(answer.answer)
 app.command()(probe.probe)
 app.command()(serve.serve)
 _Item = TypeVar("_Item")
-BUDGET_HELP = "0.3 = fraction of N x mean top-tier cost, 512 = tokens; or tight (0.15), medium (0.3), ample (0.6)"
 GroupBy = Annotated[str | None, typer.Option(help="With --table: column whose values agents see; default: the dataset")]
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "compare.yaml"
 
 
 @app.command(
-    epilog="Examples:  roi compare  |  roi compare --variant heavy --budget 0.15 exams=50  |  "
-    "roi compare --table outcomes.parquet --family gpt-4"
+    epilog="Examples:  roi compare  |  roi compare --family heavy --budget 0.15 exams=50  |  "
+    "roi compare --table outcomes.parquet --menu gpt-4"
 )
 def compare(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Dotted overrides of the configuration, e.g. exams=50 training_seeds=[0]")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file; default: the published comparison")] = None,
-    variant: Annotated[
-        list[str] | None, typer.Option(help=f"Only these kinds ({', '.join(variants())}); repeatable")
+    family: Annotated[
+        list[str] | None, typer.Option(help=f"Only these families ({', '.join(family_names())}); repeatable")
     ] = None,
     budget: Annotated[list[str] | None, typer.Option(help=f"{BUDGET_HELP}; repeatable")] = None,
     setting: Annotated[
@@ -94,14 +103,14 @@ def compare(
     table: Annotated[
         Path | None, typer.Option(help="Recorded outcomes (Parquet, CSV, JSONL) instead of families")
     ] = None,
-    family: Annotated[
-        list[str] | None, typer.Option(help="Families of the table; default: the three richest; repeatable")
+    menu: Annotated[
+        list[str] | None, typer.Option(help="Menus of the table; default: the three richest; repeatable")
     ] = None,
     group_by: GroupBy = None,
-    num_tasks: Annotated[int | None, typer.Option(help="Tasks of an exam, in every variant", min=1)] = None,
+    num_tasks: Annotated[int | None, typer.Option(help="Tasks of an exam, in every family", min=1)] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/compare-<time>")] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue this run folder with its own configuration")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the reported exams", min=0, max=LARGEST_SEED)] = None,
+    exam_seed: Annotated[int | None, typer.Option(help="Seed of the reported exams", min=0, max=LARGEST_SEED)] = None,
     workers: Annotated[int, typer.Option(help="Processes; results do not depend on it", min=1)] = 2,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run, run nothing")] = False,
     report_only: Annotated[
@@ -112,8 +121,8 @@ def compare(
     from experiments.compare.comparison import CONFIG, expand, missing_cells, plan, to_train
     from experiments.compare.comparison import assemble as assemble_run
 
-    chosen = (overrides, config, variant, budget, setting, agent, table, family, group_by, num_tasks, out)
-    if resume is not None and (any(chosen) or seed is not None):
+    chosen = (overrides, config, family, budget, setting, agent, table, menu, group_by, num_tasks, out)
+    if resume is not None and (any(chosen) or exam_seed is not None):
         raise ConfigError("--resume takes the configuration of its run folder: leave out every other choice")
     if report_only and resume is None:
         raise ConfigError("--report-only needs --resume RUN: the run folder to report on")
@@ -123,9 +132,9 @@ def compare(
     if resume is not None:
         resolved = load_config(resume / CONFIG, [])
     else:
-        resolved = _resolve(config, overrides or [], variant, budget, agent, table, family, group_by, num_tasks, seed)
+        resolved = _resolve(config, overrides or [], family, budget, agent, table, menu, group_by, num_tasks, exam_seed)
         if setting:
-            resolved.variants = _only(resolved, setting)
+            resolved.families = _only(resolved, setting)
     if resume is None and check_folder(run, CONFIG):
         found = as_dict(load_config(run / CONFIG, []))
         check_same(run, found, as_dict(resolved), f"roi compare --resume {run}")
@@ -185,62 +194,58 @@ def _kept(mark: Path, go_on: str) -> str:
 def _resolve(
     config: Path | None,
     overrides: list[str],
-    variants: list[str] | None,
+    families: list[str] | None,
     budgets: list[str] | None,
     names: list[str] | None,
     table: Path | None,
-    families: list[str] | None,
+    menus: list[str] | None,
     group_by: str | None,
     num_tasks: int | None,
-    seed: int | None,
+    exam_seed: int | None,
 ) -> CompareConfig:
     """The configuration that the options describe; options narrow or replace what the file says."""
     base = CompareConfig()
-    if families and table is None:
-        raise ConfigError("--family belongs to a table: give --table FILE too")
+    if menus and table is None:
+        raise ConfigError("--menu belongs to a table: give --table FILE too")
     if group_by and table is None:
         raise ConfigError("--group-by belongs to a table: give --table FILE too")
     if table is not None:
-        if variants:
-            raise ConfigError("--variant and --table exclude each other")
-        base.variants = _table_variants(table, families)
-        for one in base.variants:
+        if families:
+            raise ConfigError("--family and --table exclude each other")
+        base.families = _table_menus(table, menus)
+        for one in base.families:
             one.group_by = group_by
         path = config
     else:
         path = config or DEFAULT_CONFIG
     resolved = load_config(path, overrides, base)
-    if variants:
-        known = {variant.source: variant for variant in resolved.variants}
-        for name in variants:
-            check_variant(name)
-        resolved.variants = [known.get(name, VariantConfig(source=name)) for name in variants]
+    if families:
+        known = {family.family: family for family in resolved.families}
+        for name in families:
+            check_family(name)
+        resolved.families = [known.get(name, FamilyConfig(family=name)) for name in families]
     if budgets:
-        resolved.budgets = [_budget(text) for text in budgets]
-        for chosen in resolved.variants:
+        resolved.budgets = [read_budget(text) for text in budgets]
+        for chosen in resolved.families:
             chosen.budgets = None
     if names:
         resolved.agents = names
-        for chosen in resolved.variants:
+        for chosen in resolved.families:
             chosen.agents = []
-    for chosen in resolved.variants if num_tasks is not None else ():
+    for chosen in resolved.families if num_tasks is not None else ():
         chosen.num_tasks = num_tasks
-    if seed is not None:
-        resolved.seed = seed
+    if exam_seed is not None:
+        resolved.exam_seed = exam_seed
     # The run folder keeps this, and may be gone on with from elsewhere.
-    for chosen in resolved.variants:
-        chosen.table = _absolute(chosen.table)
-    resolved.tuned = _absolute(resolved.tuned)
+    for chosen in resolved.families:
+        chosen.table = absolute(chosen.table)
+    resolved.tuned = absolute(resolved.tuned)
     resolved.trained = [str(Path(folder).absolute()) for folder in resolved.trained]
     return resolved
 
 
-def _absolute(path: Path | str | None) -> str | None:
-    return None if path is None else str(Path(path).absolute())
-
-
-def _only(config: CompareConfig, patterns: list[str]) -> list[VariantConfig]:
-    """The variants of a configuration cut down to the settings whose labels match."""
+def _only(config: CompareConfig, patterns: list[str]) -> list[FamilyConfig]:
+    """The families of a configuration cut down to the settings whose labels match."""
     from experiments.compare.comparison import expand
 
     settings = expand(config)
@@ -248,36 +253,29 @@ def _only(config: CompareConfig, patterns: list[str]) -> list[VariantConfig]:
     if unknown := [pattern for pattern in patterns if not any(fnmatch.fnmatchcase(label, pattern) for label in labels)]:
         raise ConfigError(f"no setting matches {unknown}; there are {labels}")
     return [
-        dataclasses.replace(setting.variant, budgets=[setting.budget], orders=[setting.order])
+        dataclasses.replace(setting.family, budgets=[setting.budget], orders=[setting.order])
         for setting in settings
         if any(fnmatch.fnmatchcase(setting.label, pattern) for pattern in patterns)
     ]
 
 
-def _budget(text: str) -> int | float:
-    try:
-        return parse_budget(text)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
-
-
-def _table_variants(path: Path, families: list[str] | None) -> list[VariantConfig]:
-    """One variant a family; without a choice the three with most tiers, then most rows."""
+def _table_menus(path: Path, menus: list[str] | None) -> list[FamilyConfig]:
+    """The exams of every menu; without a choice of the three with most tiers, then most rows."""
     from roi_env.sources.outcome_tables import OutcomeTable
 
     read = OutcomeTable.read(path)
-    tiers = {name: len(read.tier_names(name)) for name in read.families}
-    family_of_row, names = read.codes("family")
-    rows = dict(zip(names, np.bincount(family_of_row), strict=True))
+    tiers = {name: len(read.tier_names(name)) for name in read.menus}
+    menu_of_row, names = read.codes("menu")
+    rows = dict(zip(names, np.bincount(menu_of_row), strict=True))
     ranked = sorted(tiers, key=lambda name: (-tiers[name], -rows[name], name))
     useful = [name for name in ranked if tiers[name] > 1]
-    if families is None:
-        families = useful[:3] or ranked[:1]
-        if left := [name for name in useful if name not in families]:
-            console.print(f"Comparing on {', '.join(families)}; also in the table (--family): {', '.join(left)}")
-    if unknown := [name for name in families if name not in tiers]:
-        raise ConfigError(f"{path}: no family {unknown}; it has {', '.join(ranked)}")
-    return [VariantConfig(source="recorded", table=str(path), family=name) for name in families]
+    if menus is None:
+        menus = useful[:3] or ranked[:1]
+        if left := [name for name in useful if name not in menus]:
+            console.print(f"Comparing on {', '.join(menus)}; also in the table (--menu): {', '.join(left)}")
+    if unknown := [name for name in menus if name not in tiers]:
+        raise ConfigError(f"{path}: no menu {unknown}; it has {', '.join(ranked)}")
+    return [FamilyConfig(family="recorded", table=str(path), menu=name) for name in menus]
 
 
 def _print_summary(run: Path) -> None:
@@ -319,34 +317,32 @@ def _print_summary(run: Path) -> None:
         console.print(f"[yellow]No intervals for {escape(label)}[/]: {escape(reason)}.", highlight=False)
 
 
-@app.command()
+@app.command(
+    epilog="Examples:  roi play --family heavy --budget 0.15  |  roi play --agent lp-lookahead --family tinylm --exam 3"
+)
+@exam_options
 def play(
+    exam: ChosenExam,
     agent: Annotated[
         str, typer.Option(help="Who takes the exam: of `roi agents`, FILE.py:CLASS, or `me`", callback=own_agents)
     ] = "me",
     imports: Imports = None,
-    variant: Annotated[str, typer.Option(help=f"Kind of exam: {', '.join(variants())}")] = "signal",
-    table: Annotated[Path | None, typer.Option(help="Recorded outcomes instead of a family")] = None,
-    family: Annotated[str | None, typer.Option(help="Family of the table")] = None,
-    budget: Annotated[str, typer.Option(help=BUDGET_HELP)] = "0.3",
-    num_tasks: Annotated[int | None, typer.Option(help="Tasks of the exam", min=1)] = None,
-    order: Annotated[str, typer.Option(help="random, easy_first, hard_first, given")] = "random",
-    seed: Annotated[int, typer.Option(help="Seed of the exams", min=0, max=LARGEST_SEED)] = 0,
-    exam: Annotated[int, typer.Option(help="Which exam of the seed", min=0, max=LARGEST_NUMBER)] = 0,
+    exam_seed: Annotated[int, typer.Option(help="Seed of the exams", min=0, max=LARGEST_SEED)] = 0,
+    exam_id: Annotated[int, typer.Option("--exam", help="Which exam of the seed", min=0, max=LARGEST_NUMBER)] = 0,
 ) -> None:
     """Take one exam in the terminal: watch an agent, or choose yourself."""
     from experiments.commands.play import play_exam
 
-    source = "recorded" if table is not None else variant
-    chosen = VariantConfig(source=source, table=str(table) if table else None, family=family, num_tasks=num_tasks)
-    play_exam(console, chosen, _budget(budget), order, agent, seed, exam)
+    play_exam(console, exam, agent, exam_seed, exam_id)
 
 
 @app.command(
-    epilog="Examples:  roi train ppo --variant heavy --budget 0.15  |  roi train grpo --variant heavy --param "
+    epilog="Examples:  roi train ppo --family heavy --budget 0.15  |  roi train grpo --family heavy --param "
     "advantage=rtg --runners 2  |  roi train grpo --policy llm --model tinylm-mcft  |  roi train --resume runs/train-...   then   roi compare --agent runs/train-.../agent.npz"
 )
+@exam_options
 def train(
+    exam: ChosenExam,
     agent: Annotated[
         str | None,
         typer.Argument(help="ppo and grpo (RLlib), or any agent that learns in the environment: sb3-ppo, ..."),
@@ -364,17 +360,6 @@ def train(
     model: Annotated[
         str | None, typer.Option(help="With --policy llm: model to begin with, a folder, a bundled name or a hub id")
     ] = None,
-    variant: Annotated[
-        str | None, typer.Option(help=f"Kind of exam: {', '.join(variants())}; default: signal, with llm tinylm")
-    ] = None,
-    table: Annotated[Path | None, typer.Option(help="Recorded outcomes instead of a family")] = None,
-    family: Annotated[str | None, typer.Option(help="Family of the table")] = None,
-    group_by: GroupBy = None,
-    budget: Annotated[str, typer.Option(help=BUDGET_HELP)] = "0.3",
-    num_tasks: Annotated[int | None, typer.Option(help="Tasks of an exam", min=1)] = None,
-    order: Annotated[str, typer.Option(help="random, easy_first, hard_first, given")] = "random",
-    beliefs: Annotated[str, typer.Option(help="published, or none: laws must be learned")] = "published",
-    preview: Annotated[bool, typer.Option(help="Show later tasks")] = True,
     reward: Annotated[
         str,
         typer.Option(help="Of training: score, rational, refusal_bonus(0.1), overspend_penalty(1), cost_shaped(0.5)"),
@@ -383,7 +368,7 @@ def train(
     param: Annotated[
         list[str] | None, typer.Option(help="Hyper-parameter of the agent, name=value; repeatable")
     ] = None,
-    seed: Annotated[
+    training_seed: Annotated[
         int, typer.Option(help="Training seed: exams, initial weights, exploration", min=0, max=LARGEST_SEED)
     ] = 0,
     runners: Annotated[
@@ -403,7 +388,7 @@ def train(
         config, run = read_config(resume), resume
     else:
         if agent is None:
-            raise ConfigError("name an agent, e.g. `roi train ppo --variant heavy`, or --resume RUN")
+            raise ConfigError("name an agent, e.g. `roi train ppo --family heavy`, or --resume RUN")
         given = read_parameters(param or [], {"steps": steps, "model": model})
         if policy not in ("mlp", "llm"):
             raise ConfigError(f"--policy must be mlp or llm, got {policy!r}")
@@ -415,23 +400,17 @@ def train(
             raise ConfigError("--mode single-pass belongs to grpo with --policy llm")
         if model is not None and policy != "llm":
             raise ConfigError("--model belongs to --policy llm")
-        kind = "recorded" if table is not None else variant or ("tinylm" if policy == "llm" else "signal")
+        family = exam.family
+        if policy == "llm" and not exam.said:
+            family = dataclasses.replace(family, family="tinylm")
         config = TrainConfig(
             agent=agent if policy != "llm" else "rarl" if mode == "single-pass" else f"llm-{agent}",
             params=given,
-            variant=VariantConfig(
-                source=kind,
-                table=_absolute(table),
-                family=family,
-                group_by=group_by,
-                num_tasks=num_tasks,
-                preview=preview,
-                beliefs=beliefs,
-            ),
-            budget=_budget(budget),
-            order=order,
+            family=family,
+            budget=exam.budget,
+            order=exam.order,
             reward=reward,
-            seed=seed,
+            training_seed=training_seed,
         )
         run = out or Path("runs") / f"train-{datetime.now():%Y%m%d-%H%M%S}"
     with interruptible(lambda: _kept(run / CONFIG, f"roi train --resume {run}")):
@@ -444,7 +423,7 @@ def train(
                     f"agent {config.agent!r} trains in this process: --runners, --learners, --address are RLlib's"
                 )
             resources = {}
-        console.print(f"{config.agent} on {config.setting.label}, seed {config.seed}; run folder {run}")
+        console.print(f"{config.agent} on {config.setting.label}, seed {config.training_seed}; run folder {run}")
         with progress_bar() as bar:
             task = bar.add_task("starting", total=None)
 
@@ -463,10 +442,12 @@ def train(
 
 
 @app.command(
-    epilog="Examples:  roi rollouts lp-lookahead --variant heavy --exams 1000000 --out runs/heavy  |  "
+    epilog="Examples:  roi rollouts lp-lookahead --family heavy --exams 1000000 --out runs/heavy  |  "
     "roi rollouts runs/train-1/agent.npz --address auto --exams 10000000 --out runs/big   (again: goes on where it stopped)"
 )
+@exam_options
 def rollouts(
+    exam: ChosenExam,
     agent: Annotated[
         str, typer.Argument(help="An agent of `roi agents`, FILE.py:CLASS, or a saved one (.npz)", callback=own_agents)
     ],
@@ -474,12 +455,6 @@ def rollouts(
         Path, typer.Option(help="Folder of Parquet parts; where it has some, only missing ones are computed")
     ],
     imports: Imports = None,
-    variant: Annotated[str, typer.Option(help=f"Kind of exam: {', '.join(variants())}")] = "signal",
-    table: Annotated[Path | None, typer.Option(help="Recorded outcomes instead of a family")] = None,
-    family: Annotated[str | None, typer.Option(help="Family of the table")] = None,
-    budget: Annotated[str, typer.Option(help=BUDGET_HELP)] = "0.3",
-    num_tasks: Annotated[int | None, typer.Option(help="Tasks of an exam", min=1)] = None,
-    order: Annotated[str, typer.Option(help="random, easy_first, hard_first, given")] = "random",
     exams: Annotated[int, typer.Option(help="Number of exams", min=1)] = 100_000,
     replicates: Annotated[int, typer.Option(help="Outcome draws of every exam", min=1)] = 1,
     first_exam: Annotated[
@@ -490,7 +465,7 @@ def rollouts(
             max=LARGEST_NUMBER,
         ),
     ] = 0,
-    seed: Annotated[int, typer.Option(help="Seed of the exams", min=0, max=LARGEST_SEED)] = 0,
+    exam_seed: Annotated[int, typer.Option(help="Seed of the exams", min=0, max=LARGEST_SEED)] = 0,
     training_seed: Annotated[int, typer.Option(help="Training seed of agents that learn", min=0, max=LARGEST_SEED)] = 0,
     decisions: Annotated[bool, typer.Option("--decisions", help="One row a decision instead of one an exam")] = False,
     workers: Annotated[int, typer.Option(help="Processes on this machine; 1: this one, without Ray", min=1)] = 2,
@@ -507,16 +482,14 @@ def rollouts(
         summarise_run,
     )
 
-    source = "recorded" if table is not None else variant
-    chosen = VariantConfig(source=source, table=_absolute(table), family=family, num_tasks=num_tasks)
     config = RolloutConfig(
         agent=agent,
-        variant=chosen,
-        budget=_budget(budget),
-        order=order,
+        family=exam.family,
+        budget=exam.budget,
+        order=exam.order,
         exams=exams,
         replicates=replicates,
-        seed=seed,
+        exam_seed=exam_seed,
         training_seed=training_seed,
         first_exam=first_exam,
         rows="decisions" if decisions else "exams",
@@ -564,12 +537,12 @@ def tune(
 
     settings = []
     for text in setting or ["signal:0.3", "heavy:0.15"]:
-        source, _, budget = text.partition(":")
+        family, _, budget = text.partition(":")
         if not budget:
             raise ConfigError(f"setting {text!r} must read family:budget, e.g. signal:0.3")
-        check_variant(source)
-        memory: dict[str, Any] = {"feedback": "cost+correct"} if source == "latent" else {}
-        settings.append({"source": source, "budget": _budget(budget)} | memory)
+        check_family(family)
+        memory: dict[str, Any] = {"feedback": "cost+correct"} if family == "latent" else {}
+        settings.append({"family": family, "budget": read_budget(budget)} | memory)
     tasks = search_tasks(agent, settings, trials, steps)
     check_folder(run, None)
     check_tuning(tasks, run, out)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,7 +13,8 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from roi_env.exams.exam import check_seed, parse_budget
+from roi_env.exams.config import OWN_DEFAULTS, ExamConfig, parse_budget
+from roi_env.exams.exam import check_seed
 from roi_env.sources.packaged import TINYLM
 
 _Settings = TypeVar("_Settings")
@@ -48,17 +49,20 @@ class ConfigError(ValueError):
 
 
 @dataclass
-class VariantConfig:
-    """One kind of exam; budgets and orders are crossed with it. Fields left at None keep the variant's own default."""
+class FamilyConfig:
+    """A task family; budgets and orders are crossed with it. Fields left at None keep the family's own default.
 
-    source: str = MISSING
+    The fields of :class:`roi_env.exams.config.ExamConfig`, as a file says them.
+    """
+
+    family: str = MISSING
     """Family name (known, signal, heavy, cap, latent, paper), "recorded", or "tinylm" (the package's own recorded outcomes)."""
     name: str | None = None
-    """Name in tables; default: the source, or the table's name and family."""
+    """Name in tables; default: the family, or the table's name and menu."""
     num_tasks: int | None = None
     table: str | None = None
     """Outcome table (Parquet, CSV or JSONL)."""
-    family: str | None = None
+    menu: str | None = None
     datasets: list[str] | None = None
     """Values of the table's column ``dataset`` to take questions from."""
     tiers: list[str] | None = None
@@ -74,26 +78,44 @@ class VariantConfig:
     enforcement: str = "budget"
     decision_cost: int | None = None
     agents: list[str] = field(default_factory=list)
-    """Agents for this variant alone, beside the comparison's."""
+    """Agents for this family alone, beside the comparison's."""
 
     @property
     def outcomes(self) -> str | None:
         """Path of the outcome table whose splits the exams are made of; None for synthetic sources."""
-        return str(TINYLM) if self.source == "tinylm" else self.table
+        return str(TINYLM) if self.family == "tinylm" else self.table
+
+    @property
+    def label(self) -> str:
+        """Name in tables."""
+        if self.name or self.table is None:
+            return self.name or self.family
+        stem = Path(self.table).name.split(".")[0]
+        return f"{stem}: {self.menu}" if self.menu else stem
+
+    def exam(self, budget: int | float | str, order: str) -> ExamConfig:
+        """The kind of exam at one budget, in one order; what is left at None is the family's own default."""
+        own = OWN_DEFAULTS.get(self.family, ExamConfig(self.family))
+        names = {one.name for one in fields(ExamConfig)}
+        said = {one.name: getattr(self, one.name) for one in fields(self) if one.name in names}
+        # Tuples: specifications of recorded outcomes are kept by their description.
+        said = {name: tuple(value) if isinstance(value, list) else value for name, value in said.items()}
+        chosen = {name: value for name, value in said.items() if value is not None}
+        return own.replace(**chosen | {"budget": budget, "order": order})
 
 
 @dataclass
 class CompareConfig:
-    """A comparison: agents x variants x budgets x orders, on the same exams."""
+    """A comparison: agents x families x budgets x orders, on the same exams."""
 
-    variants: list[VariantConfig] = field(default_factory=list)
+    families: list[FamilyConfig] = field(default_factory=list)
     budgets: list[Any] = field(default_factory=lambda: [0.15, 0.3, 0.6])
     """Floats are fractions of N x mean top-tier cost, integers are tokens; or tight, medium, ample."""
     orders: list[str] = field(default_factory=lambda: ["random"])
     agents: list[str] = field(default_factory=lambda: list(PLANNERS))
     exams: int = 200
     """Reported exams of every setting, ids 0 .. exams - 1."""
-    seed: int = 0
+    exam_seed: int = 0
     """Identity's seed of the reported exams."""
     training_seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     """Agents that learn are trained once per seed, on exams disjoint from the reported ones."""
@@ -110,7 +132,7 @@ class CompareConfig:
 
 
 def load_config(path: Path | None, overrides: list[str], base: CompareConfig | None = None) -> CompareConfig:
-    """Merge the defaults, a YAML file and dotted overrides such as ``exams=50 variants.0.source=heavy``.
+    """Merge the defaults, a YAML file and dotted overrides such as ``exams=50 families.0.family=heavy``.
 
     :raises ConfigError: naming the file or override that does not fit.
     """
@@ -127,7 +149,7 @@ def load_config(path: Path | None, overrides: list[str], base: CompareConfig | N
             name, given, text = override.partition("=")
             if not given:
                 raise ValueError("must read name=value, e.g. exams=50")
-            # One by one: merging a dotted list would take the number of a variant for a key.
+            # One by one: merging a dotted list would take the number of a family for a key.
             OmegaConf.update(merged, name, OmegaConf.from_dotlist([f"value={text}"]).value)
         steps.append((where, merged))
     refusal = _refusal(merged)
@@ -178,11 +200,11 @@ def _checked(merged: Any) -> CompareConfig:
     for name in ("budgets", "orders", "agents", "training_seeds"):
         if not getattr(config, name):
             raise ValueError(f"{name} must not be empty")
-    for seed in (config.seed, *config.training_seeds):
+    for seed in (config.exam_seed, *config.training_seeds):
         check_seed(seed)
     config.budgets = _parsed(config.budgets)
-    for variant in config.variants:
-        variant.budgets = None if variant.budgets is None else _parsed(variant.budgets)
+    for family in config.families:
+        family.budgets = None if family.budgets is None else _parsed(family.budgets)
     return config
 
 
@@ -200,9 +222,9 @@ def _beside(path: Path, loaded: DictConfig) -> DictConfig:
         loaded.tuned = absolute(loaded.tuned)
     if loaded.get("trained"):
         loaded.trained = [absolute(folder) for folder in loaded.trained]
-    for variant in loaded.get("variants") or []:
-        if isinstance(variant, DictConfig) and variant.get("table"):
-            variant.table = absolute(variant.table)
+    for family in loaded.get("families") or []:
+        if isinstance(family, DictConfig) and family.get("table"):
+            family.table = absolute(family.table)
     return loaded
 
 

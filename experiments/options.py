@@ -1,14 +1,19 @@
-"""Options that several commands share: agents and families that people bring themselves."""
+"""Options that several commands share: the kind of exam, and agents and families that people bring themselves."""
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 import typer
 
 from agents.base import named_agent, use_file
-from experiments.config import ConfigError
+from experiments.config import ConfigError, FamilyConfig
+from roi_env.exams.config import BUDGET_PRESETS, ORDERS, Beliefs, Enforcement, Feedback, parse_budget
 from roi_env.sources.synthetic import FAMILIES, find_family
 
 _Text = TypeVar("_Text", str, list[str], None)
@@ -47,16 +52,112 @@ def own_agents(texts: _Text) -> _Text:
         raise ConfigError(str(error)) from error
 
 
-def variants() -> tuple[str, ...]:
-    """Kinds of exams by name alone: families, and the small language model's recorded outcomes."""
+def family_names() -> tuple[str, ...]:
+    """Task families by name, and the small language model's recorded outcomes."""
     return (*FAMILIES, "tinylm")
 
 
-def check_variant(name: str) -> str:
-    """Return the name of a kind of exam.
+def check_family(name: str) -> str:
+    """Return the name of a task family.
 
     :raises ConfigError: for an unknown one.
     """
     if name != "tinylm" and find_family(name) is None:
-        raise ConfigError(f"unknown kind of exam {name!r}; there are {', '.join(variants())}")
+        raise ConfigError(f"unknown family {name!r}; there are {', '.join(family_names())}")
     return name
+
+
+@dataclass(frozen=True)
+class ChosenExam:
+    """The kind of exam that a command was given.
+
+    :param said: whether the command line named a family or a table.
+    """
+
+    family: FamilyConfig
+    budget: int | float
+    order: str
+    said: bool
+
+
+def read_budget(text: str) -> int | float:
+    """A budget of the command line.
+
+    :raises ConfigError: for anything but tokens, a fraction or a preset's name.
+    """
+    try:
+        return parse_budget(text)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def absolute(path: Path | str | None) -> str | None:
+    """A path that still holds where a run is gone on with from another folder."""
+    return None if path is None else str(Path(path).absolute())
+
+
+BUDGET_HELP = f"Fraction of N x mean top-tier cost (0.3), tokens (512), or {', '.join(BUDGET_PRESETS)}"
+
+
+def _one_of(values: Any) -> str:
+    return ", ".join(values)
+
+
+EXAM_OPTIONS: dict[str, tuple[Any, Any]] = {
+    "family": (
+        Annotated[str | None, typer.Option(help=f"Task family: {_one_of(family_names())}; default: signal")],
+        None,
+    ),
+    "table": (Annotated[Path | None, typer.Option(help="Recorded outcomes (Parquet, CSV, JSONL) instead")], None),
+    "menu": (Annotated[str | None, typer.Option(help="Which of the table's menus of comparable tiers")], None),
+    "datasets": (
+        Annotated[list[str] | None, typer.Option("--dataset", help="Only the table's questions of it; repeatable")],
+        None,
+    ),
+    "group_by": (Annotated[str | None, typer.Option(help="Column of the table that is published")], None),
+    "missing": (
+        Annotated[str | None, typer.Option(help="Questions without generations at a tier: drop, mask")],
+        None,
+    ),
+    "tiers": (Annotated[list[str] | None, typer.Option("--tier", help="Offer only this tier; repeatable")], None),
+    "num_tasks": (Annotated[int | None, typer.Option(help="Tasks of an exam", min=1)], None),
+    "budget": (Annotated[str, typer.Option(help=BUDGET_HELP)], "0.3"),
+    "order": (Annotated[str, typer.Option(help=_one_of(ORDERS))], "random"),
+    "preview": (Annotated[bool, typer.Option(help="Show later tasks")], True),
+    "beliefs": (Annotated[str, typer.Option(help=f"{_one_of(get_args(Beliefs))} (laws must be learned)")], "published"),
+    "feedback": (Annotated[str | None, typer.Option(help=_one_of(get_args(Feedback)))], None),
+    "coupling": (Annotated[str | None, typer.Option(help="Between tiers: independent, common")], None),
+    "enforcement": (Annotated[str, typer.Option(help=_one_of(get_args(Enforcement)))], "budget"),
+    "decision_cost": (Annotated[int | None, typer.Option(help="Tokens that every action costs besides", min=0)], None),
+}
+"""The fields of an exam's description as options, with their defaults."""
+
+
+def exam_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command with a parameter ``exam: ChosenExam`` the options that describe an exam."""
+
+    @functools.wraps(command)
+    def with_options(**values: Any) -> None:
+        chosen = {name: values.pop(name) for name in EXAM_OPTIONS}
+        table, family = chosen["table"], chosen["family"]
+        if table is not None and family is not None and family != "paper":
+            raise ConfigError("--family and --table exclude each other")
+        budget, order = read_budget(chosen.pop("budget")), chosen.pop("order")
+        chosen |= {"family": family or ("signal" if table is None else "recorded"), "table": absolute(table)}
+        said = family is not None or table is not None
+        command(**values, exam=ChosenExam(FamilyConfig(**chosen), budget, order, said))
+
+    hints = get_type_hints(command, include_extras=True)
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in inspect.signature(command).parameters.items():
+        if name == "exam":
+            kind = inspect.Parameter.KEYWORD_ONLY
+            parameters += [
+                inspect.Parameter(one, kind, default=default, annotation=hint)
+                for one, (hint, default) in EXAM_OPTIONS.items()
+            ]
+        else:
+            parameters.append(parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY))
+    with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    with_options.__annotations__ = {one.name: one.annotation for one in parameters}
+    return with_options

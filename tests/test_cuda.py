@@ -25,7 +25,7 @@ from agents.rllib.algorithm import module_weights
 from agents.rllib.training import LocalRun, build_algorithm, make_config, train_rllib
 from roi_env.answering.base import Question, Request, ThinkingTier
 from roi_env.answering.local import TransformersSolver
-from roi_env.envs.single import resolve_spec
+from roi_env.exams.config import exam_spec
 from roi_env.sources.packaged import tinylm_table
 from tests.agents.llm.conftest import TINY
 
@@ -35,7 +35,7 @@ pytestmark = [
 ]
 
 MODEL = "tinylm-mcft"
-SPEC = resolve_spec("tinylm", num_tasks=3, group_by="kind", budget=0.3, split="train")
+SPEC = exam_spec("tinylm", num_tasks=3, group_by="kind", budget=0.3, split="train")
 SMALL: dict[str, Any] = {"model": MODEL, "exams": 32, "minibatch": 16, "lr": 3e-4}
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "grpo": ("llm-grpo", {"anchor": 1.0, "kl_coeff": 0.1}),

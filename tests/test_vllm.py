@@ -83,7 +83,7 @@ def test_record_answer_and_the_proxy(server: str, tmp_path: Path) -> None:
     upstream = Upstream(schedule(1, 40, ("429", "500", "reset", "truncated")), real=server)
     with serving(upstream.app()) as url:
         record = ["record", "tiny", "--endpoint", f"{url}/v1", "--backend", "vllm", "--out", str(out), *TIERS]
-        output = roi(*record, "--source", SUMS, "--samples", "4")
+        output = roi(*record, "--questions", SUMS, "--samples", "4")
     assert "144 of 144 done, 0 permanent errors" in output
     rows = OutcomeTable.read(out).rows.to_pylist()
     right = {tier: sum(row["correct"] for row in rows if row["tier"] == tier) for tier in ("answer", "short", "long")}

@@ -37,7 +37,7 @@ from agents.playing import action_numbers, check_probs, pick_actions
 from roi_env.answering.base import Ask, LiveSolver, Message, Question, Reply, ThinkingTier, is_unsent, unsent_reply
 from roi_env.answering.ledger import Entry, Ledger, reply_facts, reply_of
 from roi_env.envs.live import judged, live_source
-from roi_env.exams.exam import ExamSpec, exam_spec
+from roi_env.exams.config import ExamSpec, exam_spec
 from roi_env.files import replacing
 from roi_env.sources.outcome_tables import OutcomeTable
 
@@ -479,7 +479,7 @@ class BudgetController:
     :param budget: tokens; a float is a fraction of N x the believed mean cost of the dearest tier.
     :param tiers: cheapest first.
     :param window: questions in flight; 1 is the exam.
-    :param table: recorded outcomes that beliefs (and training) come from, with ``family`` and ``group_by``; None: default
+    :param table: recorded outcomes that beliefs (and training) come from, with ``menu`` and ``group_by``; None: default
         beliefs by length of text, see :func:`roi_env.envs.live.live_source`.
     :param ledger: path of the journal, which makes charges survive a kill; None: in memory.
     :param check: judges answers while they come.
@@ -498,7 +498,7 @@ class BudgetController:
         tiers: Sequence[ThinkingTier],
         window: int = 1,
         table: OutcomeTable | str | None = None,
-        family: str | None = None,
+        menu: str | None = None,
         group_by: str = "dataset",
         decision_cost: int = 0,
         ledger: Path | None = None,
@@ -511,7 +511,7 @@ class BudgetController:
         judges = check is not None and not (isinstance(agent, str) and is_saved(agent))
         self.feedback: Literal["cost", "cost+correct"] = feedback or ("cost+correct" if judges else "cost")
         self.agent, self.solver, self.budget, self.tiers, self.window = agent, solver, budget, tuple(tiers), window
-        self.table, self.family, self.group_by = table, family, group_by
+        self.table, self.menu, self.group_by = table, menu, group_by
         self.decision_cost, self.path, self.check, self.seed = decision_cost, ledger, check, seed
         self.result: Result | None = None
         """What is known so far, while :meth:`answer` runs and after it ended or was interrupted."""
@@ -521,7 +521,7 @@ class BudgetController:
 
         :raises ValueError: where they do not fit the table.
         """
-        source = live_source(questions, self.tiers, table=self.table, family=self.family, group_by=self.group_by)
+        source = live_source(questions, self.tiers, table=self.table, menu=self.menu, group_by=self.group_by)
         return exam_spec(
             source,
             num_tasks=len(questions),
@@ -543,12 +543,12 @@ class BudgetController:
         agent = make_live(self.agent, problem)
         if not is_saved(self.agent) and type(agent).train is not Agent.train:
             from agents.playing import TrainingExams
-            from roi_env.envs.single import resolve_spec
+            from roi_env.exams.config import exam_spec
 
-            training = resolve_spec(
+            training = exam_spec(
                 "recorded",
                 table=self.table,
-                family=self.family,
+                menu=self.menu,
                 group_by=self.group_by,
                 split="train",
                 num_tasks=problem.num_tasks,

@@ -59,7 +59,8 @@ from agents.rllib.modules import SEQUENCE, ExamModule
 from agents.rllib.networks import observation_statistics
 from agents.rllib.registration import ENV, register, spec_of
 from agents.rllib.rollouts import Job, Observer, Rollout, concatenate
-from roi_env.exams.exam import ExamSpec, check_seed
+from roi_env.exams.config import ExamSpec
+from roi_env.exams.exam import check_seed
 from roi_env.exams.observation import observation_layout
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from agents.rllib.learners import GRPOTorchLearner
 from agents.rllib.losses import AGGREGATIONS, RATIOS, Aggregation, Ratio
 from agents.rllib.registration import spec_of
 from agents.rllib.rollouts import Rollout, reward_scale
-from roi_env.exams.exam import ExamSpec, draw_exams
+from roi_env.exams.config import ExamSpec
+from roi_env.exams.exam import draw_exams
 from roi_env.measures.references import optimum_tables, oracle_values
 
 
@@ -137,7 +138,7 @@ def exam_values(
 
 
 class GRPO(ExamAlgorithm):
-    """Group relative policy optimisation (Shao et al. 2024, arXiv 2402.03300) and its variants."""
+    """Group relative policy optimisation (Shao et al. 2024, arXiv 2402.03300) and its families."""
 
     @classmethod
     def get_default_config(cls) -> GRPOConfig:

@@ -18,7 +18,7 @@ from agents.llm.prompts import AMPLE_STATES
 from agents.rllib.losses import masked_log_softmax
 from agents.rllib.modules import ANCHORS, ExamModule
 from agents.rllib.rollouts import Observer
-from roi_env.exams.exam import ExamSpec
+from roi_env.exams.config import ExamSpec
 
 
 def source_texts(spec: ExamSpec) -> tuple[str, ...]:
@@ -29,7 +29,7 @@ def source_texts(spec: ExamSpec) -> tuple[str, ...]:
     if not spec.source.texts:
         raise ValueError(
             f"{spec.source.name} has no question texts: a language model trains on recorded outcomes that have them "
-            "(--variant tinylm, or --table FILE)"
+            "(--family tinylm, or --table FILE)"
         )
     return spec.source.texts
 

@@ -18,7 +18,7 @@ from ray.tune.registry import register_env
 from roi_env.envs.single import ROIReasoningEnv
 from roi_env.envs.vector import ROIReasoningVectorEnv
 from roi_env.envs.wrappers import ActionMaskObservation, VectorActionMaskObservation
-from roi_env.exams.exam import ExamSpec
+from roi_env.exams.config import ExamSpec
 
 ENV: Final = "roi-exams"
 """Name under which :func:`create` is registered."""
@@ -37,7 +37,7 @@ def spec_of(env_config: Mapping[str, Any]) -> ExamSpec:
     spec = env_config.get("source")
     if not isinstance(spec, ExamSpec):
         raise ValueError(
-            f"env_config must be {{'source': ExamSpec}} (see roi_env.exams.exam.exam_spec), got source={type(spec).__name__}"
+            f"env_config must be {{'source': ExamSpec}} (see roi_env.exams.config.exam_spec), got source={type(spec).__name__}"
         )
     return spec
 
@@ -53,14 +53,14 @@ def create(context: Mapping[str, Any]) -> gym.Env[Any, Any] | VectorEnv:
     spec = spec_of(context)
     if "num_envs" in context:
         mode = context.get("autoreset_mode", AutoresetMode.NEXT_STEP)
-        env = ROIReasoningVectorEnv(num_envs=context["num_envs"], source=spec, autoreset_mode=mode)
+        env = ROIReasoningVectorEnv(num_envs=context["num_envs"], family=spec, autoreset_mode=mode)
         return FreshExams(VectorActionMaskObservation(check_autoreset(env)), replay=context.get("replay", False))
     if getattr(context, "num_workers", 0) > 1:
         raise ValueError(
             "RLlib seeds environment i of runner w with seed + w + i, so that several runners would take the same "
             "exams: use env_runners(gym_env_vectorize_mode='vector_entry_point')"
         )
-    return ActionMaskObservation(ROIReasoningEnv(source=spec))
+    return ActionMaskObservation(ROIReasoningEnv(family=spec))
 
 
 def check_autoreset(env: VectorEnv) -> VectorEnv:

@@ -19,7 +19,8 @@ from agents.base import Agent, DecisionView, ExamsView, Problem, Probs, one_hot,
 from agents.playing import action_numbers, pick_actions, rollout
 from agents.rllib.losses import masked_log_softmax
 from agents.rllib.networks import one_thread
-from roi_env.exams.exam import ExamSpec, draw_exams
+from roi_env.exams.config import ExamSpec
+from roi_env.exams.exam import draw_exams
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,8 @@ from agents.rllib.modules import SEQUENCE, WRITTEN
 from agents.rllib.networks import one_thread
 from agents.rllib.registration import spec_of
 from agents.rllib.rollouts import Job, Observer, reward_scale
-from roi_env.exams.exam import ExamSpec, draw_exams
+from roi_env.exams.config import ExamSpec
+from roi_env.exams.exam import draw_exams
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from agents.rllib.grpo import GRPOConfig
 from agents.rllib.ppo import ExamPPOConfig
 from agents.rllib.registration import spec_of
 from agents.rllib.rollouts import concatenate
-from roi_env.exams.exam import ExamSpec
+from roi_env.exams.config import ExamSpec
 from roi_env.files import replacing
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ from agents.parameters import Count, Natural, NonNegative, Positive, Range, Shar
 from agents.sb3.training import learn, own_randomness
 from agents.sb3.vec_env import NativeVecEnv
 from roi_env.envs.vector import ROIReasoningVectorEnv
-from roi_env.exams.exam import ExamSpec
+from roi_env.exams.config import ExamSpec
 
 
 def reward_scale(problem: Problem) -> float:
@@ -48,7 +48,7 @@ def reward_scale(problem: Problem) -> float:
 
 def training_env(spec: ExamSpec, num_envs: int, problem: Problem) -> NativeVecEnv:
     """The environment that agents train in; rewards scaled by :func:`reward_scale`."""
-    return NativeVecEnv(ROIReasoningVectorEnv(num_envs, autoreset_mode="SAME_STEP", source=spec), reward_scale(problem))
+    return NativeVecEnv(ROIReasoningVectorEnv(num_envs, autoreset_mode="SAME_STEP", family=spec), reward_scale(problem))
 
 
 class SB3Agent(NeuralAgent):

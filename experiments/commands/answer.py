@@ -22,7 +22,7 @@ TIERS = ("direct=0+512", "low=1024+512@low", "high=8192+512@high")
 
 
 def answer(
-    questions: Annotated[str, typer.Argument(help="Questions: a file or any source of `roi record --source`")],
+    questions: Annotated[str, typer.Argument(help="Questions: a file or any source of `roi record --questions`")],
     budget: Annotated[
         str, typer.Option(help="Tokens for all of them (50000), or a fraction (0.3) of always the dearest")
     ],
@@ -45,7 +45,7 @@ def answer(
         "runs/answers"
     ),
     table: Annotated[Path | None, typer.Option(help="Recorded outcomes that beliefs come from (`roi record`)")] = None,
-    family: Annotated[str | None, typer.Option(help="Family of the table")] = None,
+    menu: Annotated[str | None, typer.Option(help="Menu of the table")] = None,
     group_by: Annotated[str, typer.Option(help="Column that groups the table's questions and these")] = "dataset",
     window: Annotated[int, typer.Option(help="Questions in flight; 1 is exactly the exam", min=1)] = 1,
     decision_cost: Annotated[int, typer.Option(help="Tokens that every decision costs", min=0)] = 0,
@@ -77,7 +77,7 @@ def answer(
     """
     from agents.live.controller import BudgetController
     from roi_env.answering.ledger import JournalError
-    from roi_env.exams.exam import parse_budget
+    from roi_env.exams.config import parse_budget
 
     asked = endpoints.load_questions(questions, column, limit, answers=grader is not None, distinct=False)
     tiers = endpoints.parse_tiers(tier or TIERS, answer_tokens)
@@ -95,7 +95,7 @@ def answer(
             tiers=tiers,
             window=window,
             table=None if table is None else str(table),
-            family=family,
+            menu=menu,
             group_by=group_by,
             decision_cost=decision_cost,
             ledger=ledger,

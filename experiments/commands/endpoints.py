@@ -38,7 +38,7 @@ Tiers = Annotated[
         "E.g. high=4096+512@high"
     ),
 ]
-Source = Annotated[
+Questions = Annotated[
     str | None,
     typer.Option(
         help="Questions: a file (.jsonl, .json, .csv, .parquet), hf:NAME[:CONFIG[:SPLIT]], gsm8k, math-500, aime-2024, "

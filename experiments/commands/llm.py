@@ -88,8 +88,8 @@ def report(
     whole.log_notes()
     if "difficulty" not in whole.rows.column_names:
         raise ConfigError(f"{table}: `roi llm report` needs the column 'difficulty' that `roi record` writes")
-    tiers = whole.tier_names(whole.families[0])
-    shown = Table(title=f"{whole.families[0]}, {split} questions")
+    tiers = whole.tier_names(whole.menus[0])
+    shown = Table(title=f"{whole.menus[0]}, {split} questions")
     for name in ("task", "difficulty", "questions"):
         shown.add_column(name, justify="left" if name == "task" else "right")
     for tier in tiers:

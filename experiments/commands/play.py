@@ -11,40 +11,29 @@ from agents.base import DecisionView
 from agents.one_pass import ExamTaker
 from agents.watching import take_exam
 from experiments.compare.comparison import Setting, build_agent, setting_spec
-from experiments.config import ConfigError, VariantConfig
+from experiments.config import ConfigError
+from experiments.options import ChosenExam
 from roi_env.envs.single import ROIReasoningEnv
-from roi_env.exams.exam import ExamSpec
+from roi_env.exams.config import ExamSpec
 
 PERSON = "me"
 
 
-def play_exam(
-    console: Console, variant: VariantConfig, budget: float | int, order: str, agent: str, seed: int, exam: int
-) -> float:
+def play_exam(console: Console, exam: ChosenExam, agent: str, exam_seed: int, exam_id: int) -> float:
     """Take one exam and return its score; ``agent`` is a registered name or ``"me"`` to be asked."""
-    setting = Setting(0, variant.source, variant, budget, order)
+    setting = Setting(0, exam.family.label, exam.family, exam.budget, exam.order)
     spec = setting_spec(setting)
-    player = None if agent == PERSON else build_agent(agent, setting, spec, seed)
+    player = None if agent == PERSON else build_agent(agent, setting, spec, 0)
     if isinstance(player, ExamTaker):
         raise ConfigError(f"agent {agent!r} writes a whole exam in one pass; `roi play` goes task by task")
-    env = ROIReasoningEnv(
-        spec.source,
-        num_tasks=spec.num_tasks,
-        budget=spec.budget,
-        order=spec.order,
-        preview=spec.preview,
-        beliefs=spec.beliefs,
-        feedback=spec.feedback,
-        decision_cost=spec.decision_cost,
-        render_mode="ansi",
-    )
+    env = ROIReasoningEnv(spec, render_mode="ansi")
 
     def ask(view: DecisionView) -> int:
         console.print(Text.from_ansi(env.render()))
         return _ask(console, spec, view)
 
     score = 0.0
-    for info in take_exam(env, ask if player is None else player, seed, exam):
+    for info in take_exam(env, ask if player is None else player, exam_seed, exam_id):
         score = float(info.get("score", 0.0))
     console.print(Text.from_ansi(env.render()))
     return score

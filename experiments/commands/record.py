@@ -44,15 +44,15 @@ def record(
     out: Annotated[Path, typer.Option(help="Outcome table to write (.parquet)")],
     endpoint: endpoints.Endpoint = None,
     backend: endpoints.BackendName = "generic",
-    source: endpoints.Source = None,
+    questions: endpoints.Questions = None,
     column: endpoints.Columns = None,
     limit: endpoints.Limit = None,
     grader: Grader = None,
     grade_seconds: GradeSeconds = 10.0,
-    questions: Annotated[
+    questions_each: Annotated[
         int,
         typer.Option(
-            help="Without --source: questions of every family and difficulty of the small model's tasks (of hidden "
+            help="Without --questions: questions of every family and difficulty of the small model's tasks (of hidden "
             "difficulty: twice as many)",
             min=4,
         ),
@@ -62,7 +62,7 @@ def record(
     answer_tokens: Annotated[int, typer.Option(help="Answer tokens of tiers that name none", min=1)] = ANSWER_TOKENS,
     family: Annotated[list[str] | None, typer.Option(help="Only these kinds of tasks; repeatable")] = None,
     split: Annotated[
-        str, typer.Option(help="Without --source: only questions of this split: train, validation, test; or all")
+        str, typer.Option(help="Without --questions: only questions of this split: train, validation, test; or all")
     ] = "all",
     temperature: Annotated[float, typer.Option(help="Of sampling", min=0)] = 0.7,
     name: Annotated[str | None, typer.Option(help="Of the model in the table; default: its folder's")] = None,
@@ -115,7 +115,7 @@ def record(
         raise ConfigError(
             f"{out} is a table of something else (there is no journal {file} beside it): choose another --out"
         )
-    if source is None:
+    if questions is None:
         from agents.llm.small_model.tasks import FAMILIES, as_question
         from roi_env.sources.outcome_tables import SPLITS
 
@@ -123,13 +123,13 @@ def record(
             raise ConfigError(f"unknown kind of tasks {sorted(unknown)[0]!r}; there are {list(FAMILIES)}")
         if split not in (*SPLITS, "all"):
             raise ConfigError(f"--split must be one of {[*SPLITS, 'all']}, got {split!r}")
-        tasks = exam_tasks(questions, family or list(FAMILIES), SPLITS if split == "all" else (split,))
+        tasks = exam_tasks(questions_each, family or list(FAMILIES), SPLITS if split == "all" else (split,))
         wanted = [as_question(task) if endpoint is None else gradable_question(task) for task in tasks]
         judge = grader or "reasoning-gym"
     else:
-        tasks, wanted = [], endpoints.load_questions(source, column, limit)
-        judge = endpoints.grader_of(source, grader)
-    cost = (DECISION_COST if source is None else 0) if decision_cost is None else decision_cost
+        tasks, wanted = [], endpoints.load_questions(questions, column, limit)
+        judge = endpoints.grader_of(questions, grader)
+    cost = (DECISION_COST if questions is None else 0) if decision_cost is None else decision_cost
     console.print(f"{len(wanted):,} questions x {samples} samples x {len(tiers)} tiers", highlight=False)
     if dry_run:
         most = len(wanted) * samples * sum(entry.most_tokens for entry in tiers)
@@ -177,7 +177,7 @@ def record(
     from roi_env.answering.ledger import JournalError, Ledger
     from roi_env.answering.recording import Limits, LiveRecording, record_live
 
-    settings = {**solver.settings, "family": solver.name, "tiers": [list(entry.__dict__.values()) for entry in tiers]}
+    settings = {**solver.settings, "menu": solver.name, "tiers": [list(entry.__dict__.values()) for entry in tiers]}
     try:
         ledger = Ledger(file, {**settings, "decision_cost": cost}, refuse=_other_generations)
     except JournalError as error:
@@ -284,7 +284,7 @@ def _other_generations(
     """Where the endpoint is, and what the table says of it, may change; nothing that answers depend on."""
     from roi_env.answering.ledger import differences
 
-    free = {"url", "family", "decision_cost"}
+    free = {"url", "menu", "family", "decision_cost"}  # family: the menu of earlier journals
     before, now = ({name: value for name, value in each.items() if name not in free} for each in (old, new))
     tiers = [list(tier) for tier in before.get("tiers", [])]
     if tiers and all(tier in now.get("tiers", []) for tier in tiers):
@@ -312,12 +312,13 @@ def regrade(
         settings = ledger.settings
         for text in ledger.messages:
             endpoints.report(text)
-        if "tiers" not in settings or "family" not in settings:
+        menu = settings.get("menu", settings.get("family"))  # earlier journals
+        if "tiers" not in settings or menu is None:
             raise ConfigError(f"{journal}: not the journal of an endpoint's recording")
         tiers = [ThinkingTier(*fields) for fields in settings["tiers"]]
         ledger.close()
         recording = LiveRecording(ledger)
-        _tabulate(recording, tiers, grader, grade_seconds, out, settings["family"], settings["decision_cost"])
+        _tabulate(recording, tiers, grader, grade_seconds, out, menu, settings["decision_cost"])
     except JournalError as error:
         raise ConfigError(str(error)) from error
 
@@ -328,7 +329,7 @@ def _tabulate(
     grader: str,
     seconds: float,
     out: Path,
-    family: str,
+    menu: str,
     decision_cost: int,
 ) -> None:
     """Grade what was recorded and write its table."""
@@ -348,7 +349,7 @@ def _tabulate(
     for text, count in _most_frequent([grade.problem for grade in grades if grade.problem]):
         console.print(f"[yellow]{count} answers not judged, counted wrong:[/] {escape(text)}", highlight=False)
     correct = {key: grade.correct for key, grade in zip(outcomes, grades, strict=True)}
-    table = live_table(recording, tiers, correct, family=family, decision_cost=decision_cost)
+    table = live_table(recording, tiers, correct, menu=menu, decision_cost=decision_cost)
     table.write(out)
     right = sum(correct.values())
     console.print(
@@ -420,7 +421,7 @@ def _record_here(
                     watch=lambda done, _: bar.update(shown, completed=done),
                 )
             table = outcome_table(
-                wanted, tiers, samples, kept, family=solver.name, pairing=solver.paired, decision_cost=decision_cost
+                wanted, tiers, samples, kept, menu=solver.name, pairing=solver.paired, decision_cost=decision_cost
             )
     except (JournalError, GradingError) as error:
         raise ConfigError(str(error)) from error

@@ -23,9 +23,10 @@ from agents.base import Agent, agent_text, is_saved
 from agents.cluster import connected
 from agents.playing import rollout
 from experiments.compare.comparison import Setting, build_agent, make_for, setting_spec
-from experiments.config import ConfigError, VariantConfig
+from experiments.config import ConfigError, FamilyConfig
 from experiments.runs import check_folder, check_same
-from roi_env.exams.exam import ExamBatch, ExamSpec, draw_exams
+from roi_env.exams.config import ExamSpec
+from roi_env.exams.exam import ExamBatch, draw_exams
 from roi_env.files import replacing
 from roi_env.measures.episodes import Records
 
@@ -38,12 +39,12 @@ class RolloutConfig:
     """What is rolled out; everything that the output depends on.
 
     :param agent: name with parameters, or the path of a saved agent.
-    :param variant: kind of exam.
+    :param family: the task family.
     :param budget: fraction (float) or tokens (int).
     :param order: order of presentation.
     :param exams: exams ``first_exam .. first_exam + exams - 1`` of ``seed``.
     :param replicates: outcome draws of every exam.
-    :param seed: identity's seed of the exams, and of the agent's choices.
+    :param exam_seed: identity's seed of the exams, and of the agent's choices.
     :param training_seed: of agents that learn (they are trained once, by the driver).
     :param rows: one row an episode ("exams") or one a decision ("decisions").
     :param first_exam: id of the first exam.
@@ -51,12 +52,12 @@ class RolloutConfig:
     """
 
     agent: str
-    variant: VariantConfig
-    budget: Any
+    family: FamilyConfig
+    budget: int | float | str
     order: str = "random"
     exams: int = 100_000
     replicates: int = 1
-    seed: int = 0
+    exam_seed: int = 0
     training_seed: int = 0
     rows: Rows = "exams"
     first_exam: int = 0
@@ -65,7 +66,7 @@ class RolloutConfig:
     @property
     def setting(self) -> Setting:
         """The kind of exam, as a comparison knows it."""
-        return Setting(0, self.variant.name or self.variant.source, self.variant, self.budget, self.order)
+        return Setting(0, self.family.label, self.family, self.budget, self.order)
 
     @property
     def part_exams(self) -> int:
@@ -116,8 +117,8 @@ def compute_part(config: RolloutConfig, player: Player, part: int) -> pa.Table:
     """The rows of one part, in the order of exam, replicate (and position)."""
     first = config.first_exam + part * config.part_exams
     stop = min(first + config.part_exams, config.first_exam + config.exams)
-    batch = draw_exams(player.spec, config.seed, np.arange(first, stop))
-    records = rollout(player.agent(), batch, replicates=config.replicates, seed=config.seed)
+    batch = draw_exams(player.spec, config.exam_seed, np.arange(first, stop))
+    records = rollout(player.agent(), batch, replicates=config.replicates, seed=config.exam_seed)
     return _episode_rows(records, batch) if config.rows == "exams" else _decision_rows(records, batch)
 
 

@@ -90,7 +90,7 @@ def make_budget(
     from roi_env.answering.base import Question
     from roi_env.answering.ledger import Ledger
     from roi_env.envs.live import live_source
-    from roi_env.exams.exam import exam_spec
+    from roi_env.exams.config import exam_spec
 
     check_live(agent, learns=False)
     # Thirds by length stand for the questions to come.

@@ -12,7 +12,7 @@ from roi_env.sources.outcome_tables import DEFAULT_FRACTIONS, SPLITS, OutcomeTab
 
 
 def describe_table(path: str | os.PathLike[str], console: Console | None = None) -> None:
-    """Print what was inferred, families, tiers, tokens, accuracy, questions, splits and problems of a table.
+    """Print what was inferred, menus, tiers, tokens, accuracy, questions, splits and problems of a table.
 
     :param console: where to print (default: standard output).
     :raises OutcomeTableError: for a malformed file, naming file, column and first offending row.
@@ -23,7 +23,7 @@ def describe_table(path: str | os.PathLike[str], console: Console | None = None)
 
     console.print(
         f"[bold]{escape(found['path'])}[/]: {found['rows']:,} generations, {found['questions']:,} questions, "
-        f"{len(found['families'])} families; decision cost {found['decision_cost']} tokens, samples "
+        f"{len(found['menus'])} menus; decision cost {found['decision_cost']} tokens, samples "
         f"{'paired' if found['pairing'] else 'not paired'} across tiers",
         highlight=False,
         soft_wrap=True,
@@ -45,14 +45,14 @@ def describe_table(path: str | os.PathLike[str], console: Console | None = None)
         splits.add_row(split, f"{share:.0%}", f"{found['splits'][split]:,}")
     console.print(splits)
 
-    tiers = Table("family", "tier", title="Tiers, cheapest first (tokens and accuracy over generations)")
+    tiers = Table("menu", "tier", title="Tiers, cheapest first (tokens and accuracy over generations)")
     for column in ("questions", "samples", "tokens", "p50", "p90", "correct"):
         tiers.add_column(column, justify="right")
-    for family in found["families"]:
-        for k, tier in enumerate(family["tiers"]):
+    for menu in found["menus"]:
+        for k, tier in enumerate(menu["tiers"]):
             low, high = tier["samples_min"], tier["samples_max"]
             tiers.add_row(
-                "" if k else escape(family["family"]),
+                "" if k else escape(menu["menu"]),
                 escape(tier["tier"]),
                 f"{tier['questions']:,}",
                 f"{low}" if low == high else f"{low}-{high}",
@@ -60,16 +60,16 @@ def describe_table(path: str | os.PathLike[str], console: Console | None = None)
                 f"{tier['tokens_p50']:,.0f}",
                 f"{tier['tokens_p90']:,.0f}",
                 f"{tier['accuracy']:.3f}",
-                end_section=k == len(family["tiers"]) - 1,
+                end_section=k == len(menu["tiers"]) - 1,
             )
     console.print(tiers)
 
     if not found["problems"]:
         console.print("No problems found.")
         return
-    problems = Table("family", "problem", "what was found", title="Problems: exams can be made, but mind these")
+    problems = Table("menu", "problem", "what was found", title="Problems: exams can be made, but mind these")
     for problem in found["problems"]:
         problems.add_row(
-            escape(problem["family"] or "(all)"), problem["kind"].replace("_", " "), escape(problem["message"])
+            escape(problem["menu"] or "(all)"), problem["kind"].replace("_", " "), escape(problem["message"])
         )
     console.print(problems)

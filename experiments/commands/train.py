@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from agents.base import make_agent, public_problem
 from agents.playing import TrainingExams
 from experiments.compare.comparison import Setting, setting_spec, training_spec, validation_spec
-from experiments.config import ConfigError, VariantConfig
+from experiments.config import ConfigError, FamilyConfig
 from experiments.runs import check_folder, check_same
 from experiments.training.training_run import (
     Curve,
@@ -42,18 +42,18 @@ class TrainConfig:
     """Registered name of an agent that learns in the environment."""
     params: dict[str, Any] = field(default_factory=dict)
     """Its constructor parameters."""
-    variant: VariantConfig = field(default_factory=VariantConfig)
-    budget: Any = 0.3
+    family: FamilyConfig = field(default_factory=FamilyConfig)
+    budget: int | float | str = 0.3
     order: str = "random"
     reward: str = "score"
     """What training exams pay, see :func:`roi_env.exams.rewards.parse_reward`; validation reports the score."""
-    seed: int = 0
+    training_seed: int = 0
     """Training seed: names training exams, initial weights, exploration."""
 
     @property
     def setting(self) -> Setting:
         """The kind of exam, as a comparison knows it."""
-        return Setting(0, self.variant.name or self.variant.source, self.variant, self.budget, self.order)
+        return Setting(0, self.family.label, self.family, self.budget, self.order)
 
 
 def read_config(run: Path) -> TrainConfig:
@@ -102,8 +102,8 @@ def _identity(config: TrainConfig) -> dict[str, Any]:
     """What a run's folder may hold of one run only; a run may be made longer."""
     identity = asdict(config)
     identity["params"] = {name: value for name, value in config.params.items() if name not in ("steps", "greedy")}
-    if config.variant.table is not None:
-        identity["variant"]["table"] = str(Path(config.variant.table).absolute())
+    if config.family.table is not None:
+        identity["family"]["table"] = str(Path(config.family.table).absolute())
     return identity
 
 
@@ -133,12 +133,12 @@ def train_run(
         paid = training_spec(setting, spec).replace(reward=parse_reward(config.reward))
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    practice = TrainingExams(paid, config.seed)
+    practice = TrainingExams(paid, config.training_seed)
     try:
-        agent.check(practice, config.seed, **resources)
+        agent.check(practice, config.training_seed, **resources)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    validation = validation_exams(validation_spec(setting, spec), config.seed)
+    validation = validation_exams(validation_spec(setting, spec), config.training_seed)
     run.mkdir(parents=True, exist_ok=True)
     with replacing(run / CONFIG) as path:
         OmegaConf.save(OmegaConf.structured(config), path)
@@ -159,7 +159,7 @@ def train_run(
             curve = train_stepwise(
                 agent,
                 practice,
-                config.seed,
+                config.training_seed,
                 validation,
                 before=before,
                 watch=report,

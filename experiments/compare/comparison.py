@@ -1,6 +1,6 @@
 """Run a comparison: every agent takes the same exams; results are Parquet files that the report reads.
 
-A *setting* is a kind of exam (variant x budget x order). A *cell* is one agent with one training seed in one setting, or a
+A *setting* is a kind of exam (family x budget x order). A *cell* is one agent with one training seed in one setting, or a
 setting's reference values. Cells are independent: they run in any order and in any number of processes with the same
 result, each is stored by one atomic rename, and a resumed run computes only what is missing.
 """
@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 import roi_env
 from agents.base import Agent, Entry, agent_text, find_agent, is_saved, make_agent, parse_agent, public_problem
 from agents.playing import TrainingExams, evaluate, rollout
-from experiments.config import CompareConfig, ConfigError, VariantConfig, as_dict
+from experiments.config import CompareConfig, ConfigError, FamilyConfig, as_dict
 from experiments.training.training_run import (
     Curve,
     curve_table,
@@ -39,9 +39,9 @@ from experiments.training.training_run import (
 )
 from experiments.training.tuning import Tuning, read_tuning
 from experiments.training.workers import worker_pool
-from roi_env.envs.single import resolve_spec
 from roi_env.exact.evaluation import BINS, CALIBRATION
-from roi_env.exams.exam import ExamBatch, ExamSpec, draw_exams
+from roi_env.exams.config import ExamConfig, ExamSpec
+from roi_env.exams.exam import ExamBatch, draw_exams
 from roi_env.files import replacing
 from roi_env.measures.references import references
 from roi_env.sources.outcome_tables import OutcomeTable
@@ -62,8 +62,8 @@ class Setting:
 
     number: int
     name: str
-    variant: VariantConfig
-    budget: Any
+    family: FamilyConfig
+    budget: int | float | str
     order: str
 
     @property
@@ -92,26 +92,17 @@ def expand(config: CompareConfig) -> list[Setting]:
 
     :raises ConfigError: where it has none, or two of one name.
     """
-    if not config.variants:
-        raise ConfigError("variants must not be empty: name at least one, e.g. variants=[{source: signal}]")
+    if not config.families:
+        raise ConfigError("families must not be empty: name at least one, e.g. families=[{family: signal}]")
     settings: list[Setting] = []
-    for variant in config.variants:
-        for order in variant.orders or config.orders:
-            for budget in variant.budgets or config.budgets:
-                settings.append(Setting(len(settings), _variant_name(variant), variant, budget, order))
+    for family in config.families:
+        for order in family.orders or config.orders:
+            for budget in family.budgets or config.budgets:
+                settings.append(Setting(len(settings), family.label, family, budget, order))
     labels = [setting.label for setting in settings]
     if duplicates := {label for label in labels if labels.count(label) > 1}:
-        raise ConfigError(f"settings must differ, but {sorted(duplicates)} occur twice: give the variants names")
+        raise ConfigError(f"settings must differ, but {sorted(duplicates)} occur twice: give the families names")
     return settings
-
-
-def _variant_name(variant: VariantConfig) -> str:
-    if variant.name:
-        return variant.name
-    if variant.table is None:
-        return variant.source
-    stem = Path(variant.table).name.split(".")[0]
-    return f"{stem}: {variant.family}" if variant.family else stem
 
 
 def setting_spec(setting: Setting, split: str = "test") -> ExamSpec:
@@ -119,40 +110,17 @@ def setting_spec(setting: Setting, split: str = "test") -> ExamSpec:
 
     :raises ConfigError: for arguments that do not fit.
     """
-    variant = setting.variant
-    arguments: dict[str, Any] = {
-        "budget": setting.budget,
-        "order": setting.order,
-        "preview": variant.preview,
-        "beliefs": variant.beliefs,
-        "coupling": variant.coupling,
-        "enforcement": variant.enforcement,
-        "feedback": variant.feedback or ("cost+correct" if variant.source == "latent" else "cost"),
-        "tiers": variant.tiers,
-    }
-    if variant.source == "tinylm":  # as ROIReasoning-TinyLM-v0
-        variant = dataclasses.replace(variant, num_tasks=variant.num_tasks or 8, group_by=variant.group_by or "kind")
-    for name in ("num_tasks", "decision_cost"):
-        if getattr(variant, name) is not None:
-            arguments[name] = getattr(variant, name)
-    # Where there is no table they are refused.
-    arguments |= {name: getattr(variant, name) for name in ("family", "datasets", "group_by", "missing")}
-    if variant.outcomes is not None:
-        arguments["split"] = split
-        return _recorded_spec(variant.source, variant.table, json.dumps(arguments))
+    exam = setting.family.exam(setting.budget, setting.order)
     try:
-        return resolve_spec(variant.source, **arguments)
+        return exam.resolve() if setting.family.outcomes is None else _recorded_spec(exam.replace(split=split))
     except ValueError as error:
         raise ConfigError(f"{setting.label}: {error}") from error
 
 
 @lru_cache(maxsize=8)
-def _recorded_spec(source: str, table: str | None, arguments: str) -> ExamSpec:
+def _recorded_spec(exam: ExamConfig) -> ExamSpec:
     """Cached: every cell of a setting needs it, and building it reads the whole table."""
-    try:
-        return resolve_spec(source, table=table, **json.loads(arguments))
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    return exam.resolve()
 
 
 def training_spec(setting: Setting, spec: ExamSpec) -> ExamSpec:
@@ -160,7 +128,7 @@ def training_spec(setting: Setting, spec: ExamSpec) -> ExamSpec:
 
     :raises ConfigError: where the train split lacks a group of the evaluated one.
     """
-    if setting.variant.outcomes is None:
+    if setting.family.outcomes is None:
         return spec
     train = setting_spec(setting, "train")
     if train.source.group_names != spec.source.group_names:
@@ -173,7 +141,7 @@ def training_spec(setting: Setting, spec: ExamSpec) -> ExamSpec:
 
 def validation_spec(setting: Setting, spec: ExamSpec) -> ExamSpec:
     """Kind of the validation exams: the same family for synthetic sources, the validation split for recorded ones."""
-    if setting.variant.outcomes is None:
+    if setting.family.outcomes is None:
         return spec
     found = setting_spec(setting, "validation")
     return found.replace(budget=spec.budget, num_tasks=min(spec.num_tasks, len(found.source.row_item)))
@@ -220,7 +188,7 @@ def plan(config: CompareConfig, settings: list[Setting]) -> list[Cell]:
         spec = setting_spec(setting)
         names = [
             name.replace(TIER, str(tier))
-            for name in (*config.agents, *setting.variant.agents, OPTIMUM)
+            for name in (*config.agents, *setting.family.agents, OPTIMUM)
             for tier in range(1, spec.num_tiers + 1 if TIER in name else 2)
         ]
         for name in dict.fromkeys(names):
@@ -266,7 +234,7 @@ def _key(config: CompareConfig, cell: Cell) -> str:
         _agent_content(cell.text),
         cell.seed,
         config.exams,
-        config.seed,
+        config.exam_seed,
         config.replicates,
         config.max_states,
     ]
@@ -289,13 +257,13 @@ def _agent_content(text: str) -> str | None:
 
 def _exam_identity(setting: Setting) -> list[Any]:
     """Everything that the exams of a setting depend on, as JSON values."""
-    variant = dataclasses.asdict(setting.variant) | {"agents": [], "name": None, "budgets": None, "orders": None}
-    if setting.variant.outcomes is not None:
-        variant["table"] = _content(setting.variant.outcomes)
-        if texts := _same_text(setting.variant.outcomes):
+    family = dataclasses.asdict(setting.family) | {"agents": [], "name": None, "budgets": None, "orders": None}
+    if setting.family.outcomes is not None:
+        family["table"] = _content(setting.family.outcomes)
+        if texts := _same_text(setting.family.outcomes):
             # Splits follow it; where no text is repeated they follow the file alone.
-            variant["same_text"] = texts
-    return [roi_env.__version__, variant, setting.budget, setting.order]
+            family["same_text"] = texts
+    return [roi_env.__version__, family, setting.budget, setting.order]
 
 
 @lru_cache(maxsize=64)
@@ -363,11 +331,11 @@ def run_cell(config: CompareConfig, cell: Cell, store: Path) -> _Tables:
     :param store: folder where trained agents are kept and looked for first.
     """
     spec = setting_spec(cell.setting)
-    batch = draw_exams(spec, config.seed, np.arange(config.exams))
+    batch = draw_exams(spec, config.exam_seed, np.arange(config.exams))
     if cell.agent == _REFERENCES:
         return _reference_tables(config, cell.setting.number, batch)
     agent, curve = _trained(config, cell, spec, store)
-    result = evaluate(agent, batch, max_states=config.max_states, replicates=config.replicates, seed=config.seed)
+    result = evaluate(agent, batch, max_states=config.max_states, replicates=config.replicates, seed=config.exam_seed)
     exams, tasks = result.value.shape
     head = {"setting": cell.setting.number, "agent": cell.agent, "seed": cell.seed}
     skipped = result.skipped.sum(1) / np.maximum(result.reached.sum(1), 1e-12)
@@ -411,7 +379,7 @@ def run_cell(config: CompareConfig, cell: Cell, store: Path) -> _Tables:
         "mass": sums["decisions"],
     }
     if cell.seed == 0:
-        tables["trajectory"] = _trajectory(agent, batch, config.seed, cell)
+        tables["trajectory"] = _trajectory(agent, batch, config.exam_seed, cell)
     if curve:
         columns = curve_table(curve)
         tables["learning"] = head | {name: columns[name].to_numpy() for name in columns.column_names}
@@ -472,7 +440,7 @@ def _settings_table(config: CompareConfig, settings: list[Setting]) -> pa.Table:
         rows.append(
             {
                 "setting": setting.number,
-                "variant": setting.name,
+                "family": setting.name,
                 "label": setting.label,
                 "num_tasks": spec.num_tasks,
                 "budget": spec.budget,

@@ -310,7 +310,7 @@ def analyse(run: Path, resamples: int = RESAMPLES) -> Comparison:
         if (run / f"{name}.parquet").exists()
     }
     tasks = tables.pop("tasks", None)
-    seed = int(config.get("seed") or 0)
+    seed = int(config.get("exam_seed") or 0)
     settings, cache = [], _WeightCache(resamples, seed)
     for row in rows:
         own = references["setting"] == row["setting"]
@@ -385,7 +385,7 @@ def records(comparison: Comparison) -> list[dict[str, Any]]:
             shares = seed_shares(setting, agent)
             record: dict[str, Any] = {
                 "setting": setting.id,
-                "variant": setting.row["variant"],
+                "family": setting.row["family"],
                 "label": setting.row["label"],
                 "budget": setting.budget,
                 "agent": agent,
@@ -507,7 +507,7 @@ def summarise(run: Path, comparison: Comparison | None = None) -> pa.Table:
     """
     comparison = analyse(run) if comparison is None else comparison
     rows = records(comparison)
-    kinds = dict.fromkeys(("variant", "label", "agent", "evaluation", "no_interval", "coincides"), pa.string())
+    kinds = dict.fromkeys(("family", "label", "agent", "evaluation", "no_interval", "coincides"), pa.string())
     kinds |= dict.fromkeys(("setting", "budget", "exams", "seeds"), pa.int64()) | {
         "seed_shares": pa.list_(pa.float64())
     }
@@ -594,7 +594,7 @@ def _entry(agent: str, scores: Columns, setting: Setting, weights: Floats, seed:
 
 
 def _family(row: dict[str, Any]) -> str:
-    keys = ("variant", "num_tasks", "order", "preview", "beliefs", "coupling", "synthetic", "tier_names")
+    keys = ("family", "num_tasks", "order", "preview", "beliefs", "coupling", "synthetic", "tier_names")
     return json.dumps([row.get(k) for k in keys], default=str)
 
 

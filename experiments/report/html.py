@@ -95,10 +95,10 @@ def headline(comparison: Comparison) -> list[str]:
     counts = sorted({len(s.exams) for s in settings})
     exams = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
     contestants = [a for a in comparison.agents if a != OPTIMUM]
-    variants = ", ".join(dict.fromkeys(str(s.row["variant"]) for s in settings))
+    names = ", ".join(dict.fromkeys(str(s.row["family"]) for s in settings))
     recorded = any(s.questions is not None for s in settings)
     sentences = [
-        f"{_count(len(contestants), 'agent')} took the same exams in {_count(len(settings), 'setting')} ({variants}), "
+        f"{_count(len(contestants), 'agent')} took the same exams in {_count(len(settings), 'setting')} ({names}), "
         f"{exams} paired exams each. Intervals are 95 % bootstrap intervals over "
         f"{'questions and exams' if recorded else 'exams'}, paired between agents.",
         *(f"No interval for {s.row['label']}: {s.no_interval}." for s in settings if s.no_interval),
@@ -107,7 +107,7 @@ def headline(comparison: Comparison) -> list[str]:
     ranking = [a for a in focus.ranking() if a not in (OPTIMUM, SKIP)]
     if not ranking:
         return sentences
-    best, where = ranking[0], f"In {focus.row['variant']} at B = {focus.budget:,} tokens"
+    best, where = ranking[0], f"In {focus.row['family']} at B = {focus.budget:,} tokens"
     found = []
     if REACHABLE in focus.references:
         share = focus.share(best, REACHABLE)
@@ -204,7 +204,7 @@ def _family(
     learned = figures.learning_setting(comparison, family, focus)
     return {
         "id": name,
-        "title": f"{row['variant']}, {_count(row['num_tasks'], 'task')}"
+        "title": f"{row['family']}, {_count(row['num_tasks'], 'task')}"
         + ("" if row["order"] == "random" else f", {str(row['order']).replace('_', ' ')}"),
         "notes": [
             f"order: {row['order']}",

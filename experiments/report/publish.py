@@ -19,7 +19,7 @@ from experiments.report.analysis import Comparison, Setting, analyse, focus_of, 
 from roi_env.files import replacing
 
 DPI = 110
-_COMPARABLE = ("exams", "seed", "training_seeds", "replicates", "max_states", "steps", "tuned")
+_COMPARABLE = ("exams", "exam_seed", "training_seeds", "replicates", "max_states", "steps", "tuned")
 """What runs must agree in to stand in one table."""
 
 
@@ -69,10 +69,10 @@ def publish(run: Path, out: Path) -> list[Path]:
     with replacing(out / "tables.md") as path:
         path.write_text(_tables(summary), encoding="utf-8")
     written += [out / "summary.json", out / "tables.md"]
-    elsewhere = {row["variant"] for row in kept}
+    elsewhere = {row["family"] for row in kept}
     for family in comparison.families:
         name = _slug(family[0])
-        if family[0].row["variant"] in elsewhere:  # its pictures show the other budgets
+        if family[0].row["family"] in elsewhere:  # its pictures show the other budgets
             name += "".join(f"-t{setting.row['budget_fraction']:.2g}" for setting in family).replace(".", "")
         for kind, figure in _pictures(comparison, family):
             file = out / f"{name}-{kind}.png"
@@ -111,12 +111,12 @@ def _tables(summary: pa.Table) -> str:
         "train laws, in a table of its own where it was recorded.\n"
     )
     rows = summary.to_pylist()
-    for variant in dict.fromkeys(row["variant"] for row in rows):
-        here = [row for row in rows if row["variant"] == variant]
+    for variant in dict.fromkeys(row["family"] for row in rows):
+        here = [row for row in rows if row["family"] == variant]
         labels = [row["label"] for row in sorted(here, key=lambda row: row["budget"])]
         columns = {label: label.removeprefix(variant).strip() or label for label in dict.fromkeys(labels)}
         seeds = {row["agent"]: row["seeds"] for row in here}
-        means = summary.filter(pc.equal(summary["variant"], variant)).group_by("agent")
+        means = summary.filter(pc.equal(summary["family"], variant)).group_by("agent")
         means = means.aggregate([(name, "mean") for name in ("normalised", "updates", "cpu_seconds")])
         ranked = means.sort_by([("normalised_mean", "descending")]).to_pylist()
         for name, title, more in (
@@ -186,4 +186,4 @@ def _pictures(comparison: Comparison, family: Sequence[Setting]) -> list[tuple[s
 
 def _slug(setting: Setting) -> str:
     order = "" if setting.row["order"] == "random" else f"-{setting.row['order']}"
-    return re.sub(r"[^a-z0-9]+", "-", f"{setting.row['variant']}{order}".lower()).strip("-")
+    return re.sub(r"[^a-z0-9]+", "-", f"{setting.row['family']}{order}".lower()).strip("-")

@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 
 from agents.base import Agent, load_agent, make_agent, public_problem, save_agent
 from agents.playing import TrainingExams, evaluate
-from roi_env.exams.exam import ExamBatch, ExamSpec, draw_exams
+from roi_env.exams.config import ExamSpec
+from roi_env.exams.exam import ExamBatch, draw_exams
 from roi_env.files import replacing
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from agents.playing import TrainingExams
 from experiments.config import ConfigError
 from experiments.training.training_run import train_stepwise, validation_exams
 from experiments.training.workers import worker_pool
-from roi_env.envs.single import resolve_spec
+from roi_env.exams.config import exam_spec
 from roi_env.files import replacing
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Task:
     :param agent: registered name.
     :param trial: number of the trial; 0 is the agent's defaults.
     :param params: hyper-parameters of the trial, ``steps`` included.
-    :param setting: keyword arguments of :func:`roi_env.envs.single.resolve_spec`.
+    :param setting: keyword arguments of :func:`roi_env.envs.single.exam_spec`.
     """
 
     agent: str
@@ -117,7 +117,7 @@ def search_tasks(
 
 def run_task(task: Task, folder: Path) -> None:
     """Train and validate one trial on one setting; store the result."""
-    spec = resolve_spec(**task.setting)
+    spec = exam_spec(**task.setting)
     agent: NeuralAgent = make_agent(agent_text(task.agent, task.params), public_problem(spec))  # type: ignore[assignment]
     # Only the last point counts; a trial's seed is the same for all agents and trials.
     curve = train_stepwise(agent, TrainingExams(spec, SEED), SEED, validation_exams(spec, SEED), points=1)

@@ -127,13 +127,13 @@ def outcome_table(
     samples: int,
     journal: Journal,
     *,
-    family: str,
+    menu: str,
     pairing: bool,
     decision_cost: int,
 ) -> OutcomeTable:
     """The table of a complete journal; texts of generations stay in the journal.
 
-    :param family: name of the model.
+    :param menu: name of the model.
     :raises JournalError: where work is missing.
     """
     rows = []
@@ -144,19 +144,19 @@ def outcome_table(
                 raise JournalError(f"{journal.path}: question {question.question_id!r}, sample {sample} is missing")
             for order, (tier, outcome) in enumerate(zip(tiers, outcomes, strict=True), 1):
                 made = {"tokens": outcome["tokens"], "correct": outcome["correct"]}
-                rows.append(_row(question, family, tier, order, sample, made))
-    return _table(rows, str(journal.path), tiers, family, pairing, decision_cost)
+                rows.append(_row(question, menu, tier, order, sample, made))
+    return _table(rows, str(journal.path), tiers, menu, pairing, decision_cost)
 
 
 def _row(
-    question: Question, family: str, tier: ThinkingTier, order: int, sample: int, made: Mapping[str, Any]
+    question: Question, menu: str, tier: ThinkingTier, order: int, sample: int, made: Mapping[str, Any]
 ) -> dict[str, Any]:
     return {
         "dataset": question.dataset,
         "question_id": question.question_id,
         "question": question.text,
         "answer": question.answer,
-        "family": family,
+        "menu": menu,
         "tier": tier.name,
         "tier_order": order,
         "sample": sample,
@@ -169,14 +169,14 @@ def _table(
     rows: Sequence[Mapping[str, Any]],
     path: str,
     tiers: Sequence[ThinkingTier],
-    family: str,
+    menu: str,
     pairing: bool,
     decision_cost: int,
     more: Mapping[str, str] = {},
 ) -> OutcomeTable:
     names = list(dict.fromkeys(name for row in rows for name in row))
     columns = {name: [row.get(name) for row in rows] for name in names}
-    edges = json.dumps({family: {tier.name: tier.most_tokens for tier in tiers}})
+    edges = json.dumps({menu: {tier.name: tier.most_tokens for tier in tiers}})
     metadata = {
         "level_edges": edges,
         "tier_caps": edges,
@@ -419,7 +419,7 @@ def live_table(
     tiers: Sequence[ThinkingTier],
     correct: Mapping[tuple[str, str, str, int], bool],
     *,
-    family: str,
+    menu: str,
     decision_cost: int,
 ) -> OutcomeTable:
     """The table of all answers that came; errors and unknown outcomes have no row, so that counts may be unequal.
@@ -446,8 +446,8 @@ def live_table(
             "note": reply.note,
         }
         question = recording.questions[key[:2]]
-        rows.append(_row(question, family, by_name[key[2]], order[key[2]], key[3], made))
+        rows.append(_row(question, menu, by_name[key[2]], order[key[2]], key[3], made))
     path = str(recording.ledger.file.path) if recording.ledger.file else "<memory>"
     if not rows:
         raise JournalError(f"{path}: no answer came; nothing can be tabulated")
-    return _table(rows, path, tiers, family, False, decision_cost, {"seeds": json.dumps(recording.seeds())})
+    return _table(rows, path, tiers, menu, False, decision_cost, {"seeds": json.dumps(recording.seeds())})

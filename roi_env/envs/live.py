@@ -1,6 +1,6 @@
 """Live exams: a solver answers as the agent decides. ``gym.make("ROIReasoning-Live-v0", ...)``.
 
-The problem is the same as everywhere (:class:`~roi_env.exams.exam.ExamSpec`, observation, mask, rules); only outcomes come from
+The problem is the same as everywhere (:class:`~roi_env.exams.config.ExamSpec`, observation, mask, rules); only outcomes come from
 a :class:`~roi_env.answering.base.LiveSolver` and a grader instead of a table. What is believed of the tiers comes from a
 recorded table, or, without one, from :func:`default_laws`.
 """
@@ -18,8 +18,9 @@ import numpy.typing as npt
 
 from roi_env.answering.base import Ask, LiveSolver, Question, Reply, ThinkingTier
 from roi_env.envs.rendering import RENDER_FPS, Decision, Scene, render_ansi, render_rgb
-from roi_env.envs.single import MissingArgument, integer_action
-from roi_env.exams.exam import ExamBatch, check_seed, draw_exams, exam_numbers, exam_spec
+from roi_env.envs.single import integer_action
+from roi_env.exams.config import MissingArgument, exam_spec
+from roi_env.exams.exam import ExamBatch, check_seed, draw_exams, exam_numbers
 from roi_env.exams.observation import observation_layout, observation_tables, observe, padded_features
 from roi_env.exams.rewards import REFUSAL_BONUS, reward_of
 from roi_env.exams.rules import transition
@@ -66,7 +67,7 @@ def live_source(
     tiers: Sequence[ThinkingTier],
     *,
     table: OutcomeTable | str | None = None,
-    family: str | None = None,
+    menu: str | None = None,
     group_by: str = "dataset",
 ) -> Source:
     """Questions to be answered live, as a source without outcomes.
@@ -86,7 +87,7 @@ def live_source(
         features, feature_names = np.eye(len(_LENGTHS), dtype=np.float32), [f"text={name}" for name in _LENGTHS]
         group_names, key = _LENGTHS, np.arange(len(_LENGTHS))
     else:
-        known = recorded_source(table, family=family, group_by=group_by, split="train")
+        known = recorded_source(table, menu=menu, group_by=group_by, split="train")
         if [tier.name for tier in known.tiers] != names:
             raise ValueError(
                 f"the table's tiers are {[tier.name for tier in known.tiers]}, the live ones {names}: name them alike"
@@ -184,7 +185,7 @@ class ROIReasoningLiveEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
     * `solver`: a :class:`~roi_env.answering.base.LiveSolver`.
     * `grader`: a name of :mod:`roi_env.answering.grading`, or a callable ``(question, text) -> bool``.
     * `num_tasks`: N (default: 10, at most the number of questions).
-    * `table`, `family`, `group_by`: where beliefs come from, see :func:`live_source`.
+    * `table`, `menu`, `group_by`: where beliefs come from, see :func:`live_source`.
     * `budget`, `order`, `preview`, `beliefs`, `reward`, `feedback`, `decision_cost`: as in
       :class:`~roi_env.envs.single.ROIReasoningEnv`.
 
@@ -205,7 +206,7 @@ class ROIReasoningLiveEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
         *,
         num_tasks: int | None = None,
         table: OutcomeTable | str | None = None,
-        family: str | None = None,
+        menu: str | None = None,
         group_by: str = "dataset",
         render_mode: str | None = None,
         **kwargs: Any,
@@ -225,7 +226,7 @@ class ROIReasoningLiveEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
             from roi_env.answering.questions import read_questions
 
             questions = read_questions(questions)
-        source = live_source(questions, tiers, table=table, family=family, group_by=group_by)
+        source = live_source(questions, tiers, table=table, menu=menu, group_by=group_by)
         spec = exam_spec(source, num_tasks=min(10, len(questions)) if num_tasks is None else num_tasks, **kwargs)
         if spec.reward.kind == REFUSAL_BONUS:
             raise ValueError("reward 'refusal_bonus' needs outcomes of tiers that were not chosen: not in live exams")

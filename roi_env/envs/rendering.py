@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
-from roi_env.exams.exam import ExamSpec
+from roi_env.exams.config import ExamSpec
 
 if TYPE_CHECKING:
     from PIL import ImageDraw, ImageFont

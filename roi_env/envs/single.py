@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from itertools import chain, repeat
@@ -13,72 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from roi_env.envs.rendering import RENDER_FPS, Decision, Scene, render_ansi, render_rgb
-from roi_env.exams.exam import ExamSpec, as_integers, check_options, check_seed, draw_exams, exam_numbers, exam_spec
+from roi_env.exams.config import ExamSpec, exam_spec
+from roi_env.exams.exam import as_integers, check_options, check_seed, draw_exams, exam_numbers
 from roi_env.exams.observation import observation_layout, observation_tables, observe, padded_features
 from roi_env.exams.rewards import SCORE, reward_of
 from roi_env.exams.rules import transition
 from roi_env.sources.source import NOT_OFFERED
-
-
-class MissingArgument(gym.error.MissingArgument, ValueError):
-    """An environment was made without something that it cannot do without; the message names it."""
-
-
-_TABLE_ARGUMENTS = ("family", "datasets", "split", "group_by", "missing")
-
-
-def resolve_spec(source: Any = "signal", *, table: Any = None, **kwargs: Any) -> ExamSpec:
-    """Resolve the arguments of the environments into an :class:`~roi_env.exams.exam.ExamSpec`.
-
-    :param source: see :func:`roi_env.exams.exam.exam_spec`; "recorded" needs ``table``; "paper" uses it when given; "tinylm" is the table that comes with the package. A resolved
-        :class:`~roi_env.exams.exam.ExamSpec` is taken as it is, without other arguments.
-    :param table: path of an outcome table or an :class:`~roi_env.sources.outcome_tables.OutcomeTable`.
-    :param kwargs: arguments of :func:`roi_env.exams.exam.exam_spec`; with a table also ``family``, ``datasets``, ``split``
-        (default "test"), ``group_by`` (default "dataset") and ``missing`` ("drop" or "mask"), see
-        :func:`roi_env.sources.recorded.recorded_source`.
-    :raises MissingArgument: (a ValueError) without a table where one is needed, or without the family of a table of several.
-    :raises ValueError: for arguments that are superfluous or out of range.
-    """
-    if isinstance(source, ExamSpec):
-        if given := [name for name, value in {"table": table, **kwargs}.items() if value is not None]:
-            raise ValueError(f"an ExamSpec is complete, {sorted(given)} would change it: use spec.replace(...) instead")
-        return source
-    if isinstance(source, str) and source == "tinylm":
-        if table is not None:
-            raise ValueError("source='tinylm' brings its own table: leave table out, or choose source='recorded'")
-        from roi_env.sources.packaged import tinylm_table
-
-        table = tinylm_table()
-    recorded = {name: kwargs.pop(name) for name in _TABLE_ARGUMENTS if kwargs.get(name) is not None}
-    for name in _TABLE_ARGUMENTS:
-        kwargs.pop(name, None)
-    if table is not None:
-        from roi_env.sources.outcome_tables import OutcomeTable
-        from roi_env.sources.recorded import recorded_source
-
-        if not isinstance(table, OutcomeTable):
-            if not isinstance(table, (str, os.PathLike)):
-                raise ValueError(f"table must be the path of an outcome table or an OutcomeTable, got {table!r}")
-            table = OutcomeTable.read(table)
-        if "family" not in recorded and len(table.families) > 1:
-            raise MissingArgument(
-                f"{table.path} holds {len(table.families)} families, whose tiers cannot be compared; give family= one of "
-                f"{list(table.families)}"
-            )
-        stratify = isinstance(source, str) and source == "paper"
-        kwargs.setdefault("num_tasks", 3 if stratify else None)
-        kwargs.setdefault("decision_cost", table.decision_cost)
-        # The table is cut to the tiers before it is split and counted, so that dropped questions are counted for them.
-        tiers = kwargs.pop("tiers", None)
-        source = recorded_source(table, tiers=tiers, stratify=stratify, **recorded)
-    elif isinstance(source, str) and source == "recorded":
-        raise MissingArgument(
-            "source='recorded' (ROIReasoning-Recorded-v0) needs table=PATH (an outcome table: Parquet, CSV or JSONL) or "
-            "an OutcomeTable"
-        )
-    elif recorded:
-        raise MissingArgument(f"{sorted(recorded)} belong to recorded outcomes: give table=PATH too")
-    return exam_spec(source, **kwargs)
 
 
 def integer_action(action: Any, num_actions: int) -> int:
@@ -152,12 +91,12 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
     step `score` and `spent` of the exam.
 
     ## Arguments
-    `gym.make("ROIReasoning-v0", source="signal", num_tasks=10, budget=0.3, order="random", preview=True,
+    `gym.make("ROIReasoning-v0", family="signal", num_tasks=10, budget=0.3, order="random", preview=True,
     beliefs="published", reward="score", feedback="cost", coupling=None, tiers=None, decision_cost=0,
     enforcement="budget", table=None, render_mode=None)`
 
     * `source`: family name (known, signal, heavy, cap, latent, paper, recorded, tinylm), a `roi_env.sources.source.Source`, or a complete
-      `roi_env.exams.exam.ExamSpec` (then nothing else but `render_mode`).
+      `roi_env.exams.config.ExamSpec` (then nothing else but `render_mode`).
     * `table`, `family`, `datasets`, `split`, `group_by`, `missing`: recorded outcomes, see `roi_env.sources.recorded.recorded_source`.
     * `num_tasks`: N.
     * `budget`: int = tokens; float = fraction of N x the mean cost of the top tier; "tight" .15, "medium" .3, "ample" .6.
@@ -177,13 +116,13 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
     | id | structure | defaults that differ |
     |----|-----------|----------------------|
     | `ROIReasoning-v0` | noisy signals, tasks independent given them | |
-    | `ROIReasoning-Known-v0` | the difficulty is visible | `source="known"` |
-    | `ROIReasoning-Heavy-v0` | heavy-tailed costs, visible weights 1, 2, 4, 8 | `source="heavy"` |
-    | `ROIReasoning-Cap-v0` | tiers cut one latent thought, common coupling | `source="cap"` |
-    | `ROIReasoning-Latent-v0` | an exam-level ability that signals do not show | `source="latent"`, `feedback="cost+correct"` |
+    | `ROIReasoning-Known-v0` | the difficulty is visible | `family="known"` |
+    | `ROIReasoning-Heavy-v0` | heavy-tailed costs, visible weights 1, 2, 4, 8 | `family="heavy"` |
+    | `ROIReasoning-Cap-v0` | tiers cut one latent thought, common coupling | `family="cap"` |
+    | `ROIReasoning-Latent-v0` | an exam-level ability that signals do not show | `family="latent"`, `feedback="cost+correct"` |
     | `ROIReasoning-Recorded-v0` | an outcome table of real models | needs `table` |
-    | `ROIReasoning-TinyLM-v0` | recorded outcomes of the small language model of this project; the group is the kind and visible size of a task | `source="tinylm"`, `num_tasks=8`, `group_by="kind"`, `decision_cost=1` |
-    | `ROIReasoning-Paper-v0` | one task each of GSM8K, MATH and AIME, levels and refusal | `source="paper"`, `num_tasks=3`, `budget=1024`, `order="easy_first"` |
+    | `ROIReasoning-TinyLM-v0` | recorded outcomes of the small language model of this project; the group is the kind and visible size of a task | `family="tinylm"`, `num_tasks=8`, `group_by="kind"`, `decision_cost=1` |
+    | `ROIReasoning-Paper-v0` | one task each of GSM8K, MATH and AIME, levels and refusal | `family="paper"`, `num_tasks=3`, `budget=1024`, `order="easy_first"` |
 
     All show the preview and publish beliefs by default.
 
@@ -204,7 +143,7 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
         """
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise ValueError(f"render_mode must be None or one of {self.metadata['render_modes']}, got {render_mode!r}")
-        spec = resolve_spec(source, **kwargs)
+        spec = exam_spec(source, **kwargs)
         self.spec_of_exam = spec
         self.render_mode = render_mode
         self.observation_layout = observation_layout(spec)

@@ -18,8 +18,8 @@ from gymnasium.vector.utils import batch_space
 from numba import typeof
 
 from roi_env.envs.rendering import RENDER_FPS, Decision, Scene, render_ansi, render_rgb
-from roi_env.envs.single import resolve_spec
 from roi_env.envs.vector_kernels import Final, Outputs, new_scratch, new_state, reset_all, rules_of, sample, step_all
+from roi_env.exams.config import exam_spec
 from roi_env.exams.exam import as_integers, check_options, check_seed, exam_numbers
 from roi_env.exams.observation import observation_layout, observation_tables
 
@@ -63,7 +63,7 @@ class ROIReasoningVectorEnv(gym.vector.VectorEnv):
             raise ValueError("autoreset_mode must be NEXT_STEP or SAME_STEP: this environment always resets by itself")
         if render_mode not in (None, "ansi", "rgb_array"):
             raise ValueError(f"render_mode must be None, 'ansi' or 'rgb_array', got {render_mode!r}")
-        self.spec_of_exam = resolve_spec(**kwargs)
+        self.spec_of_exam = exam_spec(**kwargs)
         spec = self.spec_of_exam
         self.num_envs = int(num_envs)
         self.render_mode = render_mode

@@ -15,7 +15,8 @@ import numpy.typing as npt
 from numba import njit
 
 from roi_env.exams import random
-from roi_env.exams.exam import ExamSpec, draw_latent, draw_tasks, new_slots, outcome_number, place_outcome
+from roi_env.exams.config import ExamSpec
+from roi_env.exams.exam import draw_latent, draw_tasks, new_slots, outcome_number, place_outcome
 from roi_env.exams.observation import ObservationTables, fill_features, padded_features, write_observation
 from roi_env.exams.rewards import REFUSAL_BONUS, compiled_reward_of
 from roi_env.exams.rules import compiled_transition

@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from roi_env.exams.exam import ExamBatch, ExamSpec
+from roi_env.exams.config import ExamSpec
+from roi_env.exams.exam import ExamBatch
 from roi_env.sources.source import Laws, Source
 
 Law = Literal["published", "true"]

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from roi_env.exams.exam import ExamSpec
+from roi_env.exams.config import ExamSpec
 from roi_env.exams.simd import copy_row
 
 

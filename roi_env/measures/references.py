@@ -1,7 +1,8 @@
 """The values that scores are measured against: oracle, informed, optimum.
 
 >>> import numpy as np
->>> from roi_env.exams.exam import draw_exams, exam_spec
+>>> from roi_env.exams.config import exam_spec
+ from roi_env.exams.exam import draw_exams
 >>> from roi_env.measures.references import informed_values, optimum_tables, oracle_values, references
 >>> exams = draw_exams(exam_spec("signal", num_tasks=3), seed=0, exam_ids=np.arange(2))
 >>> optimum_tables(exams).value.round(6)  # the best policy for what is shown
@@ -39,7 +40,8 @@ from roi_env.exact.evaluation import (
 from roi_env.exact.hindsight import hindsight
 from roi_env.exact.policy_tables import Rounding, Tables, auto_grid, blind_tables, by_exam, compile_laws, preview_tables
 from roi_env.exams.arrivals import Arrivals
-from roi_env.exams.exam import ExamBatch, ExamSpec
+from roi_env.exams.config import ExamSpec
+from roi_env.exams.exam import ExamBatch
 from roi_env.measures.episodes import Enter, Outcome, Player, redraw_hidden, sample, standard_error, summarise
 from roi_env.sources.source import NOT_OFFERED, Laws, published_laws
 

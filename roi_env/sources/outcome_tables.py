@@ -9,8 +9,8 @@ are equal once normalised (:func:`roi_env.sources.texts.normalised`) are one que
 
 Optional file metadata (Parquet schema metadata, UTF-8 text):
 
-* ``level_edges``: JSON ``{family: {tier: tokens}}``, most tokens that still count as the tier's announced level;
-* ``tier_caps``: JSON ``{family: {tier: tokens}}``, tokens at which generation of the tier was cut;
+* ``level_edges``: JSON ``{menu: {tier: tokens}}``, most tokens that still count as the tier's announced level;
+* ``tier_caps``: JSON ``{menu: {tier: tokens}}``, tokens at which generation of the tier was cut;
 * ``decision_cost``: tokens every action costs, skip included (default 0);
 * ``pairing``: ``true`` where sample ``s`` of all tiers comes from one thought (default ``false``).
 """
@@ -97,8 +97,8 @@ class OutcomeTable:
     :param rows: the table; text columns of ``COLUMNS`` are ``dictionary<int32, string>``, ``tier_order`` and ``tokens``
         int32, ``correct`` bool, ``sample`` int64; other columns as they came.
     :param path: where it came from; names the table in errors and reports.
-    :param level_edges: family -> tier -> most tokens that still count as the tier's announced level.
-    :param tier_caps: family -> tier -> tokens at which generation was cut.
+    :param level_edges: menu -> tier -> most tokens that still count as the tier's announced level.
+    :param tier_caps: menu -> tier -> tokens at which generation was cut.
     :param decision_cost: tokens every action costs, skip included.
     :param pairing: whether sample ``s`` of all tiers of a question comes from one thought.
     :param notes: what was inferred in reading, one sentence each.
@@ -227,9 +227,9 @@ class OutcomeTable:
         return int(self.rows.num_rows)
 
     @property
-    def families(self) -> tuple[str, ...]:
-        """Families in order of first appearance."""
-        return tuple(pc.unique(self.rows["family"]).to_pylist())
+    def menus(self) -> tuple[str, ...]:
+        """Menus in order of first appearance."""
+        return tuple(pc.unique(self.rows["menu"]).to_pylist())
 
     def codes(self, column: str) -> tuple[npt.NDArray[np.int64], list[Any]]:
         """``(codes, values)`` of any column: row ``r`` holds ``values[codes[r]]``; every value has a row."""
@@ -257,53 +257,53 @@ class OutcomeTable:
         values: npt.NDArray[Any] = self.rows[column].to_numpy()
         return values
 
-    def tier_names(self, family: str) -> tuple[str, ...]:
-        """Tiers of a family, cheapest first.
+    def tier_names(self, menu: str) -> tuple[str, ...]:
+        """Tiers of a menu, cheapest first.
 
-        :raises OutcomeTableError: for an unknown family.
+        :raises OutcomeTableError: for an unknown menu.
         """
-        self._check_family(family)
-        rows = self.rows.filter(pc.equal(self.rows["family"], family))
+        self._check_menu(menu)
+        rows = self.rows.filter(pc.equal(self.rows["menu"], menu))
         tier, values = replace(self, rows=rows).codes("tier")
         order = dict(zip(tier.tolist(), rows["tier_order"].to_pylist(), strict=True))
         return tuple(str(values[code]) for code in sorted(order, key=lambda code: order[code]))
 
     def select(
         self,
-        family: str | None = None,
+        menu: str | None = None,
         tiers: Sequence[str] | str | None = None,
         datasets: Sequence[str] | str | None = None,
     ) -> OutcomeTable:
-        """The rows of one family (may be left out where there is only one), of the named tiers and datasets (default: all).
+        """The rows of one menu (may be left out where there is only one), of the named tiers and datasets (default: all).
 
-        :raises OutcomeTableError: where the family is unknown or not named but needed, or a tier or dataset has no rows.
+        :raises OutcomeTableError: where the menu is unknown or not named but needed, or a tier or dataset has no rows.
         """
-        if family is None:
-            if len(self.families) > 1:
+        if menu is None:
+            if len(self.menus) > 1:
                 raise OutcomeTableError(
                     self.path,
-                    f"{len(self.families)} families, whose tiers cannot be compared; choose one with family=...: "
-                    f"{list(self.families)}",
-                    "family",
-                    int(np.argmax(self.codes("family")[0] != self.codes("family")[0][0])),
+                    f"{len(self.menus)} menus, whose tiers cannot be compared; choose one with menu=...: "
+                    f"{list(self.menus)}",
+                    "menu",
+                    int(np.argmax(self.codes("menu")[0] != self.codes("menu")[0][0])),
                 )
-            family = self.families[0]
-        self._check_family(family)
-        keep = pc.equal(self.rows["family"], family)
+            menu = self.menus[0]
+        self._check_menu(menu)
+        keep = pc.equal(self.rows["menu"], menu)
         kept = self.rows.filter(keep)
         for column, chosen in (("tier", tiers), ("dataset", datasets)):
             if chosen is None:
                 continue
             names = [chosen] if isinstance(chosen, str) else list(chosen)
             values = kept[column].cast(pa.string())
-            known = self.tier_names(family) if column == "tier" else tuple(sorted(values.unique().to_pylist()))
+            known = self.tier_names(menu) if column == "tier" else tuple(sorted(values.unique().to_pylist()))
             if not names or len(set(names)) != len(names):
                 raise OutcomeTableError(
                     self.path, f"{column}s must be distinct names out of {list(known)}, got {names!r}"
                 )
             if absent := [name for name in names if name not in known]:
                 raise OutcomeTableError(
-                    self.path, f"no rows for {column} {absent[0]!r} of family {family!r}; it has {list(known)}", column
+                    self.path, f"no rows for {column} {absent[0]!r} of menu {menu!r}; it has {list(known)}", column
                 )
             kept = kept.filter(pc.is_in(values, pa.array(names, pa.string())))
         return replace(self, rows=kept)
@@ -328,7 +328,7 @@ class OutcomeTable:
 
         A hash, read as a number in [0, 1), falls into the train, validation or test share; split sizes therefore vary
         around their shares. It is the hash of the ``question_id``, and, where several ids stand for one text
-        (``same_text``), of that text. A question's split is thus the same in every family, selection and row order and
+        (``same_text``), of that text. A question's split is thus the same in every menu, selection and row order and
         in every process, and the same in every table that has its text once; no text is in two splits of a table.
 
         :param fractions: shares of train, validation and test, >= 0, summing to 1.
@@ -498,23 +498,23 @@ class OutcomeTable:
         """What the table holds, as plain data (dicts, lists, str, int, float, bool).
 
         Keys: ``path, rows, questions, pairing, decision_cost, datasets`` (name -> questions), ``splits`` (name ->
-        questions, default shares), ``families``, ``problems`` and ``notes``.
+        questions, default shares), ``menus``, ``problems`` and ``notes``.
 
-        * A family: ``family, questions, complete_questions`` (questions with all tiers), ``splits, tiers``.
+        * A menu: ``menu, questions, complete_questions`` (questions with all tiers), ``splits, tiers``.
         * A tier: ``tier, tier_order, rows, questions, samples_min, samples_max, tokens_mean, tokens_p50, tokens_p90,
           accuracy``; means and percentiles over generations.
-        * A problem: ``family, kind, message``. Kinds: ``missing_tiers``, ``unequal_samples``, ``tier_order`` (a later
+        * A problem: ``menu, kind, message``. Kinds: ``missing_tiers``, ``unequal_samples``, ``tier_order`` (a later
           tier costs less), ``trap`` (dearer and less often correct), ``non_monotone`` (questions where the last tier is
           right less often than the first), ``zero_tokens``, ``several_judgements`` (of one generation?),
           ``hidden_thought`` (tokens that cannot hold what was generated). Tiers are compared on the questions that have
-          both, every question counting once. Of the whole table (``family`` is ``""``): ``equal_texts`` (of several
+          both, every question counting once. Of the whole table (``menu`` is ``""``): ``equal_texts`` (of several
           ids), ``tier_texts`` (other texts at other tiers of one id), ``several_texts`` and ``several_answers`` (that
-          differ between generations), ``similar_names`` (of datasets, families or tiers).
+          differ between generations), ``similar_names`` (of datasets, menus or tiers).
         """
-        families, problems = [], self._describe_texts()
-        for name in self.families:
-            entry, found = self.select(name)._describe_family(name)
-            families.append(entry)
+        menus, problems = [], self._describe_texts()
+        for name in self.menus:
+            entry, found = self.select(name)._describe_menu(name)
+            menus.append(entry)
             problems.extend(found)
         first_row = self.distinct_questions().first_row
         dataset, names = self.codes("dataset")
@@ -527,7 +527,7 @@ class OutcomeTable:
             "decision_cost": self.decision_cost,
             "datasets": {name: int(count) for name, count in zip(names, counts, strict=True) if count},
             "splits": self._split_sizes(first_row),
-            "families": families,
+            "menus": menus,
             "problems": problems,
             "notes": list(self.notes),
         }
@@ -537,9 +537,9 @@ class OutcomeTable:
         problems = []
 
         def report(kind: str, message: str) -> None:
-            problems.append({"family": "", "kind": kind, "message": message})
+            problems.append({"menu": "", "kind": kind, "message": message})
 
-        for column in ("dataset", "family", "tier"):
+        for column in ("dataset", "menu", "tier"):
             like: dict[str, list[str]] = {}
             for value in self.codes(column)[1]:
                 like.setdefault(normalised(value), []).append(value)
@@ -567,7 +567,7 @@ class OutcomeTable:
             said = some([names[at][1] for at in by_tier])
             report(
                 "tier_texts",
-                f"{len(by_tier)} ids have another text at another tier or family ({said}): if these are different questions, "
+                f"{len(by_tier)} ids have another text at another tier or menu ({said}): if these are different questions, "
                 "give them different ids; if it is the prompt that differs, write the bare question",
             )
         if len(inside):
@@ -592,9 +592,9 @@ class OutcomeTable:
         _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
         return np.asarray(values != values[first][inverse])
 
-    def _describe_family(self, family: str) -> tuple[dict[str, Any], list[dict[str, str]]]:
+    def _describe_menu(self, menu: str) -> tuple[dict[str, Any], list[dict[str, str]]]:
         of_row, first_row = self.distinct_questions()
-        names = self.tier_names(family)
+        names = self.tier_names(menu)
         code, values = self.codes("tier")
         tier, shape = np.array([names.index(value) for value in values])[code], (len(first_row), len(names))
         tokens, correct, order = self.numbers("tokens"), self.numbers("correct"), self.numbers("tier_order")
@@ -626,7 +626,7 @@ class OutcomeTable:
         problems: list[dict[str, str]] = []
 
         def report(kind: str, message: str) -> None:
-            problems.append({"family": family, "kind": kind, "message": message})
+            problems.append({"menu": menu, "kind": kind, "message": message})
 
         complete = offered.all(1)
         if not complete.all():
@@ -675,7 +675,7 @@ class OutcomeTable:
         for message in hidden_thoughts(self.rows, tier, names):
             report("hidden_thought", message)
         return {
-            "family": family,
+            "menu": menu,
             "questions": shape[0],
             "complete_questions": int(complete.sum()),
             "splits": self._split_sizes(first_row),
@@ -686,18 +686,16 @@ class OutcomeTable:
         counts = np.bincount(self.split_codes()[first_row], minlength=len(SPLITS))
         return {name: int(count) for name, count in zip(SPLITS, counts, strict=True)}
 
-    def _check_family(self, family: str) -> None:
-        if family not in self.families:
-            raise OutcomeTableError(
-                self.path, f"no rows for family {family!r}; there are {list(self.families)}", "family"
-            )
+    def _check_menu(self, menu: str) -> None:
+        if menu not in self.menus:
+            raise OutcomeTableError(self.path, f"no rows for menu {menu!r}; there are {list(self.menus)}", "menu")
 
     def _check_tier_order(self) -> None:
-        family, families = self.codes("family")
+        menu, menus = self.codes("menu")
         tier, tiers = self.codes("tier")
         order = self.numbers("tier_order").astype(np.int64)
-        # One tier, one order, and one order, one tier: both inside a family.
-        for key, value in ((family * len(tiers) + tier, order), (family * 2**31 + order, tier)):
+        # One tier, one order, and one order, one tier: both inside a menu.
+        for key, value in ((menu * len(tiers) + tier, order), (menu * 2**31 + order, tier)):
             differs = self._spread(key, value)
             if differs.any():
                 row = int(differs.argmax())
@@ -705,16 +703,16 @@ class OutcomeTable:
                 raise OutcomeTableError(
                     self.path,
                     f"tier {tiers[tier[row]]!r} has order {order[row]}, but row {before} gives tier "
-                    f"{tiers[tier[before]]!r} order {order[before]} in the same family {families[family[row]]!r}; "
-                    "give every tier of a family one order of its own, or leave the column out: it is then that of mean "
+                    f"{tiers[tier[before]]!r} order {order[before]} in the same menu {menus[menu[row]]!r}; "
+                    "give every tier of a menu one order of its own, or leave the column out: it is then that of mean "
                     "tokens",
                     "tier_order",
                     row,
                 )
 
     def _cells(self) -> npt.NDArray[np.int64]:
-        """(rows,) number of every row's (dataset, question_id, family, tier)."""
-        return self._keys(self.questions().of_row, self.codes("family")[0], self.codes("tier")[0])
+        """(rows,) number of every row's (dataset, question_id, menu, tier)."""
+        return self._keys(self.questions().of_row, self.codes("menu")[0], self.codes("tier")[0])
 
     @staticmethod
     def _keys(key: npt.NDArray[np.int64], *columns: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -726,18 +724,18 @@ class OutcomeTable:
 
     def _with_tier_order(self) -> tuple[OutcomeTable, str]:
         """The table with the order of mean tokens as ``tier_order``, and the sentence that says so."""
-        family, families = self.codes("family")
+        menu, menus = self.codes("menu")
         tier, tiers = self.codes("tier")
-        key = self._keys(family, tier)
+        key = self._keys(menu, tier)
         _, first = np.unique(key, return_index=True)
         mean = np.bincount(key, self.numbers("tokens")) / np.bincount(key)
         order, said = np.empty(len(first), np.int32), []
-        for number, name in enumerate(families):
-            mine = np.flatnonzero(family[first] == number)
+        for number, name in enumerate(menus):
+            mine = np.flatnonzero(menu[first] == number)
             mine = mine[np.lexsort((first[mine], mean[mine]))]
             order[mine] = np.arange(1, len(mine) + 1)
             said.append(f"{name}: " + " < ".join(f"{tiers[tier[first[at]]]} ({mean[at]:,.0f})" for at in mine))
-        more = f"; and {len(said) - 3} more families" if len(said) > 3 else ""
+        more = f"; and {len(said) - 3} more menus" if len(said) > 3 else ""
         note = f"no tier_order: tiers stand in the order of their mean tokens ({'; '.join(said[:3])}{more})"
         return replace(self, rows=self._with("tier_order", order[key])), note
 
@@ -811,7 +809,7 @@ class OutcomeTable:
         if len(again):
             row = int(again.min())
             before = int(np.argmax(key == key[row]))
-            what = {name: self.rows[name][row].as_py() for name in ("family", "question_id", "tier", "sample")}
+            what = {name: self.rows[name][row].as_py() for name in ("menu", "question_id", "tier", "sample")}
             pair = [self.rows.slice(at, 1).to_pylist()[0] for at in (before, row)]
             differ = [name for name in self.rows.column_names if repr(pair[0][name]) != repr(pair[1][name])]
             if not differ:
@@ -830,12 +828,12 @@ class OutcomeTable:
             )
 
     def _check_level_edges(self) -> None:
-        for family in set(self.level_edges) & set(self.families):
-            edges = [self.level_edges[family].get(tier) for tier in self.tier_names(family)]
+        for menu in set(self.level_edges) & set(self.menus):
+            edges = [self.level_edges[menu].get(tier) for tier in self.tier_names(menu)]
             known = [edge for edge in edges if edge is not None]
             if any(b <= a for a, b in pairwise(known)):
                 raise OutcomeTableError(
-                    self.path, f"metadata 'level_edges' of family {family!r} must grow with tier_order, got {edges}"
+                    self.path, f"metadata 'level_edges' of menu {menu!r} must grow with tier_order, got {edges}"
                 )
 
 
@@ -891,7 +889,7 @@ def _token_map(metadata: Mapping[bytes, bytes], key: str, path: str) -> dict[str
         isinstance(tiers, dict) and all(type(edge) is int and 1 <= edge <= MAX_TOKENS for edge in tiers.values())
         for tiers in value.values()
     ):
-        raise OutcomeTableError(path, f"metadata {key!r} must be JSON {{family: {{tier: tokens >= 1}}}}, got {text!r}")
+        raise OutcomeTableError(path, f"metadata {key!r} must be JSON {{menu: {{tier: tokens >= 1}}}}, got {text!r}")
     return value
 
 

@@ -30,7 +30,7 @@ _EMPTY = (np.empty(0, np.int32), np.empty(0), np.empty(0))
 def recorded_source(
     table: OutcomeTable | str | os.PathLike[str],
     *,
-    family: str | None = None,
+    menu: str | None = None,
     tiers: Sequence[str] | str | None = None,
     datasets: Sequence[str] | str | None = None,
     split: Split = "test",
@@ -63,8 +63,8 @@ def recorded_source(
     * ``row_given``: order of first appearance in the file.
 
     :param table: a table, or the path of one.
-    :param family: may be left out where the table has one.
-    :param tiers: names to offer (default: all of the family), in any order; cheapest first in the source.
+    :param menu: may be left out where the table has one.
+    :param tiers: names to offer (default: all of the menu), in any order; cheapest first in the source.
     :param datasets: values of ``dataset`` to take questions from (default: all).
     :param split: ``"train"``, ``"validation"``, ``"test"`` or ``"all"``: the questions exams are made of.
     :param group_by: a column that is constant per ``(dataset, question_id)`` pair.
@@ -81,9 +81,9 @@ def recorded_source(
     table = table if isinstance(table, OutcomeTable) else OutcomeTable.read(table)
     if missing not in ("drop", "mask"):
         raise OutcomeTableError(table.path, f"missing must be 'drop' or 'mask', got {missing!r}")
-    table = table.select(family, tiers, datasets)
-    family = table.families[0]
-    names = table.tier_names(family)
+    table = table.select(menu, tiers, datasets)
+    menu = table.menus[0]
+    names = table.tier_names(menu)
     num_tiers = len(names)
     cells = _cells(table, names)
     offered = cells.counts > 0
@@ -163,8 +163,8 @@ def recorded_source(
             )
         paired = odd is None
     source = Source(
-        name=f"{Path(table.path).stem}:{family}:{split}",
-        tiers=_tiers(table, family, names, cells, learned),
+        name=f"{Path(table.path).stem}:{menu}:{split}",
+        tiers=_tiers(table, menu, names, cells, learned),
         row_item=np.arange(len(items), dtype=np.int32),
         row_group=item_group.astype(np.int32),
         row_given=np.argsort(np.argsort(items)).astype(np.int32),
@@ -308,13 +308,13 @@ def _first_unpaired(count: Ints, sample: npt.NDArray[np.int64]) -> int | None:
 
 
 def _tiers(
-    table: OutcomeTable, family: str, names: Sequence[str], cells: _Cells, learned: npt.NDArray[np.bool_]
+    table: OutcomeTable, menu: str, names: Sequence[str], cells: _Cells, learned: npt.NDArray[np.bool_]
 ) -> tuple[Tier, ...]:
-    caps, recorded = table.tier_caps.get(family, {}), table.level_edges.get(family)
+    caps, recorded = table.tier_caps.get(menu, {}), table.level_edges.get(menu)
     if recorded is not None:
         absent = [name for name in names if name not in recorded]
         if absent:
-            raise OutcomeTableError(table.path, f"metadata 'level_edges' of family {family!r} lacks tier {absent[0]!r}")
+            raise OutcomeTableError(table.path, f"metadata 'level_edges' of menu {menu!r} lacks tier {absent[0]!r}")
         return tuple(Tier(name, recorded[name], caps.get(name)) for name in names)
     tiers, edge = [], 0
     rows = learned[cells.question]

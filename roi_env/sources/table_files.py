@@ -25,15 +25,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-TEXT_COLUMNS = ("dataset", "question_id", "question", "answer", "family", "tier")
+TEXT_COLUMNS = ("dataset", "question_id", "question", "answer", "menu", "tier")
 COLUMNS = (*TEXT_COLUMNS, "tier_order", "tokens", "correct", "sample")
+EARLIER_MENU = "family"
+"""What the column ``menu`` was called; files that call it so are read."""
 MAX_TOKENS = 2**31 - 2
 """Largest recordable token count: an outcome is packed with its correctness into 32 bits."""
 DICTIONARY = pa.dictionary(pa.int32(), pa.string())
 
 # Column: (stored type, smallest value, largest value, what to write there).
 INTEGERS = {
-    "tier_order": (pa.int32(), 1, 2**31 - 1, "an integer >= 1 (1 = cheapest tier of its family), or an empty column"),
+    "tier_order": (pa.int32(), 1, 2**31 - 1, "an integer >= 1 (1 = cheapest tier of its menu), or an empty column"),
     "tokens": (pa.int32(), 0, MAX_TOKENS, f"generated tokens, an integer from 0 to {MAX_TOKENS}"),
     "correct": (pa.bool_(), 0, 1, "true or false (or yes or no, or 1 or 0)"),
     "sample": (
@@ -95,7 +97,8 @@ def read_file(path: Path) -> tuple[pa.Table, tuple[str, ...]]:
 
 def own_name(header: str) -> str:
     """What a header may mean: ``" Question ID"`` is ``question_id``."""
-    return re.sub(r"[\s\-_.]+", "_", header.strip("\ufeff \t\r\n\"'")).casefold()
+    plain = re.sub(r"[\s\-_.]+", "_", header.strip("\ufeff \t\r\n\"'")).casefold()
+    return "menu" if plain == EARLIER_MENU else plain
 
 
 def with_own_names(rows: pa.Table, path: str) -> tuple[pa.Table, tuple[str, ...]]:
@@ -112,11 +115,11 @@ def with_own_names(rows: pa.Table, path: str) -> tuple[pa.Table, tuple[str, ...]
             theirs = [names[number] for number in found]
             raise OutcomeTableError(path, f"could be any of the columns {theirs}; keep one, named {wanted!r}", wanted)
         if found:
-            renamed.append(f"{names[found[0]]!r} as {wanted}")
+            if names[found[0]] != EARLIER_MENU:
+                renamed.append(f"{names[found[0]]!r} as {wanted}")
             names[found[0]] = wanted
-    if not renamed:
-        return rows, ()
-    return rows.rename_columns(names), (f"columns read by their meaning: {', '.join(renamed)}",)
+    notes = (f"columns read by their meaning: {', '.join(renamed)}",) if renamed else ()
+    return rows.rename_columns(names), notes
 
 
 def wrong(path: str, column: str, row: int | None, expected: str, got: object) -> NoReturn:

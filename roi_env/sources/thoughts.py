@@ -27,7 +27,7 @@ _CHARACTERS = 1.5
 
 
 def hidden_thoughts(rows: pa.Table, tier: npt.NDArray[np.int64], names: Sequence[str]) -> list[str]:
-    """Messages about tokens of a table of one family that cannot hold what was generated.
+    """Messages about tokens of a table of one menu that cannot hold what was generated.
 
     * Tokens below those that a column counts for the thought alone.
     * Tokens below the words of the recorded text and thought: a token holds a word at most.
@@ -62,14 +62,14 @@ def hidden_thoughts(rows: pa.Table, tier: npt.NDArray[np.int64], names: Sequence
         if len(few_rows):
             row = few_rows[0]
             found.append(
-                f"{len(few_rows)} generations have fewer tokens than their recorded text has words (row {row} of the family: "
+                f"{len(few_rows)} generations have fewer tokens than their recorded text has words (row {row} of the menu: "
                 f"{tokens[row]} tokens, {sum(int(count[row]) for count in words)} words): tokens must count all that was "
                 "generated, the thought included"
             )
-    family = str(rows["family"][0].as_py())
+    menu = str(rows["menu"][0].as_py())
     for k, name in enumerate(names):
         mine = tier == k
-        if not _thinks(family, name):
+        if not _thinks(menu, name):
             continue
         median = float(np.median(tokens[mine]))
         if visible is None and thought is None:
@@ -92,10 +92,10 @@ def hidden_thoughts(rows: pa.Table, tier: npt.NDArray[np.int64], names: Sequence
     return found
 
 
-def _thinks(family: str, tier: str) -> bool:
+def _thinks(menu: str, tier: str) -> bool:
     plain = own_name(tier)
     return not _DOES_NOT.search(plain) and bool(
-        _THINKS.search(own_name(family).replace("_", " ") + " " + plain.replace("_", " "))
+        _THINKS.search(own_name(menu).replace("_", " ") + " " + plain.replace("_", " "))
     )
 
 

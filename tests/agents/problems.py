@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from roi_env.exams.exam import ORDERS, ExamSpec, exam_spec
+from roi_env.exams.config import ORDERS, ExamSpec, exam_spec
 from roi_env.sources.source import Source, Tier, laws_from_outcomes, published_laws
 
 

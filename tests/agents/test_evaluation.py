@@ -11,7 +11,8 @@ from agents.base import Agent, DecisionView, ExamsView, Feedback, Probs, State, 
 from agents.playing import TrainingExams, evaluate, evaluate_exact, evaluate_sampled, practice_seed, rollout
 from roi_env.exact.evaluation import TooManyStates
 from roi_env.exams import random
-from roi_env.exams.exam import ExamBatch, draw_exams, exam_spec
+from roi_env.exams.config import exam_spec
+from roi_env.exams.exam import ExamBatch, draw_exams
 from roi_env.exams.rules import transition
 from roi_env.measures.episodes import Records, redraw_hidden
 from tests.agents.tiny_sources import tiny_spec

@@ -13,7 +13,8 @@ import agents  # noqa: F401 - registers
 from agents.base import DecisionView, ExamsView, make_agent, public_problem
 from agents.one_pass import ExamTaker, Papers, mark
 from agents.playing import action_numbers, evaluate, evaluate_sampled, rollout
-from roi_env.exams.exam import ExamBatch, ExamSpec, draw_exams, exam_spec
+from roi_env.exams.config import ExamSpec, exam_spec
+from roi_env.exams.exam import ExamBatch, draw_exams
 from roi_env.measures.episodes import Records
 from roi_env.sources.outcome_tables import OutcomeTable
 from tests.agents.llm.exams import spec_of, three_tier_spec, worded_table

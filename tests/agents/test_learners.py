@@ -30,7 +30,8 @@ from agents.planners.hindsight_optimisation import NEVER, HindsightOptimisation
 from agents.planners.online import OnlineLP
 from agents.playing import TrainingExams, action_numbers, evaluate_exact, evaluate_sampled
 from roi_env.exams import random
-from roi_env.exams.exam import draw_exams, exam_spec
+from roi_env.exams.config import exam_spec
+from roi_env.exams.exam import draw_exams
 from roi_env.measures.references import optimum_tables, references
 from roi_env.sources.source import Laws, laws_from_cells
 from tests.agents.tiny_sources import tiny_spec

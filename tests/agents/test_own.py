@@ -15,7 +15,8 @@ from agents.foreign import from_policy
 from agents.playing import evaluate, rollout
 from agents.watching import take_exam
 from roi_env.envs.single import ROIReasoningEnv
-from roi_env.exams.exam import draw_exams, exam_spec
+from roi_env.exams.config import exam_spec
+from roi_env.exams.exam import draw_exams
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SPEC = exam_spec("signal", num_tasks=4)
@@ -82,13 +83,13 @@ def test_a_file_that_breaks_says_so_and_may_be_mended(tmp_path: Path) -> None:
 
 
 def test_comparisons_take_own_agents_and_families_from_any_folder(tmp_path: Path) -> None:
-    own = ["compare", "--import", str(EXAMPLES / "own_family.py"), "--variant", "riddles", "--budget", "0.3"]
+    own = ["compare", "--import", str(EXAMPLES / "own_family.py"), "--family", "riddles", "--budget", "0.3"]
     chosen = ["--agent", f"{OWN}(margin=1.5)", "exams=3", "--workers", "2", "--out", "run"]
     done = roi(*own, *chosen, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "own_agent" in done.stdout
     assert (tmp_path / "run" / "report.html").exists()
-    refused = roi("compare", "--variant", "riddles", "exams=3", cwd=tmp_path)
+    refused = roi("compare", "--family", "riddles", "exams=3", cwd=tmp_path)
     assert refused.returncode == 2
     assert "unknown kind of exam 'riddles'" in refused.stderr
 

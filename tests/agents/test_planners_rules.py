@@ -488,7 +488,7 @@ def test_greedy_knapsack() -> None:
 
 
 def test_paper_centroids() -> None:
-    from roi_env.exams.exam import exam_spec
+    from roi_env.exams.config import exam_spec
 
     agent: Any = make_agent("greedy-knapsack", public_problem(exam_spec("paper", budget=1024)))
     assert set((agent.centroid2 / 2).tolist()) <= {0.0, 128.0, 384.0, 768.0}

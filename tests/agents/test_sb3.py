@@ -30,9 +30,10 @@ from agents.neural import Progress
 from agents.playing import TrainingExams, evaluate_exact
 from agents.sb3.algorithms import SB3Agent, reward_scale
 from agents.sb3.vec_env import NativeVecEnv
-from roi_env.envs.single import ROIReasoningEnv, resolve_spec
+from roi_env.envs.single import ROIReasoningEnv, exam_spec
 from roi_env.envs.vector import ROIReasoningVectorEnv
-from roi_env.exams.exam import ExamSpec, draw_exams
+from roi_env.exams.config import ExamSpec
+from roi_env.exams.exam import draw_exams
 
 NAMES = ("sb3-ppo", "sb3-maskable-ppo", "sb3-a2c", "sb3-dqn")
 SMALL: dict[str, dict[str, Any]] = {
@@ -303,7 +304,7 @@ def test_learns_the_same_weights_as_through_dummy_vec_env(name: str, seed: int) 
 
 
 def spec_of(source: str = "signal", budget: float = 0.3, **arguments: Any) -> ExamSpec:
-    return resolve_spec(source, budget=budget, **arguments)
+    return exam_spec(source, budget=budget, **arguments)
 
 
 def trained(name: str, spec: ExamSpec, seed: int = 0, report: Any = None, **arguments: Any) -> SB3Agent:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from roi_env.exams.exam import ExamSpec, exam_spec
+from roi_env.exams.config import ExamSpec, exam_spec
 from roi_env.sources.source import Source, Tier, laws_from_outcomes, published_laws
 
 

@@ -269,7 +269,7 @@ def table_labels(table: OutcomeTable, keep: str = "all", sampled: Sequence[str] 
 
     :raises ValueError: where the table has other than three tiers, or no level edges.
     """
-    family = table.families[0]
+    family = table.menus[0]
     names = table.tier_names(family)
     if len(names) != NUM_LEVELS - 1 or family not in table.level_edges:
         raise ValueError(

@@ -45,7 +45,7 @@ class Successes(NamedTuple):
 def successes(table: OutcomeTable) -> Successes:
     """Count the outcomes of a table of one family with the column ``difficulty``."""
     of_row, first_row = table.questions()
-    names = table.tier_names(table.families[0])
+    names = table.tier_names(table.menus[0])
     code, values = table.codes("tier")
     tier = np.array([names.index(value) for value in values])[code]
     half = table.numbers("sample") % 2

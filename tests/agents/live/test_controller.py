@@ -18,7 +18,8 @@ from agents.playing import evaluate_exact, evaluate_sampled
 from roi_env.answering.base import Ask, Question, Reply, ThinkingTier
 from roi_env.answering.http import HTTPSolver
 from roi_env.answering.ledger import Ledger
-from roi_env.exams.exam import draw_exams, exam_spec
+from roi_env.exams.config import exam_spec
+from roi_env.exams.exam import draw_exams
 from tests.upstream import FAULTS, Upstream, schedule, serving
 
 TIERS = [ThinkingTier("now", 0, 10), ThinkingTier("long", 40, 10)]

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from roi_env.envs.single import resolve_spec
-from roi_env.exams.exam import ExamSpec
+from roi_env.exams.config import ExamSpec, exam_spec
 from roi_env.sources.outcome_tables import OutcomeTable
 
 _SIZES = {"easy": (2, 3, 3), "hard": (12, 30, 40)}
@@ -30,7 +29,7 @@ def worded_table(questions: int = 40, samples: int = 4, tiers: tuple[str, ...] =
                         "question_id": f"q{number}",
                         "question": text + " " * (number // 20),
                         "answer": "1",
-                        "family": "small",
+                        "menu": "small",
                         "tier": tier,
                         "tier_order": order + 1,
                         "tokens": _SIZES[kind][order] + sample,
@@ -55,4 +54,4 @@ def three_tier_spec(**changes: Any) -> ExamSpec:
 def spec_of(table: OutcomeTable, **changes: Any) -> ExamSpec:
     """Exams of a table."""
     arguments: dict[str, Any] = {"num_tasks": 4, "budget": 60, "split": "train", "group_by": "kind", "decision_cost": 1}
-    return resolve_spec("recorded", table=table, **(arguments | changes))
+    return exam_spec("recorded", table=table, **(arguments | changes))

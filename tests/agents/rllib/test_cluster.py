@@ -27,7 +27,7 @@ from agents.rllib.exam_runner import ExamRunner
 from agents.rllib.rollouts import Job, Rollout
 from agents.rllib.training import LocalRun, make_config, run, train_rllib
 from experiments.cli import app
-from roi_env.exams.exam import exam_spec
+from roi_env.exams.config import exam_spec
 from tests.clusters import add_node, driving, processes, two_nodes, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")]
@@ -251,7 +251,7 @@ def test_a_lost_learner_costs_nothing_but_time(nodes: Cluster, tmp_path: Path) -
 
 
 def test_the_command_trains_on_a_cluster(nodes: Cluster, tmp_path: Path) -> None:
-    command = ["train", "grpo", "--variant", "heavy", "--num-tasks", "3", "--steps", "400"]
+    command = ["train", "grpo", "--family", "heavy", "--num-tasks", "3", "--steps", "400"]
     small = ["--param", "exams=64", "--param", "minibatch=16", "--param", "epochs=1", "--param", "width=8"]
     problem, learned = public_problem(exam_spec("heavy", num_tasks=3)), []
     for where in ([], ["--runners", "2", "--address", nodes.address]):

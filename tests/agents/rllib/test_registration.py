@@ -17,7 +17,7 @@ from agents.rllib.modules import ExamModule
 from agents.rllib.networks import observation_statistics
 from agents.rllib.registration import ENV, create, register, spec_of
 from roi_env.envs.single import ROIReasoningEnv
-from roi_env.exams.exam import exam_spec
+from roi_env.exams.config import exam_spec
 
 SPEC = exam_spec("heavy", num_tasks=4, budget=0.15)
 
@@ -41,7 +41,7 @@ def test_the_stock_runner_takes_whole_exams_in_vector_mode() -> None:
     runner = stock_runner()
     episodes = [e for _ in range(3) for e in runner.sample(num_timesteps=40) if e.is_done]
     assert runner.get_spaces()[DEFAULT_MODULE_ID][1].n == 4
-    env = ROIReasoningEnv(source=SPEC)
+    env = ROIReasoningEnv(family=SPEC)
     found = 0
     env.reset(seed=4)
     starts = {env.reset(seed=4, options={"exam_ids": i})[0].tobytes(): i for i in range(60)}

@@ -13,7 +13,8 @@ from agents.rllib.losses import masked_log_softmax
 from agents.rllib.networks import PolicyNetwork, observation_statistics
 from agents.rllib.rollouts import Job, Rollout, concatenate, generalised_advantages, reward_scale, take_exams
 from roi_env.envs.single import ROIReasoningEnv
-from roi_env.exams.exam import ExamSpec, draw_exams, exam_spec
+from roi_env.exams.config import ExamSpec, exam_spec
+from roi_env.exams.exam import draw_exams
 from tests.agents.problems import random_spec
 
 
@@ -44,7 +45,7 @@ def equal(a: Rollout, b: Rollout) -> bool:
 def test_a_rollout_is_what_the_environment_says(seed: int) -> None:
     spec = random_spec(np.random.default_rng(seed), feedback=("cost", "cost+correct")[seed % 2])
     rollout = take(spec, job_of([3, 4, 4, 9], [0, 0, 2, 1]), network_for(spec, seed=seed))
-    env = ROIReasoningEnv(source=spec)
+    env = ROIReasoningEnv(family=spec)
     start = 0
     for exam, replicate, length in zip(rollout.exam_ids, rollout.replicates, rollout.length, strict=True):
         observation, info = env.reset(seed=5, options={"exam_ids": int(exam), "replicates": int(replicate)})

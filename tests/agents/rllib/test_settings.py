@@ -21,8 +21,7 @@ from agents.rllib.grpo import GRPOConfig
 from agents.rllib.ppo import ExamPPOConfig
 from agents.rllib.rollouts import take_exams
 from agents.rllib.training import LocalRun, make_config
-from roi_env.envs.single import resolve_spec
-from roi_env.exams.exam import exam_spec
+from roi_env.exams.config import exam_spec
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 
@@ -292,7 +291,7 @@ def test_evaluation_on_another_kind_of_exam(cluster: None) -> None:
 @pytest.mark.parametrize("runners", [0, 1])
 def test_evaluation_of_a_language_model(name: str, runners: int, cluster: None) -> None:
     pytest.importorskip("transformers", reason="needs the extra [llm]")
-    spec = resolve_spec("tinylm", num_tasks=3, split="train")
+    spec = exam_spec("tinylm", num_tasks=3, split="train")
     params = {"exams": 8, "minibatch": 8, "steps": 100, "budgets": []} | ({} if name == "llm-ppo" else {"group": 4})
     found = []
     for own in (0, runners):

@@ -24,8 +24,8 @@ from agents.rllib.grpo import exam_values
 from agents.rllib.learners import minibatch_order
 from agents.rllib.modules import SEQUENCE
 from agents.rllib.training import LocalRun, agent_of, build_algorithm, make_config, run, train_rllib
-from roi_env.envs.single import resolve_spec
-from roi_env.exams.exam import draw_exams, exam_spec
+from roi_env.exams.config import exam_spec
+from roi_env.exams.exam import draw_exams
 from roi_env.measures.references import oracle_values, references
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
@@ -330,7 +330,7 @@ def test_runners_change_nothing(name: str, tmp_path: Path) -> None:
 def test_runners_change_nothing_for_a_language_model() -> None:
     """Here it acts with the module that learns, there with a copy."""
     pytest.importorskip("transformers", reason="needs the extra [llm]")
-    spec = resolve_spec("tinylm", num_tasks=3, split="train")
+    spec = exam_spec("tinylm", num_tasks=3, split="train")
     params = {"exams": 16, "minibatch": 16, "group": 4, "steps": 100, "budgets": []}
     found = []
     for runners in (0, 1):

@@ -172,7 +172,7 @@ def test_a_recording_ends_at_sigterm_as_at_ctrl_c(tmp_path: Path) -> None:
     source.write_text("".join(json.dumps({"question": f"{n}?", "answer": "42"}) + "\n" for n in range(12)))
     upstream = Upstream(latency=0.3)
     with serving(upstream.app()) as url:
-        options = ["--endpoint", f"{url}/v1", "--backend", "vllm", "--source", str(source), "--samples", "1", *TIERS]
+        options = ["--endpoint", f"{url}/v1", "--backend", "vllm", "--questions", str(source), "--samples", "1", *TIERS]
         asked = ["record", "stub", *options, "--out", str(tmp_path / "t.parquet"), "--concurrency", "2"]
         process = subprocess.Popen([*COMMAND, *asked], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         wait_for(lambda: len(upstream.seen) >= 4, process)
@@ -281,7 +281,7 @@ def test_a_recording_goes_on_elsewhere_and_with_further_tiers_but_not_with_other
     source.write_text("".join(json.dumps({"question": f"{n}?", "answer": "42"}) + "\n" for n in range(4)))
 
     def asked(url: str, *tiers: str) -> list[str]:
-        options = ["--endpoint", f"{url}/v1", "--backend", "vllm", "--source", str(source), "--samples", "1"]
+        options = ["--endpoint", f"{url}/v1", "--backend", "vllm", "--questions", str(source), "--samples", "1"]
         return ["record", "stub", *options, "--out", str(tmp_path / "t.parquet"), "--grader", "number", *tiers]
 
     first, second = Upstream(), Upstream()

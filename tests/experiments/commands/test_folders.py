@@ -14,7 +14,7 @@ from roi_env.sources.packaged import TINYLM
 from tests.commands import roi
 
 SMALL = ["--num-tasks", "3", "--budget", "0.3"]
-COMPARE = ["compare", "--workers", "1", *SMALL, "--variant", "signal", "exams=4", "--agent", "fixed-1"]
+COMPARE = ["compare", "--workers", "1", *SMALL, "--family", "signal", "exams=4", "--agent", "fixed-1"]
 TRAIN = ["train", "sb3-a2c", "--num-tasks", "3", "--steps", "64", "--param", "num_envs=8", "--param", "width=8"]
 ROLLOUTS = ["rollouts", "fixed-1", "--exams", "50", "--workers", "1", *SMALL]
 TUNE = ["tune", "--agent", "sb3-a2c", "--trials", "1", "--steps", "64", "--setting", "signal:0.3", "--workers", "1"]
@@ -92,7 +92,7 @@ def test_the_same_command_goes_on(runs: Path) -> None:
     [
         (["--budget", "0.6"], "budget"),
         (["--order", "easy_first"], "order"),
-        (["--variant", "heavy"], "variant.source"),
+        (["--family", "heavy"], "variant.source"),
         (["--reward", "rational"], "reward"),
         (["--param", "learning_rate=0.5"], "params.learning_rate"),
     ],

@@ -19,7 +19,7 @@ from experiments.training.workers import STOPPED
 ROOT = Path(__file__).parents[3]
 FOR_EVER = "steps=1000000000"
 COMPARE = ["compare", "--workers", "2", "--num-tasks", "3", "exams=5", "--agent", "fixed-1", "--agent"]
-COMPARE += [f"sb3-a2c({FOR_EVER})", "--variant", "signal", "--budget", "0.3", "--budget", "0.6", "--out"]
+COMPARE += [f"sb3-a2c({FOR_EVER})", "--family", "signal", "--budget", "0.3", "--budget", "0.6", "--out"]
 
 
 def until(condition: Callable[[], object], command: subprocess.Popen[str]) -> None:

@@ -52,7 +52,7 @@ def test_record_through_faults_and_regrade(server: str, tmp_path: Path) -> None:
     with serving(upstream.app()) as url:
         arguments = ["record", str(MODEL), "--endpoint", f"{url}/v1", "--backend", "transformers", "--out", str(out)]
         arguments += [
-            "--source",
+            "--questions",
             SUMS,
             "--limit",
             "6",
@@ -75,7 +75,7 @@ def test_record_through_faults_and_regrade(server: str, tmp_path: Path) -> None:
         assert len(upstream.seen) == asked
     table = OutcomeTable.read(out)
     assert table.num_rows == 24
-    assert table.families == ("tiny",)
+    assert table.menus == ("tiny",)
     right = [row["correct"] for row in table.rows.to_pylist() if row["tier"] == "long"]
     assert sum(right) >= 6, "the model can do short sums"
     assert recorded_source(table, split="all", beliefs_split="all").num_tiers == 2

@@ -35,7 +35,7 @@ def test_from_nothing_to_the_report(tmp_path: Path) -> None:
     assert "tokens=9000" in roi("llm", "pretrain", *RECIPE, "--out", str(model), "--dry-run")
     assert not model.exists()
     assert "validation loss" in roi("llm", "pretrain", *RECIPE, "--out", str(model), "--threads", "1")
-    record = ["record", str(model), "--out", str(table), "--questions", "10", "--samples", "2", "--family", "prod"]
+    record = ["record", str(model), "--out", str(table), "--questions-each", "10", "--samples", "2", "--family", "prod"]
     record += ["--tier", "now=0", "--tier", "think=12", "--threads", "1"]
     assert "questions x 2 samples x 2 tiers" in roi(*record, "--dry-run")
     assert not table.exists()
@@ -43,7 +43,7 @@ def test_from_nothing_to_the_report(tmp_path: Path) -> None:
     made = OutcomeTable.read(table)
     assert made.pairing
     assert made.decision_cost == 1
-    assert made.families == ("model",)
+    assert made.menus == ("model",)
     assert made.level_edges == {"model": {"now": 24, "think": 37}}
     before = table.read_bytes()
     roi(*record)
@@ -93,7 +93,7 @@ def synthetic(questions: int, hidden: bool) -> OutcomeTable:
             for sample in range(4):
                 rows.append(
                     {
-                        "dataset": "sums", "question_id": f"q{number}", "question": text, "answer": "x", "family": "m",
+                        "dataset": "sums", "question_id": f"q{number}", "question": text, "answer": "x", "menu": "m",
                         "tier": tier, "tier_order": order, "tokens": 5 * order + sample, "sample": sample,
                         "correct": order == 2 or easy, "difficulty": terms,
                     }
@@ -121,7 +121,7 @@ def test_from_a_model_to_what_its_tags_know(tmp_path: Path) -> None:
     model, table, tuned = tmp_path / "model", tmp_path / "tiny.parquet", tmp_path / "tuned"
     roi("llm", "pretrain", *RECIPE, "--out", str(model), "--threads", "1")
     asked = [
-        "--questions",
+        "--questions-each",
         "60",
         "--samples",
         "2",

@@ -17,7 +17,7 @@ from tests.commands import roi
 
 SMALL = {
     "pretrain": ["hidden=32", "layers=1", "heads=2", "feed_forward=64", "vocabulary=400", "tokens=9000"],
-    "record": ["--questions", "10", "--samples", "2", "--family", "prod"],
+    "record": ["--questions-each", "10", "--samples", "2", "--family", "prod"],
     "mcft": ["questions=8", "validation=4", "families=[prod]", "samples=1", "exams=4", "decision_exams=4"],
     "train": ["--steps", "200", "--param", "exams=16", "--param", "minibatch=8"],
     "compare": ["exams=4", "replicates=2", "budgets=[0.3]"],
@@ -55,4 +55,4 @@ def test_from_nothing_to_the_table(tmp_path: Path) -> None:
     assert any("grpo/model" in row["agent"] for row in rows)
     assert [stage["stage"] for stage in json.loads((out / "pipeline.json").read_text())] == list(SMALL)
     with pytest.raises(ConfigError, match="choose another folder"):
-        roi(*arguments(out, record=["--questions", "12"]))
+        roi(*arguments(out, record=["--questions-each", "12"]))

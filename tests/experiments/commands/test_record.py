@@ -43,7 +43,7 @@ def source(tmp_path: Path) -> str:
 
 
 def recording(url: str, source: str, out: Path, *more: str) -> tuple[str, ...]:
-    command = ("record", "stub", "--endpoint", f"{url}/v1", "--source", source, "--samples", "1", "--out", str(out))
+    command = ("record", "stub", "--endpoint", f"{url}/v1", "--questions", source, "--samples", "1", "--out", str(out))
     return (*command, "--grader", "number", *TIERS, *more)
 
 
@@ -223,7 +223,7 @@ def test_no_seeds_are_sent_where_none_shall_be(source: str, tmp_path: Path) -> N
     roi("regrade", str(out.with_suffix(".journal.jsonl")), "--out", str(tmp_path / "r.parquet"), "--grader", "exact")
     assert metadata(tmp_path / "r.parquet") == metadata(out)
     with pytest.raises(ConfigError, match="--no-seeds belongs to --endpoint"):
-        roi("record", "anything", "--source", source, "--out", str(tmp_path / "l.parquet"), "--no-seeds")
+        roi("record", "anything", "--questions", source, "--out", str(tmp_path / "l.parquet"), "--no-seeds")
 
 
 def test_a_backend_without_seeds_says_so(source: str, tmp_path: Path) -> None:

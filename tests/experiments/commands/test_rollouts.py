@@ -15,10 +15,10 @@ from agents.playing import evaluate, rollout
 from experiments.cli import app
 from experiments.commands.rollouts import RolloutConfig, open_run, part_file, prepare, run_here, summarise_run
 from experiments.compare.comparison import setting_spec
-from experiments.config import ConfigError, VariantConfig
+from experiments.config import ConfigError, FamilyConfig
 from roi_env.exams.exam import draw_exams
 
-VARIANT = VariantConfig(source="heavy", num_tasks=3)
+VARIANT = FamilyConfig(family="heavy", num_tasks=3)
 # 16 exams a part: four parts, the last one short.
 CONFIG = RolloutConfig("resolve", VARIANT, 0.3, exams=50, replicates=4, part_episodes=64)
 

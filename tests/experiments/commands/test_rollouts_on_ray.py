@@ -27,13 +27,13 @@ from experiments.commands.rollouts import (
     summarise_run,
 )
 from experiments.compare.comparison import setting_spec, training_spec
-from experiments.config import VariantConfig
+from experiments.config import FamilyConfig
 from tests.clusters import add_node, driving, processes, two_nodes, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")]
 
 # A part takes about half a second, so that something can happen to it.
-CONFIG = RolloutConfig("hindsight-optimisation", VariantConfig(source="heavy"), 0.3, exams=1800, part_episodes=300)
+CONFIG = RolloutConfig("hindsight-optimisation", FamilyConfig(family="heavy"), 0.3, exams=1800, part_episodes=300)
 TASK = "_compute_on_worker"
 
 
@@ -61,13 +61,13 @@ def on_ray(config: RolloutConfig, folder: Path) -> Iterator[int]:
 
 
 def test_a_neural_agent_by_the_command(nodes: Cluster, tmp_path: Path) -> None:
-    config = RolloutConfig(str(tmp_path / "agent.npz"), VariantConfig(source="heavy"), 0.3, exams=50_000)
+    config = RolloutConfig(str(tmp_path / "agent.npz"), FamilyConfig(family="heavy"), 0.3, exams=50_000)
     spec = setting_spec(config.setting)
     agent = make_agent("rllib-ppo", public_problem(spec), steps=2000, exams=64, minibatch=16, width=8)
     agent.train(TrainingExams(training_spec(config.setting, spec), 0), 0)  # type: ignore[call-arg]
     save_agent(agent, tmp_path / "agent.npz")
     list(run_here(config, prepare(config), open_run(config, tmp_path / "here"), tmp_path / "here"))
-    command = ["rollouts", config.agent, "--variant", "heavy", "--exams", "50000", "--out", str(tmp_path / "there")]
+    command = ["rollouts", config.agent, "--family", "heavy", "--exams", "50000", "--out", str(tmp_path / "there")]
     result = CliRunner().invoke(app, [*command, "--address", nodes.address], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     assert files(tmp_path / "there") == files(tmp_path / "here")

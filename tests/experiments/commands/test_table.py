@@ -32,7 +32,7 @@ def save(path: Path, cells: list[tuple[str, str, int, bool]]) -> Path:
             "question_id": question,
             "question": "",
             "answer": "",
-            "family": "model",
+            "menu": "model",
             "tier": tier,
             "tier_order": 1 + (tier == "slow"),
             "tokens": tokens,
@@ -48,7 +48,7 @@ def save(path: Path, cells: list[tuple[str, str, int, bool]]) -> Path:
 def test_prints_families_tiers_questions_splits_and_problems(tmp_path: Path) -> None:
     cells = [("q0", "fast", 10, True), ("q0", "slow", 1000, False), ("q1", "fast", 30, True)]
     text = printed(save(tmp_path / "t.parquet", cells))
-    assert "3 generations, 2 questions, 1 families" in text
+    assert "3 generations, 2 questions, 1 menus" in text
     for part in ("set[0]", "model", "fast", "slow", "train", "validation", "test", "50%", "1,000", "0.000"):
         assert part in text
     assert "1 of 2 questions lack a tier" in text
@@ -82,7 +82,7 @@ def test_malformed_files_raise(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", REAL, ids=lambda path: path.stem)
 def test_real_tables(path: Path) -> None:
     text = printed(path)
-    for family in OutcomeTable.read(path).families:
-        assert family in text
+    for menu in OutcomeTable.read(path).menus:
+        assert menu in text
     if "game24" in path.stem:
         assert "gpt-4:cot is dearer and worse than gpt-4:io" in text

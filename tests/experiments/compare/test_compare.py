@@ -26,14 +26,14 @@ from experiments.compare.comparison import (
     setting_spec,
     to_train,
 )
-from experiments.config import CompareConfig, ConfigError, VariantConfig, load_config
+from experiments.config import CompareConfig, ConfigError, FamilyConfig, load_config
 from experiments.report.analysis import summarise
 from roi_env.exams.exam import draw_exams
 
 
 def small() -> CompareConfig:
     return CompareConfig(
-        variants=[VariantConfig(source="signal", num_tasks=3), VariantConfig(source="heavy", num_tasks=3)],
+        families=[FamilyConfig(family="signal", num_tasks=3), FamilyConfig(family="heavy", num_tasks=3)],
         budgets=[0.3],
         agents=["random", "fixed-2", "roi", "plugin-bellman"],
         exams=8,
@@ -105,7 +105,7 @@ def tiered_table(path: Path, tiers: int, copies: int = 1) -> Path:
     """40 texts, each under ``copies`` ids."""
     rows = [
         {"dataset": "d", "question_id": f"{text}-{copy}", "question": f"number {text}", "answer": "ABD"[(text + k + s) % 3],
-         "family": "m", "tier": f"t{k}", "tokens": 4 * 3**k + s, "correct": (text * 7 + s) % tiers <= k}
+         "menu": "m", "tier": f"t{k}", "tokens": 4 * 3**k + s, "correct": (text * 7 + s) % tiers <= k}
         for text in range(40) for copy in range(copies) for k in range(tiers) for s in range(2)
     ]  # fmt: skip
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -116,8 +116,8 @@ def tiered_table(path: Path, tiers: int, copies: int = 1) -> Path:
 def test_the_default_comparison_has_a_fixed_agent_for_every_tier(tmp_path: Path, tiers: int) -> None:
     """The table's answers differ between generations, its tiers have no order and its samples no numbers: it is read."""
     path = tiered_table(tmp_path / "t.jsonl", tiers)
-    variant = VariantConfig(source="recorded", table=str(path), family="m", num_tasks=3)
-    config = CompareConfig(variants=[variant], budgets=[0.3], exams=3, training_seeds=[0])
+    variant = FamilyConfig(family="recorded", table=str(path), menu="m", num_tasks=3)
+    config = CompareConfig(families=[variant], budgets=[0.3], exams=3, training_seeds=[0])
     fixed = [cell.agent for cell in plan(config, expand(config)) if cell.agent.startswith("fixed")]
     assert fixed == [f"fixed-{tier}" for tier in range(1, tiers + 1)]
     config.agents = ["fixed-{tier}", "fixed-1", "plugin-bellman(attempts=20)"]
@@ -130,8 +130,8 @@ def test_cells_depend_on_which_questions_are_one(tmp_path: Path) -> None:
     alone, copied = (tiered_table(tmp_path / f"{copies}.jsonl", 2, copies) for copies in (1, 2))
     names = {}
     for path in (alone, copied):
-        variant = VariantConfig(source="recorded", table=str(path), family="m", num_tasks=3)
-        config = CompareConfig(variants=[variant], budgets=[0.3], agents=["random"])
+        variant = FamilyConfig(family="recorded", table=str(path), menu="m", num_tasks=3)
+        config = CompareConfig(families=[variant], budgets=[0.3], agents=["random"])
         names[path] = _exam_identity(expand(config)[0])
         train, test = (setting_spec(expand(config)[0], split).source for split in ("train", "test"))
         assert not set(train.texts) & set(test.texts)
@@ -155,8 +155,8 @@ def test_another_question_is_another_cell(tmp_path: Path) -> None:
         (["budgts=[0.3]"], "budgts"),
         (["agents=[]"], "agents"),
         (["exams"], "name=value"),
-        (["variants=[{source: signal}]", "variants.1.num_tasks=3"], "variants"),
-        (["variants=[{source: signal}]", "variants.0.colour=red"], "colour"),
+        (["families=[{source: signal}]", "families.1.num_tasks=3"], "families"),
+        (["families=[{source: signal}]", "families.0.colour=red"], "colour"),
     ],
 )
 def test_configuration_errors_name_the_key(overrides: list[str], message: str) -> None:
@@ -175,11 +175,11 @@ FILE = "variants: [{source: signal}]\nexams: 7\n"
         (FILE, ["exams=0", "seed=1"], "override 'exams=0'", "at least 1"),
         (FILE, ["exam=3"], "override 'exam=3'", "exam"),
         (FILE, ["seed"], "override 'seed'", "name=value"),
-        (FILE, ["variants.4.source=cap"], "override 'variants.4.source=cap'", ""),
-        (FILE, ["variants.0.colour=red"], "override 'variants.0.colour=red'", "colour"),
-        (FILE, ["variants=[{name: mine}]"], "override 'variants=[{name: mine}]'", "source"),
+        (FILE, ["families.4.family=cap"], "override 'families.4.family=cap'", ""),
+        (FILE, ["families.0.colour=red"], "override 'families.0.colour=red'", "colour"),
+        (FILE, ["families=[{name: mine}]"], "override 'families=[{name: mine}]'", "source"),
         (FILE, ["budgets=[plenty]"], "override 'budgets=[plenty]'", "plenty"),
-        (FILE, ["variants.0.budgets=[30%]"], "override 'variants.0.budgets=[30%]'", "30%"),
+        (FILE, ["families.0.budgets=[30%]"], "override 'families.0.budgets=[30%]'", "30%"),
         (FILE, ["seed=-1"], "override 'seed=-1'", "seed"),
         (FILE, ["training_seeds=[0,true]"], "override 'training_seeds=", "true"),
         (FILE, ["agents=[", "seed=1"], "override 'agents=['", ""),
@@ -212,8 +212,8 @@ def test_configuration_errors_name_their_source(
 
 def test_what_a_file_leaves_open_overrides_may_fill_in(tmp_path: Path) -> None:
     (tmp_path / "half.yaml").write_text("variants: [{name: mine}]\nbudgets: [tight, '512', 0.6]\n")
-    config = load_config(tmp_path / "half.yaml", ["variants.0.source=cap", "variants.0.budgets=[ample]"])
-    assert (config.variants[0].source, config.variants[0].budgets) == ("cap", [0.6])
+    config = load_config(tmp_path / "half.yaml", ["families.0.family=cap", "families.0.budgets=[ample]"])
+    assert (config.families[0].source, config.families[0].budgets) == ("cap", [0.6])
     assert config.budgets == [0.15, 512, 0.6]
 
 
@@ -242,9 +242,9 @@ def test_budgets_and_numbers_of_the_command_line_are_those_of_the_environments()
 
 def test_overrides_reach_into_variants() -> None:
     config = load_config(
-        None, ["variants=[{source: signal}, {source: cap}]", "variants.1.num_tasks=4", "budgets=[0.3]"]
+        None, ["families=[{source: signal}, {source: cap}]", "families.1.num_tasks=4", "budgets=[0.3]"]
     )
-    assert [(v.source, v.num_tasks) for v in config.variants] == [("signal", None), ("cap", 4)]
+    assert [(v.source, v.num_tasks) for v in config.families] == [("signal", None), ("cap", 4)]
     assert config.budgets == [0.3]
 
 
@@ -268,17 +268,17 @@ def test_plans_name_unknown_agents_and_repeated_settings() -> None:
     config.agents = ["oracle-of-delphi"]
     with pytest.raises(ConfigError, match="oracle-of-delphi"):
         plan(config, expand(config))
-    config.variants = [VariantConfig(source="signal")] * 2
+    config.families = [FamilyConfig(family="signal")] * 2
     with pytest.raises(ConfigError, match="twice"):
         expand(config)
-    config.variants = []
-    with pytest.raises(ConfigError, match="variants"):
+    config.families = []
+    with pytest.raises(ConfigError, match="families"):
         expand(config)
 
 
 def test_compare_and_resume_on_the_command_line(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    arguments = ["compare", "--variant", "known", "--budget", "0.3", "--agent", "fixed-1", "--agent", "resolve"]
+    arguments = ["compare", "--family", "known", "--budget", "0.3", "--agent", "fixed-1", "--agent", "resolve"]
     arguments += ["--out", str(run), "--workers", "1", "exams=6", "replicates=3"]
     planned = CliRunner().invoke(app, [*arguments, "--dry-run"])
     assert planned.exit_code == 0, planned.output
@@ -311,7 +311,7 @@ def test_expected_errors_are_one_line(
     for arguments, named in (
         (["table", str(broken)], "broken.csv"),
         (["play", "--agent", "nobody"], "nobody"),
-        (["play", "--variant", "tinylm", "--agent", "exam-taker"], "task by task"),
+        (["play", "--family", "tinylm", "--agent", "exam-taker"], "task by task"),
         (["play", "--agent", ":m:"], ":m:"),
     ):
         monkeypatch.setattr("sys.argv", ["roi", *arguments])
@@ -323,7 +323,7 @@ def test_expected_errors_are_one_line(
 
 def test_the_seed_in_an_agents_text_stands_for_the_training_seeds() -> None:
     config = CompareConfig(
-        variants=[VariantConfig(source="tinylm")],
+        families=[FamilyConfig(family="tinylm")],
         budgets=[0.3],
         agents=["llm(model='nowhere-{seed}')", "resolve"],
         training_seeds=[3, 7],
@@ -335,7 +335,7 @@ def test_the_seed_in_an_agents_text_stands_for_the_training_seeds() -> None:
 
 def test_results_belong_to_a_models_weights(tmp_path: Path) -> None:
     config = CompareConfig(
-        variants=[VariantConfig(source="tinylm")], budgets=[0.3], agents=[f"llm(model={str(tmp_path)!r})"]
+        families=[FamilyConfig(family="tinylm")], budgets=[0.3], agents=[f"llm(model={str(tmp_path)!r})"]
     )
     names = []
     for weights in (b"one", b"other"):

@@ -13,12 +13,12 @@ pytest.importorskip("ray", reason="needs the extra [rllib]")
 
 from experiments.cli import app
 from experiments.compare.comparison import assemble, expand, missing_cells, plan, run_cells
-from experiments.config import CompareConfig, ConfigError, VariantConfig
+from experiments.config import CompareConfig, ConfigError, FamilyConfig
 
 
 def test_both_kinds_of_agents_stand_in_one_table(tmp_path: Path) -> None:
     config = CompareConfig(
-        variants=[VariantConfig(source="tinylm", num_tasks=2)],
+        families=[FamilyConfig(family="tinylm", num_tasks=2)],
         budgets=[0.3],
         agents=["tinylm-mcft", "exam-taker(model='tinylm-mcft',replicates=2)", "exam-plan-and-solve(replicates=1)"],
         exams=4,
@@ -50,7 +50,7 @@ def test_training_is_one_command_that_goes_on(tmp_path: Path, monkeypatch: pytes
     assert (tmp_path / "run" / "model" / "model.safetensors").exists()
     again = CliRunner().invoke(app, ["train", "--resume", "run"])
     assert again.exit_code == 0, (again.output, again.exception)
-    compared = ["compare", "--variant", "tinylm", "--num-tasks", "2", "--budget", "20", "--workers", "1"]
+    compared = ["compare", "--family", "tinylm", "--num-tasks", "2", "--budget", "20", "--workers", "1"]
     compared += ["--agent", "run/agent.npz", "--out", "compared", "exams=2"]
     shown = CliRunner().invoke(app, compared)
     assert shown.exit_code == 0, (shown.output, shown.exception)

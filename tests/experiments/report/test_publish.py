@@ -16,7 +16,7 @@ from experiments.report.publish import without_folders
 
 def test_a_run_is_published(tmp_path: Path) -> None:
     run, out = tmp_path / "run", tmp_path / "out"
-    arguments = ["compare", "--variant", "signal", "--out", str(run), "--workers", "1", "exams=3", "replicates=2"]
+    arguments = ["compare", "--family", "signal", "--out", str(run), "--workers", "1", "exams=3", "replicates=2"]
     arguments += ["training_seeds=[0]", "--agent", "resolve", "--agent", "sb3-a2c", "steps=400"]
     assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
     assert CliRunner().invoke(app, ["publish", str(run), str(out)], catch_exceptions=False).exit_code == 0
@@ -46,10 +46,10 @@ def test_a_run_is_published(tmp_path: Path) -> None:
 
 
 def test_folders_are_cut_off() -> None:
-    config = {"tuned": "/somewhere/tuned.json", "variants": [{"table": "/data/a.parquet", "budgets": [0.3]}], "n": None}
+    config = {"tuned": "/somewhere/tuned.json", "families": [{"table": "/data/a.parquet", "budgets": [0.3]}], "n": None}
     assert without_folders(config) == {
         "tuned": "tuned.json",
-        "variants": [{"table": "a.parquet", "budgets": [0.3]}],
+        "families": [{"table": "a.parquet", "budgets": [0.3]}],
         "n": None,
     }
 
@@ -62,9 +62,9 @@ def _run(folder: Path, *arguments: str) -> None:
 def test_parts_make_one_table(tmp_path: Path) -> None:
     """Settings measured in two runs, on two machines say, are published as those of one run that measured both."""
     both, parts = tmp_path / "both", tmp_path / "parts"
-    _run(tmp_path / "whole", "--variant", "signal", "--budget", "0.15", "--budget", "0.3", "exams=3")
-    _run(tmp_path / "a", "--variant", "signal", "--budget", "0.15", "exams=3")
-    _run(tmp_path / "b", "--variant", "signal", "--setting", "signal t=0.3", "exams=3")
+    _run(tmp_path / "whole", "--family", "signal", "--budget", "0.15", "--budget", "0.3", "exams=3")
+    _run(tmp_path / "a", "--family", "signal", "--budget", "0.15", "exams=3")
+    _run(tmp_path / "b", "--family", "signal", "--setting", "signal t=0.3", "exams=3")
     for run, out in (("whole", both), ("a", parts), ("b", parts), ("b", parts)):  # the second time changes nothing
         assert (
             CliRunner().invoke(app, ["publish", str(tmp_path / run), str(out)], catch_exceptions=False).exit_code == 0
@@ -83,7 +83,7 @@ def test_parts_make_one_table(tmp_path: Path) -> None:
     ]
     assert (parts / "signal-t03-score.png").exists()
 
-    _run(tmp_path / "other", "--variant", "signal", "--budget", "0.6", "exams=4")
+    _run(tmp_path / "other", "--family", "signal", "--budget", "0.6", "exams=4")
     refused = CliRunner().invoke(app, ["publish", str(tmp_path / "other"), str(parts)])
     assert "exams=3" in str(refused.exception)
     assert rows(both) == rows(parts)
@@ -92,7 +92,7 @@ def test_parts_make_one_table(tmp_path: Path) -> None:
 def test_folders_of_earlier_versions_are_read_and_rewritten(tmp_path: Path) -> None:
     """Their summaries lack columns and hold intervals without width: tables say what those are, new parts join them."""
     out = tmp_path / "out"
-    agents = ["--agent", "bellman", "exams=3", "--variant", "signal"]
+    agents = ["--agent", "bellman", "exams=3", "--family", "signal"]
     _run(tmp_path / "a", "--budget", "0.15", *agents)
     _run(tmp_path / "b", "--budget", "0.3", *agents)
     assert CliRunner().invoke(app, ["publish", str(tmp_path / "a"), str(out)], catch_exceptions=False).exit_code == 0
@@ -125,7 +125,7 @@ def test_folders_of_earlier_versions_are_read_and_rewritten(tmp_path: Path) -> N
 
 def test_recorded_exams_are_compared_with_what_a_user_can_reach(tmp_path: Path) -> None:
     run, out = tmp_path / "run", tmp_path / "out"
-    arguments = ["compare", "--variant", "tinylm", "--budget", "0.3", "--workers", "1", "--out", str(run), "exams=6"]
+    arguments = ["compare", "--family", "tinylm", "--budget", "0.3", "--workers", "1", "--out", str(run), "exams=6"]
     arguments += ["--agent", "bellman", "--agent", "fixed-1", "replicates=2"]
     found = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert found.exit_code == 0

@@ -16,17 +16,18 @@ from agents.playing import TrainingExams, evaluate, practice_seed
 from experiments.cli import app
 from experiments.commands.train import TrainConfig, read_config, train_run
 from experiments.compare.comparison import assemble, expand, missing_cells, plan, run_cells, setting_spec
-from experiments.config import CompareConfig, ConfigError, VariantConfig
+from experiments.config import CompareConfig, ConfigError, FamilyConfig
 from experiments.training.training_run import Curve, read_curve, train_stepwise, validation_exams, validation_seed
 from experiments.training.tuning import SEED, read_tuning
-from roi_env.exams.exam import draw_exams, exam_spec
+from roi_env.exams.config import exam_spec
+from roi_env.exams.exam import draw_exams
 
 AGENT = "sb3-a2c(num_envs=8,width=8)"
 
 
 def config(**changes: object) -> CompareConfig:
     values: dict = {
-        "variants": [VariantConfig(source="signal", num_tasks=3)],
+        "families": [FamilyConfig(family="signal", num_tasks=3)],
         "budgets": [0.3],
         "agents": ["fixed-2", AGENT],
         "exams": 5,
@@ -93,8 +94,8 @@ def test_a_saved_agent_takes_part_by_its_path(tmp_path: Path) -> None:
     # Saved for another number of tiers or tasks: an error that says so, not a number.
     with pytest.raises(ConfigError, match="do not fit"):
         plan(
-            config(agents=[str(path)], variants=[VariantConfig(source="signal", num_tasks=4)]),
-            expand(config(variants=[VariantConfig(source="signal", num_tasks=4)])),
+            config(agents=[str(path)], families=[FamilyConfig(family="signal", num_tasks=4)]),
+            expand(config(families=[FamilyConfig(family="signal", num_tasks=4)])),
         )
 
 
@@ -114,7 +115,7 @@ def test_a_stopped_training_run_goes_on_from_its_checkpoint(tmp_path: Path) -> N
     config_ = TrainConfig(
         agent="sb3-a2c",
         params={"steps": 4000, "num_envs": 8, "width": 8},
-        variant=VariantConfig(source="signal", num_tasks=3),
+        variant=FamilyConfig(family="signal", num_tasks=3),
     )
     seen: list[int] = []
 
@@ -147,7 +148,7 @@ def test_train_command_and_its_refusals(tmp_path: Path) -> None:
         (["train", "sb3-a2c", "--param", "colour=1"], "no parameter"),
         (["train", "sb3-a2c", "--param", "problem=1"], "no parameter problem"),
         (["train", "sb3-a2c", "--param", "text=1"], "no parameter text"),
-        (["train", "sb3-a2c", "--family", "gpt-4"], r"\['family'\] belong to recorded outcomes"),
+        (["train", "sb3-a2c", "--menu", "gpt-4"], r"\['family'\] belong to recorded outcomes"),
         (["train", "sb3-a2c", "--group-by", "kind"], r"\['group_by'\] belong to recorded outcomes"),
         (["train", "sb3-a2c", "--param", "width"], "must read name=value"),
         (["train", "sb3-a2c", "--runners", "2"], "RLlib"),
@@ -164,7 +165,7 @@ def test_training_pays_the_named_reward_and_reports_the_score(tmp_path: Path) ->
     found = {}
     for reward in ("score", "cost_shaped(10)"):
         config = TrainConfig(
-            "sb3-a2c", {"steps": 3000, "num_envs": 8}, VariantConfig("signal", num_tasks=3), reward=reward
+            "sb3-a2c", {"steps": 3000, "num_envs": 8}, FamilyConfig("signal", num_tasks=3), reward=reward
         )
         _, curve = train_run(config, tmp_path / reward, lambda progress, curve: None)
         found[reward] = curve[-1].normalised

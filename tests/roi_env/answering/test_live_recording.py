@@ -66,7 +66,7 @@ def test_a_recording_and_its_table(tmp_path: Path) -> None:
     again = LiveRecording(ledger)
     assert len(again.outcomes()) == 20
     correct = {key: reply.text == f"answer {key[1][1:]}" for key, reply in again.outcomes().items()}
-    table = live_table(again, TIERS, correct, family="stub", decision_cost=2)
+    table = live_table(again, TIERS, correct, menu="stub", decision_cost=2)
     assert (table.num_rows, table.decision_cost, table.pairing) == (20, 2, False)
     assert all(row["correct"] for row in table.rows.to_pylist())
     assert {row["reasoning_tokens"] for row in table.rows.to_pylist() if row["tier"] == "long"} == {20}
@@ -125,7 +125,7 @@ def test_permanent_errors_are_errors_and_can_be_asked_again(tmp_path: Path) -> N
     assert (end.done, end.errors) == (8, 3)
     assert len(LiveRecording(ledger).outcomes()) == 5
     correct = dict.fromkeys(LiveRecording(ledger).outcomes(), True)
-    assert live_table(LiveRecording(ledger), TIERS, correct, family="m", decision_cost=0).num_rows == 5
+    assert live_table(LiveRecording(ledger), TIERS, correct, menu="m", decision_cost=0).num_rows == 5
     before = len(upstream.seen)
     _, end = record(upstream, tmp_path / "j.jsonl", questions(4), 1)
     assert len(upstream.seen) == before, "an error is a result"
@@ -190,7 +190,7 @@ def test_killed_at_any_moment_nothing_is_lost_and_nothing_asked_twice(tmp_path: 
         command = [
             *(sys.executable, "-c", KILLED, "record", "stub", "--endpoint", f"{url}/v1", "--backend", "vllm"),
             *(
-                "--source",
+                "--questions",
                 str(source),
                 "--samples",
                 "2",

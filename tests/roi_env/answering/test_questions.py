@@ -114,7 +114,7 @@ def test_questions_of_a_recorded_table() -> None:
 def test_a_recorded_text_is_asked_once_and_needs_one_answer(tmp_path: Path) -> None:
     rows = [
         {"dataset": "d", "question_id": f"{text}{copy}", "question": f"Which is {text}?" + " " * copy, "answer": "AB"[copy],
-         "family": "m", "tier": "low", "tokens": 5, "correct": True, "topic": text}
+         "menu": "m", "tier": "low", "tokens": 5, "correct": True, "topic": text}
         for text in "xyz" for copy in range(2)
     ]  # fmt: skip
     path = tmp_path / "t.jsonl"

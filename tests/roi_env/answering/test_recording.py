@@ -59,7 +59,7 @@ def test_an_interrupted_recording_ends_in_the_same_table(tmp_path: Path) -> None
             journal.close()
         assert asked == len(QUESTIONS) * 3 * len(TIERS), "nothing is asked twice"
         journal = Journal(tmp_path / f"{name}.jsonl", SETTINGS)
-        made = outcome_table(QUESTIONS, TIERS, 3, journal, family="counter", pairing=True, decision_cost=1)
+        made = outcome_table(QUESTIONS, TIERS, 3, journal, menu="counter", pairing=True, decision_cost=1)
         made.write(tmp_path / f"{name}.parquet")
         tables.append(OutcomeTable.read(tmp_path / f"{name}.parquet"))
         journal.close()
@@ -71,7 +71,7 @@ def test_the_table_says_what_was_recorded(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     record(QUESTIONS, TIERS, 2, Counter(), check, journal, batch=32, watch=lambda *at: seen.append(at))
     assert seen == [(0, 80), (32, 80), (64, 80), (80, 80)]
-    table = outcome_table(QUESTIONS, TIERS, 2, journal, family="counter", pairing=True, decision_cost=1)
+    table = outcome_table(QUESTIONS, TIERS, 2, journal, menu="counter", pairing=True, decision_cost=1)
     assert table.num_rows == 160
     assert table.pairing
     assert table.decision_cost == 1
@@ -154,7 +154,7 @@ def test_a_table_needs_a_complete_journal(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "j.jsonl", SETTINGS)
     record(QUESTIONS[:-1], TIERS, 1, Counter(), check, journal)
     with pytest.raises(JournalError, match="'q39', sample 0 is missing"):
-        outcome_table(QUESTIONS, TIERS, 1, journal, family="counter", pairing=True, decision_cost=1)
+        outcome_table(QUESTIONS, TIERS, 1, journal, menu="counter", pairing=True, decision_cost=1)
     journal.close()
 
 

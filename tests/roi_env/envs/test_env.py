@@ -24,7 +24,8 @@ import roi_env
 from roi_env.envs.single import ROIReasoningEnv
 from roi_env.envs.vector import ROIReasoningVectorEnv
 from roi_env.envs.wrappers import ActionMaskObservation, VectorActionMaskObservation
-from roi_env.exams.exam import draw_exams, exam_spec
+from roi_env.exams.config import exam_spec
+from roi_env.exams.exam import draw_exams
 from roi_env.sources.outcome_tables import OutcomeTable
 from roi_env.sources.packaged import tinylm_table
 
@@ -190,7 +191,7 @@ def test_seeds_exam_ids_and_replicates_name_exams() -> None:
         ({"decision_cost": -1}, "decision_cost"),
         ({"source": "mystery"}, "known.*signal.*heavy.*cap.*latent.*paper.*tinylm.*recorded.*mystery"),
         ({"source": "recorded"}, "table"),
-        ({"family": "gpt"}, "table"),
+        ({"menu": "gpt"}, "table"),
         ({"preview": "yes"}, "preview"),
         ({"render_mode": "hologram"}, "render_mode"),
     ],
@@ -356,7 +357,7 @@ def test_what_is_missing_is_named() -> None:
         with pytest.raises(gym.error.MissingArgument, match=r"questions.*tiers.*solver"):
             make("ROIReasoning-Live-v0", **({"vectorization_mode": "sync"} if make is gym.make_vec else {}))
         with pytest.raises(gym.error.MissingArgument, match=r"family.*table"):
-            make("ROIReasoning-Paper-v0", family="gpt")
+            make("ROIReasoning-Paper-v0", menu="gpt")
     rows = tinylm_table().rows
     other = rows.set_column(rows.column_names.index("family"), "family", pa.array(["other"] * len(rows)))
     with pytest.raises(gym.error.MissingArgument, match=r"family= one of \['tinylm', 'other'\]"):

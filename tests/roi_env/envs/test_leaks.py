@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from roi_env.envs.single import ROIReasoningEnv
 from roi_env.envs.vector import ROIReasoningVectorEnv
-from roi_env.exams.exam import ExamSpec, draw_exams, exam_spec
+from roi_env.exams.config import ExamSpec, exam_spec
+from roi_env.exams.exam import draw_exams
 
 WIDTH, STEPS = 2, 20
 EXAMS, SEED = WIDTH * STEPS, 5  # more than a vector env of this WIDTH can begin in as many steps
@@ -66,7 +67,7 @@ def seen(observation: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_], info
 
 def see_vector(mode: str, copy: bool) -> Callable[[ExamSpec, Plan], Trace]:
     def see(spec: ExamSpec, plan: Plan) -> Trace:
-        envs = ROIReasoningVectorEnv(num_envs=WIDTH, source=spec, autoreset_mode=mode, copy=copy)
+        envs = ROIReasoningVectorEnv(num_envs=WIDTH, family=spec, autoreset_mode=mode, copy=copy)
         observations, infos = envs.reset(seed=SEED)
         exam, position, starting = np.arange(WIDTH), np.zeros(WIDTH, np.int64), np.zeros(WIDTH, bool)
         trace: defaultdict[int, list[bytes]] = defaultdict(list)

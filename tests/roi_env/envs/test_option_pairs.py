@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import roi_env
-from roi_env.exams.exam import Beliefs, Enforcement, Feedback, Order
+from roi_env.exams.config import Beliefs, Enforcement, Feedback, Order
 from roi_env.sources.outcome_tables import OutcomeTable
 from tests.roi_env.envs.test_env import checkers
 from tests.roi_env.sources.test_recorded import TIERS, grid, table

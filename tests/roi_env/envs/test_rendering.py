@@ -14,7 +14,8 @@ from gymnasium.wrappers import HumanRendering, RenderCollection
 from roi_env.envs import rendering
 from roi_env.envs.rendering import Decision, Scene, render_ansi, render_rgb
 from roi_env.envs.single import ROIReasoningEnv
-from roi_env.exams.exam import draw_exams, exam_spec
+from roi_env.exams.config import exam_spec
+from roi_env.exams.exam import draw_exams
 
 ESCAPE = re.compile(r"\x1b\[\d+m")
 

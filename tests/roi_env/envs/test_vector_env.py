@@ -358,7 +358,7 @@ def wide_source(tiers: int) -> Source:
     rng = np.random.default_rng(tiers)
     rows = [
         {
-            "family": "model",
+            "menu": "model",
             "dataset": "sums",
             "question_id": f"q{q}",
             "question": f"question {q}",

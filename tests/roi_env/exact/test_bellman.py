@@ -15,7 +15,8 @@ from agents.base import make_agent, public_problem
 from agents.playing import evaluate_exact
 from roi_env.exact.bellman import bounds, evaluate_policy, solve
 from roi_env.exact.hindsight import NEVER, hindsight, hindsight_curve
-from roi_env.exams.exam import draw_exams, exam_spec
+from roi_env.exams.config import exam_spec
+from roi_env.exams.exam import draw_exams
 from roi_env.measures.references import informed_values, references
 from roi_env.sources.source import Laws, laws_from_cells
 

@@ -15,7 +15,8 @@ from agents.planners.dynamic_programming import TrueBellman
 from agents.planners.menu import position_law
 from agents.playing import evaluate_exact
 from roi_env.exams.arrivals import arrivals, order_key
-from roi_env.exams.exam import ORDERS, ExamBatch, ExamSpec, draw_exams, exam_spec
+from roi_env.exams.config import ORDERS, ExamSpec, exam_spec
+from roi_env.exams.exam import ExamBatch, draw_exams
 from roi_env.sources.source import Source, Tier, laws_from_outcomes, published_laws
 
 LAYOUTS = ("one", "equal", "disjoint", "shared", "one group each")

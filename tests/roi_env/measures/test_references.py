@@ -18,7 +18,8 @@ from agents.playing import evaluate_exact
 from roi_env.exact.belief import belief_model, belief_tables
 from roi_env.exact.bellman import evaluate_policy, solve
 from roi_env.exact.evaluation import Decide, evaluate_markov
-from roi_env.exams.exam import ExamBatch, ExamSpec, draw_exams, exam_spec
+from roi_env.exams.config import ExamSpec, exam_spec
+from roi_env.exams.exam import ExamBatch, draw_exams
 from roi_env.exams.rules import transition
 from roi_env.measures.references import (
     in_sample_optimism,
@@ -214,7 +215,7 @@ def recorded_spec(num_tasks: int, questions: int = 24, **same: int) -> ExamSpec:
     tiers = ("low", "high")
     rows = [
         {
-            "dataset": "ab"[i % 2], "question_id": name, "question": name, "answer": "1", "family": "m", "tier": tier,
+            "dataset": "ab"[i % 2], "question_id": name, "question": name, "answer": "1", "menu": "m", "tier": tier,
             "tier_order": k + 1, "tokens": same.get("tokens", int(rng.integers(1, 6)) * (k + 1)),
             "correct": bool(same["correct"]) if same else bool(rng.random() < (i % 5 + 2 * k) / 8), "sample": s,
         }

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roi_env.exams.exam import draw_exams, exam_spec
+from roi_env.exams.config import exam_spec
+from roi_env.exams.exam import draw_exams
 from roi_env.sources.build import Group, make_source
 from roi_env.sources.source import Tier
 from roi_env.sources.synthetic import FAMILIES, register_family

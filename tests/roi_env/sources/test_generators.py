@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from roi_env.exams.exam import draw_exams, exam_spec
+from roi_env.exams.config import exam_spec
+from roi_env.exams.exam import draw_exams
 from roi_env.sources import synthetic as generators
 from roi_env.sources.source import Source
 from roi_env.sources.synthetic import FAMILIES

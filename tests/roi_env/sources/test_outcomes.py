@@ -42,7 +42,7 @@ def row(name: str = "q0", /, tier: str = "low", sample: int = 0, **changes: Any)
         "question_id": name,
         "question": f"What is {name}?",
         "answer": "NA",
-        "family": "model",
+        "menu": "model",
         "tier": tier,
         "tier_order": order,
         "tokens": 10 * order + sample,
@@ -92,14 +92,14 @@ def tables(draw: st.DrawFn) -> list[Row]:
             "question_id": question,
             "question": draw(TEXT) + draw(st.sampled_from(["", "\n", ' "x", y'])),
             "answer": draw(st.sampled_from(["", "NA", "null", "1.5", "2024-01-01"])),
-            "family": family,
+            "menu": menu,
             "tier": tier,
             "tier_order": names.index(tier) + 1,
             "tokens": draw(st.integers(0, MAX_TOKENS)),
             "correct": draw(st.booleans()),
             "sample": sample,
         }
-        for dataset, question, family, tier, sample in keys
+        for dataset, question, menu, tier, sample in keys
     ]
 
 
@@ -395,22 +395,22 @@ def test_malformed_metadata(key: str, value: Any) -> None:
 
 
 def two_families() -> OutcomeTable:
-    other = [row(f"q{q}", "low", family="other") for q in range(3)]
+    other = [row(f"q{q}", "low", menu="other") for q in range(3)]
     return OutcomeTable.from_arrow(pa.Table.from_pylist(rows() + other))
 
 
 def test_select() -> None:
     table = two_families()
-    assert table.families == ("model", "other")
+    assert table.menus == ("model", "other")
     assert table.select("other").num_rows == 3
     assert table.tier_names("model") == ("low", "high")
     assert table.select("model", ["high"]).tier_names("model") == ("high",)
     assert table.select("model", "high").num_rows == 8
-    with pytest.raises(OutcomeTableError, match=r"row 16 .*2 families.*family=.*\['model', 'other'\]"):
+    with pytest.raises(OutcomeTableError, match=r"row 16 .*2 menus.*menu=.*\['model', 'other'\]"):
         table.select()
-    with pytest.raises(OutcomeTableError, match=r"no rows for family 'x'; there are \['model', 'other'\]"):
+    with pytest.raises(OutcomeTableError, match=r"no rows for menu 'x'; there are \['model', 'other'\]"):
         table.select("x")
-    with pytest.raises(OutcomeTableError, match=r"no rows for tier 'high' of family 'other'; it has \['low'\]"):
+    with pytest.raises(OutcomeTableError, match=r"no rows for tier 'high' of menu 'other'; it has \['low'\]"):
         table.select("other", ["low", "high"])
     for tiers in ([], ["low", "low"]):
         with pytest.raises(OutcomeTableError, match="distinct names"):
@@ -424,7 +424,7 @@ def test_select_datasets() -> None:
     mine = table.rows["dataset"][0].as_py()
     assert table.select(datasets=[mine, "other"]).num_rows == table.num_rows
     assert table.select(tiers="low", datasets="other").num_rows == 3
-    with pytest.raises(OutcomeTableError, match=r"no rows for dataset 'x' of family 'model'"):
+    with pytest.raises(OutcomeTableError, match=r"no rows for dataset 'x' of menu 'model'"):
         table.select(datasets=["x"])
     with pytest.raises(OutcomeTableError, match="distinct names"):
         table.select(datasets=[])
@@ -523,19 +523,19 @@ def test_describe_is_plain_data_and_finds_problems() -> None:
         row("q1", "low", 0, tokens=10, correct=False),
         row("q1", "high", 0, tokens=200, correct=False),
         row("q2", "low", 0, tokens=10, correct=True, dataset="code"),
-        row("q0", "low", 0, family="other", tokens=50),
-        row("q0", "high", 0, family="other", tokens=40),
+        row("q0", "low", 0, menu="other", tokens=50),
+        row("q0", "high", 0, menu="other", tokens=40),
     ]
     found = OutcomeTable.from_arrow(pa.Table.from_pylist(content)).describe()
     assert json.loads(json.dumps(found)) == found
     assert (found["rows"], found["questions"], found["datasets"]) == (8, 3, {"math": 2, "code": 1})
     assert sum(found["splits"].values()) == 3
-    model, other = found["families"]
-    assert (model["family"], model["questions"], model["complete_questions"]) == ("model", 3, 2)
+    model, other = found["menus"]
+    assert (model["menu"], model["questions"], model["complete_questions"]) == ("model", 3, 2)
     low = model["tiers"][0]
     assert (low["tier"], low["rows"], low["questions"], low["samples_min"], low["samples_max"]) == ("low", 4, 3, 1, 2)
     assert (low["tokens_mean"], low["tokens_p50"], low["accuracy"]) == (10.0, 10.0, 0.75)
-    kinds = {(p["family"], p["kind"]) for p in found["problems"]}
+    kinds = {(p["menu"], p["kind"]) for p in found["problems"]}
     assert kinds == {
         ("model", "missing_tiers"),
         ("model", "unequal_samples"),
@@ -557,8 +557,8 @@ def test_importing_the_environment_imports_no_pyarrow() -> None:
 def test_real_tables_load_describe_and_survive_a_round_trip(path: Path, tmp_path: Path) -> None:
     table = OutcomeTable.read(path)
     found = table.describe()
-    assert found["rows"] == table.num_rows == sum(t["rows"] for f in found["families"] for t in f["tiers"])
-    assert [f["family"] for f in found["families"]] == list(table.families)
+    assert found["rows"] == table.num_rows == sum(t["rows"] for f in found["menus"] for t in f["tiers"])
+    assert [f["menu"] for f in found["menus"]] == list(table.menus)
     table.write(tmp_path / path.name)
     assert OutcomeTable.read(tmp_path / path.name).describe() == found | {"path": str(tmp_path / path.name)}
 
@@ -616,13 +616,13 @@ def test_a_text_that_is_no_questions_is_said_to_be_none() -> None:
             table.split(name)
 
 
-@pytest.mark.parametrize("where", ["dataset", "family"])
+@pytest.mark.parametrize("where", ["dataset", "menu"])
 def test_a_text_is_in_one_split_in_all_datasets_and_families(where: str) -> None:
     content = copied(copies=1) + [r | {where: "other", "question_id": f"x{r['question_id']}"} for r in copied(copies=1)]
     table = OutcomeTable.from_arrow(pa.Table.from_pylist(content))
     codes = table.split_codes()
     assert (codes[: len(codes) // 2] == codes[len(codes) // 2 :]).all()
-    if where == "family":
+    if where == "menu":
         parts = [table.select(name) for name in ("model", "other")]
         assert (parts[0].split_codes() == parts[1].split_codes()).all()
     assert len(table.distinct_questions().first_row) == 40
@@ -673,7 +673,7 @@ def kinds(content: list[Row]) -> dict[str, str]:
 def test_texts_and_answers_that_differ_inside_an_id_are_reported() -> None:
     assert not {"tier_texts", "several_texts", "several_answers", "equal_texts"} & set(kinds(rows()))
     between = [r | {"question": f"{r['question']} {r['tier'] if r['question_id'] == 'q1' else ''}"} for r in rows()]
-    assert "1 ids have another text at another tier or family ('q1')" in kinds(between)["tier_texts"]
+    assert "1 ids have another text at another tier or menu ('q1')" in kinds(between)["tier_texts"]
     assert "several_texts" not in kinds(between)
     shuffled = [r | {"question": f"{r['question']} {r['sample']}", "answer": "AB"[r["sample"]]} for r in rows()]
     found = kinds(shuffled)
@@ -701,15 +701,15 @@ LONG = "First I add the two numbers, then I check the sum again. " * 20
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ([r | {"family": "deepseek-reasoner"} for r in thinking(12)], "12 tokens (median): too few for a thought"),
+        ([r | {"menu": "deepseek-reasoner"} for r in thinking(12)], "12 tokens (median): too few for a thought"),
         ([r | {"tier": f"{r['tier']} reasoning"} for r in thinking(12)], "too few for a thought"),
-        ([r | {"family": "o3-mini"} for r in thinking(12)], "too few for a thought"),
-        (thinking(12, text=LONG), "fewer tokens than their recorded text has words (row 0 of the family: 12 tokens, 240 words)"),
+        ([r | {"menu": "o3-mini"} for r in thinking(12)], "too few for a thought"),
+        (thinking(12, text=LONG), "fewer tokens than their recorded text has words (row 0 of the menu: 12 tokens, 240 words)"),
         (thinking(12, reasoning=LONG, text="36"), "12 tokens, 241 words"),
         (thinking(200, Reasoning=LONG[:600], Text=LONG[:900].upper()), "fewer tokens than their recorded text has words"),
         (thinking(50, reasoning_tokens=400), "16 generations have fewer tokens than 'reasoning_tokens'"),
         ([r | {"reasoning_tokens": "" if r["sample"] else "400"} for r in thinking(50)], "8 generations have fewer tokens"),
-        ([r | {"family": "qwq-32b"} for r in thinking(300, response=LONG)], "the thought is hidden and not counted"),
+        ([r | {"menu": "qwq-32b"} for r in thinking(300, response=LONG)], "the thought is hidden and not counted"),
     ],
 )  # fmt: skip
 def test_tokens_that_cannot_hold_the_thought_are_reported(content: list[Row], said: str) -> None:
@@ -720,12 +720,12 @@ def test_tokens_that_cannot_hold_the_thought_are_reported(content: list[Row], sa
     "content",
     [
         rows(),
-        [r | {"family": "gpt-4o"} for r in thinking(12)],
-        [r | {"family": "qwen3", "tier": f"{r['tier']} non-thinking"} for r in thinking(12)],
-        [r | {"family": "deepseek-reasoner"} for r in thinking(1200)],
-        [r | {"family": "deepseek-reasoner"} for r in thinking(1200, text="36", reasoning=LONG)],
-        [r | {"family": "deepseek-reasoner"} for r in thinking(1200, response=LONG)],
-        [r | {"family": "qwq-32b"} for r in thinking(300, text=f"<think>{LONG}</think>36")],
+        [r | {"menu": "gpt-4o"} for r in thinking(12)],
+        [r | {"menu": "qwen3", "tier": f"{r['tier']} non-thinking"} for r in thinking(12)],
+        [r | {"menu": "deepseek-reasoner"} for r in thinking(1200)],
+        [r | {"menu": "deepseek-reasoner"} for r in thinking(1200, text="36", reasoning=LONG)],
+        [r | {"menu": "deepseek-reasoner"} for r in thinking(1200, response=LONG)],
+        [r | {"menu": "qwq-32b"} for r in thinking(300, text=f"<think>{LONG}</think>36")],
         thinking(300, text=LONG, reasoning=LONG),
         thinking(300, text=None, reasoning_tokens=-1),
         thinking(50, prompt=LONG, reasoning_tokens=None),

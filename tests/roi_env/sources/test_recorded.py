@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roi_env.envs.single import ROIReasoningEnv
-from roi_env.exams.exam import draw_exams, exam_spec
+from roi_env.exams.config import exam_spec
+from roi_env.exams.exam import draw_exams
 from roi_env.sources.outcome_tables import SPLITS, OutcomeTable, OutcomeTableError
 from roi_env.sources.recorded import recorded_source
 from roi_env.sources.source import Laws, Source, published_laws
@@ -34,7 +35,7 @@ def row(question: str, tier: str, sample: int, tokens: int, correct: bool, datas
         "question_id": question,
         "question": f"What is {question}?",
         "answer": "42",
-        "family": "model",
+        "menu": "model",
         "tier": tier,
         "tier_order": TIERS.index(tier) + 1,
         "tokens": tokens,
@@ -271,7 +272,7 @@ def test_level_edges_and_caps() -> None:
     source = recorded_source(named, split="all", tiers=["low", "high"])
     np.testing.assert_array_equal(source.level_edges, [256, 1024])
     assert [tier.cap for tier in source.tiers] == [None, 80]
-    with pytest.raises(OutcomeTableError, match="'level_edges' of family 'model' lacks tier 'high'"):
+    with pytest.raises(OutcomeTableError, match="'level_edges' of menu 'model' lacks tier 'high'"):
         recorded_source(table(rows, level_edges={"model": {"low": 256, "mid": 512}}), split="all")
 
 
@@ -418,20 +419,20 @@ def test_errors_say_what_to_do() -> None:
     sparse = [r for r in rows if r["tier"] != "high" or r["question_id"] in train]
     with pytest.raises(OutcomeTableError, match=r"no rows for tier 'high' in split='test'"):
         recorded_source(table(sparse), missing="mask")
-    with pytest.raises(OutcomeTableError, match="2 families"):
-        recorded_source(table(rows + [r | {"family": "other"} for r in rows]))
+    with pytest.raises(OutcomeTableError, match="2 menus"):
+        recorded_source(table(rows + [r | {"menu": "other"} for r in rows]))
 
 
 @pytest.mark.skipif(not REAL, reason="set ROI_DATA to the folder that holds outcomes/*.parquet")
 @pytest.mark.parametrize("path", REAL, ids=lambda path: path.stem)
-def test_every_family_of_the_real_tables_makes_exams(path: Path) -> None:
+def test_every_menu_of_the_real_tables_makes_exams(path: Path) -> None:
     full = OutcomeTable.read(path)
-    for family in full.families:
+    for menu in full.menus:
         for split in (*SPLITS, "all"):
-            source = recorded_source(full, family=family, split=split)  # type: ignore[arg-type]
+            source = recorded_source(full, menu=menu, split=split)  # type: ignore[arg-type]
             assert source.num_groups == len(source.group_names)
         for missing in ("drop", "mask"):
-            source = recorded_source(full, family=family, missing=missing)  # type: ignore[arg-type]
+            source = recorded_source(full, menu=menu, missing=missing)  # type: ignore[arg-type]
             check_source(source)
         env = ROIReasoningEnv(source, num_tasks=5, budget=0.3)
         _, info = env.reset(seed=1)

@@ -429,7 +429,7 @@ def test_a_column_that_parquet_cannot_hold_is_named(tmp_path: Path) -> None:
 def test_tier_order_and_sample_follow(tmp_path: Path, suffix: str, blank: bool) -> None:
     path = tmp_path / f"t{suffix}"
     content = rows(3, ("high", "low"), 3)
-    content += [row("q0", "odd", tokens=5, family="other"), row("q0", "even", tokens=5, family="other")]
+    content += [row("q0", "odd", tokens=5, menu="other"), row("q0", "even", tokens=5, menu="other")]
     bare = [
         r | {"tier_order": None, "sample": None}
         if blank

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import roi_env  # noqa: F401 - registers
-from roi_env.envs.single import resolve_spec
+from roi_env.exams.config import exam_spec
 from roi_env.sources.packaged import tinylm_table
 
 
@@ -19,7 +19,7 @@ def test_defaults() -> None:
     assert "sum2 5" in spec.source.group_names
     assert any(" + " in text for text in spec.source.texts)
     with pytest.raises(ValueError, match="brings its own table"):
-        resolve_spec("tinylm", table=tinylm_table())
+        exam_spec("tinylm", table=tinylm_table())
 
 
 def test_tiers_cost_and_solve_as_the_environment_needs() -> None:

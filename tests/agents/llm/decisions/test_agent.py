@@ -18,7 +18,8 @@ from agents.llm.decisions.tag_logits import action_tags
 from agents.llm.prompts import decision_prompt
 from agents.llm.small_model.tokenizer import ASSISTANT, END, USER
 from agents.playing import evaluate_exact, evaluate_sampled
-from roi_env.exams.exam import draw_exams, exam_spec
+from roi_env.exams.config import exam_spec
+from roi_env.exams.exam import draw_exams
 from tests.agents.llm.exams import worded_spec
 
 

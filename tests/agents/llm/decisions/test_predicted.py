@@ -16,7 +16,8 @@ from agents.base import exams_view, make_agent, public_problem
 from agents.llm.decisions.predicted import PLANNERS, PredictedLevels, predicted_laws
 from agents.llm.mcft.self_knowledge import tag_probabilities
 from agents.playing import evaluate_exact
-from roi_env.exams.exam import draw_exams, exam_spec
+from roi_env.exams.config import exam_spec
+from roi_env.exams.exam import draw_exams
 from tests.agents.llm.exams import worded_spec
 
 

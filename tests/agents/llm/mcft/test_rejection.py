@@ -125,7 +125,7 @@ def test_adaptive_sampling_asks_as_often_as_needed_and_agrees_with_asking_always
     assert np.mean([one.label == REFUSED for one in adaptive]) == pytest.approx(np.mean(refused), abs=0.1)
 
     with Journal(tmp_path / "every", solver_settings(solver, TIERS)) as kept:
-        table = outcome_table(questions, TIERS, 4, kept, family="m", pairing=True, decision_cost=1)
+        table = outcome_table(questions, TIERS, 4, kept, menu="m", pairing=True, decision_cost=1)
     for keep, tiers in (("all", ()), ("shortest", ()), ("all", ("answer", "short", "long"))):
         found = reject(questions, every, TIERS, 4, keep, tiers)
         write_labels(tmp_path / "labels.parquet", {"train": found, "test": found[:3]})
