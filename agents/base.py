@@ -303,6 +303,8 @@ class Agent(ABC):
     name: ClassVar[str]
     markov: ClassVar[bool] = True
     """Whether action probabilities depend on (exam, position, remaining budget) alone: then evaluation is exact."""
+    earlier_params: ClassVar[dict[str, str]] = {}
+    """What constructor parameters were called in files saved before, and what they are called now."""
     stepwise: ClassVar[bool] = False
     """Whether training steps through the environment, takes a parameter ``steps`` and reports its progress
     (:class:`agents.neural.NeuralAgent`)."""
@@ -387,7 +389,10 @@ def load_agent(path: str | Path, problem: Problem) -> Agent:
             f"{path} was saved by the agent {header['agent']!r}, which is not known here, and a file never imports code by "
             f"itself: name what defines it, e.g. --import {own[0]}.py"
         )
-    agent = make_agent(header["agent"], problem, **header["params"])
+    entry = find_agent(header["agent"])
+    earlier: dict[str, str] = {} if entry is None else getattr(entry.load(), "earlier_params", {})
+    params = {earlier.get(name, name): value for name, value in header["params"].items()}
+    agent = make_agent(header["agent"], problem, **params)
     agent.restore(arrays)
     return agent
 

@@ -5,31 +5,47 @@ Importing this package registers the environments; ``gym.make("roi_env:ROIReason
 
 from __future__ import annotations
 
-from typing import Any
-
 from gymnasium.envs.registration import register
 
+from roi_env.exams.config import OWN_DEFAULTS, ExamConfig, ExamSpec, exam_spec
+from roi_env.exams.exam import ExamBatch, draw_exams
+from roi_env.sources.build import Group, make_source
+from roi_env.sources.source import Source
+from roi_env.sources.synthetic import register_family
+
 __version__ = "0.1.0"
+__all__ = [
+    "IDS",
+    "ExamBatch",
+    "ExamConfig",
+    "ExamSpec",
+    "Group",
+    "Source",
+    "draw_exams",
+    "exam_spec",
+    "make_source",
+    "register_family",
+]
 
-VARIANTS: dict[str, dict[str, Any]] = {
-    "ROIReasoning-v0": {},
-    "ROIReasoning-Known-v0": {"source": "known"},
-    "ROIReasoning-Heavy-v0": {"source": "heavy"},
-    "ROIReasoning-Cap-v0": {"source": "cap"},
-    "ROIReasoning-Latent-v0": {"source": "latent", "feedback": "cost+correct"},
-    "ROIReasoning-Recorded-v0": {"source": "recorded"},
-    "ROIReasoning-TinyLM-v0": {"source": "tinylm", "num_tasks": 8, "group_by": "kind"},
-    "ROIReasoning-Paper-v0": {"source": "paper", "num_tasks": 3, "budget": 1024, "order": "easy_first"},
+IDS: dict[str, ExamConfig] = {
+    "ROIReasoning-v0": ExamConfig(),
+    "ROIReasoning-Known-v0": OWN_DEFAULTS["known"],
+    "ROIReasoning-Heavy-v0": OWN_DEFAULTS["heavy"],
+    "ROIReasoning-Cap-v0": OWN_DEFAULTS["cap"],
+    "ROIReasoning-Latent-v0": OWN_DEFAULTS["latent"],
+    "ROIReasoning-Recorded-v0": OWN_DEFAULTS["recorded"],
+    "ROIReasoning-TinyLM-v0": OWN_DEFAULTS["tinylm"],
+    "ROIReasoning-Paper-v0": OWN_DEFAULTS["paper"],
 }
-"""Registered ids and the arguments that set them apart."""
+"""Registered ids and what they are set to; ``gym.make`` takes every field of it."""
 
-for _id, _kwargs in VARIANTS.items():
+for _id, _exam in IDS.items():
     # No max_episode_steps: exams end by themselves, and TimeLimit would add a truncation to their last step.
     register(
         _id,
         entry_point="roi_env.envs.single:ROIReasoningEnv",
         vector_entry_point="roi_env.envs.vector:ROIReasoningVectorEnv",
-        kwargs=_kwargs,
+        kwargs=_exam.differing(),
     )
 
 # Its arguments are questions, tiers, a solver and a grader: there is nothing to batch.

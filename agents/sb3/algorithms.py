@@ -51,20 +51,34 @@ def training_env(spec: ExamSpec, num_envs: int, problem: Problem) -> NativeVecEn
     return NativeVecEnv(ROIReasoningVectorEnv(num_envs, autoreset_mode="SAME_STEP", family=spec), reward_scale(problem))
 
 
+SB3_NAMES = {
+    "epochs": "n_epochs",
+    "clip": "clip_range",
+    "entropy": "ent_coef",
+    "vf": "vf_coef",
+    "lambda_": "gae_lambda",
+}
+"""What SB3 calls the parameters that have the same name in every agent of this project."""
+
+
 class SB3Agent(NeuralAgent):
     """What the four have in common.
 
     :param steps: environment steps (decisions) of training.
     :param num_envs: environments stepped together.
     :param width: units of a hidden layer.
-    :param depth: hidden layers of rectified linear units; actor and critic share none.
-    :param learning_rate: of the optimiser (Adam; A2C: RMSprop), falling linearly to zero at the last step.
+    :param layers: hidden layers of rectified linear units; actor and critic share none.
+    :param lr: of the optimiser (Adam; A2C: RMSprop), falling linearly to zero at the last step.
     :param greedy: see :class:`agents.neural.NeuralAgent`.
     :param hyper: further arguments of the SB3 algorithm.
     """
 
     algorithm: ClassVar[Callable[..., BaseAlgorithm]]
     policy_class: ClassVar[type[BasePolicy]]
+    earlier_params: ClassVar[dict[str, str]] = {sb3: name for name, sb3 in SB3_NAMES.items()} | {
+        "learning_rate": "lr",
+        "depth": "layers",
+    }
     training_only = ("mlp_extractor.value_net.", "value_net.", "q_net_target.")
 
     def __init__(
@@ -74,14 +88,14 @@ class SB3Agent(NeuralAgent):
         steps: int,
         num_envs: int,
         width: int,
-        depth: int,
-        learning_rate: float,
+        layers: int,
+        lr: float,
         greedy: bool,
         hyper: dict[str, Any],
     ) -> None:
         super().__init__(problem)
-        self.steps, self.num_envs, self.width, self.depth = steps, num_envs, width, depth
-        self.learning_rate = learning_rate
+        self.steps, self.num_envs, self.width, self.layers = steps, num_envs, width, layers
+        self.lr = lr
         self.greedy = greedy
         self.hyper = hyper
         with own_randomness():
@@ -89,16 +103,16 @@ class SB3Agent(NeuralAgent):
             self.policy: BasePolicy = self.policy_class(
                 gym.spaces.Box(-np.inf, np.inf, (problem.observation_size,), np.float32),
                 gym.spaces.Discrete(problem.num_tiers + 1),
-                lambda _: learning_rate,
+                lambda _: lr,
                 **self._policy_arguments(),
             )
 
     def _policy_arguments(self) -> dict[str, Any]:
-        return {"net_arch": [self.width] * self.depth, "activation_fn": torch.nn.ReLU}
+        return {"net_arch": [self.width] * self.layers, "activation_fn": torch.nn.ReLU}
 
     def params(self) -> dict[str, Any]:
         """Constructor parameters."""
-        own = ("steps", "num_envs", "width", "depth", "learning_rate", "greedy")
+        own = ("steps", "num_envs", "width", "layers", "lr", "greedy")
         return {name: getattr(self, name) for name in own} | self.hyper
 
     def network(self) -> torch.nn.Module:
@@ -136,12 +150,12 @@ class SB3Agent(NeuralAgent):
             model = self.algorithm(
                 self.policy_class,
                 env,
-                learning_rate=LinearSchedule(self.learning_rate, 0.0, 1.0),
+                learning_rate=LinearSchedule(self.lr, 0.0, 1.0),
                 gamma=1.0,
                 policy_kwargs=self._policy_arguments(),
                 device="cpu",
                 seed=seed % 2**32,
-                **self.hyper,
+                **{SB3_NAMES.get(name, name): value for name, value in self.hyper.items()},
             )
             self.policy = model.policy
             learn(model, env, practice.seed, self.steps, report, checkpoint, header)
@@ -156,11 +170,11 @@ class PPOAgent(SB3Agent):
 
     :param n_steps: steps of every environment between updates.
     :param batch_size: of minibatches; must divide ``n_steps * num_envs``.
-    :param n_epochs: passes over a rollout.
-    :param gae_lambda: of generalised advantage estimation.
-    :param clip_range: of the probability ratio.
-    :param ent_coef: weight of the entropy bonus.
-    :param vf_coef: weight of the value loss.
+    :param epochs: passes over a rollout.
+    :param lambda_: of generalised advantage estimation.
+    :param clip: of the probability ratio.
+    :param entropy: weight of the entropy bonus.
+    :param vf: weight of the value loss.
     :param max_grad_norm: gradients are cut to this norm.
     """
 
@@ -168,10 +182,10 @@ class PPOAgent(SB3Agent):
     algorithm: ClassVar[Callable[..., BaseAlgorithm]] = sb3.PPO
     policy_class: ClassVar[type[BasePolicy]] = ActorCriticPolicy
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {
-        "learning_rate": (1e-3, 2e-3, 3e-3, 5e-3),
-        "ent_coef": (0.003, 0.01, 0.03),
-        "gae_lambda": (0.3, 0.5, 0.7, 0.95),
-        "n_epochs": (5, 10),
+        "lr": (1e-3, 2e-3, 3e-3, 5e-3),
+        "entropy": (0.003, 0.01, 0.03),
+        "lambda_": (0.3, 0.5, 0.7, 0.95),
+        "epochs": (5, 10),
     }
 
     def __init__(
@@ -181,15 +195,15 @@ class PPOAgent(SB3Agent):
         steps: Count = 300_000,
         num_envs: Count = 256,
         width: Count = 128,
-        depth: Count = 2,
-        learning_rate: Positive = 3e-3,
+        layers: Count = 2,
+        lr: Positive = 3e-3,
         n_steps: Count = 20,
         batch_size: Annotated[int, Range(2)] = 1280,
-        n_epochs: Count = 10,
-        gae_lambda: Share = 0.7,
-        clip_range: Positive = 0.2,
-        ent_coef: NonNegative = 0.01,
-        vf_coef: NonNegative = 0.5,
+        epochs: Count = 10,
+        lambda_: Share = 0.7,
+        clip: Positive = 0.2,
+        entropy: NonNegative = 0.01,
+        vf: NonNegative = 0.5,
         max_grad_norm: Positive = 0.5,
         greedy: bool = True,
     ) -> None:
@@ -200,17 +214,17 @@ class PPOAgent(SB3Agent):
             steps=steps,
             num_envs=num_envs,
             width=width,
-            depth=depth,
-            learning_rate=learning_rate,
+            layers=layers,
+            lr=lr,
             greedy=greedy,
             hyper={
                 "n_steps": n_steps,
                 "batch_size": batch_size,
-                "n_epochs": n_epochs,
-                "gae_lambda": gae_lambda,
-                "clip_range": clip_range,
-                "ent_coef": ent_coef,
-                "vf_coef": vf_coef,
+                "epochs": epochs,
+                "lambda_": lambda_,
+                "clip": clip,
+                "entropy": entropy,
+                "vf": vf,
                 "max_grad_norm": max_grad_norm,
             },
         )
@@ -228,9 +242,9 @@ class A2CAgent(SB3Agent):
     """Advantage actor-critic (Mnih et al. 2016), one update per rollout, with RMSprop.
 
     :param n_steps: steps of every environment between updates.
-    :param gae_lambda: of generalised advantage estimation.
-    :param ent_coef: weight of the entropy bonus.
-    :param vf_coef: weight of the value loss.
+    :param lambda_: of generalised advantage estimation.
+    :param entropy: weight of the entropy bonus.
+    :param vf: weight of the value loss.
     :param max_grad_norm: gradients are cut to this norm.
     """
 
@@ -238,9 +252,9 @@ class A2CAgent(SB3Agent):
     algorithm = sb3.A2C
     policy_class = ActorCriticPolicy
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {
-        "learning_rate": (5e-4, 1e-3, 2e-3, 4e-3),
-        "ent_coef": (0.003, 0.01, 0.03),
-        "gae_lambda": (0.5, 0.8, 0.95),
+        "lr": (5e-4, 1e-3, 2e-3, 4e-3),
+        "entropy": (0.003, 0.01, 0.03),
+        "lambda_": (0.5, 0.8, 0.95),
         "n_steps": (2, 5, 10),
         "num_envs": (16, 32, 64),
     }
@@ -252,12 +266,12 @@ class A2CAgent(SB3Agent):
         steps: Count = 300_000,
         num_envs: Count = 64,
         width: Count = 128,
-        depth: Count = 2,
-        learning_rate: Positive = 2e-3,
+        layers: Count = 2,
+        lr: Positive = 2e-3,
         n_steps: Count = 5,
-        gae_lambda: Share = 0.8,
-        ent_coef: NonNegative = 0.01,
-        vf_coef: NonNegative = 0.5,
+        lambda_: Share = 0.8,
+        entropy: NonNegative = 0.01,
+        vf: NonNegative = 0.5,
         max_grad_norm: Positive = 0.5,
         greedy: bool = True,
     ) -> None:
@@ -266,14 +280,14 @@ class A2CAgent(SB3Agent):
             steps=steps,
             num_envs=num_envs,
             width=width,
-            depth=depth,
-            learning_rate=learning_rate,
+            layers=layers,
+            lr=lr,
             greedy=greedy,
             hyper={
                 "n_steps": n_steps,
-                "gae_lambda": gae_lambda,
-                "ent_coef": ent_coef,
-                "vf_coef": vf_coef,
+                "lambda_": lambda_,
+                "entropy": entropy,
+                "vf": vf,
                 "max_grad_norm": max_grad_norm,
             },
         )
@@ -299,7 +313,7 @@ class DQNAgent(SB3Agent):
     algorithm = sb3.DQN
     policy_class = DQNPolicy
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {
-        "learning_rate": (3e-4, 1e-3, 2e-3),
+        "lr": (3e-4, 1e-3, 2e-3),
         "train_freq": (1, 2, 4),
         "target_update_interval": (500, 1_000, 4_000),
         "exploration_fraction": (0.2, 0.4, 0.6),
@@ -313,8 +327,8 @@ class DQNAgent(SB3Agent):
         steps: Count = 300_000,
         num_envs: Count = 16,
         width: Count = 64,
-        depth: Count = 2,
-        learning_rate: Positive = 1e-3,
+        layers: Count = 2,
+        lr: Positive = 1e-3,
         batch_size: Count = 256,
         buffer_size: Count = 100_000,
         learning_starts: Natural = 5_000,
@@ -330,8 +344,8 @@ class DQNAgent(SB3Agent):
             steps=steps,
             num_envs=num_envs,
             width=width,
-            depth=depth,
-            learning_rate=learning_rate,
+            layers=layers,
+            lr=lr,
             greedy=True,
             hyper={
                 "batch_size": batch_size,

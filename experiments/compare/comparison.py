@@ -7,12 +7,12 @@ result, each is stored by one atomic rename, and a resumed run computes only wha
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
-import pickle
+import re
 import subprocess
+import zipfile
 from collections.abc import Iterator
 from concurrent.futures import Future, as_completed
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ from experiments.training.training_run import (
 from experiments.training.tuning import Tuning, read_tuning
 from experiments.training.workers import worker_pool
 from roi_env.exact.evaluation import BINS, CALIBRATION
-from roi_env.exams.config import ExamConfig, ExamSpec
+from roi_env.exams.config import EXAM_FORMAT, ExamConfig, ExamSpec
 from roi_env.exams.exam import ExamBatch, draw_exams
 from roi_env.files import replacing
 from roi_env.measures.references import references
@@ -65,6 +65,11 @@ class Setting:
     family: FamilyConfig
     budget: int | float | str
     order: str
+
+    @property
+    def exam(self) -> ExamConfig:
+        """The kind of exam as people describe it."""
+        return self.family.exam(self.budget, self.order)
 
     @property
     def label(self) -> str:
@@ -110,7 +115,7 @@ def setting_spec(setting: Setting, split: str = "test") -> ExamSpec:
 
     :raises ConfigError: for arguments that do not fit.
     """
-    exam = setting.family.exam(setting.budget, setting.order)
+    exam = setting.exam
     try:
         return exam.resolve() if setting.family.outcomes is None else _recorded_spec(exam.replace(split=split))
     except ValueError as error:
@@ -229,7 +234,8 @@ def _matched(name: str, steps: int | None, tuning: Tuning | None) -> str:
 def _key(config: CompareConfig, cell: Cell) -> str:
     """Name of a cell's file: a hash of everything its numbers depend on."""
     identity = [
-        *_exam_identity(cell.setting),
+        roi_env.__version__,
+        _exam_identity(cell.setting),
         cell.text,
         _agent_content(cell.text),
         cell.seed,
@@ -238,7 +244,7 @@ def _key(config: CompareConfig, cell: Cell) -> str:
         config.replicates,
         config.max_states,
     ]
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
+    return f"{_digest(identity)[:24]}.npz"
 
 
 def _agent_content(text: str) -> str | None:
@@ -255,15 +261,20 @@ def _agent_content(text: str) -> str | None:
     return hashlib.sha256("".join(map(_content, map(str, weights))).encode()).hexdigest()
 
 
-def _exam_identity(setting: Setting) -> list[Any]:
-    """Everything that the exams of a setting depend on, as JSON values."""
-    family = dataclasses.asdict(setting.family) | {"agents": [], "name": None, "budgets": None, "orders": None}
+def _exam_identity(setting: Setting) -> dict[str, Any]:
+    """Everything that the exams of a setting depend on, as JSON values; what is at its default goes without saying."""
+    exam: dict[str, Any] = {"format": EXAM_FORMAT, **setting.exam.differing()}
+    exam["budget"] = setting.budget
     if setting.family.outcomes is not None:
-        family["table"] = _content(setting.family.outcomes)
+        exam["table"] = _content(setting.family.outcomes)
         if texts := _same_text(setting.family.outcomes):
             # Splits follow it; where no text is repeated they follow the file alone.
-            family["same_text"] = texts
-    return [roi_env.__version__, family, setting.budget, setting.order]
+            exam["same_text"] = texts
+    return exam
+
+
+def _digest(identity: Any) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 @lru_cache(maxsize=64)
@@ -319,10 +330,21 @@ def _store(run: Path) -> Path:
     return run / "agents"
 
 
+def training_identity(cell: Cell, agent: Agent) -> dict[str, Any]:
+    """Everything that the training of a cell's agent depends on, and nothing else, as JSON values."""
+    return {
+        "exam": _exam_identity(cell.setting),
+        "agent": agent.name,
+        "params": agent.params(),
+        "training_seed": cell.seed,
+    }
+
+
 def _training_file(cell: Cell, agent: Agent) -> str:
-    """Name of a trained agent's file: a hash of everything its training depends on, and of nothing else."""
-    identity = [*_exam_identity(cell.setting), agent.name, agent.params(), cell.seed]
-    return f"{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]}.npz"
+    """Name of a trained agent's file: readable, and told apart by a hash of :func:`training_identity`."""
+    label = f"{cell.setting.label} {agent.name} seed{cell.seed}".lower().replace("=", "")
+    said = re.sub(r"[^a-z0-9.]+", "-", label).strip("-")
+    return f"{said[:80]}-{_digest(training_identity(cell, agent))[:8]}.npz"
 
 
 def run_cell(config: CompareConfig, cell: Cell, store: Path) -> _Tables:
@@ -469,10 +491,38 @@ def _arrow(columns: dict[str, Any]) -> pa.Table:
     )
 
 
+def _write_cell(path: Path, tables: _Tables) -> None:
+    """Columns as arrays named ``table/column``; no pickle."""
+    arrays = {
+        f"{table}/{column}": np.asarray(values)
+        for table, columns in tables.items()
+        for column, values in columns.items()
+    }
+    with path.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)  # type: ignore[arg-type]
+
+
+def _read_cell(path: Path) -> _Tables:
+    """What :func:`_write_cell` wrote; single values are Python's again.
+
+    :raises ConfigError: where the file is damaged.
+    """
+    tables: _Tables = {}
+    try:
+        with np.load(path) as stored:
+            for name in stored.files:
+                table, _, column = name.partition("/")
+                values = stored[name]
+                tables.setdefault(table, {})[column] = values if values.ndim else values.item()
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ConfigError(f"{path}: a damaged cell ({error}); delete it and run the comparison on") from error
+    return tables
+
+
 def _run_and_store(config: CompareConfig, cell: Cell, path: Path) -> None:
     tables = run_cell(config, cell, _store(path.parent.parent))
     with replacing(path) as temporary:
-        temporary.write_bytes(pickle.dumps(tables))
+        _write_cell(temporary, tables)
 
 
 def missing_cells(config: CompareConfig, cells: list[Cell], run: Path) -> list[Cell]:
@@ -524,7 +574,7 @@ def assemble(config: CompareConfig, settings: list[Setting], cells: list[Cell], 
         if (setting, agent) in left_out:
             missing.setdefault((setting, agent), []).append((setting, agent, cell.seed) not in undone)
             continue
-        stored: _Tables = pickle.loads((run / "cells" / _key(config, cell)).read_bytes())
+        stored = _read_cell(run / "cells" / _key(config, cell))
         for name, columns in stored.items():
             # A stored cell may come from a run whose settings were numbered otherwise, or under another agent's name.
             own = {"setting": setting} | ({"agent": agent} if "agent" in columns else {})

@@ -95,9 +95,9 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
     beliefs="published", reward="score", feedback="cost", coupling=None, tiers=None, decision_cost=0,
     enforcement="budget", table=None, render_mode=None)`
 
-    * `source`: family name (known, signal, heavy, cap, latent, paper, recorded, tinylm), a `roi_env.sources.source.Source`, or a complete
+    * `family`: a name (known, signal, heavy, cap, latent, paper, recorded, tinylm), a `roi_env.sources.source.Source`, or a complete
       `roi_env.exams.config.ExamSpec` (then nothing else but `render_mode`).
-    * `table`, `family`, `datasets`, `split`, `group_by`, `missing`: recorded outcomes, see `roi_env.sources.recorded.recorded_source`.
+    * `table`, `menu`, `datasets`, `split`, `group_by`, `missing`: recorded outcomes, see `roi_env.sources.recorded.recorded_source`.
     * `num_tasks`: N.
     * `budget`: int = tokens; float = fraction of N x the mean cost of the top tier; "tight" .15, "medium" .3, "ample" .6.
       `1` is one token and causes a warning, `1.0` is the whole cost of always thinking longest.
@@ -112,7 +112,7 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
     * `enforcement`: "budget", or "tier_caps" to cut every attempt at its tier's cap as well.
     * `render_mode`: None, "ansi", "rgb_array" or "human".
 
-    ## Registered variants
+    ## Registered ids
     | id | structure | defaults that differ |
     |----|-----------|----------------------|
     | `ROIReasoning-v0` | noisy signals, tasks independent given them | |
@@ -136,14 +136,14 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
 
     metadata = {"render_modes": ["ansi", "rgb_array"], "render_fps": RENDER_FPS}  # noqa: RUF012 - Gymnasium's own declaration
 
-    def __init__(self, source: Any = "signal", *, render_mode: str | None = None, **kwargs: Any) -> None:
+    def __init__(self, family: Any = "signal", *, render_mode: str | None = None, **kwargs: Any) -> None:
         """See the class docstring.
 
         :raises ValueError: for arguments out of range.
         """
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise ValueError(f"render_mode must be None or one of {self.metadata['render_modes']}, got {render_mode!r}")
-        spec = exam_spec(source, **kwargs)
+        spec = exam_spec(family, **kwargs)
         self.spec_of_exam = spec
         self.render_mode = render_mode
         self.observation_layout = observation_layout(spec)

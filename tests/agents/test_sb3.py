@@ -37,8 +37,8 @@ from roi_env.exams.exam import draw_exams
 
 NAMES = ("sb3-ppo", "sb3-maskable-ppo", "sb3-a2c", "sb3-dqn")
 SMALL: dict[str, dict[str, Any]] = {
-    "sb3-ppo": {"steps": 640, "num_envs": 8, "n_steps": 20, "batch_size": 80, "n_epochs": 2, "width": 8},
-    "sb3-maskable-ppo": {"steps": 640, "num_envs": 8, "n_steps": 20, "batch_size": 80, "n_epochs": 2, "width": 8},
+    "sb3-ppo": {"steps": 640, "num_envs": 8, "n_steps": 20, "batch_size": 80, "epochs": 2, "width": 8},
+    "sb3-maskable-ppo": {"steps": 640, "num_envs": 8, "n_steps": 20, "batch_size": 80, "epochs": 2, "width": 8},
     "sb3-a2c": {"steps": 640, "num_envs": 8, "width": 8},
     "sb3-dqn": {
         "steps": 640,

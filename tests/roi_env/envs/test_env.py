@@ -29,7 +29,7 @@ from roi_env.exams.exam import draw_exams
 from roi_env.sources.outcome_tables import OutcomeTable
 from roi_env.sources.packaged import tinylm_table
 
-SYNTHETIC = [name for name in roi_env.VARIANTS if "Recorded" not in name]
+SYNTHETIC = [name for name in roi_env.IDS if "Recorded" not in name]
 OPTIONS = [
     {"preview": False},
     {"beliefs": "none"},

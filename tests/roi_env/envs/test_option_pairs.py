@@ -78,7 +78,7 @@ def recorded() -> OutcomeTable:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(roi_env.VARIANTS))
+@pytest.mark.parametrize("name", sorted(roi_env.IDS))
 @pytest.mark.filterwarnings("ignore:budget=1 means 1 token")
 def test_pairs_of_options_pass_both_checkers(name: str, recorded: OutcomeTable) -> None:
     is_recorded = "Recorded" in name

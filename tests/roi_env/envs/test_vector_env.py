@@ -197,7 +197,7 @@ def test_environments_pickle_and_copy_mid_exam() -> None:
         assert [twin.step(np.array([3, 1, 2]))[0].tobytes() for twin in twins] == [expected] * 2
 
 
-@pytest.mark.parametrize("name", [name for name in roi_env.VARIANTS if "Recorded" not in name])
+@pytest.mark.parametrize("name", [name for name in roi_env.IDS if "Recorded" not in name])
 def test_make_vec_and_statistics_of_gymnasium(name: str) -> None:
     """Totals of the kernel equal those of Gymnasium's wrapper around single environments."""
     native = gym.make_vec(name, num_envs=3, vectorization_mode="vector_entry_point")
