@@ -23,7 +23,7 @@ def take_exam(env: ROIReasoningEnv, who: Agent | Chooser, seed: int = 0, exam_id
     :param who: an agent that decides task by task, or a function that chooses an action.
     :param seed: identity's seed; actions are drawn from the agent's probabilities with numbers of (seed, exam, position).
     """
-    spec = env.spec_of_exam
+    spec = env.exam_spec
     problem, batch = public_problem(spec), draw_exams(spec, seed, [exam_id])
     env.reset(seed=seed, options={"exam_ids": exam_id})
     state = who.start(exams_view(batch, problem)) if isinstance(who, Agent) else None

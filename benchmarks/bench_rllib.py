@@ -39,7 +39,7 @@ def stock(runners: int, params: dict[str, Any]) -> Any:
     register()
     return (
         PPOConfig()
-        .environment(ENV, env_config={"source": SPEC})
+        .environment(ENV, env_config={"spec": SPEC})
         .env_runners(num_env_runners=runners, num_envs_per_env_runner=64, gym_env_vectorize_mode="vector_entry_point")
         .training(
             train_batch_size_per_learner=ours.exams_per_iteration * 10,

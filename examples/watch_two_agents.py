@@ -22,7 +22,7 @@ def film(agent: str, seed: int, exam: int) -> tuple[list[Image.Image], float]:
     env = ROIReasoningEnv("signal", budget=0.3, render_mode="rgb_array")
     env.reset(seed=seed, options={"exam_ids": exam})
     frames, score = [Image.fromarray(env.render())], 0.0
-    for info in take_exam(env, make_agent(agent, public_problem(env.spec_of_exam)), seed, exam):
+    for info in take_exam(env, make_agent(agent, public_problem(env.exam_spec)), seed, exam):
         frames.append(Image.fromarray(env.render()))
         score = float(info.get("score", 0.0))
     return frames, score

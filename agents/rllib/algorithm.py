@@ -87,7 +87,7 @@ class ExamSettings(AlgorithmConfig):
     Those of RLlib's that have an effect are listed in :mod:`agents.rllib.settings`; any other one that is changed is refused by its
     name. ``evaluation(...)`` works as in RLlib: an evaluation takes exams 0, 1, ... of a seed of its own, the same every time and
     with any number of evaluation runners; ``evaluation_config`` may say ``explore``, ``exam_seed``, ``budgets``, ``exams_per_job``,
-    resources of runners, or another kind of exam with the same observation (``env_config={"source": spec}``).
+    resources of runners, or another kind of exam with the same observation (``env_config={"spec": spec}``).
 
     RLlib's own ``debugging(seed=...)`` must stay None: it differs between workers and reseeds global generators.
     """
@@ -167,7 +167,7 @@ class ExamSettings(AlgorithmConfig):
         """
         if spec is not None:
             register()
-            self.environment(ENV, env_config={"source": spec})
+            self.environment(ENV, env_config={"spec": spec})
         for name, value in {
             "exam_seed": seed,
             "training_seed": training_seed,
@@ -418,7 +418,7 @@ def evaluation_seed(seed: int) -> int:
 
 
 def _check_env_config(env_config: Mapping[str, Any]) -> None:
-    if unknown := sorted(set(env_config) - {"source"}):
+    if unknown := sorted(set(env_config) - {"spec"}):
         raise ValueError(
             f"env_config {unknown} has no effect here: put it into the kind of exam, exams(exam_spec(...))"
         )

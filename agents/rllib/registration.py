@@ -3,7 +3,7 @@
 RLlib's own runner works with it in vector mode::
 
     register()
-    config.environment(ENV, env_config={"source": spec}).env_runners(gym_env_vectorize_mode="vector_entry_point")
+    config.environment(ENV, env_config={"spec": spec}).env_runners(gym_env_vectorize_mode="vector_entry_point")
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ def spec_of(env_config: Mapping[str, Any]) -> ExamSpec:
 
     :raises ValueError: where it is missing.
     """
-    spec = env_config.get("source")
+    spec = env_config.get("spec")
     if not isinstance(spec, ExamSpec):
         raise ValueError(
-            f"env_config must be {{'source': ExamSpec}} (see roi_env.exams.config.exam_spec), got source={type(spec).__name__}"
+            f"env_config must be {{'spec': ExamSpec}} (see roi_env.exams.config.exam_spec), got spec={type(spec).__name__}"
         )
     return spec
 
@@ -45,7 +45,7 @@ def spec_of(env_config: Mapping[str, Any]) -> ExamSpec:
 def create(context: Mapping[str, Any]) -> gym.Env[Any, Any] | VectorEnv:
     """RLlib's environment creator: the native vector environment in vector mode, else one environment.
 
-    ``context``: ``source`` an :class:`ExamSpec`; ``replay`` (default False) allows the same exams again and again (a
+    ``context``: ``spec`` an :class:`ExamSpec`; ``replay`` (default False) allows the same exams again and again (a
     fixed evaluation set); ``autoreset_mode`` (default NEXT_STEP).
 
     :raises ValueError: for SAME_STEP, or several runners without vector mode.

@@ -230,7 +230,7 @@ class ROIReasoningLiveEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
         spec = exam_spec(source, num_tasks=min(10, len(questions)) if num_tasks is None else num_tasks, **kwargs)
         if spec.reward.kind == REFUSAL_BONUS:
             raise ValueError("reward 'refusal_bonus' needs outcomes of tiers that were not chosen: not in live exams")
-        self.spec_of_exam, self.render_mode = spec, render_mode
+        self.exam_spec, self.render_mode = spec, render_mode
         self.questions, self.tiers, self.solver = list(questions), tuple(tiers), solver
         self._pool: Any = None
         if isinstance(grader, str):
@@ -267,12 +267,12 @@ class ROIReasoningLiveEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
             if unknown := set(options) - {"exam_ids"}:
                 raise ValueError(f"reset options of live exams are 'exam_ids', got {sorted(unknown)}")
             self._next_exam = int(exam_numbers("exam_ids", options["exam_ids"], 1)[0])
-        self._exam = draw_exams(self.spec_of_exam, self._seed, [self._next_exam])
+        self._exam = draw_exams(self.exam_spec, self._seed, [self._next_exam])
         self._next_exam += 1
-        self._position, self._remaining, self._score = 0, self.spec_of_exam.budget, 0.0
+        self._position, self._remaining, self._score = 0, self.exam_spec.budget, 0.0
         self._last = (0, 0, False)
         if self.render_mode is not None:
-            self._scene = Scene(self.spec_of_exam, tuple(self._exam.groups[0].tolist()), ())
+            self._scene = Scene(self.exam_spec, tuple(self._exam.groups[0].tolist()), ())
         return self._observation(), {"action_mask": self.action_masks().astype(np.int8)}
 
     @property
@@ -291,7 +291,7 @@ class ROIReasoningLiveEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
         :raises ValueError: for an action that is no integer in ``0..K``.
         :raises gymnasium.error.ResetNeeded: before a reset or after the end of an exam.
         """
-        question, spec = self.question, self.spec_of_exam
+        question, spec = self.question, self.exam_spec
         choice = integer_action(action, spec.num_tiers + 1)
         if not 0 <= choice <= spec.num_tiers:
             raise ValueError(f"action must lie in 0..{spec.num_tiers}, got {action!r}")
@@ -333,7 +333,7 @@ class ROIReasoningLiveEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
         """(K + 1,) bool: legal actions now (sb3-contrib's protocol)."""
         if self._exam is None:
             raise gym.error.ResetNeeded("call reset() before action_masks()")
-        costs = self.spec_of_exam.min_cost[self._exam.groups[0, self._position]]
+        costs = self.exam_spec.min_cost[self._exam.groups[0, self._position]]
         return np.concatenate([[True], (costs <= self._remaining) & (costs < NOT_OFFERED)])
 
     def render(self) -> Any:
@@ -366,7 +366,7 @@ class ROIReasoningLiveEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
             np.zeros(1, np.int64),
             np.array([self._position]),
             np.array([self._remaining]),
-            self.spec_of_exam.budget,
+            self.exam_spec.budget,
             np.array([action]),
             np.array([tokens]),
             np.array([correct]),

@@ -144,7 +144,7 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise ValueError(f"render_mode must be None or one of {self.metadata['render_modes']}, got {render_mode!r}")
         spec = exam_spec(family, **kwargs)
-        self.spec_of_exam = spec
+        self.exam_spec = spec
         self.render_mode = render_mode
         self.observation_layout = observation_layout(spec)
         self.observation_space = self.observation_layout.space()
@@ -193,7 +193,7 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
         self._remaining = self._budget
         self._score = 0.0
         if self.render_mode is not None:
-            self._scene = Scene(self.spec_of_exam, tuple(self._groups[:-1]), ())
+            self._scene = Scene(self.exam_spec, tuple(self._groups[:-1]), ())
         return next(self._rows), {"action_mask": next(self._mask().copies)}
 
     def _begin(self) -> None:
@@ -247,7 +247,7 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
         return observation, reward, terminated, False, info
 
     def _shaped_reward(self, action: int, right: bool, overspent: bool, cost: int, paid: int) -> float:
-        spec, position, remaining = self.spec_of_exam, self._position, self._remaining
+        spec, position, remaining = self.exam_spec, self._position, self._remaining
         tiers = range(position * self._num_actions + 1, (position + 1) * self._num_actions)
         return float(
             reward_of(

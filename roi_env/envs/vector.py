@@ -63,8 +63,8 @@ class ROIReasoningVectorEnv(gym.vector.VectorEnv):
             raise ValueError("autoreset_mode must be NEXT_STEP or SAME_STEP: this environment always resets by itself")
         if render_mode not in (None, "ansi", "rgb_array"):
             raise ValueError(f"render_mode must be None, 'ansi' or 'rgb_array', got {render_mode!r}")
-        self.spec_of_exam = exam_spec(**kwargs)
-        spec = self.spec_of_exam
+        self.exam_spec = exam_spec(**kwargs)
+        spec = self.exam_spec
         self.num_envs = int(num_envs)
         self.render_mode = render_mode
         self.metadata = {
@@ -95,7 +95,7 @@ class ROIReasoningVectorEnv(gym.vector.VectorEnv):
         self._everywhere.flags.writeable = False
 
     def _new_buffers(self) -> tuple[Outputs, Final]:
-        n, size, actions = self.num_envs, self.observation_layout.size, self.spec_of_exam.num_tiers + 1
+        n, size, actions = self.num_envs, self.observation_layout.size, self.exam_spec.num_tiers + 1
         out = Outputs(
             np.empty((n, size), np.float32),
             np.empty(n, np.float64),
@@ -192,7 +192,7 @@ class ROIReasoningVectorEnv(gym.vector.VectorEnv):
         given = as_integers(actions)
         if given is None or given.shape != (self.num_envs,):
             raise ValueError(
-                f"actions must be {self.num_envs} integers in 0..{self.spec_of_exam.num_tiers}, got {_described(actions)}"
+                f"actions must be {self.num_envs} integers in 0..{self.exam_spec.num_tiers}, got {_described(actions)}"
             )
         # One type, which the kernel was compiled for.
         actions = given if given.dtype == np.int64 and given.flags.carray else np.array(given, np.int64, order="C")
@@ -218,7 +218,7 @@ class ROIReasoningVectorEnv(gym.vector.VectorEnv):
             self._step = step_all.compile(tuple(typeof(argument) for argument in arguments))
         ended = self._step(*arguments)
         if ended < 0:
-            raise ValueError(f"actions must lie in 0..{self.spec_of_exam.num_tiers}, got {given.min()}..{given.max()}")
+            raise ValueError(f"actions must lie in 0..{self.exam_spec.num_tiers}, got {given.min()}..{given.max()}")
         self._mask, self._final = out.action_mask, final
         infos = {
             "action_mask": out.action_mask,
@@ -286,7 +286,7 @@ class ROIReasoningVectorEnv(gym.vector.VectorEnv):
         return self._state.tasks[:, :-1, 1].copy()
 
     def _scene(self, groups: npt.NDArray[np.int32]) -> Scene:
-        return Scene(self.spec_of_exam, tuple(groups.tolist()), ())
+        return Scene(self.exam_spec, tuple(groups.tolist()), ())
 
     def _record(
         self,

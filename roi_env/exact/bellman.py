@@ -12,7 +12,7 @@ enter; the joint law of cost and correctness does. This is the stochastic knapsa
 >>> import numpy as np
 >>> from roi_env.exact.bellman import evaluate_policy, solve
 >>> from roi_env.exams.config import exam_spec
- from roi_env.exams.exam import draw_exams
+>>> from roi_env.exams.exam import draw_exams
 >>> spec = exam_spec("signal", num_tasks=3)
 >>> exams = draw_exams(spec, seed=0, exam_ids=np.arange(2))
 >>> laws = spec.source.published  # what is known of a task from what is shown; source.laws with exams.law_index: informed

@@ -2,7 +2,7 @@
 
 >>> import numpy as np
 >>> from roi_env.exams.config import exam_spec
- from roi_env.exams.exam import draw_exams
+>>> from roi_env.exams.exam import draw_exams
 >>> from roi_env.measures.references import informed_values, optimum_tables, oracle_values, references
 >>> exams = draw_exams(exam_spec("signal", num_tasks=3), seed=0, exam_ids=np.arange(2))
 >>> optimum_tables(exams).value.round(6)  # the best policy for what is shown

@@ -91,9 +91,9 @@ def test_refuses_next_step() -> None:
     "arguments",
     [
         {},
-        {"source": "heavy", "budget": 0.15, "reward": "overspend_penalty(0.5)"},
-        {"source": "latent", "feedback": "cost+correct", "preview": False},
-        {"source": "paper", "num_tasks": 3, "order": "hard_first", "reward": "rational"},
+        {"family": "heavy", "budget": 0.15, "reward": "overspend_penalty(0.5)"},
+        {"family": "latent", "feedback": "cost+correct", "preview": False},
+        {"family": "paper", "num_tasks": 3, "order": "hard_first", "reward": "rational"},
     ],
 )
 def test_returns_what_dummy_vec_env_returns(arguments: dict[str, Any]) -> None:
@@ -204,7 +204,7 @@ def test_attributes_and_methods() -> None:
     env.seed(0)
     env.reset()
     assert env.get_attr("observation_space") == [env.observation_space] * 3
-    assert env.get_attr("spec_of_exam", 1) == [env.env.spec_of_exam]
+    assert env.get_attr("exam_spec", 1) == [env.env.exam_spec]
     assert not env.has_attr("no_such_thing")
     assert not env.has_attr("step")  # of the batch
     env.set_attr("note", "hello")

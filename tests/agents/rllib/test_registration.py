@@ -28,7 +28,7 @@ def stock_runner(**env_config: object) -> SingleAgentEnvRunner:
     model = {"hidden": (8,), "memory": 0, "critic": True, "seed": 0, "centre": centre, "spread": spread}
     config = (
         PPOConfig()
-        .environment(ENV, env_config={"source": SPEC, **env_config})
+        .environment(ENV, env_config={"spec": SPEC, **env_config})
         .env_runners(num_env_runners=0, num_envs_per_env_runner=3, gym_env_vectorize_mode="vector_entry_point")
         .rl_module(rl_module_spec=RLModuleSpec(module_class=ExamModule, model_config=model))
         .debugging(seed=4)
@@ -72,24 +72,24 @@ def test_replayed_exams_are_refused_unless_wanted() -> None:
 
 
 def test_named_exams_may_come_again() -> None:
-    env = create({"source": SPEC, "num_envs": 2})
+    env = create({"spec": SPEC, "num_envs": 2})
     for _ in range(2):
         env.reset(seed=1, options={"exam_ids": np.array([5, 6])})
 
 
 def test_same_step_is_refused() -> None:
     with pytest.raises(ValueError, match="NEXT_STEP"):
-        create({"source": SPEC, "num_envs": 2, "autoreset_mode": AutoresetMode.SAME_STEP})
+        create({"spec": SPEC, "num_envs": 2, "autoreset_mode": AutoresetMode.SAME_STEP})
 
 
 def test_several_runners_without_vector_mode_are_refused() -> None:
-    config = {"source": SPEC}
+    config = {"spec": SPEC}
     with pytest.raises(ValueError, match="same exams"):
         create(EnvContext(config, worker_index=1, num_workers=2))
     create(EnvContext(config, worker_index=1, num_workers=1))
 
 
-@pytest.mark.parametrize("config", [{}, {"source": "signal"}])
+@pytest.mark.parametrize("config", [{}, {"spec": "signal"}])
 def test_a_specification_is_needed(config: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="ExamSpec"):
         spec_of(config)

@@ -96,8 +96,8 @@ IGNORED: dict[str, Any] = {
     "observation_space": lambda c: c.environment(observation_space=1),
     "action_mask_key": lambda c: c.environment(action_mask_key="mask"),
     "CartPole-v1": lambda c: c.environment("CartPole-v1"),
-    "budget": lambda c: c.environment(env_config={"source": SPEC, "budget": 3}),
-    "replay": lambda c: c.environment(env_config={"source": SPEC, "replay": True}),
+    "budget": lambda c: c.environment(env_config={"spec": SPEC, "budget": 3}),
+    "replay": lambda c: c.environment(env_config={"spec": SPEC, "replay": True}),
     "torch_compile_learner": lambda c: c.framework(torch_compile_learner=True),
     "policies": lambda c: c.multi_agent(policies={"a", "b"}),
     "policy_mapping_fn": lambda c: c.multi_agent(policy_mapping_fn=lambda *_, **__: "a"),
@@ -123,7 +123,7 @@ IGNORED: dict[str, Any] = {
     "evaluation's num_env_runners": lambda c: c.evaluation(evaluation_config={"num_env_runners": 2}),
     "evaluation's lr": lambda c: c.evaluation(evaluation_config=AlgorithmConfig.overrides(lr=0.5)),
     "evaluation's foo": lambda c: c.evaluation(evaluation_config={"foo": 2}),
-    "evaluation's budget": lambda c: c.evaluation(evaluation_config={"env_config": {"source": SPEC, "budget": 2}}),
+    "evaluation's budget": lambda c: c.evaluation(evaluation_config={"env_config": {"spec": SPEC, "budget": 2}}),
     **{
         name: lambda c, name=name: c.callbacks(**{name: lambda **_: None})
         for name in ("on_episode_created", "on_episode_start", "on_episode_step", "on_episode_end", "on_sample_end")
@@ -277,11 +277,11 @@ def test_evaluation_on_another_kind_of_exam(cluster: None) -> None:
     cut = []
     for spec in (SPEC, rich):
         config = config_of(ExamPPOConfig).evaluation(evaluation_duration=50)
-        algorithm = config.evaluation(evaluation_config={"env_config": {"source": spec}}).build_algo()
+        algorithm = config.evaluation(evaluation_config={"env_config": {"spec": spec}}).build_algo()
         cut.append(algorithm.evaluate()["env_runners"]["truncation_mean"])
         algorithm.stop()
     assert cut[1] < 0.2 < cut[0]
-    config.evaluation(evaluation_config={"env_config": {"source": exam_spec("heavy", num_tasks=5)}})
+    config.evaluation(evaluation_config={"env_config": {"spec": exam_spec("heavy", num_tasks=5)}})
     with pytest.raises(ValueError, match="exams of evaluation must have"):
         config.validate()
 

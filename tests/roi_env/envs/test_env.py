@@ -189,8 +189,8 @@ def test_seeds_exam_ids_and_replicates_name_exams() -> None:
         ({"coupling": "loose"}, "coupling"),
         ({"enforcement": "police"}, "enforcement"),
         ({"decision_cost": -1}, "decision_cost"),
-        ({"source": "mystery"}, "known.*signal.*heavy.*cap.*latent.*paper.*tinylm.*recorded.*mystery"),
-        ({"source": "recorded"}, "table"),
+        ({"family": "mystery"}, "known.*signal.*heavy.*cap.*latent.*paper.*tinylm.*recorded.*mystery"),
+        ({"family": "recorded"}, "table"),
         ({"menu": "gpt"}, "table"),
         ({"preview": "yes"}, "preview"),
         ({"render_mode": "hologram"}, "render_mode"),
@@ -312,7 +312,7 @@ def test_few_tokens_are_probably_a_fraction() -> None:
         with pytest.warns(UserWarning, match=r"if a fraction was meant, write \d\.0") as told:
             env = ROIReasoningEnv(budget=budget, num_tasks=num_tasks)
         assert len(told) == 1
-        assert env.spec_of_exam.budget == int(budget)
+        assert env.exam_spec.budget == int(budget)
         with pytest.warns(UserWarning, match="fraction was meant"):
             ROIReasoningVectorEnv(budget=budget, num_tasks=num_tasks)
     # No warning, which would be an error here: a budget of some tokens where tasks cost as many.
@@ -356,11 +356,11 @@ def test_what_is_missing_is_named() -> None:
             make("ROIReasoning-Recorded-v0")
         with pytest.raises(gym.error.MissingArgument, match=r"questions.*tiers.*solver"):
             make("ROIReasoning-Live-v0", **({"vectorization_mode": "sync"} if make is gym.make_vec else {}))
-        with pytest.raises(gym.error.MissingArgument, match=r"family.*table"):
+        with pytest.raises(gym.error.MissingArgument, match=r"menu.*table"):
             make("ROIReasoning-Paper-v0", menu="gpt")
     rows = tinylm_table().rows
-    other = rows.set_column(rows.column_names.index("family"), "family", pa.array(["other"] * len(rows)))
-    with pytest.raises(gym.error.MissingArgument, match=r"family= one of \['tinylm', 'other'\]"):
+    other = rows.set_column(rows.column_names.index("menu"), "menu", pa.array(["other"] * len(rows)))
+    with pytest.raises(gym.error.MissingArgument, match=r"menu= one of \['tinylm', 'other'\]"):
         gym.make(
             "ROIReasoning-Recorded-v0", table=OutcomeTable.from_arrow(pa.concat_tables([rows, other.cast(rows.schema)]))
         )
@@ -412,7 +412,7 @@ def test_blind_mode_hides_later_tasks_and_preview_shows_them() -> None:
 def test_masks_agree_with_the_published_minimum() -> None:
     env = ROIReasoningEnv("signal", budget=40)
     observation, info = env.reset(seed=2)
-    spec = env.spec_of_exam
+    spec = env.exam_spec
     group = draw_exams(spec, 2, [0]).groups[0, 0]
     expected = [True, *(spec.source.beliefs.min_cost[group] <= 40)]
     assert info["action_mask"].tolist() == expected == env.action_masks().tolist()
@@ -467,7 +467,7 @@ def test_another_process_draws_the_same_bytes() -> None:
 
 
 def test_import_is_light() -> None:
-    code = "import sys, roi_env; print(sorted({'torch', 'ray', 'stable_baselines3', 'scipy', 'pandas', 'matplotlib'} & set(sys.modules)))"
+    code = "import sys, roi_env; print(sorted({'torch', 'ray', 'stable_baselines3', 'pyarrow', 'pandas', 'matplotlib'} & set(sys.modules)))"
     out = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
@@ -485,7 +485,7 @@ def test_shaped_rewards_report_the_score_at_the_end() -> None:
     while not terminated:
         _, reward, terminated, _, info = env.step(2)
         total += reward
-    assert total == pytest.approx(info["score"] - info["spent"] / env.spec_of_exam.budget)
+    assert total == pytest.approx(info["score"] - info["spent"] / env.exam_spec.budget)
 
 
 def test_tier_caps_cut_attempts() -> None:

@@ -83,7 +83,7 @@ def recorded() -> OutcomeTable:
 def test_pairs_of_options_pass_both_checkers(name: str, recorded: OutcomeTable) -> None:
     is_recorded = "Recorded" in name
     fixed: dict[str, Any] = {"table": recorded, "num_tasks": 3} if is_recorded else {}
-    names = TIERS if is_recorded else [tier.name for tier in gym.make(name).unwrapped.spec_of_exam.source.tiers]
+    names = TIERS if is_recorded else [tier.name for tier in gym.make(name).unwrapped.exam_spec.source.tiers]
     tiers = {None: None, "first and last": [names[0], names[-1]], "last": [names[-1]]}
     for row in ROWS:
         env = gym.make(name, **{**fixed, **row, "tiers": tiers[row["tiers"]]})

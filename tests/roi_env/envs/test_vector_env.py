@@ -26,11 +26,11 @@ from roi_env.sources.source import Source
 
 CASES = [
     {},
-    {"source": "heavy", "preview": False, "beliefs": "none"},
-    {"source": "latent", "feedback": "cost+correct", "order": "hard_first"},
-    {"source": "paper", "num_tasks": 3, "budget": 1024, "order": "random", "reward": "rational"},
-    {"source": "cap", "reward": "refusal_bonus(0.3)", "decision_cost": 2, "order": "easy_first"},
-    {"source": "signal", "num_tasks": 1, "budget": 20, "reward": "cost_shaped(0.1)"},
+    {"family": "heavy", "preview": False, "beliefs": "none"},
+    {"family": "latent", "feedback": "cost+correct", "order": "hard_first"},
+    {"family": "paper", "num_tasks": 3, "budget": 1024, "order": "random", "reward": "rational"},
+    {"family": "cap", "reward": "refusal_bonus(0.3)", "decision_cost": 2, "order": "easy_first"},
+    {"family": "signal", "num_tasks": 1, "budget": 20, "reward": "cost_shaped(0.1)"},
 ]
 
 
@@ -317,23 +317,23 @@ def test_wrappers_of_gymnasium_for_vector_environments(mode: str) -> None:
 def test_kernels_are_compiled_once_for_all_kinds_of_exams() -> None:
     """Sizes, beliefs, preview and feedback are numbers for them: nothing is compiled after the first step."""
     kinds: list[dict] = [
-        {"num_tasks": n, "source": s} for n in (1, 5, 33) for s in ("signal", "heavy", "latent", "cap")
+        {"num_tasks": n, "family": s} for n in (1, 5, 33) for s in ("signal", "heavy", "latent", "cap")
     ]
     kinds += [
         {"num_tasks": 7, "preview": False},
         {"beliefs": "none"},
         {"feedback": "cost+correct"},
-        {"source": "heavy", "num_tasks": 20, "feedback": "cost+correct"},
+        {"family": "heavy", "num_tasks": 20, "feedback": "cost+correct"},
     ]
-    kinds += [{"source": "tinylm", "num_tasks": 9, "group_by": "kind"}, {"source": "paper"}, {"reward": "rational"}]
-    kinds += [{"source": wide_source(tiers), "num_tasks": 3, "budget": 50} for tiers in (2, 9, 20)]
-    signal = ROIReasoningEnv().spec_of_exam.source
+    kinds += [{"family": "tinylm", "num_tasks": 9, "group_by": "kind"}, {"family": "paper"}, {"reward": "rational"}]
+    kinds += [{"family": wide_source(tiers), "num_tasks": 3, "budget": 50} for tiers in (2, 9, 20)]
+    signal = ROIReasoningEnv().exam_spec.source
     arrays = {
         name: frozen(value)
         for name in signal.__dataclass_fields__
         if isinstance(value := getattr(signal, name), np.ndarray)
     }
-    kinds += [{"source": dataclasses.replace(signal, **arrays)}]  # as Ray hands it to a worker
+    kinds += [{"family": dataclasses.replace(signal, **arrays)}]  # as Ray hands it to a worker
     kernels = (step_all, reset_all, observe, _draw_batch, _draw_outcomes)
     before = {kernel: list(kernel.signatures) for kernel in kernels}
     for kind in kinds:

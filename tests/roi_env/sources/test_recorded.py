@@ -248,7 +248,7 @@ def test_missing_tiers_drop_or_mask() -> None:
     assert source.group_key[0] == source.group_key[1]
     env = ROIReasoningEnv(source, num_tasks=20, budget=100_000)
     for seed in range(5):
-        items = draw_exams(env.spec_of_exam, seed, [0]).items[0]
+        items = draw_exams(env.exam_spec, seed, [0]).items[0]
         _, info = env.reset(seed=seed)
         for item in items:
             offered = source.outcome_count.reshape(-1, 3)[item] > 0

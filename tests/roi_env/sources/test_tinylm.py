@@ -12,7 +12,7 @@ from roi_env.sources.packaged import tinylm_table
 
 
 def test_defaults() -> None:
-    spec = gym.make("ROIReasoning-TinyLM-v0").unwrapped.spec_of_exam  # type: ignore[attr-defined]
+    spec = gym.make("ROIReasoning-TinyLM-v0").unwrapped.exam_spec  # type: ignore[attr-defined]
     assert spec.decision_cost == 1
     assert spec.source.coupling == "common", "one thought serves all tiers"
     assert [tier.name for tier in spec.source.tiers] == ["answer", "short", "long"]
