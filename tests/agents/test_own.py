@@ -91,7 +91,7 @@ def test_comparisons_take_own_agents_and_families_from_any_folder(tmp_path: Path
     assert (tmp_path / "run" / "report.html").exists()
     refused = roi("compare", "--family", "riddles", "exams=3", cwd=tmp_path)
     assert refused.returncode == 2
-    assert "unknown kind of exam 'riddles'" in refused.stderr
+    assert "unknown family 'riddles'" in refused.stderr
 
 
 def test_policies_from_elsewhere_play_what_they_say() -> None:

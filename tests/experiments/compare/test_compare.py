@@ -20,11 +20,13 @@ from experiments.compare.comparison import (
     _key,
     assemble,
     expand,
+    make_for,
     missing_cells,
     plan,
     run_cells,
     setting_spec,
     to_train,
+    training_identity,
 )
 from experiments.config import CompareConfig, ConfigError, FamilyConfig, load_config
 from experiments.report.analysis import summarise
@@ -69,7 +71,7 @@ def test_level_accuracy_is_that_of_sampled_exams(tmp_path: Path) -> None:
     found = {(row["setting"], row["agent"]): row for row in summarise(tmp_path / "run").to_pylist()}
     for setting in expand(config):
         spec = setting_spec(setting)
-        batch = draw_exams(spec, config.seed, np.arange(config.exams))
+        batch = draw_exams(spec, config.exam_seed, np.arange(config.exams))
         records = rollout(make_agent("fixed-2", public_problem(spec)), batch, replicates=400, law="published")
         expected = records.level_match[records.action > 0].mean()
         assert 0.1 < expected < 0.9
@@ -89,13 +91,21 @@ def test_results_depend_on_neither_processes_nor_interruptions(tmp_path: Path) -
 
 def test_the_default_comparison_finds_its_trained_agents(tmp_path: Path) -> None:
     """`make compare` takes minutes because nothing is trained in it: every learner's weights lie in the repository."""
-    folder = Path(__file__).parents[3] / "experiments/configs"
-    config = load_config(folder / "compare.yaml", [])
+    folder = Path(__file__).parents[3] / "experiments"
+    config = load_config(folder / "configs/compare.yaml", [])
     cells = plan(config, expand(config))
     trained = {path.stem for path in (folder / "trained").glob("*.npz")}
     learners = [cell for cell in cells if cell.agent.startswith(("rllib-", "sb3-"))]
     assert len(learners) == len(trained) > 0
     assert to_train(config, cells, tmp_path) == []
+    manifest = json.loads((folder / "trained/manifest.json").read_text())
+    described = [
+        {"setting": cell.setting.label}
+        | training_identity(cell, make_for(cell.text, cell.setting, setting_spec(cell.setting)))
+        for cell in learners
+    ]
+    assert sorted(manifest.values(), key=json.dumps) == sorted(json.loads(json.dumps(described)), key=json.dumps)
+    assert {Path(name).stem for name in manifest} == trained
     longer = dataclasses.replace(config, steps=500_001)
     again = plan(longer, expand(longer))
     assert [cell.agent for cell in to_train(longer, again, tmp_path)] == [cell.agent for cell in learners]
@@ -135,8 +145,8 @@ def test_cells_depend_on_which_questions_are_one(tmp_path: Path) -> None:
         names[path] = _exam_identity(expand(config)[0])
         train, test = (setting_spec(expand(config)[0], split).source for split in ("train", "test"))
         assert not set(train.texts) & set(test.texts)
-    assert "same_text" not in names[alone][1]
-    assert "same_text" in names[copied][1]
+    assert "same_text" not in names[alone]
+    assert "same_text" in names[copied]
 
 
 def test_another_question_is_another_cell(tmp_path: Path) -> None:
@@ -155,8 +165,8 @@ def test_another_question_is_another_cell(tmp_path: Path) -> None:
         (["budgts=[0.3]"], "budgts"),
         (["agents=[]"], "agents"),
         (["exams"], "name=value"),
-        (["families=[{source: signal}]", "families.1.num_tasks=3"], "families"),
-        (["families=[{source: signal}]", "families.0.colour=red"], "colour"),
+        (["families=[{family: signal}]", "families.1.num_tasks=3"], "families"),
+        (["families=[{family: signal}]", "families.0.colour=red"], "colour"),
     ],
 )
 def test_configuration_errors_name_the_key(overrides: list[str], message: str) -> None:
@@ -164,34 +174,34 @@ def test_configuration_errors_name_the_key(overrides: list[str], message: str) -
         load_config(None, overrides)
 
 
-FILE = "variants: [{source: signal}]\nexams: 7\n"
+FILE = "families: [{family: signal}]\nexams: 7\n"
 
 
 @pytest.mark.parametrize(
     ("text", "overrides", "to_blame", "message"),
     [
         (FILE, ["exams=many"], "override 'exams=many'", "many"),
-        (FILE, ["seed=1", "exams=0"], "override 'exams=0'", "at least 1"),
-        (FILE, ["exams=0", "seed=1"], "override 'exams=0'", "at least 1"),
+        (FILE, ["exam_seed=1", "exams=0"], "override 'exams=0'", "at least 1"),
+        (FILE, ["exams=0", "exam_seed=1"], "override 'exams=0'", "at least 1"),
         (FILE, ["exam=3"], "override 'exam=3'", "exam"),
-        (FILE, ["seed"], "override 'seed'", "name=value"),
+        (FILE, ["exam_seed"], "override 'exam_seed'", "name=value"),
         (FILE, ["families.4.family=cap"], "override 'families.4.family=cap'", ""),
         (FILE, ["families.0.colour=red"], "override 'families.0.colour=red'", "colour"),
-        (FILE, ["families=[{name: mine}]"], "override 'families=[{name: mine}]'", "source"),
+        (FILE, ["families=[{name: mine}]"], "override 'families=[{name: mine}]'", "family"),
         (FILE, ["budgets=[plenty]"], "override 'budgets=[plenty]'", "plenty"),
         (FILE, ["families.0.budgets=[30%]"], "override 'families.0.budgets=[30%]'", "30%"),
-        (FILE, ["seed=-1"], "override 'seed=-1'", "seed"),
+        (FILE, ["exam_seed=-1"], "override 'exam_seed=-1'", "seed"),
         (FILE, ["training_seeds=[0,true]"], "override 'training_seeds=", "true"),
-        (FILE, ["agents=[", "seed=1"], "override 'agents=['", ""),
-        ("variants: [{name: mine}]", ["exams=3"], "FILE", "source"),
-        ("exams: 0", ["seed=1"], "FILE", "at least 1"),
+        (FILE, ["agents=[", "exam_seed=1"], "override 'agents=['", ""),
+        ("families: [{name: mine}]", ["exams=3"], "FILE", "family"),
+        ("exams: 0", ["exam_seed=1"], "FILE", "at least 1"),
         ("exams: 0", ["exams=-1"], "override 'exams=-1'", "-1"),
         ("exam: 3", ["exams=3"], "FILE", "exam"),
         ("budgets: [tight, plenty]", [], "FILE", "plenty"),
         ("exams: [", ["exams=3"], "FILE", ""),
         ("- exams", [], "FILE", "list"),
-        ("variants: {a: b}", [], "FILE", "container"),
-        ("variants: [a]", [], "FILE", ""),
+        ("families: {a: b}", [], "FILE", "container"),
+        ("families: [a]", [], "FILE", ""),
         ("exams: \udcff", [], "FILE", ""),
         (None, ["exams=3"], "FILE", "no such configuration file"),
     ],
@@ -211,9 +221,9 @@ def test_configuration_errors_name_their_source(
 
 
 def test_what_a_file_leaves_open_overrides_may_fill_in(tmp_path: Path) -> None:
-    (tmp_path / "half.yaml").write_text("variants: [{name: mine}]\nbudgets: [tight, '512', 0.6]\n")
+    (tmp_path / "half.yaml").write_text("families: [{name: mine}]\nbudgets: [tight, '512', 0.6]\n")
     config = load_config(tmp_path / "half.yaml", ["families.0.family=cap", "families.0.budgets=[ample]"])
-    assert (config.families[0].source, config.families[0].budgets) == ("cap", [0.6])
+    assert (config.families[0].family, config.families[0].budgets) == ("cap", [0.6])
     assert config.budgets == [0.15, 512, 0.6]
 
 
@@ -233,18 +243,24 @@ def test_budgets_and_numbers_of_the_command_line_are_those_of_the_environments()
         assert isinstance(refused, ConfigError), text
         assert "budget" in str(refused)
     assert run("--exam", str(2**62 - 1)).exit_code == 0
-    assert run("--seed", str(2**64 - 1)).exit_code == 0
-    for option, text in (("exam", str(2**62)), ("exam", "-1"), ("exam", "1.5"), ("seed", str(2**64)), ("seed", "-1")):
+    assert run("--exam-seed", str(2**64 - 1)).exit_code == 0
+    for option, text in (
+        ("exam", str(2**62)),
+        ("exam", "-1"),
+        ("exam", "1.5"),
+        ("exam-seed", str(2**64)),
+        ("exam-seed", "-1"),
+    ):
         refused = run(f"--{option}", text)
         assert refused.exit_code == 2
         assert f"--{option}" in refused.output
 
 
-def test_overrides_reach_into_variants() -> None:
+def test_overrides_reach_into_families() -> None:
     config = load_config(
-        None, ["families=[{source: signal}, {source: cap}]", "families.1.num_tasks=4", "budgets=[0.3]"]
+        None, ["families=[{family: signal}, {family: cap}]", "families.1.num_tasks=4", "budgets=[0.3]"]
     )
-    assert [(v.source, v.num_tasks) for v in config.families] == [("signal", None), ("cap", 4)]
+    assert [(v.family, v.num_tasks) for v in config.families] == [("signal", None), ("cap", 4)]
     assert config.budgets == [0.3]
 
 

@@ -36,7 +36,7 @@ def simulate(
     run: Path,
     efficiency: dict[str, float] = EFFICIENCY,
     exams: int = 60,
-    variants: tuple[str, ...] = ("signal",),
+    families: tuple[str, ...] = ("signal",),
     orders: tuple[str, ...] = ("random",),
     sampled: tuple[str, ...] = (),
     seeds: dict[str, int] | None = None,
@@ -51,24 +51,24 @@ def simulate(
     }
     signal = np.linspace(0.05, 0.95, 5)
     setting = -1
-    for variant in variants:
+    for family in families:
         base = rng.normal(1, 0.12, exams)
         effect = rng.normal(0, 0.05, 90)
         questions = rng.permuted(np.tile(np.arange(90), (exams, 1)), axis=1)[:, :tasks]
-        base = base + effect[questions].sum(1) if variant == "recorded" else base
+        base = base + effect[questions].sum(1) if family == "recorded" else base
         for order in orders:
             for budget, fraction in BUDGETS.items():
                 setting += 1
                 hard = 0.94 if order == "hard_first" else 1.0
                 optimum = np.clip(base * 8.2 * (1 - np.exp(-3.4 * fraction**0.75)), 0.4, 9.5)
-                upper = optimum * 1.02 if variant == "latent" else optimum
+                upper = optimum * 1.02 if family == "latent" else optimum
                 informed = optimum * (1 + 0.05 / fraction**0.5)
                 oracle = np.minimum(informed * (1 + 0.11 / fraction**0.5), 10)
                 tables["settings"].append(
                     dict(
-                        setting=setting, variant=variant, label=f"{variant} N={tasks} t={fraction:g} {order}",
+                        setting=setting, family=family, label=f"{family} N={tasks} t={fraction:g} {order}",
                         num_tasks=tasks, budget=budget, budget_fraction=fraction, order=order, preview=True,
-                        beliefs="published", coupling="independent", synthetic=variant != "recorded", num_tiers=3,
+                        beliefs="published", coupling="independent", synthetic=family != "recorded", num_tiers=3,
                         tier_names=TIERS, exams=exams,
                     )
                 )  # fmt: skip
