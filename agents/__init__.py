@@ -7,12 +7,12 @@ from agents.base import Agent, load_agent, make_agent, public_problem, register,
 from roi_env.plugins import named_files as _named_files
 
 # Registered here: importing the packages of learners needs extras.
-register("sb3-ppo", "agents.sb3.algorithms:PPOAgent", "SB3's proximal policy optimisation")
-register("sb3-maskable-ppo", "agents.sb3.algorithms:MaskablePPOAgent", "sb3-contrib's PPO, masked in training as well")
-register("sb3-a2c", "agents.sb3.algorithms:A2CAgent", "SB3's advantage actor-critic")
-register("sb3-dqn", "agents.sb3.algorithms:DQNAgent", "SB3's deep Q-learning, greedy over the legal actions")
+register("sb3-ppo", "agents.sb3.algorithms:SB3PPO", "SB3's proximal policy optimisation")
+register("sb3-maskable-ppo", "agents.sb3.algorithms:SB3MaskablePPO", "sb3-contrib's PPO, masked in training as well")
+register("sb3-a2c", "agents.sb3.algorithms:SB3A2C", "SB3's advantage actor-critic")
+register("sb3-dqn", "agents.sb3.algorithms:SB3DQN", "SB3's deep Q-learning, greedy over the legal actions")
 
-_PPO, _GRPO = "agents.rllib.agent:PPOAgent", "agents.rllib.agent:GRPOAgent"
+_PPO, _GRPO = "agents.rllib.agent:RLlibPPO", "agents.rllib.agent:RLlibGRPO"
 register("rllib-ppo", _PPO, "PPO (RLlib) on batched exams")
 register("rllib-ppo-gru", _PPO, "PPO (RLlib) with a GRU that remembers the exam so far", memory=32)
 register("rllib-grpo", _GRPO, "GRPO (RLlib): replicates of an exam compared with one another, by return-to-go")

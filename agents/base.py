@@ -398,7 +398,7 @@ def load_agent(path: str | Path, problem: Problem) -> Agent:
 
 
 @dataclass(frozen=True)
-class Entry:
+class RegisteredAgent:
     """One registered agent: where its class lives and the parameters its name implies."""
 
     target: str
@@ -420,7 +420,7 @@ class Entry:
         return bool(getattr(self.load(), "stepwise", False))
 
 
-AGENTS: dict[str, Entry] = {}
+AGENTS: dict[str, RegisteredAgent] = {}
 """Registered agents by name; modules are imported when an agent is made."""
 
 
@@ -428,14 +428,14 @@ def register(name: str, target: str, summary: str, *, privileged: bool = False, 
     """Register an agent under a name for the command line."""
     if name in AGENTS:
         raise ValueError(f"agent {name!r} is registered already")
-    AGENTS[name] = Entry(target, summary, params, privileged)
+    AGENTS[name] = RegisteredAgent(target, summary, params, privileged)
 
 
 _NUMBERED = re.compile(r"(fixed)-([1-9][0-9]{0,2})")
 """Names that need no entry of their own: ``fixed-4``, ``fixed-5``, ... for as many tiers as a table has."""
 
 
-def find_agent(name: str) -> Entry | None:
+def find_agent(name: str) -> RegisteredAgent | None:
     """The registered agent of a name; None where there is none. ``fixed-K`` exists for every K."""
     if name not in AGENTS:
         _look_outside(name)
@@ -480,7 +480,9 @@ def use_file(path: str | Path) -> list[str]:
         own = isinstance(value, type) and issubclass(value, Agent) and value.__module__ == module.__name__
         if own and not inspect.isabstract(value):
             names.append(f"{stem_of(module)}:{attribute}")
-            AGENTS[names[-1]] = Entry(f"{module.__name__}:{attribute}", _first_line(value), {}, file=module.__file__)
+            AGENTS[names[-1]] = RegisteredAgent(
+                f"{module.__name__}:{attribute}", _first_line(value), {}, file=module.__file__
+            )
     return names
 
 

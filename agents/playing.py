@@ -16,8 +16,16 @@ from numba import njit
 
 from agents.base import Agent, Attempts, DecisionView, ExamsView, Feedback, Problem, Probs, exams_view, public_problem
 from agents.one_pass import ExamTaker, mark
-from roi_env.exact.evaluation import MAX_STATES, Decide, Evaluation, Law, TooManyStates, default_law, evaluate_markov
-from roi_env.exact.evaluation import check_probs as check_distribution
+from roi_env.exact.evaluation import (
+    MAX_STATES,
+    Decide,
+    Evaluation,
+    Law,
+    TooManyStates,
+    check_distribution,
+    default_law,
+    evaluate_markov,
+)
 from roi_env.exams import random
 from roi_env.exams.config import ExamSpec
 from roi_env.exams.exam import ExamBatch, draw_exams
@@ -65,7 +73,7 @@ def check_probs(agent: Agent, probs: Probs, view: DecisionView) -> Probs:
     return probs
 
 
-class _Taking:
+class _Episodes:
     """An agent that takes D episodes: keeps its state and what every episode's last action revealed.
 
     :param groups: (E, N) groups of the exams given to ``start``; episode d is of row ``row[d]``.
@@ -145,7 +153,7 @@ def rollout(
     same way; potential outcomes play no part then.
     """
     if isinstance(agent, ExamTaker):
-        return _sit(agent, batch, replicates, seed, law)
+        return _take_in_one_pass(agent, batch, replicates, seed, law)
     problem = public_problem(batch.spec)
 
     def enter(some: ExamBatch, episodes: ExamBatch, row: npt.NDArray[np.int64]) -> Player:
@@ -154,12 +162,12 @@ def rollout(
         numbers = action_numbers(np.uint64(seed), episodes.exam_ids, episodes.replicates, batch.spec.num_tasks)
         state = agent.start(exams_view(seen, problem))
         told = problem.feedback == "cost+correct"
-        return _Taking(agent, problem, seen.groups, place, numbers, state, told).player
+        return _Episodes(agent, problem, seen.groups, place, numbers, state, told).player
 
     return sample(enter, batch, replicates=replicates, law=law, chunk=chunk)
 
 
-def _sit(agent: ExamTaker, batch: ExamBatch, replicates: int, seed: int, law: Law) -> Records:
+def _take_in_one_pass(agent: ExamTaker, batch: ExamBatch, replicates: int, seed: int, law: Law) -> Records:
     """:func:`rollout` of whom takes whole exams."""
     if law != "true":
         raise ValueError(f"agent {agent.name!r} writes its own answers to the exams' own tasks: there is no other law")
@@ -342,6 +350,6 @@ class TrainingExams:
         batch = self.batch(count, start)
         uniform = action_numbers(np.uint64(self.seed), batch.exam_ids, batch.replicates, self.spec.num_tasks)
         row = np.arange(len(batch))
-        taking = _Taking(agent, self._problem, batch.groups, row, uniform, state, reveal_correct=True)
+        taking = _Episodes(agent, self._problem, batch.groups, row, uniform, state, reveal_correct=True)
         play(taking.player, batch, self.spec.reward, row)
         return taking.state

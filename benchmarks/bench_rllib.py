@@ -20,7 +20,7 @@ from ray.rllib.algorithms.ppo import PPOConfig
 
 from agents.base import public_problem
 from agents.playing import TrainingExams, evaluate_exact
-from agents.rllib.agent import PPOAgent
+from agents.rllib.agent import RLlibPPO
 from agents.rllib.algorithm import module_weights
 from agents.rllib.registration import ENV, register
 from agents.rllib.rollouts import concatenate
@@ -87,7 +87,7 @@ def until_target(step: Callable[[], None], weights: Callable[[], Any], most: flo
     problem = public_problem(SPEC)
     validation = TrainingExams(SPEC, 0).batch(64, 10**9)
     optimum = references(validation, law="published", replicates=1, informed_draws=1).optimum.mean()
-    agent = PPOAgent(problem)
+    agent = RLlibPPO(problem)
     cpu = wall = share = 0.0
     while share < TARGET and cpu < most:
         begun, clock = time.process_time(), time.perf_counter()

@@ -46,7 +46,10 @@ def interruptible(stopped: Callable[[], str]) -> Iterator[None]:
     try:
         with ends_promptly():
             yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemError) as error:
+        # Compiled code that is interrupted while it begins hands Python's interrupt on as the cause of a SystemError.
+        if isinstance(error, SystemError) and not isinstance(error.__cause__ or error.__context__, KeyboardInterrupt):
+            raise
         console.print(f"\nStopped. {stopped()}", highlight=False, markup=False, soft_wrap=True)
         raise typer.Exit(STOPPED) from None
 

@@ -88,7 +88,7 @@ class LMLearner(RLlibAgent):
 
 
 class LMPPOAgent(LMLearner):
-    """PPO; parameters as in :class:`LMLearner` and :class:`agents.rllib.agent.PPOAgent`.
+    """PPO; parameters as in :class:`LMLearner` and :class:`agents.rllib.agent.RLlibPPO`.
 
     :param group: how often every exam is taken, with other outcomes: its questions are read once for all of them.
     """
@@ -126,7 +126,7 @@ class LMPPOAgent(LMLearner):
 
 
 class LMGRPOAgent(LMLearner):
-    """GRPO; parameters as in :class:`LMLearner` and :class:`agents.rllib.agent.GRPOAgent`.
+    """GRPO; parameters as in :class:`LMLearner` and :class:`agents.rllib.agent.RLlibGRPO`.
 
     :param kl_coeff: of the divergence from the model to begin with.
     """
@@ -184,7 +184,7 @@ class RARLAgent(ExamTaker, LMLearner):
     :param sampling: temperature of the tokens when it takes exams; ``replicates`` as in
         :class:`agents.llm.one_pass.exam_taker.LMExamTaker`.
 
-    The others as in :class:`LMLearner` and :class:`agents.rllib.agent.GRPOAgent`.
+    The others as in :class:`LMLearner` and :class:`agents.rllib.agent.RLlibGRPO`.
     """
 
     name = "rarl"

@@ -180,7 +180,7 @@ def _ray_installed() -> Iterator[None]:
         ) from error
 
 
-class PPOAgent(RLlibAgent):
+class RLlibPPO(RLlibAgent):
     """PPO with RLlib's loss.
 
     :param lambda_: of the generalised advantage estimates.
@@ -219,7 +219,7 @@ class PPOAgent(RLlibAgent):
         super().__init__(problem, **params)
 
 
-class GRPOAgent(RLlibAgent):
+class RLlibGRPO(RLlibAgent):
     """GRPO and its variants; see :meth:`agents.rllib.grpo.GRPOConfig.training`.
 
     :param group: how often every exam is taken.

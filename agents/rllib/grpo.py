@@ -14,7 +14,7 @@ from agents.rllib.checks import BASELINES, KL, KLS, Baseline, check_comparison
 from agents.rllib.learners import GRPOTorchLearner
 from agents.rllib.losses import AGGREGATIONS, RATIOS, Aggregation, Ratio
 from agents.rllib.registration import spec_of
-from agents.rllib.rollouts import Rollout, reward_scale
+from agents.rllib.rollouts import Rollout, task_reward_scale
 from roi_env.exams.config import ExamSpec
 from roi_env.exams.exam import draw_exams
 from roi_env.measures.references import optimum_tables, oracle_values
@@ -114,7 +114,7 @@ class GRPOConfig(ExamSettings):
     def columns(self, rollout: Rollout) -> dict[str, npt.NDArray[Any]]:
         """Advantages."""
         spec = spec_of(self.env_config)
-        reached, scale = rollout.reached(spec.num_tasks), reward_scale(spec)
+        reached, scale = rollout.reached(spec.num_tasks), task_reward_scale(spec)
         rewards = rollout.by_exam(rollout.rewards, spec.num_tasks) * scale
         known = None
         if self.baseline != "group":

@@ -13,7 +13,7 @@ from agents.rllib import settings
 from agents.rllib.algorithm import ExamAlgorithm, ExamSettings
 from agents.rllib.learners import ExamPPOLearner
 from agents.rllib.registration import spec_of
-from agents.rllib.rollouts import Rollout, generalised_advantages, reward_scale
+from agents.rllib.rollouts import Rollout, generalised_advantages, task_reward_scale
 
 
 class ExamPPOConfig(ExamSettings, PPOConfig):
@@ -40,7 +40,7 @@ class ExamPPOConfig(ExamSettings, PPOConfig):
         spec = spec_of(self.env_config)
         reached = rollout.reached(spec.num_tasks)
         values = rollout.by_exam(rollout.values, spec.num_tasks)
-        rewards = rollout.by_exam(rollout.rewards, spec.num_tasks) * reward_scale(spec)
+        rewards = rollout.by_exam(rollout.rewards, spec.num_tasks) * task_reward_scale(spec)
         estimates = generalised_advantages(rewards, values, reached, self.lambda_)[reached]
         apart = (estimates - estimates.mean()) / max(estimates.std(), 1e-4)
         return {

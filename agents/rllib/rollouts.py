@@ -260,7 +260,7 @@ def generalised_advantages(
     return out
 
 
-def reward_scale(spec: ExamSpec) -> float:
+def task_reward_scale(spec: ExamSpec) -> float:
     """Factor that makes the mean weight of a task 1: hyper-parameters then mean the same whatever the weights are."""
     weights = spec.source.group_weight[spec.source.row_group]
     return float(1.0 / weights.mean())

@@ -43,7 +43,7 @@ from agents.rllib.learners import TranscriptGRPOLearner
 from agents.rllib.modules import SEQUENCE, WRITTEN
 from agents.rllib.networks import one_thread
 from agents.rllib.registration import spec_of
-from agents.rllib.rollouts import Job, Observer, reward_scale
+from agents.rllib.rollouts import Job, Observer, task_reward_scale
 from roi_env.exams.config import ExamSpec
 from roi_env.exams.exam import draw_exams
 
@@ -248,7 +248,7 @@ class SinglePassConfig(GRPOConfig):
 
     def columns(self, rollout: TranscriptRollout) -> dict[str, npt.NDArray[Any]]:  # type: ignore[override]
         """(E, B) advantages of tokens: those of the problems they are charged to."""
-        rewards = rollout.rewards * reward_scale(spec_of(self.env_config))
+        rewards = rollout.rewards * task_reward_scale(spec_of(self.env_config))
         by_problem = advantages(self.advantage, rewards, rollout.reached, rollout.exam_ids)
         written = rollout.problem >= 0
         values = np.where(written, np.take_along_axis(by_problem, np.maximum(rollout.problem, 0), 1), 0.0)

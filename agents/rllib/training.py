@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _AGENTS: Final[dict[str, str]] = {
-    "ppo": "agents.rllib.agent:PPOAgent",
-    "grpo": "agents.rllib.agent:GRPOAgent",
+    "ppo": "agents.rllib.agent:RLlibPPO",
+    "grpo": "agents.rllib.agent:RLlibGRPO",
     "llm-ppo": "agents.llm.reinforcement:LMPPOAgent",
     "llm-grpo": "agents.llm.reinforcement:LMGRPOAgent",
     "rarl": "agents.llm.reinforcement:RARLAgent",

@@ -162,7 +162,7 @@ class SB3Agent(NeuralAgent):
         env.close()
 
 
-class PPOAgent(SB3Agent):
+class SB3PPO(SB3Agent):
     """Proximal policy optimisation (Schulman et al. 2017).
 
     The right action is often better than the next by a few hundredths of an answer, against returns that differ by whole
@@ -230,7 +230,7 @@ class PPOAgent(SB3Agent):
         )
 
 
-class MaskablePPOAgent(PPOAgent):
+class SB3MaskablePPO(SB3PPO):
     """PPO that never sees an illegal action (Huang and Ontañón 2022): masked in training as well. Parameters as PPO's."""
 
     name: ClassVar[str] = "sb3-maskable-ppo"
@@ -238,7 +238,7 @@ class MaskablePPOAgent(PPOAgent):
     policy_class = MaskableActorCriticPolicy
 
 
-class A2CAgent(SB3Agent):
+class SB3A2C(SB3Agent):
     """Advantage actor-critic (Mnih et al. 2016), one update per rollout, with RMSprop.
 
     :param n_steps: steps of every environment between updates.
@@ -293,7 +293,7 @@ class A2CAgent(SB3Agent):
         )
 
 
-class DQNAgent(SB3Agent):
+class SB3DQN(SB3Agent):
     """Deep Q-learning (Mnih et al. 2015); always greedy.
 
     Its target takes the maximum over all actions, illegal ones included: their values are learned too (near zero).

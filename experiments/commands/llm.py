@@ -36,10 +36,10 @@ def pretrain(
     """Train the small language model from nothing and save it as a Hugging Face model directory."""
     import torch
 
-    from agents.llm.small_model.pretraining import Recipe, Training
+    from agents.llm.small_model.pretraining import PretrainingRecipe, Training
     from agents.llm.small_model.pretraining import pretrain as train
 
-    recipe = overridden(Recipe(seed=seed), overrides or [])
+    recipe = overridden(PretrainingRecipe(seed=seed), overrides or [])
     console.print(f"{recipe}\nFolder {out}", highlight=False)
     check_folder(out, "recipe.json")
     if dry_run:

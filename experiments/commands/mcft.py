@@ -35,13 +35,13 @@ def mcft(
     from transformers.utils import logging
 
     from agents.llm.mcft.rejection import family_tasks
-    from agents.llm.mcft.training import Recipe
+    from agents.llm.mcft.training import MCFTRecipe
     from agents.llm.mcft.training import mcft as fine_tune
     from agents.llm.prompts import answer_of
     from agents.llm.small_model.tasks import as_question
     from roi_env.answering.ledger import JournalError
 
-    recipe = overridden(Recipe(seed=seed), overrides or [])
+    recipe = overridden(MCFTRecipe(seed=seed), overrides or [])
     train = family_tasks("train", recipe.questions, recipe.families)
     validation = family_tasks("validation", recipe.validation, recipe.families)
     console.print(

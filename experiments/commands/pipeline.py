@@ -57,7 +57,19 @@ def stages(out: Path, seed: int, threads: int, more: dict[str, Sequence[str]]) -
         "pretrain": ["llm", "pretrain", "--out", base, "--seed", str(seed), *cores],
         "record": ["record", base, "--out", table, "--seed", str(seed), *cores],
         "mcft": ["mcft", base, "--out", mcft, "--seed", str(seed), *cores],
-        "train": ["train", "grpo", "--policy", "llm", "--model", mcft, *exams, "--seed", str(seed), "--out", grpo],
+        "train": [
+            "train",
+            "grpo",
+            "--policy",
+            "llm",
+            "--model",
+            mcft,
+            *exams,
+            "--training-seed",
+            str(seed),
+            "--out",
+            grpo,
+        ],
         "compare": ["compare", *exams, *chosen, "--workers", str(threads), "--out", str(out / "compare")],
     }
     # An anchored start, sure of itself, needs more decisions than the 50,000 that are enough otherwise.

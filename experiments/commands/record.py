@@ -18,7 +18,7 @@ from experiments.terminal import console, progress_bar
 if TYPE_CHECKING:
     from agents.llm.small_model.tasks import Task
     from roi_env.answering.base import Question, ThinkingTier
-    from roi_env.answering.recording import LiveRecording, Progress
+    from roi_env.answering.recording import LiveRecording, RecordingProgress
 
 DECISION_COST = 1
 """Tokens of a level tag."""
@@ -198,7 +198,7 @@ def record(
         console.print(f"[yellow]No seeds are sent, since request {first:,}:[/] {escape(why)}", highlight=False)
     limits = Limits(max_tokens_total, max_usd, usd_output, usd_prompt)
 
-    async def run() -> Progress:
+    async def run() -> RecordingProgress:
         try:
             with progress_bar() as bar:
                 shown = bar.add_task("recording", total=len(wanted) * len(tiers) * samples)
@@ -210,7 +210,7 @@ def record(
                         highlight=False,
                     )
 
-                def watch(at: Progress) -> None:
+                def watch(at: RecordingProgress) -> None:
                     money = f", {at.usd:,.2f} USD" if at.usd else ""
                     bar.update(shown, completed=at.done, description=f"{at.tokens:,} tokens{money}, {at.errors} errors")
 

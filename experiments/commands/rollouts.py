@@ -80,7 +80,7 @@ class RolloutConfig:
 
 
 @dataclass(frozen=True)
-class Player:
+class PackedAgent:
     """An agent in transit: what another process needs to make the same one.
 
     :param text: name with parameters.
@@ -101,7 +101,7 @@ class Player:
         return agent
 
 
-def prepare(config: RolloutConfig) -> Player:
+def prepare(config: RolloutConfig) -> PackedAgent:
     """Make the agent (and train it, if it learns) once.
 
     :raises ConfigError: for an unknown agent or arguments that do not fit.
@@ -110,10 +110,10 @@ def prepare(config: RolloutConfig) -> Player:
     spec = setting_spec(setting)
     agent = build_agent(config.agent, setting, spec, config.training_seed)
     text = agent_text(agent.name, agent.params()) if is_saved(config.agent) else config.agent
-    return Player(text, agent.learned(), setting, spec)
+    return PackedAgent(text, agent.learned(), setting, spec)
 
 
-def compute_part(config: RolloutConfig, player: Player, part: int) -> pa.Table:
+def compute_part(config: RolloutConfig, player: PackedAgent, part: int) -> pa.Table:
     """The rows of one part, in the order of exam, replicate (and position)."""
     first = config.first_exam + part * config.part_exams
     stop = min(first + config.part_exams, config.first_exam + config.exams)
@@ -188,7 +188,7 @@ def _store(table: pa.Table, folder: Path, part: int) -> None:
         pq.write_table(table, path)
 
 
-def run_here(config: RolloutConfig, player: Player, parts: list[int], folder: Path) -> Iterator[int]:
+def run_here(config: RolloutConfig, player: PackedAgent, parts: list[int], folder: Path) -> Iterator[int]:
     """Compute parts in this process, yielding each when it is stored."""
     for part in parts:
         _store(compute_part(config, player, part), folder, part)
@@ -196,7 +196,7 @@ def run_here(config: RolloutConfig, player: Player, parts: list[int], folder: Pa
 
 
 def run_on_ray(
-    config: RolloutConfig, player: Player, parts: list[int], folder: Path, *, workers: int, address: str | None
+    config: RolloutConfig, player: PackedAgent, parts: list[int], folder: Path, *, workers: int, address: str | None
 ) -> Iterator[int]:
     """Compute parts as Ray tasks, yielding each when it is stored.
 
@@ -228,7 +228,7 @@ def run_on_ray(
             yield part
 
 
-def _compute_on_worker(shared: tuple[RolloutConfig, Player], part: int) -> pa.Table:
+def _compute_on_worker(shared: tuple[RolloutConfig, PackedAgent], part: int) -> pa.Table:
     return compute_part(*shared, part)
 
 

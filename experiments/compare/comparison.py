@@ -26,7 +26,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import roi_env
-from agents.base import Agent, Entry, agent_text, find_agent, is_saved, make_agent, parse_agent, public_problem
+from agents.base import (
+    Agent,
+    RegisteredAgent,
+    agent_text,
+    find_agent,
+    is_saved,
+    make_agent,
+    parse_agent,
+    public_problem,
+)
 from agents.playing import TrainingExams, evaluate, rollout
 from experiments.config import CompareConfig, ConfigError, FamilyConfig, as_dict
 from experiments.training.training_run import (
@@ -152,7 +161,7 @@ def validation_spec(setting: Setting, spec: ExamSpec) -> ExamSpec:
     return found.replace(budget=spec.budget, num_tasks=min(spec.num_tasks, len(found.source.row_item)))
 
 
-def _entry(text: str) -> Entry:
+def _entry(text: str) -> RegisteredAgent:
     """The registered agent of an agent's text."""
     entry = find_agent(parse_agent(text)[0])
     assert entry is not None, "parse_agent knows it"

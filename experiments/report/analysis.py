@@ -44,7 +44,7 @@ class RunError(ValueError):
 
 
 @dataclass(frozen=True)
-class Entry:
+class AgentResult:
     """One agent in one setting.
 
     ``values[name]`` is (S, E), per training seed and exam, for each name in ``QUANTITIES``; ``replicates[name]`` is
@@ -63,7 +63,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Setting:
+class SettingResult:
     """One task family at one budget: the exams, the reference values and every agent that took them.
 
     ``references[name]`` is (E,) and ``reference_replicates[name]`` (R,), for ``REFERENCES``, ``optimum_upper`` and, on
@@ -81,7 +81,7 @@ class Setting:
     reference_replicates: dict[str, Floats]
     reference_noise: dict[str, float]
     optimism: float | None = None
-    entries: dict[str, Entry] = field(default_factory=dict)
+    entries: dict[str, AgentResult] = field(default_factory=dict)
 
     @property
     def id(self) -> int:
@@ -210,7 +210,7 @@ class Setting:
             -b.values["score"] / (best or 1.0),
         )
 
-    def paper_regret(self, agent: str, easy: Setting) -> Interval:
+    def paper_regret(self, agent: str, easy: SettingResult) -> Interval:
         """:func:`roi_env.measures.metrics.paper_regret` of an agent; ``easy`` has the same exams easiest first."""
         entry, first = self.entries[agent], easy.entries[agent]
         value, best = metrics.paper_regret(entry.mean("score"), first.mean("score")), first.mean("score") or 1.0
@@ -233,7 +233,7 @@ class Comparison:
     """
 
     config: dict[str, Any]
-    settings: list[Setting]
+    settings: list[SettingResult]
     tables: dict[str, Columns]
     seed: int
     resamples: int
@@ -256,18 +256,18 @@ class Comparison:
         return next((name for name in self.agents if name.partition("(")[0] in GATE), None)
 
     @cached_property
-    def families(self) -> list[list[Setting]]:
+    def families(self) -> list[list[SettingResult]]:
         """Settings that differ only by budget, smallest budget first."""
-        groups: dict[str, list[Setting]] = {}
+        groups: dict[str, list[SettingResult]] = {}
         for setting in self.settings:
             groups.setdefault(_family(setting.row), []).append(setting)
         return [sorted(group, key=lambda s: s.budget) for group in groups.values()]
 
-    def weights(self, setting: Setting) -> Floats:
+    def weights(self, setting: SettingResult) -> Floats:
         """(R, E) exam weights of a setting: the ones that all its replicates were computed from."""
         return _weights(setting.exams, setting.questions, self.resamples, self.seed)
 
-    def easy_first(self, setting: Setting) -> Setting | None:
+    def easy_first(self, setting: SettingResult) -> SettingResult | None:
         """The same exams at the same budget, easiest task first; None if the run has no such setting."""
         if setting.row["order"] == "easy_first":
             return None
@@ -333,7 +333,7 @@ def analyse(run: Path, resamples: int = RESAMPLES) -> Comparison:
             optimism = max(0.0, float(references["optimism"][own].mean()))
         questions = None if row["synthetic"] or tasks is None else _questions(tasks, row["setting"], exams)
         weights = cache.get(exams, questions)
-        setting = Setting(
+        setting = SettingResult(
             row,
             exams,
             questions,
@@ -409,14 +409,14 @@ def records(comparison: Comparison) -> list[dict[str, Any]]:
     return result
 
 
-def seed_shares(setting: Setting, agent: str) -> Floats | None:
+def seed_shares(setting: SettingResult, agent: str) -> Floats | None:
     """(S,) optimum-normalised score of every training seed; None for one seed, and where nothing can be won."""
     scores = setting.entries[agent].values["score"].mean(1)
     best = setting.reference(OPTIMUM)
     return None if len(scores) < 2 or best == 0 else np.asarray(scores / best)
 
 
-def coincidence(setting: Setting, agent: str) -> str | None:
+def coincidence(setting: SettingResult, agent: str) -> str | None:
     """What to say of an agent that does what the optimum does in every exam, instead of an interval without width.
 
     None for the optimum itself (its share is 1 by definition) and for all others.
@@ -476,7 +476,7 @@ def training_effort(comparison: Comparison, setting: int, agent: str) -> dict[st
     return {name: float(rows[name][last].mean()) for name in EFFORT}
 
 
-def focus_of(family: Sequence[Setting]) -> Setting:
+def focus_of(family: Sequence[SettingResult]) -> SettingResult:
     """The budget whose details are drawn: the middle one, where tiers compete hardest."""
     return family[len(family) // 2]
 
@@ -567,7 +567,7 @@ def _questions(tasks: Columns, setting: int, exams: npt.NDArray[np.int64]) -> np
     return np.asarray(question[order], dtype=np.int64).reshape(len(exams), -1)
 
 
-def _entry(agent: str, scores: Columns, setting: Setting, weights: Floats, seed: int) -> Entry:
+def _entry(agent: str, scores: Columns, setting: SettingResult, weights: Floats, seed: int) -> AgentResult:
     own = scores["agent"] == agent
     seeds, row = np.unique(scores["seed"][own], return_inverse=True)
     column = np.searchsorted(setting.exams, scores["exam"][own])
@@ -590,7 +590,7 @@ def _entry(agent: str, scores: Columns, setting: Setting, weights: Floats, seed:
     means = metrics.resampled_means(np.stack(list(values.values())), weights, levels)
     replicates = dict(zip(values, means.T, strict=True))
     kinds = set(scores["evaluation"][own].tolist())
-    return Entry(agent, kinds.pop() if len(kinds) == 1 else "mixed", values, replicates, levels)
+    return AgentResult(agent, kinds.pop() if len(kinds) == 1 else "mixed", values, replicates, levels)
 
 
 def _family(row: dict[str, Any]) -> str:

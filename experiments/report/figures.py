@@ -25,7 +25,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import NullFormatter, NullLocator, PercentFormatter
 
-from experiments.report.analysis import OPTIMUM, REACHABLE, Comparison, Setting, highlights, seed_shares
+from experiments.report.analysis import OPTIMUM, REACHABLE, Comparison, SettingResult, highlights, seed_shares
 from roi_env.measures import metrics
 
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -281,7 +281,7 @@ def legend(look: dict[str, Look], references: bool = True) -> Figure:
     return figure
 
 
-def curves(family: Sequence[Setting], look: dict[str, Look]) -> Figure:
+def curves(family: Sequence[SettingResult], look: dict[str, Look]) -> Figure:
     """Score against budget, and the same as a share of the optimum, with 95 % bands."""
     figure = Figure(figsize=(9.6, 4.4))
     left, right = figure.subplots(1, 2, gridspec_kw={"width_ratios": (1, 1.15)})
@@ -363,7 +363,7 @@ def curves(family: Sequence[Setting], look: dict[str, Look]) -> Figure:
     return figure
 
 
-def _seed_points(axes: Axes, setting: Setting, agent: str, x: float | None, color: str, y: float = 0.0) -> None:
+def _seed_points(axes: Axes, setting: SettingResult, agent: str, x: float | None, color: str, y: float = 0.0) -> None:
     """Every training seed's share of the optimum as a small dot: up from ``x``, or where that is None along ``y``."""
     shares = seed_shares(setting, agent)
     if shares is not None:
@@ -371,7 +371,7 @@ def _seed_points(axes: Axes, setting: Setting, agent: str, x: float | None, colo
         axes.plot(*places, ls="", marker="o", ms=3.2, color=color, alpha=0.8, mew=0, zorder=5)
 
 
-def forest(setting: Setting, look: dict[str, Look]) -> Figure:
+def forest(setting: SettingResult, look: dict[str, Look]) -> Figure:
     """Optimum-normalised score of every agent with its interval: the picture when there is only one budget."""
     ranking = setting.ranking()[::-1]
     figure = Figure(figsize=(9.6, 0.9 + 0.26 * len(ranking)))
@@ -393,7 +393,7 @@ def forest(setting: Setting, look: dict[str, Look]) -> Figure:
     return figure
 
 
-def regret_split(family: Sequence[Setting]) -> Figure:
+def regret_split(family: Sequence[SettingResult]) -> Figure:
     """Stacked bars: score, and what is missing from the oracle's score by cause."""
     agents = family[-1].ranking()[::-1]
     figure = Figure(figsize=(9.6, 1.25 + 0.24 * len(agents)))
@@ -441,7 +441,7 @@ def regret_split(family: Sequence[Setting]) -> Figure:
     return figure
 
 
-def pareto(family: Sequence[Setting], look: dict[str, Look]) -> Figure:
+def pareto(family: Sequence[SettingResult], look: dict[str, Look]) -> Figure:
     """Score against tokens spent, with the agents that nobody beats on both joined by a line."""
     columns = min(len(family), 3)
     rows = -(-len(family) // columns)
@@ -481,7 +481,7 @@ def pareto(family: Sequence[Setting], look: dict[str, Look]) -> Figure:
     return figure
 
 
-def tier_choice(comparison: Comparison, setting: Setting, agents: Sequence[str]) -> Figure | None:
+def tier_choice(comparison: Comparison, setting: SettingResult, agents: Sequence[str]) -> Figure | None:
     """Heat maps: chance of each action by difficulty (rows) and remaining budget (columns)."""
     tables = {a: t for a in agents if (t := comparison.table("choices", setting.id, a)) is not None}
     if not tables:
@@ -526,7 +526,7 @@ def tier_choice(comparison: Comparison, setting: Setting, agents: Sequence[str])
     return figure
 
 
-def trajectories(comparison: Comparison, setting: Setting, agents: Sequence[str]) -> Figure | None:
+def trajectories(comparison: Comparison, setting: SettingResult, agents: Sequence[str]) -> Figure | None:
     """One exam: how each agent's budget falls task by task, by tier, right or wrong."""
     tables = {a: t for a in agents if (t := comparison.table("trajectory", setting.id, a)) is not None}
     if not tables:
@@ -575,7 +575,7 @@ def trajectories(comparison: Comparison, setting: Setting, agents: Sequence[str]
     return figure
 
 
-def profile(comparison: Comparison, setting: Setting, look: dict[str, Look]) -> Figure:
+def profile(comparison: Comparison, setting: SettingResult, look: dict[str, Look]) -> Figure:
     """Performance profile: share of exams on which an agent reaches a share tau of the optimum."""
     figure = Figure(figsize=(9.6, 3.8))
     axes = figure.subplots()
@@ -621,7 +621,7 @@ def _turns(*curves: metrics.Floats) -> npt.NDArray[np.bool_]:
     return np.concatenate([[True], ~(level[:-1] & level[1:]), [True]])
 
 
-def improvement(comparison: Comparison, setting: Setting, agents: Sequence[str]) -> Figure:
+def improvement(comparison: Comparison, setting: SettingResult, agents: Sequence[str]) -> Figure:
     """Matrix of P(row scores more than column on the same exam), ties counting one half. Columns are numbered like rows."""
     names = [a for a in setting.ranking() if a in agents]
     count = len(names)
@@ -659,7 +659,7 @@ def improvement(comparison: Comparison, setting: Setting, agents: Sequence[str])
     return figure
 
 
-def calibration(comparison: Comparison, setting: Setting, look: dict[str, Look]) -> Figure | None:
+def calibration(comparison: Comparison, setting: SettingResult, look: dict[str, Look]) -> Figure | None:
     """Believed against actual success and tokens of the attempts that were chosen, one mark per agent and tier."""
     shown = [a for a in look if look[a].shown]
     tables = {a: t for a in shown if (t := comparison.table("tier_calibration", setting.id, a)) is not None}
@@ -694,7 +694,7 @@ def calibration(comparison: Comparison, setting: Setting, look: dict[str, Look])
     return figure
 
 
-def positions(comparison: Comparison, setting: Setting, look: dict[str, Look]) -> Figure | None:
+def positions(comparison: Comparison, setting: SettingResult, look: dict[str, Look]) -> Figure | None:
     """By place in the exam: how often the task is reached, skipped, and answered right."""
     shown = [a for a in look if look[a].shown]
     tables = {a: t for a in shown if (t := comparison.table("positions", setting.id, a)) is not None}
@@ -722,14 +722,14 @@ def _pairs(table: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
     return zip(table["difficulty_bin"], table["difficulty_label"], strict=True)
 
 
-def action_names(setting: Setting) -> list[str]:
+def action_names(setting: SettingResult) -> list[str]:
     """Skip, then the tiers by name, cheapest first."""
     names = setting.row.get("tier_names")
     known = [str(n) for n in names] if names is not None else []
     return ["skip", *(known or [f"tier {k + 1}" for k in range(setting.row["num_tiers"])])]
 
 
-def action_colors(setting: Setting) -> list[str]:
+def action_colors(setting: SettingResult) -> list[str]:
     """Colour of each action, skip first."""
     count = setting.row["num_tiers"]
     palette = ListedColormap(TIERS) if count <= len(TIERS) else mpl.colormaps["viridis"]
@@ -737,12 +737,12 @@ def action_colors(setting: Setting) -> list[str]:
     return [SKIP, *(mpl.colors.to_hex(palette(float(x))) for x in ends)]
 
 
-def learning_setting(comparison: Comparison, family: Sequence[Setting], focus: Setting) -> Setting:
+def learning_setting(comparison: Comparison, family: Sequence[SettingResult], focus: SettingResult) -> SettingResult:
     """The setting of a family whose learning curves are drawn: the one in focus, or else the first that has any."""
     return next((s for s in (focus, *family) if comparison.table("learning", s.id) is not None), focus)
 
 
-def learning(comparison: Comparison, setting: Setting) -> Figure | None:
+def learning(comparison: Comparison, setting: SettingResult) -> Figure | None:
     """Validation score of agents that learn in the environment, against environment steps and against CPU time.
 
     None where no agent of the setting has a curve. Every such agent is drawn, in colours of this picture alone: it is

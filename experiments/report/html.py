@@ -22,7 +22,6 @@ from experiments.report.analysis import (
     SKIP,
     Comparison,
     RunError,
-    Setting,
     analyse,
     coincidence,
     focus_of,
@@ -183,7 +182,7 @@ def _families(comparison: Comparison, rows: list[dict[str, Any]], workers: int) 
 
 @figures.style()
 def _family(
-    comparison: Comparison, index: int, family: Sequence[Setting], rows: Sequence[dict[str, Any]]
+    comparison: Comparison, index: int, family: Sequence[SettingResult], rows: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
     """Everything the template needs for one group of settings that differ only by budget."""
     focus, row = focus_of(family), family[0].row
@@ -300,7 +299,7 @@ def _family(
     }
 
 
-def _setting(setting: Setting, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _setting(setting: SettingResult, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     own = [r for r in rows if r["setting"] == setting.id]
     optional = ("of_reachable", "ahead_of_gate", "paper_regret", "calibration_error", "level_accuracy", *EFFORT)
     references = [
@@ -326,7 +325,7 @@ def _setting(setting: Setting, rows: Sequence[dict[str, Any]]) -> dict[str, Any]
     }
 
 
-def _same_scores(setting: Setting, agent: str, other: str) -> bool:
+def _same_scores(setting: SettingResult, agent: str, other: str) -> bool:
     """Whether two agents score the same on every exam: then their pictures are the same too."""
     if other not in setting.entries:
         return False

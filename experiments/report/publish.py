@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from experiments.config import ConfigError
 from experiments.report import figures
-from experiments.report.analysis import Comparison, Setting, analyse, focus_of, interval_text, summarise
+from experiments.report.analysis import Comparison, SettingResult, analyse, focus_of, interval_text, summarise
 from roi_env.files import replacing
 
 DPI = 110
@@ -171,7 +171,7 @@ def without_folders(value: Any) -> Any:
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
-def _pictures(comparison: Comparison, family: Sequence[Setting]) -> list[tuple[str, Figure]]:
+def _pictures(comparison: Comparison, family: Sequence[SettingResult]) -> list[tuple[str, Figure]]:
     focus = focus_of(family)
     with figures.style():
         look = figures.looks(comparison)
@@ -184,6 +184,6 @@ def _pictures(comparison: Comparison, family: Sequence[Setting]) -> list[tuple[s
     return [(kind, figure) for kind, figure in found if figure is not None]
 
 
-def _slug(setting: Setting) -> str:
+def _slug(setting: SettingResult) -> str:
     order = "" if setting.row["order"] == "random" else f"-{setting.row['order']}"
     return re.sub(r"[^a-z0-9]+", "-", f"{setting.row['family']}{order}".lower()).strip("-")

@@ -31,7 +31,7 @@ SEED: Final = 1_000_003
 
 
 @dataclass(frozen=True)
-class Task:
+class Trial:
     """One training run of a search.
 
     :param agent: registered name.
@@ -96,7 +96,7 @@ def _read_agents(path: Path) -> dict[str, dict[str, Any]]:
 
 def search_tasks(
     names: list[str], settings: list[dict[str, Any]], trials: int, steps: int, seed: int = 0
-) -> list[Task]:
+) -> list[Trial]:
     """All runs of a search.
 
     :raises ConfigError: for an agent that does not learn in the environment.
@@ -111,11 +111,11 @@ def search_tasks(
         for trial in range(trials):
             drawn = {key: values[int(rng.integers(len(values)))] for key, values in sorted(space.items())}
             params = ({} if trial == 0 else drawn) | {"steps": steps}
-            tasks += [Task(name, trial, params, setting) for setting in settings]
+            tasks += [Trial(name, trial, params, setting) for setting in settings]
     return tasks
 
 
-def run_task(task: Task, folder: Path) -> None:
+def run_task(task: Trial, folder: Path) -> None:
     """Train and validate one trial on one setting; store the result."""
     spec = exam_spec(**task.setting)
     agent: NeuralAgent = make_agent(agent_text(task.agent, task.params), public_problem(spec))  # type: ignore[assignment]
@@ -126,7 +126,7 @@ def run_task(task: Task, folder: Path) -> None:
         path.write_text(json.dumps(asdict(task) | {"score": last.normalised, "cpu_seconds": last.cpu_seconds}))
 
 
-def run_tasks(tasks: list[Task], folder: Path, workers: int) -> Iterator[Task]:
+def run_tasks(tasks: list[Trial], folder: Path, workers: int) -> Iterator[Trial]:
     """Run what is missing, yielding each run as it is done."""
     folder.mkdir(parents=True, exist_ok=True)
     todo = [task for task in tasks if not (folder / task.file).exists()]
@@ -143,7 +143,7 @@ def run_tasks(tasks: list[Task], folder: Path, workers: int) -> Iterator[Task]:
             yield futures[future]
 
 
-def check_tuning(tasks: list[Task], folder: Path, path: Path) -> None:
+def check_tuning(tasks: list[Trial], folder: Path, path: Path) -> None:
     """See that a search may go on in a folder and be written to a file, before anything is trained.
 
     :param folder: of finished runs.
@@ -180,7 +180,7 @@ def check_tuning(tasks: list[Task], folder: Path, path: Path) -> None:
             )
 
 
-def write_tuning(tasks: list[Task], folder: Path, path: Path) -> dict[str, dict[str, Any]]:
+def write_tuning(tasks: list[Trial], folder: Path, path: Path) -> dict[str, dict[str, Any]]:
     """Choose every agent's best trial by its mean validation score over the settings, and write the file.
 
     Other agents of a file that is there already stay in it: agents with memory are tuned where memory matters.

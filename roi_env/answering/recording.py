@@ -212,7 +212,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Progress:
+class RecordingProgress:
     """How far a recording is.
 
     :param done: outcomes and permanent errors.
@@ -319,9 +319,9 @@ async def record_live(
     limits: Limits = Limits(),
     lost_retries: int = 2,
     retry_errors: bool = False,
-    watch: Callable[[Progress], None] = lambda progress: None,
+    watch: Callable[[RecordingProgress], None] = lambda progress: None,
     gone: Callable[[], str | None] = lambda: None,
-) -> Progress:
+) -> RecordingProgress:
     """Let an endpoint answer what the ledger lacks.
 
     :param concurrency: questions worked on at a time.
@@ -356,9 +356,9 @@ async def record_live(
     held: str | None = None
     reached = 0  # requests that came to the endpoint
 
-    def progress() -> Progress:
+    def progress() -> RecordingProgress:
         done = len(finished) + len(errors - finished)
-        return Progress(done, total, len(errors), unknown, ledger.charged, usd, stopped, absent, held)
+        return RecordingProgress(done, total, len(errors), unknown, ledger.charged, usd, stopped, absent, held)
 
     async def work() -> None:
         nonlocal stopped, absent, held, reached, unknown, usd, usd_reserved

@@ -143,7 +143,7 @@ def believed(spec: ExamSpec) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.fl
     return success, cost
 
 
-def check_probs(probs: Probs, shape: tuple[int, int], who: str = "the policy") -> Probs:
+def check_distribution(probs: Probs, shape: tuple[int, int], who: str = "the policy") -> Probs:
     """Return ``probs`` as float64 if they are distributions over actions.
 
     :raises ValueError: naming ``who`` returned them.
@@ -360,7 +360,7 @@ def evaluate_markov(
             following = np.zeros_like(mass)
             for block in range(0, len(exam), _BLOCK):
                 e, b = exam[block : block + _BLOCK], remaining[block : block + _BLOCK]
-                probs = check_probs(decide(n, e, b), (len(e), num_actions))
+                probs = check_distribution(decide(n, e, b), (len(e), num_actions))
                 _propagate(
                     mass,
                     e,

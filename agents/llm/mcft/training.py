@@ -58,7 +58,7 @@ class Stage(NamedTuple):
 
 
 @dataclass
-class Recipe:
+class MCFTRecipe:
     """Everything that meta-cognitive fine-tuning depends on, beside the model.
 
     :param seed: of examples and training.
@@ -259,7 +259,7 @@ class Examples:
     :param tokenizer: whose vocabulary has every level tag as one token.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, recipe: MCFTRecipe) -> None:
         self.tokenizer, self.recipe = tokenizer, recipe
         self._prompts = PromptEncoder(tokenizer)
         self._end = str(tokenizer.eos_token)
@@ -416,7 +416,7 @@ def _tagged(one: Sample | None) -> Tagged:
 
 def mcft(
     model: str,
-    recipe: Recipe,
+    recipe: MCFTRecipe,
     folder: Path,
     train: Sequence[Question],
     validation: Sequence[Question],
@@ -522,7 +522,7 @@ class _Clock:
         self._keep()
 
 
-def _solver(model: str, recipe: Recipe) -> Any:
+def _solver(model: str, recipe: MCFTRecipe) -> Any:
     from roi_env.answering.local import TransformersSolver
 
     return TransformersSolver(model, temperature=recipe.temperature, seed=recipe.sample_seed, device=own_device())
@@ -539,7 +539,7 @@ def _add_tags(tokenizer: Any) -> None:
 def _stage(
     source: str,
     tokenizer: Any,
-    recipe: Recipe,
+    recipe: MCFTRecipe,
     stage: Stage,
     folder: Path,
     examples: list[Example],
@@ -633,7 +633,7 @@ def _muon(model: torch.nn.Module, lr: float, weight_decay: float) -> torch.optim
     return _Both(optimizers(model, 2 * lr, lr, weight_decay))
 
 
-def _with_lora(model: Any, tokenizer: Any, recipe: Recipe) -> Any:
+def _with_lora(model: Any, tokenizer: Any, recipe: MCFTRecipe) -> Any:
     from peft import LoraConfig, get_peft_model
 
     return get_peft_model(
@@ -681,7 +681,7 @@ def _write(path: Path, content: Any) -> None:
         temporary.write_text(json.dumps(content, indent=1) + "\n")
 
 
-def _card(model: str, recipe: Recipe, result: Result, parameters: int) -> str:
+def _card(model: str, recipe: MCFTRecipe, result: Result, parameters: int) -> str:
     settings = " ".join(f"{name}={json.dumps(value, separators=(',', ':'))}" for name, value in asdict(recipe).items())
     rows = "\n".join(
         f"| {name} | {before:.3f} | {after:.3f} |"

@@ -51,7 +51,7 @@ _DIFFICULTY_WEIGHT = {("prod", 1): 0.5, ("prod", 2): 5.0, ("prod", 3): 0.5, ("fa
 
 
 @dataclass(frozen=True)
-class Recipe:
+class PretrainingRecipe:
     """Everything that a pre-trained model depends on.
 
     :param tokens: training length (prompt and padding included).
@@ -126,7 +126,9 @@ class Training:
     """Nats a token on validation tasks, by family, when last measured."""
 
 
-def pretrain(recipe: Recipe, folder: Path, watch: Callable[[Training], None] = lambda progress: None) -> Training:
+def pretrain(
+    recipe: PretrainingRecipe, folder: Path, watch: Callable[[Training], None] = lambda progress: None
+) -> Training:
     """Train, or go on training, in a folder; at the end it is a model directory with a model card.
 
     :param watch: called after every chunk.
@@ -199,7 +201,7 @@ def pretrain(recipe: Recipe, folder: Path, watch: Callable[[Training], None] = l
 
 
 def chunks(
-    recipe: Recipe, tokenizer: PreTrainedTokenizerFast, first: int, workers: int
+    recipe: PretrainingRecipe, tokenizer: PreTrainedTokenizerFast, first: int, workers: int
 ) -> Iterator[list[tuple[torch.Tensor, torch.Tensor]]]:
     """The :func:`batches` of one chunk after the other, for ever.
 
@@ -211,14 +213,14 @@ def chunks(
 class _Chunks(Dataset[list[tuple[torch.Tensor, torch.Tensor]]]):
     """The batches of every chunk, by its number."""
 
-    def __init__(self, recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> None:
+    def __init__(self, recipe: PretrainingRecipe, tokenizer: PreTrainedTokenizerFast) -> None:
         self._recipe, self._tokenizer = recipe, tokenizer
 
     def __getitem__(self, chunk: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
         return list(batches(self._recipe, self._tokenizer, chunk))
 
 
-def make_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+def make_model(recipe: PretrainingRecipe, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
     """An untrained Qwen3 with tied embeddings."""
     from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
@@ -249,7 +251,7 @@ def make_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> PreTrained
     return model
 
 
-def example(task: Task, tokenizer: PreTrainedTokenizerFast, rng: Random, recipe: Recipe) -> Example:
+def example(task: Task, tokenizer: PreTrainedTokenizerFast, rng: Random, recipe: PretrainingRecipe) -> Example:
     """A training example of a random kind."""
     end_think = int(tokenizer.convert_tokens_to_ids(END_THINK))
     prompt = _encode(tokenizer, prompt_text(tokenizer, task.question))
@@ -269,7 +271,7 @@ def example(task: Task, tokenizer: PreTrainedTokenizerFast, rng: Random, recipe:
 
 
 def batches(
-    recipe: Recipe, tokenizer: PreTrainedTokenizerFast, chunk: int, split: TaskSplit = "pretrain"
+    recipe: PretrainingRecipe, tokenizer: PreTrainedTokenizerFast, chunk: int, split: TaskSplit = "pretrain"
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Batches of a chunk in random order: ids and labels, (rows, length) int64, right padding."""
     rng = Random(1_000_003 * recipe.seed + chunk)
@@ -324,7 +326,7 @@ def _encode(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
     return ids
 
 
-def _make_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
+def _make_tokenizer(recipe: PretrainingRecipe) -> PreTrainedTokenizerFast:
     rng = Random(recipe.seed)
     texts = []
     for name, difficulty, _ in recipe.kinds:
@@ -353,14 +355,14 @@ def optimizers(
     return muon, adam
 
 
-def _schedule(recipe: Recipe, progress: Training) -> float:
+def _schedule(recipe: PretrainingRecipe, progress: Training) -> float:
     done = progress.tokens / recipe.tokens
     decay = min(1.0, max(0.0, (done - recipe.decay_from) / (1 - recipe.decay_from)))
     return min((progress.updates + 1) / recipe.warmup, 1 - (1 - recipe.final) * decay)
 
 
 def _validation_examples(
-    recipe: Recipe, tokenizer: PreTrainedTokenizerFast
+    recipe: PretrainingRecipe, tokenizer: PreTrainedTokenizerFast
 ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     rng = Random(recipe.seed)
     pad = int(tokenizer.convert_tokens_to_ids(PAD))
@@ -373,7 +375,7 @@ def _validation_examples(
 
 @torch.no_grad()
 def _validate(
-    model: PreTrainedModel, validation: dict[str, tuple[torch.Tensor, torch.Tensor]], recipe: Recipe
+    model: PreTrainedModel, validation: dict[str, tuple[torch.Tensor, torch.Tensor]], recipe: PretrainingRecipe
 ) -> dict[str, float]:
     device = model.device
     return {
@@ -382,7 +384,7 @@ def _validate(
     }
 
 
-def _write_recipe(path: Path, recipe: Recipe, progress: Training) -> None:
+def _write_recipe(path: Path, recipe: PretrainingRecipe, progress: Training) -> None:
     text = json.dumps({"recipe": asdict(recipe), "training": asdict(progress)}, indent=1)
     # A loss is not a number before the first update; JSON has no such thing.
     with replacing(path) as temporary:
@@ -390,7 +392,11 @@ def _write_recipe(path: Path, recipe: Recipe, progress: Training) -> None:
 
 
 def _finish(
-    recipe: Recipe, folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, progress: Training
+    recipe: PretrainingRecipe,
+    folder: Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    progress: Training,
 ) -> None:
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -398,7 +404,7 @@ def _finish(
     _write_recipe(folder / RECIPE, recipe, progress)
 
 
-def _card(recipe: Recipe, parameters: int, progress: Training) -> str:
+def _card(recipe: PretrainingRecipe, parameters: int, progress: Training) -> str:
     losses = "\n".join(f"| {name} | {loss:.3f} |" for name, loss in progress.validation.items())
     settings = " ".join(f"{name}={value}" for name, value in asdict(recipe).items() if name != "families")
     return f"""---

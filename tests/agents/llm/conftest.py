@@ -9,9 +9,9 @@ import pytest
 
 pytest.importorskip("reasoning_gym", reason="needs the extra [llm]")
 
-from agents.llm.small_model.pretraining import Recipe, pretrain
+from agents.llm.small_model.pretraining import PretrainingRecipe, pretrain
 
-TINY = Recipe(
+TINY = PretrainingRecipe(
     hidden=32,
     layers=2,
     heads=2,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from agents.base import exams_view, public_problem
 from agents.rllib.losses import masked_log_softmax
 from agents.rllib.networks import PolicyNetwork, observation_statistics
-from agents.rllib.rollouts import Job, Rollout, concatenate, generalised_advantages, reward_scale, take_exams
+from agents.rllib.rollouts import Job, Rollout, concatenate, generalised_advantages, take_exams, task_reward_scale
 from roi_env.envs.single import ROIReasoningEnv
 from roi_env.exams.config import ExamSpec, exam_spec
 from roi_env.exams.exam import draw_exams
@@ -176,7 +176,7 @@ def test_observation_statistics_are_those_of_exams() -> None:
 def test_reward_scale_undoes_weights() -> None:
     spec = exam_spec("heavy")
     batch = draw_exams(spec, 0, np.arange(2000))
-    assert reward_scale(spec) * batch.weights.mean() == pytest.approx(1.0, rel=0.02)
+    assert task_reward_scale(spec) * batch.weights.mean() == pytest.approx(1.0, rel=0.02)
 
 
 def test_initial_weights_leave_the_global_generator_alone() -> None:

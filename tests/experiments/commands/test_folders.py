@@ -54,7 +54,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     "command",
     [
         ["compare", *COMPARE[1:-2], "--agent", "fixed-2", "--out"],
-        [*TRAIN, "--seed", "1", "--out"],
+        [*TRAIN, "--training-seed", "1", "--out"],
         ["rollouts", "fixed-2", *ROLLOUTS[2:], "--out"],
         ["publish", "compare"],
         ["llm", "pipeline", "--seed", "3", "--out"],
@@ -92,7 +92,7 @@ def test_the_same_command_goes_on(runs: Path) -> None:
     [
         (["--budget", "0.6"], "budget"),
         (["--order", "easy_first"], "order"),
-        (["--family", "heavy"], "variant.source"),
+        (["--family", "heavy"], "family.family"),
         (["--reward", "rational"], "reward"),
         (["--param", "lr=0.5"], "params.lr"),
     ],
@@ -104,7 +104,7 @@ def test_a_training_of_other_exams_is_not_gone_on_with(change: list[str], differ
     assert contents(runs / "train") == before
 
 
-@pytest.mark.parametrize("change", [["--seed", "7"], ["exams=5"], ["--budget", "0.6"], ["replicates=3"]])
+@pytest.mark.parametrize("change", [["--exam-seed", "7"], ["exams=5"], ["--budget", "0.6"], ["replicates=3"]])
 def test_a_comparison_of_other_exams_is_not_gone_on_with(change: list[str], runs: Path) -> None:
     before = contents(runs / "compare")
     with pytest.raises(ConfigError, match=r"holds another run, they differ in .*roi compare --resume"):

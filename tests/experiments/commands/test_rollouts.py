@@ -63,8 +63,8 @@ def test_an_interrupted_run_computes_what_is_missing_with_the_same_bytes(tmp_pat
 
 def test_a_folder_keeps_to_one_configuration(tmp_path: Path) -> None:
     finish(CONFIG, tmp_path)
-    with pytest.raises(ConfigError, match=r"differ in \['agent', 'seed'\]"):
-        open_run(replace(CONFIG, agent="random", seed=1), tmp_path)
+    with pytest.raises(ConfigError, match=r"differ in \['agent', 'exam_seed'\]"):
+        open_run(replace(CONFIG, agent="random", exam_seed=1), tmp_path)
 
 
 def test_decisions_add_up_to_exams(tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def test_a_stopped_training_run_goes_on_from_its_checkpoint(tmp_path: Path) -> N
     config_ = TrainConfig(
         agent="sb3-a2c",
         params={"steps": 4000, "num_envs": 8, "width": 8},
-        variant=FamilyConfig(family="signal", num_tasks=3),
+        family=FamilyConfig(family="signal", num_tasks=3),
     )
     seen: list[int] = []
 
@@ -148,7 +148,7 @@ def test_train_command_and_its_refusals(tmp_path: Path) -> None:
         (["train", "sb3-a2c", "--param", "colour=1"], "no parameter"),
         (["train", "sb3-a2c", "--param", "problem=1"], "no parameter problem"),
         (["train", "sb3-a2c", "--param", "text=1"], "no parameter text"),
-        (["train", "sb3-a2c", "--menu", "gpt-4"], r"\['family'\] belong to recorded outcomes"),
+        (["train", "sb3-a2c", "--menu", "gpt-4"], r"\['menu'\] belong to recorded outcomes"),
         (["train", "sb3-a2c", "--group-by", "kind"], r"\['group_by'\] belong to recorded outcomes"),
         (["train", "sb3-a2c", "--param", "width"], "must read name=value"),
         (["train", "sb3-a2c", "--runners", "2"], "RLlib"),

@@ -21,7 +21,7 @@ pytest.importorskip("uvicorn", reason="needs the extra [live]")
 from roi_env.answering.base import Question, ThinkingTier
 from roi_env.answering.http import HTTPSolver
 from roi_env.answering.ledger import JournalError, Ledger
-from roi_env.answering.recording import Limits, LiveRecording, Progress, live_table, record_live
+from roi_env.answering.recording import Limits, LiveRecording, RecordingProgress, live_table, record_live
 from roi_env.sources.outcome_tables import OutcomeTable
 from tests.upstream import FAULTS, NOTHING_GENERATED, Upstream, schedule, serving
 
@@ -35,11 +35,11 @@ def questions(count: int) -> list[Question]:
 
 def record(
     upstream: Upstream, path: Path, asked: list[Question], samples: int, **options: Any
-) -> tuple[Ledger, Progress]:
+) -> tuple[Ledger, RecordingProgress]:
     count = options.pop("count", lambda text: len(text.split()))
     deadline = options.pop("deadline", 2.0)
 
-    async def run(url: str) -> Progress:
+    async def run(url: str) -> RecordingProgress:
         solver = HTTPSolver(
             f"{url}/v1", "stub", "vllm", first_wait=0.001, deadline=deadline, retries=20, concurrency=32, count=count
         )

@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from agents.llm.decisions.tag_logits import action_tags
 from agents.llm.mcft.rejection import Sample, Sampled, family_tasks
 from agents.llm.mcft.self_knowledge import tag_probabilities
-from agents.llm.mcft.training import JOURNAL, LABELS, RECIPE, Choice, Examples, Recipe, mcft, plan
+from agents.llm.mcft.training import JOURNAL, LABELS, RECIPE, Choice, Examples, MCFTRecipe, mcft, plan
 from agents.llm.prompts import (
     END,
     LEVEL_TAGS,
@@ -43,7 +43,7 @@ from agents.llm.small_model.tasks import as_question
 from agents.llm.small_model.tokenizer import prompt_text
 from roi_env.answering.base import Question
 
-SMALL = Recipe(
+SMALL = MCFTRecipe(
     questions=9, validation=7, samples=3, families=["prod", "ab"], tiers={"answer": 0, "short": 6, "long": 40}, answer=10,
     num_tasks=3, budget=[20, 120], exams=8, decision_exams=8, tags=4, exam_plain=0.6, single_epochs=4, exam_epochs=1, batch=8, exam_batch=8, lr=5e-3, exam_lr=5e-3,
 )  # fmt: skip
