@@ -68,7 +68,7 @@ class ExamTaker(Agent):
         """
 
     def act(self, view: DecisionView, state: State) -> tuple[Probs, State]:
-        """Not for whom takes exams in one pass.
+        """An agent that takes exams in one pass makes no single decisions.
 
         :raises ValueError: always.
         """

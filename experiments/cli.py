@@ -40,12 +40,18 @@ from experiments.commands.parameters import read_parameters
 from experiments.config import CompareConfig, ConfigError, FamilyConfig, as_dict, load_config
 from experiments.options import (
     BUDGET_HELP,
+    COMPARE,
+    DATA,
+    LIVE,
+    MODELS,
+    TRAIN,
     ChosenExam,
     Imports,
     absolute,
     check_family,
     exam_options,
     family_names,
+    helped,
     own_agents,
     read_budget,
 )
@@ -63,24 +69,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Budget-aware reasoning: compare agents on exams with one token budget, play one, describe recorded outcomes.",
 )
-app.add_typer(llm.app, name="llm")
-app.command()(record.record)
-app.command(
-    epilog="Examples:  roi mcft tinylm --out runs/mcft   (again: goes on where it stopped)  |  "
-    "roi mcft Qwen/Qwen2.5-1.5B-Instruct --out runs/qwen lora=16 lr=1e-4"
-)(mcft.mcft)
-app.command()(record.regrade)
-app.command()(answer.answer)
-app.command()(probe.probe)
-app.command()(serve.serve)
 _Item = TypeVar("_Item")
 GroupBy = Annotated[str | None, typer.Option(help="With --table: column whose values agents see; default: the dataset")]
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "compare.yaml"
 
 
 @app.command(
-    epilog="Examples:  roi compare  |  roi compare --family heavy --budget 0.15 exams=50  |  "
-    "roi compare --table outcomes.parquet --menu gpt-4"
+    **helped(
+        COMPARE,
+        "roi compare",
+        "roi compare --family heavy --budget 0.15 --agent mine.py:MyAgent --agent lp-lookahead exams=50",
+        "roi compare --table outcomes.parquet --menu gpt-4",
+    )
 )
 def compare(
     overrides: Annotated[
@@ -318,7 +318,11 @@ def _print_summary(run: Path) -> None:
 
 
 @app.command(
-    epilog="Examples:  roi play --family heavy --budget 0.15  |  roi play --agent lp-lookahead --family tinylm --exam 3"
+    **helped(
+        COMPARE,
+        "roi play --family heavy --budget 0.15",
+        "roi play --agent lp-lookahead --family tinylm --exam 3",
+    )
 )
 @exam_options
 def play(
@@ -337,8 +341,13 @@ def play(
 
 
 @app.command(
-    epilog="Examples:  roi train ppo --family heavy --budget 0.15  |  roi train grpo --family heavy --param "
-    "advantage=rtg --runners 2  |  roi train grpo --policy llm --model tinylm-mcft  |  roi train --resume runs/train-...   then   roi compare --agent runs/train-.../agent.npz"
+    **helped(
+        TRAIN,
+        "roi train ppo --family heavy --budget 0.15 --out runs/mine   then   roi compare --agent runs/mine/agent.npz",
+        "roi train grpo --family heavy --param advantage=rtg --runners 2",
+        "roi train grpo --policy llm --model tinylm-mcft",
+        "roi train --resume runs/mine",
+    )
 )
 @exam_options
 def train(
@@ -442,8 +451,11 @@ def train(
 
 
 @app.command(
-    epilog="Examples:  roi rollouts lp-lookahead --family heavy --exams 1000000 --out runs/heavy  |  "
-    "roi rollouts runs/train-1/agent.npz --address auto --exams 10000000 --out runs/big   (again: goes on where it stopped)"
+    **helped(
+        TRAIN,
+        "roi rollouts lp-lookahead --family heavy --exams 1000000 --out runs/heavy",
+        "roi rollouts runs/mine/agent.npz --address auto --exams 10000000 --out runs/big   (again: goes on where it stopped)",
+    )
 )
 @exam_options
 def rollouts(
@@ -515,8 +527,11 @@ def rollouts(
 
 
 @app.command(
-    epilog="Example:  roi tune --agent sb3-ppo --agent rllib-grpo --trials 8 --out tuned.json   then   "
-    "roi compare --agent sb3-ppo --agent rllib-grpo tuned=tuned.json steps=300000"
+    **helped(
+        TRAIN,
+        "roi tune --agent sb3-ppo --agent rllib-grpo --trials 8 --out tuned.json",
+        "roi compare --agent sb3-ppo --agent rllib-grpo tuned=tuned.json steps=300000",
+    )
 )
 def tune(
     agent: Annotated[list[str], typer.Option(help="Agents that learn in the environment; repeatable")],
@@ -563,7 +578,11 @@ def tune(
 
 
 @app.command(
-    epilog="Example:  roi compare --config experiments/configs/rl.yaml --out runs/rl   then   roi publish runs/rl results/rl"
+    **helped(
+        COMPARE,
+        "roi publish runs/rl results/rl",
+        "roi publish results/rl   (its tables anew)",
+    )
 )
 def publish(
     run: Annotated[Path, typer.Argument(help="Run folder of `roi compare`, or a folder that was published already")],
@@ -581,15 +600,52 @@ def publish(
         console.print(f"{path}  {path.stat().st_size / 1024:,.0f} kB", highlight=False)
 
 
-@app.command("table")
+app.command(
+    **helped(
+        LIVE,
+        "roi answer questions.jsonl --endpoint http://127.0.0.1:8000/v1 --model tiny --budget 20000 --out runs/answers",
+        "roi answer gsm8k --endpoint URL --model NAME --budget 50000 --tier short=256 --tier long=1024 --out runs/gsm8k",
+    )
+)(answer.answer)
+app.command(
+    **helped(
+        LIVE,
+        "roi serve --upstream http://127.0.0.1:8000/v1 --model tiny --budget team=20000 --port 8100",
+        "roi serve --upstream URL --budget a=50000 --budget b=20000 --key a=KEY_A --key b=KEY_B --tier short=256 --tier long=1024",
+    )
+)(serve.serve)
+app.command(
+    **helped(
+        LIVE,
+        "roi probe http://127.0.0.1:8000/v1 --backend vllm",
+        "roi probe URL --model NAME --backend openai --key-env OPENAI_API_KEY",
+    )
+)(probe.probe)
+
+
+@app.command(
+    "table",
+    **helped(
+        DATA,
+        "roi table outcomes.parquet",
+        "roi table log.jsonl",
+    ),
+)
 def describe(file: Annotated[Path, typer.Argument(help="Outcome table: Parquet, CSV or JSONL")]) -> None:
-    """Describe a table of recorded outcomes: families, tiers, tokens, accuracy, questions, problems found."""
+    """Describe a table of recorded outcomes: menus, tiers, tokens, accuracy, questions, problems found."""
     from experiments.commands.table import describe_table
 
     describe_table(file, console)
 
 
-@app.command("agents")
+@app.command(
+    "agents",
+    **helped(
+        COMPARE,
+        "roi agents",
+        "roi compare --agent 'roi(threshold=0.01)' --agent 'fixed-{tier}'",
+    ),
+)
 def list_agents() -> None:
     """List the agents that `roi compare` and `roi play` know by name."""
     shown = Table(title="agents")
@@ -602,6 +658,30 @@ def list_agents() -> None:
     console.print(shown)
     console.print("Parameters go in parentheses:  roi compare --agent 'roi(threshold=0.01)'")
     console.print("In a comparison {tier} stands for every tier of a setting:  roi compare --agent 'fixed-{tier}'")
+
+
+app.command(
+    **helped(
+        DATA,
+        "roi record tinylm --out mine.parquet",
+        "roi record NAME --endpoint URL --backend vllm --questions gsm8k --samples 8 --out mine.parquet",
+    )
+)(record.record)
+app.command(
+    **helped(
+        DATA,
+        "roi regrade mine.journal.jsonl --grader math --out regraded.parquet",
+        "roi regrade mine.journal.jsonl --grader mygrader:judge --out regraded.parquet",
+    )
+)(record.regrade)
+app.command(
+    **helped(
+        MODELS,
+        "roi mcft tinylm --out runs/mcft   (again: goes on where it stopped)",
+        "roi mcft Qwen/Qwen2.5-1.5B-Instruct --out runs/qwen lora=16 lr=1e-4",
+    )
+)(mcft.mcft)
+app.add_typer(llm.app, name="llm", rich_help_panel=MODELS)
 
 
 def main() -> None:

@@ -16,6 +16,15 @@ from experiments.config import ConfigError, FamilyConfig
 from roi_env.exams.config import BUDGET_PRESETS, ORDERS, Beliefs, Enforcement, Feedback, parse_budget
 from roi_env.sources.synthetic import FAMILIES, find_family
 
+COMPARE, TRAIN, LIVE, DATA, MODELS = "Compare", "Train", "Live", "Data", "Language models"
+"""Groups of commands, in the order of a user's ways."""
+
+
+def helped(group: str, *examples: str) -> dict[str, Any]:
+    """What `roi --help` and a command's own help say: its group, and examples at the end."""
+    return {"rich_help_panel": group, "epilog": "\n\n".join(("Examples:", *examples))}
+
+
 _Text = TypeVar("_Text", str, list[str], None)
 
 

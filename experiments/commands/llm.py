@@ -12,6 +12,7 @@ from rich.table import Table
 from experiments.commands.pipeline import pipeline
 from experiments.commands.self_knowledge import mcft_report
 from experiments.config import ConfigError, overridden
+from experiments.options import MODELS, helped
 from experiments.runs import check_folder
 from experiments.terminal import console, interruptible, progress_bar
 
@@ -19,8 +20,11 @@ app = typer.Typer(no_args_is_help=True, help="The small language model: make it,
 
 
 @app.command(
-    epilog="Examples:  roi llm pretrain --out runs/tinylm   (again: goes on where it stopped)  |  "
-    "roi llm pretrain --out runs/larger hidden=256 layers=6 feed_forward=768 tokens=50000000"
+    **helped(
+        MODELS,
+        "roi llm pretrain --out runs/tinylm   (again: goes on where it stopped)",
+        "roi llm pretrain --out runs/larger hidden=256 layers=6 feed_forward=768 tokens=50000000",
+    )
 )
 def pretrain(
     overrides: Annotated[
@@ -64,16 +68,23 @@ def pretrain(
 
 
 app.command(
-    epilog="Examples:  roi llm pipeline --out runs/pipeline   (45 minutes on two cores)  |  roi llm pipeline --out runs/quick "
-    "--pretrain tokens=1000000 --record --samples --record 4"
+    **helped(
+        MODELS,
+        "roi llm pipeline --out runs/pipeline   (45 minutes on two cores)",
+        "roi llm pipeline --out runs/quick --pretrain tokens=1000000 --record --samples --record 4",
+    )
 )(pipeline)
 app.command(
     "mcft-report",
-    epilog="Example:  roi llm mcft-report tinylm-mcft --table roi_env/sources/packaged/tinylm.parquet --out runs/self-knowledge",
+    **helped(
+        MODELS,
+        "roi llm mcft-report tinylm-mcft --table roi_env/sources/packaged/tinylm.parquet --out runs/self-knowledge",
+        "roi llm mcft-report runs/mcft --table mine.parquet --out runs/mine",
+    ),
 )(mcft_report)
 
 
-@app.command(epilog="Example:  roi llm report runs/tinylm.parquet --split test")
+@app.command(**helped(MODELS, "roi llm report runs/tinylm.parquet --split test", "roi llm report mine.parquet"))
 def report(
     table: Annotated[Path, typer.Argument(help="Outcome table written by `roi record`")],
     split: Annotated[str, typer.Option(help="train, validation, test or all")] = "test",

@@ -22,6 +22,7 @@ from experiments.report.analysis import (
     SKIP,
     Comparison,
     RunError,
+    SettingResult,
     analyse,
     coincidence,
     focus_of,
