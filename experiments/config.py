@@ -68,7 +68,7 @@ class FamilyConfig:
     tiers: list[str] | None = None
     group_by: str | None = None
     missing: str | None = None
-    budgets: list[Any] | None = None
+    budgets: list[int | float | str] | None = None
     """Instead of the comparison's budgets."""
     orders: list[str] | None = None
     preview: bool = True
@@ -109,7 +109,7 @@ class CompareConfig:
     """A comparison: agents x families x budgets x orders, on the same exams."""
 
     families: list[FamilyConfig] = field(default_factory=list)
-    budgets: list[Any] = field(default_factory=lambda: [0.15, 0.3, 0.6])
+    budgets: list[int | float | str] = field(default_factory=lambda: [0.15, 0.3, 0.6])
     """Floats are fractions of N x mean top-tier cost, integers are tokens; or tight, medium, ample."""
     orders: list[str] = field(default_factory=lambda: ["random"])
     agents: list[str] = field(default_factory=lambda: list(PLANNERS))
@@ -208,7 +208,7 @@ def _checked(merged: Any) -> CompareConfig:
     return config
 
 
-def _parsed(budgets: list[Any]) -> list[Any]:
+def _parsed(budgets: list[int | float | str]) -> list[int | float | str]:
     return [parse_budget(budget) if isinstance(budget, str) else budget for budget in budgets]
 
 
