@@ -29,8 +29,8 @@ from ray.cluster_utils import Cluster
 
 from agents.rllib.algorithm import ExamAlgorithm, module_weights, update
 from agents.rllib.exam_runner import Answer, job_list
+from agents.rllib.named import build_algorithm
 from agents.rllib.rollouts import concatenate
-from agents.rllib.training import build_algorithm
 from experiments.commands.rollouts import RolloutConfig, compute_part, part_file, prepare, run_on_ray
 from experiments.config import FamilyConfig
 from roi_env.exams.config import exam_spec

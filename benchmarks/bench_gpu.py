@@ -96,7 +96,8 @@ def write(model: str, texts: list[str], batch: int) -> dict[str, Any]:
 
 def train(params: dict[str, Any], spec: Any) -> dict[str, Any]:
     """Iterations of GRPO after a first one: decisions a second, seconds of rollout and update, memory."""
-    from agents.rllib.training import LocalRun, make_config
+    from agents.rllib.named import make_config
+    from agents.rllib.training import LocalRun
 
     run = LocalRun(make_config("llm-grpo", spec, seed=0, exam_seed=0, params=params))
     if CUDA:

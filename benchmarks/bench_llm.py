@@ -20,7 +20,7 @@ import torch
 
 from agents.llm.decisions.policy import load_model, load_tokenizer
 from agents.llm.decisions.tag_logits import PromptEncoder, action_tags, joined, tag_logits
-from agents.llm.prompts import decision_prompt
+from agents.llm.prompts import state_line
 from agents.llm.small_model.tokenizer import ASSISTANT, END, USER
 from roi_env.answering.base import Question, Request, ThinkingTier
 from roi_env.answering.local import TransformersSolver
@@ -61,7 +61,7 @@ def decisions() -> None:
     def naive() -> torch.Tensor:
         rows = []
         for q, left, tasks in zip(which[:NAIVE], remaining, tasks_left, strict=False):
-            text = USER + decision_prompt(texts[q], int(left), int(tasks)) + END + ASSISTANT
+            text = USER + texts[q] + state_line(int(left), int(tasks)) + END + ASSISTANT
             rows.append(model(tokenizer(text, return_tensors="pt").input_ids, logits_to_keep=1).logits[0, -1, tags])
         return torch.stack(rows)
 
@@ -114,7 +114,8 @@ def generation() -> None:
 def training() -> None:
     """GRPO's iterations, all weights learning: rollout, advantages and batches, update; the share of forward passes."""
     logging.getLogger("ray").setLevel(logging.ERROR)
-    from agents.rllib.training import LocalRun, make_config
+    from agents.rllib.named import make_config
+    from agents.rllib.training import LocalRun
 
     spec = exam_spec("tinylm", num_tasks=8, group_by="kind", budget=0.3, split="train")
     for label, changes in {"": {}, ", LoRA 8": {"lora": 8}, ", prompts not bucketed": {"bits": 0}}.items():

@@ -1,4 +1,4 @@
-"""Peak memory: a table of a million generations (claim: under 1 GB) and Bellman at N = 100, B = 1,000,000 (under 4 GB).
+"""Peak memory: a table of a million generations (claim: under 1 GB) and the optimum at N = 100, B = 1,000,000 (under 4 GB).
 
 Every line is measured in a fresh process: peak resident memory (``getrusage``; Linux) and how much of it came after the
 imports. The table is written here first: 4 families x 4 tiers x 12,500 questions x 5 samples, with question texts of
@@ -121,30 +121,6 @@ def use(path: str) -> str:
     )
 
 
-def bellman(kind: str) -> str:
-    """The optimum of one exam of three tiers a task, 64 costs each, the dearest up to 100,000 tokens."""
-    import numpy as np
-
-    from roi_env.exact.bellman import bounds, solve
-    from roi_env.sources.source import laws_from_cells
-
-    rng = np.random.default_rng(0)
-    cells = []
-    for cell in range(NUM_TASKS * 3):
-        cost = np.sort(rng.choice(np.arange(1, (10_000, 33_000, 100_000)[cell % 3]), 64, replace=False))
-        prob = rng.dirichlet(np.ones(64))
-        cells.append((cost.astype(np.int32), prob, prob * rng.random(64)))
-    laws, index, weights = laws_from_cells(cells, 3), np.arange(NUM_TASKS)[None], np.ones((1, NUM_TASKS))
-    if kind == "grid":
-        found = bounds(laws, index, weights, BUDGET, 64)
-        return f"{found.estimate[0]:.4f} in [{found.lower[0]:.4f}, {found.upper[0]:.4f}] (grid of 64 tokens)"
-    solution = solve(
-        laws, index, weights, BUDGET, return_policy=kind == "policy",
-        dtype=np.float32 if kind == "float32" else np.float64,
-    )  # fmt: skip
-    return f"value {solution.value[0]:.4f}"
-
-
 def optimum(path: str) -> str:
     """The optimum as a comparison makes it: action tables of exams of the recorded table, on the automatic grid."""
     import numpy as np
@@ -161,13 +137,7 @@ def optimum(path: str) -> str:
     return f"mean value {tables.value.mean():.2f} of {len(batch)} exams (grid of {tables.grid} tokens)"
 
 
-JOBS: dict[str, Callable[[str], str]] = {
-    "write": write,
-    "load": load,
-    "use": use,
-    "bellman": bellman,
-    "optimum": optimum,
-}
+JOBS: dict[str, Callable[[str], str]] = {"write": write, "load": load, "use": use, "optimum": optimum}
 
 
 def measure(job: str, argument: str) -> tuple[str, float, float, float]:
@@ -202,7 +172,6 @@ def main() -> None:
             print(f"{path}: {Path(path).stat().st_size / 1e6:.0f} MB", flush=True)
             runs += [("load", path, 1.0), *([("use", path, 1.0)] if kind == "parquet" else [])]
         table = str(Path(folder, "table.parquet"))
-        runs += [("bellman", kind, 4.0) for kind in ("float64", "float32", "policy", "grid")]
         for job, argument, claim in [*runs, ("optimum", table, 4.0)]:
             said, top, growth, seconds = measure(job, argument)
             failed |= growth >= claim

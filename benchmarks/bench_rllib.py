@@ -22,9 +22,10 @@ from agents.base import public_problem
 from agents.playing import TrainingExams, evaluate_exact
 from agents.rllib.agent import RLlibPPO
 from agents.rllib.algorithm import module_weights
+from agents.rllib.named import build_algorithm, make_config
 from agents.rllib.registration import ENV, register
 from agents.rllib.rollouts import concatenate
-from agents.rllib.training import LocalRun, build_algorithm, make_config
+from agents.rllib.training import LocalRun
 from roi_env.exams.config import exam_spec
 from roi_env.measures.references import references
 

@@ -22,7 +22,8 @@ from agents.llm.decisions.tag_logits import PADDING, PromptEncoder, action_tags,
 from agents.llm.one_pass.transcripts import exam_ids, generate, written_logp
 from agents.llm.small_model.pretraining import Training, pretrain
 from agents.rllib.algorithm import module_weights
-from agents.rllib.training import LocalRun, build_algorithm, make_config, train_rllib
+from agents.rllib.named import build_algorithm, make_config
+from agents.rllib.training import LocalRun, train_rllib
 from roi_env.answering.base import Question, Request, ThinkingTier
 from roi_env.answering.local import TransformersSolver
 from roi_env.exams.config import exam_spec

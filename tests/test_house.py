@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import graphlib
+import re
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,26 @@ def test_imports_run_one_way(room: str) -> None:
     for file in (ROOT / room.replace(".", "/")).rglob("*.py"):
         for name in imported(file) - {"roi_env"}:  # the package itself holds the version alone
             assert any(name == one or name.startswith(f"{one}.") for one in allowed), f"{file} imports {name}"
+
+
+def test_no_imports_run_in_a_circle() -> None:
+    files = [file for room in ("roi_env", "agents", "experiments") for file in (ROOT / room).rglob("*.py")]
+    modules = {".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file for file in files}
+    needs = {name: {*imported(file)} & modules.keys() - {name} for name, file in modules.items()}
+    # `from package import module` names the package too, which needs none of its modules for that.
+    packages = {name for name, file in modules.items() if file.name == "__init__.py"}
+    graphlib.TopologicalSorter({name: found - packages for name, found in needs.items()}).prepare()
+
+
+def test_private_names_of_ray_are_in_one_file() -> None:
+    private = re.compile(
+        r"\b_(worker_manager|get_local_state|filter_calls_by_tag|learner_index|weights_seq_no)\b|gcs_pb2"
+    )
+    found = {file.name for file in (ROOT / "agents").rglob("*.py") if private.search(file.read_text())}
+    assert found == {"_ray_private.py"}
+    admitted = re.search(r"ray\[rllib\]==([\d.]+)\.\*", (ROOT / "pyproject.toml").read_text())
+    assert admitted is not None
+    assert f'CHECKED: Final = "{admitted[1]}"' in (ROOT / "agents/rllib/_ray_private.py").read_text()
 
 
 def test_every_folder_of_code_says_what_it_is() -> None:

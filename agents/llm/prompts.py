@@ -29,16 +29,11 @@ _MARKER = re.compile(r"</?think>|</?answer>|</?predicted_level>|<\|\w*\|>")
 _COMPLETION = re.compile(rf"(.*?){END_THINK}\s*{ANSWER}([^\n]*?){END_ANSWER}\s*(?:{re.escape(END)})?\s*", re.DOTALL)
 
 
-def decision_prompt(question: str, remaining: int, tasks_left: int) -> str:
-    """What a model is told before it announces a level: the question, then tokens and tasks left (this one included).
+def state_line(remaining: int, tasks_left: int) -> str:
+    """What a model is told after the question, before it announces a level: tokens and tasks left (this one included).
 
     The question comes first: its keys and values are computed once and serve every state in which it is asked.
     """
-    return question + state_line(remaining, tasks_left)
-
-
-def state_line(remaining: int, tasks_left: int) -> str:
-    """What follows the question in :func:`decision_prompt`."""
     return f"\nTokens left: {remaining}. Tasks left: {tasks_left}."
 
 
@@ -108,11 +103,6 @@ def parse(text: str) -> Completion | None:
     return Completion(match[1], match[2].strip())
 
 
-def parse_level(text: str) -> int | None:
-    """The announced level; None unless the text is exactly one tag."""
-    return LEVEL_TAGS.index(text) if text in LEVEL_TAGS else None
-
-
 def answer_of(text: str) -> str | None:
     """The answer of a completion, None where :func:`parse` finds none."""
     completion = parse(text)
@@ -159,11 +149,6 @@ def parse_tagged(text: str) -> Tagged | None:
     return None if completion is None else Tagged(level, completion)
 
 
-def render_exam(parts: Sequence[Tagged]) -> str:
-    """The transcript of an exam, without the end-of-turn token: nothing between two problems, as every token costs."""
-    return "".join(map(render_tagged, parts))
-
-
 def parse_exam(text: str, problems: int) -> list[Tagged | None]:
     """Read an exam's transcript: its i-th tag begins what was written on problem i.
 
@@ -182,18 +167,12 @@ def parse_exam(text: str, problems: int) -> list[Tagged | None]:
     return found + [None] * (problems - len(found))
 
 
-def segments(ids: Sequence[int], tags: Sequence[int], problems: int) -> list[Segment]:
-    """Tokens of each problem in an exam's transcript, where every tag is one token.
-
-    The i-th tag begins problem i. Every token is charged to exactly one problem: what precedes the first tag to the first
-    problem, everything after the last problem's tag to the last. Problems that were not reached have no tokens.
-    """
-    starts = [place for place, token in enumerate(ids) if token in set(tags)][:problems]
-    return _charged(len(ids), starts, problems)
-
-
 def text_segments(pieces: Sequence[str], problems: int) -> list[Segment]:
-    """:func:`segments` where a tag may be several tokens: a problem begins with the token in which its tag begins.
+    """Tokens of each problem in an exam's transcript.
+
+    The i-th tag begins problem i, with the token in which it begins. Every token is charged to exactly one problem: what
+    precedes the first tag to the first problem, everything after the last problem's tag to the last. Problems that were not
+    reached have no tokens.
 
     :param pieces: text of every token.
     """

@@ -17,33 +17,11 @@ from roi_env.exams import random
 
 
 @njit(cache=True)
-def mckp_lp(
-    gain: npt.NDArray[np.float64], cost: npt.NDArray[np.float64], capacity: float
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Linear multiple-choice knapsack: ``(x (n, K), increments sorted (m, 4))``; see :func:`_hull_increments`."""
-    increments = _hull_increments(gain, cost)
-    x = np.zeros(gain.shape)
-    left = capacity
-    for m in range(len(increments)):
-        task, before, after = int(increments[m, 1]), int(increments[m, 2]), int(increments[m, 3])
-        size = cost[task, after] - (cost[task, before] if before >= 0 else 0.0)
-        share = 1.0 if size <= left else max(left, 0.0) / size
-        if share <= 0.0:
-            break
-        if before >= 0:
-            x[task, before] -= share
-        x[task, after] += share
-        left -= size
-        if share < 1.0:
-            break
-    return x, increments
-
-
-@njit(cache=True)
 def _hull_increments(gain: npt.NDArray[np.float64], cost: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Increments ``(efficiency, task, tier before or -1, tier after)`` of every task's concave hull, best first.
 
-    A tier with gain <= 0 is left out. Efficiency falls along a hull, so a sorted list keeps each task's order.
+    A tier with gain <= 0 is left out. Efficiency falls along a hull, so a sorted list keeps each task's order: bought in that
+    order while tokens last, the increments solve the linear multiple-choice knapsack.
     """
     tasks, num_tiers = gain.shape
     out = np.empty((tasks * num_tiers, 4))

@@ -11,7 +11,6 @@ from agents.base import DecisionView, ExamsView, Problem, Probs, State, one_hot
 from agents.parameters import Count, NonNegative
 from agents.planners.lp import PopulationCurve, bid, lookahead_kernel, make_plan, price_kernel, prices
 from agents.planners.menu import Planner, population
-from agents.planners.reals import exp
 
 
 class BidPrice(Planner):
@@ -87,7 +86,7 @@ class DualDescent(Planner):
         """Bid at the paced price."""
         problem = view.problem
         ahead = (problem.budget - view.remaining) * problem.num_tasks / problem.budget - view.position
-        price = self.initial * exp(np.clip(self.eta * ahead, -300.0, 300.0))
+        price = self.initial * np.exp(np.clip(self.eta * ahead, -300.0, 300.0))
         return one_hot(bid(self.menu, view, price), problem.num_tiers + 1), state
 
     def params(self) -> dict[str, Any]:

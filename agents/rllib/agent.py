@@ -80,7 +80,7 @@ class RLlibAgent(NeuralAgent):
 
     @classmethod
     def key(cls) -> str:
-        """Name for :func:`agents.rllib.training.make_config`."""
+        """Name for :func:`agents.rllib.named.make_config`."""
         return f"llm-{cls.algorithm}" if cls.language else cls.algorithm
 
     def params(self) -> dict[str, Any]:
@@ -134,9 +134,9 @@ class RLlibAgent(NeuralAgent):
 
     def _config(self, practice: Practice, seed: int) -> Any:
         with _ray_installed():
-            from agents.rllib.training import make_config
+            from agents.rllib.training import configure
 
-        return make_config(self.key(), practice.spec, seed=seed, exam_seed=practice.seed, params=self._params)
+        return configure(self.key(), practice.spec, self._params, seed=seed, exam_seed=practice.seed)
 
     def train(
         self,

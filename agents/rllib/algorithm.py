@@ -17,8 +17,6 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 import ray
-from ray.core.generated.gcs_pb2 import ActorTableData
-from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE, DEFAULT_AGENT_ID, DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
@@ -53,6 +51,7 @@ from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 from agents.base import public_problem
 from agents.parameters import Count, Natural, checked
 from agents.rllib import settings
+from agents.rllib._ray_private import OwnEvaluation, calls_under_way, lost, manager_of
 from agents.rllib.checks import check_portions
 from agents.rllib.exam_runner import ExamRunner, Weights, job_list
 from agents.rllib.modules import SEQUENCE, ExamModule
@@ -493,7 +492,7 @@ def _log(metrics: MetricsLogger, key: tuple[str, ...], rollout: Rollout, means: 
         metrics.log_value((*key, lifetime, *of), count, reduce="lifetime_sum")
 
 
-class ExamAlgorithm(Algorithm):
+class ExamAlgorithm(OwnEvaluation):
     """RLlib algorithm whose driver owns the exam ids: every exam is taken exactly once, whatever happens to runners."""
 
     config: Any
@@ -505,7 +504,7 @@ class ExamAlgorithm(Algorithm):
         self.remote_cpu_seconds = 0.0
         self._examiner: Any = None
         super().setup(config)
-        manager = self.env_runner_group._worker_manager
+        manager = manager_of(self.env_runner_group)
         for runner in manager.actor_ids():
             manager.set_actor_state(runner, healthy=False)  # until it answers
         self.restore_env_runners(self.env_runner_group)
@@ -513,7 +512,7 @@ class ExamAlgorithm(Algorithm):
     def cleanup(self) -> None:
         """See :meth:`Algorithm.cleanup`. RLlib would wait for ever for a runner that no node has room for."""
         for group in filter(None, (self.env_runner_group, self.eval_env_runner_group)):
-            manager = group._worker_manager
+            manager = manager_of(group)
             for runner in set(manager.actor_ids()) - set(manager.healthy_actor_ids()):
                 ray.kill(manager.remove_actor(runner))
         super().cleanup()
@@ -539,7 +538,8 @@ class ExamAlgorithm(Algorithm):
         if self.env_runner is not None:  # what RLlib evaluates and exports
             act_as_learners(self.env_runner, self.learner_group)
 
-    def _evaluate_on_local_env_runner(self, env_runner: Any) -> tuple[None, int, int, list[Any]]:
+    def evaluate_here(self, env_runner: Any) -> tuple[None, int, int, list[Any]]:
+        """See :meth:`OwnEvaluation.evaluate_here`."""
         if self.eval_env_runner_group is not None:
             examiner = env_runner
         else:  # evaluate() without evaluation_interval: RLlib would use the training's runner
@@ -549,7 +549,8 @@ class ExamAlgorithm(Algorithm):
         act_as_learners(examiner, self.learner_group)
         return self._examine(lambda jobs: [examiner.sample(job=job) for job in jobs])
 
-    def _evaluate_with_fixed_duration(self) -> tuple[None, int, int, list[Any]]:
+    def evaluate_remotely(self) -> tuple[None, int, int, list[Any]]:
+        """See :meth:`OwnEvaluation.evaluate_remotely`."""
         weights, group = module_weights(self.learner_group), self.eval_env_runner_group
         return self._examine(
             lambda jobs: self._take_remotely(jobs, weights, group, self.config.evaluation_sample_timeout_s)
@@ -608,7 +609,7 @@ class ExamAlgorithm(Algorithm):
         :param patience_s: seconds without an answer after which a job is handed out again.
         """
         config, training = self.config, group is self.env_runner_group
-        manager = group._worker_manager
+        manager = manager_of(group)
         reference = ray.put(weights)
         token = reference.hex()
         waiting: deque[int] = deque(range(len(jobs)))
@@ -618,7 +619,7 @@ class ExamAlgorithm(Algorithm):
         while len(done) < len(jobs):
             for runner in under_way:
                 # An answer that went down with its node is missed by Ray only after many seconds.
-                if manager.actors()[runner]._get_local_state() not in (None, ActorTableData.ALIVE):
+                if lost(manager, runner):
                     manager.set_actor_state(runner, healthy=False)
             healthy, now = set(manager.healthy_actor_ids()), time.monotonic()
             for runner, (number, since) in list(under_way.items()):
@@ -640,7 +641,7 @@ class ExamAlgorithm(Algorithm):
                 if sent:  # else it still works on a job that was given up
                     under_way[runner] = (waiting.popleft(), now)
             # RLlib itself would wait until all are ready or the time is up, and runners with it.
-            if calls := manager._filter_calls_by_tag(_ANSWERS)[0]:
+            if calls := calls_under_way(manager, _ANSWERS):
                 ray.wait(calls, num_returns=1, timeout=_PATIENCE_S)
             else:
                 time.sleep(0.05)
@@ -669,7 +670,7 @@ class ExamAlgorithm(Algorithm):
         Nothing waits for an answer: a runner may be without a CPU for hours. There is no state to restore: weights come
         with every job.
         """
-        manager = env_runner_group._worker_manager
+        manager = manager_of(env_runner_group)
         if absent := sorted(set(manager.actor_ids()) - set(manager.healthy_actor_ids())):
             manager.foreach_actor_async("ping", tag=_PINGS, healthy_only=False, remote_actor_ids=absent)
         back = [result.actor_id for result in manager.fetch_ready_async_reqs(tags=_PINGS) if result.ok]

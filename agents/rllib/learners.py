@@ -12,14 +12,13 @@ from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.learner.learner import ENTROPY_KEY, POLICY_LOSS_KEY
-from ray.rllib.core.learner.torch.torch_learner import TorchLearner
-from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.evaluation.postprocessing import Postprocessing
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 from ray.rllib.utils.schedules.scheduler import Scheduler
 
 from agents.rllib import losses
+from agents.rllib._ray_private import OwnMinibatches
 from agents.rllib.modules import ANCHORS, SEQUENCE, WRITTEN
 from agents.rllib.networks import one_thread
 
@@ -32,7 +31,7 @@ def minibatch_order(seed: int, update: int, epoch: int, learner: int, size: int)
     return np.random.default_rng((seed, update, epoch, learner)).permutation(size)
 
 
-class WholeExams(TorchLearner):
+class WholeExams(OwnMinibatches):
     """Cuts batches into minibatches of whole exams, equally many on every learner.
 
     RLlib's own iterator shuffles single decisions: ratios and averages over an exam would be wrong, and learners whose
@@ -44,10 +43,9 @@ class WholeExams(TorchLearner):
         super().build()
         self._reference: Any = None
 
-    def _map_module_to_device(self, module: Any) -> None:
-        # A language model is on the GPU of its process already, where there is one. RLlib would ask Ray for the device, and
-        # start one to ask. Private in RLlib 2.60; `make test-cuda` holds it in place.
-        self._device = next(module[DEFAULT_MODULE_ID].parameters()).device
+    def device_of(self, module: Any) -> torch.device:
+        """A language model is on the GPU of its process already, where there is one."""
+        return next(module[DEFAULT_MODULE_ID].parameters()).device
 
     def before_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
         """See :meth:`Learner.before_gradient_based_update`; the policy at the first update is the reference."""
@@ -96,30 +94,27 @@ class WholeExams(TorchLearner):
         self.metrics.log_value((DEFAULT_MODULE_ID, "anchor_kl"), divergence.detach(), window=1)
         return self.config.anchor_coeff * divergence  # type: ignore[no-any-return]
 
-    def _create_iterator_if_necessary(
-        self, *, training_data: TrainingData, num_epochs: int = 1, minibatch_size: int | None = None, **kwargs: Any
-    ) -> Iterator[MultiAgentBatch]:
-        # Private in RLlib 2.60; a test holds it in place.
-        data = training_data.batch
-        batch = data.policy_batches[DEFAULT_MODULE_ID] if isinstance(data, MultiAgentBatch) else data
-        columns = {name: _tensors(values, self._device) for name, values in batch.items()}
+    def minibatches(self, batch: Any, epochs: int, size: int | None) -> Iterator[MultiAgentBatch]:
+        """See :meth:`OwnMinibatches.minibatches`."""
+        if isinstance(batch, MultiAgentBatch):
+            batch = batch.policy_batches[DEFAULT_MODULE_ID]
+        columns = {name: _tensors(values, self.device) for name, values in batch.items()}
         sequence = batch[SEQUENCE]
         length = np.bincount(sequence)
         first = np.cumsum(length) - length
-        size = minibatch_size or len(length)
-        learner = getattr(self, "_learner_index", None) or 0
-        for epoch in range(num_epochs):
+        size = size or len(length)
+        for epoch in range(epochs):
             together = self.config.group_size if self.config.whole_groups else 1
             groups = len(length) // together
-            order = minibatch_order(self.config.training_seed, self._weights_seq_no, epoch, learner, groups)
+            order = minibatch_order(self.config.training_seed, self.update_number, epoch, self.number, groups)
             order = (order[:, None] * together + np.arange(together)).ravel()
             for start in range(0, len(order), size):
                 exams = order[start : start + size]
                 count = length[exams]
                 within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
-                rows = torch.from_numpy(np.repeat(first[exams], count) + within).to(self._device)
+                rows = torch.from_numpy(np.repeat(first[exams], count) + within).to(self.device)
                 part = {name: _take(values, rows) for name, values in columns.items()}
-                part[SEQUENCE] = torch.from_numpy(np.repeat(np.arange(len(exams)), count)).to(self._device)
+                part[SEQUENCE] = torch.from_numpy(np.repeat(np.arange(len(exams)), count)).to(self.device)
                 yield MultiAgentBatch({DEFAULT_MODULE_ID: SampleBatch(part)}, env_steps=len(rows))
 
     def _share(self, count: int) -> float:
@@ -130,7 +125,7 @@ class WholeExams(TorchLearner):
         """
         if self.config.num_learners < 2:
             return 1.0
-        total = torch.tensor(float(count), device=self._device)
+        total = torch.tensor(float(count), device=self.device)
         torch.distributed.all_reduce(total)
         return float(count * self.config.num_learners / total)
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import logging
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,15 +14,12 @@ from ray.exceptions import RayError
 from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_METRICS_LOGGER
 from ray.rllib.core.learner.learner_group import LearnerGroup
 
-from agents.base import public_problem
 from agents.cluster import connected
 from agents.neural import CheckpointError, Progress
-from agents.rllib.agent import RLlibAgent
 from agents.rllib.algorithm import ExamAlgorithm, ExamSettings, act_as_learners, module_weights, update
 from agents.rllib.exam_runner import Weights
 from agents.rllib.grpo import GRPOConfig
 from agents.rllib.ppo import ExamPPOConfig
-from agents.rllib.registration import spec_of
 from agents.rllib.rollouts import concatenate
 from roi_env.exams.config import ExamSpec
 from roi_env.files import replacing
@@ -34,41 +29,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_AGENTS: Final[dict[str, str]] = {
-    "ppo": "agents.rllib.agent:RLlibPPO",
-    "grpo": "agents.rllib.agent:RLlibGRPO",
-    "llm-ppo": "agents.llm.reinforcement:LMPPOAgent",
-    "llm-grpo": "agents.llm.reinforcement:LMGRPOAgent",
-    "rarl": "agents.llm.reinforcement:RARLAgent",
-}
 
+def configure(name: str, spec: ExamSpec, p: dict[str, Any], *, seed: int, exam_seed: int) -> ExamSettings:
+    """The configuration of an agent's training.
 
-def _agent_class(name: str) -> type[RLlibAgent]:
-    """Imported where used: a language model's needs more packages."""
-    module, _, found = _AGENTS[name].partition(":")
-    return getattr(importlib.import_module(module), found)  # type: ignore[no-any-return]
-
-
-def make_config(
-    name: str, spec: ExamSpec, *, seed: int, exam_seed: int, params: dict[str, Any] | None = None
-) -> ExamSettings:
-    """The configuration of a named algorithm.
-
-    :param name: "ppo", "grpo", "llm-ppo" or "llm-grpo" (a language model is the policy), or "rarl" (the same over the tokens of
-        exams that it takes in one pass).
+    :param name: the agent's :meth:`~agents.rllib.agent.RLlibAgent.key`.
     :param spec: kind of exam.
+    :param p: all parameters of the agent.
     :param seed: of weights, actions and minibatches.
     :param exam_seed: identity's seed of the training exams.
-    :param params: parameters of the agent (:mod:`agents.rllib.agent`, :mod:`agents.llm.reinforcement`) other than the defaults.
-    :raises ValueError: for an unknown name or parameter.
     """
-    if name not in _AGENTS:
-        raise ValueError(f"algorithm must be one of {sorted(_AGENTS)}, got {name!r}")
-    signature = inspect.signature(_agent_class(name).__init__).parameters.values()
-    p = {entry.name: entry.default for entry in signature if entry.kind is entry.KEYWORD_ONLY}
-    if unknown := (params or {}).keys() - p:
-        raise ValueError(f"{name} has no parameter {sorted(unknown)}; it takes {sorted(p)}")
-    p |= params or {}
     config = _bare(name)
     if isinstance(config, GRPOConfig):
         names = ("advantage", "baseline", "ratio", "aggregation", "kl", "kl_coeff", "clip_high")
@@ -121,34 +91,6 @@ def _budgets(spec: ExamSpec, factors: Sequence[float]) -> list[int]:
     return [spec.replace(budget=max(1, round(factor * spec.budget))).budget for factor in factors]
 
 
-def build_algorithm(
-    name: str,
-    spec: ExamSpec,
-    *,
-    seed: int,
-    exam_seed: int,
-    params: dict[str, Any] | None = None,
-    runners: int = 0,
-    learners: int = 0,
-) -> ExamAlgorithm:
-    """An RLlib algorithm, ready for ``train()``; Ray is started if it is not running.
-
-    :param runners: remote processes that take exams; 0: the driver takes them.
-    :param learners: remote processes that learn; 0: the driver learns.
-    """
-    config = make_config(name, spec, seed=seed, exam_seed=exam_seed, params=params)
-    return config.processes(runners, learners).build_algo()  # type: ignore[no-any-return]
-
-
-def agent_of(algorithm: ExamAlgorithm) -> RLlibAgent:
-    """What an algorithm has learned so far, as an agent."""
-    name, params = algorithm.config.agent
-    agent = _agent_class(name)(public_problem(spec_of(algorithm.config.env_config)), **params)
-    agent.name = f"rllib-{name}" if name in ("ppo", "grpo") else name  # type: ignore[misc]
-    agent.take_over(module_weights(algorithm.learner_group))
-    return agent
-
-
 class LocalRun:
     """The iterations of :class:`ExamAlgorithm` without it: RLlib's learner and our runner in this process, no Ray."""
 
@@ -193,7 +135,7 @@ def run(
     :raises CheckpointError: for a checkpoint of another run, or a file that is none.
     """
     config, path = training.config, None if checkpoint is None else Path(checkpoint)
-    assert config.agent is not None, "make_config names the agent"
+    assert config.agent is not None, "configure() names the agent"
     name, params = config.agent
     header = {
         "algorithm": name,

@@ -37,7 +37,7 @@ class Trial:
     :param agent: registered name.
     :param trial: number of the trial; 0 is the agent's defaults.
     :param params: hyper-parameters of the trial, ``steps`` included.
-    :param setting: keyword arguments of :func:`roi_env.envs.single.exam_spec`.
+    :param setting: keyword arguments of :func:`roi_env.exams.resolve.exam_spec`.
     """
 
     agent: str

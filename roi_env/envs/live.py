@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 import gymnasium as gym
@@ -17,16 +17,13 @@ import numpy as np
 import numpy.typing as npt
 
 from roi_env.answering.base import Ask, LiveSolver, Question, Reply, ThinkingTier
-from roi_env.envs.rendering import RENDER_FPS, Decision, Scene, render_ansi, render_rgb
-from roi_env.envs.single import integer_action
+from roi_env.envs.base import ExamEnv
 from roi_env.exams.config import MissingArgument, exam_spec
-from roi_env.exams.exam import ExamBatch, check_seed, draw_exams, exam_numbers
-from roi_env.exams.observation import observation_layout, observation_tables, observe, padded_features
-from roi_env.exams.rewards import REFUSAL_BONUS, reward_of
+from roi_env.exams.rewards import REFUSAL_BONUS
 from roi_env.exams.rules import transition
 from roi_env.sources.outcome_tables import OutcomeTable
 from roi_env.sources.recorded import recorded_source
-from roi_env.sources.source import NOT_OFFERED, Laws, Source, Tier, laws_from_cells
+from roi_env.sources.source import Laws, Source, Tier, laws_from_cells
 
 _Result = TypeVar("_Result")
 _LENGTHS = ("short", "middle", "long")
@@ -167,7 +164,7 @@ class LoopThread:
             self.loop.close()
 
 
-class ROIReasoningLiveEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
+class ROIReasoningLiveEnv(ExamEnv):
     """An exam of real questions, answered by a real model as the agent decides.
 
     Action Space, Observation Space, Starting State and Episode End are those of :class:`roi_env.envs.single.ROIReasoningEnv`; so
@@ -195,8 +192,6 @@ class ROIReasoningLiveEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
     * v0: initial version.
     """
 
-    metadata = {"render_modes": ["ansi", "rgb_array"], "render_fps": RENDER_FPS}  # noqa: RUF012 - Gymnasium's own declaration
-
     def __init__(
         self,
         questions: Sequence[Question] | str | None = None,
@@ -220,8 +215,6 @@ class ROIReasoningLiveEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
         if questions is None or tiers is None or solver is None:
             missing = ", ".join(name for name, value in needed.items() if value is None)
             raise MissingArgument(f"ROIReasoning-Live-v0 needs {missing}: gym.make(..., {missing.split(', ')[0]}=...)")
-        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
-            raise ValueError(f"render_mode must be None or one of {self.metadata['render_modes']}, got {render_mode!r}")
         if isinstance(questions, str):
             from roi_env.answering.questions import read_questions
 
@@ -230,7 +223,7 @@ class ROIReasoningLiveEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
         spec = exam_spec(source, num_tasks=min(10, len(questions)) if num_tasks is None else num_tasks, **kwargs)
         if spec.reward.kind == REFUSAL_BONUS:
             raise ValueError("reward 'refusal_bonus' needs outcomes of tiers that were not chosen: not in live exams")
-        self.exam_spec, self.render_mode = spec, render_mode
+        super().__init__(spec, render_mode)
         self.questions, self.tiers, self.solver = list(questions), tuple(tiers), solver
         self._pool: Any = None
         if isinstance(grader, str):
@@ -238,16 +231,7 @@ class ROIReasoningLiveEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
 
             self._pool = grader = GradingPool(grader)
         self._check = grader
-        self.observation_layout = observation_layout(spec)
-        self.observation_space = self.observation_layout.space()
-        self.action_space = gym.spaces.Discrete(spec.num_tiers + 1)
-        self._tables = observation_tables(spec)
-        self._padded = padded_features(1, spec)
         self._loop: LoopThread | None = None
-        self._seed: int | None = None
-        self._next_exam = 0
-        self._exam: ExamBatch | None = None
-        self._scene: Scene | None = None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -257,30 +241,18 @@ class ROIReasoningLiveEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
         :param options: ``exam_ids``: one non-negative integer.
         :raises ValueError: for a bad seed or option.
         """
-        if seed is not None or self._seed is None:
-            if seed is not None:
-                check_seed(seed)
-            super().reset(seed=seed)
-            self._seed = int(self.np_random.integers(2**63)) if seed is None else int(seed)
-            self._next_exam = 0
-        if options:
-            if unknown := set(options) - {"exam_ids"}:
-                raise ValueError(f"reset options of live exams are 'exam_ids', got {sorted(unknown)}")
-            self._next_exam = int(exam_numbers("exam_ids", options["exam_ids"], 1)[0])
-        self._exam = draw_exams(self.exam_spec, self._seed, [self._next_exam])
-        self._next_exam += 1
-        self._position, self._remaining, self._score = 0, self.exam_spec.budget, 0.0
-        self._last = (0, 0, False)
-        if self.render_mode is not None:
-            self._scene = Scene(self.exam_spec, tuple(self._exam.groups[0].tolist()), ())
-        return self._observation(), {"action_mask": self.action_masks().astype(np.int8)}
+        if isinstance(options, Mapping) and "replicates" in options:
+            raise ValueError(
+                f"reset options of live exams are 'exam_ids' alone (answers are new every time), got {options!r:.200}"
+            )
+        return super().reset(seed=seed, options=options)
 
     @property
     def question(self) -> Question:
         """The task to decide."""
-        if self._exam is None or self._remaining == 0:
+        if self._over:
             raise gym.error.ResetNeeded("the exam is over (or has not begun): call reset()")
-        return self.questions[self._exam.items[0, self._position]]
+        return self.questions[self._exams.items[self._exam, self._position]]
 
     def step(self, action: np.int64 | int) -> tuple[npt.NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Take one action in ``0..K``: an action above 0 waits for the solver's answer.
@@ -291,11 +263,8 @@ class ROIReasoningLiveEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
         :raises ValueError: for an action that is no integer in ``0..K``.
         :raises gymnasium.error.ResetNeeded: before a reset or after the end of an exam.
         """
+        choice = self._number_of(action)
         question, spec = self.question, self.exam_spec
-        choice = integer_action(action, spec.num_tiers + 1)
-        if not 0 <= choice <= spec.num_tiers:
-            raise ValueError(f"action must lie in 0..{spec.num_tiers}, got {action!r}")
-        assert self._exam is not None
         cost, correct, reply = spec.decision_cost, False, None
         room = self._remaining - spec.decision_cost
         if choice > 0 and room <= 0:
@@ -307,40 +276,11 @@ class ROIReasoningLiveEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
             cost, cut = judged(reply, cap, tier, self._remaining, spec.decision_cost)
             correct = not cut and reply.error is None and bool(self._check(question, reply.full_text))
         paid, right, overspent, terminated = transition(cost, correct, self._remaining, self._position, spec.num_tasks)
-        weight = float(self._exam.weights[0, self._position])
-        level = int(np.searchsorted(spec.source.level_edges, cost - spec.decision_cost))
-        reward = reward_of(
-            spec.reward.kind, spec.reward.coefficient, choice, right, overspent, level, weight, paid, spec.budget, False
-        )
-        self._score += weight if right else 0.0
-        self._position += 1
-        self._remaining -= paid
-        self._last = (choice, paid, right)
-        info: dict[str, Any] = {"tokens": paid, "correct": right, "overspent": overspent, "reply": reply}
+        reward = self._reward(choice, cost, paid, right, overspent)
+        info = self._move_on(choice, paid, right, overspent, terminated)
+        info["reply"] = reply
         info["overshoot"] = max(0, reply.tokens - room) if reply is not None else 0
-        observation = self._observation()
-        if terminated:
-            info["score"], info["spent"] = self._score, spec.budget - self._remaining
-            info["action_mask"] = np.eye(1, spec.num_tiers + 1, dtype=np.int8)[0]
-            self._remaining = 0
-        else:
-            info["action_mask"] = self.action_masks().astype(np.int8)
-        if self._scene is not None:
-            self._scene = self._scene.after(Decision(choice, paid, right, overspent))
-        return observation, float(reward), terminated, False, info
-
-    def action_masks(self) -> npt.NDArray[np.bool_]:
-        """(K + 1,) bool: legal actions now (sb3-contrib's protocol)."""
-        if self._exam is None:
-            raise gym.error.ResetNeeded("call reset() before action_masks()")
-        costs = self.exam_spec.min_cost[self._exam.groups[0, self._position]]
-        return np.concatenate([[True], (costs <= self._remaining) & (costs < NOT_OFFERED)])
-
-    def render(self) -> Any:
-        """The exam so far: text (``ansi``) or a (360, 720, 3) uint8 frame (``rgb_array``)."""
-        if self._scene is None:
-            raise gym.error.ResetNeeded("call reset() with a render_mode before render()")
-        return render_ansi(self._scene) if self.render_mode == "ansi" else render_rgb(self._scene)
+        return self._observe(), reward, terminated, False, info
 
     def close(self) -> None:
         """Close the solver, the grader and the loop."""
@@ -356,20 +296,3 @@ class ROIReasoningLiveEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
         if self._loop is None:
             self._loop = LoopThread()
         return self._loop.run(self.solver.answer(ask))
-
-    def _observation(self) -> npt.NDArray[np.float32]:
-        assert self._exam is not None
-        action, tokens, correct = self._last
-        return observe(
-            self._exam.groups,
-            self._padded,
-            np.zeros(1, np.int64),
-            np.array([self._position]),
-            np.array([self._remaining]),
-            self.exam_spec.budget,
-            np.array([action]),
-            np.array([tokens]),
-            np.array([correct]),
-            self._tables,
-            self.observation_layout.size,
-        )[0]

@@ -2,38 +2,22 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
-from itertools import chain, repeat
-from typing import Any
+import os
+from collections.abc import Sequence
+from typing import Any, Literal
 
-import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
-from roi_env.envs.rendering import RENDER_FPS, Decision, Scene, render_ansi, render_rgb
-from roi_env.exams.config import ExamSpec, exam_spec
-from roi_env.exams.exam import as_integers, check_options, check_seed, draw_exams, exam_numbers
-from roi_env.exams.observation import observation_layout, observation_tables, observe, padded_features
-from roi_env.exams.rewards import SCORE, reward_of
+from roi_env.envs.base import ExamEnv
+from roi_env.exams.config import Beliefs, Enforcement, ExamSpec, Feedback, Order, exam_spec
+from roi_env.exams.rewards import Reward
 from roi_env.exams.rules import transition
-from roi_env.sources.source import NOT_OFFERED
+from roi_env.sources.outcome_tables import OutcomeTable, Split
+from roi_env.sources.source import Coupling, Source
 
 
-def integer_action(action: Any, num_actions: int) -> int:
-    """The number that one action is: an integer of Python or NumPy, or an array of one integer without dimensions.
-
-    :raises ValueError: for anything else, 1.0, True and "1" too.
-    """
-    if type(action) is np.int64:  # what spaces sample and vector environments hand on
-        return int(action)
-    number = None if isinstance(action, (list, tuple)) else as_integers(action)
-    if number is None or number.ndim > 0:
-        raise ValueError(f"action must be an integer in 0..{num_actions - 1}, got {type(action).__name__} {action!r}")
-    return int(number)
-
-
-class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
+class ROIReasoningEnv(ExamEnv):
     r"""A batch of problems, one token budget: before each problem, skip it or choose how long to think.
 
     ## Description
@@ -92,7 +76,7 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
 
     ## Arguments
     `gym.make("ROIReasoning-v0", family="signal", num_tasks=10, budget=0.3, order="random", preview=True,
-    beliefs="published", reward="score", feedback="cost", coupling=None, tiers=None, decision_cost=0,
+    beliefs="published", reward="score", feedback="cost", coupling=None, tiers=None, decision_cost=None,
     enforcement="budget", table=None, render_mode=None)`
 
     * `family`: a name (known, signal, heavy, cap, latent, paper, recorded, tinylm), a `roi_env.sources.source.Source`, or a complete
@@ -108,7 +92,7 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
     * `feedback`: "cost" or "cost+correct" (also shows whether the last answer was right).
     * `coupling`: "independent" or "common" draws across tiers (default: the source's).
     * `tiers`: names of the tiers to offer.
-    * `decision_cost`: tokens every action costs, skip included.
+    * `decision_cost`: tokens every action costs, skip included (default: the table's, else 0).
     * `enforcement`: "budget", or "tier_caps" to cut every attempt at its tier's cap as well.
     * `render_mode`: None, "ansi", "rgb_array" or "human".
 
@@ -134,71 +118,62 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
     * v0: initial version.
     """
 
-    metadata = {"render_modes": ["ansi", "rgb_array"], "render_fps": RENDER_FPS}  # noqa: RUF012 - Gymnasium's own declaration
-
-    def __init__(self, family: Any = "signal", *, render_mode: str | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        family: str | Source | ExamSpec = "signal",
+        *,
+        num_tasks: int | None = None,
+        budget: int | float | str = 0.3,
+        order: Order = "random",
+        preview: bool = True,
+        beliefs: Beliefs = "published",
+        reward: str | Reward = "score",
+        feedback: Feedback = "cost",
+        coupling: Coupling | None = None,
+        tiers: Sequence[str] | None = None,
+        decision_cost: int | None = None,
+        enforcement: Enforcement = "budget",
+        table: str | os.PathLike[str] | OutcomeTable | None = None,
+        menu: str | None = None,
+        datasets: Sequence[str] | None = None,
+        split: Split | None = None,
+        group_by: str | None = None,
+        missing: Literal["drop", "mask"] | None = None,
+        render_mode: str | None = None,
+    ) -> None:
         """See the class docstring.
 
         :raises ValueError: for arguments out of range.
         """
-        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
-            raise ValueError(f"render_mode must be None or one of {self.metadata['render_modes']}, got {render_mode!r}")
-        spec = exam_spec(family, **kwargs)
-        self.exam_spec = spec
-        self.render_mode = render_mode
-        self.observation_layout = observation_layout(spec)
-        self.observation_space = self.observation_layout.space()
-        self.action_space = gym.spaces.Discrete(spec.num_tiers + 1)
-        # Up to thirty attributes Python finds them by place, beyond by name: what only a few exams need lies elsewhere.
-        self._num_tasks, self._num_actions, self._budget = spec.num_tasks, spec.num_tiers + 1, spec.budget
-        self._per_token = 1.0 / spec.budget
-        self._row_size = self.observation_layout.size
-        self._shows_feedback = spec.feedback == "cost+correct"
-        self._plain_score = spec.reward.kind == SCORE
-        self._weights: list[float] = spec.source.group_weight.tolist()
-        self._legal = _legal_actions(spec)
-        self._exams = _Exams(spec)
-        self._groups: list[int] = []
-        self._position = 0
-        self._remaining = 0
-        self._score = 0.0
-        self._scene: Scene | None = None
+        spec = exam_spec(
+            family,
+            num_tasks=num_tasks,
+            budget=budget,
+            order=order,
+            preview=preview,
+            beliefs=beliefs,
+            reward=reward,
+            feedback=feedback,
+            coupling=coupling,
+            tiers=tiers,
+            decision_cost=decision_cost,
+            enforcement=enforcement,
+            table=table,
+            menu=menu,
+            datasets=datasets,
+            split=split,
+            group_by=group_by,
+            missing=missing,
+        )
+        super().__init__(spec, render_mode)
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
-        """Start the next exam.
-
-        :param seed: identity's seed in ``[0, 2**64)``; exams count from 0 again. Without one the next exam follows (or,
-            never seeded, a seed is drawn from entropy).
-        :param options: ``exam_ids`` and ``replicates``: one integer in ``[0, 2**62)`` each.
-        :raises ValueError: for a bad seed or option.
-        """
-        exams = self._exams
-        if seed is not None or exams.seed is None:
-            if seed is not None:
-                seed = check_seed(seed)
-            super().reset(seed=seed)
-            exams.go_to(0, 0, int(self.np_random.integers(2**63)) if seed is None else seed)
-        if options:
-            check_options(options)
-            exam_id, replicate = exams.following, exams.replicate
-            if "exam_ids" in options:
-                exam_id, replicate = int(exam_numbers("exam_ids", options["exam_ids"], 1)[0]), 0
-            if "replicates" in options:
-                replicate = int(exam_numbers("replicates", options["replicates"], 1)[0])
-            exams.go_to(exam_id, replicate)
-        self._begin()
-        self._position = 0
-        self._remaining = self._budget
-        self._score = 0.0
-        if self.render_mode is not None:
-            self._scene = Scene(self.exam_spec, tuple(self._groups[:-1]), ())
-        return next(self._rows), {"action_mask": next(self._mask().copies)}
-
-    def _begin(self) -> None:
-        self._groups, self._costs, self._correct, self._cells, rows = self._exams.take()
-        self._rows = iter(rows)  # an iterator cuts rows faster than indices do
+    def _draw(self, exam_ids: npt.NDArray[np.int64]) -> None:
+        """Draw exams with the outcomes of all their actions: (E, N, K + 1) costs in tokens, and whether they are right."""
+        super()._draw(exam_ids)
+        tokens, correct = self._exams.outcomes()
+        skip_first = ((0, 0), (0, 0), (1, 0))  # action 0: no tokens, nothing right
+        self._cost = np.pad(tokens.astype(np.int64), skip_first) + self.exam_spec.decision_cost
+        self._correct = np.pad(correct, skip_first)
 
     def step(self, action: np.int64 | int) -> tuple[npt.NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Take one action in ``0..K``.
@@ -206,199 +181,14 @@ class ROIReasoningEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
         :raises ValueError: for an action that is no integer in ``0..K``.
         :raises gymnasium.error.ResetNeeded: before a reset or after the end of an exam.
         """
-        remaining = self._remaining
-        if remaining == 0:
-            raise gym.error.ResetNeeded("the exam is over (or has not begun): call reset() before step()")
-        position = self._position
-        choice = action if type(action) is int else integer_action(action, self._num_actions)
-        if not 0 <= choice < self._num_actions:
-            raise ValueError(f"action must lie in 0..{self._num_actions - 1}, got {action!r}")
-        at = position * self._num_actions + choice
-        cost, correct = self._costs[at], self._correct[at]
-        paid, right, overspent, terminated = transition(cost, correct, remaining, position, self._num_tasks)
-        reward = 0.0
-        if right:
-            reward = self._weights[self._groups[position]]
-            self._score += reward
-        if not self._plain_score:
-            reward = self._shaped_reward(choice, right, overspent, cost, paid)
-        self._position = position = position + 1
-        remaining -= paid
-        # Every row is handed out once and written once: no copy is needed.
-        observation = next(self._rows)
-        first = position * self._row_size
-        self._cells[first] = remaining * self._per_token
-        if self._shows_feedback:
-            self._cells[first + 2] = choice / (self._num_actions - 1)
-            self._cells[first + 3] = paid * self._per_token
-            self._cells[first + 4] = right
-        unhindered, mask, thresholds, masks = self._legal[self._groups[position]]
-        if remaining < unhindered:
-            mask = masks[bisect_right(thresholds, remaining)]
-        info = {"action_mask": next(mask.copies), "tokens": paid, "correct": right, "overspent": overspent}
-        if terminated:
-            self._remaining = 0
-            info["score"] = self._score
-            info["spent"] = self._budget - remaining
-        else:
-            self._remaining = remaining
-        if self._scene is not None:
-            self._scene = self._scene.after(Decision(choice, paid, right, overspent))
-        return observation, reward, terminated, False, info
+        choice = self._number_of(action)
+        outcome = self._exam, self._position, choice
+        cost, correct = self._cost.item(outcome), self._correct.item(outcome)
+        paid, right, overspent, terminated = transition(cost, correct, self._remaining, self._position, self._num_tasks)
+        reward = self._reward(choice, cost, paid, right, overspent)
+        info = self._move_on(choice, paid, right, overspent, terminated)
+        return self._observe(), reward, terminated, False, info
 
-    def _shaped_reward(self, action: int, right: bool, overspent: bool, cost: int, paid: int) -> float:
-        spec, position, remaining = self.exam_spec, self._position, self._remaining
-        tiers = range(position * self._num_actions + 1, (position + 1) * self._num_actions)
-        return float(
-            reward_of(
-                spec.reward.kind,
-                spec.reward.coefficient,
-                action,
-                right,
-                overspent,
-                bisect_left(spec.source.level_edges, cost - spec.decision_cost),
-                self._weights[self._groups[position]],
-                paid,
-                self._budget,
-                any(self._costs[at] <= remaining and self._correct[at] for at in tiers),
-            )
-        )
-
-    def _mask(self) -> _Mask:
-        _, _, thresholds, masks = self._legal[self._groups[self._position]]
-        return masks[bisect_right(thresholds, self._remaining)]
-
-    def action_masks(self) -> npt.NDArray[np.bool_]:
-        """(K + 1,) bool: legal actions now (sb3-contrib's protocol)."""
-        if not self._groups:
-            raise gym.error.ResetNeeded("call reset() before action_masks()")
-        return self._mask().legal.astype(bool)
-
-    def __getstate__(self) -> dict[str, Any]:
-        views = ("_costs", "_correct", "_cells", "_rows")
-        return {name: value for name, value in self.__dict__.items() if name not in views}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        if self._groups:
-            # The name of the exam under way says all of it.
-            self._exams.go_to(self._exams.following - 1, self._exams.replicate)
-            self._begin()
-            for _ in range(self._position + 1):
-                next(self._rows)
-
-    def render(self) -> Any:
-        """The exam so far: text (``ansi``) or a (360, 720, 3) uint8 frame (``rgb_array``)."""
-        if self.render_mode is None:
-            gym.logger.warn("render() called without a render_mode; pass render_mode='ansi' or 'rgb_array' to gym.make")
-            return None
-        if self._scene is None:
-            raise gym.error.ResetNeeded("call reset() before render()")
-        return render_ansi(self._scene) if self.render_mode == "ansi" else render_rgb(self._scene)
-
-
-_Exam = tuple[list[int], Any, Any, Any, npt.NDArray[np.float32]]
-"""Of one exam: groups of its tasks, then of its end; cost and correctness of every action, task by task, as plain
-memory; observations as plain memory and as rows. Plain memory reads and writes single numbers faster than NumPy."""
-
-
-class _Exams:
-    """The coming exams of one seed and replicate.
-
-    They are drawn in blocks: one compiled call per block costs less than one per exam. A block doubles up to 256 exams,
-    so that a caller who chooses every exam does not pay for those never taken.
-    """
-
-    def __init__(self, spec: ExamSpec) -> None:
-        self.seed: int | None = None
-        self.following = 0
-        """Identity of the exam taken next."""
-        self.replicate = 0
-        self._spec = spec
-        self._tables = observation_tables(spec)
-        self._row_size = observation_layout(spec).size
-        self._size = 1
-        self._block: Iterator[_Exam] = iter(())
-
-    def go_to(self, exam_id: int, replicate: int, seed: int | None = None) -> None:
-        """Take ``exam_id`` next and its successors after it."""
-        self.following, self.replicate = exam_id, replicate
-        self.seed = self.seed if seed is None else seed
-        self._size, self._block = 1, iter(())
-
-    def take(self) -> _Exam:
-        """The next exam."""
-        exam = next(self._block, None)
-        if exam is None:
-            self._block = self._draw()
-            exam = next(self._block)
-        self.following += 1
-        return exam
-
-    def _draw(self) -> Iterator[_Exam]:
-        """A block of exams: tasks, outcomes and observations with the budget left out."""
-        assert self.seed is not None
-        spec, size, steps = self._spec, self._size, self._spec.num_tasks + 1
-        self._size = min(256, 2 * size)
-        batch = draw_exams(spec, self.seed, np.arange(self.following, self.following + size), self.replicate)
-        position = np.tile(np.arange(steps), size)
-        nothing = np.zeros(len(position), np.int64)
-        rows = observe(
-            batch.groups,
-            padded_features(size, spec),
-            np.repeat(np.arange(size), steps),
-            position,
-            np.where(position == 0, spec.budget, 0),
-            spec.budget,
-            nothing,
-            nothing,
-            nothing.astype(np.bool_),
-            self._tables,
-            self._row_size,
-        )
-        end = np.full((size, 1), spec.source.num_groups, np.int32)
-        groups = np.concatenate([batch.groups, end], 1).tolist()
-        packed = np.zeros((size, spec.num_tasks, spec.num_tiers + 1), np.int64)
-        packed[:, :, 1:] = batch.packed_outcomes()
-        costs, correct = (packed >> 1) + spec.decision_cost, (packed & 1) == 1
-        actions, cells = costs[0].size, rows.size // size
-        all_costs, all_correct, all_cells = (array.reshape(-1).data for array in (costs, correct, rows))
-        for e, (own, row) in enumerate(zip(groups, rows.reshape(size, steps, -1), strict=True)):
-            of_exam = slice(e * actions, (e + 1) * actions)
-            yield own, all_costs[of_exam], all_correct[of_exam], all_cells[e * cells : (e + 1) * cells], row
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_size": 1, "_block": iter(())}
-
-
-class _Mask:
-    """A mask that gives every caller an array of its own: rows of blocks cost a third of an allocation each."""
-
-    def __init__(self, legal: tuple[int, ...]) -> None:
-        self.legal = np.array(legal, np.int8)
-        blocks = map(np.tile, repeat(self.legal), repeat((1024, 1)))
-        self.copies: Iterator[npt.NDArray[np.int8]] = chain.from_iterable(blocks)
-
-    def __reduce__(self) -> tuple[type[_Mask], tuple[tuple[int, ...]]]:
-        return _Mask, (tuple(self.legal.tolist()),)
-
-
-_Legal = tuple[int, _Mask, list[int], list[_Mask]]
-"""Legal actions of one group: tokens from which on they are all that will ever be, the mask then; the numbers of tokens
-where they change, in ascending order, and the masks below, between and from them on."""
-
-
-def _legal_actions(spec: ExamSpec) -> list[_Legal]:
-    """Legal actions of every group, then at the end of an exam, where only skip is legal."""
-    known: dict[tuple[int, ...], _Mask] = {}
-
-    def mask(min_cost: list[int], remaining: int) -> _Mask:
-        legal = (1, *(int(cost <= remaining) for cost in min_cost))
-        return known.setdefault(legal, _Mask(legal))
-
-    groups = []
-    for costs in [*spec.min_cost.tolist(), [NOT_OFFERED] * spec.num_tiers]:
-        thresholds = sorted(set(costs) - {NOT_OFFERED})
-        masks = [mask(costs, limit) for limit in (-1, *thresholds)]
-        groups.append((max(thresholds, default=0), masks[-1], thresholds, masks))
-    return groups
+    def _solvable(self) -> bool:
+        right, cost = self._correct[self._exam, self._position], self._cost[self._exam, self._position]
+        return bool((right & (cost <= self._remaining)).any())

@@ -18,7 +18,7 @@ from gymnasium.vector.utils import batch_space
 from numba import typeof
 
 from roi_env.envs.rendering import RENDER_FPS, Decision, Scene, render_ansi, render_rgb
-from roi_env.envs.vector_kernels import Final, Outputs, new_scratch, new_state, reset_all, rules_of, sample, step_all
+from roi_env.envs.vector_kernels import Final, Outputs, new_scratch, new_state, reset_all, rules_of, step_all
 from roi_env.exams.config import exam_spec
 from roi_env.exams.exam import as_integers, check_options, check_seed, exam_numbers
 from roi_env.exams.observation import observation_layout, observation_tables
@@ -273,13 +273,6 @@ class ROIReasoningVectorEnv(gym.vector.VectorEnv):
     def action_masks(self) -> npt.NDArray[np.bool_]:
         """(num_envs, K + 1) bool: legal actions now (sb3-contrib's protocol)."""
         return self._mask.astype(bool)
-
-    def sample_actions(self, rng: np.random.Generator) -> npt.NDArray[np.int64]:
-        """(num_envs,) int64 actions, uniform over the legal ones."""
-        actions = np.empty(self.num_envs, np.int64)
-        key = rng.integers(2**63, dtype=np.uint64)
-        sample(self._mask, key, np.uint64(0), actions)
-        return actions
 
     def _groups(self) -> npt.NDArray[np.int32]:
         """(num_envs, N) int32 published groups of the exams under way."""

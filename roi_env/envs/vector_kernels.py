@@ -564,20 +564,3 @@ def step_all(
         if not same_step:
             _begin(count, num_envs, seed, now, rules, tables, observation, state, scratch)
     return np.int64(total)  # type: ignore[return-value]
-
-
-@njit(cache=True)
-def sample(mask: npt.NDArray[np.int8], key: np.uint64, counter: np.uint64, out: npt.NDArray[np.int64]) -> None:
-    """Fill ``out`` with actions uniform over the legal ones of ``mask`` (n, K + 1)."""
-    size, num_actions = mask.shape
-    for i in range(size):
-        legal = 0
-        for a in range(num_actions):
-            legal += mask[i, a] != 0
-        number = random.draw(key, counter + np.uint64(i))
-        left = np.int64(random.below(number, np.uint64(legal)))
-        for a in range(num_actions):
-            if mask[i, a] != 0:
-                if left == 0:
-                    out[i] = a
-                left -= 1

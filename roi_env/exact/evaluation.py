@@ -99,21 +99,6 @@ class Evaluation:
         """(E,) expected tokens spent."""
         return np.asarray(self.tokens.sum(1))
 
-    @property
-    def truncation(self) -> npt.NDArray[np.float64]:
-        """(E,) probability that an attempt is cut at the budget."""
-        return np.asarray(self.overspent.sum(1))
-
-    @property
-    def skip_fraction(self) -> npt.NDArray[np.float64]:
-        """(E,) expected share of the N tasks that are skipped by choice."""
-        return np.asarray(self.skipped.mean(1))
-
-    @property
-    def reached_fraction(self) -> npt.NDArray[np.float64]:
-        """(E,) expected share of the N tasks that are reached."""
-        return np.asarray(self.reached.mean(1))
-
 
 def default_law(spec: ExamSpec) -> Law:
     """The law exact evaluation uses: given what is shown for synthetic sources (less noise, and no policy can exceed

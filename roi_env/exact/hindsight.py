@@ -49,7 +49,7 @@ def _survey(rewards):  # type: ignore[no-untyped-def]
 
 @njit(cache=True)
 def _cheapest(costs, rewards, e, i, budget):  # type: ignore[no-untyped-def]
-    """Cost and 0-based tier of the cheapest right tier of a task; the cost is above the budget if there is none."""
+    """Cost and 0-based tier (-1: none) of the cheapest right tier of a task; the cost is above the budget if there is none."""
     best, tier = budget + 1, -1
     for k in range(np.uint64(costs.shape[2])):
         c = np.int64(costs[e, i, k])
@@ -59,16 +59,14 @@ def _cheapest(costs, rewards, e, i, budget):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _prefix(costs, rewards, budget, unit, out, actions):  # type: ignore[no-untyped-def]
+def _prefix(costs, rewards, budget, unit, out):  # type: ignore[no-untyped-def]
     """Unit rewards, no decision cost: longest prefix of the sorted cheapest right costs that fits."""
     exams, tasks, _ = costs.shape
     cheap = np.empty(tasks, np.int64)
-    tier = np.empty(tasks, np.int8)
     for e in range(np.uint64(exams)):
         count, total = 0, np.int64(0)
         for i in range(np.uint64(tasks)):
             c, k = _cheapest(costs, rewards, e, i, budget)
-            tier[i] = np.int8(k + 1)
             if k >= 0:
                 cheap[np.uint64(count)] = c
                 count += 1
@@ -87,22 +85,7 @@ def _prefix(costs, rewards, budget, unit, out, actions):  # type: ignore[no-unty
             while total > budget:
                 count -= 1
                 total -= cheap[np.uint64(count)]
-            if actions.size:
-                # Everything below the dearest cost taken is taken, and as many at that cost as were counted.
-                edge = cheap[np.uint64(count - 1)] if count else np.int64(-1)
-                ties = 0
-                for a in range(count):
-                    ties += cheap[np.uint64(a)] == edge
-                for i in range(np.uint64(tasks)):
-                    c, k = _cheapest(costs, rewards, e, i, budget)
-                    if k >= 0 and c == edge and ties > 0:
-                        ties -= 1
-                    elif k >= 0 and c >= edge:
-                        tier[i] = 0
         out[e] = unit * count
-        if actions.size:
-            for i in range(np.uint64(tasks)):
-                actions[e, i] = tier[i]
 
 
 @njit(cache=True)
@@ -153,70 +136,114 @@ def _slack(costs, rewards, e, i, budget, price):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _states(costs, rewards, budget, decision_cost, out, actions):  # type: ignore[no-untyped-def]
+def _price(costs, rewards, e, budget):  # type: ignore[no-untyped-def]
+    """A price of a token, >= 0. Any bounds the rest of an exam: reward <= price * tokens left + sum of slacks. The best
+    solves the dual; it is a breakpoint search on a convex function, and a rough answer only loosens the bound.
+    """
+    _, tasks, tiers = costs.shape
+    low, high = 0.0, 0.0
+    for i in range(np.uint64(tasks)):
+        for k in range(np.uint64(tiers)):
+            c = np.int64(costs[e, i, k])
+            if c <= budget and rewards[e, i, k] > 0.0:
+                high = max(high, rewards[e, i, k] / max(c, 1))
+    price = 0.0
+    for step in range(24):
+        spent = np.int64(0)
+        for i in range(np.uint64(tasks)):
+            spent += _slack(costs, rewards, e, i, budget, price)[1]
+        if spent > budget:
+            low = price
+        elif step == 0:
+            return 0.0
+        else:
+            high = price
+        price = 0.5 * (low + high)
+    return high
+
+
+@njit(cache=True)
+def _incumbent(costs, rewards, e, budget, decision_cost, price):  # type: ignore[no-untyped-def]
+    """Reward of a good choice: the one at that price, then whatever still fits, in order."""
+    _, tasks, tiers = costs.shape
+    best, left = 0.0, budget
+    for i in range(np.uint64(tasks)):
+        c, r = _slack(costs, rewards, e, i, budget, price)[1:]
+        if r > 0.0 and c <= left - decision_cost * (np.int64(i) + 1):
+            best += r
+            left -= c
+    if decision_cost == 0:
+        for i in range(np.uint64(tasks)):
+            c, r = _slack(costs, rewards, e, i, budget, price)[1:]
+            if r == 0.0:
+                for k in range(np.uint64(tiers)):
+                    ck = np.int64(costs[e, i, k])
+                    if ck <= left and rewards[e, i, k] > r:
+                        c, r = ck, rewards[e, i, k]
+                if r > 0.0:
+                    best += r
+                    left -= c
+    return best
+
+
+@njit(cache=True)
+def _extend(  # type: ignore[no-untyped-def]
+    costs, rewards, e, i, room, cost, reward, size, new_cost, new_reward, head, rest, price, margin, incumbent
+):
+    """Merge the list of ``size`` states and its copies shifted by every tier of task i, by cost; keep states whose reward
+    is a new maximum and which, with at most ``rest + price * tokens left`` more, can beat the incumbent.
+
+    Returns the number of new states and the last reward.
+    """
+    tiers = costs.shape[2]
+    keep, made = 0, 0
+    last = -1.0
+    head[:] = 0  # of every tier: the state that it is added to next
+    for k in range(np.uint64(tiers)):
+        if rewards[e, i, k] <= 0.0 or np.int64(costs[e, i, k]) > room:
+            head[k] = size
+    while True:
+        pick = -1
+        c = cost[np.uint64(keep)] if keep < size else NEVER
+        r = reward[np.uint64(keep)] if keep < size else -1.0
+        for k in range(np.uint64(tiers)):
+            h = head[k]
+            if h < size:
+                ck = cost[np.uint64(h)] + np.int64(costs[e, i, k])
+                rk = reward[np.uint64(h)] + rewards[e, i, k]
+                if ck < c or (ck == c and rk > r):
+                    c, r, pick = ck, rk, np.int64(k)  # type: ignore[assignment]
+        if c > room:
+            return made, last
+        if pick < 0:
+            keep += 1
+        else:
+            head[np.uint64(pick)] += 1
+        if r <= last or r + rest + price * (room - c) + margin < incumbent:
+            continue
+        last = r
+        new_cost[np.uint64(made)], new_reward[np.uint64(made)] = c, r
+        made += 1
+
+
+@njit(cache=True)
+def _states(costs, rewards, budget, decision_cost, out):  # type: ignore[no-untyped-def]
     """Any rewards: list of undominated states, both cost and reward strictly increasing."""
     exams, tasks, tiers = costs.shape
-    track = actions.size > 0
-    room_cost = 256
-    cost, reward = np.empty(room_cost, np.int64), np.empty(room_cost)
-    new_cost, new_reward = np.empty(room_cost, np.int64), np.empty(room_cost)
-    # Ancestry of all states of all tasks, for the optimal actions: index of the parent state, action.
-    label, new_label = np.empty(room_cost, np.int64), np.empty(room_cost, np.int64)
-    arena = 1024 if track else 1
-    parent, chosen, position = np.empty(arena, np.int64), np.empty(arena, np.int8), np.empty(arena, np.int32)
+    cost, reward = np.empty(256, np.int64), np.empty(256)
+    new_cost, new_reward = np.empty(256, np.int64), np.empty(256)
     bound = np.empty(tasks + 1)
     head = np.empty(tiers, np.int64)
     for e in range(np.uint64(exams)):
-        # Any price >= 0 bounds the rest of an exam: reward <= price * tokens left + sum of slacks. The best price
-        # solves the dual; it is a breakpoint search on a convex function, and a rough answer only loosens the bound.
-        low, high = 0.0, 0.0
-        for i in range(np.uint64(tasks)):
-            for k in range(np.uint64(tiers)):
-                c = np.int64(costs[e, i, k])
-                if c <= budget and rewards[e, i, k] > 0.0:
-                    high = max(high, rewards[e, i, k] / max(c, 1))
-        price = 0.0
-        for step in range(24):
-            spent = np.int64(0)
-            for i in range(np.uint64(tasks)):
-                spent += _slack(costs, rewards, e, i, budget, price)[1]
-            if spent > budget:
-                low = price
-            elif step == 0:
-                high = 0.0
-                break
-            else:
-                high = price
-            price = 0.5 * (low + high)
-        price = high
+        price = _price(costs, rewards, e, budget)
         bound[tasks] = 0.0
         for i in range(tasks - 1, -1, -1):
             bound[np.uint64(i)] = bound[np.uint64(i + 1)] + _slack(costs, rewards, e, np.uint64(i), budget, price)[0]
-        # Incumbent: the choice at that price, then whatever still fits, in order.
-        best, left = 0.0, budget
-        for i in range(np.uint64(tasks)):
-            c, r = _slack(costs, rewards, e, i, budget, price)[1:]
-            if r > 0.0 and c <= left - decision_cost * (np.int64(i) + 1):
-                best += r
-                left -= c
-        if decision_cost == 0:
-            for i in range(np.uint64(tasks)):
-                c, r = _slack(costs, rewards, e, i, budget, price)[1:]
-                if r == 0.0:
-                    for k in range(np.uint64(tiers)):
-                        ck = np.int64(costs[e, i, k])
-                        if ck <= left and rewards[e, i, k] > r:
-                            c, r = ck, rewards[e, i, k]
-                    if r > 0.0:
-                        best += r
-                        left -= c
-        incumbent = best
+        incumbent = _incumbent(costs, rewards, e, budget, decision_cost, price)
         # Only differences above rounding may drop a state.
         margin = 1e-9 * (bound[0] + price * budget)
-
-        size, used = 1, 0
-        cost[0], reward[0], label[0] = 0, 0.0, -1
-        found, found_label = 0.0, -1
+        size, found = 1, 0.0
+        cost[0], reward[0] = 0, 0.0
         for i in range(np.uint64(tasks)):
             room = budget - decision_cost * (np.int64(i) + 1)
             if room < 0:
@@ -224,76 +251,33 @@ def _states(costs, rewards, budget, decision_cost, out, actions):  # type: ignor
             need = size * (tiers + 1)
             if need > len(new_cost):
                 new_cost, new_reward = np.empty(2 * need, np.int64), np.empty(2 * need)
-                new_label = np.empty(2 * need, np.int64)
-            if track and used + need > len(parent):
-                more = 2 * (used + need)
-                for_parent, for_chosen, for_position = (
-                    np.empty(more, np.int64),
-                    np.empty(more, np.int8),
-                    np.empty(more, np.int32),
-                )
-                for_parent[:used], for_chosen[:used], for_position[:used] = (
-                    parent[:used],
-                    chosen[:used],
-                    position[:used],
-                )
-                parent, chosen, position = for_parent, for_chosen, for_position
-            # Merge the list and its shifted copies by cost, keeping states whose reward is a new maximum.
-            keep, made = 0, 0
-            last = -1.0
-            head[:] = 0
-            for k in range(np.uint64(tiers)):
-                if rewards[e, i, k] <= 0.0 or np.int64(costs[e, i, k]) > room:
-                    head[k] = size
             rest = bound[i + np.uint64(1)]
-            while True:
-                pick = -1
-                c = cost[np.uint64(keep)] if keep < size else NEVER  # type: ignore[assignment]
-                r = reward[np.uint64(keep)] if keep < size else -1.0
-                for k in range(np.uint64(tiers)):
-                    h = head[k]
-                    if h < size:
-                        ck = cost[np.uint64(h)] + np.int64(costs[e, i, k])
-                        rk = reward[np.uint64(h)] + rewards[e, i, k]
-                        if ck < c or (ck == c and rk > r):
-                            c, r, pick = ck, rk, np.int64(k)  # type: ignore[assignment]
-                if c > room:
-                    break
-                if pick < 0:
-                    source = label[np.uint64(keep)]
-                    keep += 1
-                else:
-                    source = label[np.uint64(head[np.uint64(pick)])]
-                    head[np.uint64(pick)] += 1
-                if r <= last or r + rest + price * (room - c) + margin < incumbent:
-                    continue
-                last = r
-                new_cost[np.uint64(made)], new_reward[np.uint64(made)] = c, r
-                if track:
-                    if pick >= 0:
-                        parent[used], chosen[used], position[used] = source, np.int8(pick + 1), np.int32(i)
-                        source = used
-                        used += 1
-                    new_label[np.uint64(made)] = source
-                made += 1
+            made, last = _extend(
+                costs,
+                rewards,
+                e,
+                i,
+                room,
+                cost,
+                reward,
+                size,
+                new_cost,
+                new_reward,
+                head,
+                rest,
+                price,
+                margin,
+                incumbent,
+            )
             if last > found:
                 found = last
-                if track:
-                    found_label = new_label[np.uint64(made - 1)]
                 incumbent = max(incumbent, found)
             cost, new_cost = new_cost, cost
             reward, new_reward = new_reward, reward
-            label, new_label = new_label, label
             size = made
             if size == 0:
                 break
         out[e] = found
-        if track:
-            for i in range(np.uint64(tasks)):
-                actions[e, i] = 0
-            while found_label >= 0:
-                actions[e, np.uint64(position[found_label])] = chosen[found_label]
-                found_label = parent[found_label]
 
 
 def _check(
@@ -314,34 +298,6 @@ def _check(
     return np.ascontiguousarray(cost), reward
 
 
-def _run(
-    costs: npt.ArrayLike, rewards: npt.ArrayLike, budget: int, decision_cost: int, with_actions: bool
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int8]]:
-    cost, reward = _check(costs, rewards, budget, decision_cost)
-    # Above every cost in int64 nothing changes any more, and sums stay far from overflow.
-    budget, decision_cost = min(int(budget), 2**60), min(int(decision_cost), 2**40)
-    exams, tasks, _ = cost.shape
-    out = np.zeros(exams)
-    actions = np.zeros((exams, tasks) if with_actions else (0, 0), np.int8)
-    valid, low, high, single = _survey(reward)
-    if not valid:
-        raise ValueError("rewards must be finite and not negative")
-    if high == 0.0:
-        return out, actions
-    if low == high and decision_cost == 0:
-        _prefix(cost, reward, budget, high, out, actions)
-        return out, actions
-    if single and not with_actions:
-        weight = reward.max(2)
-        for scale in (*_SCALES, 1.0 / low):
-            most = float(weight.sum(1).max()) * scale
-            if most <= _MAX_PROFIT and np.array_equal(np.rint(weight * scale) / scale, weight):
-                _profits(cost, reward, budget, decision_cost, scale, round(most), out)
-                return out, actions
-    _states(cost, reward, budget, decision_cost, out, actions)
-    return out, actions
-
-
 def hindsight(
     costs: npt.ArrayLike, rewards: npt.ArrayLike, budget: int, *, decision_cost: int = 0
 ) -> npt.NDArray[np.float64]:
@@ -354,14 +310,27 @@ def hindsight(
     :returns: (E,) float64.
     :raises ValueError: for arguments of wrong shape, type or sign.
     """
-    return _run(costs, rewards, budget, decision_cost, False)[0]
-
-
-def hindsight_actions(
-    costs: npt.ArrayLike, rewards: npt.ArrayLike, budget: int, *, decision_cost: int = 0
-) -> npt.NDArray[np.int8]:
-    """An optimal choice for each exam: (E, N) int8, 0 skip, k tier k (1-based). Arguments as :func:`hindsight`."""
-    return _run(costs, rewards, budget, decision_cost, True)[1]
+    cost, reward = _check(costs, rewards, budget, decision_cost)
+    # Above every cost in int64 nothing changes any more, and sums stay far from overflow.
+    budget, decision_cost = min(int(budget), 2**60), min(int(decision_cost), 2**40)
+    out = np.zeros(len(cost))
+    valid, low, high, single = _survey(reward)
+    if not valid:
+        raise ValueError("rewards must be finite and not negative")
+    if high == 0.0:
+        return out
+    if low == high and decision_cost == 0:
+        _prefix(cost, reward, budget, high, out)
+        return out
+    if single:
+        weight = reward.max(2)
+        for scale in (*_SCALES, 1.0 / low):
+            most = float(weight.sum(1).max()) * scale
+            if most <= _MAX_PROFIT and np.array_equal(np.rint(weight * scale) / scale, weight):
+                _profits(cost, reward, budget, decision_cost, scale, round(most), out)
+                return out
+    _states(cost, reward, budget, decision_cost, out)
+    return out
 
 
 @njit(cache=True)

@@ -8,10 +8,23 @@ with q(c) = P(cost = c), s(c) = P(cost = c and correct), w the task's weight. Po
 value F of what remains: the Bellman value, or another one given as a *continuation*.
 
 Where all tasks are shown, a *node* is a suffix of the exam: equal suffixes are solved once. Where later tasks are
-hidden it is a group and a state of :class:`roi_env.exams.arrivals.Arrivals`. (:func:`roi_env.exact.bellman.solve` returns dense arrays
-by exam instead, for shown tasks only.)
+hidden it is a group and a state of :class:`roi_env.exams.arrivals.Arrivals`.
 
 Ties go to skip, then to the cheaper tier. Sums run in a fixed order without fast-math: tables are identical everywhere.
+
+>>> import numpy as np
+>>> from roi_env.exact.policy_tables import compile_laws, preview_tables
+>>> from roi_env.exams.config import exam_spec
+>>> from roi_env.exams.exam import draw_exams
+>>> spec = exam_spec("signal", num_tasks=3)
+>>> exams = draw_exams(spec, seed=0, exam_ids=np.arange(2))
+>>> laws = spec.source.published  # what is known of a task from what is shown; source.laws with exams.law_index: informed
+>>> cells = compile_laws(laws, spec.min_cost, spec.decision_cost)
+>>> best = preview_tables(exams.groups, spec.source.group_weight, cells, spec.budget, grid=1)
+>>> best.value.round(6)
+array([1.336625, 1.895989])
+>>> best.lookup(0, np.arange(2), np.full(2, spec.budget))  # the first action of both exams
+array([0, 2])
 """
 
 from __future__ import annotations

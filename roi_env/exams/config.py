@@ -33,8 +33,6 @@ BUDGET_PRESETS = {"tight": 0.15, "medium": 0.3, "ample": 0.6}
 """Named budgets: fractions of the number of tasks times the mean cost of the top tier."""
 EXAM_FORMAT = 1
 """Raised when the same description and seed name other exams than before: results of before are then not comparable."""
-PAPER_BUDGETS = (512, 1024)
-"""Budgets (tokens) of the paper's exams."""
 
 _ORDER_CODE = {"random": 0, "easy_first": 1, "hard_first": 2, "given": 3}
 

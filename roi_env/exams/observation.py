@@ -218,3 +218,26 @@ def observe(
             tables,
         )
     return out
+
+
+def observations_of(groups: npt.NDArray[np.int32], spec: ExamSpec) -> npt.NDArray[np.float32]:
+    """(E, N + 1, size) float32: what exams of these groups (E, N) show at every position, the terminal one included.
+
+    All but what depends on decisions: ``remaining`` and the previous decision are 0.
+    """
+    exams, positions = len(groups), groups.shape[1] + 1
+    nothing = np.zeros(exams * positions, np.int64)
+    rows = observe(
+        groups,
+        padded_features(exams, spec),
+        np.repeat(np.arange(exams), positions),
+        np.tile(np.arange(positions), exams),
+        nothing,
+        spec.budget,
+        nothing,
+        nothing,
+        nothing.astype(np.bool_),
+        observation_tables(spec),
+        observation_layout(spec).size,
+    )
+    return rows.reshape(exams, positions, -1)

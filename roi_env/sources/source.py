@@ -14,7 +14,6 @@ and what is solved agree exactly.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -85,11 +84,6 @@ class Laws:
         filled = np.diff(self.indptr) > 0
         minimum[filled] = self.cost[self.indptr[:-1][filled]]
         return minimum.reshape(self.num_laws, self.num_tiers)
-
-    @property
-    def max_cost(self) -> int:
-        """Largest possible tokens of any cell."""
-        return int(self.cost.max(initial=0))
 
     def cell(
         self, law: int, tier: int
@@ -295,14 +289,6 @@ class Source:
         offered = self.published.offered[: self.num_groups]
         top = np.where(offered[:, -1], cost[:, -1], cost.max(1))
         return float(rows @ top)
-
-    def checksum(self) -> str:
-        """Hex SHA-256 of the integer tables: equal checksums draw equal exams."""
-        digest = hashlib.sha256()
-        for array in self.tables:
-            digest.update(np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<")).tobytes())
-        digest.update(f"{self.num_latent} {self.coupling} {self.replacement} {self.num_tiers}".encode())
-        return digest.hexdigest()
 
     def with_coupling(self, coupling: Coupling) -> Source:
         """The same source under another coupling between tiers.

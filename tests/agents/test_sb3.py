@@ -30,9 +30,9 @@ from agents.neural import Progress
 from agents.playing import TrainingExams, evaluate_exact
 from agents.sb3.algorithms import SB3Agent, reward_scale
 from agents.sb3.vec_env import NativeVecEnv
-from roi_env.envs.single import ROIReasoningEnv, exam_spec
+from roi_env.envs.single import ROIReasoningEnv
 from roi_env.envs.vector import ROIReasoningVectorEnv
-from roi_env.exams.config import ExamSpec
+from roi_env.exams.config import ExamSpec, exam_spec
 from roi_env.exams.exam import draw_exams
 
 NAMES = ("sb3-ppo", "sb3-maskable-ppo", "sb3-a2c", "sb3-dqn")

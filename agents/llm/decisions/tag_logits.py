@@ -63,7 +63,7 @@ def action_tags(tokenizer: Any, num_actions: int) -> list[int]:
 
 class PromptEncoder:
     """Token ids of decision prompts: the chat template's user turn with
-    :func:`agents.llm.prompts.decision_prompt`, then the assistant's turn with no think block opened.
+    :func:`agents.llm.prompts.state_line`, then the assistant's turn with no think block opened.
 
     :param tokenizer: of Hugging Face, with a chat template.
     :param bits: see :func:`bucketed`.

@@ -426,9 +426,3 @@ Recipe (`{RECIPE}`; `roi llm pretrain --out FOLDER`): {settings}
 |---|---|
 {losses}
 """
-
-
-def read_recipe(folder: Path) -> dict[str, Any]:
-    """The recipe and the training record of a model directory."""
-    loaded: dict[str, Any] = json.loads((folder / RECIPE).read_text())
-    return loaded

@@ -39,8 +39,9 @@ def exam_model(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
     from agents.llm.decisions.policy import load_model, load_tokenizer
     from agents.llm.one_pass.transcripts import exam_ids
-    from agents.llm.prompts import REFUSED, Completion, Tagged, render_exam
+    from agents.llm.prompts import REFUSED, Completion, Tagged
     from tests.agents.llm.exams import three_tier_spec
+    from tests.agents.llm.forms import render_exam
 
     tokenizer, model = load_tokenizer(str(model_folder)), load_model(str(model_folder))
     texts, rng = three_tier_spec().source.texts, Random(0)

@@ -23,7 +23,8 @@ from agents.llm.decisions.tag_logits import PromptEncoder, joined
 from agents.llm.reinforcement import LMGRPOAgent
 from agents.playing import TrainingExams, evaluate_exact
 from agents.rllib.algorithm import module_weights
-from agents.rllib.training import LocalRun, make_config
+from agents.rllib.named import make_config
+from agents.rllib.training import LocalRun
 from roi_env.exams.exam import draw_exams
 from tests.agents.llm.exams import worded_spec
 

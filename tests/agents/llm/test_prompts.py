@@ -20,17 +20,14 @@ from agents.llm.prompts import (
     Completion,
     Tagged,
     answer_of,
-    decision_prompt,
     exam_prompt,
     parse,
     parse_exam,
-    parse_level,
     parse_tagged,
     render,
-    render_exam,
     render_tagged,
-    segments,
 )
+from tests.agents.llm.forms import decision_prompt, render_exam, segments
 
 PIECES = (THINK, END_THINK, ANSWER, END_ANSWER, END, REFUSAL, *LEVEL_TAGS, "<predicted_level>", "7", " ", "\n", "x=1; ")
 plain = st.text(st.characters(codec="utf-8", exclude_characters="<\n\r"), max_size=30)
@@ -81,11 +78,6 @@ def test_near_misses_have_no_answer(text: str) -> None:
 
 def test_an_empty_answer_is_an_answer() -> None:
     assert answer_of("</think><answer></answer>") == ""
-
-
-@given(st.sampled_from(LEVEL_TAGS) | st.text(max_size=50) | st.lists(st.sampled_from(LEVEL_TAGS)).map("".join))
-def test_levels_are_exact(text: str) -> None:
-    assert parse_level(text) == (LEVEL_TAGS.index(text) if text in LEVEL_TAGS else None)
 
 
 def test_prompts_name_what_is_left() -> None:

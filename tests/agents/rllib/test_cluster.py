@@ -24,8 +24,9 @@ from agents.base import load_agent, public_problem
 from agents.cluster import connected
 from agents.rllib.algorithm import ExamAlgorithm, ExamSettings
 from agents.rllib.exam_runner import ExamRunner
+from agents.rllib.named import make_config
 from agents.rllib.rollouts import Job, Rollout
-from agents.rllib.training import LocalRun, make_config, run, train_rllib
+from agents.rllib.training import LocalRun, run, train_rllib
 from experiments.cli import app
 from roi_env.exams.config import exam_spec
 from tests.clusters import add_node, driving, processes, two_nodes, wait_for

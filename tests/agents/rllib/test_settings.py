@@ -18,9 +18,10 @@ from agents.rllib import settings
 from agents.rllib.algorithm import ExamSettings, evaluation_seed, module_weights
 from agents.rllib.exam_runner import job_list
 from agents.rllib.grpo import GRPOConfig
+from agents.rllib.named import make_config
 from agents.rllib.ppo import ExamPPOConfig
 from agents.rllib.rollouts import take_exams
-from agents.rllib.training import LocalRun, make_config
+from agents.rllib.training import LocalRun
 from roi_env.exams.config import exam_spec
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")

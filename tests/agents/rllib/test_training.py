@@ -23,7 +23,8 @@ from agents.rllib.algorithm import ExamSettings, module_weights
 from agents.rllib.grpo import exam_values
 from agents.rllib.learners import minibatch_order
 from agents.rllib.modules import SEQUENCE
-from agents.rllib.training import LocalRun, agent_of, build_algorithm, make_config, run, train_rllib
+from agents.rllib.named import agent_of, build_algorithm, make_config
+from agents.rllib.training import LocalRun, run, train_rllib
 from roi_env.exams.config import exam_spec
 from roi_env.exams.exam import draw_exams
 from roi_env.measures.references import oracle_values, references

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import importlib.util
+import inspect
 import itertools
 import os
 import pickle
@@ -495,4 +496,39 @@ def test_tier_caps_cut_attempts() -> None:
     caps = np.array([tier.cap for tier in spec.source.tiers])
     assert (tokens == np.minimum(free, caps)).all()
     assert (correct == (right & (free <= caps))).all()
-    assert dataclasses.replace(spec).source.published.max_cost <= caps.max()
+    assert dataclasses.replace(spec).source.published.cost.max() <= caps.max()
+
+
+def test_arguments_are_named_with_the_defaults_that_hold() -> None:
+    of_env = inspect.signature(ROIReasoningEnv).parameters
+    assert all(p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD) for p in of_env.values())
+    of_exams = inspect.signature(exam_spec).parameters
+    assert set(of_exams) < set(of_env)
+    assert {name for name in of_exams if of_env[name].default != of_exams[name].default} == {"decision_cost"}
+    spelled_out = ROIReasoningEnv(**{name: p.default for name, p in of_env.items()})
+    assert spelled_out.exam_spec == exam_spec()
+    assert ROIReasoningEnv("tinylm", num_tasks=3).exam_spec.decision_cost == tinylm_table().decision_cost == 1
+    with pytest.raises(TypeError, match="budgets"):
+        ROIReasoningEnv(budgets=5)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [{"budget": 50}, {"order": "given"}, {"decision_cost": 0}, {"table": tinylm_table()}, {"preview": False}],
+)
+def test_a_complete_specification_is_not_changed(argument: dict[str, Any]) -> None:
+    spec = exam_spec("heavy", budget=77)
+    assert ROIReasoningEnv(spec).exam_spec == spec
+    for make in (ROIReasoningEnv, ROIReasoningVectorEnv):
+        with pytest.raises(ValueError, match=f"complete.*{next(iter(argument))}"):
+            make(family=spec, **argument)
+
+
+def test_exams_are_the_same_however_many_are_drawn_at_a_time() -> None:
+    """Exams that follow each other are drawn in growing blocks, exams that are named one by one."""
+    env, named = (ROIReasoningEnv("heavy", num_tasks=3) for _ in range(2))
+    env.reset(seed=3)
+    for exam_id in range(1, 600):
+        first, again = env.reset()[0], named.reset(seed=3, options={"exam_ids": exam_id})[0]
+        assert first.tobytes() == again.tobytes()
+        assert play(env, [3, 2, 1]) == play(named, [3, 2, 1])

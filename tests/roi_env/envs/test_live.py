@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import gymnasium as gym
@@ -12,6 +13,7 @@ from gymnasium.utils.env_checker import check_env
 import roi_env  # noqa: F401 - registers the ids
 from roi_env.answering.base import Ask, Question, Reply, ThinkingTier
 from roi_env.envs.live import default_laws, length_groups, live_source
+from roi_env.envs.single import ROIReasoningEnv
 
 TIERS = [ThinkingTier("now", 0, 10), ThinkingTier("long", 40, 10)]
 QUESTIONS = [Question("sums", f"q{n}", f"{n} + {n} =" + " please" * (n % 3), str(2 * n)) for n in range(8)]
@@ -121,8 +123,9 @@ def test_wrong_arguments_are_named() -> None:
     env.reset(seed=0)
     with pytest.raises(ValueError, match="action must lie"):
         env.step(3)
-    with pytest.raises(ValueError, match="exam_ids"):
-        env.reset(options={"replicates": 1})
+    for options in ({"replicates": 1}, {"exam": 1}, 5):
+        with pytest.raises(ValueError, match="exam_ids"):
+            env.reset(options=options)
 
 
 def test_default_beliefs_are_laws() -> None:
@@ -154,3 +157,45 @@ def test_beliefs_of_a_table() -> None:
         live_source(asked, TIERS, table=tinylm_table(), group_by="kind")
     with pytest.raises(ValueError, match="no group"):
         live_source([Question("x", "1", "?", "1", {"kind": "chess"})], tiers, table=tinylm_table(), group_by="kind")
+
+
+def test_after_the_last_task_skip_alone_is_legal_and_nothing_can_be_taken() -> None:
+    env = make()
+    env.reset(seed=0)
+    for _ in QUESTIONS:
+        _, _, terminated, _, info = env.step(0)
+    assert terminated
+    assert env.unwrapped.action_masks().tolist() == [True, False, False] == info["action_mask"].astype(bool).tolist()
+    with pytest.raises(gym.error.ResetNeeded):
+        env.step(0)
+    with pytest.raises(gym.error.ResetNeeded):
+        _ = env.unwrapped.question
+    env.close()
+
+
+def test_what_is_seen_is_what_the_recorded_environment_shows() -> None:
+    """The same groups, costs and answers through both environments: the same bytes."""
+    tokens, right = np.array([[3, 20 + n] for n in range(8)]), np.array([[n < 4, True] for n in range(8)])
+    options: dict[str, Any] = {"budget": 100, "order": "given", "feedback": "cost+correct", "decision_cost": 1}
+    for reward in ("score", "rational", "overspend_penalty(1)", "cost_shaped(0.5)"):
+        live = make(reward=reward, **options).unwrapped
+        source = dataclasses.replace(
+            live.exam_spec.source,
+            outcomes=(tokens << 1 | right).ravel().astype(np.uint32),
+            outcome_start=np.arange(16, dtype=np.int32),
+            outcome_count=np.ones(16, np.int32),
+        )
+        recorded = ROIReasoningEnv(source, num_tasks=8, reward=reward, **options)
+        for actions in ([1, 2, 0, 2, 1, 2, 2, 2], [0] * 8, [1] * 8):
+            (first, info), (same, also) = live.reset(seed=0), recorded.reset(seed=0)
+            assert first.tobytes() == same.tobytes()
+            for action in actions:
+                *seen, info = live.step(action)
+                *replayed, also = recorded.step(action)
+                assert seen[0].tobytes() == replayed[0].tobytes()
+                assert seen[1:] == replayed[1:]
+                for name, value in also.items():
+                    np.testing.assert_array_equal(info[name], value)
+                if seen[2]:
+                    break
+        live.close()

@@ -411,17 +411,6 @@ def test_reset_without_a_seed_continues_and_entropy_differs() -> None:
     assert a.reset()[0].tobytes() != b.reset()[0].tobytes()
 
 
-def test_sampled_actions_are_legal_and_repeatable() -> None:
-    envs = ROIReasoningVectorEnv(num_envs=512, budget=60)
-    envs.reset(seed=0)
-    for step in range(8):
-        mask = envs.action_masks()
-        actions = envs.sample_actions(np.random.default_rng(step))
-        assert (actions == envs.sample_actions(np.random.default_rng(step))).all()
-        assert mask[np.arange(512), actions].all()
-        envs.step(actions)
-
-
 def test_dictionary_observations_in_both_modes() -> None:
     for mode in ("NEXT_STEP", "SAME_STEP"):
         envs = VectorActionMaskObservation(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from roi_env.exact.hindsight import hindsight, hindsight_actions
+from roi_env.exact.hindsight import hindsight
 
 
 def instance(rng: np.random.Generator, kind: str, tasks: int, tiers: int) -> tuple[np.ndarray, np.ndarray, int]:
@@ -47,8 +47,6 @@ def test_oracle_equals_enumeration(kind: str, decision_cost: int) -> None:
             for actions in itertools.product(range(tiers + 1), repeat=tasks)
         )
         assert hindsight(costs, rewards, budget, decision_cost=decision_cost)[0] == pytest.approx(best, abs=1e-9)
-        chosen = tuple(int(a) for a in hindsight_actions(costs, rewards, budget, decision_cost=decision_cost)[0])
-        assert value(costs, rewards, budget, decision_cost, chosen) == pytest.approx(best, abs=1e-9)
 
 
 @pytest.mark.parametrize("kind", ["equal", "weights", "tiers"])

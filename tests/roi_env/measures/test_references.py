@@ -11,12 +11,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pytest
 
-import roi_env.exact.bellman
+import roi_env.exact.policy_tables
 import roi_env.measures.references
 from agents.base import make_agent, public_problem
 from agents.playing import evaluate_exact
 from roi_env.exact.belief import belief_model, belief_tables
-from roi_env.exact.bellman import evaluate_policy, solve
 from roi_env.exact.evaluation import Decide, evaluate_markov
 from roi_env.exams.config import ExamSpec, exam_spec
 from roi_env.exams.exam import ExamBatch, draw_exams
@@ -32,6 +31,7 @@ from roi_env.measures.references import (
 from roi_env.sources.outcome_tables import OutcomeTable
 from roi_env.sources.recorded import recorded_source
 from tests.agents.tiny_sources import tiny_spec
+from tests.roi_env.exact.plain import optimum, policy_value
 
 
 def mixed(batch: ExamBatch) -> Decide:
@@ -45,7 +45,7 @@ def mixed(batch: ExamBatch) -> Decide:
     return decide
 
 
-@pytest.mark.parametrize("module", [roi_env.exact.bellman, roi_env.measures.references])
+@pytest.mark.parametrize("module", [roi_env.exact.policy_tables, roi_env.measures.references])
 def test_documented_examples_hold(module: Any) -> None:
     found = doctest.testmod(module)
     assert found.attempted > 5
@@ -71,9 +71,7 @@ def test_forward_pass_equals_backward_pass(seed: int) -> None:
             ("true", spec.source.laws, one.law_index),
         ):
             forward = evaluate_markov(policy, one, law=law).score
-            backward = evaluate_policy(
-                laws, index, one.weights, spec.budget, table[e : e + 1], decision_cost=spec.decision_cost
-            )
+            backward = policy_value(laws, index, one.weights, spec.budget, table[e : e + 1], spec.decision_cost)
             np.testing.assert_allclose(forward, backward, atol=1e-12)
 
 
@@ -96,15 +94,10 @@ def test_tables_earn_their_value(preview: bool) -> None:
         assert value.mean() == pytest.approx(earned.mean(), abs=1e-12)
         if preview:
             np.testing.assert_allclose(value, earned, atol=1e-12)
-            exact = solve(
-                spec.source.published,
-                batch.groups,
-                batch.weights,
-                spec.budget,
-                decision_cost=spec.decision_cost,
-                min_cost=spec.min_cost,
+            exact = optimum(
+                spec.source.published, batch.groups, batch.weights, spec.budget, spec.decision_cost, spec.min_cost
             )
-            np.testing.assert_allclose(value, exact.value, atol=1e-12)
+            np.testing.assert_allclose(value, exact, atol=1e-12)
 
 
 def test_latent_model_needs_a_latent_state() -> None:

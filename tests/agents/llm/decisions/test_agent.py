@@ -15,12 +15,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import agents  # noqa: F401 - registers
 from agents.base import DecisionView, exams_view, make_agent, public_problem
 from agents.llm.decisions.tag_logits import action_tags
-from agents.llm.prompts import decision_prompt
 from agents.llm.small_model.tokenizer import ASSISTANT, END, USER
 from agents.playing import evaluate_exact, evaluate_sampled
 from roi_env.exams.config import exam_spec
 from roi_env.exams.exam import draw_exams
 from tests.agents.llm.exams import worded_spec
+from tests.agents.llm.forms import decision_prompt
 
 
 def test_probabilities_are_the_models(model_folder: Path) -> None:

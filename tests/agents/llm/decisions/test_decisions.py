@@ -26,8 +26,9 @@ from transformers import (
 
 from agents.llm.decisions import tag_logits as decisions
 from agents.llm.decisions.tag_logits import PromptEncoder, action_tags, bucketed, joined, tag_logits
-from agents.llm.prompts import LEVEL_TAGS, decision_prompt
+from agents.llm.prompts import LEVEL_TAGS
 from agents.llm.small_model.tokenizer import ASSISTANT, END, USER, prompt_text
+from tests.agents.llm.forms import decision_prompt
 
 QUESTIONS = ["Solve 3 * 4.", "Rewrite the A::B program #A #B B#", "How many legs have 3 wasps and 12 shrimps?"]
 

@@ -25,23 +25,12 @@ from agents.llm.decisions.tag_logits import action_tags
 from agents.llm.mcft.rejection import Sample, Sampled, family_tasks
 from agents.llm.mcft.self_knowledge import tag_probabilities
 from agents.llm.mcft.training import JOURNAL, LABELS, RECIPE, Choice, Examples, MCFTRecipe, mcft, plan
-from agents.llm.prompts import (
-    END,
-    LEVEL_TAGS,
-    REFUSED,
-    THINK,
-    Completion,
-    Tagged,
-    answer_of,
-    decision_prompt,
-    parse_exam,
-    parse_tagged,
-    segments,
-)
+from agents.llm.prompts import END, LEVEL_TAGS, REFUSED, THINK, Completion, Tagged, answer_of, parse_exam, parse_tagged
 from agents.llm.small_model.pretraining import IGNORED
 from agents.llm.small_model.tasks import as_question
 from agents.llm.small_model.tokenizer import prompt_text
 from roi_env.answering.base import Question
+from tests.agents.llm.forms import decision_prompt, segments
 
 SMALL = MCFTRecipe(
     questions=9, validation=7, samples=3, families=["prod", "ab"], tiers={"answer": 0, "short": 6, "long": 40}, answer=10,

@@ -23,8 +23,9 @@ from agents.llm.reinforcement import RARLAgent
 from agents.playing import TrainingExams, evaluate
 from agents.rllib.algorithm import module_weights
 from agents.rllib.modules import SEQUENCE, WRITTEN
+from agents.rllib.named import make_config
 from agents.rllib.single_pass import TranscriptRollout
-from agents.rllib.training import LocalRun, make_config, train_rllib
+from agents.rllib.training import LocalRun, train_rllib
 from roi_env.exams.exam import draw_exams
 from tests.agents.llm.exams import three_tier_spec, worded_spec
 

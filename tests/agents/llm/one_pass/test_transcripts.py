@@ -17,11 +17,12 @@ from agents.base import make_agent, public_problem
 from agents.llm.decisions.policy import load_model, load_tokenizer
 from agents.llm.decisions.tag_logits import PADDING, Ids
 from agents.llm.one_pass.transcripts import Generated, Reader, exam_ids, generate, written_logp
-from agents.llm.prompts import LEVEL_TAGS, REFUSED, STRATEGIES, Completion, Tagged, render_exam, segments, text_segments
+from agents.llm.prompts import LEVEL_TAGS, REFUSED, STRATEGIES, Completion, Tagged, text_segments
 from agents.llm.small_model.tokenizer import ASSISTANT, END, USER
 from agents.playing import evaluate, rollout
 from roi_env.exams.exam import draw_exams
 from tests.agents.llm.exams import three_tier_spec, worded_spec
+from tests.agents.llm.forms import render_exam, segments
 
 QUESTIONS = ["1 = A#", "12 = A# and B#", "Solve the following multiplication: 12 * 34."]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from pathlib import Path
 
@@ -14,7 +15,7 @@ pytest.importorskip("reasoning_gym", reason="needs the extra [llm]")
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from agents.llm.prompts import END, END_THINK, LEVEL_TAGS, THINK
-from agents.llm.small_model.pretraining import STATE, Training, batches, chunks, make_model, pretrain, read_recipe
+from agents.llm.small_model.pretraining import RECIPE, STATE, Training, batches, chunks, make_model, pretrain
 from agents.llm.small_model.tokenizer import prompt_text
 from tests.agents.llm.conftest import TINY
 
@@ -28,7 +29,7 @@ def stop(progress: Training) -> None:
 
 
 def test_loss_falls_far_below_chance(model_folder: Path) -> None:
-    record = read_recipe(model_folder)
+    record = json.loads((model_folder / RECIPE).read_text())
     vocabulary = len(AutoTokenizer.from_pretrained(model_folder))
     assert record["training"]["tokens"] >= TINY.tokens
     assert max(record["training"]["validation"].values()) < math.log(vocabulary) / 2
@@ -50,7 +51,10 @@ def test_a_model_directory_like_any_other(model_folder: Path) -> None:
 
 
 def test_a_finished_training_is_not_repeated_and_another_recipe_is_refused(model_folder: Path) -> None:
-    assert pretrain(TINY, model_folder, stop).updates == read_recipe(model_folder)["training"]["updates"]
+    assert (
+        pretrain(TINY, model_folder, stop).updates
+        == json.loads((model_folder / RECIPE).read_text())["training"]["updates"]
+    )
     with pytest.raises(ValueError, match="another recipe"):
         pretrain(dataclasses.replace(TINY, seed=1), model_folder)
 
