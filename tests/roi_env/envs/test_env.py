@@ -25,7 +25,7 @@ import roi_env
 from roi_env.envs.single import ROIReasoningEnv
 from roi_env.envs.vector import ROIReasoningVectorEnv
 from roi_env.envs.wrappers import ActionMaskObservation, VectorActionMaskObservation
-from roi_env.exams.config import exam_spec
+from roi_env.exams.config import ExamConfig, exam_spec
 from roi_env.exams.exam import draw_exams
 from roi_env.sources.outcome_tables import OutcomeTable
 from roi_env.sources.packaged import tinylm_table
@@ -502,9 +502,9 @@ def test_tier_caps_cut_attempts() -> None:
 def test_arguments_are_named_with_the_defaults_that_hold() -> None:
     of_env = inspect.signature(ROIReasoningEnv).parameters
     assert all(p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD) for p in of_env.values())
-    of_exams = inspect.signature(exam_spec).parameters
-    assert set(of_exams) < set(of_env)
-    assert {name for name in of_exams if of_env[name].default != of_exams[name].default} == {"decision_cost"}
+    of_exams = inspect.signature(ExamConfig).parameters
+    assert list(of_exams) == [name for name in of_env if name != "render_mode"]
+    assert all(of_env[name].default == of_exams[name].default for name in of_exams)
     spelled_out = ROIReasoningEnv(**{name: p.default for name, p in of_env.items()})
     assert spelled_out.exam_spec == exam_spec()
     assert ROIReasoningEnv("tinylm", num_tasks=3).exam_spec.decision_cost == tinylm_table().decision_cost == 1
