@@ -360,3 +360,12 @@ def test_results_belong_to_a_models_weights(tmp_path: Path) -> None:
         cell = next(cell for cell in plan(config, expand(config)) if cell.agent.startswith("llm"))
         names.append(_key(config, cell))
     assert names[0] != names[1]
+
+
+@pytest.mark.parametrize("name", ["compare", "paper", "reach", "rl", "single-pass"])
+def test_published_configurations_are_read(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROI_DATA", "nowhere")
+    folder = Path(__file__).parents[3] / "experiments/configs"
+    assert name in {path.stem for path in folder.glob("*.yaml")}
+    settings = expand(load_config(folder / f"{name}.yaml", []))
+    assert len({setting.label for setting in settings}) == len(settings) > 1 or name == "single-pass"
