@@ -61,6 +61,7 @@ from roi_env.exams.exam import LARGEST_NUMBER, LARGEST_SEED
 from roi_env.files import replacing
 
 if TYPE_CHECKING:
+    from experiments.commands.train import TrainConfig
     from experiments.compare.comparison import Cell
 
 app = typer.Typer(
@@ -389,7 +390,7 @@ def train(
     resume: Annotated[Path | None, typer.Option(help="Go on with this run folder's own configuration")] = None,
 ) -> None:
     """Train an agent in the environment; it is measured against the exact optimum on validation exams on the way."""
-    from experiments.commands.train import ALIASES, CONFIG, TrainConfig, check_run, make_learner, read_config, train_run
+    from experiments.commands.train import ALIASES, TrainConfig, read_config
 
     if resume is not None:
         if agent is not None:
@@ -422,10 +423,16 @@ def train(
             training_seed=training_seed,
         )
         run = out or Path("runs") / f"train-{datetime.now():%Y%m%d-%H%M%S}"
+    _train(config, run, {"runners": runners, "learners": learners, "address": address})
+
+
+def _train(config: TrainConfig, run: Path, resources: dict[str, Any]) -> None:
+    """Train in a run folder, show how far it is, and say what came of it."""
+    from experiments.commands.train import CONFIG, check_run, make_learner, train_run
+
     with interruptible(lambda: _kept(run / CONFIG, f"roi train --resume {run}")):
         check_run(config, run)
         learner = make_learner(config)
-        resources = {"runners": runners, "learners": learners, "address": address}
         if not learner.distributed:
             if any(resources.values()):
                 raise ConfigError(

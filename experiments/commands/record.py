@@ -18,7 +18,8 @@ from experiments.terminal import console, progress_bar
 if TYPE_CHECKING:
     from agents.llm.small_model.tasks import Task
     from roi_env.answering.base import Question, ThinkingTier
-    from roi_env.answering.recording import LiveRecording, RecordingProgress
+    from roi_env.answering.http import HTTPSolver
+    from roi_env.answering.recording import Limits, LiveRecording, RecordingProgress
 
 DECISION_COST = 1
 """Tokens of a level tag."""
@@ -174,8 +175,47 @@ def record(
         patience=patience,
         say=endpoints.report,
     )
+    from roi_env.answering.ledger import JournalError
+    from roi_env.answering.recording import Limits
+
+    recording, end = _record_there(
+        solver,
+        wanted,
+        tiers,
+        samples,
+        file,
+        cost,
+        limits=Limits(max_tokens_total, max_usd, usd_output, usd_prompt),
+        concurrency=concurrency,
+        patience=patience,
+        retry_errors=retry_errors,
+        no_seeds=no_seeds,
+    )
+    try:
+        _tabulate(recording, tiers, judge, grade_seconds, out, solver.name, cost)
+    except JournalError as error:
+        raise ConfigError(str(error)) from error
+    if end.gone or end.held:
+        raise typer.Exit(1)
+
+
+def _record_there(
+    solver: HTTPSolver,
+    wanted: Sequence[Question],
+    tiers: Sequence[ThinkingTier],
+    samples: int,
+    file: Path,
+    cost: int,
+    *,
+    limits: Limits,
+    concurrency: int,
+    patience: float,
+    retry_errors: bool,
+    no_seeds: bool,
+) -> tuple[LiveRecording, RecordingProgress]:
+    """Record a model at an endpoint, as far as it goes, and say how that ended."""
     from roi_env.answering.ledger import JournalError, Ledger
-    from roi_env.answering.recording import Limits, LiveRecording, record_live
+    from roi_env.answering.recording import LiveRecording, record_live
 
     settings = {**solver.settings, "menu": solver.name, "tiers": [list(entry.__dict__.values()) for entry in tiers]}
     try:
@@ -196,13 +236,12 @@ def record(
         first, why = recording.without_seeds
         solver.seed = None
         console.print(f"[yellow]No seeds are sent, since request {first:,}:[/] {escape(why)}", highlight=False)
-    limits = Limits(max_tokens_total, max_usd, usd_output, usd_prompt)
 
     async def run() -> RecordingProgress:
         try:
             with progress_bar() as bar:
                 shown = bar.add_task("recording", total=len(wanted) * len(tiers) * samples)
-                version = await solver.version() if backend == "vllm" and solver.sends_seeds else None
+                version = await solver.version() if solver.backend.name == "vllm" and solver.sends_seeds else None
                 if version is not None and version.startswith(SEEDS_KILL):
                     bar.console.print(
                         f"[yellow]vLLM {escape(version)} built for the CPU dies of seeds where a long prompt is read in "
@@ -238,6 +277,14 @@ def record(
         if solver.died_of_seeds:
             recording.stop_seeds(f"the endpoint died of them ({solver.died_of_seeds})")
         ledger.close()
+    _tell_end(end, solver, patience)
+    recording = LiveRecording(ledger)
+    _tell_troubles(recording, end.errors)
+    return recording, end
+
+
+def _tell_end(end: RecordingProgress, solver: HTTPSolver, patience: float) -> None:
+    """How far a recording came, and why not further."""
     console.print(
         f"{end.done:,} of {end.total:,} done, {end.errors:,} permanent errors, {end.unknown:,} of unknown outcome; "
         f"{end.tokens:,} tokens charged" + (f", {end.usd:,.4f} USD" if end.usd else ""),
@@ -259,10 +306,13 @@ def record(
     if end.held:
         endpoints.report(f"Stopped: {end.held}. A question may wait {patience:,.0f} s (--patience).")
         console.print("The same command goes on.")
-    recording = LiveRecording(ledger)
+
+
+def _tell_troubles(recording: LiveRecording, errors: int) -> None:
+    """The most frequent errors, and notes on answers."""
     for text, count in _most_frequent([reply.error or "" for reply in recording.errors().values()]):
         console.print(f"[yellow]{count} x[/] {escape(text)}", highlight=False)
-    if end.errors:
+    if errors:
         console.print("Permanent errors have no row in the table; --retry-errors asks them again.")
     # Numbers in parentheses and texts of refusals differ between answers.
     noted = [
@@ -270,12 +320,6 @@ def record(
     ]
     for text, count in _most_frequent(noted):
         console.print(f"[yellow]{count} answers:[/] {escape(text)} (column note)", highlight=False)
-    try:
-        _tabulate(recording, tiers, judge, grade_seconds, out, solver.name, cost)
-    except JournalError as error:
-        raise ConfigError(str(error)) from error
-    if end.gone or end.held:
-        raise typer.Exit(1)
 
 
 def _other_generations(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from itertools import starmap
+from collections.abc import Iterator, Sequence
+from itertools import chain, starmap
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -181,6 +181,22 @@ def _families(comparison: Comparison, rows: list[dict[str, Any]], workers: int) 
         return list(pool.map(_family, *zip(*given, strict=True)))
 
 
+class _Group(NamedTuple):
+    """Settings that differ only by budget, and who is shown: all agents that can be told apart, and a few of them."""
+
+    name: str
+    comparison: Comparison
+    family: Sequence[SettingResult]
+    focus: SettingResult
+    look: dict[str, figures.Look]
+    shown: list[str]
+    few: list[str]
+
+    def picture(self, kind: str, figure: matplotlib.figure.Figure | None, text: str) -> Picture | None:
+        """A figure as a picture of this group, where there is one."""
+        return None if figure is None else Picture(f"{self.name}-{kind}", figures.draw(figure), text)
+
+
 @figures.style()
 def _family(
     comparison: Comparison, index: int, family: Sequence[SettingResult], rows: Sequence[dict[str, Any]]
@@ -195,15 +211,9 @@ def _family(
     # few enough to read.
     others = [a for a in coloured if a != OPTIMUM and not _same_scores(focus, a, OPTIMUM)]
     few = list(dict.fromkeys([a for a in (OPTIMUM,) if a in coloured] + others[:3] + others[-1:] + fixed[:1]))
-    name = f"f{index}"
-
-    def picture(kind: str, figure: matplotlib.figure.Figure | None, text: str) -> Picture | None:
-        return None if figure is None else Picture(f"{name}-{kind}", figures.draw(figure), text)
-
-    at = focus.budget_label
-    learned = figures.learning_setting(comparison, family, focus)
+    group = _Group(f"f{index}", comparison, family, focus, look, shown, few)
     return {
-        "id": name,
+        "id": group.name,
         "title": f"{row['family']}, {_count(row['num_tasks'], 'task')}"
         + ("" if row["order"] == "random" else f", {str(row['order']).replace('_', ' ')}"),
         "notes": [
@@ -215,89 +225,107 @@ def _family(
             f"tiers: {', '.join(figures.action_names(focus)[1:])}",
         ],
         "settings": [_setting(s, rows) | {"missing": missing(comparison, s.id)} for s in family],
-        "focus": at,
+        "focus": focus.budget_label,
         "bracket": any(s.is_bracket for s in family),
         "pictures": [
-            (title, text, drawn)
-            for title, text, drawn in (
-                (
-                    "Score against budget",
-                    "Left: mean score; the references bound it. Right: the same as a share of the optimum, zoomed in "
-                    "on the better agents. Bands are 95 % intervals, small dots single training seeds."
-                    + (" Dashed: the optimum of the train laws." if REACHABLE in family[0].references else ""),
-                    picture("curves", figures.curves(family, look), "Score against budget")
-                    if len(family) > 1
-                    else None,
-                ),
-                (
-                    "Share of the optimum",
-                    "Mean score over mean optimum on the same exams, with its interval; small dots are training seeds. No "
-                    "line: the agent coincides with the optimum, or the exams allow no interval.",
-                    picture("forest", figures.forest(focus, look), "Share of the optimum")
-                    if len(family) == 1
-                    else None,
-                ),
-                (
-                    "Where the rest went: luck, information, policy",
-                    "From each agent's score up to the oracle. Only the policy part (and, by reading more than the "
-                    "published features, the information part) can be earned.",
-                    picture("regret", figures.regret_split(family), "Regret split"),
-                ),
-                (
-                    "Score against tokens",
-                    "Upper left is better. The stepped line is the Pareto front of the agents; the dotted line is the "
-                    "budget, the thin black one the optimum. Agents below 60 % of the optimum are left out.",
-                    picture("pareto", figures.pareto(family, look), "Pareto front of score against tokens"),
-                ),
-                (
-                    f"Tier choice by difficulty and remaining budget, {at}",
-                    "Chance of each action where the agent got to, by difficulty (up) and budget left (right); blank "
-                    "cells are (almost) never visited.",
-                    picture("tiers", figures.tier_choice(comparison, focus, few), "Heat maps of tier choice"),
-                ),
-                (
-                    f"One exam, {at}",
-                    "Tokens left before each task; a bar is what the task used. The potential outcomes are the same "
-                    "for every agent.",
-                    picture("exam", figures.trajectories(comparison, focus, few), "Budget trajectories"),
-                ),
-                (
-                    f"Learning in the environment, {learned.budget_label}",
-                    "Score on validation exams while training. Line: mean over training seeds; band: lowest to highest "
-                    "seed. Agents take the same environment steps; updates and CPU time are theirs.",
-                    picture("learning", figures.learning(comparison, learned), "Learning curves"),
-                ),
-                (
-                    f"Performance profile, {at}",
-                    "Share of exams on which an agent reaches a share τ of that exam's optimum; higher is better."
-                    + (
-                        " Sampled agents scatter around their mean, so their curves are flatter."
-                        if any(e.evaluation != "exact" for e in focus.entries.values())
-                        else ""
-                    ),
-                    picture("profile", figures.profile(comparison, focus, look), "Performance profile"),
-                ),
-                (
-                    f"Probability of improvement, {at}",
-                    "Chance that the row's agent scores more than the column's on the same exam, ties counting one "
-                    "half. Bold: the 95 % interval excludes 0.5. It says how often, not by how much.",
-                    picture("wins", figures.improvement(comparison, focus, shown), "Probability of improvement"),
-                ),
-                (
-                    f"Calibration of tier choice, {at}",
-                    "What agents believed of the attempts they chose, and what became of them; larger marks are "
-                    "dearer tiers. Below the diagonal: over-confident (left), cheaper than believed (right).",
-                    picture("calibration", figures.calibration(comparison, focus, look), "Calibration of tier choice"),
-                ),
-                (
-                    f"By place in the exam, {at}",
-                    "Agents that spend early do not reach the last tasks.",
-                    picture("places", figures.positions(comparison, focus, look), "Reached, skipped, right by place"),
-                ),
-            )
-            if drawn is not None
+            found for found in chain(_scores(group), _behaviour(group), _exam_by_exam(group)) if found[2] is not None
         ],
     }
+
+
+def _scores(group: _Group) -> Iterator[tuple[str, str, Picture | None]]:
+    """Titles, texts and pictures: what agents score."""
+    yield (
+        "Score against budget",
+        "Left: mean score; the references bound it. Right: the same as a share of the optimum, zoomed in "
+        "on the better agents. Bands are 95 % intervals, small dots single training seeds."
+        + (" Dashed: the optimum of the train laws." if REACHABLE in group.family[0].references else ""),
+        group.picture("curves", figures.curves(group.family, group.look), "Score against budget")
+        if len(group.family) > 1
+        else None,
+    )
+    yield (
+        "Share of the optimum",
+        "Mean score over mean optimum on the same exams, with its interval; small dots are training seeds. No "
+        "line: the agent coincides with the optimum, or the exams allow no interval.",
+        group.picture("forest", figures.forest(group.focus, group.look), "Share of the optimum")
+        if len(group.family) == 1
+        else None,
+    )
+    yield (
+        "Where the rest went: luck, information, policy",
+        "From each agent's score up to the oracle. Only the policy part (and, by reading more than the "
+        "published features, the information part) can be earned.",
+        group.picture("regret", figures.regret_split(group.family), "Regret split"),
+    )
+    yield (
+        "Score against tokens",
+        "Upper left is better. The stepped line is the Pareto front of the agents; the dotted line is the "
+        "budget, the thin black one the optimum. Agents below 60 % of the optimum are left out.",
+        group.picture("pareto", figures.pareto(group.family, group.look), "Pareto front of score against tokens"),
+    )
+
+
+def _behaviour(group: _Group) -> Iterator[tuple[str, str, Picture | None]]:
+    """Titles, texts and pictures: what agents do, and how they came to it."""
+    learned = figures.learning_setting(group.comparison, group.family, group.focus)
+    yield (
+        f"Tier choice by difficulty and remaining budget, {group.focus.budget_label}",
+        "Chance of each action where the agent got to, by difficulty (up) and budget left (right); blank "
+        "cells are (almost) never visited.",
+        group.picture(
+            "tiers", figures.tier_choice(group.comparison, group.focus, group.few), "Heat maps of tier choice"
+        ),
+    )
+    yield (
+        f"One exam, {group.focus.budget_label}",
+        "Tokens left before each task; a bar is what the task used. The potential outcomes are the same "
+        "for every agent.",
+        group.picture("exam", figures.trajectories(group.comparison, group.focus, group.few), "Budget trajectories"),
+    )
+    yield (
+        f"Learning in the environment, {learned.budget_label}",
+        "Score on validation exams while training. Line: mean over training seeds; band: lowest to highest "
+        "seed. Agents take the same environment steps; updates and CPU time are theirs.",
+        group.picture("learning", figures.learning(group.comparison, learned), "Learning curves"),
+    )
+
+
+def _exam_by_exam(group: _Group) -> Iterator[tuple[str, str, Picture | None]]:
+    """Titles, texts and pictures: agents side by side on the same exams, tiers and tasks."""
+    yield (
+        f"Performance profile, {group.focus.budget_label}",
+        "Share of exams on which an agent reaches a share τ of that exam's optimum; higher is better."
+        + (
+            " Sampled agents scatter around their mean, so their curves are flatter."
+            if any(e.evaluation != "exact" for e in group.focus.entries.values())
+            else ""
+        ),
+        group.picture("profile", figures.profile(group.comparison, group.focus, group.look), "Performance profile"),
+    )
+    yield (
+        f"Probability of improvement, {group.focus.budget_label}",
+        "Chance that the row's agent scores more than the column's on the same exam, ties counting one "
+        "half. Bold: the 95 % interval excludes 0.5. It says how often, not by how much.",
+        group.picture(
+            "wins", figures.improvement(group.comparison, group.focus, group.shown), "Probability of improvement"
+        ),
+    )
+    yield (
+        f"Calibration of tier choice, {group.focus.budget_label}",
+        "What agents believed of the attempts they chose, and what became of them; larger marks are "
+        "dearer tiers. Below the diagonal: over-confident (left), cheaper than believed (right).",
+        group.picture(
+            "calibration", figures.calibration(group.comparison, group.focus, group.look), "Calibration of tier choice"
+        ),
+    )
+    yield (
+        f"By place in the exam, {group.focus.budget_label}",
+        "Agents that spend early do not reach the last tasks.",
+        group.picture(
+            "places", figures.positions(group.comparison, group.focus, group.look), "Reached, skipped, right by place"
+        ),
+    )
 
 
 def _setting(setting: SettingResult, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from itertools import compress
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ LEVEL_QUANTILE = 0.9
 """Share of a tier's generations that its level holds, where the table names no level edges."""
 
 Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 _EMPTY = (np.empty(0, np.int32), np.empty(0), np.empty(0))
 
 
@@ -84,91 +85,29 @@ def recorded_source(
     table = table.select(menu, tiers, datasets)
     menu = table.menus[0]
     names = table.tier_names(menu)
-    num_tiers = len(names)
     cells = _cells(table, names)
     offered = cells.counts > 0
     usable = np.asarray(offered.all(1) if missing == "drop" else offered.any(1))
     evaluated = _questions_of(table, cells, names, usable, "split", split, fractions)
     learned = _questions_of(table, cells, names, usable, "beliefs_split", beliefs_split, fractions)
 
-    # Groups: values of the column x patterns of offered tiers.
-    label_code, labels = table.constant_per_question(group_by)
+    groups = _group(table, evaluated, offered, group_by, stratify)
     _log(table, group_by)
-    items = np.flatnonzero(evaluated)
-    item_value, first = _as_in_file(label_code, items)
-    value_labels = [labels[code] for code in label_code[first]]
-    num_values = len(value_labels)
-    value_of_label = np.full(len(labels), -1)
-    value_of_label[label_code[items]] = item_value
-    if stratify:
-        order = np.argsort(item_value, kind="stable")
-        items, item_value = items[order], item_value[order]
-    item_pattern, first = _as_in_file(np.unique(offered, axis=0, return_inverse=True)[1], items)
-    patterns = offered[first]
-    group_code, item_group = np.unique(item_value * len(patterns) + item_pattern, return_inverse=True)
-    group_value, group_pattern = np.divmod(group_code, len(patterns))
-    group_offers = patterns[group_pattern]
-
-    # Beliefs: the law of every value over the questions of the beliefs split, then of every group the cells it offers.
-    pupils = np.flatnonzero(learned & (value_of_label[label_code] >= 0))
-    pupil_value = value_of_label[label_code[pupils]]
-    value_laws = _pooled_laws(cells, pupils, pupil_value, num_values)
-    lacking = np.argwhere(group_offers & ~value_laws.offered[group_value])
-    if len(lacking):
-        group, k = lacking[0]
-        raise OutcomeTableError(
-            table.path,
-            f"beliefs cannot be learned: no question of beliefs_split={beliefs_split!r} with the value "
-            f"{value_labels[group_value[group]]!r} has tier {names[k]!r}; choose beliefs_split='all', other fractions "
-            "or another group_by",
-            group_by,
-        )
-    beliefs = laws_from_cells(
-        [
-            value_laws.cell(int(value), k) if offers[k] else _EMPTY
-            for value, offers in zip(group_value, group_offers, strict=True)
-            for k in range(num_tiers)
-        ],
-        num_tiers,
-    )
-    dearest = num_tiers - 1 - np.argmax(value_laws.offered[:, ::-1], axis=1)
-    success = value_laws.success_probability[np.arange(num_values), dearest]
-    # Rounded, since equal frequencies added up in another order differ in the last bit.
-    difficulty = np.unique(-np.round(success, 12), return_inverse=True)[1]
-
-    features = np.eye(num_values, dtype=np.float32)[group_value]
-    feature_names = [f"{group_by}={label}" for label in value_labels]
-    group_names = [str(value_labels[value]) for value in group_value]
-    if len(patterns) > 1:
-        features = np.concatenate([features, group_offers.astype(np.float32)], axis=1)
-        feature_names += [f"offered={name}" for name in names]
-        group_names = [
-            f"{name} [{', '.join(compress(names, offers))}]"
-            for name, offers in zip(group_names, group_offers, strict=True)
-        ]
-
+    beliefs, difficulty = _learn(table, cells, names, groups, learned, beliefs_split, group_by)
+    features, feature_names, group_names = _published(groups, group_by, names)
+    items = groups.items
     rows = cells.rows_of(items)
     outcome_count = cells.counts[items].ravel()
     first_row = table.distinct_questions().first_row[items]
     question_ids = _texts(table, "question_id", first_row)
-    paired = table.pairing
-    if paired:
-        odd = _first_unpaired(cells.counts[items], cells.sample[rows])
-        if odd is not None and coupling != "independent":
-            raise OutcomeTableError(
-                table.path,
-                "common coupling needs the same sample numbers at all tiers of a question, which "
-                f"{question_ids[odd]!r} has not; choose coupling='independent' or record the missing samples",
-                "sample",
-            )
-        paired = odd is None
+    paired = table.pairing and _is_paired(table, cells, items, rows, question_ids, coupling)
     source = Source(
         name=f"{Path(table.path).stem}:{menu}:{split}",
         tiers=_tiers(table, menu, names, cells, learned),
         row_item=np.arange(len(items), dtype=np.int32),
-        row_group=item_group.astype(np.int32),
+        row_group=groups.of_item.astype(np.int32),
         row_given=np.argsort(np.argsort(items)).astype(np.int32),
-        strata=np.searchsorted(item_value, np.arange(num_values + 1)).astype(np.int32)
+        strata=np.searchsorted(groups.value_of_item, np.arange(len(groups.values) + 1)).astype(np.int32)
         if stratify
         else np.array([0, len(items)], np.int32),
         replacement=False,
@@ -179,10 +118,10 @@ def recorded_source(
         coupling="independent",
         group_features=features,
         feature_names=tuple(feature_names),
-        group_weight=np.ones(len(group_code)),
-        group_key=difficulty[group_value].astype(np.int32),
+        group_weight=np.ones(len(groups.value)),
+        group_key=difficulty[groups.value].astype(np.int32),
         group_names=tuple(group_names),
-        published=_pooled_laws(cells, items, item_group, len(group_code)),
+        published=_pooled_laws(cells, items, groups.of_item, len(groups.value)),
         beliefs=beliefs,
         paired=paired,
         synthetic=False,
@@ -191,6 +130,114 @@ def recorded_source(
         answers=_texts(table, "answer", first_row) if table.has_one_answer()[items].all() else (),
     )
     return source.with_coupling(coupling or ("common" if paired else "independent"))
+
+
+class _Groups(NamedTuple):
+    """The evaluated questions and their groups: values of a column x patterns of offered tiers."""
+
+    items: Ints
+    """(M,) places of the questions in the table."""
+    value_of_item: Ints
+    of_item: Ints
+    values: list[Any]
+    """Values of the column, in order of first appearance in the file."""
+    value: Ints
+    """(G,) place in ``values``."""
+    offers: npt.NDArray[np.bool_]
+    """(G, K) tiers that are offered."""
+    patterns: int
+    value_of_question: Ints
+    """Place in ``values`` of every question of the table, -1: none of them."""
+
+
+def _group(table: OutcomeTable, evaluated: Bools, offered: Bools, group_by: str, stratify: bool) -> _Groups:
+    label_code, labels = table.constant_per_question(group_by)
+    items = np.flatnonzero(evaluated)
+    item_value, first = _as_in_file(label_code, items)
+    value_labels = [labels[code] for code in label_code[first]]
+    value_of_label = np.full(len(labels), -1)
+    value_of_label[label_code[items]] = item_value
+    if stratify:
+        order = np.argsort(item_value, kind="stable")
+        items, item_value = items[order], item_value[order]
+    item_pattern, first = _as_in_file(np.unique(offered, axis=0, return_inverse=True)[1], items)
+    patterns = offered[first]
+    group_code, item_group = np.unique(item_value * len(patterns) + item_pattern, return_inverse=True)
+    group_value, group_pattern = np.divmod(group_code, len(patterns))
+    return _Groups(
+        items, item_value, item_group, value_labels, group_value, patterns[group_pattern], len(patterns),
+        value_of_label[label_code],
+    )  # fmt: skip
+
+
+def _learn(
+    table: OutcomeTable,
+    cells: _Cells,
+    names: Sequence[str],
+    groups: _Groups,
+    learned: Bools,
+    beliefs_split: Split,
+    group_by: str,
+) -> tuple[Laws, Ints]:
+    """Beliefs of every group: the law of its value over the questions of the beliefs split, for the tiers that it offers;
+    and the difficulty of every value."""
+    num_tiers = len(names)
+    pupils = np.flatnonzero(learned & (groups.value_of_question >= 0))
+    value_laws = _pooled_laws(cells, pupils, groups.value_of_question[pupils], len(groups.values))
+    lacking = np.argwhere(groups.offers & ~value_laws.offered[groups.value])
+    if len(lacking):
+        group, k = lacking[0]
+        raise OutcomeTableError(
+            table.path,
+            f"beliefs cannot be learned: no question of beliefs_split={beliefs_split!r} with the value "
+            f"{groups.values[groups.value[group]]!r} has tier {names[k]!r}; choose beliefs_split='all', other fractions "
+            "or another group_by",
+            group_by,
+        )
+    beliefs = laws_from_cells(
+        [
+            value_laws.cell(int(value), k) if offers[k] else _EMPTY
+            for value, offers in zip(groups.value, groups.offers, strict=True)
+            for k in range(num_tiers)
+        ],
+        num_tiers,
+    )
+    dearest = num_tiers - 1 - np.argmax(value_laws.offered[:, ::-1], axis=1)
+    success = value_laws.success_probability[np.arange(len(groups.values)), dearest]
+    # Rounded, since equal frequencies added up in another order differ in the last bit.
+    return beliefs, np.unique(-np.round(success, 12), return_inverse=True)[1]
+
+
+def _published(
+    groups: _Groups, group_by: str, names: Sequence[str]
+) -> tuple[npt.NDArray[np.float32], list[str], list[str]]:
+    """Features of every group, their names, and the groups' names."""
+    features = np.eye(len(groups.values), dtype=np.float32)[groups.value]
+    feature_names = [f"{group_by}={label}" for label in groups.values]
+    group_names = [str(groups.values[value]) for value in groups.value]
+    if groups.patterns > 1:
+        features = np.concatenate([features, groups.offers.astype(np.float32)], axis=1)
+        feature_names += [f"offered={name}" for name in names]
+        group_names = [
+            f"{name} [{', '.join(compress(names, offers))}]"
+            for name, offers in zip(group_names, groups.offers, strict=True)
+        ]
+    return features, feature_names, group_names
+
+
+def _is_paired(
+    table: OutcomeTable, cells: _Cells, items: Ints, rows: Ints, question_ids: Sequence[str], coupling: Coupling | None
+) -> bool:
+    """Whether every question has the same sample numbers at all its tiers, which all but independent coupling needs."""
+    odd = _first_unpaired(cells.counts[items], cells.sample[rows])
+    if odd is not None and coupling != "independent":
+        raise OutcomeTableError(
+            table.path,
+            "common coupling needs the same sample numbers at all tiers of a question, which "
+            f"{question_ids[odd]!r} has not; choose coupling='independent' or record the missing samples",
+            "sample",
+        )
+    return odd is None
 
 
 def _as_in_file(codes: Ints, items: Ints) -> tuple[Ints, Ints]:
