@@ -64,6 +64,8 @@ class Problem:
     :param num_latent: number of latent states.
     :param observation_tables: how the flat observation is written.
     :param observation_size: its length.
+    :param guessed: whether ``beliefs`` are mere guesses, which nobody has measured.
+    :param one_request: K caps of tiers that are one request cut at different lengths, 0 for other tiers; empty: none.
     """
 
     num_tasks: int
@@ -85,6 +87,8 @@ class Problem:
     num_latent: int
     observation_tables: ObservationTables
     observation_size: int
+    guessed: bool = False
+    one_request: tuple[int, ...] = ()
 
     @property
     def num_tiers(self) -> int:
@@ -144,6 +148,8 @@ def public_problem(spec: ExamSpec) -> Problem:
         num_latent=source.num_latent,
         observation_tables=observation_tables(spec),
         observation_size=observation_layout(spec).size,
+        guessed=source.guessed,
+        one_request=source.one_request,
     )
 
 
@@ -241,6 +247,8 @@ class Feedback:
     :param tokens: (D,) int64 paid, decision cost included.
     :param correct: (D,) bool, or None where ``problem.feedback`` is "cost".
     :param overspent: (D,) bool: cut at the budget.
+    :param failed: (D,) bool: attempts that gave no answer at all, which nobody needs to judge (cut at the tier's cap before
+        anything was stated); None where nobody looked, as in exams of recorded outcomes.
     """
 
     view: DecisionView
@@ -248,6 +256,7 @@ class Feedback:
     tokens: npt.NDArray[np.int64]
     correct: npt.NDArray[np.bool_] | None
     overspent: npt.NDArray[np.bool_]
+    failed: npt.NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)

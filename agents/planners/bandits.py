@@ -17,7 +17,7 @@ from roi_env.exams import random
 
 
 @njit(cache=True)
-def _hull_increments(gain: npt.NDArray[np.float64], cost: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def hull_increments(gain: npt.NDArray[np.float64], cost: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Increments ``(efficiency, task, tier before or -1, tier after)`` of every task's concave hull, best first.
 
     A tier with gain <= 0 is left out. Efficiency falls along a hull, so a sorted list keeps each task's order: bought in that
@@ -94,7 +94,7 @@ def plan_task(
                     allowed = mask[d, k + 1] if t == 0 else offered[g, k]
                     price[t, k] = cost[g, k]
                     gain[t, k] = weight[g] * success[g, k] if allowed else 0.0
-            increments = _hull_increments(gain, price)
+            increments = hull_increments(gain, price)
         # Every task still to come costs the decision cost, skipped or not.
         capacity = float(remaining[d] - decision_cost * (num_tasks - position[d]))
         choice, fraction, previous = -1, 1.0, -1

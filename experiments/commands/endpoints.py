@@ -91,10 +91,14 @@ def parse_tiers(texts: Sequence[str], answer: int) -> list[ThinkingTier]:
             raise ConfigError(f"--tier {text!r}: {error}") from None
         if tiers[-1].most_tokens >= 2**30:
             raise ConfigError(f"--tier {text!r} must stay below 2**30 tokens")
-    caps = [entry.thinking for entry in tiers]
+    # Tiers of equal thoughts differ in what may follow: answers without a thought, cut at several lengths.
+    caps = [(entry.thinking, entry.answer) for entry in tiers]
     if caps != sorted(set(caps)) or len({entry.name for entry in tiers}) < len(tiers):
-        named = ", ".join(f"{entry.name}={entry.thinking}" for entry in tiers)
-        raise ConfigError(f"--tier: tiers must have different names and growing caps of their thought, got {named}")
+        named = ", ".join(f"{entry.name}={entry.thinking}+{entry.answer}" for entry in tiers)
+        raise ConfigError(
+            "--tier: tiers must have different names and growing caps of their thought, or of their answer where their "
+            f"thoughts are equal, got {named}"
+        )
     return tiers
 
 

@@ -76,6 +76,8 @@ _LABEL = re.compile(r"^[*_]{2}[^*_\n]{1,60}:[*_]{2}\s*|^[*_]{2}[^*_\n]{1,60}[*_]
 _BULLET = re.compile(r"^[-*+•]\s+")
 _BARE = 200
 """Characters of a line that may be a whole answer."""
+_WORDS = 5
+"""Words of a line that, cut, may still be a whole answer."""
 _TRIES = 20
 """Statements of one kind that are looked at, the last first."""
 LONG = 2000
@@ -160,6 +162,18 @@ def stated(text: str, reads: Reads = bool) -> Stated:
 def extract(text: str) -> str:
     """The text of :func:`stated`, empty where there is no answer."""
     return stated(text).text
+
+
+def states_answer(text: str) -> bool:
+    """Whether a text that was cut states an answer all the same.
+
+    The last line of a cut text is where it happened to end, so it counts only where it is all that was said and too short
+    for a sentence: "(B) 4 hours", "x = 5".
+    """
+    answer = stated(text)
+    if answer.form == "line":
+        return _whole(text) and len(answer.text.split()) <= _WORDS
+    return answer.form != "none"
 
 
 def first_line(text: str) -> str:

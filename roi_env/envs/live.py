@@ -16,6 +16,7 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
+from roi_env.answering.answers import stated, states_answer
 from roi_env.answering.base import Ask, LiveSolver, Question, Reply, ThinkingTier
 from roi_env.envs.base import ExamEnv
 from roi_env.exams.config import MissingArgument, exam_spec
@@ -57,6 +58,12 @@ def length_groups(questions: Sequence[Question]) -> npt.NDArray[np.int64]:
     lengths = np.array([len(question.text) for question in questions])
     edges = np.quantile(lengths, (1 / 3, 2 / 3))
     return np.asarray((lengths[:, None] > edges).sum(1))
+
+
+def _one_request(tiers: Sequence[ThinkingTier]) -> tuple[int, ...]:
+    """Caps of tiers without a thought that differ in their cap alone: the endpoint gets one request, cut at several lengths."""
+    alike = [sum((tier.thinking, tier.effort) == (0, other.effort) for tier in tiers) for other in tiers]
+    return tuple(tier.answer if tier.thinking == 0 and many > 1 else 0 for tier, many in zip(tiers, alike, strict=True))
 
 
 def live_source(
@@ -123,6 +130,8 @@ def live_source(
         synthetic=False,
         question_ids=tuple(question.question_id for question in questions),
         texts=tuple(question.text for question in questions),
+        guessed=table is None,
+        one_request=_one_request(tiers),
     )
 
 
@@ -137,6 +146,13 @@ def judged(reply: Reply, cap: int, tier: ThinkingTier, remaining: int, decision_
     """
     cut = reply.finish == "length" and cap < tier.most_tokens and reply.tokens >= cap
     return (remaining + 1 if cut else reply.tokens + decision_cost), cut
+
+
+def gave_nothing(reply: Reply) -> bool:
+    """Whether a reply is a failure that needs no grader: no answer is in it, or it was cut before it stated one."""
+    if reply.finish == "length":
+        return not states_answer(reply.full_text)
+    return stated(reply.full_text).form == "none"
 
 
 class LoopThread:

@@ -168,6 +168,9 @@ class Source:
     :param published: laws given the group, law ``latent * G + group``: exact for this source.
     :param beliefs: G laws an agent with ``beliefs="published"`` is told; differs from ``published`` where they were
         learned on a train split.
+    :param guessed: whether ``beliefs`` are mere guesses that nobody has measured: an agent that learns starts wide.
+    :param one_request: K caps of tiers that are one request cut at different lengths, 0 for other tiers; empty: there are none.
+        An answer of t tokens would then have been cut by every smaller cap.
     :param paired: whether common coupling has a meaning for these outcomes.
     :param question_ids: item -> question id (recorded sources).
     :param texts: item -> question text (recorded sources).
@@ -199,6 +202,8 @@ class Source:
     question_ids: tuple[str, ...] = ()
     texts: tuple[str, ...] = ()
     answers: tuple[str, ...] = ()
+    guessed: bool = False
+    one_request: tuple[int, ...] = ()
 
     @property
     def num_tiers(self) -> int:

@@ -23,7 +23,7 @@ from agents.base import (
     public_problem,
     save_agent,
 )
-from agents.planners.bandits import BanditWithKnapsacks, Estimates, _hull_increments, normal_numbers
+from agents.planners.bandits import BanditWithKnapsacks, Estimates, hull_increments, normal_numbers
 from agents.planners.belief import BeliefBellman
 from agents.planners.dynamic_programming import PluginBellman, empirical_laws, key_buckets
 from agents.planners.hindsight_optimisation import NEVER, HindsightOptimisation
@@ -280,7 +280,7 @@ def test_relaxation_equals_linprog() -> None:
         gain, cost = rng.random((4, 3)), rng.integers(1, 9, (4, 3)).astype(float)
         capacity = float(rng.integers(0, 20))
         left, total, holds = capacity, 0.0, [-1] * 4
-        for _, task, before, after in _hull_increments(gain, cost):
+        for _, task, before, after in hull_increments(gain, cost):
             t, old, new = int(task), int(before), int(after)
             assert holds[t] == old
             holds[t] = new
@@ -368,14 +368,14 @@ def test_online_lp_plays_the_relaxation_of_its_posterior() -> None:
                 surprise = sum(t[3] - laws.success_probability[t[0], k] for t in tier) / (s + len(tier))
                 around = min(max(prior + surprise, 0.0), 1.0)
                 success[g, k] = (s * around + sum(t[3] for t in own)) / (s + len(own))
-        np.testing.assert_allclose(agent.believed(state, 0), (success, cost), err_msg=str(seed))
+        np.testing.assert_allclose([a[0] for a in agent.believed(state, zero)], (success, cost), err_msg=str(seed))
         n, budget = (
             problem.num_tasks - 1 - int(rng.integers(problem.num_tasks)),
             int(rng.integers(1, problem.budget + 1)),
         )
         view = DecisionView(problem, zero, zero + n, zero + budget, zero, zero, zero.astype(bool), batch.groups)
         probs = agent.act(view, state)[0][0]
-        left, offered = problem.num_tasks - 1 - n, problem.min_cost <= problem.budget
+        left, offered = problem.num_tasks - 1 - n, problem.min_cost <= budget
         gain = [
             np.where(problem.min_cost[groups[n]] <= budget, problem.group_weight[groups[n]] * success[groups[n]], 0)
         ]
