@@ -16,7 +16,7 @@ import re
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeAlias
@@ -24,7 +24,7 @@ from typing import Any, ClassVar, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from agents.parameters import Word, checked
+from agents.parameters import Word, as_params, checked
 from roi_env.exams.arrivals import Arrivals, arrivals, order_key
 from roi_env.exams.config import ExamSpec
 from roi_env.exams.exam import ExamBatch
@@ -307,9 +307,13 @@ State: TypeAlias = Any
 
 
 class Agent(ABC):
-    """Base class of agents. Sub-classes take ``problem`` and keyword parameters and store the latter in ``params``."""
+    """Base class of agents. Sub-classes take ``problem`` and their parameters: as keywords, which :meth:`params` gives back, or,
+    where there are many, as one frozen dataclass, see :attr:`settings`."""
 
     name: ClassVar[str]
+    settings: Any = None
+    """Where a class sets it to a dataclass of its default parameters, the constructor takes ``(problem, settings)`` and keeps
+    them here; None: it takes keywords."""
     markov: ClassVar[bool] = True
     """Whether action probabilities depend on (exam, position, remaining budget) alone: then evaluation is exact."""
     earlier_params: ClassVar[dict[str, str]] = {}
@@ -340,8 +344,8 @@ class Agent(ABC):
         return state
 
     def params(self) -> dict[str, Any]:
-        """Constructor parameters (JSON values)."""
-        return {}
+        """All parameters by name (JSON values)."""
+        return {} if self.settings is None else as_params(self.settings)
 
     def learned(self) -> dict[str, npt.NDArray[Any]]:
         """What training changed, as arrays."""
@@ -422,6 +426,12 @@ class RegisteredAgent:
         """Import the class."""
         module, name = self.target.split(":")
         return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
+
+    @property
+    def settings(self) -> type[Any] | None:
+        """The dataclass of its parameters, see :attr:`Agent.settings`; None: keywords. Imports the class."""
+        defaults = getattr(self.load(), "settings", None)
+        return type(defaults) if is_dataclass(defaults) and not isinstance(defaults, type) else None
 
     @property
     def stepwise(self) -> bool:
@@ -565,9 +575,9 @@ def make_agent(text: str, problem: Problem, /, **params: Any) -> Agent:
     name, inline = parse_agent(text)
     entry = find_agent(name)
     assert entry is not None, "parse_agent knows it"
-    factory = entry.load()
-    arguments = {**entry.params, **inline, **params}
-    agent = factory(problem, **checked(factory, arguments, f"agent {name!r}"))
+    factory, settings = entry.load(), entry.settings
+    given = checked(settings or factory, {**entry.params, **inline, **params}, f"agent {name!r}")
+    agent = factory(problem, settings(**given)) if settings else factory(problem, **given)
     agent.name = name  # type: ignore[misc]
     return agent
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from agents.base import Agent, DecisionView, Practice, Probs, State, one_hot
+from agents.base import Agent, DecisionView, Practice, Problem, Probs, State, one_hot
 
 CHUNK: Final = 1024
 """Rows of every forward pass."""
@@ -76,17 +76,23 @@ def in_chunks(
 class NeuralAgent(Agent):
     """An agent whose action preferences come from a network that sees the flat observation alone.
 
-    :param greedy: play the most probable legal action (ties: the first); else play the distribution itself.
+    :param settings: a dataclass of all parameters; None: the class's defaults. Where it has a field ``greedy``, that says
+        whether to play the most probable legal action (ties: the first) or the distribution itself; without it: the former.
     """
 
     stepwise: ClassVar[bool] = True
     distributed: ClassVar[bool] = False
     """Whether ``train`` also takes ``runners``, ``learners`` and ``address``: where to train, not what."""
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {}
-    """Values that `roi tune` draws from, by constructor parameter."""
+    """Values that `roi tune` draws from, by parameter."""
     training_only: ClassVar[tuple[str, ...]] = ()
     """First parts of the names of weights that acting does not need (a critic's): they are not saved."""
-    greedy: bool = True
+
+    def __init__(self, problem: Problem, settings: Any = None) -> None:
+        super().__init__(problem)
+        if settings is not None:
+            self.settings = settings
+        self.greedy: bool = getattr(self.settings, "greedy", True)
 
     @abstractmethod
     def network(self) -> torch.nn.Module:

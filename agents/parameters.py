@@ -1,7 +1,7 @@
 """Parameters of agents: what their signatures say, checked where somebody gives them by name.
 
-A signature states types as usual, and ranges with the aliases below. Checked once, where agents are made, so that a slip of the
-pen is told by the parameter's name instead of by whatever it breaks later.
+A signature, or a dataclass of settings, states types as usual, and ranges with the aliases below. Checked once, where agents are
+made, so that a slip of the pen is told by the parameter's name instead of by whatever it breaks later.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import inspect
 import math
 import types
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from numbers import Integral, Real
 from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
 
@@ -54,11 +54,13 @@ class Word(str):
 def checked(factory: Callable[..., Any], given: Mapping[str, Any], who: str) -> dict[str, Any]:
     """Arguments of a factory, checked against its signature; whole numbers written as 1e6 become integers.
 
+    :param factory: a class with a constructor of its own, a dataclass, or a function.
     :param given: by name.
     :param who: whose parameters they are, for errors.
     :raises ValueError: naming the parameter, what is expected, and what was given.
     """
-    hints = get_type_hints(factory.__init__ if inspect.isclass(factory) else factory, include_extras=True)
+    own = inspect.isclass(factory) and not is_dataclass(factory)
+    hints = get_type_hints(factory.__init__ if own else factory, include_extras=True)  # type: ignore[misc]
     known = [name for name in inspect.signature(factory).parameters if name != "problem"]
     if unknown := sorted(set(given) - set(known)):
         raise ValueError(f"{who} has no parameter {', '.join(unknown)}; it takes {', '.join(sorted(known)) or 'none'}")
@@ -71,6 +73,11 @@ def checked(factory: Callable[..., Any], given: Mapping[str, Any], who: str) -> 
             raise ValueError(f"{who}: {name} must be {_expected(hint)}, got {value!r:.80}")
         found[name] = value
     return found
+
+
+def as_params(settings: Any) -> dict[str, Any]:
+    """The fields of a dataclass of settings by name, in their order, as JSON values."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(settings).items()}
 
 
 def _whole(hint: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,8 +24,9 @@ from agents.rllib.checks import KL, Baseline
 from agents.rllib.losses import Aggregation, Ratio
 
 
-class LMLearner(RLlibAgent):
-    """What both share.
+@dataclass(frozen=True, kw_only=True)
+class LMSettings:
+    """Parameters that both share.
 
     :param model: to begin with, see :func:`agents.llm.decisions.policy.model_source`.
     :param bits: see :func:`agents.llm.decisions.tag_logits.bucketed`.
@@ -36,17 +38,39 @@ class LMLearner(RLlibAgent):
         serve several budgets: its prompt says what is left.
     :param anchor: coefficient of the divergence from the model to begin with in a state where nothing is scarce, see
         :class:`agents.rllib.language.LMExamModule`; keeps self-assessment calibrated.
+    :param group: how often every exam is taken: its questions are read once for all of them.
 
-    The others as in :class:`agents.rllib.agent.RLlibAgent`.
+    The others as in :class:`agents.rllib.agent.PPOSettings`.
     """
+
+    model: str = "tinylm-mcft"
+    bits: Natural = 4
+    lora: Natural = 0
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    recompute: bool = False
+    temperature: Positive = 2.0
+    budgets: Sequence[Positive] = (0.5, 1.0, 2.0)
+    anchor: NonNegative = 0.0
+    steps: Count = 50_000
+    exams: Count = 192
+    minibatch: Count = 48
+    epochs: Count = 2
+    lr: Positive = 1e-3
+    entropy: NonNegative = 0.05
+    clip: Positive = 0.2
+    group: Count = 8
+
+
+class LMLearner(RLlibAgent):
+    """What PPO and GRPO of a language model share."""
 
     language = True
 
     def make_network(self) -> torch.nn.Module:
         """The model as it begins."""
         names = ("lora", "dtype", "recompute", "temperature")
-        options = {name: self._params[name] for name in names}
-        return LMPolicy(self._params["model"], self.problem.num_tiers + 1, critic=False, **options)
+        options = {name: getattr(self.settings, name) for name in names}
+        return LMPolicy(self.settings.model, self.problem.num_tiers + 1, critic=False, **options)
 
     def preferences(self, observations: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """A language model reads questions, which :meth:`act` gives it.
@@ -60,7 +84,7 @@ class LMLearner(RLlibAgent):
 
         :raises ValueError: where the exams show no texts.
         """
-        return ExamPrompts(PromptEncoder(load_tokenizer(self._params["model"]), self._params["bits"]), exams, self.name)
+        return ExamPrompts(PromptEncoder(load_tokenizer(self.settings.model), self.settings.bits), exams, self.name)
 
     def act(self, view: DecisionView, state: State) -> tuple[Probs, State]:
         """Ask the model."""
@@ -68,7 +92,7 @@ class LMLearner(RLlibAgent):
         def logits(prompts: Ids, question_width: int) -> torch.Tensor:
             return self._network.heads(prompts, question_width)[0]  # type: ignore[no-any-return]
 
-        return answer(logits, state, view, greedy=self.greedy, temperature=self._params["temperature"]), state
+        return answer(logits, state, view, greedy=self.greedy, temperature=self.settings.temperature), state
 
     def learned(self) -> dict[str, npt.NDArray[Any]]:
         """The weights that were trained."""
@@ -84,147 +108,110 @@ class LMLearner(RLlibAgent):
 
     def export(self, folder: Path) -> None:
         """Write ``model``, a Hugging Face directory, which the agent ``llm`` and every server can read."""
-        self._network.save(folder / "model", self._params["model"])
+        self._network.save(folder / "model", self.settings.model)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LMPPOSettings(LMSettings):
+    """Parameters of :class:`LMPPOAgent`: those of :class:`LMSettings` and :class:`agents.rllib.agent.PPOSettings`. A group
+    meets other outcomes every time."""
+
+    lambda_: Share = 0.8
+    vf: NonNegative = 0.1
+    greedy: bool = True
 
 
 class LMPPOAgent(LMLearner):
-    """PPO; parameters as in :class:`LMLearner` and :class:`agents.rllib.agent.RLlibPPO`.
+    """PPO of a language model."""
 
-    :param group: how often every exam is taken, with other outcomes: its questions are read once for all of them.
-    """
-
+    settings: LMPPOSettings = LMPPOSettings()
     algorithm = "ppo"
     has_critic = True
 
-    def __init__(
-        self,
-        problem: Problem,
-        *,
-        model: str = "tinylm-mcft",
-        bits: Natural = 4,
-        lora: Natural = 0,
-        dtype: Literal["float32", "bfloat16"] = "float32",
-        recompute: bool = False,
-        temperature: Positive = 2.0,
-        budgets: Sequence[Positive] = (0.5, 1.0, 2.0),
-        anchor: NonNegative = 0.0,
-        steps: Count = 50_000,
-        exams: Count = 192,
-        minibatch: Count = 48,
-        epochs: Count = 2,
-        lr: Positive = 1e-3,
-        entropy: NonNegative = 0.05,
-        clip: Positive = 0.2,
-        group: Count = 8,
-        lambda_: Share = 0.8,
-        vf: NonNegative = 0.1,
-        greedy: bool = True,
-    ) -> None:
-        params = {name: value for name, value in locals().items() if name not in ("self", "problem", "__class__")}
-        params["budgets"] = list(budgets)
-        super().__init__(problem, **params)
 
-
-class LMGRPOAgent(LMLearner):
-    """GRPO; parameters as in :class:`LMLearner` and :class:`agents.rllib.agent.RLlibGRPO`.
+@dataclass(frozen=True, kw_only=True)
+class LMGRPOSettings(LMSettings):
+    """Parameters of :class:`LMGRPOAgent`: those of :class:`LMSettings` and :class:`agents.rllib.agent.GRPOSettings`.
 
     :param kl_coeff: of the divergence from the model to begin with.
     """
 
+    shared_outcomes: bool = False
+    advantage: Advantage = "rtg"
+    baseline: Baseline = "group"
+    ratio: Ratio = "token"
+    aggregation: Aggregation = "token"
+    kl: KL = "exact"
+    kl_coeff: NonNegative = 0.0
+    greedy: bool = True
+
+
+class LMGRPOAgent(LMLearner):
+    """GRPO of a language model."""
+
+    settings: LMGRPOSettings = LMGRPOSettings()
     algorithm = "grpo"
     has_critic = False
 
-    def __init__(
-        self,
-        problem: Problem,
-        *,
-        model: str = "tinylm-mcft",
-        bits: Natural = 4,
-        lora: Natural = 0,
-        dtype: Literal["float32", "bfloat16"] = "float32",
-        recompute: bool = False,
-        temperature: Positive = 2.0,
-        budgets: Sequence[Positive] = (0.5, 1.0, 2.0),
-        anchor: NonNegative = 0.0,
-        steps: Count = 50_000,
-        exams: Count = 192,
-        minibatch: Count = 48,
-        epochs: Count = 2,
-        lr: Positive = 1e-3,
-        entropy: NonNegative = 0.05,
-        clip: Positive = 0.2,
-        group: Count = 8,
-        shared_outcomes: bool = False,
-        advantage: Advantage = "rtg",
-        baseline: Baseline = "group",
-        ratio: Ratio = "token",
-        aggregation: Aggregation = "token",
-        kl: KL = "exact",
-        kl_coeff: NonNegative = 0.0,
-        greedy: bool = True,
-    ) -> None:
-        params = {name: value for name, value in locals().items() if name not in ("self", "problem", "__class__")}
-        params["budgets"] = list(budgets)
-        super().__init__(problem, **params)
+
+@dataclass(frozen=True, kw_only=True)
+class RARLSettings:
+    """Parameters of :class:`RARLAgent`.
+
+    :param steps: **tokens** to train for; the last iteration is finished.
+    :param clip_high: upper clipping range (0: the same as ``clip``).
+    :param advantage: see :func:`agents.rllib.advantages.advantages`: "dr" as in the paper, or "rtg" (a token is credited with
+        its own and later problems alone: less noise), "grpo", "rloo".
+    :param kl_coeff: of the divergence from the model to begin with, estimated at the tokens written.
+    :param temperature: of the tokens in training.
+    :param grader: who judges answers, see :mod:`roi_env.answering.grading`.
+    :param sampling: temperature of the tokens when it takes exams; ``replicates`` as in
+        :class:`agents.llm.one_pass.exam_taker.LMExamTaker`.
+
+    The others as in :class:`LMSettings` and :class:`agents.rllib.agent.GRPOSettings`.
+    """
+
+    model: str = "tinylm-mcft"
+    budgets: Sequence[Positive] = ()
+    steps: Count = 400_000
+    exams: Count = 192
+    minibatch: Count = 48
+    epochs: Count = 2
+    group: Count = 8
+    lr: Positive = 3e-4
+    entropy: NonNegative = 0.0
+    clip: Positive = 0.2
+    clip_high: NonNegative = 0.28
+    advantage: Advantage = "rtg"
+    ratio: Ratio = "token"
+    aggregation: Aggregation = "constant"
+    kl_coeff: NonNegative = 0.0
+    temperature: Positive = 1.0
+    lora: Natural = 0
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    recompute: bool = False
+    grader: str = "exact"
+    sampling: NonNegative = 0.7
+    replicates: Count = 4
 
 
 class RARLAgent(ExamTaker, LMLearner):
     """Rational RL of single-pass exams (arXiv 2601.03822): GRPO over the tokens of transcripts, see
     :mod:`agents.rllib.single_pass`. The training exams' own reward counts: "rational" (right, and the level announced is that of
     the tokens spent), "score", or another that needs no outcomes of other tiers (`roi train --reward`).
-
-    :param budgets: see :class:`LMLearner`.
-    :param steps: **tokens** to train for; the last iteration is finished.
-    :param temperature: of the tokens in training.
-    :param advantage: see :func:`agents.rllib.advantages.advantages`: "dr" as in the paper, or "rtg" (a token is credited with
-        its own and later problems alone: less noise), "grpo", "rloo".
-    :param clip_high: upper clipping range (0: the same as ``clip``).
-    :param kl_coeff: of the divergence from the model to begin with, estimated at the tokens written.
-    :param grader: who judges answers, see :mod:`roi_env.answering.grading`.
-    :param sampling: temperature of the tokens when it takes exams; ``replicates`` as in
-        :class:`agents.llm.one_pass.exam_taker.LMExamTaker`.
-
-    The others as in :class:`LMLearner` and :class:`agents.rllib.agent.RLlibGRPO`.
     """
 
+    settings: RARLSettings = RARLSettings()
     name = "rarl"
     algorithm = "grpo"
     has_critic = False
 
-    def __init__(
-        self,
-        problem: Problem,
-        *,
-        model: str = "tinylm-mcft",
-        budgets: Sequence[Positive] = (),
-        steps: Count = 400_000,
-        exams: Count = 192,
-        minibatch: Count = 48,
-        epochs: Count = 2,
-        group: Count = 8,
-        lr: Positive = 3e-4,
-        entropy: NonNegative = 0.0,
-        clip: Positive = 0.2,
-        clip_high: NonNegative = 0.28,
-        advantage: Advantage = "rtg",
-        ratio: Ratio = "token",
-        aggregation: Aggregation = "constant",
-        kl_coeff: NonNegative = 0.0,
-        temperature: Positive = 1.0,
-        lora: Natural = 0,
-        dtype: Literal["float32", "bfloat16"] = "float32",
-        recompute: bool = False,
-        grader: str = "exact",
-        sampling: NonNegative = 0.7,
-        replicates: Count = 4,
-    ) -> None:
-        params = {name: value for name, value in locals().items() if name not in ("self", "problem", "__class__")}
-        params["budgets"] = list(budgets)
-        super().__init__(problem, **params, greedy=sampling == 0)
-        del self._params["greedy"]
+    def __init__(self, problem: Problem, settings: RARLSettings | None = None) -> None:
+        super().__init__(problem, settings)
+        self.greedy = self.settings.sampling == 0
         self.markov = False  # type: ignore[misc]
-        self.replicates = replicates if sampling else 1
-        self.grader = grader
+        self.replicates = 1 if self.greedy else self.settings.replicates
+        self.grader = self.settings.grader
 
     @classmethod
     def key(cls) -> str:
@@ -233,6 +220,6 @@ class RARLAgent(ExamTaker, LMLearner):
 
     def take(self, exams: ExamsView, numbers: npt.NDArray[np.float64]) -> Papers:
         """See :meth:`ExamTaker.take`."""
-        tokenizer = load_tokenizer(self._params["model"])
-        how = {"name": self.name, "temperature": self._params["sampling"]}
-        return write_exams(self._network.causal, tokenizer, exams, numbers, **how)
+        tokenizer = load_tokenizer(self.settings.model)
+        sampling = self.settings.sampling
+        return write_exams(self._network.causal, tokenizer, exams, numbers, name=self.name, temperature=sampling)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -28,21 +29,7 @@ from agents.parameters import Count, Natural, NonNegative, Positive, Share
 
 
 class RLlibAgent(NeuralAgent):
-    """What PPO and GRPO share: the network, acting, training.
-
-    :param steps: environment steps (decisions) to train for; the last iteration is finished.
-    :param exams: exams of one iteration, replicates counted.
-    :param minibatch: exams of one gradient step.
-    :param epochs: passes over an iteration's exams.
-    :param lr: learning rate, falling linearly to zero over ``steps``.
-    :param entropy: coefficient of the entropy bonus, falling linearly to zero over ``steps``: early decisions are first
-        judged by what a wide range of later ones makes of them, in the end by what the greedy policy will do.
-    :param clip: clipping range of the importance ratio.
-    :param width: units of every hidden layer.
-    :param layers: hidden layers.
-    :param memory: units of a GRU that reads the exam so far; 0: none.
-    :param greedy: as in :class:`agents.neural.NeuralAgent`.
-    """
+    """What PPO and GRPO share: the network, acting, training."""
 
     distributed = True
     training_only = ("critic.",)
@@ -51,21 +38,20 @@ class RLlibAgent(NeuralAgent):
     """Whether a language model is the policy."""
     has_critic: ClassVar[bool]
 
-    def __init__(self, problem: Problem, **params: Any) -> None:
-        super().__init__(problem)
-        self._params = params
+    def __init__(self, problem: Problem, settings: Any = None) -> None:
+        super().__init__(problem, settings)
+        p = self.params()
         check_portions(
-            params["exams"],
-            params["minibatch"],
-            params.get("group", 1),
-            whole_groups=self.language and "group" in params,
+            p["exams"],
+            p["minibatch"],
+            p.get("group", 1),
+            whole_groups=self.language,
             names=("exams", "minibatch", "group"),
         )
-        if "advantage" in params:
-            check_comparison(params["advantage"], params.get("baseline", "group"), params["ratio"], params["group"])
-        self.greedy = params["greedy"]
+        if "advantage" in p:
+            check_comparison(p["advantage"], p.get("baseline", "group"), p["ratio"], p["group"])
         # Whether there is memory is a parameter: with it actions depend on more than (exam, position, remaining).
-        self.markov = params.get("memory", 0) == 0  # type: ignore[misc]
+        self.markov = p.get("memory", 0) == 0  # type: ignore[misc]
         self._network: Any = self.make_network()
 
     def make_network(self) -> torch.nn.Module:
@@ -73,19 +59,15 @@ class RLlibAgent(NeuralAgent):
         return PolicyNetwork(
             self.problem.observation_size,
             self.problem.num_tiers + 1,
-            (self._params["width"],) * self._params["layers"],
+            (self.settings.width,) * self.settings.layers,
             critic=self.has_critic,
-            memory=self._params["memory"],
+            memory=self.settings.memory,
         )
 
     @classmethod
     def key(cls) -> str:
         """Name for :func:`agents.rllib.named.make_config`."""
         return f"llm-{cls.algorithm}" if cls.language else cls.algorithm
-
-    def params(self) -> dict[str, Any]:
-        """Constructor parameters."""
-        return dict(self._params)
 
     def network(self) -> torch.nn.Module:
         """See :meth:`NeuralAgent.network`."""
@@ -136,7 +118,7 @@ class RLlibAgent(NeuralAgent):
         with _ray_installed():
             from agents.rllib.training import configure
 
-        return configure(self.key(), practice.spec, self._params, seed=seed, exam_seed=practice.seed)
+        return configure(self.key(), practice.spec, self.params(), seed=seed, exam_seed=practice.seed)
 
     def train(
         self,
@@ -162,7 +144,7 @@ class RLlibAgent(NeuralAgent):
         from agents.rllib.training import train_rllib
 
         where: dict[str, Any] = {"runners": runners, "learners": learners, "address": address}
-        for weights, progress in train_rllib(config, self._params["steps"], checkpoint=checkpoint, **where):
+        for weights, progress in train_rllib(config, self.settings.steps, checkpoint=checkpoint, **where):
             self.take_over(weights)
             if report is not None:
                 report(progress)
@@ -180,13 +162,45 @@ def _ray_installed() -> Iterator[None]:
         ) from error
 
 
-class RLlibPPO(RLlibAgent):
-    """PPO with RLlib's loss.
+@dataclass(frozen=True, kw_only=True)
+class PPOSettings:
+    """Parameters of :class:`RLlibPPO`.
 
+    :param steps: environment steps (decisions) to train for; the last iteration is finished.
+    :param exams: exams of one iteration, replicates counted.
+    :param minibatch: exams of one gradient step.
+    :param epochs: passes over an iteration's exams.
+    :param lr: learning rate, falling linearly to zero over ``steps``.
+    :param entropy: coefficient of the entropy bonus, falling linearly to zero over ``steps``: early decisions are first
+        judged by what a wide range of later ones makes of them, in the end by what the greedy policy will do.
+    :param clip: clipping range of the importance ratio.
     :param lambda_: of the generalised advantage estimates.
     :param vf: coefficient of the value loss.
+    :param width: units of every hidden layer.
+    :param layers: hidden layers.
+    :param memory: units of a GRU that reads the exam so far; 0: none.
+    :param greedy: as in :class:`agents.neural.NeuralAgent`.
     """
 
+    steps: Count = 1_200_000
+    exams: Count = 1024
+    minibatch: Count = 256
+    epochs: Count = 4
+    lr: Positive = 3e-3
+    entropy: NonNegative = 0.3
+    clip: Positive = 0.2
+    lambda_: Share = 0.8
+    vf: NonNegative = 0.5
+    width: Count = 128
+    layers: Count = 2
+    memory: Natural = 0
+    greedy: bool = True
+
+
+class RLlibPPO(RLlibAgent):
+    """PPO with RLlib's loss."""
+
+    settings: PPOSettings = PPOSettings()
     algorithm = "ppo"
     has_critic = True
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {
@@ -197,30 +211,10 @@ class RLlibPPO(RLlibAgent):
         "minibatch": (64, 128, 256),
     }
 
-    def __init__(
-        self,
-        problem: Problem,
-        *,
-        steps: Count = 1_200_000,
-        exams: Count = 1024,
-        minibatch: Count = 256,
-        epochs: Count = 4,
-        lr: Positive = 3e-3,
-        entropy: NonNegative = 0.3,
-        clip: Positive = 0.2,
-        lambda_: Share = 0.8,
-        vf: NonNegative = 0.5,
-        width: Count = 128,
-        layers: Count = 2,
-        memory: Natural = 0,
-        greedy: bool = True,
-    ) -> None:
-        params = {name: value for name, value in locals().items() if name not in ("self", "problem", "__class__")}
-        super().__init__(problem, **params)
 
-
-class RLlibGRPO(RLlibAgent):
-    """GRPO and its variants; see :meth:`agents.rllib.grpo.GRPOConfig.training`.
+@dataclass(frozen=True, kw_only=True)
+class GRPOSettings:
+    """Parameters of :class:`RLlibGRPO`; see :meth:`agents.rllib.grpo.GRPOConfig.training`.
 
     :param group: how often every exam is taken.
     :param shared_outcomes: whether a group meets the same potential outcomes, see
@@ -231,8 +225,35 @@ class RLlibGRPO(RLlibAgent):
     :param aggregation: "token", "sequence" or "constant".
     :param kl: "exact" or "k3".
     :param kl_coeff: of the divergence from the initial policy; 0: none.
+
+    The others as in :class:`PPOSettings`.
     """
 
+    steps: Count = 2_400_000
+    exams: Count = 2048
+    minibatch: Count = 256
+    epochs: Count = 4
+    lr: Positive = 3e-3
+    entropy: NonNegative = 0.2
+    clip: Positive = 0.2
+    group: Count = 8
+    shared_outcomes: bool = False
+    advantage: Advantage = "rtg"
+    baseline: Baseline = "group"
+    ratio: Ratio = "token"
+    aggregation: Aggregation = "token"
+    kl: KL = "exact"
+    kl_coeff: NonNegative = 0.0
+    width: Count = 128
+    layers: Count = 2
+    memory: Natural = 0
+    greedy: bool = True
+
+
+class RLlibGRPO(RLlibAgent):
+    """GRPO and its variants."""
+
+    settings: GRPOSettings = GRPOSettings()
     algorithm = "grpo"
     has_critic = False
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {
@@ -242,30 +263,3 @@ class RLlibGRPO(RLlibAgent):
         "epochs": (2, 4, 8),
         "minibatch": (128, 256, 512),
     }
-
-    def __init__(
-        self,
-        problem: Problem,
-        *,
-        steps: Count = 2_400_000,
-        exams: Count = 2048,
-        minibatch: Count = 256,
-        epochs: Count = 4,
-        lr: Positive = 3e-3,
-        entropy: NonNegative = 0.2,
-        clip: Positive = 0.2,
-        group: Count = 8,
-        shared_outcomes: bool = False,
-        advantage: Advantage = "rtg",
-        baseline: Baseline = "group",
-        ratio: Ratio = "token",
-        aggregation: Aggregation = "token",
-        kl: KL = "exact",
-        kl_coeff: NonNegative = 0.0,
-        width: Count = 128,
-        layers: Count = 2,
-        memory: Natural = 0,
-        greedy: bool = True,
-    ) -> None:
-        params = {name: value for name, value in locals().items() if name not in ("self", "problem", "__class__")}
-        super().__init__(problem, **params)

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
 from typing import Any, Final
 
-from agents.base import public_problem
+from agents.base import AGENTS, make_agent, public_problem
+from agents.parameters import as_params, checked
 from agents.rllib.agent import RLlibAgent
 from agents.rllib.algorithm import ExamAlgorithm, ExamSettings, module_weights
 from agents.rllib.registration import spec_of
 from agents.rllib.training import configure
 from roi_env.exams.config import ExamSpec
 
-_AGENTS: Final[dict[str, str]] = {
-    "ppo": "agents.rllib.agent:RLlibPPO",
-    "grpo": "agents.rllib.agent:RLlibGRPO",
-    "llm-ppo": "agents.llm.reinforcement:LMPPOAgent",
-    "llm-grpo": "agents.llm.reinforcement:LMGRPOAgent",
-    "rarl": "agents.llm.reinforcement:RARLAgent",
+_AGENTS: Final = {
+    "ppo": "rllib-ppo",
+    "grpo": "rllib-grpo",
+    "llm-ppo": "llm-ppo",
+    "llm-grpo": "llm-grpo",
+    "rarl": "rarl",
 }
-
-
-def _agent_class(name: str) -> type[RLlibAgent]:
-    """Imported where used: a language model's needs more packages."""
-    module, _, found = _AGENTS[name].partition(":")
-    return getattr(importlib.import_module(module), found)  # type: ignore[no-any-return]
+"""The agents' names by those of the algorithms."""
 
 
 def make_config(
@@ -38,16 +32,15 @@ def make_config(
     :param spec: kind of exam.
     :param seed: of weights, actions and minibatches.
     :param exam_seed: identity's seed of the training exams.
-    :param params: parameters of the agent (:mod:`agents.rllib.agent`, :mod:`agents.llm.reinforcement`) other than the defaults.
-    :raises ValueError: for an unknown name or parameter.
+    :param params: settings of the agent (:mod:`agents.rllib.agent`, :mod:`agents.llm.reinforcement`) other than the defaults.
+    :raises ValueError: for an unknown name or parameter, or a value out of its range.
     """
     if name not in _AGENTS:
         raise ValueError(f"algorithm must be one of {sorted(_AGENTS)}, got {name!r}")
-    signature = inspect.signature(_agent_class(name).__init__).parameters.values()
-    p = {entry.name: entry.default for entry in signature if entry.kind is entry.KEYWORD_ONLY}
-    if unknown := (params or {}).keys() - p:
-        raise ValueError(f"{name} has no parameter {sorted(unknown)}; it takes {sorted(p)}")
-    return configure(name, spec, p | (params or {}), seed=seed, exam_seed=exam_seed)
+    settings = AGENTS[_AGENTS[name]].settings
+    assert settings is not None, "RLlib's agents have settings"
+    p = as_params(settings(**checked(settings, params or {}, name)))
+    return configure(name, spec, p, seed=seed, exam_seed=exam_seed)
 
 
 def build_algorithm(
@@ -72,7 +65,7 @@ def build_algorithm(
 def agent_of(algorithm: ExamAlgorithm) -> RLlibAgent:
     """What an algorithm has learned so far, as an agent."""
     name, params = algorithm.config.agent
-    agent = _agent_class(name)(public_problem(spec_of(algorithm.config.env_config)), **params)
-    agent.name = f"rllib-{name}" if name in ("ppo", "grpo") else name  # type: ignore[misc]
+    agent = make_agent(_AGENTS[name], public_problem(spec_of(algorithm.config.env_config)), **params)
+    assert isinstance(agent, RLlibAgent)
     agent.take_over(module_weights(algorithm.learner_group))
     return agent

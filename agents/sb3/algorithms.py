@@ -9,6 +9,7 @@ them, and DQN takes the legal action of highest value.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -61,17 +62,26 @@ SB3_NAMES = {
 """What SB3 calls the parameters that have the same name in every agent of this project."""
 
 
-class SB3Agent(NeuralAgent):
-    """What the four have in common.
+@dataclass(frozen=True, kw_only=True)
+class SB3Settings:
+    """Parameters that the four have in common; all others are arguments of the SB3 algorithm.
 
     :param steps: environment steps (decisions) of training.
     :param num_envs: environments stepped together.
     :param width: units of a hidden layer.
     :param layers: hidden layers of rectified linear units; actor and critic share none.
     :param lr: of the optimiser (Adam; A2C: RMSprop), falling linearly to zero at the last step.
-    :param greedy: see :class:`agents.neural.NeuralAgent`.
-    :param hyper: further arguments of the SB3 algorithm.
     """
+
+    steps: Count = 300_000
+    num_envs: Count
+    width: Count = 128
+    layers: Count = 2
+    lr: Positive
+
+
+class SB3Agent(NeuralAgent):
+    """What the four have in common."""
 
     algorithm: ClassVar[Callable[..., BaseAlgorithm]]
     policy_class: ClassVar[type[BasePolicy]]
@@ -81,39 +91,19 @@ class SB3Agent(NeuralAgent):
     }
     training_only = ("mlp_extractor.value_net.", "value_net.", "q_net_target.")
 
-    def __init__(
-        self,
-        problem: Problem,
-        *,
-        steps: int,
-        num_envs: int,
-        width: int,
-        layers: int,
-        lr: float,
-        greedy: bool,
-        hyper: dict[str, Any],
-    ) -> None:
-        super().__init__(problem)
-        self.steps, self.num_envs, self.width, self.layers = steps, num_envs, width, layers
-        self.lr = lr
-        self.greedy = greedy
-        self.hyper = hyper
+    def __init__(self, problem: Problem, settings: Any = None) -> None:
+        super().__init__(problem, settings)
         with own_randomness():
             torch.manual_seed(0)  # untrained agents are all alike
             self.policy: BasePolicy = self.policy_class(
                 gym.spaces.Box(-np.inf, np.inf, (problem.observation_size,), np.float32),
                 gym.spaces.Discrete(problem.num_tiers + 1),
-                lambda _: lr,
+                lambda _: self.settings.lr,
                 **self._policy_arguments(),
             )
 
     def _policy_arguments(self) -> dict[str, Any]:
-        return {"net_arch": [self.width] * self.layers, "activation_fn": torch.nn.ReLU}
-
-    def params(self) -> dict[str, Any]:
-        """Constructor parameters."""
-        own = ("steps", "num_envs", "width", "layers", "lr", "greedy")
-        return {name: getattr(self, name) for name in own} | self.hyper
+        return {"net_arch": [self.settings.width] * self.settings.layers, "activation_fn": torch.nn.ReLU}
 
     def network(self) -> torch.nn.Module:
         """SB3's policy: actor and critic, or value network and its target."""
@@ -138,7 +128,9 @@ class SB3Agent(NeuralAgent):
             new exams where it was stopped, so its weights are not those of an uninterrupted run.
         :raises ValueError: for a checkpoint of another run.
         """
-        env = training_env(practice.spec, self.num_envs, self.problem)
+        env = training_env(practice.spec, self.settings.num_envs, self.problem)
+        own = {field.name for field in fields(SB3Settings)} | {"greedy"}
+        hyper = {SB3_NAMES.get(name, name): value for name, value in self.params().items() if name not in own}
         header = {
             "agent": self.name,
             # A run may be made longer.
@@ -150,24 +142,23 @@ class SB3Agent(NeuralAgent):
             model = self.algorithm(
                 self.policy_class,
                 env,
-                learning_rate=LinearSchedule(self.lr, 0.0, 1.0),
+                learning_rate=LinearSchedule(self.settings.lr, 0.0, 1.0),
                 gamma=1.0,
                 policy_kwargs=self._policy_arguments(),
                 device="cpu",
                 seed=seed % 2**32,
-                **{SB3_NAMES.get(name, name): value for name, value in self.hyper.items()},
+                **hyper,
             )
             self.policy = model.policy
-            learn(model, env, practice.seed, self.steps, report, checkpoint, header)
+            learn(model, env, practice.seed, self.settings.steps, report, checkpoint, header)
         env.close()
 
 
-class SB3PPO(SB3Agent):
-    """Proximal policy optimisation (Schulman et al. 2017).
+@dataclass(frozen=True, kw_only=True)
+class SB3PPOSettings(SB3Settings):
+    """Parameters of :class:`SB3PPO` and :class:`SB3MaskablePPO`.
 
-    The right action is often better than the next by a few hundredths of an answer, against returns that differ by whole
-    answers: hence many environments, large minibatches and a short horizon of advantages.
-
+    :param greedy: see :class:`agents.neural.NeuralAgent`.
     :param n_steps: steps of every environment between updates.
     :param batch_size: of minibatches; must divide ``n_steps * num_envs``.
     :param epochs: passes over a rollout.
@@ -178,6 +169,31 @@ class SB3PPO(SB3Agent):
     :param max_grad_norm: gradients are cut to this norm.
     """
 
+    num_envs: Count = 256
+    lr: Positive = 3e-3
+    greedy: bool = True
+    n_steps: Count = 20
+    batch_size: Annotated[int, Range(2)] = 1280
+    epochs: Count = 10
+    lambda_: Share = 0.7
+    clip: Positive = 0.2
+    entropy: NonNegative = 0.01
+    vf: NonNegative = 0.5
+    max_grad_norm: Positive = 0.5
+
+    def __post_init__(self) -> None:
+        if (rollout := self.n_steps * self.num_envs) % self.batch_size:
+            raise ValueError(f"batch_size must divide n_steps * num_envs = {rollout}, got {self.batch_size}")
+
+
+class SB3PPO(SB3Agent):
+    """Proximal policy optimisation (Schulman et al. 2017).
+
+    The right action is often better than the next by a few hundredths of an answer, against returns that differ by whole
+    answers: hence many environments, large minibatches and a short horizon of advantages.
+    """
+
+    settings: SB3PPOSettings = SB3PPOSettings()
     name: ClassVar[str] = "sb3-ppo"
     algorithm: ClassVar[Callable[..., BaseAlgorithm]] = sb3.PPO
     policy_class: ClassVar[type[BasePolicy]] = ActorCriticPolicy
@@ -188,66 +204,33 @@ class SB3PPO(SB3Agent):
         "epochs": (5, 10),
     }
 
-    def __init__(
-        self,
-        problem: Problem,
-        *,
-        steps: Count = 300_000,
-        num_envs: Count = 256,
-        width: Count = 128,
-        layers: Count = 2,
-        lr: Positive = 3e-3,
-        n_steps: Count = 20,
-        batch_size: Annotated[int, Range(2)] = 1280,
-        epochs: Count = 10,
-        lambda_: Share = 0.7,
-        clip: Positive = 0.2,
-        entropy: NonNegative = 0.01,
-        vf: NonNegative = 0.5,
-        max_grad_norm: Positive = 0.5,
-        greedy: bool = True,
-    ) -> None:
-        if n_steps * num_envs % batch_size:
-            raise ValueError(f"batch_size must divide n_steps * num_envs = {n_steps * num_envs}, got {batch_size}")
-        super().__init__(
-            problem,
-            steps=steps,
-            num_envs=num_envs,
-            width=width,
-            layers=layers,
-            lr=lr,
-            greedy=greedy,
-            hyper={
-                "n_steps": n_steps,
-                "batch_size": batch_size,
-                "epochs": epochs,
-                "lambda_": lambda_,
-                "clip": clip,
-                "entropy": entropy,
-                "vf": vf,
-                "max_grad_norm": max_grad_norm,
-            },
-        )
-
 
 class SB3MaskablePPO(SB3PPO):
-    """PPO that never sees an illegal action (Huang and Ontañón 2022): masked in training as well. Parameters as PPO's."""
+    """PPO that never sees an illegal action (Huang and Ontañón 2022): masked in training as well."""
 
     name: ClassVar[str] = "sb3-maskable-ppo"
     algorithm = MaskablePPO
     policy_class = MaskableActorCriticPolicy
 
 
+@dataclass(frozen=True, kw_only=True)
+class SB3A2CSettings(SB3Settings):
+    """Parameters of :class:`SB3A2C`; those not named in :class:`SB3Settings` as in :class:`SB3PPOSettings`."""
+
+    num_envs: Count = 64
+    lr: Positive = 2e-3
+    greedy: bool = True
+    n_steps: Count = 5
+    lambda_: Share = 0.8
+    entropy: NonNegative = 0.01
+    vf: NonNegative = 0.5
+    max_grad_norm: Positive = 0.5
+
+
 class SB3A2C(SB3Agent):
-    """Advantage actor-critic (Mnih et al. 2016), one update per rollout, with RMSprop.
+    """Advantage actor-critic (Mnih et al. 2016), one update per rollout, with RMSprop."""
 
-    :param n_steps: steps of every environment between updates.
-    :param lambda_: of generalised advantage estimation.
-    :param entropy: weight of the entropy bonus.
-    :param vf: weight of the value loss.
-    :param max_grad_norm: gradients are cut to this norm.
-    """
-
+    settings: SB3A2CSettings = SB3A2CSettings()
     name: ClassVar[str] = "sb3-a2c"
     algorithm = sb3.A2C
     policy_class = ActorCriticPolicy
@@ -259,44 +242,10 @@ class SB3A2C(SB3Agent):
         "num_envs": (16, 32, 64),
     }
 
-    def __init__(
-        self,
-        problem: Problem,
-        *,
-        steps: Count = 300_000,
-        num_envs: Count = 64,
-        width: Count = 128,
-        layers: Count = 2,
-        lr: Positive = 2e-3,
-        n_steps: Count = 5,
-        lambda_: Share = 0.8,
-        entropy: NonNegative = 0.01,
-        vf: NonNegative = 0.5,
-        max_grad_norm: Positive = 0.5,
-        greedy: bool = True,
-    ) -> None:
-        super().__init__(
-            problem,
-            steps=steps,
-            num_envs=num_envs,
-            width=width,
-            layers=layers,
-            lr=lr,
-            greedy=greedy,
-            hyper={
-                "n_steps": n_steps,
-                "lambda_": lambda_,
-                "entropy": entropy,
-                "vf": vf,
-                "max_grad_norm": max_grad_norm,
-            },
-        )
 
-
-class SB3DQN(SB3Agent):
-    """Deep Q-learning (Mnih et al. 2015); always greedy.
-
-    Its target takes the maximum over all actions, illegal ones included: their values are learned too (near zero).
+@dataclass(frozen=True, kw_only=True)
+class SB3DQNSettings(SB3Settings):
+    """Parameters of :class:`SB3DQN`.
 
     :param batch_size: of updates.
     :param buffer_size: transitions remembered.
@@ -309,6 +258,27 @@ class SB3DQN(SB3Agent):
     :param max_grad_norm: gradients are cut to this norm.
     """
 
+    num_envs: Count = 16
+    width: Count = 64
+    lr: Positive = 1e-3
+    batch_size: Count = 256
+    buffer_size: Count = 100_000
+    learning_starts: Natural = 5_000
+    train_freq: Count = 2
+    gradient_steps: Count = 1
+    target_update_interval: Count = 1_000
+    exploration_fraction: Annotated[float, Range(0, 1, above=True)] = 0.3
+    exploration_final_eps: Share = 0.05
+    max_grad_norm: Positive = 10.0
+
+
+class SB3DQN(SB3Agent):
+    """Deep Q-learning (Mnih et al. 2015); always greedy.
+
+    Its target takes the maximum over all actions, illegal ones included: their values are learned too (near zero).
+    """
+
+    settings: SB3DQNSettings = SB3DQNSettings()
     name: ClassVar[str] = "sb3-dqn"
     algorithm = sb3.DQN
     policy_class = DQNPolicy
@@ -319,50 +289,6 @@ class SB3DQN(SB3Agent):
         "exploration_fraction": (0.2, 0.4, 0.6),
         "exploration_final_eps": (0.02, 0.05, 0.1),
     }
-
-    def __init__(
-        self,
-        problem: Problem,
-        *,
-        steps: Count = 300_000,
-        num_envs: Count = 16,
-        width: Count = 64,
-        layers: Count = 2,
-        lr: Positive = 1e-3,
-        batch_size: Count = 256,
-        buffer_size: Count = 100_000,
-        learning_starts: Natural = 5_000,
-        train_freq: Count = 2,
-        gradient_steps: Count = 1,
-        target_update_interval: Count = 1_000,
-        exploration_fraction: Annotated[float, Range(0, 1, above=True)] = 0.3,
-        exploration_final_eps: Share = 0.05,
-        max_grad_norm: Positive = 10.0,
-    ) -> None:
-        super().__init__(
-            problem,
-            steps=steps,
-            num_envs=num_envs,
-            width=width,
-            layers=layers,
-            lr=lr,
-            greedy=True,
-            hyper={
-                "batch_size": batch_size,
-                "buffer_size": buffer_size,
-                "learning_starts": learning_starts,
-                "train_freq": train_freq,
-                "gradient_steps": gradient_steps,
-                "target_update_interval": target_update_interval,
-                "exploration_fraction": exploration_fraction,
-                "exploration_final_eps": exploration_final_eps,
-                "max_grad_norm": max_grad_norm,
-            },
-        )
-
-    def params(self) -> dict[str, Any]:
-        """Constructor parameters."""
-        return {name: value for name, value in super().params().items() if name != "greedy"}
 
     def preferences(self, observations: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Action values."""

@@ -42,6 +42,46 @@ def test_an_agent_of_a_file_is_an_agent_like_any_other(tmp_path: Path) -> None:
     assert evaluate(make_agent("own_agent:Careful", PROBLEM), batch).score.mean() > score.mean() > 0
 
 
+def test_an_own_agents_parameters_may_be_a_dataclass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin = "from __future__ import annotations\nfrom dataclasses import dataclass\n"
+    (tmp_path / "shared_settings.py").write_text(f"""{begin}
+from agents.parameters import Positive
+
+@dataclass(frozen=True)
+class Shared:
+    shares: tuple[Positive, ...] = (0.5, 1.0)
+    margin: Positive = 1.0
+""")
+    (tmp_path / "many_parameters.py").write_text(f"""{begin}
+from agents.planners.fixed import Skip
+from shared_settings import Shared
+
+@dataclass(frozen=True)
+class Settings(Shared):
+    tier: int = 1
+
+class Many(Skip):
+    settings = Settings()
+
+    def __init__(self, problem, settings):
+        super().__init__(problem)
+        self.settings = settings
+""")
+    monkeypatch.syspath_prepend(tmp_path)
+    agent = make_agent(f"{tmp_path / 'many_parameters.py'}:Many(tier=2)", PROBLEM)
+    assert list(agent.params().items()) == [("shares", [0.5, 1.0]), ("margin", 1.0), ("tier", 2)]
+    save_agent(agent, tmp_path / "many.npz")
+    assert load_agent(tmp_path / "many.npz", PROBLEM).params() == agent.params()
+    assert make_agent("many_parameters:Many", PROBLEM, margin=2).params()["tier"] == 1
+    for given, message in (
+        ({"margin": 0}, "margin must be a finite number above 0, got 0"),
+        ({"tier": 1.5}, "tier must be an integer, got 1.5"),
+        ({"colour": 1}, "has no parameter colour; it takes margin, shares, tier"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make_agent("many_parameters:Many", PROBLEM, **given)
+
+
 def test_a_saved_agent_never_imports_its_code(tmp_path: Path) -> None:
     save_agent(make_agent(OWN, PROBLEM), tmp_path / "mine.npz")
     entry = AGENTS.pop("own_agent:Careful")

@@ -401,7 +401,7 @@ def test_progress(name: str) -> None:
     whole = time.process_time() - begin
     steps = [progress.steps for progress in reports]
     assert steps == sorted(set(steps))
-    assert steps[-1] == agent.steps == reports[-1].total_steps
+    assert steps[-1] == agent.settings.steps == reports[-1].total_steps
     assert all(a.updates <= b.updates and a.cpu_seconds < b.cpu_seconds for a, b in zip(reports, reports[1:]))  # noqa: B905, RUF007
     assert reports[-1].cpu_seconds <= whole - 0.01 * len(reports)
     expected = {"sb3-ppo": 4 * 2 * 2, "sb3-maskable-ppo": 4 * 2 * 2, "sb3-a2c": 640 // 40}
@@ -439,11 +439,11 @@ def test_continues_with_exams_not_taken_before(name: str, tmp_path: Path, monkey
     half = reports[-1]
     second = go(1280)
     assert not taken[0] & taken[1]
-    for i in range(first.num_envs):  # in order, none left out but the one that was under way
+    for i in range(first.settings.num_envs):  # in order, none left out but the one that was under way
         mine = np.array(sorted(exam for sub, exam in taken[0] | taken[1] if sub == i))
         assert mine[0] == i
-        assert set(np.diff(mine)) <= {first.num_envs, 2 * first.num_envs}
-        assert (np.diff(mine) == 2 * first.num_envs).sum() <= 1
+        assert set(np.diff(mine)) <= {first.settings.num_envs, 2 * first.settings.num_envs}
+        assert (np.diff(mine) == 2 * first.settings.num_envs).sum() <= 1
     assert seen_seeds == {practice.seed}
     assert reports[-1].steps == 1280
     assert reports[-1].updates > half.updates

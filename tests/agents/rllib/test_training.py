@@ -188,6 +188,8 @@ def test_unknown_names_are_refused() -> None:
         make_config("a2c", SPEC, seed=0, exam_seed=0)
     with pytest.raises(ValueError, match="has no parameter"):
         make_config("ppo", SPEC, seed=0, exam_seed=0, params={"group": 8})
+    with pytest.raises(ValueError, match="grpo: lr must be a finite number above 0, got -1"):
+        make_config("grpo", SPEC, seed=0, exam_seed=0, params={"lr": -1})
 
 
 def test_a_baseline_is_a_score() -> None:
