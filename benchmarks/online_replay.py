@@ -30,12 +30,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 import numpy.typing as npt
-from roi_env.exams.config import exam_spec
 
 from agents.base import Agent, DecisionView, ExamsView, Feedback, Problem, Probs, State, make_agent, public_problem
 from agents.playing import rollout
 from roi_env.answering.base import Question, ThinkingTier
 from roi_env.envs.live import live_source
+from roi_env.exams.config import exam_spec
 from roi_env.exams.exam import draw_exams
 from roi_env.sources.outcome_tables import OutcomeTable, Split
 from roi_env.sources.packaged import TINYLM

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from roi_env.exams.config import ExamSpec, exam_spec
 
 from agents.base import DecisionView, Feedback, Problem, exams_view, make_agent, public_problem
 from agents.live.controller import BudgetController
 from agents.playing import rollout
 from roi_env.answering.base import Ask, Question, Reply, ThinkingTier
 from roi_env.envs.live import gave_nothing, live_source
+from roi_env.exams.config import ExamSpec, exam_spec
 from roi_env.exams.exam import ExamBatch, draw_exams
 
 CUT = "First we write down what is known. There are 48 clips in April and half as many in May, so we begin with"
