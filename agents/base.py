@@ -32,6 +32,7 @@ from roi_env.exams.observation import ObservationTables, observation_layout, obs
 from roi_env.files import replacing
 from roi_env.plugins import announced, import_file, stem_of
 from roi_env.sources.source import Laws
+from roi_env.sources.units import Unit
 
 Probs: TypeAlias = npt.NDArray[np.float64]
 """(D, K + 1) action probabilities; rows sum to one and are zero where masked."""
@@ -66,6 +67,7 @@ class Problem:
     :param observation_size: its length.
     :param guessed: whether ``beliefs`` are mere guesses, which nobody has measured.
     :param one_request: K caps of tiers that are one request cut at different lengths, 0 for other tiers; empty: none.
+    :param unit: what costs and the budget count: tokens, or micro-dollars.
     """
 
     num_tasks: int
@@ -89,6 +91,7 @@ class Problem:
     observation_size: int
     guessed: bool = False
     one_request: tuple[int, ...] = ()
+    unit: Unit = "tokens"
 
     @property
     def num_tiers(self) -> int:
@@ -150,6 +153,7 @@ def public_problem(spec: ExamSpec) -> Problem:
         observation_size=observation_layout(spec).size,
         guessed=source.guessed,
         one_request=source.one_request,
+        unit=source.unit,
     )
 
 
@@ -364,7 +368,7 @@ def one_hot(action: npt.NDArray[np.integer], num_actions: int) -> Probs:
 
 def save_agent(agent: Agent, path: str | Path) -> None:
     """Write an agent to one ``.npz`` file, atomically."""
-    header = json.dumps({"agent": agent.name, "params": agent.params()})
+    header = json.dumps({"agent": agent.name, "params": agent.params(), "unit": agent.problem.unit})
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(file, header=np.array(header), allow_pickle=False, **agent.learned())
 
@@ -393,9 +397,14 @@ def _read_saved(path: str | Path) -> tuple[dict[str, Any], dict[str, npt.NDArray
 def load_agent(path: str | Path, problem: Problem) -> Agent:
     """Read an agent back.
 
-    :raises ValueError: where the file is not a saved agent.
+    :raises ValueError: where the file is not a saved agent, or one of another unit of cost.
     """
     header, arrays = _read_saved(path)
+    # Agents of before units are of tokens.
+    if (unit := header.get("unit", "tokens")) != problem.unit:
+        raise ValueError(
+            f"{path}: this agent counts {unit}, the costs of these exams are {problem.unit}: train one on a table of that unit"
+        )
     if ":" in header["agent"] and header["agent"] not in AGENTS:
         own = header["agent"].partition(":")
         raise ValueError(

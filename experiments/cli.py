@@ -35,7 +35,7 @@ except KeyboardInterrupt:
     sys.exit(130)
 
 from agents.base import AGENTS
-from experiments.commands import answer, llm, mcft, probe, record, serve
+from experiments.commands import answer, import_log, llm, mcft, probe, record, serve
 from experiments.commands.parameters import read_parameters
 from experiments.config import CompareConfig, ConfigError, FamilyConfig, as_dict, load_config
 from experiments.options import (
@@ -102,7 +102,7 @@ def compare(
     ] = None,
     imports: Imports = None,
     table: Annotated[
-        Path | None, typer.Option(help="Recorded outcomes (Parquet, CSV, JSONL) instead of families")
+        Path | None, typer.Option(help="Recorded outcomes (Parquet, CSV, JSONL, a folder, hf:NAME) instead of families")
     ] = None,
     menu: Annotated[
         list[str] | None, typer.Option(help="Menus of the table; default: the three richest; repeatable")
@@ -500,6 +500,7 @@ def rollouts(
         run_on_ray,
         summarise_run,
     )
+    from experiments.compare.comparison import setting_spec
 
     config = RolloutConfig(
         agent=agent,
@@ -528,8 +529,8 @@ def rollouts(
     if not decisions:
         found = summarise_run(config, out)
         console.print(
-            f"score {found.score:.4f} +- {found.score_error:.4f} (standard error over {found.exams:,} exams), tokens "
-            f"{found.tokens:.1f}, truncated {100 * found.truncated:.1f} %"
+            f"score {found.score:.4f} +- {found.score_error:.4f} (standard error over {found.exams:,} exams), "
+            f"{setting_spec(config.setting).source.unit} {found.tokens:.1f}, truncated {100 * found.truncated:.1f} %"
         )
 
 
@@ -631,6 +632,29 @@ app.command(
 
 
 @app.command(
+    "publish-table",
+    **helped(
+        DATA,
+        "roi publish-table mine.parquet published --name me/mine --licence cc-by-4.0",
+        "roi compare --table published",
+    ),
+)
+def publish_table(
+    table: Annotated[Path, typer.Argument(help="Outcome table: Parquet, CSV or JSONL")],
+    folder: Annotated[Path, typer.Argument(help="Folder to write: a data set in the layout of the Hugging Face hub")],
+    name: Annotated[str, typer.Option(help="Of the data set: owner/name")],
+    licence: Annotated[str, typer.Option(help="Of the data, as the hub spells it: apache-2.0, mit, cc-by-4.0, other")],
+) -> None:
+    """Write a table as a data set: Parquet shards, a README with licence, schema and the line that loads it."""
+    from roi_env.sources.outcome_tables import OutcomeTable
+    from roi_env.sources.published import publish_table as write
+
+    for path in write(OutcomeTable.read(table), folder, name=name, licence=licence):
+        console.print(f"{path}  {path.stat().st_size / 1024:,.0f} kB", highlight=False)
+    console.print(f"Read it: roi compare --table {folder}", highlight=False)
+
+
+@app.command(
     "table",
     **helped(
         DATA,
@@ -667,6 +691,7 @@ def list_agents() -> None:
     console.print("In a comparison {tier} stands for every tier of a setting:  roi compare --agent 'fixed-{tier}'")
 
 
+app.command("import", **helped(DATA, *import_log.EXAMPLES))(import_log.import_log)
 app.command(
     **helped(
         DATA,

@@ -16,6 +16,7 @@ from yaml import YAMLError
 from roi_env.exams.config import OWN_DEFAULTS, ExamConfig, parse_budget
 from roi_env.exams.exam import check_seed
 from roi_env.sources.packaged import TINYLM
+from roi_env.sources.table_files import HUB
 
 _Settings = TypeVar("_Settings")
 PLANNERS = [
@@ -216,7 +217,8 @@ def _beside(path: Path, loaded: DictConfig) -> DictConfig:
     """Files that a configuration names by relative paths lie relative to itself, wherever it is used from."""
 
     def absolute(name: Any) -> Any:
-        return str(path.parent.resolve() / name) if isinstance(name, str) else name
+        relative = isinstance(name, str) and not name.startswith(HUB)
+        return str(path.parent.resolve() / name) if relative else name
 
     if loaded.get("tuned"):
         loaded.tuned = absolute(loaded.tuned)

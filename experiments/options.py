@@ -15,6 +15,7 @@ from agents.base import named_agent, use_file
 from experiments.config import ConfigError, FamilyConfig
 from roi_env.exams.config import BUDGET_PRESETS, ORDERS, Beliefs, Enforcement, Feedback, parse_budget
 from roi_env.sources.synthetic import FAMILIES, find_family
+from roi_env.sources.table_files import HUB
 
 COMPARE, TRAIN, LIVE, DATA, MODELS = "Compare", "Train", "Live", "Data", "Language models"
 """Groups of commands, in the order of a user's ways."""
@@ -84,12 +85,12 @@ class ChosenExam:
     """
 
     family: FamilyConfig
-    budget: int | float
+    budget: int | float | str
     order: str
     said: bool
 
 
-def read_budget(text: str) -> int | float:
+def read_budget(text: str) -> int | float | str:
     """A budget of the command line.
 
     :raises ConfigError: for anything but tokens, a fraction or a preset's name.
@@ -101,11 +102,16 @@ def read_budget(text: str) -> int | float:
 
 
 def absolute(path: Path | str | None) -> str | None:
-    """A path that still holds where a run is gone on with from another folder."""
-    return None if path is None else str(Path(path).absolute())
+    """Where a path leads from anywhere; a data set of the hub has its name."""
+    if path is None or str(path).startswith(HUB):
+        return None if path is None else str(path)
+    return str(Path(path).absolute())
 
 
-BUDGET_HELP = f"Fraction of N x mean top-tier cost (0.3), tokens (512), or {', '.join(BUDGET_PRESETS)}"
+BUDGET_HELP = (
+    f"Fraction of N x mean top-tier cost (0.3), tokens (512), dollars (2.50usd, of a table that costs them), or "
+    f"{', '.join(BUDGET_PRESETS)}"
+)
 
 
 def _one_of(values: Any) -> str:

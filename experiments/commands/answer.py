@@ -81,6 +81,12 @@ def answer(
 
     asked = endpoints.load_questions(questions, column, limit, answers=grader is not None, distinct=False)
     tiers = endpoints.parse_tiers(tier or TIERS, answer_tokens)
+    try:
+        amount = parse_budget(budget)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    if isinstance(amount, str):
+        raise ConfigError(f"--budget {budget}: live budgets are tokens, e.g. 20000")
     ledger = out / "ledger.jsonl"
     if ledger.exists() and not resume:
         raise ConfigError(f"{ledger} exists: --resume goes on there, or choose another --out")
@@ -91,7 +97,7 @@ def answer(
         controller = BudgetController(
             agent,
             _Absent(),
-            parse_budget(budget),
+            amount,
             tiers=tiers,
             window=window,
             table=None if table is None else str(table),

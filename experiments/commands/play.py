@@ -15,6 +15,7 @@ from experiments.config import ConfigError
 from experiments.options import ChosenExam
 from roi_env.envs.single import ROIReasoningEnv
 from roi_env.exams.config import ExamSpec
+from roi_env.sources.units import COST_NAMES, cost_text
 
 PERSON = "me"
 
@@ -42,9 +43,10 @@ def play_exam(console: Console, exam: ChosenExam, agent: str, exam_seed: int, ex
 def _ask(console: Console, spec: ExamSpec, view: DecisionView) -> int:
     """What the person may know of the task, and the choice."""
     shown = Table(box=None)
-    for column in ("action", "tier", "success", "mean tokens", ""):
-        shown.add_column(column, justify="right" if column in ("success", "mean tokens") else "left")
-    shown.add_row("0", "skip", "", str(spec.decision_cost), "")
+    mean = f"mean {COST_NAMES[spec.source.unit]}"
+    for column in ("action", "tier", "success", mean, ""):
+        shown.add_column(column, justify="right" if column in ("success", mean) else "left")
+    shown.add_row("0", "skip", "", cost_text(spec.decision_cost, spec.source.unit), "")
     beliefs, group = view.problem.beliefs, int(view.group[0])
     for k, tier in enumerate(spec.source.tiers):
         legal = (
@@ -55,7 +57,7 @@ def _ask(console: Console, spec: ExamSpec, view: DecisionView) -> int:
             else "not offered"
         )
         chance = f"{beliefs.success_probability[group, k]:.0%}" if beliefs is not None else "?"
-        tokens = f"{beliefs.expected_cost[group, k]:.0f}" if beliefs is not None else "?"
+        tokens = cost_text(beliefs.expected_cost[group, k], spec.source.unit) if beliefs is not None else "?"
         shown.add_row(str(k + 1), tier.name, chance, tokens, legal)
     console.print(shown)
     choices = [str(a) for a in range(spec.num_tiers + 1)]

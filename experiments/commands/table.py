@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from roi_env.sources.outcome_tables import DEFAULT_FRACTIONS, SPLITS, OutcomeTable
+from roi_env.sources.units import COST_NAMES, UNIT_NAMES, cost_text, cost_with_unit
 
 
 def describe_table(path: str | os.PathLike[str], console: Console | None = None) -> None:
@@ -17,13 +18,17 @@ def describe_table(path: str | os.PathLike[str], console: Console | None = None)
     :param console: where to print (default: standard output).
     :raises OutcomeTableError: for a malformed file, naming file, column and first offending row.
     """
-    console = console or Console(emoji=False)
-    table = OutcomeTable.read(path)
+    print_table(OutcomeTable.read(path), console or Console(emoji=False))
+
+
+def print_table(table: OutcomeTable, console: Console) -> None:
+    """Print what a table holds."""
+    unit = table.unit
     found = table.describe()
 
     console.print(
         f"[bold]{escape(found['path'])}[/]: {found['rows']:,} generations, {found['questions']:,} questions, "
-        f"{len(found['menus'])} menus; decision cost {found['decision_cost']} tokens, samples "
+        f"{len(found['menus'])} menus; costs in {UNIT_NAMES[unit]}, decision cost {cost_with_unit(found['decision_cost'], unit)}, samples "
         f"{'paired' if found['pairing'] else 'not paired'} across tiers",
         highlight=False,
         soft_wrap=True,
@@ -45,8 +50,8 @@ def describe_table(path: str | os.PathLike[str], console: Console | None = None)
         splits.add_row(split, f"{share:.0%}", f"{found['splits'][split]:,}")
     console.print(splits)
 
-    tiers = Table("menu", "tier", title="Tiers, cheapest first (tokens and accuracy over generations)")
-    for column in ("questions", "samples", "tokens", "p50", "p90", "correct"):
+    tiers = Table("menu", "tier", title=f"Tiers, cheapest first ({COST_NAMES[unit]} and accuracy over generations)")
+    for column in ("questions", "samples", COST_NAMES[unit], "p50", "p90", "correct"):
         tiers.add_column(column, justify="right")
     for menu in found["menus"]:
         for k, tier in enumerate(menu["tiers"]):
@@ -56,9 +61,9 @@ def describe_table(path: str | os.PathLike[str], console: Console | None = None)
                 escape(tier["tier"]),
                 f"{tier['questions']:,}",
                 f"{low}" if low == high else f"{low}-{high}",
-                f"{tier['tokens_mean']:,.0f}",
-                f"{tier['tokens_p50']:,.0f}",
-                f"{tier['tokens_p90']:,.0f}",
+                cost_text(tier["tokens_mean"], unit),
+                cost_text(tier["tokens_p50"], unit),
+                cost_text(tier["tokens_p90"], unit),
                 f"{tier['accuracy']:.3f}",
                 end_section=k == len(menu["tiers"]) - 1,
             )

@@ -481,6 +481,7 @@ def _settings_table(config: CompareConfig, settings: list[Setting]) -> pa.Table:
                 "label": setting.label,
                 "num_tasks": spec.num_tasks,
                 "budget": spec.budget,
+                "unit": spec.source.unit,
                 "budget_fraction": float(setting.budget) if isinstance(setting.budget, float) else fraction,
                 "order": spec.order,
                 "preview": spec.preview,

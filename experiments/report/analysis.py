@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from roi_env.files import replacing
 from roi_env.measures import metrics
 from roi_env.measures.metrics import Floats, Interval
+from roi_env.sources.units import Unit, cost_text
 
 RESAMPLES = 2000
 QUANTITIES = ("score", "tokens", "truncated", "skipped", "reached")
@@ -90,15 +91,25 @@ class SettingResult:
 
     @property
     def budget(self) -> int:
-        """Budget B in tokens."""
+        """Budget B in the setting's unit."""
         return int(self.row["budget"])
 
     @property
+    def unit(self) -> Unit:
+        """What costs count; runs of before units count tokens."""
+        return self.row.get("unit") or "tokens"
+
+    @property
+    def budget_text(self) -> str:
+        """The budget as people read it."""
+        return f"{self.budget:,}" if self.unit == "tokens" else cost_text(self.budget, self.unit)
+
+    @property
     def budget_label(self) -> str:
-        """The budget in words: tokens, and the fraction of what the top tier would cost where it is known."""
+        """The budget in words: tokens or dollars, and the fraction of what the top tier would cost where it is known."""
         fraction = self.row.get("budget_fraction")
         known = fraction is not None and math.isfinite(fraction)
-        return f"B = {self.budget:,}" + (f" ({fraction:.3g} of all-top-tier)" if known else "")
+        return f"B = {self.budget_text}" + (f" ({fraction:.3g} of all-top-tier)" if known else "")
 
     @cached_property
     def no_interval(self) -> str | None:

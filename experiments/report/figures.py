@@ -346,8 +346,8 @@ def curves(family: Sequence[SettingResult], look: dict[str, Look]) -> Figure:
     for axes in (left, right):
         axes.set_xscale("log")
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xticks(budgets, [f"{b:,}" for b in budgets])
-        axes.set_xlabel("budget B (tokens, log scale)")
+        axes.set_xticks(budgets, [s.budget_text for s in family])
+        axes.set_xlabel(f"budget B ({'tokens, ' if family[0].unit == 'tokens' else ''}log scale)")
         axes.margins(x=0.04)
     left.set_ylim(bottom=0)
     ceiling = left.get_ylim()[1]
@@ -420,7 +420,7 @@ def regret_split(family: Sequence[SettingResult]) -> Figure:
                 )
             axes.plot([low, high], [y, y], color=INK, lw=1.1)
         axes.axvline(best, color="#000000", lw=1.2)
-        axes.set_title(f"B = {setting.budget:,}")
+        axes.set_title(f"B = {setting.budget_text}")
         axes.set_xlim(0, oracle or 1)
         axes.set_ylim(-0.6, len(agents) - 0.4)
         axes.set_xlabel("score per exam")
@@ -474,8 +474,8 @@ def pareto(family: Sequence[SettingResult], look: dict[str, Look]) -> Figure:
         axes.axvline(setting.budget, color=DARK, lw=1, ls=":")
         axes.text(setting.budget, 0.02, "budget ", rotation=90, ha="right", transform=axes.get_xaxis_transform())
         axes.axhline(setting.reference(OPTIMUM), color="#000000", lw=0.8)
-        axes.set_title(f"B = {setting.budget:,}")
-        axes.set_xlabel("tokens spent per exam")
+        axes.set_title(f"B = {setting.budget_text}")
+        axes.set_xlabel(f"{setting.unit} spent per exam")
         axes.set_xlim(right=setting.budget * 1.03)
     panels[0].set_ylabel("score per exam")
     return figure
@@ -564,7 +564,7 @@ def trajectories(comparison: Comparison, setting: SettingResult, agents: Sequenc
         axes.set_xlabel("task")
         axes.tick_params(labelbottom=True)
     for axes in panels[::columns]:
-        axes.set_ylabel("tokens left")
+        axes.set_ylabel(f"{setting.unit} left")
     handles: list[Line2D | Patch] = [Line2D([], [], color="#8A8A8A", lw=2.5, label="skip")]
     handles += [Patch(color=colors[k], label=actions[k]) for k in range(1, len(actions))]
     handles += [
@@ -667,7 +667,7 @@ def calibration(comparison: Comparison, setting: SettingResult, look: dict[str, 
         return None
     figure = Figure(figsize=(9.6, 4.3))
     for axes, name, unit in zip(
-        figure.subplots(1, 2), ("success", "tokens"), ("P(correct)", "tokens per attempt"), strict=True
+        figure.subplots(1, 2), ("success", "tokens"), ("P(correct)", f"{setting.unit} per attempt"), strict=True
     ):
         top = 0.0
         for agent, t in reversed(tables.items()):

@@ -32,6 +32,7 @@ from experiments.report.analysis import (
 from experiments.training.workers import worker_pool
 from roi_env.files import replacing
 from roi_env.measures.metrics import Interval
+from roi_env.sources.units import cost_with_unit
 
 __all__ = ["RunError", "analyse", "headline", "summarise", "write_report"]
 
@@ -107,7 +108,7 @@ def headline(comparison: Comparison) -> list[str]:
     ranking = [a for a in focus.ranking() if a not in (OPTIMUM, SKIP)]
     if not ranking:
         return sentences
-    best, where = ranking[0], f"In {focus.row['family']} at B = {focus.budget:,} tokens"
+    best, where = ranking[0], f"In {focus.row['family']} at B = {cost_with_unit(focus.budget, focus.unit)}"
     found = []
     if REACHABLE in focus.references:
         share = focus.share(best, REACHABLE)

@@ -25,6 +25,7 @@ from roi_env.exams.rules import transition
 from roi_env.sources.outcome_tables import OutcomeTable
 from roi_env.sources.recorded import recorded_source
 from roi_env.sources.source import Laws, Source, Tier, laws_from_cells
+from roi_env.sources.units import UNIT_NAMES
 
 _Result = TypeVar("_Result")
 _LENGTHS = ("short", "middle", "long")
@@ -92,6 +93,8 @@ def live_source(
         group_names, key = _LENGTHS, np.arange(len(_LENGTHS))
     else:
         known = recorded_source(table, menu=menu, group_by=group_by, split="train")
+        if known.unit != "tokens":
+            raise ValueError(f"the table's costs are {UNIT_NAMES[known.unit]}, a live budget is tokens: record tokens")
         if [tier.name for tier in known.tiers] != names:
             raise ValueError(
                 f"the table's tiers are {[tier.name for tier in known.tiers]}, the live ones {names}: name them alike"

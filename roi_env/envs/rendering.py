@@ -78,7 +78,7 @@ def _mark(decision: Decision) -> str:
 def render_ansi(scene: Scene) -> str:
     """The exam as coloured text: one line a decision, the budget as a bar, the task to decide next."""
     spec = scene.spec
-    lines = [f"{spec.source.name}: {spec.num_tasks} tasks, {spec.budget} tokens"]
+    lines = [f"{spec.source.name}: {spec.num_tasks} tasks, {spec.budget} {spec.source.unit}"]
     left = spec.budget
     width = max(len(scene.action_name(a)) for a in range(spec.num_tiers + 1))
     for n, decision in enumerate(scene.decisions):
@@ -88,10 +88,10 @@ def render_ansi(scene: Scene) -> str:
         lines.append(
             f"{n + 1:3d}  {spec.source.group_names[scene.groups[n]]:<26.26s}  "
             f"\x1b[{colour}m{scene.action_name(decision.action):<{width}s}\x1b[0m  {_mark(decision):<3s} "
-            f"{decision.tokens:7d} tokens  {'█' * full}{'░' * (30 - full)} {left:7d} left"
+            f"{decision.tokens:7d} {spec.source.unit}  {'█' * full}{'░' * (30 - full)} {left:7d} left"
         )
     if scene.ended:
-        lines.append(f"     exam over: score {scene.score:g}, {spec.budget - left} tokens spent")
+        lines.append(f"     exam over: score {scene.score:g}, {spec.budget - left} {spec.source.unit} spent")
     else:
         n = len(scene.decisions)
         # Preview or not, the task to decide is public.
@@ -129,7 +129,7 @@ def _paint(
     def y(tokens: float) -> float:
         return bottom - (bottom - top) * tokens / spec.budget
 
-    draw.text((left, 12), f"{spec.source.name}   score {scene.score:g}   {scene.remaining} of {spec.budget} tokens left",
+    draw.text((left, 12), f"{spec.source.name}   score {scene.score:g}   {scene.remaining} of {spec.budget} {spec.source.unit} left",
               fill=_INK, font=title)  # fmt: skip
     at = float(left)
     for action in range(spec.num_tiers + 1):

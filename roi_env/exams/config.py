@@ -19,6 +19,7 @@ from roi_env.exams.arrivals import Arrivals, arrivals, order_key
 from roi_env.exams.rewards import Reward, parse_reward
 from roi_env.sources.source import NOT_OFFERED, Coupling, Source
 from roi_env.sources.synthetic import FAMILIES, find_family
+from roi_env.sources.units import UNIT_NAMES, Unit, cost_with_unit, read_cost
 
 if TYPE_CHECKING:
     from roi_env.sources.outcome_tables import OutcomeTable, Split
@@ -41,7 +42,7 @@ _ORDER_CODE = {"random": 0, "easy_first": 1, "hard_first": 2, "given": 3}
 class ExamSpec:
     """Everything that defines a kind of exam; see :class:`ExamConfig` for the meaning of the fields.
 
-    ``budget`` is in tokens. Build it with :meth:`ExamConfig.resolve` or :func:`exam_spec`, which validate.
+    ``budget`` is in the source's unit. Build it with :meth:`ExamConfig.resolve` or :func:`exam_spec`, which validate.
     """
 
     source: Source
@@ -105,7 +106,7 @@ class ExamConfig:
     :param family: task family (``sources.synthetic.FAMILIES``), "tinylm" (the packaged table), "recorded" (needs
         ``table``) or a :class:`~roi_env.sources.source.Source`. "paper" uses a ``table`` when it is given.
     :param num_tasks: N; default 10 (``paper``: 3), at most the number of questions of a recorded source.
-    :param budget: an ``int`` is tokens; a ``float`` is a fraction of N times the mean cost of the top tier; or a
+    :param budget: an ``int`` is tokens (of a source that costs dollars: refused), ``"2.50usd"`` dollars; a ``float`` is a fraction of N times the mean cost of the top tier; or a
         preset name ("tight" .15, "medium" .3, "ample" .6), or either number as text. Fewer tokens than tasks, and than a
         twentieth of the whole cost, cause a warning (not for live questions): a fraction was probably meant.
     :param order: "random", "easy_first" / "hard_first" (by the published key, never by hidden difficulty) or "given"
@@ -183,6 +184,7 @@ class ExamConfig:
             source = source.with_caps_enforced()
         if self.coupling is not None:
             source = source.with_coupling(self.coupling)
+        _check_unit(self.budget, source)
         default_cost = 0 if table is None else table.decision_cost
         return _validated(
             ExamSpec(
@@ -285,13 +287,21 @@ def _count(name: str, value: Any, least: int) -> int:
     return int(value)
 
 
-def parse_budget(text: str) -> int | float:
-    """Read a budget as the command line and the environments take it: ``"512"`` tokens, ``"0.3"`` or a preset's name.
+def parse_budget(text: str) -> int | float | str:
+    """Read a budget as the command line and the environments take it: ``"512"`` tokens, ``"0.3"`` or a preset's name, or an
+    amount with its unit: ``"2.50usd"``, ``"$2.50"``, ``"300 micro-usd"``, ``"512 tokens"``.
 
-    :returns: tokens (int) or a fraction (float), whose range :func:`exam_spec` checks.
+    :returns: tokens (int) or a fraction (float), whose range :func:`exam_spec` checks; money stays text, which
+        :func:`exam_spec` reads where costs are money.
     :raises ValueError: for any other text.
     """
     text = text.strip()
+    try:
+        amount = read_cost(text)
+    except ValueError as error:
+        raise ValueError(f"budget {text!r}: {error}") from None
+    if amount is not None:
+        return amount[0] if amount[1] == "tokens" else text
     if text in BUDGET_PRESETS:
         return BUDGET_PRESETS[text]
     try:
@@ -316,19 +326,30 @@ def _resolve_budget(budget: Any, source: Source, num_tasks: int) -> int:
         budget = budget[()]
     if isinstance(budget, str):
         budget = parse_budget(budget)
+    name = UNIT_NAMES[source.unit]
+    if isinstance(budget, str):
+        amount = read_cost(budget)
+        assert amount is not None  # what parse_budget leaves as text
+        if amount[1] != source.unit:
+            raise ValueError(
+                f"budget {budget!r} is money, but the costs of {source.name!r} are {name}: give 512 or a fraction"
+            )
+        if amount[0] < 1:
+            raise ValueError(f"budget {budget!r} is less than a micro-dollar")
+        return _fits(amount[0], source.unit)
     if isinstance(budget, (float, np.floating)):
         if not math.isfinite(budget) or not 0 < budget <= _LARGEST_FRACTION:
             raise ValueError(
                 f"budget {float(budget)}: a float is a fraction in (0, {_LARGEST_FRACTION}] of num_tasks x mean "
-                f"top-tier cost ({unit:.0f} tokens here); pass an int for tokens"
+                f"top-tier cost ({cost_with_unit(unit, source.unit)} here); pass an int for tokens, '2.50usd' for dollars"
             )
-        return _fits(max(1, round(float(budget) * unit)))
+        return _fits(max(1, round(float(budget) * unit)), source.unit)
     if isinstance(budget, (bool, np.bool_)) or not isinstance(budget, (int, np.integer)) or budget < 1:
         raise ValueError(
             f"budget must be an integer >= 1 (tokens), a float in (0, {_LARGEST_FRACTION}] (a fraction) or one of "
-            f"{list(BUDGET_PRESETS)}, got {budget!r}"
+            f"{list(BUDGET_PRESETS)}, or money as text ('2.50usd'), got {budget!r}"
         )
-    tokens = _fits(int(budget))
+    tokens = _fits(int(budget), source.unit)
     # A source without outcomes is live questions: who spends real tokens gives tokens.
     if source.outcomes.size and tokens < max(2, min(num_tasks, _LARGEST_FRACTION)) and tokens < 0.05 * unit:
         warnings.warn(
@@ -339,10 +360,27 @@ def _resolve_budget(budget: Any, source: Source, num_tasks: int) -> int:
     return tokens
 
 
-def _fits(tokens: int) -> int:
-    if tokens > np.iinfo(np.int32).max // 2:
-        raise ValueError(f"budget must stay below 2**30 tokens, got {tokens}")
-    return tokens
+def _fits(cost: int, unit: Unit) -> int:
+    if cost > np.iinfo(np.int32).max // 2:
+        raise ValueError(f"budget must stay below 2**30 {unit}, got {cost}")
+    return cost
+
+
+def _check_unit(budget: int | float | str, source: Source) -> None:
+    """Money is never given as a bare number.
+
+    :raises ValueError: where it is.
+    """
+    if source.unit != "tokens" and not isinstance(budget, (str, float, np.floating)):
+        raise ValueError(
+            f"budget {budget!r} has no unit, and the costs of {source.name!r} are {UNIT_NAMES[source.unit]}: write '2.50usd' or "
+            f"'{budget} micro-usd', or give a fraction"
+        )
+    if source.unit != "tokens" and isinstance(budget, str) and isinstance(parse_budget(budget), int):
+        raise ValueError(
+            f"budget {budget!r} is tokens, but the costs of {source.name!r} are {UNIT_NAMES[source.unit]}: write 2.50usd, or a "
+            "fraction (0.3)"
+        )
 
 
 def _validated(spec: ExamSpec) -> ExamSpec:

@@ -12,6 +12,8 @@ Optional file metadata (Parquet schema metadata, UTF-8 text):
 * ``level_edges``: JSON ``{menu: {tier: tokens}}``, most tokens that still count as the tier's announced level;
 * ``tier_caps``: JSON ``{menu: {tier: tokens}}``, tokens at which generation of the tier was cut;
 * ``decision_cost``: tokens every action costs, skip included (default 0);
+* ``unit``: what costs (the column ``tokens``, level edges, caps and the decision cost) count: ``tokens`` (default) or ``micro-usd``,
+  millionths of a US dollar;
 * ``pairing``: ``true`` where sample ``s`` of all tiers comes from one thought (default ``false``).
 """
 
@@ -44,15 +46,18 @@ from roi_env.sources.table_files import (
     OutcomeTableError,
     integer_column,
     is_empty,
+    is_folder,
     is_text,
     own_name,
     read_file,
+    read_folder,
     some,
     text_column,
     with_own_names,
 )
 from roi_env.sources.texts import normalised
 from roi_env.sources.thoughts import hidden_thoughts
+from roi_env.sources.units import COST_NAMES, UNITS, Unit, cost_text
 
 __all__ = [
     "COLUMNS",
@@ -101,6 +106,7 @@ class OutcomeTable:
     :param tier_caps: menu -> tier -> tokens at which generation was cut.
     :param decision_cost: tokens every action costs, skip included.
     :param pairing: whether sample ``s`` of all tiers of a question comes from one thought.
+    :param unit: what all costs count.
     :param notes: what was inferred in reading, one sentence each.
     :param same_text: (dataset, question_id) -> normalised text, of those that share a text with another pair (or are linked
         by a chain of such pairs). It stays that of the whole table in selections, and so do splits.
@@ -112,12 +118,14 @@ class OutcomeTable:
     tier_caps: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     decision_cost: int = 0
     pairing: bool = False
+    unit: Unit = "tokens"
     notes: tuple[str, ...] = ()
     same_text: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> OutcomeTable:
-        """Read and check a ``.parquet``, ``.csv``, ``.tsv``, ``.jsonl`` or ``.json`` file; text may be gzipped (``.gz``).
+        """Read and check a ``.parquet``, ``.csv``, ``.tsv``, ``.jsonl`` or ``.json`` file; text may be gzipped (``.gz``). A folder
+        is a data set in the layout of the Hugging Face hub (``data/*.parquet``), and ``hf:NAME`` one of the hub's.
 
         CSV columns outside ``COLUMNS`` are read as text; CSV and JSON Lines carry no metadata (``dataclasses.replace``
         sets it).
@@ -125,7 +133,7 @@ class OutcomeTable:
         :raises OutcomeTableError: naming file, column and first offending row.
         """
         path = Path(path)
-        rows, notes = read_file(path)
+        rows, notes = read_folder(path) if is_folder(path) else read_file(path)
         return cls.from_arrow(rows, str(path), notes)
 
     @classmethod
@@ -178,6 +186,7 @@ class OutcomeTable:
             tier_caps=_token_map(metadata, "tier_caps", path),
             decision_cost=_decision_cost(metadata, path),
             pairing=_pairing(metadata, path),
+            unit=_unit(metadata, path),
         )
         if "tier_order" in derived:
             table, note = table._with_tier_order()
@@ -207,6 +216,7 @@ class OutcomeTable:
             b"tier_caps": json.dumps(self.tier_caps).encode(),
             b"decision_cost": str(self.decision_cost).encode(),
             b"pairing": str(self.pairing).lower().encode(),
+            b"unit": self.unit.encode(),
         }
         # Written by pandas, it describes the types of the file that was read, not of this one.
         metadata.pop(b"pandas", None)
@@ -220,6 +230,10 @@ class OutcomeTable:
                 writer.add_key_value_metadata(metadata)
         except pa.ArrowNotImplementedError as error:
             raise OutcomeTableError(str(path), f"{error}; make the column text or drop it") from error
+
+    def shard(self, start: int, length: int) -> OutcomeTable:
+        """Some of the rows, in their order; metadata is that of the whole."""
+        return replace(self, rows=self.rows.slice(start, length))
 
     @property
     def num_rows(self) -> int:
@@ -497,7 +511,7 @@ class OutcomeTable:
     def describe(self) -> dict[str, Any]:
         """What the table holds, as plain data (dicts, lists, str, int, float, bool).
 
-        Keys: ``path, rows, questions, pairing, decision_cost, datasets`` (name -> questions), ``splits`` (name ->
+        Keys: ``path, rows, questions, pairing, unit, decision_cost, datasets`` (name -> questions), ``splits`` (name ->
         questions, default shares), ``menus``, ``problems`` and ``notes``.
 
         * A menu: ``menu, questions, complete_questions`` (questions with all tiers), ``splits, tiers``.
@@ -524,6 +538,7 @@ class OutcomeTable:
             "rows": self.num_rows,
             "questions": len(first_row),
             "pairing": self.pairing,
+            "unit": self.unit,
             "decision_cost": self.decision_cost,
             "datasets": {name: int(count) for name, count in zip(names, counts, strict=True) if count},
             "splits": self._split_sizes(first_row),
@@ -637,6 +652,7 @@ class OutcomeTable:
                     "unequal_samples",
                     f"{entry['tier']}: {entry['samples_min']} to {entry['samples_max']} samples a question",
                 )
+        suffix = " tokens" if self.unit == "tokens" else ""
         for low in range(len(names)):
             for high in range(low + 1, len(names)):
                 both = offered[:, low] & offered[:, high]
@@ -647,16 +663,16 @@ class OutcomeTable:
                 if cost[1] < cost[0]:
                     report(
                         "tier_order",
-                        f"{names[high]} comes after {names[low]} but costs less ({cost[1]:.0f} against {cost[0]:.0f} "
-                        "tokens)",
+                        f"{names[high]} comes after {names[low]} but costs less ({cost_text(cost[1], self.unit)} against "
+                        f"{cost_text(cost[0], self.unit)}{suffix})",
                     )
                 dear, cheap = (1, 0) if cost[1] >= cost[0] else (0, 1)
                 if right[dear] < right[cheap]:
                     pair = (names[low], names[high])
                     report(
                         "trap",
-                        f"{pair[dear]} is dearer and worse than {pair[cheap]} ({cost[dear]:.0f} against "
-                        f"{cost[cheap]:.0f} tokens, {right[dear]:.3f} against {right[cheap]:.3f} correct)",
+                        f"{pair[dear]} is dearer and worse than {pair[cheap]} ({cost_text(cost[dear], self.unit)} against "
+                        f"{cost_text(cost[cheap], self.unit)}{suffix}, {right[dear]:.3f} against {right[cheap]:.3f} correct)",
                     )
         ends = offered[:, 0] & offered[:, -1]
         worse = int((accuracy[ends, -1] < accuracy[ends, 0]).sum())
@@ -672,8 +688,9 @@ class OutcomeTable:
                     f"column {name!r} has several values in {several} of {len(np.unique(cell))} questions and tiers: if they are "
                     "judgements or filters of one generation, each is counted as a generation; keep one",
                 )
-        for message in hidden_thoughts(self.rows, tier, names):
-            report("hidden_thought", message)
+        if self.unit == "tokens":
+            for message in hidden_thoughts(self.rows, tier, names):
+                report("hidden_thought", message)
         return {
             "menu": menu,
             "questions": shape[0],
@@ -734,9 +751,11 @@ class OutcomeTable:
             mine = np.flatnonzero(menu[first] == number)
             mine = mine[np.lexsort((first[mine], mean[mine]))]
             order[mine] = np.arange(1, len(mine) + 1)
-            said.append(f"{name}: " + " < ".join(f"{tiers[tier[first[at]]]} ({mean[at]:,.0f})" for at in mine))
+            said.append(
+                f"{name}: " + " < ".join(f"{tiers[tier[first[at]]]} ({cost_text(mean[at], self.unit)})" for at in mine)
+            )
         more = f"; and {len(said) - 3} more menus" if len(said) > 3 else ""
-        note = f"no tier_order: tiers stand in the order of their mean tokens ({'; '.join(said[:3])}{more})"
+        note = f"no tier_order: tiers stand in the order of their mean {COST_NAMES[self.unit]} ({'; '.join(said[:3])}{more})"
         return replace(self, rows=self._with("tier_order", order[key])), note
 
     def _with_samples(self) -> tuple[OutcomeTable, str]:
@@ -898,6 +917,13 @@ def _decision_cost(metadata: Mapping[bytes, bytes], path: str) -> int:
     if not (text.isascii() and text.isdigit()) or int(text) > MAX_TOKENS:
         raise OutcomeTableError(path, f"metadata 'decision_cost' must be an integer >= 0 (tokens), got {text!r}")
     return int(text)
+
+
+def _unit(metadata: Mapping[bytes, bytes], path: str) -> Unit:
+    text = _metadata_text(metadata, "unit", path) or "tokens"
+    if text not in UNITS:
+        raise OutcomeTableError(path, f"metadata 'unit' must be one of {list(UNITS)}, got {text!r}")
+    return text
 
 
 def _pairing(metadata: Mapping[bytes, bytes], path: str) -> bool:

@@ -59,6 +59,7 @@ def recorded_source(
       value of ``group_by``; for a tier, the questions of that value that offer it.
     * ``group_key``: rank of the ``group_by`` value by the success in ``beliefs_split`` of the dearest tier recorded
       there (0: most often right); equals share a rank.
+    * ``unit`` is the table's: costs and budgets count the same.
     * Level edges come from the table's metadata, else edge ``k`` is the 90 % quantile (an observed value, all
       generations of ``beliefs_split`` pooled) of tier ``k``'s tokens, raised where needed to exceed edge ``k - 1``.
     * ``row_given``: order of first appearance in the file.
@@ -128,6 +129,7 @@ def recorded_source(
         question_ids=question_ids,
         texts=_texts(table, "question", first_row),
         answers=_texts(table, "answer", first_row) if table.has_one_answer()[items].all() else (),
+        unit=table.unit,
     )
     return source.with_coupling(coupling or ("common" if paired else "independent"))
 

@@ -22,6 +22,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from roi_env.sources.units import Unit
+
 NOT_OFFERED = np.iinfo(np.int32).max
 """Minimum cost (tokens) published for a tier that a task does not offer."""
 
@@ -176,6 +178,7 @@ class Source:
     :param texts: item -> question text (recorded sources).
     :param answers: item -> reference answer (recorded sources); no agent sees it. Empty where a question has several: they
         belong to its generations, whose options were shuffled.
+    :param unit: what all costs count: tokens, or micro-dollars.
     """
 
     name: str
@@ -204,6 +207,7 @@ class Source:
     answers: tuple[str, ...] = ()
     guessed: bool = False
     one_request: tuple[int, ...] = ()
+    unit: Unit = "tokens"
 
     @property
     def num_tiers(self) -> int:

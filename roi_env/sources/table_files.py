@@ -49,6 +49,8 @@ INTEGERS = {
 # Texts that say whether an answer was right, in any case.
 _TRUE, _FALSE = ("true", "t", "yes", "y", "1", "1.0"), ("false", "f", "no", "n", "0", "0.0")
 
+HUB = "hf:"
+"""Begins the name of a data set of the Hugging Face hub."""
 NO_ROWS = "the table has no rows: record at least one generation"
 _JSONL_BLOCK = 2**25
 _SHOWN = 100
@@ -93,6 +95,56 @@ def read_file(path: Path) -> tuple[pa.Table, tuple[str, ...]]:
     if path.stat().st_size == 0:
         raise OutcomeTableError(str(path), "the file has 0 bytes: record or copy it again")
     return _READERS[suffix](path)
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a table is a folder, here or on the hub."""
+    return str(path).startswith(HUB) or path.is_dir()
+
+
+def read_folder(path: Path) -> tuple[pa.Table, tuple[str, ...]]:
+    """``(columns, notes)`` of a data set in the layout of the Hugging Face hub: its shards, one after the other.
+
+    :raises OutcomeTableError: where there are no shards, or they differ in columns or metadata.
+    """
+    folder = _from_hub(path) if str(path).startswith(HUB) else path
+    shards = sorted((folder / "data").glob("*.parquet")) or sorted(folder.glob("*.parquet"))
+    if not shards:
+        raise OutcomeTableError(
+            str(path), "is a folder without data/*.parquet: give a file, or a folder that `roi publish-table` wrote"
+        )
+    for shard in shards:
+        if match := re.search(r"-of-(\d+)$", shard.stem):
+            if int(match[1]) != len(shards):
+                raise OutcomeTableError(str(path), f"has {len(shards)} of {int(match[1])} shards: copy it again")
+            break
+    tables = [_read_parquet(shard)[0] for shard in shards]
+    for shard, table in zip(shards, tables, strict=True):
+        if table.column_names != tables[0].column_names or table.schema.metadata != tables[0].schema.metadata:
+            raise OutcomeTableError(
+                str(shard), f"has other columns or metadata than {shards[0].name}: keep one table a folder"
+            )
+    try:
+        return pa.concat_tables(tables, promote_options="permissive").unify_dictionaries(), ()
+    except pa.ArrowException as error:
+        raise OutcomeTableError(str(path), f"its shards do not fit together: {error}") from error
+
+
+def _from_hub(path: Path) -> Path:
+    """The folder that holds a data set of the hub; only Parquet shards are fetched, and no code of it is run."""
+    name = str(path).removeprefix(HUB)
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    except ImportError:
+        raise OutcomeTableError(str(path), 'needs: pip install "roi-reasoning[live]"') from None
+    try:
+        return Path(snapshot_download(name, repo_type="dataset", allow_patterns=["*.parquet", "data/*.parquet"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise OutcomeTableError(
+            str(path),
+            f"cannot be had from the hub ({' '.join(str(error).split())[:200]}): check the name and the network",
+        ) from error
 
 
 def own_name(header: str) -> str:

@@ -69,7 +69,7 @@ def hidden_thoughts(rows: pa.Table, tier: npt.NDArray[np.int64], names: Sequence
     menu = str(rows["menu"][0].as_py())
     for k, name in enumerate(names):
         mine = tier == k
-        if not _thinks(menu, name):
+        if not thinks(menu, name):
             continue
         median = float(np.median(tokens[mine]))
         if visible is None and thought is None:
@@ -92,7 +92,8 @@ def hidden_thoughts(rows: pa.Table, tier: npt.NDArray[np.int64], names: Sequence
     return found
 
 
-def _thinks(menu: str, tier: str) -> bool:
+def thinks(menu: str, tier: str) -> bool:
+    """Whether a tier is said to think, by its name and its menu's."""
     plain = own_name(tier)
     return not _DOES_NOT.search(plain) and bool(
         _THINKS.search(own_name(menu).replace("_", " ") + " " + plain.replace("_", " "))

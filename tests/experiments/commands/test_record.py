@@ -221,6 +221,11 @@ def test_no_seeds_are_sent_where_none_shall_be(source: str, tmp_path: Path) -> N
         roi(*recording(url, source, out, "--samples", "2"))
     assert ["seed" in seen.body for seen in upstream.seen[8:]] == [False] * 8, "a journal goes on as it was"
     roi("regrade", str(out.with_suffix(".journal.jsonl")), "--out", str(tmp_path / "r.parquet"), "--grader", "exact")
+    imported = roi(
+        "import", str(out.with_suffix(".journal.jsonl")), "--out", str(tmp_path / "i.parquet"), "--grader", "exact"
+    )
+    assert imported.startswith("Format: journal of roi record")
+    assert OutcomeTable.read(tmp_path / "i.parquet").rows.equals(OutcomeTable.read(tmp_path / "r.parquet").rows)
     assert metadata(tmp_path / "r.parquet") == metadata(out)
     with pytest.raises(ConfigError, match="--no-seeds belongs to --endpoint"):
         roi("record", "anything", "--questions", source, "--out", str(tmp_path / "l.parquet"), "--no-seeds")

@@ -52,7 +52,7 @@ def test_prints_families_tiers_questions_splits_and_problems(tmp_path: Path) -> 
     for part in ("set[0]", "model", "fast", "slow", "train", "validation", "test", "50%", "1,000", "0.000"):
         assert part in text
     assert "1 of 2 questions lack a tier" in text
-    assert "slow is dearer and worse than fast (1000 against 10 tokens, 0.000 against 1.000 correct)" in text
+    assert "slow is dearer and worse than fast (1,000 against 10 tokens, 0.000 against 1.000 correct)" in text
 
 
 def test_a_clean_table_has_no_problems(tmp_path: Path) -> None:

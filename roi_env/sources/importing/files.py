@@ -1,0 +1,382 @@
+"""Log files of strangers, read as data alone: nothing is unpickled or executed, and every size is bounded.
+
+What a file is follows from its first bytes, never from its name. A bound that is reached is an error that names the file; a
+declared size is never believed.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import re
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+MAX_DOCUMENT = 2**28
+"""Bytes of a JSON document, unpacked: it is held whole."""
+MAX_LINE = 2**26
+"""Bytes of a line of JSON Lines or a field of CSV."""
+MAX_FILE = 2**33
+"""Bytes of all that is read of a file, unpacked."""
+MAX_MEMBERS = 1_000_000
+"""Files inside a zip."""
+MAX_DEPTH = 200
+"""Lists and objects inside each other."""
+_ZSTD = 93
+"""Method of zip that Python before 3.14 does not know."""
+_SEPARATOR = re.compile(r"sep=(.)\s*$")
+"""What Excel writes before a header."""
+_DELIMITERS = ",;\t|:^~"
+_REFUSED = (
+    (b"\x80", "a Python pickle: it runs code when it is read, so it is never opened; write JSON Lines from it"),
+    (b"SQLite format 3\x00", "an SQLite database: write the rows as CSV or JSON Lines"),
+    (b"\x89HDF", "an HDF5 file: write the rows as Parquet, CSV or JSON Lines"),
+    (b"ARROW1", "an Arrow file: write it as Parquet"),
+    (b"\xfd7zXZ\x00", "packed with xz: unpack it first"),
+    (b"BZh", "packed with bzip2: unpack it first"),
+    (b"\x28\xb5\x2f\xfd", "packed with zstd: unpack it first"),
+)
+
+
+class LogError(ValueError):
+    """A log cannot be imported; the message names the file and what to do.
+
+    :param is_log: whether the file was understood, and only lacks what a table needs: other logs can go on without it.
+    """
+
+    def __init__(self, path: str, message: str, *, is_log: bool = False) -> None:
+        self.path, self.is_log = path, is_log
+        super().__init__(f"{printable(path)}: {message}")
+
+
+class CompanionError(LogError):
+    """A file that belongs to a run beside its answers: averages, settings."""
+
+    def __init__(self, path: str, message: str) -> None:
+        super().__init__(path, message, is_log=True)
+
+
+def printable(text: str) -> str:
+    """Text without characters that would steer a terminal or that no file can hold."""
+    text = text.encode("utf-8", "replace").decode()
+    return "".join(
+        " " if char in "\t\r\n" else char if char.isprintable() or char == " " else "\ufffd" for char in text
+    )
+
+
+@dataclass
+class LogFile:
+    """A file, and what its first bytes say it is.
+
+    :param kind: ``zip``, ``parquet``, ``json`` (a document), ``lines`` (JSON Lines) or ``csv``.
+    :param notes: what was inferred, or went wrong without harm, in reading.
+    """
+
+    path: Path
+    kind: str = ""
+    notes: list[str] = field(default_factory=list)
+    _parsed: Any = None
+
+    def __post_init__(self) -> None:
+        self.kind = self._kind()
+
+    def error(self, message: str, *, is_log: bool = False) -> LogError:
+        """An error that names this file."""
+        return LogError(str(self.path), message, is_log=is_log)
+
+    def damaged(self, kind: str, error: BaseException, place: str = "") -> LogError:
+        """The error of a file that ends too soon, or is not what it says."""
+        what = "lists or objects stand too deep in each other" if isinstance(error, RecursionError) else str(error)
+        return self.error(
+            f"cannot be read as {kind}{place} (truncated or damaged?): {printable(what)[:200]}; copy it again, or leave it out"
+        )
+
+    def _kind(self) -> str:
+        if not self.path.is_file():
+            raise self.error("file not found" if not self.path.exists() else "is no ordinary file")
+        if self.path.stat().st_size == 0:
+            raise self.error("the file has 0 bytes: copy it again, or leave it out")
+        with self.path.open("rb") as file:
+            start = file.read(16)
+        for mark, what in _REFUSED:
+            if start.startswith(mark):
+                raise self.error(f"is {what}")
+        if start.startswith(b"PK"):
+            return "zip"
+        if start.startswith(b"PAR1"):
+            return "parquet"
+        with self.open() as raw:
+            head = self._read(raw, 2**16)
+        if head.startswith(_REFUSED[0][0]):
+            raise self.error(f"is {_REFUSED[0][1]}")
+        if b"\x00" in head and not head.startswith((b"\xff\xfe", b"\xfe\xff")):
+            raise self.error(
+                "holds bytes that no text has: give JSON, JSON Lines, CSV, Parquet or an Inspect log (.eval)"
+            )
+        text = head.decode(self.encoding, "replace").lstrip("\ufeff \t\r\n")
+        if not text:
+            raise self.error("holds white space alone: copy it again, or leave it out")
+        if text[0] == "[":
+            return "json" if not self._first_line_is_whole() else "lines"
+        if text[0] == "{":
+            return "lines" if self._first_line_is_whole() else "json"
+        return "csv"
+
+    def _first_line_is_whole(self) -> bool:
+        """Whether the first line with text is an object by itself, so that another can follow."""
+        with self.text() as file:
+            line = ""
+            while not line.strip():
+                line = file.readline(MAX_LINE)
+                if not line:
+                    return False
+        return isinstance(_json(line), dict)
+
+    @cached_property
+    def encoding(self) -> str:
+        """UTF-8 (with or without a mark) or, where its mark says so, UTF-16."""
+        with self.open() as file:
+            mark = self._read(file, 2)
+        return "utf-16" if mark in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+
+    def _read(self, file: IO[bytes], size: int) -> bytes:
+        try:
+            return file.read(size)
+        except (OSError, EOFError, zlib.error) as error:
+            raise self.damaged("gzip", error) from error
+
+    def open(self) -> IO[bytes]:
+        """The bytes, unpacked where they are gzipped."""
+        with self.path.open("rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
+        return cast(IO[bytes], gzip.open(self.path, "rb")) if packed else self.path.open("rb")
+
+    def text(self) -> io.TextIOWrapper:
+        """The text; line ends as they are."""
+        return io.TextIOWrapper(self.open(), self.encoding, newline="")
+
+    def lines(self) -> Iterator[tuple[int, str]]:
+        """``(number, line)`` of every line with text, counted from 1.
+
+        :raises LogError: for a line or file that is too long, or text that is not UTF-8.
+        """
+        number = size = 0
+        try:
+            with self.text() as file:
+                while line := file.readline(MAX_LINE + 1):
+                    number += 1
+                    size += len(line)
+                    self._bound(len(line), MAX_LINE, f"line {number}")
+                    self._bound(size, MAX_FILE, "the file")
+                    if not line.isspace():
+                        yield number, line
+        except UnicodeDecodeError as error:
+            raise self.error(f"line {number + 1} is not UTF-8 text ({error.reason}): save the file as UTF-8") from error
+        except (OSError, EOFError, zlib.error) as error:
+            raise self.damaged("gzip", error, f" after line {number}") from error
+
+    def _bound(self, size: int, most: int, what: str) -> None:
+        if size > most:
+            raise self.error(f"{what} holds more than {most:,} bytes, more than is read: divide it, or leave it out")
+
+    def document(self) -> Any:
+        """The JSON document that the file is; held until :meth:`forget`."""
+        if self._parsed is not None:
+            return self._parsed
+        try:
+            with self.open() as file:
+                data = file.read(MAX_DOCUMENT + 1)
+        except (OSError, EOFError, zlib.error) as error:
+            raise self.damaged("gzip", error) from error
+        self._bound(len(data), MAX_DOCUMENT, "the document")
+        self._parsed = self.parsed(data, "JSON")
+        return self._parsed
+
+    def forget(self) -> None:
+        """Hold the document no more."""
+        self._parsed = None
+
+    def parsed(self, data: bytes | str, what: str, place: str = "") -> Any:
+        """JSON text as values.
+
+        :raises LogError: where it is none, or too deep.
+        """
+        try:
+            text = data if isinstance(data, str) else data.decode(self.encoding if what == "JSON" else "utf-8-sig")
+            value = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise self.damaged(what, error, place) from error
+        if _deeper(value, MAX_DEPTH):
+            raise self.error(
+                f"{what}{place}: lists or objects stand more than {MAX_DEPTH} deep in each other; no log does"
+            )
+        return value
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Zip: Inspect's logs.
+
+    def members(self) -> list[zipfile.ZipInfo]:
+        """What the zip says it holds; nothing is unpacked, and no name is ever a path."""
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                found = archive.infolist()
+        except (zipfile.BadZipFile, OSError, ValueError, struct.error, NotImplementedError, EOFError) as error:
+            raise self.damaged("zip", error) from error
+        if len(found) > MAX_MEMBERS:
+            raise self.error(f"holds {len(found):,} files, more than {MAX_MEMBERS:,}: no log does")
+        return found
+
+    def unpack(self, members: list[zipfile.ZipInfo]) -> Iterator[tuple[str, Any]]:
+        """``(name, JSON)`` of members, one after the other."""
+        total = 0
+        try:
+            with zipfile.ZipFile(self.path) as archive, self.path.open("rb") as raw:
+                for member in members:
+                    if member.flag_bits & 1:
+                        raise self.error("is encrypted: unpack it with its password first")
+                    with self._opened(archive, raw, member) as file:
+                        data = file.read(MAX_DOCUMENT + 1)
+                    self._bound(len(data), MAX_DOCUMENT, f"{printable(member.filename)!r} inside it")
+                    if member.compress_type == _ZSTD and zlib.crc32(data) != member.CRC:
+                        raise zipfile.BadZipFile(f"bad CRC-32 of {member.filename!r}")
+                    total += len(data)
+                    self._bound(total, MAX_FILE, "the zip")
+                    yield (
+                        member.filename,
+                        self.parsed(data, "an Inspect log", f", {printable(member.filename)!r} inside it"),
+                    )
+        except (zipfile.BadZipFile, OSError, EOFError, zlib.error, struct.error, NotImplementedError) as error:
+            raise self.damaged("zip", error) from error
+
+    def _opened(self, archive: zipfile.ZipFile, raw: IO[bytes], member: zipfile.ZipInfo) -> IO[bytes]:
+        if member.compress_type != _ZSTD:
+            return archive.open(member)
+        raw.seek(member.header_offset)
+        header = raw.read(30)
+        if len(header) < 30 or not header.startswith(b"PK\x03\x04"):
+            raise zipfile.BadZipFile(f"no header of {member.filename!r}")
+        name, extra = struct.unpack("<26xHH", header)
+        raw.seek(name + extra, 1)
+        packed = raw.read(min(member.compress_size, MAX_DOCUMENT))
+        return cast(IO[bytes], pa.CompressedInputStream(pa.BufferReader(packed), "zstd"))
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Rows
+
+    def records(self) -> Iterator[tuple[str, Any]]:
+        """``(place, value)`` of what is one row each: lines, elements of a list, rows of CSV and Parquet.
+
+        :raises LogError: for what cannot be read, naming the place.
+        """
+        if self.kind == "lines":
+            for number, line in self.lines():
+                yield f"line {number}", self.parsed(line, "JSON Lines", f", line {number}")
+        elif self.kind == "json":
+            value = self.document()
+            for number, item in enumerate(value if isinstance(value, list) else [value], 1):
+                yield f"element {number}", item
+        elif self.kind == "csv":
+            yield from self._csv()
+        elif self.kind == "parquet":
+            yield from self._parquet()
+        else:
+            raise self.error("is a zip that is no Inspect log: unpack it, and import what is inside")
+
+    def first(self) -> Any:
+        """The first record, or None."""
+        return next((value for _, value in self.records()), None)
+
+    def _csv(self) -> Iterator[tuple[str, dict[str, str]]]:
+        delimiter = self._delimiter()
+        if delimiter != ",":
+            name = {"\t": "tabs"}.get(delimiter, repr(delimiter))
+            self._note(f"fields are separated by {name}")
+        csv.field_size_limit(MAX_LINE)
+        lines = (line for number, line in self.lines() if number > 1 or not _SEPARATOR.match(line))
+        reader = csv.reader(lines, delimiter=delimiter, strict=True)
+        try:
+            header = [name.strip() for name in next(reader)]
+            if repeated := sorted({name for name in header if header.count(name) > 1}):
+                raise self.error(f"has the column {repeated[0]!r} more than once: keep one")
+            for number, fields in enumerate(reader, 1):
+                if len(fields) != len(header):
+                    raise self.error(
+                        f"row {number} has {len(fields)} fields, the header {len(header)} (separated by {delimiter!r}): quote "
+                        "fields that hold the separator"
+                    )
+                yield f"row {number}", dict(zip(header, fields, strict=True))
+        except csv.Error as error:
+            raise self.damaged("CSV", error) from error
+
+    def _note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def _delimiter(self) -> str:
+        """The separator under which the first rows have the same number of fields, and the most."""
+        head = []
+        for number, (_, line) in enumerate(self.lines()):
+            if number == 0 and (told := _SEPARATOR.match(line)):
+                return told[1]
+            head.append(line)
+            if number == 50:
+                break
+        best = (False, 1, ",")
+        for delimiter in _DELIMITERS:
+            try:
+                rows = list(csv.reader(head, delimiter=delimiter))
+            except csv.Error:
+                continue
+            # The last may go on in a line that was not read.
+            sizes = {len(row) for row in (rows[:-1] if len(rows) > 2 and len(head) > 50 else rows)}
+            found = (len(sizes) == 1, len(rows[0]), delimiter)
+            if found[1] > 1 and found[:2] > best[:2]:
+                best = found
+        return best[2]
+
+    def _parquet(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        try:
+            with pq.ParquetFile(self.path) as file:
+                sizes = [file.metadata.row_group(at).total_byte_size for at in range(file.metadata.num_row_groups)]
+                self._bound(sum(sizes), MAX_FILE, "the table")
+                number = 0
+                for batch in file.iter_batches(1024):
+                    for row in batch.to_pylist():
+                        number += 1
+                        yield f"row {number}", row
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise self.damaged("Parquet", error) from error
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _deeper(value: Any, depth: int) -> bool:
+    """Whether containers stand more than ``depth`` deep in each other; asks without recursion."""
+    level = [value]
+    for _ in range(depth + 1):
+        level = [
+            child
+            for item in level
+            if isinstance(item, dict | list)
+            for child in (item.values() if isinstance(item, dict) else item)
+            if isinstance(child, dict | list)
+        ]
+        if not level:
+            return False
+    return True

@@ -1,0 +1,198 @@
+"""lm-evaluation-harness: ``samples_TASK_TIME.jsonl`` of ``--log_samples``, with the results file of the run beside it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from roi_env.sources.importing.files import LogError, LogFile
+from roi_env.sources.importing.generations import Generation, Options, Report, choose, dict_of, text_of, with_options
+
+_SAMPLES = re.compile(r"samples_(?P<task>.+)_(?P<time>\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(?:\.\d+)?)$")
+_METRICS = ("exact_match", "acc", "pass@1", "pass_at_1", "math_verify", "correct", "em", "score")
+_QUESTIONS = ("question", "problem", "query", "prompt", "input", "text")
+_OPTIONS = ("options", "choices")
+_OURS = {
+    "doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter", "metrics", "doc_hash", "prompt_hash", "target_hash",
+}  # fmt: skip
+
+
+def matches(file: LogFile, first: Any) -> bool:
+    """Lines with ``doc_id`` and what was answered."""
+    return isinstance(first, dict) and "doc_id" in first and ("resps" in first or "filtered_resps" in first)
+
+
+def is_results(first: Any) -> bool:
+    """Whether a document is the results file of a run: aggregates."""
+    return (
+        isinstance(first, dict)
+        and isinstance(first.get("results"), dict)
+        and bool({"configs", "n-shot", "lm_eval_version", "versions"} & first.keys())
+    )
+
+
+def read(file: LogFile, options: Options, report: Report, others: list[LogFile]) -> Iterator[Generation]:
+    """Generations of a file: one filter of several, one metric of several."""
+    name = _SAMPLES.match(_stem(file.path))
+    task = name["task"] if name else _stem(file.path)
+    model, effort = _model(file, name["time"] if name else "", report)
+    filters = list(dict.fromkeys(text_of(_record(file, place, value).get("filter")) for place, value in file.records()))
+    metrics = _metrics(file)
+    by_filter, by_metric = options.filter in filters, options.filter in metrics
+    if options.filter is not None and not (by_filter or by_metric):
+        raise file.error(
+            f"no filter or metric {options.filter!r}; filters are {filters}, metrics {metrics}", is_log=True
+        )
+    taken = choose(filters, options.filter if by_filter else None, "filter", report)
+    if not metrics:
+        raise file.error("has no metric that says whether an answer is right (exact_match, acc, ...)", is_log=True)
+    metric = choose(metrics, options.filter if by_metric else None, "metric", report) or ""
+    for place, value in file.records():
+        record = _record(file, place, value)
+        if text_of(record.get("filter")) != taken:
+            report.dropped[f"other filter of the same generation ({text_of(record.get('filter'))})"] += 1
+            continue
+        if (texts := _texts(record.get("resps"))) is None:
+            report.dropped["chosen by likelihood: nothing was generated"] += 1
+            continue
+        # The first of several, unless the filter lets all of them vote.
+        votes = bool(re.search(r"maj|vote|pass@|best", taken or ""))
+        if len(texts) > 1:
+            report.note(
+                f"several generations a question ({file.path.name}): "
+                + ("the filter judges all of them, so all are paid" if votes else "the first is judged, and paid")
+            )
+        doc = dict_of(record.get("doc"))
+        yield Generation(
+            score=_score(record.get(metric)),
+            dataset=task,
+            question_id=text_of(record["doc_id"]),
+            question=_question(doc, record),
+            answer=_answer(record.get("target")),
+            model=model,
+            effort=effort,
+            text=texts[0] if texts else None,
+            texts=tuple(texts[1:]) if votes else (),
+            place=place,
+        )
+
+
+def _record(file: LogFile, place: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict) or "doc_id" not in value:
+        raise file.error(f"{place} is no sample of lm-evaluation-harness (an object with doc_id)")
+    return value
+
+
+def _stem(path: Path) -> str:
+    return re.sub(r"\.(jsonl|json)(\.gz)?$", "", path.name)
+
+
+def _metrics(file: LogFile) -> list[str]:
+    """Names of what a sample is judged by, the usual ones first."""
+    first = file.first()
+    numbers = [
+        name for name, value in first.items() if name not in _OURS and isinstance(_score(value), bool | int | float)
+    ]
+    told = first.get("metrics")
+    named = [name for name in told if name in numbers] if isinstance(told, list) else numbers
+    return sorted(named or numbers, key=lambda name: _METRICS.index(name) if name in _METRICS else len(_METRICS))
+
+
+def _score(value: Any) -> Any:
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
+
+
+def _texts(resps: Any) -> list[str] | None:
+    """Generated texts of a sample, or None where options were scored by likelihood instead."""
+    flat: list[str] = []
+    level = [resps]
+    while level:
+        value = level.pop(0)
+        if isinstance(value, str):
+            flat.append(value)
+        elif isinstance(value, list):
+            if len(value) == 2 and str(value[1]) in ("True", "False") and _is_number(value[0]):
+                return None
+            level = [*value, *level]
+        elif isinstance(value, int | float):
+            return None
+    return flat
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _question(doc: Mapping[str, Any], record: Mapping[str, Any]) -> str:
+    text = next((str(doc[name]) for name in _QUESTIONS if isinstance(doc.get(name), str) and doc[name].strip()), "")
+    choices = next((doc[name] for name in _OPTIONS if doc.get(name)), None)
+    if isinstance(choices, dict):
+        choices = choices.get("text")
+    if text:
+        return with_options(text.strip(), choices)
+    # The prompt: arguments of the request.
+    level: list[Any] = [record.get("arguments")]
+    while level:
+        value = level.pop(0)
+        if isinstance(value, str):
+            return value
+        level = [*(value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()), *level]
+    return ""
+
+
+def _answer(target: Any) -> str:
+    """The reference; of a worked solution in GSM8K's form, what follows its last mark."""
+    text = text_of(target)
+    return text.rpartition("####")[2].strip()
+
+
+def _model(file: LogFile, time: str, report: Report) -> tuple[str, str]:
+    """``(model, effort)``: from the results file of the same run beside it, else the folder that the harness names after the
+    model, else the time of the run."""
+    found = _run(file.path.parent, time) if time else None
+    if found is not None:
+        return found
+    folder = file.path.absolute().parent.name
+    if "__" in folder:
+        return folder.replace("__", "/", 1), ""
+    report.warn(
+        "no results file names the model of some runs: they are told apart by their time or file name; put results_TIME.json "
+        "beside the samples, or name tiers with --column tier=..."
+    )
+    return time.partition(".")[0] or _stem(file.path), ""
+
+
+@lru_cache(maxsize=256)
+def _run(folder: Path, time: str) -> tuple[str, str] | None:
+    path = folder / f"results_{time}.json"
+    if not path.is_file():
+        return None
+    try:
+        results = LogFile(path).document()
+    except LogError:
+        return None
+    if not isinstance(results, dict):
+        return None
+    config = dict_of(results.get("config"))
+    arguments = _settings(config.get("model_args"))
+    model = text_of(
+        results.get("model_name") or arguments.get("pretrained") or arguments.get("model") or config.get("model")
+    )
+    settings = _settings(config.get("gen_kwargs"))
+    named = ("reasoning_effort", "enable_thinking", "thinking_budget", "max_gen_toks", "max_tokens")
+    effort = " ".join(f"{name}={text_of(settings[name])}" for name in named if settings.get(name) not in (None, ""))
+    return (model, effort) if model else None
+
+
+def _settings(value: Any) -> dict[str, Any]:
+    """Settings as an object, or as ``name=value,name=value``."""
+    if isinstance(value, str):
+        return dict(part.partition("=")[::2] for part in value.split(","))
+    return dict_of(value)

@@ -1,0 +1,463 @@
+"""Generations of any logs as one outcome table."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from roi_env.sources.importing.files import CompanionError, LogError, LogFile, printable
+from roi_env.sources.importing.formats import TABULAR, find_format
+from roi_env.sources.importing.generations import Generation, Options, Report
+from roi_env.sources.importing.tabular import LABELS
+from roi_env.sources.outcome_tables import OutcomeTable
+from roi_env.sources.table_files import MAX_TOKENS
+from roi_env.sources.texts import normalised
+from roi_env.sources.thoughts import thinks
+from roi_env.sources.units import Unit
+
+CHARACTERS_A_TOKEN = 4
+"""Of the estimate where a log has neither counts nor a tokenizer: English text and code have about so many."""
+_RIGHT = ("true", "t", "yes", "y", "correct", "right", "pass", "passed", "success", "c")
+_WRONG = ("false", "f", "no", "n", "incorrect", "wrong", "fail", "failed", "failure", "i")
+_MOST_FILES = 10_000
+_NO_LOGS = (".md", ".txt", ".py", ".yaml", ".yml", ".html", ".png", ".lock", ".log")
+_THOUGHT = re.compile(r"<think|<thought|<\|?(begin_of_)?thought|<reasoning|\[think", re.IGNORECASE)
+
+
+def find_logs(paths: Sequence[Path]) -> list[Path]:
+    """The files, and all files of folders but hidden ones and those of kinds that are no logs; none twice.
+
+    :raises LogError: where there are none, or too many.
+    """
+    found: dict[Path, Path] = {}
+    for path in paths:
+        if path.is_dir():
+            inside = [
+                file
+                for file in sorted(path.rglob("*"))
+                if file.is_file()
+                and not file.is_symlink()
+                and not any(part.startswith(".") for part in file.relative_to(path).parts)
+                and file.suffix.lower() not in _NO_LOGS
+            ]
+            if not inside:
+                raise LogError(str(path), "the folder has no files that could be logs")
+        else:
+            inside = [path]
+        for file in inside:
+            found.setdefault(file.resolve(), file)
+    if len(found) > _MOST_FILES:
+        raise LogError(str(paths[0]), f"{len(found):,} files, more than {_MOST_FILES:,}: import some at a time")
+    return list(found.values())
+
+
+def import_logs(paths: Sequence[Path], options: Options, name: str) -> tuple[OutcomeTable, dict[str, int], Report]:
+    """The table that logs make, how many files each format had, and what a user must know.
+
+    A log that is understood but lacks what a table needs is left out where others are whole, and warned of.
+
+    :param name: of the table: names it in errors.
+    :raises LogError: for damaged files, values that cannot be read, and where nothing is left.
+    """
+    report = Report()
+    files, reasons = _distinct(find_logs(paths), report)
+    kinds: Counter[str] = Counter()
+    generations: list[tuple[LogFile, Generation]] = []
+    for file in files:
+        try:
+            kind = find_format(file, options)
+            mine = list(kind.read(file, options, report, files))
+            if kind is not TABULAR:
+                mine = [_labelled(file, one, options) for one in mine]
+            file.forget()
+        except LogError as error:
+            if not error.is_log or len(files) == 1:
+                raise
+            reasons.append(error)
+            continue
+        kinds[kind.name] += 1
+        for note in file.notes:
+            report.note(f"{file.path.name}: {note}")
+        generations += [(file, one) for one in mine]
+    if reasons and not kinds:
+        more = f" (and {len(reasons) - 1} more files like it)" if len(reasons) > 1 else ""
+        raise LogError(reasons[0].path, str(reasons[0]).partition(": ")[2] + more)
+    for reason in reasons:
+        if isinstance(reason, CompanionError):
+            report.note(f"{printable(Path(reason.path).name)} tells about its run, and has no answers of its own")
+        else:
+            report.warn(f"left out: {reason}")
+    return _table(generations, options, report, name), dict(kinds), report
+
+
+def _distinct(paths: Sequence[Path], report: Report) -> tuple[list[LogFile], list[LogError]]:
+    """Files that differ: a copy would count every generation twice."""
+    seen: dict[bytes, Path] = {}
+    files: list[LogFile] = []
+    for path in paths:
+        file = LogFile(path)
+        with path.open("rb") as raw:
+            digest = hashlib.file_digest(raw, "sha256").digest()
+        if digest in seen:
+            report.warn(f"left out: {printable(str(path))} holds the same bytes as {printable(str(seen[digest]))}")
+            continue
+        seen[digest] = path
+        files.append(file)
+    return files, []
+
+
+def _labelled(file: LogFile, one: Generation, options: Options) -> Generation:
+    """A generation of a known format under the labels that a user gives: constants, ``{file}`` and ``{folder}``."""
+    for label in LABELS:
+        text = options.columns.get(label)
+        if text is None:
+            continue
+        known = {
+            "file": file.path.name.partition(".jsonl")[0].removesuffix(".json").removesuffix(".eval"),
+            "folder": file.path.absolute().parent.name,
+            "model": one.model,
+            "effort": one.effort,
+        }
+        unknown = [part for part in re.findall(r"\{([^{}]*)\}", text) if part not in known]
+        if unknown:
+            raise file.error(f"--column {label}={text}: {{{unknown[0]}}} is unknown here; there are {sorted(known)}")
+        setattr(one, label, text.format_map(known).strip("'\""))
+    return one
+
+
+def _table(found: list[tuple[LogFile, Generation]], options: Options, report: Report, name: str) -> OutcomeTable:
+    total = len(found)
+    kept = _without_copies(found, report)
+    kept = [(file, one) for file, one in kept if _has_score(one, report)]
+    if not kept:
+        said = ", ".join(f"{count:,} {reason}" for reason, count in report.dropped.items())
+        raise LogError(
+            name,
+            f"no generation is left ({said or 'the logs have none'}): a table needs answers that were generated and judged",
+        )
+    unit = _unit(kept, options, report)
+    rows = []
+    correct = _correct(kept, options, report)
+    counts: Counter[str] = Counter()
+    for (file, one), right in zip(kept, correct, strict=True):
+        cost, counted = _micro_usd(file, one) if unit == "micro-usd" else _tokens(file, one, options)
+        if cost is None:
+            report.dropped["no cost" if unit == "micro-usd" else "no tokens and no text"] += 1
+            continue
+        counts[counted] += 1
+        rows.append((one, {"tokens": cost, "correct": right, "counted": counted}))
+    if not rows:
+        what = "cost in US dollars" if unit == "micro-usd" else "tokens, and no text to count"
+        raise LogError(
+            name,
+            f"no generation has a {what}: name its column with --column {'cost' if unit == 'micro-usd' else 'tokens'}=...",
+        )
+    labels = _labels([one for one, _ in rows], report)
+    samples = _samples([one for one, _ in rows], labels, report)
+    orders = [one.tier_order for one, _ in rows]
+    table: dict[str, list[Any]] = {
+        "dataset": [],
+        "question_id": [],
+        "question": [],
+        "answer": [],
+        "menu": [],
+        "tier": [],
+    }
+    for (one, _), (menu, tier) in zip(rows, labels, strict=True):
+        question = _text(one.question)
+        for column, value in (
+            ("dataset", printable(one.dataset).strip() or "imported"),
+            ("question_id", printable(one.question_id).strip() or _id_of(question)),
+            ("question", question),
+            ("answer", _text(one.answer)),
+            ("menu", menu),
+            ("tier", tier),
+        ):
+            table[column].append(value)
+    for column in ("tokens", "correct", "counted"):
+        table[column] = [values[column] for _, values in rows]
+    if samples is not None:
+        table["sample"] = samples
+    if all(order is not None for order in orders):
+        table["tier_order"] = orders
+    _say_counts(rows, labels, counts, unit, report)
+    if (left := total - len(rows)) and not report.dropped:
+        report.dropped["of unknown reason"] += left
+    if any(not one.question_id.strip() for one, _ in rows):
+        report.note("questions without an id have one from their text")
+    arrow = pa.table(table).replace_schema_metadata({"unit": unit})
+    return OutcomeTable.from_arrow(arrow, name)
+
+
+def _text(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
+
+
+def _id_of(question: str) -> str:
+    return "q-" + hashlib.sha256((normalised(question) or question).encode()).hexdigest()[:12]
+
+
+def _without_copies(found: list[tuple[LogFile, Generation]], report: Report) -> list[tuple[LogFile, Generation]]:
+    seen: set[str] = set()
+    kept = []
+    for file, one in found:
+        if one.name and one.name in seen:
+            report.dropped["copy of a generation of another log (the same uuid)"] += 1
+            continue
+        seen.add(one.name)
+        if not (one.question_id.strip() or normalised(one.question)):
+            report.dropped["neither an id nor a text of the question"] += 1
+            continue
+        kept.append((file, one))
+    return kept
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Right or wrong
+
+
+def _has_score(one: Generation, report: Report) -> bool:
+    score = one.score
+    if score is None or (isinstance(score, str) and score.strip().lower() in ("", "none", "null", "nan")):
+        report.dropped["no score"] += 1
+        return False
+    if isinstance(score, float) and math.isnan(score):
+        report.dropped["no score"] += 1
+        return False
+    return True
+
+
+def _correct(kept: list[tuple[LogFile, Generation]], options: Options, report: Report) -> list[bool]:
+    """Whether each was right.
+
+    :raises LogError: for values that say nothing, and numbers beyond 0 and 1 without ``correct_at``.
+    """
+    values = [_judged(file, one) for file, one in kept]
+    numbers = sorted({value for value in values if not isinstance(value, bool)} - {0.0, 1.0})
+    at = options.correct_at
+    if at is None and numbers:
+        for (file, one), value in zip(kept, values, strict=True):
+            if not isinstance(value, bool) and not 0 <= value <= 1:
+                raise file.error(
+                    f"{one.place}: score {value:g} is not between 0 and 1: say from which score an answer is right, with --correct-at"
+                )
+        share = sum(not isinstance(value, bool) and value not in (0.0, 1.0) for value in values) / len(values)
+        report.warn(
+            f"{share:.0%} of the scores lie between 0 and 1 ({numbers[0]:g} to {numbers[-1]:g}): only 1 counts as right; --correct-at .9 "
+            "counts those from .9"
+        )
+    least = 1.0 if at is None else at
+    return [value if isinstance(value, bool) else value >= least for value in values]
+
+
+def _judged(file: LogFile, one: Generation) -> bool | float:
+    score = one.score
+    if isinstance(score, bool):
+        return score
+    if isinstance(score, str):
+        plain = score.strip().lower()
+        if plain in _RIGHT or plain in _WRONG:
+            return plain in _RIGHT
+        percent = plain.endswith("%")
+        number = _number(plain.removesuffix("%"))
+        if number is not None:
+            return float(number) / (100 if percent else 1)
+    elif isinstance(score, int | float) and math.isfinite(score):
+        return float(score)
+    raise file.error(
+        f"{one.place}: expected a score (true or false, a number, C or I), got {printable(str(score))[:60]!r}; correct it, or name "
+        "another column (or --filter)"
+    )
+
+
+def _number(text: str) -> Decimal | None:
+    """A finite number; a comma may stand for its point."""
+    text = text.strip().removeprefix("$")
+    if re.fullmatch(r"[-+]?\d+,\d+", text) and not re.fullmatch(r"[-+]?[1-9]\d{0,2},\d{3}", text):
+        text = text.replace(",", ".")
+    try:
+        number = Decimal(text) if text.isascii() else None
+    except InvalidOperation:
+        return None
+    return number if number is not None and number.is_finite() else None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Cost
+
+
+def _unit(kept: Iterable[tuple[LogFile, Generation]], options: Options, report: Report) -> Unit:
+    if options.unit is not None:
+        return "micro-usd" if options.unit == "micro-usd" else "tokens"
+    if any(one.tokens is not None or one.text is not None for _, one in kept):
+        return "tokens"
+    report.note("the logs count US dollars alone: costs are micro-dollars (--unit micro-usd)")
+    return "micro-usd"
+
+
+def _as_number(file: LogFile, one: Generation, column: str, value: Any, expected: str) -> Decimal:
+    number = None
+    if isinstance(value, str):
+        number = _number(value)
+    elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        number = Decimal(str(value))
+    elif isinstance(value, Decimal):
+        number = value if value.is_finite() else None
+    if number is None or number < 0:
+        raise file.error(
+            f"{one.place}, {column}: expected {expected}, got {printable(str(value))[:60]!r}; correct it or drop the row"
+        )
+    return number
+
+
+def _missing(value: Any) -> bool:
+    return (
+        value is None
+        or (isinstance(value, float) and math.isnan(value))
+        or (isinstance(value, str) and not value.strip())
+    )
+
+
+def _micro_usd(file: LogFile, one: Generation) -> tuple[int | None, str]:
+    if _missing(one.usd):
+        return None, ""
+    cost = round(_as_number(file, one, "cost", one.usd, "US dollars, a number >= 0") * 1_000_000)
+    if cost > MAX_TOKENS:
+        raise file.error(
+            f"{one.place}, cost: {one.usd} US dollars are more than a table holds ({MAX_TOKENS / 1e6:,.0f})"
+        )
+    return cost, "log"
+
+
+def _tokens(file: LogFile, one: Generation, options: Options) -> tuple[int | None, str]:
+    if not _missing(one.tokens):
+        expected = f"generated tokens, an integer from 0 to {MAX_TOKENS}"
+        number = _as_number(file, one, "tokens", one.tokens, expected)
+        if number != int(number) or number > MAX_TOKENS:
+            raise file.error(f"{one.place}, tokens: expected {expected}, got {one.tokens}; correct it or drop the row")
+        return int(number), "log"
+    if one.text is None:
+        return None, ""
+    texts = [one.text, *one.texts, *([one.thought] if one.thought else [])]
+    if options.tokenizer is not None:
+        return sum(map(options.tokenizer, map(_text, texts))), "tokenizer"
+    return sum(-(-len(text) // CHARACTERS_A_TOKEN) for text in texts), "estimate"
+
+
+def _say_counts(
+    rows: list[tuple[Generation, dict[str, Any]]],
+    labels: list[tuple[str, str]],
+    counts: Counter[str],
+    unit: Unit,
+    report: Report,
+) -> None:
+    if unit == "micro-usd":
+        low = sum(values["tokens"] < 50 for _, values in rows)
+        if low:
+            report.note(f"costs are rounded to micro-dollars: of {low:,} generations below 50 of them by more than 1 %")
+        return
+    if counts["estimate"]:
+        report.warn(
+            f"tokens of {counts['estimate']:,} of {len(rows):,} generations are estimated, {CHARACTERS_A_TOKEN} characters a token "
+            "(counted=estimate): give the model's --tokenizer DIR, or a column of counts with --column tokens=..."
+        )
+    by_tier: dict[tuple[str, str], list[Generation]] = {}
+    for (one, values), label in zip(rows, labels, strict=True):
+        if values["counted"] != "log":
+            by_tier.setdefault(label, []).append(one)
+    for (menu, tier), mine in by_tier.items():
+        if not thinks(menu if "+" not in menu else "", tier):
+            continue
+        shown = sum(bool(one.thought) or bool(one.text and _THOUGHT.search(one.text)) for one in mine)
+        if shown < len(mine) / 2:
+            report.warn(
+                f"HIDDEN THOUGHTS: {tier} is said to think, but {len(mine) - shown:,} of its {len(mine):,} texts hold no thought. It was "
+                "billed and is not in the text, so these tokens are far too few: use counts of the provider's bill"
+            )
+    if empty := sum(values["counted"] != "log" and not (one.text or "").strip() for one, values in rows):
+        report.warn(f"{empty:,} generations have an empty text: what they cost is unknown, and counted as 0 tokens")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Tiers, menus, samples
+
+
+def _labels(rows: list[Generation], report: Report) -> list[tuple[str, str]]:
+    """``(menu, tier)`` of every row. A tier is a model, with its effort where it has several; a menu is a menu: the tiers
+    that a data set was answered with."""
+    efforts: dict[str, set[str]] = {}
+    for one in rows:
+        efforts.setdefault(one.model, set()).add(one.effort)
+    alone = len(efforts) == 1
+
+    def tier_of(one: Generation) -> str:
+        name = one.tier
+        if not name:
+            effort = one.effort or "default"
+            name = (
+                one.model
+                if len(efforts[one.model]) == 1
+                else effort
+                if alone and one.model
+                else f"{one.model} {effort}"
+            )
+        return printable(name).strip() or "default"
+
+    tiers = [tier_of(one) for one in rows]
+    menus: dict[str, dict[str, None]] = {}
+    for one, tier in zip(rows, tiers, strict=True):
+        menus.setdefault(one.dataset, {})[tier] = None
+    names: dict[frozenset[str], str] = {}
+    for menu in menus.values():
+        names.setdefault(
+            frozenset(menu), _menu_name(list(menu), [one for one in efforts if one] if alone else [], names.values())
+        )
+    made = [(printable(one.menu).strip() or names[frozenset(menus[one.dataset])]) for one in rows]
+    if len(names) > 1 and not all(one.menu for one in rows):
+        report.note(
+            "not all data sets were answered by the same tiers: each set of tiers is a menu of its own; --column menu=... "
+            "names them otherwise"
+        )
+    return list(zip(made, tiers, strict=True))
+
+
+def _menu_name(menu: list[str], model: list[str], taken: Iterable[str]) -> str:
+    name = printable(model[0]).strip() if model and len(menu) > 1 else " + ".join(menu)
+    if len(name) > 80:
+        name = f"{len(menu)} tiers"
+    number, unique, known = 1, name, set(taken)
+    while unique in known:
+        number += 1
+        unique = f"{name} ({number})"
+    return unique
+
+
+def _samples(rows: list[Generation], labels: list[tuple[str, str]], report: Report) -> list[int] | None:
+    """The logs' own numbers of generations, where all have one and no two are the same; else rows are numbered as they come."""
+    if any(_missing(one.sample) for one in rows):
+        return None
+    numbers = []
+    for one in rows:
+        number = _number(str(one.sample))
+        if number is None or number != int(number) or not 0 <= number < 2**63:
+            report.note("samples have names, not numbers: they are numbered as their rows come")
+            return None
+        numbers.append(int(number))
+    keys = {
+        (one.dataset, one.question_id or one.question, label, number)
+        for one, label, number in zip(rows, labels, numbers, strict=True)
+    }
+    if len(keys) < len(rows):
+        report.note(
+            "several generations of a question and tier have the same number of a sample: they are numbered anew"
+        )
+        return None
+    return numbers

@@ -1,0 +1,363 @@
+"""Anything tabular: a column of ours is a column, path or text of theirs (``--column ours=theirs``).
+
+``theirs`` is
+
+* a column, or a path into nested objects and lists: ``usage.completion_tokens``, ``choices.0.text``;
+* with ``*`` every key of an object (or element of a list) is a generation: ``arms.*.cost``; ``{*}`` is the key;
+* text with ``{file}``, ``{folder}``, ``{*}`` or ``{path}`` in it: ``tier={file}``, ``tier={model} {effort}``;
+* of ``tier``, ``menu`` and ``dataset`` also a constant: ``menu='mine'``, or a bare word that is no column.
+
+Lists under ``correct``, ``tokens``, ``cost`` or ``text`` are samples.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from roi_env.sources.importing.files import LogFile, printable
+from roi_env.sources.importing.generations import Generation, Options, Report, text_of
+from roi_env.sources.table_files import own_name
+
+OURS = (
+    "dataset", "question_id", "question", "answer", "menu", "tier", "tier_order", "tokens", "cost", "correct", "sample", "text",
+)  # fmt: skip
+LABELS = ("dataset", "menu", "tier")
+_SAMPLED = ("correct", "tokens", "cost", "text", "sample")
+_PROPOSED = {
+    "question": ("question", "prompt", "problem", "input", "query", "instruction", "q", "task_prompt", "question_text"),
+    "question_id": ("question_id", "id", "qid", "uid", "doc_id", "problem_id", "task_id", "example_id", "idx", "index"),
+    "answer": ("answer", "target", "gt", "expected_answer", "reference", "gold", "ground_truth", "solution", "label"),
+    "tier": ("tier", "effort", "reasoning_effort", "level", "mode", "model", "model_name", "arm", "engine", "system"),
+    "tokens": (
+        "tokens", "output_tokens", "completion_tokens", "generated_tokens", "num_tokens", "n_tokens", "token_count", "tokens_out",
+        "num_generated_tokens", "response_tokens", "length",
+    ),
+    "cost": ("cost", "cost_usd", "usd", "price", "total_cost", "dollars"),
+    "correct": (
+        "correct", "is_correct", "score", "scores", "reward", "exact_match", "acc", "passed", "pass", "success", "right",
+        "grade", "result", "em",
+    ),
+    "text": ("text", "response", "output", "completion", "generation", "model_output", "code", "full_response", "answer_text"),
+    "dataset": ("dataset", "task", "benchmark", "source", "subset", "category"),
+}  # fmt: skip
+"""Their usual names for what a table needs, for proposals alone."""
+_MISSING = object()
+_LOOKED_AT = 200
+"""Rows whose names are all names that a file has."""
+
+
+def matches(file: LogFile, first: Any) -> bool:
+    """Rows that are objects."""
+    return isinstance(first, dict)
+
+
+def read(file: LogFile, options: Options, report: Report, others: list[LogFile]) -> Iterator[Generation]:
+    """Generations of the rows of a file."""
+    paths = _paths(file)
+    columns = dict(options.columns)
+    if options.text is not None:
+        columns["text"] = options.text
+    for path in paths:
+        # What has our names already.
+        if own_name(path) in OURS and own_name(path) not in columns:
+            columns[own_name(path)] = path
+    constants = _constants(file, columns, paths, report)
+    _check_complete(file, columns, paths, len(others))
+    yield from rows(file, columns, constants, report)
+
+
+def router_matches(file: LogFile, first: Any) -> bool:
+    """Lines with ``arms``: what every model earned and cost on a prompt."""
+    arms = first.get("arms") if isinstance(first, dict) else None
+    return (
+        isinstance(arms, dict)
+        and bool(arms)
+        and all(isinstance(arm, dict) and {"reward", "cost"} <= arm.keys() for arm in arms.values())
+    )
+
+
+def read_router(file: LogFile, options: Options, report: Report, others: list[LogFile]) -> Iterator[Generation]:
+    """Generations of a router's data: one a prompt and model."""
+    first = file.first()
+    columns = {"question": "prompt", "tier": "{*}", "correct": "arms.*.reward", "cost": "arms.*.cost"}
+    if "source" in first:
+        columns["dataset"] = "source"
+    for one in rows(file, columns, {}, report):
+        # Benchmarks of many tasks: BBH's are of a handful of prompts each.
+        yield replace(one, dataset=one.dataset.partition("/")[0])
+
+
+def rows(
+    file: LogFile, columns: Mapping[str, str], constants: Mapping[str, str], report: Report
+) -> Iterator[Generation]:
+    """Generations of all rows under a mapping."""
+    prefix = next(
+        (text.partition("*")[0].rstrip(".") for text in columns.values() if "*" in text and "{" not in text), None
+    )
+    micro = own_name(columns.get("cost", "")).endswith(("micro_usd", "usd_micros", "micros", "microusd"))
+    for place, record in file.records():
+        if not isinstance(record, dict):
+            raise file.error(f"{place} is no object of columns: write one JSON object a row")
+        branches: list[tuple[str, Any]] = [("", None)]
+        if prefix is not None:
+            inner = _get(record, prefix) if prefix else record
+            if not isinstance(inner, dict | list):
+                raise file.error(f"{place}: {prefix!r} is no object or list, whose parts {'*'!r} could stand for")
+            branches = [
+                (str(key), child) for key, child in (inner.items() if isinstance(inner, dict) else enumerate(inner))
+            ]
+        for key, child in branches:
+            found: dict[str, Any] = dict(constants)
+            for name, theirs in columns.items():
+                if name not in constants:
+                    found[name] = _value(file, record, theirs, key, child, prefix)
+            for one in _samples(file, place, found):
+                yield _generation(file, place, one, micro)
+
+
+def _samples(file: LogFile, place: str, found: dict[str, Any]) -> list[dict[str, Any]]:
+    """The row itself, or one row an element where columns are lists."""
+    for name in _SAMPLED:
+        value = found.get(name)
+        if name != "text" and isinstance(value, str) and value.lstrip().startswith("["):
+            if (parsed := _list_of(value)) is None:
+                raise file.error(f"{place}, column {name!r}: {printable(value)[:60]!r} begins like a list and is none")
+            found[name] = parsed
+    # A text may begin with a bracket by itself.
+    if isinstance(found.get("correct"), list) and isinstance(found.get("text"), str):
+        found["text"] = _list_of(found["text"]) or found["text"]
+    lists = {name: found[name] for name in _SAMPLED if isinstance(found.get(name), list)}
+    if not lists:
+        return [found]
+    if len({len(values) for values in lists.values()}) > 1:
+        sizes = ", ".join(f"{name} {len(values)}" for name, values in lists.items())
+        raise file.error(f"{place}: lists of samples have different lengths ({sizes})")
+    if "correct" not in lists and len(next(iter(lists.values()))) > 1:
+        raise file.error(
+            f"{place}: {next(iter(lists))!r} is a list, but 'correct' is one value: which sample was right?"
+        )
+    return [found | dict(zip(lists, values, strict=True)) for values in zip(*lists.values(), strict=True)]
+
+
+def _list_of(text: str) -> list[Any] | None:
+    """The list that a field of a CSV holds, in JSON's spelling or Python's; only literals are read."""
+    for read in (json.loads, ast.literal_eval):
+        try:
+            value = read(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        if isinstance(value, list):
+            return value
+    return None
+
+
+def _generation(file: LogFile, place: str, found: Mapping[str, Any], micro: bool) -> Generation:
+    def text(name: str) -> str:
+        value = found.get(name, "")
+        if isinstance(value, dict):
+            raise file.error(
+                f"{place}, column {name!r}: expected text or a number, got an object; name a part of it (a.b)"
+            )
+        return "" if value is _MISSING else text_of(value)
+
+    def given(name: str) -> Any:
+        value = found.get(name)
+        return None if value is _MISSING or value == "" else value
+
+    usd = given("cost")
+    if usd is not None and micro:
+        usd = _micro(file, place, usd)
+    return Generation(
+        score=given("correct"),
+        dataset=text("dataset"),
+        question_id=text("question_id"),
+        question=text("question"),
+        answer=text("answer"),
+        menu=text("menu"),
+        tier=text("tier"),
+        tier_order=given("tier_order"),
+        tokens=given("tokens"),
+        usd=usd,
+        text=text("text") if "text" in found else None,
+        sample=given("sample"),
+        place=place,
+    )
+
+
+def _micro(file: LogFile, place: str, value: Any) -> str:
+    from decimal import Decimal, InvalidOperation
+
+    try:
+        return str(Decimal(str(value)) / 1_000_000)
+    except InvalidOperation:
+        raise file.error(f"{place}, column 'cost': expected a number, got {printable(str(value))[:60]!r}") from None
+
+
+def _value(file: LogFile, record: Mapping[str, Any], theirs: str, key: str, child: Any, prefix: str | None) -> Any:
+    if "{" in theirs and theirs not in record:
+        known = {
+            "file": file.path.name.partition(".")[0] or file.path.name,
+            "folder": file.path.absolute().parent.name,
+            "*": key,
+        }
+        return re.sub(r"\{([^{}]+)\}", lambda match: known.get(match[1]) or _part(record, match[1]), theirs)
+    if prefix is not None and "*" in theirs:
+        rest = theirs.partition("*")[2].lstrip(".")
+        return _get(child, rest) if rest else child
+    return _get(record, theirs)
+
+
+def _part(record: Mapping[str, Any], path: str) -> str:
+    value = _get(record, path)
+    return "" if value is _MISSING else text_of(value)
+
+
+def _get(value: Any, path: str) -> Any:
+    """What a path leads to: names may hold points themselves."""
+    if isinstance(value, str) and value[:1] in "{[" and path:
+        try:
+            value = json.loads(value)  # objects that a CSV holds
+        except (ValueError, RecursionError):
+            return _MISSING
+    if isinstance(value, dict):
+        if path in value:
+            return value[path]
+        for name, child in value.items():
+            if isinstance(name, str) and path.startswith(f"{name}."):
+                found = _get(child, path[len(name) + 1 :])
+                if found is not _MISSING:
+                    return found
+    elif isinstance(value, list):
+        head, _, rest = path.partition(".")
+        if re.fullmatch(r"-?\d{1,9}", head) and -len(value) <= int(head) < len(value):
+            return _get(value[int(head)], rest) if rest else value[int(head)]
+        if not re.fullmatch(r"-?\d+", head) and value and all(isinstance(child, dict) for child in value):
+            return [None if (found := _get(child, path)) is _MISSING else found for child in value]
+    return _MISSING
+
+
+def _paths(file: LogFile) -> list[str]:
+    """Columns, and paths into nested ones, of the first rows."""
+    found: dict[str, None] = {}
+    for number, (place, record) in enumerate(file.records()):
+        if not isinstance(record, dict):
+            raise file.error(f"{place} is no object of columns: write one JSON object a row")
+        level: list[tuple[str, Any]] = [("", record)]
+        for _ in range(4):
+            level = [
+                (f"{path}.{name}" if path else str(name), child)
+                for path, item in level
+                for name, child in (
+                    item.items()
+                    if isinstance(item, dict)
+                    else [("*", item[0])]
+                    if path and isinstance(item, list) and item and isinstance(item[0], dict)
+                    else ()
+                )
+            ][:2000]
+            found |= dict.fromkeys(path for path, _ in level)
+        if number == _LOOKED_AT:
+            break
+    if not found:
+        raise file.error("has no rows", is_log=True)
+    return list(found)
+
+
+def _constants(file: LogFile, columns: Mapping[str, str], paths: list[str], report: Report) -> dict[str, str]:
+    """Columns that are given as texts.
+
+    :raises LogError: for what is neither a column nor a text, with the names that it may mean.
+    """
+    first = [record for number, (_, record) in enumerate(file.records()) if number < _LOOKED_AT]
+    constants = {}
+    for name, theirs in columns.items():
+        if re.fullmatch(r"'[^']*'|\"[^\"]*\"", theirs):
+            constants[name] = theirs[1:-1]
+            continue
+        if "{" in theirs:
+            inner = [part for part in re.findall(r"\{([^{}]+)\}", theirs) if part not in ("file", "folder", "*")]
+        else:
+            inner = [] if "*" in theirs else [theirs]
+        for part in inner:
+            if any(_get(record, part) is not _MISSING for record in first):
+                continue
+            like = _like(part, paths)
+            usual = [] if like or name in LABELS else _proposed(name, paths)[:1] if name in _PROPOSED else []
+            if name in LABELS and "{" not in theirs and not like:
+                constants[name] = theirs
+                report.note(f"{file.path.name} has no column {theirs!r}: {name} is {theirs!r} in all rows")
+                continue
+            meant = (
+                f"did you mean {', '.join(f'--column {name}={one}' for one in like or usual)}? "
+                if like or usual
+                else ""
+            )
+            raise file.error(
+                f"no column {part!r} for {name}: {meant}It has {_some(paths)}"
+                + (f"; a constant is written in quotes, {name}=\"'...'\"" if name in LABELS else ""),
+                is_log=True,
+            )
+    return constants
+
+
+def _like(name: str, paths: list[str]) -> list[str]:
+    leaves = {path: path.rpartition(".")[2] for path in paths}
+    found = [path for path, leaf in leaves.items() if own_name(leaf) == own_name(name.rpartition(".")[2])]
+    return (found or difflib.get_close_matches(name, paths, 3, 0.75))[:3]
+
+
+def _check_complete(file: LogFile, columns: Mapping[str, str], paths: list[str], files: int) -> None:
+    """Whether a mapping gives all that a table needs.
+
+    :raises LogError: with options that would.
+    """
+    lacking = []
+    if "correct" not in columns:
+        lacking.append(("correct", "whether an answer was right"))
+    if not {"tokens", "cost", "text"} & columns.keys():
+        lacking.append(("tokens", "what an answer cost (tokens, or cost in US dollars, or the text to count)"))
+    if not {"question", "question_id"} & columns.keys():
+        lacking.append(("question", "which question it answers"))
+    if "tier" not in columns:
+        lacking.append(("tier", "who answered, or how much it thought"))
+    if not lacking:
+        return
+    proposals = []
+    for name, _ in lacking:
+        wanted = (
+            ("tokens", "cost", "text")
+            if name == "tokens"
+            else ("question", "question_id")
+            if name == "question"
+            else (name,)
+        )
+        options = [f"--column {ours}={path}" for ours in wanted for path in _proposed(ours, paths)]
+        if name == "tier" and not options:
+            options = ["--column tier={file}"]
+        if options:
+            proposals.append(options[0])
+    more = f" Perhaps: {' '.join(proposals)}." if proposals else ""
+    raise file.error(
+        f"no column says {'; or '.join(what for _, what in lacking)} ({', '.join(name for name, _ in lacking)}). It has "
+        f"{_some(paths)}.{more} Name columns with --column ours=theirs",
+        is_log=True,
+    )
+
+
+def _proposed(ours: str, paths: list[str]) -> list[str]:
+    for wanted in _PROPOSED[ours]:
+        found = [path for path in paths if own_name(path.rpartition(".")[2]) == wanted]
+        if found:
+            return found
+    return []
+
+
+def _some(paths: list[str], most: int = 30) -> str:
+    shown = ", ".join(printable(path)[:60] for path in paths[:most])
+    return shown + (f" and {len(paths) - most} more" if len(paths) > most else "")

@@ -1,0 +1,111 @@
+"""``roi import``, and what follows from a table's unit: comparisons under dollars."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from agents.base import load_agent, make_agent, public_problem, save_agent
+from experiments.config import ConfigError
+from roi_env.exams.config import exam_spec, parse_budget
+from roi_env.sources.outcome_tables import OutcomeTable
+from roi_env.sources.recorded import recorded_source
+from roi_env.sources.units import cost_text, read_cost
+from tests.commands import roi
+
+
+def router(path: Path, prompts: int = 80) -> Path:
+    rows = [
+        {
+            "prompt": f"Prompt {n}",
+            "arms": {
+                "small": {"reward": n % 3 > 0, "cost": 1e-5 * (1 + n % 4)},
+                "big": {"reward": n % 7 > 0, "cost": 1e-3},
+            },
+        }
+        for n in range(prompts)
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dollars")
+    printed = roi("import", str(router(folder / "r.jsonl")), "--out", str(folder / "r.parquet"))
+    assert printed.startswith("Format: router rewards and costs (1 file)")
+    assert "0.0010000 USD" in printed
+    assert "Not to be compared" not in printed
+    return folder / "r.parquet"
+
+
+def test_a_comparison_two_commands_later_under_dollars(table: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    printed = roi(
+        "compare", "--table", str(table), "exams=3", "--num-tasks", "4", "--agent", "fixed-1", "--agent", "lp-lookahead",
+        *("--budget", "0.002usd", "--budget", "0.3", "--workers", "1", "--out", str(run)),
+    )  # fmt: skip
+    assert "B=0.002usd" in printed
+    text = (run / "report.html").read_text()
+    assert "0.0020000 USD" in text
+    assert "tokens" not in text.partition("</h1>")[2].partition("<h2")[0]
+
+
+def test_budgets_are_checked_where_they_meet_a_table(table: Path, tmp_path: Path) -> None:
+    money, tokens = recorded_source(table, split="all"), exam_spec("signal").source
+    assert exam_spec(money, budget="$0.002").budget == exam_spec(money, budget="2000 micro-usd").budget == 2000
+    assert exam_spec(money, budget=0.5).budget == round(0.5 * 10 * money.mean_top_cost)
+    for budget in (512, "512", "512 tokens"):
+        with pytest.raises(ValueError, match="US dollars"):
+            exam_spec(money, budget=budget)
+    with pytest.raises(ValueError, match="is money, but the costs of 'signal"):
+        exam_spec(tokens, budget="2.50usd")
+    assert exam_spec(tokens, budget="512 tokens").budget == 512
+    questions = tmp_path / "q.jsonl"
+    questions.write_text('{"question": "1+1?"}')
+    options = ("--endpoint", "http://127.0.0.1:9", "--model", "m", "--out", str(tmp_path / "o"), "--budget", "1usd")
+    with pytest.raises(ConfigError, match="live budgets are tokens"):
+        roi("answer", str(questions), *options)
+
+
+def test_agents_are_of_one_unit(table: Path, tmp_path: Path) -> None:
+    spec = exam_spec("recorded", table=table, num_tasks=4)
+    problem = public_problem(spec)
+    agent = make_agent("fixed-1", problem)
+    save_agent(agent, tmp_path / "a.npz")
+    load_agent(tmp_path / "a.npz", problem)
+    with pytest.raises(ValueError, match="this agent counts micro-usd"):
+        load_agent(tmp_path / "a.npz", public_problem(exam_spec("signal")))
+
+
+def test_amounts() -> None:
+    assert read_cost("2.50usd") == read_cost(" $2.5 ") == read_cost("2500000 micro-usd") == (2_500_000, "micro-usd")
+    assert read_cost("512 tokens") == (512, "tokens")
+    assert read_cost("0.3") is None
+    assert parse_budget("2.50usd") == "2.50usd"
+    for text in ("0.0000001usd", "1.2.3usd", "-1usd", "1eur", "usd"):
+        with pytest.raises(ValueError):
+            parse_budget(text)
+    assert cost_text(2_500_000, "micro-usd") == "2.5000 USD"
+    assert cost_text(1_234, "tokens") == "1,234"
+
+
+def test_another_log_is_left_out_loudly_and_nothing_is_written_where_none_is_left(tmp_path: Path) -> None:
+    router(tmp_path / "r.jsonl", 3)
+    (tmp_path / "counts.jsonl").write_text('{"prompt": "P", "output_tokens": 3}\n')
+    printed = roi("import", str(tmp_path), "--out", str(tmp_path / "t.parquet"))
+    assert "WARNING: left out:" in printed
+    assert "counts.jsonl: no column says whether an answer was right" in printed
+    assert "fewer than the 10 tasks" in printed or "no question" in printed
+    assert OutcomeTable.read(tmp_path / "t.parquet").num_rows == 6
+    with pytest.raises(ConfigError, match="no column says"):
+        roi("import", str(tmp_path / "counts.jsonl"), "--out", str(tmp_path / "u.parquet"))
+    assert not (tmp_path / "u.parquet").exists()
+
+
+@pytest.mark.parametrize("option", ["tokns=a", "tokens", "tokens="])
+def test_options_are_checked(tmp_path: Path, option: str) -> None:
+    with pytest.raises(ConfigError, match="--column"):
+        roi("import", str(tmp_path), "--out", str(tmp_path / "t.parquet"), "--column", option)

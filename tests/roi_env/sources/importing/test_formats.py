@@ -1,0 +1,333 @@
+"""Logs of other tools become outcome tables: what their own formats say, row by row."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import random
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from roi_env.sources.importing.files import LogError
+from roi_env.sources.importing.generations import Options, Report
+from roi_env.sources.importing.tables import import_logs
+from roi_env.sources.outcome_tables import OutcomeTable, OutcomeTableError
+
+LOGS = Path(os.environ.get("ROI_DATA", "")) / "logs"
+needs_logs = pytest.mark.skipif(not os.environ.get("ROI_DATA"), reason="set ROI_DATA to the folder that holds logs/")
+
+
+def load(*paths: Path, **options: Any) -> tuple[OutcomeTable, Report]:
+    table, _, report = import_logs(paths, Options(**options), "table")
+    return table, report
+
+
+def lines(path: Path, rows: list[Any]) -> Path:
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+def column(table: OutcomeTable, name: str) -> list[Any]:
+    return table.rows[name].to_pylist()  # type: ignore[no-any-return]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Inspect
+
+
+def sample(number: int, value: Any = "C", tokens: int = 7, **more: Any) -> dict[str, Any]:
+    usage = {"input_tokens": 5, "output_tokens": tokens, "total_tokens": 5 + tokens}
+    return {
+        "id": number,
+        "epoch": 1,
+        "input": f"What is {number} plus 1?",
+        "target": str(number + 1),
+        "scores": {"match": {"value": value}},
+        "output": {"model": "m", "choices": [{"message": {"content": "It is."}}], "usage": usage},
+        "model_usage": {"m": {"output_tokens": tokens + 300}},
+        **more,
+    }
+
+
+def log(samples: list[Any], model: str = "maker/m", **more: Any) -> dict[str, Any]:
+    return {"version": 2, "status": "success", "eval": {"task": "org/sums", "model": model}, "samples": samples} | more
+
+
+def test_tokens_of_a_sample_are_those_of_its_output_not_of_its_graders(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(log([sample(1, tokens=17), sample(2, "I", 4)])))
+    table, _ = load(path)
+    assert column(table, "tokens") == [17, 4]
+    assert column(table, "correct") == [True, False]
+    assert column(table, "counted") == ["log", "log"]
+    assert column(table, "dataset") == ["sums", "sums"]
+
+
+def test_turns_before_scoring_are_paid_and_graders_are_not(tmp_path: Path) -> None:
+    def call(tokens: int) -> dict[str, Any]:
+        return {"event": "model", "output": {"usage": {"output_tokens": tokens}}}
+
+    events = [call(7), call(5), {"event": "span_begin", "type": "scorers"}, call(900)]
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(log([sample(1, tokens=5, events=events)])))
+    assert column(load(path)[0], "tokens") == [12]
+
+
+def test_one_model_at_several_efforts_is_a_menu_of_tiers(tmp_path: Path) -> None:
+    for effort in ("low", "high"):
+        text = json.dumps(log([sample(1, tokens=len(effort))], plan={"config": {"reasoning_effort": effort}}))
+        (tmp_path / f"{effort}.json").write_text(text)
+    table, _ = load(tmp_path)
+    assert table.menus == ("maker/m",)
+    assert table.tier_names("maker/m") == ("low", "high")
+
+
+def test_samples_without_a_score_are_counted_and_copies_of_a_retried_run_are_one(tmp_path: Path) -> None:
+    first = [sample(1, uuid="u1"), sample(2, uuid="u2", scores=None, error={"message": "timeout"})]
+    (tmp_path / "a.json").write_text(json.dumps(log(first)))
+    (tmp_path / "b.json").write_text(json.dumps(log([sample(1, uuid="u1"), sample(2, uuid="u3")])))
+    table, report = load(tmp_path)
+    assert sorted(column(table, "question_id")) == ["1", "2"]
+    assert report.dropped["ended in an error"] == 1
+    assert sum(report.dropped.values()) == 2
+
+
+def zip_with_zstd(path: Path, name: str, data: bytes) -> None:
+    """Method 93, as Inspect writes it and Python's zipfile does not: a stored zip whose headers are patched."""
+    import struct
+    import zlib
+
+    import pyarrow as pa
+
+    packed = pa.compress(data, codec="zstd", asbytes=True)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(name, packed)
+    raw = bytearray(path.read_bytes())
+    old = struct.pack("<III", zlib.crc32(packed), len(packed), len(packed))
+    new = struct.pack("<III", zlib.crc32(data), len(packed), len(data))
+    for mark, method, sizes in ((b"PK\x03\x04", 8, 14), (b"PK\x01\x02", 10, 16)):
+        at = raw.rindex(mark)
+        assert raw[at + sizes : at + sizes + 12] == old
+        raw[at + method : at + method + 2] = struct.pack("<H", 93)
+        raw[at + sizes : at + sizes + 12] = new
+    path.write_bytes(raw)
+
+
+def test_zip_logs_are_read_whatever_packs_them(tmp_path: Path) -> None:
+    header = {key: value for key, value in log([]).items() if key != "samples"}
+    path = tmp_path / "a.eval"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("header.json", json.dumps(header))
+        archive.writestr("summaries.json", "[]")
+        archive.writestr("samples/1_epoch_1.json", json.dumps(sample(1)))
+    zip_with_zstd(path, "samples/2_epoch_1.json", json.dumps(sample(2, "I")).encode())
+    table, _ = load(path)
+    assert column(table, "question_id") == ["1", "2"]
+    damaged = bytearray(path.read_bytes())
+    damaged[damaged.index(b"samples/2") + 40] ^= 0xFF
+    path.write_bytes(damaged)
+    with pytest.raises(LogError, match="truncated or damaged"):
+        load(path)
+
+
+def test_one_scorer_of_several(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    scores = {"strict": {"value": "I"}, "loose": {"value": {"x": 1, "y": 0}}}
+    path.write_text(json.dumps(log([sample(1, scores=scores)])))
+    assert column(load(path)[0], "correct") == [False]
+    assert "strict, loose" in load(path)[1].warnings[0]
+    assert column(load(path, filter="loose.x")[0], "correct") == [True]
+    with pytest.raises(LogError, match=r"no scorer 'no' \(strict, loose\)"):
+        load(path, filter="no")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# lm-evaluation-harness
+
+
+def doc(number: int, name: str, right: float) -> dict[str, Any]:
+    return {
+        "doc_id": number,
+        "doc": {"question": f"Q {number}", "options": ["yes", "no"]},
+        "target": f"because\n#### {number}",
+        "resps": [["x" * 40]],
+        "filtered_resps": ["x"],
+        "filter": name,
+        "metrics": ["exact_match"],
+        "exact_match": right,
+    }
+
+
+def test_one_filter_of_several_and_the_model_from_the_results_file(tmp_path: Path) -> None:
+    time = "2025-01-01T00-00-00.123456"
+    rows = [doc(n, name, float(name == "loose")) for name in ("strict", "loose") for n in range(3)]
+    lines(tmp_path / f"samples_gsm8k_{time}.jsonl", rows)
+    results = {"results": {}, "configs": {}, "model_name": "maker/m", "config": {"gen_kwargs": "max_gen_toks=64"}}
+    (tmp_path / f"results_{time}.json").write_text(json.dumps(results))
+    table, report = load(tmp_path)
+    assert column(table, "correct") == [False] * 3
+    assert column(table, "tier") == ["maker/m"] * 3
+    assert column(table, "tokens") == [10] * 3
+    assert column(table, "question")[1] == "Q 1\nA. yes\nB. no"
+    assert column(table, "answer") == ["0", "1", "2"]
+    assert report.dropped == {"other filter of the same generation (loose)": 3}
+    assert column(load(tmp_path, filter="loose")[0], "correct") == [True] * 3
+    with pytest.raises(LogError, match=r"no filter or metric 'x'; filters are \['strict', 'loose'\]"):
+        load(tmp_path / f"samples_gsm8k_{time}.jsonl", filter="x")
+
+
+def test_choices_by_likelihood_generate_nothing(tmp_path: Path) -> None:
+    row = doc(0, "none", 1.0) | {"resps": [[["-1.5", "False"]], [["-0.5", "True"]]]}
+    with pytest.raises(LogError, match="chosen by likelihood"):
+        load(lines(tmp_path / "a.jsonl", [row]))
+
+
+def test_aggregates_alone_are_no_table(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps({"results": {"gsm8k": {"exact_match": 0.5}}, "configs": {}}))
+    with pytest.raises(LogError, match="averages, and no answers"):
+        load(path)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Others
+
+
+def test_every_completion_of_reasoning_gym_is_a_generation(tmp_path: Path) -> None:
+    completions = [{"full_model_response": "a" * 9, "score": 1.0}, {"full_model_response": "b", "score": 0.01}]
+    results = [{"question": f"Q {n}", "expected_answer": "1", "completions": completions} for n in range(2)]
+    path = tmp_path / "maker_o3-mini_20250101_000000__sums.json"
+    path.write_text(json.dumps({"categories": [{"datasets": [{"name": "sums", "results": results}]}]}))
+    table, report = load(path)
+    assert column(table, "sample") == [0, 1, 0, 1]
+    assert column(table, "correct") == [True, False, True, False]
+    assert column(table, "tokens") == [3, 1, 3, 1]
+    assert column(table, "tier") == ["maker/o3-mini"] * 4
+    assert any(warning.startswith("HIDDEN THOUGHTS") for warning in report.warnings)
+    assert column(load(path, correct_at=0.005)[0], "correct") == [True] * 4
+
+
+def test_lists_of_texts_and_scores_are_samples(tmp_path: Path) -> None:
+    rows = [
+        {"idx": n, "question": f"Q {n}", "gt": "1", "code": ["aaaa", "bbbbb"], "score": [True, False]} for n in range(2)
+    ]
+    table, _ = load(lines(tmp_path / "m__set.jsonl", rows))
+    assert column(table, "correct") == [True, False, True, False]
+    assert column(table, "tokens") == [1, 2, 1, 2]
+    assert set(column(table, "dataset")) == {"set"}
+    rows[1]["score"] = [True]
+    with pytest.raises(LogError, match="line 2: 2 texts in 'code' but 1 values in 'score'"):
+        load(lines(tmp_path / "m__set.jsonl", rows))
+
+
+def test_a_router_s_dollars_are_micro_dollars(tmp_path: Path) -> None:
+    arms = {"small": {"reward": 0.5, "cost": 1.93e-05}, "big": {"reward": 0.95, "cost": 0.01}}
+    table, _ = load(lines(tmp_path / "r.jsonl", [{"prompt": f"P {n}", "arms": arms} for n in range(3)]), correct_at=0.9)
+    assert table.unit == "micro-usd"
+    assert column(table, "tokens")[:2] == [19, 10_000]
+    assert column(table, "correct")[:2] == [False, True]
+    path = tmp_path / "t.parquet"
+    table.write(path)
+    assert OutcomeTable.read(path).unit == "micro-usd"
+
+
+def test_journals_of_a_local_recording_keep_tiers_and_their_order(tmp_path: Path) -> None:
+    settings = {"model": "m", "temperature": 0.7, "seed": 0, "tiers": [["none", 0, 8], ["long", 64, 8]]}
+    outcomes = [
+        {"text": "a", "tokens": 3, "cut": False, "correct": False},
+        {"text": "b", "tokens": 2, "cut": False, "correct": True},
+    ]
+    rows = [settings, *({"dataset": "d", "question_id": f"q{n}", "sample": 0, "tiers": outcomes} for n in range(2))]
+    path = lines(tmp_path / "m.journal.jsonl", rows)
+    path.write_text(path.read_text() + '\n{"dataset": "d", "ques')
+    table, report = load(path)
+    assert table.tier_names("m") == ("none", "long")
+    assert column(table, "tokens") == [3, 2, 3, 2]
+    assert report.dropped == {"a line of a journal that cannot be read": 1}
+    with pytest.raises(LogError, match="alone, with --grader"):
+        load(lines(path, [settings | {"menu": "m"}]))
+
+
+def test_data_sets_of_other_menus_are_families_of_their_own(tmp_path: Path) -> None:
+    def write(model: str, dataset: str) -> None:
+        lines(
+            tmp_path / f"{model}__{dataset}.jsonl",
+            [{"idx": 0, "question": f"Q {dataset}", "code": [model], "score": [True]}],
+        )
+
+    for model, dataset in (("a", "one"), ("b", "one"), ("a", "two"), ("c", "two")):
+        write(model, dataset)
+    table, _ = load(tmp_path)
+    assert set(table.menus) == {"a + b", "a + c"}
+    assert set(load(tmp_path, columns={"menu": "mine"})[0].menus) == {"mine"}
+
+
+@needs_logs
+@pytest.mark.parametrize(
+    ("folder", "rows", "unit"),
+    [
+        ("inspect", 8, "tokens"),
+        ("lm_eval", 24, "tokens"),
+        ("reasoning_gym", 300, "tokens"),
+        ("qwen_math_eval", 204, "tokens"),
+        ("paretobandit", 7172, "micro-usd"),
+    ],
+)
+def test_real_logs_import_whole(folder: str, rows: int, unit: str) -> None:
+    table, report = load(LOGS / folder)
+    assert table.num_rows == rows
+    assert table.unit == unit
+    assert not report.dropped
+
+
+@needs_logs
+def test_real_logs_with_wrong_values_are_tables_or_errors_and_nothing_else(tmp_path: Path) -> None:
+    junk: list[Any] = [
+        None,
+        True,
+        -1,
+        3.7,
+        float("nan"),
+        1e300,
+        "",
+        "\ud800",
+        "[1",
+        [],
+        {},
+        [1, "a"],
+        {"a": 1},
+        10**30,
+        "\x1b[31m",
+    ]
+    rng = random.Random(0)
+
+    def places(value: Any, found: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+        for key, child in (
+            value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        ):
+            found.append((value, key))
+            places(child, found)
+        return found
+
+    logs = []
+    for path in sorted(LOGS.rglob("*.json*")):
+        first = path.read_text().splitlines()[:5] if path.suffix == ".jsonl" else [path.read_text()]
+        if path.stat().st_size < 120_000 or path.suffix == ".jsonl":
+            logs.append((path, [json.loads(line) for line in first]))
+    made = refused = 0
+    for _ in range(150):
+        path, rows = copy.deepcopy(rng.choice(logs))
+        holder, key = rng.choice(places(rows, [])[:300])
+        holder[key] = rng.choice(junk)
+        try:
+            load(lines(tmp_path / path.name, rows))[0].write(tmp_path / "t.parquet")
+            made += 1
+        except (LogError, OutcomeTableError):
+            refused += 1
+        (tmp_path / path.name).unlink()
+    assert made > 20
+    assert refused > 20

@@ -1,0 +1,277 @@
+"""Anything tabular, by naming columns; and files that nobody should trust."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from roi_env.sources.importing import files
+from roi_env.sources.importing.files import LogError
+from tests.roi_env.sources.importing.test_formats import column, lines, load
+
+ROWS: list[dict[str, Any]] = [
+    {
+        "id": n,
+        "q": f"What is {n} times 3?",
+        "model": model,
+        "usage": {"completion_tokens": 10 * n + 5},
+        "ok": model == "big",
+    }
+    for n in range(6)
+    for model in ("small", "big")
+]
+COLUMNS = {"question": "q", "question_id": "id", "tier": "model", "tokens": "usage.completion_tokens", "correct": "ok"}
+FLAT = COLUMNS | {"tokens": "tok"}
+
+
+def csv(path: Path, separator: str, encoding: str = "utf-8") -> Path:
+    text = separator.join(["id", "q", "model", "tok", "ok"]) + "\n"
+    for row in ROWS:
+        fields = [
+            str(row["id"]),
+            f'"{row["q"]}{separator} ""so""\n"',
+            row["model"],
+            str(row["usage"]["completion_tokens"]),
+            str(row["ok"]),
+        ]
+        text += separator.join(fields) + "\n"
+    path.write_text(text, encoding)
+    return path
+
+
+def check(table: Any) -> None:
+    assert column(table, "question_id") == [str(row["id"]) for row in ROWS]
+    assert column(table, "tokens") == [row["usage"]["completion_tokens"] for row in ROWS]
+    assert column(table, "correct") == [row["ok"] for row in ROWS]
+    assert column(table, "tier") == [row["model"] for row in ROWS]
+    assert table.menus == ("small + big",)
+
+
+def test_the_same_rows_in_every_kind_of_file(tmp_path: Path) -> None:
+    check(load(lines(tmp_path / "a.jsonl", ROWS), columns=COLUMNS)[0])
+    (tmp_path / "a.json").write_text(json.dumps(ROWS, indent=1))
+    check(load(tmp_path / "a.json", columns=COLUMNS)[0])
+    (tmp_path / "b.json").write_text(json.dumps(ROWS))  # on one line
+    check(load(tmp_path / "b.json", columns=COLUMNS)[0])
+    (tmp_path / "named.txt.gz").write_bytes(gzip.compress((tmp_path / "a.jsonl").read_bytes()))
+    check(load(tmp_path / "named.txt.gz", columns=COLUMNS)[0])
+    pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "a.bin")
+    check(load(tmp_path / "a.bin", columns=COLUMNS)[0])
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|", ":"])
+def test_any_separator(tmp_path: Path, separator: str) -> None:
+    check(load(csv(tmp_path / "a.csv", separator), columns=FLAT)[0])
+    check(load(csv(tmp_path / "b.csv", separator, "utf-16"), columns=FLAT)[0])
+
+
+def test_lists_are_samples_and_lists_of_objects_too(tmp_path: Path) -> None:
+    rows = [{"p": f"P {n}", "runs": [{"t": "abcd", "s": 1}, {"t": "abcde", "s": 0}]} for n in range(2)]
+    path = lines(tmp_path / "a.jsonl", rows)
+    table, report = load(path, columns={"question": "p", "correct": "runs.s", "tier": "{file}"}, text="runs.t")
+    assert column(table, "correct") == [True, False, True, False]
+    assert column(table, "tokens") == [1, 2, 1, 2]
+    assert column(table, "sample") == [0, 1, 0, 1]
+    assert column(table, "tier") == ["a"] * 4
+    assert set(column(table, "counted")) == {"estimate"}
+    assert "estimated" in report.warnings[0]
+    assert column(
+        load(path, columns={"question": "p", "correct": "runs.1.s", "tier": "x", "text": "runs.1.t"})[0], "tokens"
+    ) == [2, 2]
+    rows[1]["runs"][0].pop("t")
+    with pytest.raises(LogError, match="line 2: lists of samples have different lengths"):
+        load(
+            lines(path, [rows[0], {"p": "P", "s": [1], "t": ["a", "b"]}]),
+            columns={"question": "p", "correct": "s", "text": "t", "tier": "x"},
+        )
+
+
+def test_lists_that_a_csv_holds_are_samples_in_both_spellings(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text('sep=;\nq;t;ok;out\nA;m;[true, false];"[\'x\', \'yyyyy\']"\nB;m;[True, False];"[""zz"", """"]"\n')
+    table, _ = load(path, columns={"question": "q", "tier": "t", "correct": "ok"}, text="out")
+    assert column(table, "correct") == [True, False, True, False]
+    assert column(table, "tokens") == [1, 2, 1, 0]
+    path.write_text('q,t,tokens,ok\nA,m,"[print(1)]",1\n')
+    with pytest.raises(LogError, match=r"row 1, column 'tokens': '\[print"):
+        load(path, columns={"question": "q", "tier": "t", "correct": "ok"})
+
+
+def test_rows_inside_a_document_are_named_by_a_star(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(
+        json.dumps({"model": "m", "runs": [{"q": f"Q {n}", "tokens": n, "passed": True} for n in range(3)]})
+    )
+    with pytest.raises(LogError, match=r"--column correct=runs\.\*\.passed --column tokens=runs\.\*\.tokens"):
+        load(path)
+    columns = {"question": "runs.*.q", "tier": "model", "tokens": "runs.*.tokens", "correct": "runs.*.passed"}
+    assert column(load(path, columns=columns)[0], "tokens") == [0, 1, 2]
+
+
+def test_parts_of_objects_are_tiers(tmp_path: Path) -> None:
+    rows = [{"p": f"P {n}", "by": {"low": {"n": 3, "ok": False}, "high": {"n": 30, "ok": True}}} for n in range(2)]
+    columns = {"question": "p", "tier": "{*}", "tokens": "by.*.n", "correct": "by.*.ok", "dataset": "'mine'"}
+    table, _ = load(lines(tmp_path / "a.jsonl", rows), columns=columns)
+    assert table.tier_names("low + high") == ("low", "high")
+    assert column(table, "tokens") == [3, 30, 3, 30]
+    assert set(column(table, "dataset")) == {"mine"}
+
+
+def test_tokens_by_a_tokenizer(tmp_path: Path) -> None:
+    path = lines(tmp_path / "a.jsonl", [{"q": "Q", "out": "one two three", "ok": True}])
+    columns = {"question": "q", "correct": "ok", "tier": "x"}
+    table, _ = load(path, columns=columns, text="out", tokenizer=lambda text: len(text.split()))
+    assert column(table, "tokens") == [3]
+    assert column(table, "counted") == ["tokenizer"]
+
+
+def test_missing_names_are_proposed(tmp_path: Path) -> None:
+    path = lines(tmp_path / "a.jsonl", [{"prompt": "Q", "model": "m", "usage": {"output_tokens": 3}, "reward": 1}])
+    with pytest.raises(LogError) as caught:
+        load(path)
+    for option in ("question=prompt", "tier=model", "tokens=usage.output_tokens", "correct=reward"):
+        assert f"--column {option}" in str(caught.value)
+    named = {"question": "prompt", "tier": "model", "correct": "reward"}
+    with pytest.raises(LogError, match=r"did you mean --column tokens=usage\.output_tokens"):
+        load(path, columns=named | {"tokens": "output_tokns"})
+    assert column(load(path, columns=named | {"tokens": "usage.output_tokens"})[0], "tokens") == [3]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"usage": {"completion_tokens": "many"}}, "line 3, tokens: expected generated tokens"),
+        ({"usage": {"completion_tokens": -1}}, "line 3, tokens"),
+        ({"usage": {"completion_tokens": 1.5}}, "line 3, tokens"),
+        ({"usage": {"completion_tokens": True}}, "line 3, tokens"),
+        ({"usage": {"completion_tokens": 10**12}}, "line 3, tokens"),
+        ({"ok": "perhaps"}, "line 3: expected a score"),
+        ({"ok": {"a": 1}}, "line 3: expected a score"),
+        ({"ok": 7}, "line 3: score 7 is not between 0 and 1"),
+    ],
+)
+def test_wrong_values_are_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    rows = [*ROWS[:2], ROWS[2] | change, *ROWS[3:]]
+    with pytest.raises(LogError, match=message):
+        load(lines(tmp_path / "a.jsonl", rows), columns=COLUMNS)
+
+
+def test_rows_without_a_score_are_counted(tmp_path: Path) -> None:
+    rows = [ROWS[0] | {"ok": None}, ROWS[1] | {"ok": float("nan")}, *ROWS[2:]]
+    table, report = load(lines(tmp_path / "a.jsonl", rows), columns=COLUMNS)
+    assert table.num_rows == len(ROWS) - 2
+    assert report.dropped == {"no score": 2}
+
+
+def test_scores_between_need_a_line_or_full_marks(tmp_path: Path) -> None:
+    rows = [row | {"ok": score} for row, score in zip(ROWS, (0, 0.5, 0.9, 1), strict=False)]
+    path = lines(tmp_path / "a.jsonl", rows)
+    table, report = load(path, columns=COLUMNS)
+    assert column(table, "correct") == [False, False, False, True]
+    assert "only 1 counts as right" in report.warnings[0]
+    assert column(load(path, columns=COLUMNS, correct_at=0.5)[0], "correct") == [False, True, True, True]
+
+
+def test_decimal_commas_of_costs(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("q;m;c;ok\nA;x;0,0021;1\nB;x;0,5;0\n")
+    columns = {"question": "q", "tier": "m", "cost": "c", "correct": "ok"}
+    table, _ = load(path, columns=columns)
+    assert table.unit == "micro-usd"
+    assert column(table, "tokens") == [2100, 500_000]
+    with pytest.raises(LogError, match="no generation has a tokens"):
+        load(path, columns=columns, unit="tokens")
+
+
+def test_the_same_bytes_twice_are_one_log(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "b.jsonl"):
+        lines(tmp_path / name, ROWS)
+    table, report = load(tmp_path, columns=COLUMNS)
+    assert table.num_rows == len(ROWS)
+    assert "same bytes" in report.warnings[0]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Files that nobody should trust
+
+
+class Trap:
+    def __reduce__(self) -> Any:
+        return (Path("trapped").touch, ())
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "0 bytes"),
+        (b" \n\n ", "white space alone"),
+        (pickle.dumps(Trap()), "a Python pickle"),
+        (gzip.compress(pickle.dumps(Trap())), "a Python pickle"),
+        (b"\x00\x01" * 50, "bytes that no text has"),
+        (b"[" * 100_000, "too deep in each other"),
+        (b'{"a":' * 300 + b"1" + b"}" * 300, "more than 200 deep"),
+        (b"[1, 2, 3]", "no objects"),
+        (b'{"a": 1}\n[2]\n', "line 2 is no object"),
+        (b'{"tokens": ' + b"9" * 5000 + b"}", "cannot be read"),
+        (json.dumps(ROWS).encode()[:-20], "cannot be read as JSON"),
+        ("\n".join(map(json.dumps, ROWS)).encode()[:-20], "JSON Lines, line 12"),
+        (gzip.compress("\n".join(map(json.dumps, ROWS * 99)).encode())[:-20], "cannot be read as gzip"),
+        (b"PK\x03\x04" + b"x" * 100, "cannot be read as zip"),
+        (b"PAR1" + b"x" * 100, "cannot be read as Parquet"),
+        (b"a,b\n1,2,3\n", "row 1 has 3 fields, the header 2"),
+        ("a,b\n\xe9,2\n".encode("latin-1"), "not UTF-8"),
+        (b"a,a\n1,2\n", "column 'a' more than once"),
+    ],
+)
+def test_damaged_and_hostile_files_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.log").write_bytes(data)
+    with pytest.raises(LogError, match=message) as caught:
+        load(tmp_path / "a.log")
+    assert "a.log" in str(caught.value)
+    assert not (tmp_path / "trapped").exists()
+
+
+def test_sizes_are_bounded_whatever_a_file_says_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "MAX_DOCUMENT", 10_000)
+    monkeypatch.setattr(files, "MAX_FILE", 50_000)
+    monkeypatch.setattr(files, "MAX_LINE", 20_000)
+    bomb = tmp_path / "bomb.eval"
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("header.json", '{"eval": {}}')
+        archive.writestr("samples/1_epoch_1.json", '{"input": "' + "a" * 10**6 + '"}')
+    with pytest.raises(LogError, match="more than is read"):
+        load(bomb)
+    for data in (b'{"a": "' + b"x" * 30_000, b'{"a": 1}\n' * 10_000, b"[" + b"1," * 20_000):
+        (tmp_path / "a.gz").write_bytes(gzip.compress(data))
+        with pytest.raises(LogError, match="more than is read"):
+            load(tmp_path / "a.gz", columns=COLUMNS)
+
+
+def test_names_inside_a_zip_are_never_paths_and_names_of_tiers_never_steer_a_terminal(tmp_path: Path) -> None:
+    from tests.roi_env.sources.importing.test_formats import log, sample
+
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    with zipfile.ZipFile(inside / "a.eval", "w") as archive:
+        archive.writestr("header.json", json.dumps(log([], model="m\x1b]0;x\x07")))
+        archive.writestr("../escaped", "x")
+        archive.writestr("samples/../../1_epoch_1.json", json.dumps(sample(1)))
+    table, _ = load(inside)
+    assert column(table, "tier") == ["m\ufffd]0;x\ufffd"]
+    assert [path.name for path in tmp_path.iterdir()] == ["inside"]
+
+
+def test_half_surrogates_become_replacement_marks(tmp_path: Path) -> None:
+    table, _ = load(lines(tmp_path / "a.jsonl", [ROWS[0] | {"q": "x \ud800 y"}]), columns=COLUMNS)
+    assert column(table, "question") == ["x ? y"]
