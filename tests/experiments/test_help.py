@@ -37,7 +37,7 @@ def test_help_ends_with_examples_whose_options_exist(name: str) -> None:
     for line in (part for example in examples for part in example.split("   then   ")):
         program, *words = shlex.split(line.split("   (")[0])
         assert program == "roi", line
-        command = next(c for known, c in commands().items() if " ".join(words).startswith(known))
+        command = next(c for known, c in commands().items() if f"{' '.join(words)} ".startswith(f"{known} "))
         taken = {option for parameter in command.params for option in parameter.opts}
         if name != "llm pipeline":  # hands options on to its stages
             assert {word for word in words if word.startswith("--")} <= taken | {"--help"}, line
