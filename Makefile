@@ -10,7 +10,7 @@ ifneq ($(wildcard ../shared/data),)
 export ROI_DATA ?= $(abspath ../shared/data)
 endif
 
-.PHONY: docs compare test test-fast test-cuda test-gymnasium-latest vllm test-vllm lint format types bench clean
+.PHONY: docs compare test test-fast test-cuda test-gymnasium-latest test-wheel coverage vllm test-vllm lint format types bench clean
 
 compare: .venv/ready
 	$(BIN)/roi compare --workers $(WORKERS)
@@ -28,6 +28,17 @@ test-cuda: .venv/ready
 # The environment on Gymnasium's newest release, in an environment of its own: Ray pins an older one.
 test-gymnasium-latest: .venv-gymnasium/ready
 	.venv-gymnasium/bin/python -m pytest -q -m "not slow" $(addprefix tests/roi_env/envs/test_,env.py vector_env.py leaks.py rendering.py)
+
+# Distribution and wheel, installed in an environment of their own and used from another folder: make test-wheel PYTHON=python3.13
+test-wheel:
+	$(PYTHON) -m venv --clear .venv-wheel
+	.venv-wheel/bin/pip install -q $(PIP_OPTIONS) build hatchling
+	.venv-wheel/bin/python -m build --no-isolation --outdir .venv-wheel/dist .
+	.venv-wheel/bin/pip install -q $(PIP_OPTIONS) -c constraints.txt torch
+	.venv-wheel/bin/pip install -q $(PIP_OPTIONS) -c constraints.txt "$$(echo $(CURDIR)/.venv-wheel/dist/*.whl)[all]"
+	git ls-files roi_env agents experiments > .venv-wheel/files.txt
+	mkdir -p .venv-wheel/elsewhere
+	cd .venv-wheel/elsewhere && ../bin/python -P $(CURDIR)/.ci/use_wheel.py ../files.txt
 
 # The small model served by vLLM on the CPU, with hard thinking budgets, at http://127.0.0.1:8000/v1 (model "tiny").
 vllm: .venv/ready .venv-vllm/ready
@@ -86,5 +97,5 @@ bench: .venv/ready
 	touch $@
 
 clean:
-	rm -rf .venv .venv-vllm .venv-gymnasium runs docs/_build docs/_generated .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-vllm .venv-gymnasium .venv-wheel runs docs/_build docs/_generated .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -22,6 +22,7 @@ _TIERS = ((86, 180, 233), (230, 159, 0), (0, 114, 178), (204, 121, 167), (240, 2
 _RIGHT, _WRONG, _INK, _FAINT, _PAPER = (0, 135, 95), (200, 60, 30), (40, 40, 40), (225, 225, 225), (255, 255, 255)
 _ANSI_TIERS = (36, 33, 34, 35, 93, 31)
 _WIDTH, _HEIGHT = 720, 360
+_MARK = 11  # pixels between a bar and the middle of its mark
 
 
 @dataclass(frozen=True)
@@ -153,8 +154,11 @@ def _paint(
         x0, x1 = left + n * step, left + (n + 1) * step
         pad = min(3.0, step / 8)
         # A skip or a cheap attempt still shows as a sliver.
-        draw.rectangle((x0 + pad, y(tokens), x1 - pad, max(y(after), y(tokens) + 3)), fill=_colour(decision.action))
-        _draw_mark(draw, (x0 + x1) / 2, max(y(after), y(tokens) + 3) + 11, min(5.0, step / 4), decision)
+        end = max(y(after), y(tokens) + 3)
+        draw.rectangle((x0 + pad, y(tokens), x1 - pad, end), fill=_colour(decision.action))
+        # Below the bar; above it where the mark would run into the axis' labels.
+        mark = end + _MARK if end + _MARK + 5 < bottom else y(tokens) - _MARK
+        _draw_mark(draw, (x0 + x1) / 2, mark, min(5.0, step / 4), decision)
         tokens = after
     if not scene.ended:
         x = left + (len(scene.decisions) + 0.5) * step

@@ -144,6 +144,19 @@ def test_right_wrong_and_cut_look_different() -> None:
     assert (wrong[70:] != cut[70:]).any()
 
 
+@pytest.mark.parametrize("before", [0, 1, 100, 190])
+@pytest.mark.parametrize(("correct", "overspent"), [(True, False), (False, False), (False, True)])
+def test_marks_stay_off_the_axis_labels(before: int, correct: bool, overspent: bool) -> None:
+    """An attempt that takes the last tokens ends at the axis, whatever was spent before it."""
+    first = Decision(1, before, True, False)
+    frame = render_rgb(scene(first, Decision(2, 200 - before, correct, overspent)))
+    colour = rendering._RIGHT if correct else rendering._WRONG
+    bottom = rendering._HEIGHT - 40
+    assert (frame[62:bottom] == colour).all(2).sum() > 20
+    assert not (frame[bottom:] == colour).all(2).any()
+    assert not (frame[:62] == colour).all(2).any(), "nor on the legend"
+
+
 @pytest.mark.parametrize("num_tasks", [1, 26, 120])
 def test_exams_of_any_length_fit(num_tasks: int) -> None:
     decisions = [Decision(n % 4, n % 2, n % 3 == 0, False) for n in range(num_tasks)]
