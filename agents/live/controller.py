@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from roi_env.exams.config import ExamSpec, exam_spec
 
 from agents.base import (
     Agent,
@@ -36,8 +37,7 @@ from agents.one_pass import ExamTaker
 from agents.playing import action_numbers, check_probs, pick_actions
 from roi_env.answering.base import Ask, LiveSolver, Message, Question, Reply, ThinkingTier, is_unsent, unsent_reply
 from roi_env.answering.ledger import Entry, Ledger, reply_facts, reply_of
-from roi_env.envs.live import gave_nothing, judged, live_source
-from roi_env.exams.config import ExamSpec, exam_spec
+from roi_env.envs.live import judged, live_source
 from roi_env.files import replacing
 from roi_env.sources.outcome_tables import OutcomeTable
 
@@ -309,7 +309,7 @@ class Session:
             reply = reply_of(facts)
             if reply.error is None:
                 _, cut = judged(reply, cap, self.tiers[action - 1], 0, 0)
-                self._learn(view, action, entry.charged or 0, correct, overspent=cut, failed=gave_nothing(reply))
+                self._learn(view, action, entry.charged or 0, correct, overspent=cut)
 
     def _believed_cost(self, view: DecisionView, action: int) -> float:
         laws = self.problem.beliefs
@@ -335,32 +335,14 @@ class Session:
             tier = self.tiers[ticket.action - 1]
             _, cut = judged(reply, ticket.cap, tier, 0, 0)
             paid = reply.tokens + self.problem.decision_cost
-            self._learn(
-                ticket.view,
-                ticket.action,
-                paid,
-                correct,
-                overspent=cut or ticket.cap == 0,
-                failed=gave_nothing(reply),
-            )
+            self._learn(ticket.view, ticket.action, paid, correct, overspent=cut or ticket.cap == 0)
         self._settled.set()
         self._settled = asyncio.Event()
 
-    def _learn(
-        self,
-        view: DecisionView,
-        action: int,
-        paid: int,
-        correct: bool | None,
-        *,
-        overspent: bool,
-        failed: bool = False,
-    ) -> None:
+    def _learn(self, view: DecisionView, action: int, paid: int, correct: bool | None, *, overspent: bool) -> None:
         told = self.problem.feedback == "cost+correct" and correct is not None
         shown = np.array([bool(correct) and not overspent]) if told else None
-        feedback = Feedback(
-            view, np.array([action]), np.array([paid]), shown, np.array([overspent]), np.array([failed and not correct])
-        )
+        feedback = Feedback(view, np.array([action]), np.array([paid]), shown, np.array([overspent]))
         self._state = self.agent.observe(feedback, self._state)
         self._last = (action, paid, told and bool(correct))
 
@@ -560,8 +542,9 @@ class BudgetController:
             return self.agent
         agent = make_live(self.agent, problem)
         if not is_saved(self.agent) and type(agent).train is not Agent.train:
-            from agents.playing import TrainingExams
             from roi_env.exams.config import exam_spec
+
+            from agents.playing import TrainingExams
 
             training = exam_spec(
                 "recorded",
