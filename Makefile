@@ -10,7 +10,7 @@ ifneq ($(wildcard ../shared/data),)
 export ROI_DATA ?= $(abspath ../shared/data)
 endif
 
-.PHONY: docs compare test test-fast test-cuda test-gymnasium-latest test-wheel coverage vllm test-vllm lint format types bench clean
+.PHONY: docs compare test test-fast test-cuda test-clients test-gymnasium-latest test-wheel coverage vllm test-vllm lint format types bench clean
 
 compare: .venv/ready
 	$(BIN)/roi compare --workers $(WORKERS)
@@ -24,6 +24,10 @@ test-fast: .venv/ready
 # Language models on a GPU, beside the CPU's numbers. All other tests hide GPUs.
 test-cuda: .venv/ready
 	ROI_CUDA=1 $(BIN)/python -m pytest -q tests/test_cuda.py
+
+# Clients of the proxy (openai, anthropic, litellm, LangChain), in an environment of their own, against `roi serve`.
+test-clients: .venv/ready .venv-clients/ready
+	ROI_PYTHON=$(abspath $(BIN)/python) .venv-clients/bin/python -m pytest -q -c tests/clients/pytest.ini tests/clients
 
 # The environment on Gymnasium's newest release, in an environment of its own: Ray pins an older one.
 test-gymnasium-latest: .venv-gymnasium/ready
@@ -85,6 +89,11 @@ bench: .venv/ready
 	.venv-gymnasium/bin/pip install -q $(PIP_OPTIONS) -e . pytest hypothesis pillow pygame
 	touch $@
 
+.venv-clients/ready: tests/clients/requirements.txt
+	$(PYTHON) -m venv .venv-clients
+	.venv-clients/bin/pip install -q $(PIP_OPTIONS) -r tests/clients/requirements.txt
+	touch $@
+
 # vLLM pins other versions than ours, so it lives apart. Two repairs: packages that do not match the CPU build of PyTorch
 # go, and the distribution gets the name that vLLM asks for.
 .venv-vllm/ready:
@@ -97,5 +106,5 @@ bench: .venv/ready
 	touch $@
 
 clean:
-	rm -rf .venv .venv-vllm .venv-gymnasium .venv-wheel runs docs/_build docs/_generated .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-clients .venv-vllm .venv-gymnasium .venv-wheel runs docs/_build docs/_generated .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from agents.base import Agent, exams_view, make_agent, public_problem
-from agents.live.controller import Session
+from agents.live.session import Session
 from agents.llm.decisions.policy import model_source
 from agents.playing import evaluate
 from experiments.compare.comparison import Setting, setting_spec

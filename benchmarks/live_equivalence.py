@@ -31,7 +31,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from agents.base import make_agent, public_problem
-from agents.live.controller import Session
+from agents.live.session import Session
 from agents.playing import evaluate
 from roi_env.answering.base import Question, ThinkingTier
 from roi_env.answering.grading import exact

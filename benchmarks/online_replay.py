@@ -113,7 +113,7 @@ def unknown(table: Table, split: Split, tasks: int) -> tuple[Source, float]:
     path = str(TINYLM) if table.file is None else f"{os.environ['ROI_DATA']}/outcomes/{table.file}.parquet"
     known = recorded_source(
         OutcomeTable.read(path),
-        family=table.family,
+        menu=table.family,
         tiers=table.tier,
         datasets=table.datasets or None,
         split=split,

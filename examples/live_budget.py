@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 
 from agents.live.controller import BudgetController
+
 from roi_env.answering.base import Question, ThinkingTier
 from roi_env.answering.grading import number
 from roi_env.answering.http import HTTPSolver

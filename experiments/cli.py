@@ -35,7 +35,7 @@ except KeyboardInterrupt:
     sys.exit(130)
 
 from agents.base import AGENTS
-from experiments.commands import answer, import_log, llm, mcft, probe, record, serve
+from experiments.commands import answer, budgets, import_log, llm, mcft, probe, record, serve
 from experiments.commands.parameters import read_parameters
 from experiments.config import CompareConfig, ConfigError, FamilyConfig, as_dict, load_config
 from experiments.options import (
@@ -629,6 +629,9 @@ app.command(
         "roi probe URL --model NAME --backend openai --key-env OPENAI_API_KEY",
     )
 )(probe.probe)
+
+
+app.add_typer(budgets.app, name="budgets", rich_help_panel=LIVE)
 
 
 @app.command(

@@ -1,7 +1,7 @@
 """A local endpoint that misbehaves on purpose: in front of a real one, or answering by itself.
 
 It keeps the truth (what every request made it generate) beside what it says, so that tests can compare the two. By
-itself it "generates" words: one word is one token.
+itself it "generates" words: one word is one token. ``python -m tests.upstream`` serves it as a process of its own.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -76,7 +78,11 @@ class Upstream:
     latency: float = 0.0
     script: Sequence[Any] = ()
     version: str | None = None
+    pace: float = 0.0
+    """Seconds that a token takes where the answer streams."""
     seen: list[Seen] = field(default_factory=list)
+    left: list[Seen] = field(default_factory=list)
+    """Streams that were closed before their end; nothing more was generated for them."""
     most_in_flight: int = 0
 
     def __post_init__(self) -> None:
@@ -87,6 +93,12 @@ class Upstream:
         return Starlette(
             routes=[
                 Route("/v1/chat/completions", self._chat, methods=["POST"]),
+                Route("/v1/completions", self._texts, methods=["POST"]),
+                Route(
+                    "/seen",
+                    lambda request: JSONResponse([{**one.body, "generated": one.generated} for one in self.seen]),
+                ),
+                Route("/left", lambda request: JSONResponse([one.generated for one in self.left])),
                 Route("/v1/models", lambda request: JSONResponse({"data": [{"id": "stub"}]})),
                 *([Route("/version", lambda request: JSONResponse({"version": self.version}))] if self.version else []),
             ]
@@ -113,6 +125,8 @@ class Upstream:
             return JSONResponse({"error": {"message": "slow down"}}, 429, headers)
         if fault in ("500", "503", "422"):
             return JSONResponse({"error": {"message": f"fault {fault}"}}, int(fault))
+        if seen.body.get("stream") and not self.real:
+            return StreamingResponse(self._stream(seen), media_type="text/event-stream")
         data = await self._forward(request) if self.real else self._generate(seen)
         seen.generated = data["usage"]["completion_tokens"]
         seen.said = seen.generated
@@ -168,17 +182,100 @@ class Upstream:
             answer += ["more"] * (cap - thinks - len(answer))
         thought, words = min(thinks, cap), max(0, min(len(answer), cap - thinks))
         total = thought + words
-        message = {"role": "assistant", "content": " ".join(answer[:words]) or None}
-        usage: dict[str, Any] = {"completion_tokens": total, "prompt_tokens": 9, "total_tokens": 9 + total}
+        message: dict[str, Any] = {"role": "assistant", "content": " ".join(answer[:words]) or None}
+        number = seen.body.get("n", 1)
+        usage: dict[str, Any] = {"completion_tokens": number * total, "prompt_tokens": 9}
+        usage["total_tokens"] = 9 + number * total
         if thought:
             message["reasoning"] = " ".join(["hm"] * thought)
-            usage["completion_tokens_details"] = {"reasoning_tokens": thought}
-        cut = words < len(answer)
+            usage["completion_tokens_details"] = {"reasoning_tokens": number * thought}
+        finish = "length" if words < len(answer) else "stop"
+        if finish == "stop" and seen.body.get("tools") and seen.body["messages"][-1]["role"] != "tool":
+            function = {
+                "name": seen.body["tools"][0]["function"]["name"],
+                "arguments": json.dumps({"question": "6 * 7"}),
+            }
+            message |= {"content": None, "tool_calls": [{"id": "call_1", "type": "function", "function": function}]}
+            finish = "tool_calls"
+        if finish == "stop" and seen.body.get("response_format", {}).get("type", "text") != "text":
+            message["content"] = json.dumps({"answer": 42})
+        choices = [{"index": index, "message": message, "finish_reason": finish} for index in range(number)]
         return {
             "id": "x",
-            "choices": [{"index": 0, "message": message, "finish_reason": "length" if cut else "stop"}],
+            "object": "chat.completion",
+            "created": 1,
+            "model": "stub",
+            "choices": choices,
             "usage": usage,
         }
+
+    async def _stream(self, seen: Seen) -> AsyncIterator[str]:
+        """The same answer word by word; what was sent was generated, and nothing is when the client has left."""
+        data = self._generate(seen)
+        usage, head = data.pop("usage"), {**data, "object": "chat.completion.chunk"}
+        seen.said = usage["completion_tokens"]
+
+        def chunk(index: int, delta: dict[str, Any], finish: str | None = None) -> str:
+            choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}
+            return f"data: {json.dumps({**head, 'choices': [choice]})}\n\n"
+
+        try:
+            for choice in data["choices"]:
+                message, index = choice["message"], choice["index"]
+                yield chunk(index, {"role": "assistant", "content": ""})
+                for name in ("reasoning", "content"):
+                    words = (message.get(name) or "").split(" ") if message.get(name) else []
+                    for place, word in enumerate(words):
+                        if self.pace:
+                            await asyncio.sleep(self.pace)
+                        seen.generated += 1
+                        if seen.fault == "reset" and seen.generated * 3 > usage["completion_tokens"]:
+                            raise ConnectionResetError
+                        yield chunk(index, {name: word if place == 0 else f" {word}"})
+                for number, call in enumerate(message.get("tool_calls") or ()):
+                    function = call["function"]
+                    yield chunk(
+                        index, {"tool_calls": [{"index": number, **call, "function": {**function, "arguments": ""}}]}
+                    )
+                    for piece in (function["arguments"][:5], function["arguments"][5:]):
+                        yield chunk(index, {"tool_calls": [{"index": number, "function": {"arguments": piece}}]})
+                if seen.fault == "truncated":
+                    return
+                yield chunk(index, {}, choice["finish_reason"])
+            seen.generated = seen.said
+            if seen.body.get("stream_options", {}).get("include_usage") and seen.fault != "no-usage":
+                yield f"data: {json.dumps({**head, 'choices': [], 'usage': usage})}\n\n"
+            yield "data: [DONE]\n\n"
+        except (GeneratorExit, asyncio.CancelledError):
+            self.left.append(seen)
+            raise
+
+    async def _texts(self, request: Request) -> Response:
+        seen = Seen("ok", await request.json(), dict(request.headers))
+        self.seen.append(seen)
+        prompts = seen.body["prompt"] if isinstance(seen.body["prompt"], list) else [seen.body["prompt"]]
+        words = [self.answer(str(prompt)).split(" ")[: seen.cap] for prompt in prompts] * seen.body.get("n", 1)
+        seen.generated = sum(map(len, words))
+        finish = ["length" if len(one) == seen.cap else "stop" for one in words]
+        head = {"id": "x", "object": "text_completion", "created": 1, "model": "stub"}
+        usage = {"prompt_tokens": 9, "completion_tokens": seen.generated, "total_tokens": 9 + seen.generated}
+        texts = [" ".join(one) for one in words]
+        choices = [
+            {"index": i, "text": t, "logprobs": None, "finish_reason": f}
+            for i, (t, f) in enumerate(zip(texts, finish, strict=True))
+        ]
+        if not seen.body.get("stream"):
+            return JSONResponse({**head, "choices": choices, "usage": usage})
+
+        async def stream() -> AsyncIterator[str]:
+            for choice in choices:
+                for word in str(choice["text"]).split(" "):
+                    piece = {**choice, "text": f"{word} ", "finish_reason": None}
+                    yield f"data: {json.dumps({**head, 'choices': [piece]})}\n\n"
+                yield f"data: {json.dumps({**head, 'choices': [{**choice, 'text': ''}]})}\n\n"
+            yield f"data: {json.dumps({**head, 'choices': [], 'usage': usage})}\n\ndata: [DONE]\n\n"
+
+        return StreamingResponse(stream(), media_type="text/event-stream")
 
     async def _drip(self, text: str) -> Any:
         for byte in text:
@@ -198,6 +295,14 @@ class Reset(Response):
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         await send({"type": "http.response.body", "body": self.body[: len(self.body) // 3], "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def kept(state: Path) -> tuple[int, int]:
+    """(tokens charged, requests not settled) in a proxy's database."""
+    with closing(sqlite3.connect(state / "budgets.db")) as base:
+        charged, open_ = base.execute("SELECT sum(charged), sum(charged IS NULL) FROM requests").fetchone()
+        assert base.execute("SELECT sum(spent), sum(reserved) FROM budgets").fetchone() == (charged, 0)
+        return charged, open_
 
 
 def schedule(seed: int, length: int, faults: tuple[str, ...] = FAULTS, share: float = 0.5) -> list[str]:
@@ -228,3 +333,12 @@ def serving(app: Any, **options: Any) -> Iterator[str]:
         server.should_exit = True
         thread.join(10)
         assert not thread.is_alive()
+
+
+if __name__ == "__main__":
+    import os
+    import sys
+
+    with serving(Upstream(pace=float(os.environ.get("PACE", "0"))).app()) as address:
+        print(address, flush=True)
+        sys.stdin.read()

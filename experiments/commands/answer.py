@@ -15,7 +15,7 @@ from experiments.options import Imports, own_agents
 from experiments.terminal import console, progress_bar
 
 if TYPE_CHECKING:
-    from agents.live.controller import BudgetController, Result
+    from agents.live.answer import BudgetController, Result
     from roi_env.answering.base import LiveSolver
 
 TIERS = ("direct=0+512", "low=1024+512@low", "high=8192+512@high")
@@ -75,7 +75,7 @@ def answer(
     Every line of the file has its row in answers.jsonl, with its number, also where lines are equal. With --resume the
     budget and the tiers may be other ones than before; what was charged stays charged.
     """
-    from agents.live.controller import BudgetController
+    from agents.live.answer import BudgetController
     from roi_env.answering.ledger import JournalError
     from roi_env.exams.config import parse_budget
 

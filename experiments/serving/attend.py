@@ -1,8 +1,8 @@
 """Clients of the proxy who wait: how many, for how long, and what happens when they leave.
 
 A client who left while its question waited costs nothing: the question is dropped before anything is reserved. One who
-left while its answer was being made stops the endpoint by closing the connection, where that stops it, and costs its
-reservation; elsewhere the answer is awaited and costs what it costs, but what failed is not asked again for nobody.
+left while its answer was being made stops the endpoint by closing the connection, where that stops it (and always where
+the answer streams), and costs its reservation; elsewhere the answer is awaited and costs what it costs, but what failed is not asked again for nobody.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from experiments.commands.endpoints import report
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-    from agents.live.controller import Row, Ticket
+    from agents.live.session import Row, Ticket
     from roi_env.answering.base import Reply
     from roi_env.answering.http import HTTPSolver
 
@@ -80,11 +80,14 @@ async def attend(
     solver: HTTPSolver,
     admit: Callable[[], Awaitable[Ticket | None]],
     finish: Callable[[Ticket, Callable[[], bool]], Awaitable[tuple[Row, Reply | None]]],
+    *,
+    stops: bool,
 ) -> tuple[Row, Reply | None] | None:
     """Admit a question and let it be answered, for as long as somebody wants to know.
 
     :param request: whose body has been read.
     :param finish: called with a function that tells whether the client still waits.
+    :param stops: whether the endpoint is to be stopped, and can be, by closing the connection.
     :returns: None where the budget is gone.
     :raises Busy: see :meth:`Queue.admit`; also where the endpoint took nothing and asks to wait.
     :raises Gone: where the client left; the question is settled or dropped by then.
@@ -111,7 +114,7 @@ async def attend(
     try:
         await asyncio.wait({task, left}, return_when=asyncio.FIRST_COMPLETED)
         gone = not task.done()
-        if gone and (solver.backend.stops or not admitted):
+        if gone and (stops or not admitted):
             task.cancel()
         await asyncio.wait({task})
     finally:  # the server may end this too

@@ -1,7 +1,9 @@
 """Chat completions as `roi serve` reads and writes them: nothing that is asked vanishes, nothing paid fails to be written.
 
-What a request asks is either honoured (its cap, streaming, and the fields that the backend takes) or refused by name.
-What is written is made JSON that every reader takes, whatever the endpoint said.
+What a request asks is honoured (its cap, streaming, the fields that the backend takes), replaced by the tier's where it
+says how much shall be thought (and the answer says so), or refused by name. Where the backend speaks chat completions,
+conversations, tools and answers are passed on as they are. What is written is made JSON that every reader takes, whatever
+the endpoint said. Other protocols (:mod:`experiments.serving.wires`) are translated to this one and back.
 """
 
 from __future__ import annotations
@@ -9,20 +11,23 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from roi_env.answering.base import Message
 from roi_env.answering.responses import encodable
 
 if TYPE_CHECKING:
-    from agents.live.controller import Row
+    from agents.live.session import Row
+    from roi_env.answering.backends import Backend
     from roi_env.answering.base import Reply
 
 _DEPTH = 64
 """Objects and lists inside one another that a request may have; schemas of answers need about twenty."""
 _ROLES = ("system", "developer", "user", "assistant")
+_TOOL_ROLES = ("tool", "function")
+_MOST_CHOICES = 128
 _THOUGHTS = ("reasoning_content", "reasoning")
 """An assistant's earlier thoughts: every template leaves them out of the conversation, and so do we."""
 
@@ -51,10 +56,13 @@ class Refused(Exception):
 class Chat:
     """What a chat completion asks.
 
-    :param limit: most tokens to generate, thought included; None: as many as the tier and the budget allow.
+    :param limit: most tokens of one answer, thought included; None: as many as the tier and the budget allow.
     :param fields: what the endpoint is asked beside, see :attr:`roi_env.answering.base.Ask.fields`.
     :param stream: whether the answer is to come as events.
-    :param usage: whether an event tells the usage.
+    :param usage: whether an event of its own tells the usage.
+    :param prompt: of a text completion, which has no messages.
+    :param choices: answers that are asked for.
+    :param replaced: fields that the tier decides.
     """
 
     messages: tuple[Message, ...]
@@ -62,6 +70,17 @@ class Chat:
     fields: Mapping[str, Any] = field(default_factory=dict)
     stream: bool = False
     usage: bool = False
+    prompt: str | Sequence[Any] | None = None
+    choices: int = 1
+    replaced: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """What was asked last."""
+        if self.messages:
+            return self.messages[-1].text
+        prompts = [self.prompt] if isinstance(self.prompt, str) else self.prompt or ()
+        return next((one for one in prompts if isinstance(one, str)), "")
 
 
 def _whole(value: Any) -> bool:
@@ -91,7 +110,7 @@ _FIELDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "max_completion_tokens": (_integer(1, math.inf), "an integer of at least 1"),
     "stream": (_is(bool), "true or false"),
     "stream_options": (_is(dict), "an object"),
-    "n": (_whole, "an integer"),
+    "n": (_integer(1, _MOST_CHOICES), f"an integer from 1 to {_MOST_CHOICES}"),
     "temperature": (_number(0), "a number of at least 0"),
     "top_p": (_number(0, 1), "a number from 0 to 1"),
     "min_p": (_number(0, 1), "a number from 0 to 1"),
@@ -124,11 +143,18 @@ _FIELDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "modalities": (_is(list), "a list"),
     "tools": (_is(list), "a list"),
     "functions": (_is(list), "a list"),
+    "tool_choice": (_is(str, dict), "a text or an object"),
+    "function_call": (_is(str, dict), "a text or an object"),
+    "parallel_tool_calls": (_is(bool), "true or false"),
+    "audio": (_is(dict), "an object"),
+    "chat_template_kwargs": (_is(dict), "an object"),
+    "suffix": (_is(str), "a text"),
+    "echo": (_is(bool), "true or false"),
 }
 """Fields whose kind is known: a check, and what it expects."""
 
 _LIMITS = ("max_tokens", "max_completion_tokens")
-_OURS = ("messages", "model", "stream", "stream_options", *_LIMITS)
+_OURS = ("messages", "prompt", "model", "stream", "stream_options", *_LIMITS)
 """Fields that this proxy itself answers for."""
 
 _NOTHING: Mapping[str, tuple[Any, ...]] = {
@@ -149,33 +175,33 @@ _NOTHING: Mapping[str, tuple[Any, ...]] = {
 }
 """Values that ask for what happens anyway."""
 
+_TIERS = frozenset(
+    (
+        "reasoning_effort", "reasoning", "thinking", "thinking_budget", "thinking_token_budget",
+        "thinking_budget_tokens", "enable_thinking",
+    )
+)  # fmt: skip
+"""Fields that say how much is thought about a question: what the budget's agent decides."""
+
 _WHY: Mapping[str, str] = {
     **dict.fromkeys(
         (
             "tools", "tool_choice", "parallel_tool_calls", "functions", "function_call", "tool_calls", "tool_call_id",
         ),
-        "tools are not supported under a budget",
+        "tools cannot be passed on to this proxy's endpoint",
     ),
-    **dict.fromkeys(
-        (
-            "reasoning_effort", "reasoning", "thinking", "thinking_budget", "thinking_token_budget", "enable_thinking",
-            "chat_template_kwargs",
-        ),
-        "how much is thought about a question is what the budget's agent decides",
-    ),
-    "n": "it must be 1: every answer is decided by itself",
-    **dict.fromkeys(("modalities", "audio"), "answers are texts"),
+    "n": "this proxy's endpoint gives one answer to a request",
+    "best_of": "the answers that are thrown away would cost tokens that nobody reserved",
+    "use_beam_search": "the beams that are thrown away would cost tokens that nobody reserved",
+    **dict.fromkeys(("modalities", "audio"), "this proxy's endpoint answers in text"),
     "prediction": "rejected predictions would cost tokens that nobody reserved",
 }  # fmt: skip
 
 
-def parse_chat(data: bytes, *, model: str, takes: Collection[str], named: bool) -> Chat:
-    """What the body of a request asks.
+def read_object(data: bytes) -> dict[str, Any]:
+    """The JSON object that the body of a request is.
 
-    :param model: the endpoint's.
-    :param takes: further fields that the endpoint honours.
-    :param named: whether it takes names of participants.
-    :raises Refused: 400, naming the field, for all that is no chat completion or cannot be honoured.
+    :raises Refused: 400, for all others.
     """
     try:
         body = json.loads(data)
@@ -186,44 +212,117 @@ def parse_chat(data: bytes, *, model: str, takes: Collection[str], named: bool) 
     for name, value in body.items():
         _check_json(name, "the name of a field")
         _check_json(value, name)
+    return body
+
+
+def parse_chat(body: Mapping[str, Any], model: str, backend: Backend) -> Chat:
+    """What a chat completion asks.
+
+    :param model: the endpoint's.
+    :param backend: the endpoint's kind: what it takes.
+    :raises Refused: 400, naming the field, for all that is no chat completion or cannot be honoured.
+    """
+    chat = _parse(body, model, backend, _FIELDS)
+    return replace(chat, messages=_messages(body.get("messages"), backend))
+
+
+def parse_texts(body: Mapping[str, Any], model: str, backend: Backend) -> Chat:
+    """What a text completion asks: a prompt, or several.
+
+    :raises Refused: see :func:`parse_chat`; also where the endpoint has conversations alone.
+    """
+    if not backend.chat:
+        raise Refused(404, "unsupported", "text completions: this proxy's endpoint has none, ask /chat/completions")
+    prompt = body.get("prompt")
+    tokens = isinstance(prompt, list) and bool(prompt) and all(map(_integer(0), prompt))
+    prompts = [prompt] if tokens or isinstance(prompt, str) else prompt
+    if not isinstance(prompts, list) or not prompts:
+        raise _bad("prompt", f"must be a text, a list of token ids, or a list of these, got {_got(prompt)}")
+    for place, one in enumerate(prompts):
+        if not (isinstance(one, str) or (isinstance(one, list) and one and all(map(_integer(0), one)))):
+            raise _bad(f"prompt.{place}", f"must be a text or a list of token ids, got {_got(one)}")
+    chat = _parse(body, model, backend.of_texts, {**_FIELDS, "logprobs": (_integer(0), "an integer of at least 0")})
+    choices = chat.choices * len(prompts)
+    if choices > _MOST_CHOICES:
+        raise _bad("prompt", f"and n may ask for at most {_MOST_CHOICES} texts, got {choices}")
+    return replace(chat, prompt=prompt, choices=choices)
+
+
+def _parse(
+    body: Mapping[str, Any], model: str, backend: Backend, known: Mapping[str, tuple[Callable[[Any], bool], str]]
+) -> Chat:
+    """All but the conversation."""
     asked = {name: value for name, value in body.items() if value is not None}
     for name, value in asked.items():
-        if name in _FIELDS and not _FIELDS[name][0](value):
-            raise _bad(name, f"must be {_FIELDS[name][1]}, got {_got(value)}")
+        if name in known and not known[name][0](value):
+            raise _bad(name, f"must be {known[name][1]}, got {_got(value)}")
     if asked.get("model", model) != model:
         raise Refused(400, "model_not_found", f"model: there is {model!r} alone, not {_got(asked['model'])}", "model")
-    fields = {}
+    fields, replaced = {}, []
     for name, value in asked.items():
         if name in _OURS:
             continue
-        if name in takes and value not in ([], {}):
+        if name in _TIERS:
+            replaced.append(name)
+        elif name in backend.takes and value not in ([], {}):
             fields[name] = value
         elif value not in _NOTHING.get(name, ()):
             raise _unsupported(name, _WHY.get(name, "it is not known to be honoured by this proxy's endpoint"))
-    if "top_logprobs" in fields and not fields.get("logprobs"):
+    if known is _FIELDS and "top_logprobs" in fields and not fields.get("logprobs"):
         raise _bad("top_logprobs", "needs logprobs to be true")
     stream = asked.get("stream", False)
     return Chat(
-        _messages(asked.get("messages"), named),
+        (),
         min((asked[name] for name in _LIMITS if name in asked), default=None),
         fields,
         stream,
         _wants_usage(asked.get("stream_options"), stream),
+        choices=asked.get("n", 1),
+        replaced=tuple(replaced),
     )
 
 
-def _messages(entries: Any, named: bool) -> tuple[Message, ...]:
+def _messages(entries: Any, backend: Backend) -> tuple[Message, ...]:
     if not isinstance(entries, list) or not entries:
         raise _bad("messages", "must be a list of at least one message")
-    return tuple(_message(entry, f"messages.{place}", named) for place, entry in enumerate(entries))
+    read = _whole_message if backend.chat else _message
+    return tuple(read(entry, f"messages.{place}") for place, entry in enumerate(entries))
 
 
-def _message(entry: Any, place: str, named: bool) -> Message:
+def _whole_message(entry: Any, place: str) -> Message:
+    """A message that is passed on as it is: only what no endpoint takes is refused here."""
+    if not isinstance(entry, dict):
+        raise _bad(place, f"must be an object, got {_got(entry)}")
+    role, content = entry.get("role"), entry.get("content")
+    if role not in (*_ROLES, *_TOOL_ROLES):
+        raise _bad(f"{place}.role", f"must be one of {', '.join((*_ROLES, *_TOOL_ROLES))}, got {_got(role)}")
+    refusal = entry.get("refusal")
+    if refusal is not None and not isinstance(refusal, str):
+        raise _bad(f"{place}.refusal", f"must be a text, got {_got(refusal)}")
+    calls = any(entry.get(name) for name in ("tool_calls", "function_call", "audio"))
+    if isinstance(content, list):
+        for number, part in enumerate(content):
+            if not isinstance(part, dict) or not isinstance(part.get("type"), str):
+                raise _bad(f"{place}.content.{number}", f"must be an object with a type, got {_got(part)}")
+    elif content is None and role == "assistant" and refusal is not None and not calls:
+        return Message(role, refusal)  # ours, where a question was skipped; few endpoints know such messages
+    elif not isinstance(content, str) and not (content is None and calls and role == "assistant"):
+        raise _bad(f"{place}.content", f"must be a text or a list of parts, got {_got(content)}")
+    if content == []:
+        raise _bad(f"{place}.content", "must have a part")
+    parts: list[dict[str, Any]] = content if isinstance(content, list) else [{"text": content}]
+    texts = [part.get("text") for part in parts]
+    text = "".join(text for text in texts if isinstance(text, str))
+    return Message(role, text, whole=entry)
+
+
+def _message(entry: Any, place: str) -> Message:
+    """A message of which a role and a text are all that the endpoint takes."""
     if not isinstance(entry, dict):
         raise _bad(place, f"must be an object, got {_got(entry)}")
     asked = {name: value for name, value in entry.items() if value is not None and value not in ([], {})}
     role, content = entry.get("role"), entry.get("content")
-    if role in ("tool", "function"):
+    if role in _TOOL_ROLES:
         raise _unsupported(f"{place}.role", _WHY["tools"])
     if role not in _ROLES:
         raise _bad(f"{place}.role", f"must be one of {', '.join(_ROLES)}, got {_got(role)}")
@@ -233,14 +332,14 @@ def _message(entry: Any, place: str, named: bool) -> Message:
             raise _unsupported(f"{place}.{other}", _WHY.get(other, "it cannot be passed on"))
         if other not in ("role", "content") and not isinstance(value, str):
             raise _bad(f"{place}.{other}", f"must be a text, got {_got(value)}")
-    name, refusal = asked.get("name"), asked.get("refusal")
-    if name is not None and not named:
+    if "name" in asked:
         raise _unsupported(f"{place}.name", "this proxy's endpoint takes none")
+    refusal = asked.get("refusal")
     if refusal is None:
-        return Message(role, _text(content, f"{place}.content"), name)
+        return Message(role, _text(content, f"{place}.content"))
     if content:
         raise _bad(f"{place}.refusal", "cannot stand beside a content")
-    return Message(role, refusal, name)
+    return Message(role, refusal)
 
 
 def _text(content: Any, place: str) -> str:
@@ -313,26 +412,94 @@ def _short(text: object) -> str:
     return shown if len(shown) <= 80 else f"{shown[:77]}..."
 
 
-def completion(row: Row, reply: Reply | None, remaining: int, budget: str, model: str) -> dict[str, Any]:
-    """An answer as a chat completion; its ``usage`` tells the charge.
+def completion(
+    row: Row, reply: Reply | None, remaining: int, chat: Chat, backend: Backend, **names: str
+) -> dict[str, Any]:
+    """An answer as a chat completion (a text completion, where the request was one); its ``usage`` tells the charge.
+
+    Where the endpoint speaks chat completions its answer is passed on as it is.
 
     :param reply: None where the agent skipped the question.
-    :param model: named where the endpoint names none.
+    :param names: ``budget``, and ``model``, which is named where the endpoint names none.
     """
-    message: dict[str, Any] = {"role": "assistant", "content": row.answer if reply is not None else None}
-    if reply is None:
-        message["refusal"] = "skipped: the budget is better spent on other questions"
-    elif row.finish == "refused" and not row.answer:
-        message |= {"content": None, "refusal": reply.note or "the endpoint refused to answer"}
-    elif reply.reasoning:
-        message["reasoning_content"] = reply.reasoning
+    finish = "length" if row.finish == "length" else "content_filter" if row.finish == "refused" else "stop"
+    choices, kept = _choices(reply, chat) if backend.chat and reply is not None else ([], {})
+    if backend.echoes_prompt and choices and row.answer == "":
+        choices = []  # what it shows as the answer is the prompt
+    if not choices:
+        message: dict[str, Any] = {"role": "assistant", "content": row.answer if reply is not None else None}
+        if reply is None:
+            message["refusal"] = SKIPPED
+        elif row.finish == "refused" and not row.answer:
+            message |= {"content": None, "refusal": reply.note or "the endpoint refused to answer"}
+        elif reply.reasoning:
+            message["reasoning_content"] = reply.reasoning
+        if chat.prompt is not None:
+            choices = [{"index": 0, "text": message["content"] or "", "finish_reason": finish, "logprobs": None}]
+        else:
+            choices = [{"index": 0, "message": message, "finish_reason": finish, "logprobs": None}]
+    model = (reply.model if reply is not None else None) or names["model"]
+    return {
+        **kept,
+        "id": f"roi-{time.time_ns():x}",
+        "object": "chat.completion" if chat.prompt is None else "text_completion",
+        "created": int(time.time()),
+        "model": model,
+        "choices": choices,
+        "usage": _usage(row, reply, remaining, names["budget"], chat.replaced),
+    }
+
+
+SKIPPED = "skipped: the budget is better spent on other questions"
+"""What a refused question is told."""
+
+
+def _choices(reply: Reply, chat: Chat) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The choices of an endpoint's answer, and what stands beside them; none where one is not as clients read it."""
+    whole = reply.whole if isinstance(reply.whole, dict) else {}
+    given = whole.get("choices")
+    choices = []
+    for number, choice in enumerate(given if isinstance(given, list) else ()):
+        if not isinstance(choice, dict):
+            return [], {}
+        made = {"index": number, "finish_reason": None, **choice}
+        made["logprobs"] = choice.get("logprobs") if isinstance(choice.get("logprobs"), dict) else None
+        if chat.prompt is not None:
+            if not isinstance(choice.get("text"), str):
+                return [], {}
+        else:
+            message = choice.get("message")
+            if not isinstance(message, dict) or not isinstance(message.get("content"), str | None):
+                return [], {}
+            if number == 0 and reply.finish == "refused" and not message.get("content"):
+                return [], {}
+            made["message"] = {"role": "assistant", "content": None, **message}
+        if not isinstance(made["finish_reason"], str):
+            made["finish_reason"] = "length" if reply.finish == "length" else "stop"
+        choices.append(made)
+    return choices, {name: value for name, value in whole.items() if name in _KEPT and value is not None}
+
+
+_KEPT = ("system_fingerprint", "service_tier", "citations", "provider", "prompt_logprobs", "search_results", "timings")
+"""What is passed on of an answer beside its choices."""
+
+
+def _usage(row: Row, reply: Reply | None, remaining: int, budget: str, replaced: Sequence[str]) -> dict[str, Any]:
+    """The usage that a client is told: what was charged."""
+    whole = reply.whole if reply is not None and isinstance(reply.whole, dict) else {}
+    told: dict[str, Any] = whole["usage"] if isinstance(whole.get("usage"), dict) else {}
     usage: dict[str, Any] = {
         "prompt_tokens": (reply.prompt_tokens if reply else None) or 0,
         "completion_tokens": row.charged,
     }
     usage["total_tokens"] = usage["prompt_tokens"] + usage["completion_tokens"]
+    details = told.get("completion_tokens_details")
     if row.reasoning_tokens is not None:
         usage["completion_tokens_details"] = {"reasoning_tokens": row.reasoning_tokens}
+        if isinstance(details, dict):
+            usage["completion_tokens_details"] = {**details, "reasoning_tokens": row.reasoning_tokens}
+    if isinstance(told.get("prompt_tokens_details"), dict):
+        usage["prompt_tokens_details"] = told["prompt_tokens_details"]
     usage["roi"] = {
         "budget": budget,
         "tier": row.tier or "skip",
@@ -341,32 +508,30 @@ def completion(row: Row, reply: Reply | None, remaining: int, budget: str, model
         "counted": row.counted,
         "overshoot": row.overshoot,
     }
-    finish = "length" if row.finish == "length" else "content_filter" if row.finish == "refused" else "stop"
-    logprobs = reply.logprobs if reply is not None and isinstance(reply.logprobs, dict) else None
-    return {
-        "id": f"roi-{time.time_ns():x}",
-        "object": "chat.completion",
-        "created": int(time.time()),
-        "model": (reply.model if reply is not None else None) or model,
-        "choices": [{"index": 0, "message": message, "finish_reason": finish, "logprobs": logprobs}],
-        "usage": usage,
-    }
+    if replaced:
+        usage["roi"]["replaced"] = list(replaced)
+    return usage
 
 
-def events(answer: Mapping[str, Any], usage: bool) -> str:
-    """The whole answer as one chunk of a stream: what a token costs is known at its end only.
-
-    :param usage: whether an event tells it.
-    """
-    choice = answer["choices"][0]
-    chunk = {**answer, "object": "chat.completion.chunk"}
-    told = chunk.pop("usage")
-    first = {"index": 0, "delta": choice["message"], "finish_reason": None, "logprobs": choice["logprobs"]}
-    last = {"index": 0, "delta": {}, "finish_reason": choice["finish_reason"], "logprobs": None}
-    chunks = [{**chunk, "choices": [first]}, {**chunk, "choices": [last]}]
-    if usage:
-        chunks.append({**chunk, "choices": [], "usage": told})
-    return "".join(f"data: {json_text(one)}\n\n" for one in chunks) + "data: [DONE]\n\n"
+def chunks(answer: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """A whole answer as chunks of a stream: for endpoints that do not stream, and skipped questions."""
+    head = {name: value for name, value in answer.items() if name not in ("choices", "usage")}
+    if head["object"] == "chat.completion":
+        head["object"] = "chat.completion.chunk"
+    for choice in answer["choices"]:
+        first = {**choice, "finish_reason": None}
+        last = {"index": choice["index"], "finish_reason": choice["finish_reason"], "logprobs": None}
+        if "text" in choice:
+            last["text"] = ""
+        else:
+            delta = dict(first.pop("message"))
+            if isinstance(calls := delta.get("tool_calls"), list):
+                delta["tool_calls"] = [
+                    {"index": number, **call} for number, call in enumerate(calls) if isinstance(call, dict)
+                ]
+            first["delta"], last["delta"] = delta, {}
+        yield {**head, "choices": [first]}
+        yield {**head, "choices": [last]}
 
 
 def json_text(value: Any) -> str:

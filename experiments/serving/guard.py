@@ -28,7 +28,9 @@ def no_key(message: str) -> Refused:
 
 
 def bearer(request: Request) -> bytes | None:
-    """The key that a request shows."""
+    """The key that a request shows, as OpenAI's clients do or as Anthropic's."""
+    if "authorization" not in request.headers and "x-api-key" in request.headers:
+        return request.headers["x-api-key"].strip().encode("latin-1")
     scheme, _, given = request.headers.get("authorization", "").strip().partition(" ")
     return given.strip().encode("latin-1") if scheme.lower() == "bearer" else None
 
@@ -41,7 +43,7 @@ def fits(given: bytes | None, key: str | None) -> bool:
 def check_origin(request: Request, hosts: Collection[str] | None) -> None:
     """Refuse what a web page of another origin lets its reader's browser send.
 
-    :param hosts: see :func:`experiments.commands.serve.application`.
+    :param hosts: see :func:`experiments.serving.app.application`.
     :raises Refused: 403.
     """
     host, origin = request.headers.get("host", ""), request.headers.get("origin")

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from roi_env.answering.base import Finish
@@ -65,10 +65,11 @@ class Backend:
     """Lists with an entry for every token that is shown."""
     usd: tuple[str, ...] = ()
     model: tuple[str, ...] = ("model",)
-    logprobs: tuple[str, ...] = ()
     takes: Mapping[str, str] = field(default_factory=dict)
-    named: bool = False
-    """Whether messages may have a ``name``."""
+    chat: bool = False
+    """Whether it speaks chat completions: conversations are passed on as they are, tools, images and names with them."""
+    streams: Mapping[str, Any] | None = None
+    """Further fields of a request whose answer shall come in chunks, in the form of chat completions; None: it cannot."""
     summarises: bool = False
     """Whether what it shows of the thought is a summary."""
     echoes_prompt: bool = False
@@ -80,8 +81,27 @@ class Backend:
     """Smallest cap that the endpoint takes; tiers that think are raised to it."""
     efforts: tuple[tuple[int, str], ...] = EFFORTS
     stops: bool = False
-    """Whether it stops generating when a client closes its connection. Hosted endpoints do not say so and charge the whole
-    answer; transformers serve stops streams only."""
+    """Whether it stops generating a whole answer when a client closes its connection. Hosted endpoints do not say so and
+    charge the whole answer; transformers serve stops streams only."""
+
+    @property
+    def of_texts(self) -> Backend:
+        """The same endpoint's text completions, which are asked with a prompt instead of a conversation."""
+        kept = {key: value for key, value in self.body.items() if key not in ("messages", "max_completion_tokens")}
+        return replace(
+            self,
+            path="/completions",
+            body={**kept, "prompt": "$prompt", "max_tokens": "$cap"},
+            think={},
+            direct={},
+            answer="choices.0",
+            text=("choices.0.text",),
+            reasoning=(),
+            refusal=(),
+            other=(),
+            listed=(),
+            takes={name: name for name in (*self.takes, "suffix", "echo") if name not in _OF_CHATS},
+        )
 
 
 def _alike(*names: str) -> dict[str, str]:
@@ -90,14 +110,47 @@ def _alike(*names: str) -> dict[str, str]:
 
 
 _SAMPLING = _alike("temperature", "top_p", "seed", "stop")
+_TOOLS = _alike("tools", "tool_choice", "parallel_tool_calls")
 _OPENAI = {
     **_SAMPLING,
+    **_TOOLS,
     **_alike(
         "presence_penalty", "frequency_penalty", "logit_bias", "logprobs", "top_logprobs", "response_format", "user"
     ),
 }
-_HOSTED = _alike("metadata", "service_tier", "store", "verbosity", "safety_identifier", "prompt_cache_key")
+_HOSTED = _alike(
+    *(
+        "metadata",
+        "service_tier",
+        "store",
+        "verbosity",
+        "safety_identifier",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+    ),
+    *("modalities", "audio", "web_search_options", "functions", "function_call", "n"),
+)
 _OPEN_MODELS = {**_OPENAI, **_alike("top_k", "min_p", "repetition_penalty")}
+_SERVERS = _alike(
+    *("n", "chat_template_kwargs", "min_tokens", "stop_token_ids", "skip_special_tokens", "ignore_eos"),
+    *("spaces_between_special_tokens", "include_stop_str_in_output", "continue_final_message", "add_generation_prompt"),
+)
+_VLLM = _alike(
+    *("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar", "bad_words"),
+    *("allowed_token_ids", "truncate_prompt_tokens", "mm_processor_kwargs", "priority", "cache_salt", "documents"),
+    *("add_special_tokens", "return_token_ids", "return_tokens_as_token_ids", "include_reasoning", "length_penalty"),
+)
+_SGLANG = _alike("regex", "ebnf", "json_schema", "no_stop_trim", "separate_reasoning", "lora_path")
+_OF_CHATS = frozenset(
+    (
+        *_TOOLS,
+        *("top_logprobs", "functions", "function_call", "modalities", "audio", "web_search_options", "verbosity"),
+        *("chat_template_kwargs", "continue_final_message", "add_generation_prompt", "include_reasoning", "documents"),
+        *("mm_processor_kwargs", "separate_reasoning", "metadata", "store", "safety_identifier"),
+    )
+)
+"""Fields that text completions lack."""
+_USAGE = {"stream_options": {"include_usage": True}}
 _CHAT_BODY = {
     "model": "$model",
     "messages": "$messages",
@@ -122,9 +175,9 @@ _CHAT: Mapping[str, Any] = {
         *("usage.completion_tokens_details.reasoning_tokens", "usage.output_tokens_details.reasoning_tokens"),
         "usage.reasoning_tokens",
     ),
-    "logprobs": ("choices.0.logprobs",),
     "takes": _OPENAI,
-    "named": True,
+    "chat": True,
+    "streams": _USAGE,
     "total": ("usage.total_tokens",),
     "least": ("usage.output_tokens",),
     "listed": ("choices.0.logprobs.content", "choices.0.token_ids"),
@@ -204,7 +257,7 @@ BACKENDS: Mapping[str, Backend] = {
             "hard",
             think={"thinking_token_budget": "$thinking", "chat_template_kwargs": {"enable_thinking": True}},
             direct={"thinking_token_budget": 0, "chat_template_kwargs": {"enable_thinking": False}},
-            takes=_OPEN_MODELS,
+            takes={**_OPEN_MODELS, **_SERVERS, **_VLLM},
             key_env="VLLM_API_KEY",
             stops=True,
         ),
@@ -217,7 +270,7 @@ BACKENDS: Mapping[str, Backend] = {
                 "chat_template_kwargs": {"enable_thinking": True, "thinking": True},
             },
             direct={"chat_template_kwargs": {"enable_thinking": False, "thinking": False}},
-            takes=_OPEN_MODELS,
+            takes={**_OPEN_MODELS, **_SERVERS, **_SGLANG},
             key_env="SGLANG_API_KEY",
             stops=True,
         ),
@@ -227,7 +280,8 @@ BACKENDS: Mapping[str, Backend] = {
             "none",
             think={"chat_template_kwargs": {"enable_thinking": True}},
             direct={"chat_template_kwargs": {"enable_thinking": False}},
-            takes={**_SAMPLING, **_alike("logit_bias")},
+            takes={**_SAMPLING, **_alike("logit_bias", "tools", "chat_template_kwargs")},
+            streams={},  # the usage comes by itself, and stream_options are refused
             key_env="TRANSFORMERS_API_KEY",
             echoes_prompt=True,
         ),
@@ -262,14 +316,14 @@ BACKENDS: Mapping[str, Backend] = {
             output=("usage.output_tokens",),
             prompt=("usage.input_tokens",),
             split=("usage.output_tokens_details.reasoning_tokens",),
-            logprobs=(),
             takes={
                 **_alike(
                     "temperature", "top_p", "user", "metadata", "service_tier", "safety_identifier", "prompt_cache_key"
                 ),
                 "verbosity": "text.verbosity",
             },
-            named=False,
+            chat=False,
+            streams=None,
             least=(),
             listed=("output.*.content.*.logprobs",),
         ),
@@ -308,7 +362,11 @@ BACKENDS: Mapping[str, Backend] = {
             body=_OLD_CAP,
             think={"enable_thinking": True, "thinking_budget": "$thinking"},
             direct={"enable_thinking": False},
-            takes={**_SAMPLING, **_alike("presence_penalty", "logprobs", "top_logprobs", "response_format", "top_k")},
+            takes={
+                **_SAMPLING,
+                **_TOOLS,
+                **_alike("presence_penalty", "logprobs", "top_logprobs", "response_format", "top_k"),
+            },
             key_env="DASHSCOPE_API_KEY",
         ),
         _row(
@@ -318,7 +376,7 @@ BACKENDS: Mapping[str, Backend] = {
             body=_OLD_CAP,
             think={"thinking": {"type": "enabled"}, "reasoning_effort": "$effort"},
             direct={"thinking": {"type": "disabled"}},
-            takes={name: name for name in _OPENAI if name not in ("seed", "logit_bias", "user")},
+            takes={name: name for name in _OPENAI if name not in ("seed", "logit_bias", "user", "parallel_tool_calls")},
             key_env="DEEPSEEK_API_KEY",
             efforts=((0, "none"), (1024, "low"), (16384, "high")),
         ),
@@ -341,17 +399,23 @@ BACKENDS: Mapping[str, Backend] = {
             body=_OLD_CAP,
             think={"thinking_budget_tokens": "$thinking", "chat_template_kwargs": {"enable_thinking": True}},
             direct={"thinking_budget_tokens": 0, "chat_template_kwargs": {"enable_thinking": False}},
-            takes={name: name for name in _OPEN_MODELS if name not in ("repetition_penalty", "user")},
+            takes={
+                **{name: name for name in _OPEN_MODELS if name not in ("repetition_penalty", "user")},
+                **_alike("chat_template_kwargs", "grammar", "json_schema", "ignore_eos", "cache_prompt"),
+            },
             least=(*_CHAT["least"], "timings.predicted_n"),
             key_env="LLAMA_API_KEY",
             stops=True,
         ),
-        _row("generic", _CHAT, "none", body=_OLD_CAP, think={}, direct={}),
+        _row("generic", _CHAT, "none", body=_OLD_CAP, think={}, direct={}, takes={**_OPENAI, **_HOSTED}),
     )
 }
 """All backends by name."""
 
-_STOP = ("stop", "end_turn", "stop_sequence", "completed", "complete", "eos", "eos_token")
+_STOP = (
+    *("stop", "end_turn", "stop_sequence", "completed", "complete", "eos", "eos_token"),
+    *("tool_calls", "function_call", "tool_use"),
+)
 _LENGTH = ("length", "max_tokens", "max_output_tokens", "max_length", "model_length", "model_context_window_exceeded")
 _REFUSED = (
     *("content_filter", "content_filtered", "refusal", "refused", "safety", "recitation", "blocklist", "language"),

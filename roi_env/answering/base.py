@@ -8,7 +8,7 @@ keeps a budget must settle every request.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -100,18 +100,33 @@ class Solver(Protocol):
 
 
 class Message(NamedTuple):
-    """One turn of a conversation; ``name`` tells participants of one role apart."""
+    """One turn of a conversation.
+
+    :param text: of it, also where it is more than a text.
+    :param name: tells participants of one role apart.
+    :param whole: the turn as a chat completion writes it (calls of tools, images, ...), for backends that speak these; it
+        is passed on as it is. None: role, text and name are all.
+    """
 
     role: str
     text: str
     name: str | None = None
+    whole: Mapping[str, Any] | None = None
+
+
+Sink = Callable[[str, Mapping[str, Any]], Awaitable[None]]
+"""Takes one chunk of an answer as it comes: its text as the endpoint sent it, and the same as JSON."""
 
 
 class Ask(NamedTuple):
     """One live request.
 
-    :param cap: most tokens that may be generated, thought and answer together: the reservation.
+    :param cap: most tokens of one answer, thought included.
     :param messages: a conversation to continue instead of the question's text.
+    :param prompt: texts (or tokens) to be completed as they are, without roles, instead of the question's text: what a
+        text completion calls ``prompt``.
+    :param choices: answers to be generated, each under its own cap.
+    :param sink: takes the chunks while they come, where the endpoint streams; None: the answer is wanted whole.
     :param fields: fields of a chat completion, by their names there, that this request sets beside its cap (``stop``,
         ``seed``, ...); they replace the solver's own.
     :param wanted: whether somebody still waits for the answer; where nobody does, nothing more is sent.
@@ -124,6 +139,14 @@ class Ask(NamedTuple):
     messages: tuple[Message, ...] | None = None
     fields: Mapping[str, Any] = {}
     wanted: Callable[[], bool] = lambda: True
+    prompt: str | Sequence[Any] | None = None
+    choices: int = 1
+    sink: Sink | None = None
+
+    @property
+    def most(self) -> int:
+        """Most tokens that may be generated in all: the reservation."""
+        return self.cap * self.choices
 
 
 @dataclass(frozen=True)
@@ -168,7 +191,7 @@ class Reply:
         longer than allowed, or the request was stopped before it was sent. None: otherwise.
     :param failure: the error in detail, where an endpoint told one; kept in no journal, like the following.
     :param model: as the endpoint calls who answered.
-    :param logprobs: of the tokens, as a chat completion writes them, where they were asked for.
+    :param whole: the response as it came; chunks of a stream are put together.
     """
 
     text: str
@@ -189,7 +212,7 @@ class Reply:
     retry_in: float | None = None
     failure: Failure | None = None
     model: str | None = None
-    logprobs: Any = None
+    whole: Any = None
 
     @property
     def full_text(self) -> str:

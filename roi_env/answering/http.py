@@ -6,7 +6,8 @@ costs nothing. Where that is unknown (connection lost or deadline passed after s
 that cannot be read) the reply is *lost*: charged at its reservation, and whether to ask again, under a new reservation,
 is the caller's choice.
 
-What a response with status 200 says is read by :mod:`roi_env.answering.responses`.
+What a response with status 200 says is read by :mod:`roi_env.answering.responses`; one that comes in chunks is passed on
+while it comes, and read when it is whole.
 
 An endpoint that asks to wait (``Retry-After``) is left alone until then by all requests. No question waits longer than
 ``patience``: where the endpoint asks for more the reply comes at once, and says in ``retry_in`` when to ask again.
@@ -33,7 +34,8 @@ import httpx
 
 from roi_env.answering import responses
 from roi_env.answering.backends import BACKENDS, FREE, UNKNOWN, Backend, effort_of, fill, find, merge, put
-from roi_env.answering.base import Ask, Counted, Failure, Message, Question, Reply, mark_unsent, unsent_reply
+from roi_env.answering.base import Ask, Counted, Failure, Message, Question, Reply, Sink, mark_unsent, unsent_reply
+from roi_env.answering.streams import Whole, events
 
 _MESSAGE = 300
 """Characters of an endpoint's error that are kept."""
@@ -241,11 +243,6 @@ class HTTPSolver:
         }
 
     @property
-    def takes(self) -> frozenset[str]:
-        """Fields of a chat completion that a single request may set, see :attr:`roi_env.answering.base.Ask.fields`."""
-        return frozenset(self.backend.takes)
-
-    @property
     def sends_seeds(self) -> bool:
         """Whether requests hold a seed."""
         return self.seed is not None and "$seed" in str(self.backend.body)
@@ -288,7 +285,7 @@ class HTTPSolver:
         :raises EndpointError: where the tier needs more than the cap at this endpoint, or the backend has no place for
             something that is asked.
         """
-        backend, tier = self.backend, ask.tier
+        backend, tier = self._backend(ask), ask.tier
         thinking = max(tier.thinking, backend.least_thinking) if tier.thinking else 0
         if self.fit_answer and thinking:
             thinking = max(backend.least_thinking, min(thinking, ask.cap - tier.answer - 1))
@@ -301,16 +298,17 @@ class HTTPSolver:
         messages = self._messages(ask)
         if self.system is not None:
             messages = (Message("system", self.system), *messages)
-        if not backend.named and any(message.name is not None for message in messages):
-            raise EndpointError(f"messages cannot have a name on {backend.name}")
-        turns = [(role, text) for role, text, _ in messages if role not in ("system", "developer")]
-        system = "\n".join(text for role, text, _ in messages if role in ("system", "developer")) or None
+        if not backend.chat and any(message.name is not None or message.whole is not None for message in messages):
+            raise EndpointError(f"messages can have a role and a text on {backend.name}, no name and nothing else")
+        turns = [(message.role, message.text) for message in messages if message.role not in ("system", "developer")]
+        system = "\n".join(one.text for one in messages if one.role in ("system", "developer")) or None
         values = {
             "model": self.model,
             "messages": [
-                {"role": role, "content": text} | ({} if name is None else {"name": name})
-                for role, text, name in messages
+                {"role": role, "content": text} | ({} if name is None else {"name": name}) if whole is None else whole
+                for role, text, name, whole in messages
             ],
+            "prompt": ask.prompt,
             "turns": [{"role": role, "content": text} for role, text in turns],
             "system": system,
             "contents": [
@@ -328,6 +326,8 @@ class HTTPSolver:
         body = merge(body, self.extra)
         for name, value in ask.fields.items():
             path = backend.takes[name]
+            if isinstance(value, Mapping) and find(how, name):  # of an object that the tier is part of, its part stays
+                value = merge(value, body[name])
             # Other spellings of `stop` are lists alone.
             body = put(body, path, [value] if name == "stop" != path and isinstance(value, str) else value)
         return body
@@ -337,10 +337,22 @@ class HTTPSolver:
         begun = time.perf_counter()
         waits_since: float | None = None
         attempts, sent, unsent = 0, begun, True
+        backend, relayed = self._backend(ask), False
         try:
             body = self.body(ask)
         except EndpointError as error:
             return _error(str(error), attempts=0)
+        if ask.sink is not None and backend.streams is not None:
+            body = {**body, "stream": True, **backend.streams}
+        else:
+            ask = ask._replace(sink=None)
+
+        async def relay(text: str, chunk: Mapping[str, Any]) -> None:
+            nonlocal relayed
+            assert ask.sink is not None
+            relayed = True
+            await ask.sink(text, chunk)
+
         try:
             while True:
                 try:
@@ -351,8 +363,8 @@ class HTTPSolver:
                             reply = unsent_reply()
                             break
                         attempts, sent, unsent = attempts + 1, time.perf_counter(), False
-                        data = await self._send(body)
-                    reply = self._told(self._read(ask, data), data)
+                        data = await self._send(body, ask, relay)
+                    reply = self._told(backend, self._read(ask, data), data)
                     self._deaths.answered()
                     break
                 except _Closed as closed:
@@ -364,10 +376,11 @@ class HTTPSolver:
                     if failed.broke and self.sends_seeds:
                         self._deaths.broke(failed, sent)
                     if failed.lost:
-                        reply = _error(str(failed), tokens=ask.cap, lost=True, failure=failed.failure)
+                        reply = _error(str(failed), tokens=ask.most, lost=True, failure=failed.failure)
                         break
                     if (
                         not failed.retry
+                        or relayed  # who reads it has seen its beginning
                         or attempts > self.retries
                         or time.monotonic() + wait > waits_since + self.patience
                         or (failed.broke and self.died_of_seeds)
@@ -397,7 +410,7 @@ class HTTPSolver:
         """(status, response) of one request as it is, once: for probes. Status 0: no answer came."""
         try:
             async with asyncio.timeout(self.deadline):
-                response = await self._clients[0].post(self._address, content=json.dumps(body))
+                response = await self._clients[0].post(self._address(self.backend), content=json.dumps(body))
         except (httpx.HTTPError, TimeoutError) as error:
             return 0, {"error": self._clean(str(error) or type(error).__name__)}
         try:
@@ -405,9 +418,11 @@ class HTTPSolver:
         except (ValueError, RecursionError):
             return response.status_code, {"error": self._clean(response.text)}
 
-    @property
-    def _address(self) -> str:
-        return self.url + self.backend.path.replace("$model", self.model)
+    def _backend(self, ask: Ask) -> Backend:
+        return self.backend if ask.prompt is None else self.backend.of_texts
+
+    def _address(self, backend: Backend) -> str:
+        return self.url + backend.path.replace("$model", self.model)
 
     @property
     def closed_for(self) -> float:
@@ -443,13 +458,23 @@ class HTTPSolver:
             self._said_until = now + wait
             self.say(f"waiting {wait:,.0f} s for the endpoint: {reason}")
 
-    async def _send(self, body: Mapping[str, Any]) -> Any:
+    async def _send(self, body: Mapping[str, Any], ask: Ask, relay: Sink) -> Any:
+        """The response as JSON; that of a stream put together, after its chunks were relayed."""
         self._sent += 1
         client = self._clients[self._sent % len(self._clients)]
+        backend = self._backend(ask)
         try:
             # The client's own limits are per read: a slow drip would outlast them.
             async with asyncio.timeout(self.deadline):
-                response = await client.post(self._address, content=json.dumps(body))
+                address, content = self._address(backend), json.dumps(body)
+                if ask.sink is None:
+                    response = await client.post(address, content=content)
+                else:
+                    async with client.stream("POST", address, content=content) as response:
+                        kind = response.headers.get("content-type", "")
+                        if response.is_success and kind.startswith("text/event-stream"):
+                            return await self._relay(response, ask, relay)
+                        await response.aread()
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             message = self._clean(f"no connection: {error or type(error).__name__}")
             raise _Failed(message, retry=True, unreachable=True) from None
@@ -458,10 +483,12 @@ class HTTPSolver:
         except httpx.HTTPError as error:
             message = self._clean(f"connection lost: {str(error) or type(error).__name__}")
             raise _Failed(message, lost=True, broke=not isinstance(error, httpx.TimeoutException)) from None
+        except UnicodeDecodeError:
+            raise _Failed("the stream is not UTF-8", lost=True) from None
         status = response.status_code
         if not response.is_success:
             failure = self._failure(response)
-            paid = responses.generated(self.backend, response.content)
+            paid = responses.generated(backend, response.content)
             raise _Failed(
                 f"HTTP {status}: {self._clean(response.text)}",
                 retry=status in FREE and not paid,
@@ -472,15 +499,45 @@ class HTTPSolver:
                 failure=failure,
             )
         try:
-            return json.loads(response.content)
+            data = response.content
+            return json.loads(data.replace(self._key.encode(), b"***") if self._key else data)
         except (ValueError, RecursionError):
             kind = response.headers.get("content-type", "no content type")
             raise _Failed(f"the answer is not JSON ({kind}, {len(response.content)} bytes)", lost=True) from None
 
+    async def _relay(self, response: httpx.Response, ask: Ask, relay: Sink) -> Any:
+        """Pass a stream on, chunk by chunk; one that goes beyond its cap is cut."""
+        whole, done = Whole(), False
+        async for text in events(response.aiter_bytes()):
+            if done:
+                continue
+            text = self._without_key(text)
+            if text.strip() == "[DONE]":
+                done = True
+                continue
+            try:
+                chunk = json.loads(text)
+            except (ValueError, RecursionError):
+                raise _Failed(f"an event of the stream is not JSON ({self._clean(text, 80)})", lost=True) from None
+            if not isinstance(chunk, dict):
+                raise _Failed(f"an event of the stream is no object ({self._clean(text, 80)})", lost=True)
+            whole.add(chunk)
+            if chunk.get("error"):
+                break
+            if whole.pieces > ask.most:
+                whole.cut(whole.pieces)
+                break
+            await relay(text, chunk)
+        data = whole.answer()
+        if not (done or whole.ended or data.get("error")):
+            raise _Failed("the stream broke off before its end", lost=True)
+        return data
+
     def _read(self, ask: Ask, data: Any) -> Reply:
         """The reply that a response is; raises where it is free to ask again."""
         try:
-            reply = responses.read(self.backend, ask, data, asked=self._messages(ask)[-1].text, count=self.count)
+            asked = self._messages(ask)[-1].text
+            reply = responses.read(self._backend(ask), ask, data, asked=asked, count=self.count)
         except responses.NothingGenerated as failure:
             raise _Failed(self._clean(str(failure)), retry=True) from None
         except RecursionError:
@@ -488,12 +545,10 @@ class HTTPSolver:
         error, note = (None if text is None else self._clean(text) for text in (reply.error, reply.note))
         return replace(reply, error=error, note=note)
 
-    def _told(self, reply: Reply, data: Any) -> Reply:
+    def _told(self, backend: Backend, reply: Reply, data: Any) -> Reply:
         """A reply with what only its caller wants to know."""
-        backend = self.backend
         model = next((v for path in backend.model for v in find(data, path) if isinstance(v, str)), None)
-        logprobs = next((value for path in backend.logprobs for value in find(data, path)), None)
-        return replace(reply, model=model, logprobs=logprobs)
+        return replace(reply, model=model, whole=data)
 
     def _failure(self, response: httpx.Response) -> Failure:
         """What an endpoint's error says, in whichever form: OpenAI's, a plain message, FastAPI's ``detail``, a text."""
@@ -521,6 +576,10 @@ class HTTPSolver:
     def _messages(self, ask: Ask) -> tuple[Message, ...]:
         """What is asked, without the system message."""
         return ask.messages or (Message("user", self.prompt.replace("{question}", ask.question.text)),)
+
+    def _without_key(self, text: str) -> str:
+        """An answer as it is passed on: an endpoint that repeats what it was sent must not give our key away."""
+        return text.replace(self._key, "***") if self._key and self._key in text else text
 
     def _clean(self, text: str, most: int = _MESSAGE) -> str:
         """An endpoint's words on one line, cut, without keys, not even the beginning of ours."""

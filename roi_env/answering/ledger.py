@@ -26,7 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from roi_env.answering.base import Reply, ThinkingTier
 from roi_env.files import replacing
@@ -54,6 +54,73 @@ def differences(old: Settings, new: Settings) -> str:
 def same_settings(old: Settings, new: Settings, records: Sequence[Mapping[str, Any]]) -> str | None:
     """The strictest rule: whatever differs is refused."""
     return differences(old, new) or None
+
+
+class NoRoom(Exception):
+    """A budget has not so many tokens left: another process took them."""
+
+
+class Books(Protocol):
+    """What keeps the reservations and settlements of one budget."""
+
+    @property
+    def charged(self) -> int:
+        """Tokens charged."""
+        ...
+
+    @property
+    def reserved(self) -> int:
+        """Tokens reserved by requests in flight."""
+        ...
+
+    @property
+    def notes(self) -> list[dict[str, Any]]:
+        """Records of other kinds that are not part of ``charged``."""
+        ...
+
+    @property
+    def entries(self) -> list[Entry]:
+        """All requests."""
+        ...
+
+    @property
+    def lost(self) -> int:
+        """Tokens charged for what cannot be read."""
+        ...
+
+    @property
+    def limit(self) -> int | None:
+        """Tokens of the budget, where the books know them."""
+        ...
+
+    @property
+    def shared(self) -> bool:
+        """Whether other processes may reserve and settle too."""
+        ...
+
+    def enter(self, key: tuple[Any, ...], tokens: int) -> Entry:
+        """Reserve; raises :class:`NoRoom` where another process took the tokens."""
+        ...
+
+    async def on_disk(self) -> None:
+        """Wait until all reservations are on the disk."""
+        ...
+
+    def settle(self, entry: Entry, tokens: int, facts: Mapping[str, Any]) -> None:
+        """Enter what a request cost."""
+        ...
+
+    def note(self, record: Mapping[str, Any]) -> None:
+        """Keep a decision to skip."""
+        ...
+
+    def reap(self) -> None:
+        """Charge what other processes had in flight when they died."""
+        ...
+
+    def close(self) -> None:
+        """Bring everything to the disk and close the file."""
+        ...
 
 
 class _Lock:
@@ -340,6 +407,19 @@ class Ledger:
         """What a user should know of the file: repairs, settings that changed."""
         return self.file.messages if self.file else []
 
+    @property
+    def limit(self) -> int | None:
+        """None: a ledger does not know its budget."""
+        return None
+
+    @property
+    def shared(self) -> bool:
+        """False: one process writes at a time."""
+        return False
+
+    def reap(self) -> None:
+        """Nothing: there are no other processes."""
+
     async def reserve(self, key: tuple[Any, ...], tokens: int) -> Entry:
         """Enter a request; it is on the disk when this returns, and may be sent."""
         entry = self.enter(key, tokens)
@@ -598,7 +678,7 @@ def reply_facts(reply: Reply) -> dict[str, Any]:
     return {
         name: value
         for name, value in reply.__dict__.items()
-        if name not in ("failure", "model", "logprobs") and value is not None and value is not False and value != ""
+        if name not in ("failure", "model", "whole") and value is not None and value is not False and value != ""
     }
 
 

@@ -140,7 +140,10 @@ def read(backend: Backend, ask: Ask, data: Any, *, asked: str, count: Callable[[
     if tokens == 0 and not shown.nothing:
         tokens = None
         notes.append("its usage says 0 tokens beside a text")
-    mine = 0 if count is None or shown.nothing else _seen(shown, usage.thought, count)
+    # A text that repeats its prompt cannot be counted.
+    mine = 0 if count is None or shown.nothing or ask.fields.get("echo") else _seen(shown, usage.thought, count)
+    offered = bool(ask.fields.get("tools") or ask.fields.get("functions"))
+    countable = ask.choices == 1 and not shown.other  # only the first answer's text is looked at
 
     error, status = _error(backend, data)
     if error is None and finish == "error":
@@ -155,16 +158,16 @@ def read(backend: Backend, ask: Ask, data: Any, *, asked: str, count: Callable[[
     elif error is None and not _holder(backend, data) and (finish not in ("length", "refused") or tokens is None):
         error = "the answer cannot be read: it has none of the expected fields"
     elif error is None and finish is None:
-        at_cap = tokens is not None and tokens >= ask.cap
-        if shown.text.strip() or (at_cap and reason is None):
+        at_cap = tokens is not None and tokens >= ask.most
+        if shown.text.strip() or (offered and shown.other) or (at_cap and reason is None):
             finish = "length" if at_cap or reason == "incomplete" else "stop"
             notes.append(f"unknown finish reason {reason!r}" if reason else "no finish reason")
         else:
             error = f"no text, and it ended with {reason!r}" if reason else "no text, and no reason why it ended"
     if error is None and finish != "refused" and not shown.text.strip():
-        if shown.other:
+        if shown.other and not offered:
             error = f"no text but {', '.join(shown.other)}"
-        elif tokens == 0:
+        elif tokens == 0 and not shown.other:
             error = "no text, and its usage says that nothing was generated"
 
     lost = False
@@ -178,12 +181,12 @@ def read(backend: Backend, ask: Ask, data: Any, *, asked: str, count: Callable[[
     counted: Counted = "server"
     if tokens is None:
         whole = not shown.summary if shown.thoughts or shown.summary else ask.tier.thinking == 0
-        if not lost and mine and (whole or usage.thought) and finish != "length":
+        if not lost and mine and countable and (whole or usage.thought) and finish != "length":
             # The end of the turn is generated too, where the cap left room for it.
             tokens, counted = max(mine, min(mine + 1, ask.cap)), "tokenizer"
         else:
-            tokens = max(ask.cap, mine, usage.floor)
-            counted = "reserved" if lost or tokens == ask.cap else "tokenizer" if tokens == mine else "server"
+            tokens = max(ask.most, mine, usage.floor)
+            counted = "reserved" if lost or tokens == ask.most else "tokenizer" if tokens == mine else "server"
     elif mine > 1.1 * tokens + _TOLERANCE:
         notes.append(f"its usage is smaller than the text ({tokens} tokens instead of {mine})")
         tokens, counted = mine, "tokenizer"

@@ -24,8 +24,7 @@ from experiments.commands.serve import Budget, application, make_budget
 from experiments.serving.attend import Queue
 from roi_env.answering.base import ThinkingTier
 from roi_env.answering.http import HTTPSolver
-from roi_env.answering.ledger import Ledger
-from tests.upstream import FAULTS, Upstream, schedule, serving
+from tests.upstream import FAULTS, Upstream, kept, schedule, serving
 
 TIERS = [ThinkingTier("now", 0, 10), ThinkingTier("long", 40, 10)]
 MOST = TIERS[1].most_tokens
@@ -114,11 +113,9 @@ def test_forty_clients_that_left_cost_what_was_in_flight_and_a_live_one_is_next(
         assert len(upstream.stopped) >= 2, "what was being made is stopped"
         assert len(upstream.seen) == 1
         assert budget.asked <= 20, "those who waited are not asked for"
-        assert budget.session.charged == 24 + MOST * (budget.asked - 1)
-    ledger = Ledger(tmp_path / "a.jsonl")
-    ledger.close()
-    assert not ledger.unknown
-    assert ledger.charged == budget.session.charged
+        charged = budget.session.charged
+        assert charged == 24 + MOST * (budget.asked - 1)
+    assert kept(tmp_path) == (charged, 0)
 
 
 def test_an_endpoint_that_does_not_stop_is_awaited_and_paid_as_it_costs(tmp_path: Path) -> None:
@@ -195,9 +192,7 @@ def test_whoever_leaves_whenever_nothing_leaks(tmp_path: Path, backend: str) -> 
         assert [answer.status_code for answer in answered(address, 4)] == [200] * 4
         settled(budget)
         assert budget.session.charged == before + 4 * 24
-    ledger = Ledger(tmp_path / "a.jsonl")
-    ledger.close()
-    assert ledger.charged == budget.session.charged
+    assert kept(tmp_path) == (before + 4 * 24, 0)
 
 
 @pytest.mark.parametrize("backend", ["generic", "vllm"])

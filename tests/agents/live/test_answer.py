@@ -13,7 +13,8 @@ import pytest
 pytest.importorskip("uvicorn", reason="needs the extra [live]")
 
 from agents.base import Agent, DecisionView, Problem, Probs, State, make_agent, one_hot, public_problem
-from agents.live.controller import BudgetController, Result, Session
+from agents.live.answer import BudgetController, Result
+from agents.live.session import Session
 from agents.playing import evaluate_exact, evaluate_sampled
 from roi_env.answering.base import Ask, Question, Reply, ThinkingTier
 from roi_env.answering.http import HTTPSolver

@@ -1,0 +1,324 @@
+"""A list of questions under one hard budget: one after the other exactly as the exam, or several in flight (``window``)."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from agents.base import Agent, Problem, is_saved, public_problem
+from agents.live.session import Check, Row, Session, Ticket, check_live, make_live
+from roi_env.answering.base import LiveSolver, Question, ThinkingTier, unsent_reply
+from roi_env.answering.ledger import Entry, Ledger, reply_facts
+from roi_env.envs.live import live_source
+from roi_env.exams.config import ExamSpec, exam_spec
+from roi_env.files import replacing
+from roi_env.sources.outcome_tables import OutcomeTable
+
+
+@dataclass
+class Result:
+    """Answers and the audit of a budget; valid at any moment.
+
+    :param budget: tokens.
+    :param rows: by position; questions that were not decided yet are missing.
+    """
+
+    budget: int
+    agent: str
+    solver: str
+    total: int
+    rows: list[Row] = field(default_factory=list)
+    interrupted: bool = False
+    held: str | None = None
+    """What the endpoint said as it asked to wait longer than allowed; then the rest is not asked."""
+    lost: int = 0
+    """Tokens charged to no row, for what damage to the ledger has hidden."""
+    messages: list[str] = field(default_factory=list)
+    """What a user should know of the ledger: repairs, settings that changed."""
+
+    @property
+    def charged(self) -> int:
+        """Tokens charged."""
+        return sum(row.charged for row in self.rows) + self.lost
+
+    @property
+    def overshoot(self) -> int:
+        """Tokens that the endpoint generated beyond its caps."""
+        return sum(row.overshoot for row in self.rows)
+
+    def audit(self) -> dict[str, Any]:
+        """Sums, and whether the guarantee held (``within``: charged <= budget + overshoot)."""
+        counts: dict[str, int] = {}
+        for row in self.rows:
+            counts[row.status] = counts.get(row.status, 0) + 1
+        by_count: dict[str, int] = {}
+        for row in self.rows:
+            if row.counted:
+                by_count[row.counted] = by_count.get(row.counted, 0) + row.charged
+        judged_rows = [row.correct for row in self.rows if row.correct is not None]
+        return {
+            "agent": self.agent,
+            "solver": self.solver,
+            "budget": self.budget,
+            "charged": self.charged,
+            "remaining": max(0, self.budget - self.charged),
+            "overshoot": self.overshoot,
+            "within": self.charged <= self.budget + self.overshoot,
+            "questions": self.total,
+            "by_status": counts,
+            "tokens_by_count": by_count,
+            "right": sum(judged_rows) if judged_rows else None,
+            "judged": len(judged_rows),
+            "lost": self.lost,
+            "interrupted": self.interrupted,
+            "held": self.held,
+        }
+
+    def write(self, folder: Path) -> None:
+        """Write ``answers.jsonl`` (one line a question) and ``audit.json``, each whole or not at all."""
+        with replacing(folder / "answers.jsonl") as path:
+            path.write_text("".join(json.dumps(dataclasses.asdict(row)) + "\n" for row in self.rows))
+        with replacing(folder / "audit.json") as path:
+            path.write_text(json.dumps(self.audit(), indent=1) + "\n")
+
+
+class BudgetController:
+    """Answer a list of questions under one hard budget.
+
+    :param agent: a registered name, a saved agent (``.npz``), or an agent made for exactly these questions (N = their
+        number). Names that learn from a table are trained on it where one is given.
+    :param solver: who answers.
+    :param budget: tokens; a float is a fraction of N x the believed mean cost of the dearest tier.
+    :param tiers: cheapest first.
+    :param window: questions in flight; 1 is the exam.
+    :param table: recorded outcomes that beliefs (and training) come from, with ``menu`` and ``group_by``; None: default
+        beliefs by length of text, see :func:`roi_env.envs.live.live_source`.
+    :param ledger: path of the journal, which makes charges survive a kill; None: in memory.
+    :param check: judges answers while they come.
+    :param feedback: what the agent is shown, "cost" or "cost+correct"; default: "cost+correct" where answers are judged,
+        but "cost" for a saved agent, which was trained so unless it says otherwise.
+    :param seed: of the draws from the agent's probabilities, and of training.
+    :raises ValueError: for a name that cannot decide live questions, see :func:`check_live`.
+    """
+
+    def __init__(
+        self,
+        agent: str | Agent,
+        solver: LiveSolver,
+        budget: int | float,
+        *,
+        tiers: Sequence[ThinkingTier],
+        window: int = 1,
+        table: OutcomeTable | str | None = None,
+        menu: str | None = None,
+        group_by: str = "dataset",
+        decision_cost: int = 0,
+        ledger: Path | None = None,
+        check: Check | None = None,
+        feedback: Literal["cost", "cost+correct"] | None = None,
+        seed: int = 0,
+    ) -> None:
+        if isinstance(agent, str):
+            check_live(agent, learns=table is not None)
+        judges = check is not None and not (isinstance(agent, str) and is_saved(agent))
+        self.feedback: Literal["cost", "cost+correct"] = feedback or ("cost+correct" if judges else "cost")
+        self.agent, self.solver, self.budget, self.tiers, self.window = agent, solver, budget, tuple(tiers), window
+        self.table, self.menu, self.group_by = table, menu, group_by
+        self.decision_cost, self.path, self.check, self.seed = decision_cost, ledger, check, seed
+        self.result: Result | None = None
+        """What is known so far, while :meth:`answer` runs and after it ended or was interrupted."""
+
+    def spec(self, questions: Sequence[Question]) -> ExamSpec:
+        """The exam that the questions are.
+
+        :raises ValueError: where they do not fit the table.
+        """
+        source = live_source(questions, self.tiers, table=self.table, menu=self.menu, group_by=self.group_by)
+        return exam_spec(
+            source,
+            num_tasks=len(questions),
+            budget=self.budget,
+            order="given",
+            feedback=self.feedback,
+            decision_cost=self.decision_cost,
+        )
+
+    def make_agent(self, problem: Problem) -> Agent:
+        """The agent for a problem.
+
+        :raises ValueError: where it cannot be made.
+        """
+        if isinstance(self.agent, Agent):
+            if self.agent.problem.budget != problem.budget:
+                raise ValueError(f"the agent's budget is {self.agent.problem.budget}, asked for is {problem.budget}")
+            return self.agent
+        agent = make_live(self.agent, problem)
+        if not is_saved(self.agent) and type(agent).train is not Agent.train:
+            from agents.playing import TrainingExams
+            from roi_env.exams.config import exam_spec
+
+            training = exam_spec(
+                "recorded",
+                table=self.table,
+                menu=self.menu,
+                group_by=self.group_by,
+                split="train",
+                num_tasks=problem.num_tasks,
+                budget=problem.budget,
+                decision_cost=problem.decision_cost,
+            )
+            agent.train(TrainingExams(training, self.seed), self.seed)
+        return agent
+
+    def run(self, questions: Sequence[Question]) -> Result:
+        """:meth:`answer` from code without an event loop."""
+        return asyncio.run(self.answer(questions))
+
+    async def answer(
+        self, questions: Sequence[Question], watch: Callable[[Result], None] = lambda result: None
+    ) -> Result:
+        """Answer the questions in their order.
+
+        An interruption settles what is in flight at its reservation and is passed on; :attr:`result` then holds the
+        valid partial result. An endpoint that asks to wait too long ends the run too (``held``). Either way the same call
+        with the same ledger goes on.
+
+        :param watch: called at the start and after every question.
+        :raises JournalError: where the ledger is another process's, or holds questions that do not stand here.
+        """
+        spec = self.spec(questions)
+        agent = self.make_agent(public_problem(spec))
+        settings = {
+            "budget": spec.budget,
+            "decision_cost": self.decision_cost,
+            "tiers": [list(tier.__dict__.values()) for tier in self.tiers],
+            "questions": [question.question_id for question in questions],
+        }
+        ledger = Ledger(self.path, settings, refuse=_other_questions)
+        name = self.agent if isinstance(self.agent, str) else getattr(agent, "name", type(agent).__name__)
+        result = self.result = Result(spec.budget, str(name), self.solver.name, len(questions))
+        result.lost, result.messages = ledger.lost, ledger.messages
+        rows: dict[int, Row] = {}
+        running: set[asyncio.Task[None]] = set()
+        failures: list[BaseException] = []
+
+        def over(task: asyncio.Task[None]) -> None:
+            running.discard(task)
+            if not task.cancelled() and (error := task.exception()) is not None:
+                failures.append(error)
+
+        def keep(row: Row) -> None:
+            rows[row.position] = dataclasses.replace(row, line=questions[row.position].line or row.position + 1)
+            result.rows = [rows[position] for position in sorted(rows)]
+            watch(result)
+
+        try:
+            watch(result)
+            groups = spec.source.row_group.tolist()
+            session = Session(
+                agent,
+                self.solver,
+                self.tiers,
+                groups,
+                ledger=ledger,
+                window=self.window,
+                seed=self.seed,
+                check=self.check,
+                texts=spec.source.texts,
+            )
+            for row in self._resumed(session, questions):
+                keep(row)
+
+            async def finish(ticket: Ticket) -> None:
+                row, reply = await session.finish(ticket)
+                if reply is not None and reply.retry_in is not None:
+                    result.held = reply.error
+                keep(row)
+
+            for position, question in enumerate(questions):
+                if position in rows:
+                    continue
+                if result.held:
+                    break
+                ticket = await session.admit(position, question)
+                if ticket is None:
+                    keep(Row(position, question.question_id, None, "not reached", remaining=session.remaining))
+                elif ticket.entry is None or self.window == 1:
+                    await finish(ticket)
+                else:
+                    task = asyncio.create_task(finish(ticket))
+                    running.add(task)
+                    task.add_done_callback(over)
+                if failures:
+                    raise failures[0]
+            await asyncio.gather(*running)
+        except BaseException as error:
+            result.interrupted = True
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+            for entry in ledger.entries:
+                position = entry.key[0]
+                if entry.charged is None and entry not in ledger.unknown:  # admitted, and stopped before it began
+                    ledger.settle(entry, 0, {**reply_facts(unsent_reply()), "cap": entry.reserved})
+                if position not in rows and not _undecided(entry):
+                    keep(session.row(entry, questions[position], session.remaining))
+            raise error
+        finally:
+            ledger.close()
+        return result
+
+    def _resumed(self, session: Session, questions: Sequence[Question]) -> Iterator[Row]:
+        """Rows of an earlier run, in the order of its decisions; the agent takes them in."""
+        earlier: list[tuple[tuple[Any, ...], Entry | None, int]] = [
+            (tuple(note["skipped"]), None, note["decision"]) for note in session.ledger.notes if "skipped" in note
+        ]
+        earlier += [(entry.key, entry, 0) for entry in session.ledger.entries if not _undecided(entry)]
+        left = session.budget - session.ledger.lost
+        rows: dict[int, Row] = {}
+        for (position, _, action, seen), entry, paid in sorted(earlier, key=lambda item: int(item[0][0])):
+            question = questions[position]
+            if entry is None:
+                left -= paid
+                row = Row(position, question.question_id, None, "skipped", charged=paid, remaining=max(0, left))
+            else:
+                left -= entry.reserved if entry.charged is None else entry.charged
+                row = session.row(entry, question, max(0, left))
+            if position in rows:  # two processes asked it: the first answer counts, and all that was charged
+                first, second = sorted((rows[position], row), key=lambda one: one.status not in ("answered", "cut"))
+                row = dataclasses.replace(
+                    first,
+                    charged=first.charged + second.charged,
+                    overshoot=first.overshoot + second.overshoot,
+                    attempts=first.attempts + second.attempts,
+                    remaining=max(0, left),
+                )
+            else:
+                session.replay(position, action, seen, entry, paid)
+            rows[position] = row
+        yield from rows.values()
+
+
+def _undecided(entry: Entry) -> bool:
+    """Whether a request was never taken, so that its question will be decided anew."""
+    return entry.facts is not None and entry.facts.get("retry_in") is not None
+
+
+def _other_questions(
+    old: Mapping[str, Any], new: Mapping[str, Any], records: Sequence[Mapping[str, Any]]
+) -> str | None:
+    """Budget, tiers and questions that nobody has decided may change; decided ones must stand at their places."""
+    names = new["questions"]
+    for record in records:
+        key = record.get("key") or record.get("skipped")
+        if isinstance(key, list) and len(key) == 4 and isinstance(key[0], int):
+            now = names[key[0]] if 0 <= key[0] < len(names) else None
+            if now != key[1]:
+                there = "there is none now" if now is None else f"it is {now!r} now"
+                return f"question {key[0] + 1} was {key[1]!r} when it was decided, {there}"
+    return None if old.keys() == new.keys() else f"it has {sorted(old)}, not {sorted(new)}"

@@ -1,0 +1,461 @@
+"""One budget and one agent: questions are admitted one by one, and settled with what they cost.
+
+A request is sent only after the most that it can cost has been reserved. So what is charged never exceeds the budget by
+more than endpoints overshoot the caps they were given, and that is shown.
+
+`roi answer` (:mod:`agents.live.answer`) and `roi serve` share this: one admission, one settlement, one check of agents.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from agents.base import (
+    Agent,
+    DecisionView,
+    ExamsView,
+    Feedback,
+    Problem,
+    find_agent,
+    is_saved,
+    make_agent,
+    parse_agent,
+    saved_name,
+)
+from agents.one_pass import ExamTaker
+from agents.playing import action_numbers, check_probs, pick_actions
+from roi_env.answering.base import Ask, LiveSolver, Question, Reply, ThinkingTier, is_unsent, unsent_reply
+from roi_env.answering.ledger import Books, Entry, NoRoom, reply_facts, reply_of
+from roi_env.envs.live import gave_nothing, judged
+
+Check = Callable[[Question, str], bool]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What became of one question; tokens throughout.
+
+    :param position: its place.
+    :param question_id: its name.
+    :param tier: the tier played; None: skipped, or not reached.
+    :param status: "answered", "skipped", "cut" (at the budget), "error", "unknown" (in flight when a run was killed), or
+        "not reached" (the budget was gone).
+    :param answer: the text.
+    :param reserved: before sending.
+    :param charged: decision cost included.
+    :param overshoot: generated beyond the cap; included in ``charged``.
+    :param remaining: after it was settled.
+    :param reasoning_tokens: of the charge, where known.
+    :param counted: where the count comes from, see :data:`roi_env.answering.base.Counted`.
+    :param finish: as the endpoint ended.
+    :param error: what went wrong.
+    :param correct: where a check was given.
+    :param attempts: requests sent.
+    :param seconds: of waiting for the endpoint.
+    :param line: of the question in its file, from 1; its place from 1 where it came from elsewhere.
+    """
+
+    position: int
+    question_id: str
+    tier: str | None
+    status: str
+    answer: str = ""
+    reserved: int = 0
+    charged: int = 0
+    overshoot: int = 0
+    remaining: int = 0
+    reasoning_tokens: int | None = None
+    counted: str | None = None
+    finish: str | None = None
+    error: str | None = None
+    correct: bool | None = None
+    attempts: int = 0
+    seconds: float = 0.0
+    line: int = 0
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """An admitted question: decided, reserved, not yet settled.
+
+    :param entry: in the ledger; None for a skip.
+    :param view: what the agent saw.
+    :param cap: most tokens that one answer may take.
+    :param choices: answers asked for.
+    :param paid: what the decision cost, where the question is skipped.
+    """
+
+    position: int
+    question: Question
+    action: int
+    view: DecisionView
+    cap: int
+    entry: Entry | None
+    choices: int = 1
+    paid: int = 0
+
+
+class Session:
+    """One budget, one agent, questions in the order of admission.
+
+    :param agent: its problem names the budget.
+    :param tiers: its tiers, as the solver knows them.
+    :param groups: (N,) groups of the questions; ``HIDDEN`` where they are not known yet.
+    :param ledger: where reservations are kept.
+    :param seed: of the draws from the agent's probabilities.
+    :param check: judges answers at once, where the agent may learn whether it was right.
+    """
+
+    def __init__(
+        self,
+        agent: Agent,
+        solver: LiveSolver,
+        tiers: Sequence[ThinkingTier],
+        groups: Sequence[int],
+        *,
+        ledger: Books,
+        window: int = 1,
+        seed: int = 0,
+        check: Check | None = None,
+        texts: tuple[str, ...] | None = None,
+    ) -> None:
+        if window < 1:
+            raise ValueError(f"window must be >= 1, got {window}")
+        problem = agent.problem
+        if problem.tier_names != tuple(tier.name for tier in tiers):
+            raise ValueError(
+                f"the agent knows tiers {list(problem.tier_names)}, asked for are {[t.name for t in tiers]}"
+            )
+        if len(groups) != problem.num_tasks:
+            raise ValueError(
+                f"the agent takes exams of {problem.num_tasks} tasks, these are {len(groups)}: train one for that number, "
+                "or use a planner"
+            )
+        self.agent, self.problem, self.solver, self.tiers = agent, problem, solver, tuple(tiers)
+        self.ledger, self.window, self.check = ledger, window, check
+        self.in_flight = 0
+        self._groups = np.array([groups], np.int32)
+        shown = None if texts is None else (texts,)
+        self._state = agent.start(ExamsView(problem, self._groups.copy(), shown))
+        self._numbers = action_numbers(np.uint64(seed), np.zeros(1, np.int64), np.zeros(1, np.int64), len(groups))[0]
+        self._expected = 0.0  # tokens that requests in flight should cost
+        self._last = (0, 0, False)
+        self._settled = asyncio.Event()  # a new one after every settlement
+        self._paid_decisions = sum(note["decision"] for note in ledger.notes if "skipped" in note)
+
+    @property
+    def budget(self) -> int:
+        """Tokens of it: the problem's, unless the ledger knows better (top-ups, periods)."""
+        return self.problem.budget if self.ledger.limit is None else self.ledger.limit
+
+    @property
+    def charged(self) -> int:
+        """Tokens charged so far."""
+        return self.ledger.charged + self._paid_decisions
+
+    @property
+    def remaining(self) -> int:
+        """Budget that is neither charged nor reserved, at least 0."""
+        return max(0, self.budget - self.charged - self.ledger.reserved)
+
+    async def admit(
+        self,
+        position: int,
+        question: Question,
+        group: int | None = None,
+        limit: int | None = None,
+        choices: int = 1,
+    ) -> Ticket | None:
+        """Decide a question and reserve its tokens; waits while the window is full or the reservation does not fit.
+
+        What interrupts it leaves nothing reserved and nothing charged.
+
+        :param position: 0 .. N - 1.
+        :param group: of a question that was not known before.
+        :param limit: most tokens that one answer may take, whatever the tier.
+        :param choices: answers that are asked for, each of which costs; the agent decides as if the budget were so many
+            times smaller.
+        :returns: None where the budget is gone.
+        """
+        if group is not None:
+            self._groups[0, position] = group
+        cost = self.problem.decision_cost
+        while True:
+            while self.in_flight >= self.window:
+                await self._settled.wait()
+            if self.remaining == 0 and not self.in_flight and not self.ledger.reserved:
+                return None
+            # The agent plans with what requests in flight should cost; whether there is room for it is another question.
+            seen = self.budget - self.charged - round(self._expected) if self.in_flight else self.remaining
+            view = self._view(position, max(seen // choices, 1))
+            probs, state = self.agent.act(view, self._state)
+            action = int(pick_actions(check_probs(self.agent, probs, view), self._numbers[position : position + 1])[0])
+            most = choices * min(self.tiers[action - 1].most_tokens, limit or self.budget) + cost if action else cost
+            if most > self.remaining and (self.in_flight or self.ledger.reserved):
+                await self._change()
+                continue  # decided again, knowing more
+            key = (position, question.question_id, action, seen)
+            room = min(most, self.remaining)
+            if action:
+                try:
+                    entry = self.ledger.enter(key, room)
+                except NoRoom:
+                    await self._change()
+                    continue
+            self._state = state
+            break
+        if action == 0:
+            paid = min(cost, self.remaining)
+            if not self.ledger.shared:  # shared books charge decisions themselves
+                self._paid_decisions += paid
+            self.ledger.note({"skipped": key, "decision": paid})
+            self._learn(view, 0, paid, None, overspent=cost > paid)
+            return Ticket(position, question, 0, view, 0, None, choices, paid)
+        cap = max(0, room - cost) // choices
+        ticket = Ticket(position, question, action, view, cap, entry, choices)
+        self.in_flight += 1
+        self._expected += self._believed_cost(ticket)
+        try:
+            await self.ledger.on_disk()
+        except BaseException:
+            self.drop(ticket)
+            raise
+        return ticket
+
+    async def _change(self) -> None:
+        """Wait until more may be left: a settlement here, or for a moment where other processes settle too."""
+        if not self.ledger.shared:
+            await self._settled.wait()
+            return
+        try:
+            async with asyncio.timeout(0.1):
+                await self._settled.wait()
+        except TimeoutError:
+            self.ledger.reap()
+
+    def drop(self, ticket: Ticket) -> None:
+        """Settle an admitted question whose request was never begun: it costs nothing, and is not decided."""
+        if ticket.entry is not None:
+            self._settle(ticket, 0, unsent_reply())
+
+    async def finish(
+        self,
+        ticket: Ticket,
+        prepare: Callable[[Ask], Ask] = lambda ask: ask,
+    ) -> tuple[Row, Reply | None]:
+        """Let the solver answer an admitted question and settle it.
+
+        What interrupts that settles it at its reservation, unless it is known what it cost.
+
+        :param prepare: adds to the request what else is asked (messages, fields, ...); its cap and tier must stay.
+        """
+        position, question = ticket.position, ticket.question
+        if ticket.entry is None:
+            name = question.question_id
+            return Row(position, name, None, "skipped", charged=ticket.paid, remaining=self.remaining), None
+        most = ticket.cap * ticket.choices
+        tier, cost = self.tiers[ticket.action - 1], min(self.problem.decision_cost, ticket.entry.reserved)
+        reply: Reply | None = None
+        correct = None
+        try:
+            if ticket.cap > 0:
+                reply = await self.solver.answer(prepare(Ask(question, tier, ticket.cap, choices=ticket.choices)))
+            else:
+                reply = Reply("", None, 0, None, "length", "nothing", attempts=0)
+            if self.check is not None and reply.error is None:
+                correct = await asyncio.to_thread(self.check, question, reply.full_text)
+        except BaseException as error:
+            what = "interrupted" if isinstance(error, asyncio.CancelledError) else f"{type(error).__name__}: {error}"
+            if reply is None and is_unsent(error):
+                self._settle(ticket, 0, unsent_reply())
+            elif reply is None:
+                lost = Reply("", None, most, None, "error", "reserved", what, lost=True)
+                self._settle(ticket, most + cost, lost)
+            elif isinstance(error, asyncio.CancelledError):  # an answer that nobody judged
+                self._settle(ticket, reply.tokens + cost, reply)
+            else:
+                self._settle(ticket, reply.tokens + cost, dataclasses.replace(reply, error=what))
+            raise
+        # What the endpoint did not take is not decided: it will be asked again.
+        self._settle(ticket, 0 if reply.retry_in is not None else reply.tokens + cost, reply, correct)
+        return self.row(ticket.entry, question, self.remaining), reply
+
+    def row(self, entry: Entry, question: Question, remaining: int) -> Row:
+        """The row of a settled request (or of one whose fate is unknown)."""
+        position, _, action, _ = entry.key
+        tier = _tiers(entry, self.tiers)[action - 1]
+        if entry.facts is None:
+            return Row(
+                position, question.question_id, tier.name, "unknown", "", entry.reserved, entry.reserved,
+                remaining=remaining, counted="reserved", error="in flight when the run was killed",
+            )  # fmt: skip
+        reply, cap, choices, correct = _settled(entry.facts)
+        _, cut = judged(reply, cap, tier, 0, 0)
+        return Row(
+            position,
+            question.question_id,
+            tier.name,
+            "error" if reply.error else "cut" if cut or cap == 0 else "answered",
+            reply.text,
+            entry.reserved,
+            entry.charged or 0,
+            max(0, reply.tokens - cap * choices),
+            remaining,
+            reply.reasoning_tokens,
+            reply.counted,
+            reply.finish,
+            reply.error,
+            None if cut else correct,
+            reply.attempts,
+            reply.seconds,
+        )
+
+    def replay(self, position: int, action: int, seen: int, entry: Entry | None, paid: int) -> None:
+        """Take in a decision of an earlier run; one for a tier that is no more teaches nothing."""
+        if entry is not None:
+            tier = _tiers(entry, self.tiers)[action - 1]
+            if tier not in self.tiers:
+                return
+            action = 1 + self.tiers.index(tier)
+        view = self._view(position, max(seen, 1))
+        _, self._state = self.agent.act(view, self._state)
+        if entry is None:
+            self._learn(view, 0, paid, None, overspent=False)
+        elif entry.facts is not None:
+            reply, cap, choices, correct = _settled(entry.facts)
+            if reply.error is None:
+                _, cut = judged(reply, cap, self.tiers[action - 1], 0, 0)
+                paid = (entry.charged or 0) - reply.tokens + _each(reply.tokens, choices)
+                self._learn(view, action, paid, correct, overspent=cut, failed=gave_nothing(reply))
+
+    def _believed_cost(self, ticket: Ticket) -> float:
+        laws = self.problem.beliefs
+        if laws is None:
+            each = float(self.tiers[ticket.action - 1].most_tokens)
+        else:
+            each = float(laws.expected_cost[ticket.view.group[0], ticket.action - 1])
+        return each * ticket.choices + self.problem.decision_cost
+
+    def _settle(self, ticket: Ticket, charge: int, reply: Reply, correct: bool | None = None) -> None:
+        """Settle a request, once; without a point where it could be interrupted."""
+        assert ticket.entry is not None
+        facts = {**reply_facts(reply), "cap": ticket.cap}
+        if ticket.choices > 1:
+            facts |= {"cap": ticket.cap * ticket.choices, "choices": ticket.choices}
+        try:
+            self.ledger.settle(ticket.entry, charge, facts if correct is None else {**facts, "correct": correct})
+        finally:
+            self._done(ticket, reply, correct)
+
+    def _done(self, ticket: Ticket, reply: Reply, correct: bool | None) -> None:
+        self.in_flight -= 1
+        self._expected -= self._believed_cost(ticket)
+        if not self.in_flight:
+            self._expected = 0.0
+        if reply.error is None:  # an endpoint's failure says nothing of the tier
+            tier = self.tiers[ticket.action - 1]
+            _, cut = judged(reply, ticket.cap, tier, 0, 0)
+            paid = _each(reply.tokens, ticket.choices) + self.problem.decision_cost
+            self._learn(
+                ticket.view, ticket.action, paid, correct, overspent=cut or ticket.cap == 0, failed=gave_nothing(reply)
+            )
+        self._settled.set()
+        self._settled = asyncio.Event()
+
+    def _learn(
+        self,
+        view: DecisionView,
+        action: int,
+        paid: int,
+        correct: bool | None,
+        *,
+        overspent: bool,
+        failed: bool = False,
+    ) -> None:
+        told = self.problem.feedback == "cost+correct" and correct is not None
+        shown = np.array([bool(correct) and not overspent]) if told else None
+        feedback = Feedback(
+            view, np.array([action]), np.array([paid]), shown, np.array([overspent]), np.array([failed and not correct])
+        )
+        self._state = self.agent.observe(feedback, self._state)
+        self._last = (action, paid, told and bool(correct))
+
+    def _view(self, position: int, remaining: int) -> DecisionView:
+        action, tokens, correct = self._last
+        return DecisionView(
+            self.problem,
+            np.zeros(1, np.int64),
+            np.array([position]),
+            np.array([min(remaining, self.problem.budget)]),
+            np.array([action]),
+            np.array([tokens]),
+            np.array([correct]),
+            self._groups,
+        )
+
+
+def check_live(text: str, *, learns: bool) -> None:
+    """Whether an agent can decide live questions, before anything is asked or spent.
+
+    :param text: as in :func:`agents.base.make_agent`.
+    :param learns: whether there are recorded outcomes that it could learn from.
+    :raises ValueError: for names that are misspelt, agents that take whole exams in one pass, that plan with laws which
+        nobody knows of live questions, that learn and have not learned, or whose packages are not installed.
+    """
+    name = saved_name(text) if is_saved(text) else parse_agent(text)[0]
+    entry = find_agent(name)
+    if entry is None:
+        raise ValueError(f"agent {text!r} is a saved {name!r}, which nobody registered")
+    if entry.privileged:
+        raise ValueError(f"agent {text!r} plans with the true laws of an exam, which nobody knows of live questions")
+    try:
+        kind = entry.load()
+    except ModuleNotFoundError as error:
+        raise ValueError(f"agent {text!r}: {error}") from error
+    if not (isinstance(kind, type) and issubclass(kind, Agent)):
+        return
+    if issubclass(kind, ExamTaker):
+        raise ValueError(
+            f"agent {text!r} takes whole exams in one pass, it cannot decide live questions one by one: compare it with "
+            "`roi compare`, or choose a model that decides task by task (llm)"
+        )
+    if kind.train is not Agent.train and not is_saved(text) and not learns:
+        raise ValueError(
+            f"agent {text!r} learns from recorded outcomes, and there are none: give a table to train it on (`roi answer "
+            "--table`) or a trained agent (.npz), or choose a planner that needs no training (online-lp)"
+        )
+
+
+def make_live(text: str, problem: Problem) -> Agent:
+    """:func:`agents.base.make_agent` for names out of a command line, which may hold anything.
+
+    :raises ValueError: where the agent does not fit the problem, or its parameters are of the wrong kind.
+    """
+    try:
+        return make_agent(text, problem)
+    except (TypeError, KeyError, RuntimeError, IndexError) as error:
+        raise ValueError(f"agent {text!r} does not fit these questions: {error}") from error
+
+
+def _settled(facts: Mapping[str, Any]) -> tuple[Reply, int, int, bool | None]:
+    """(reply, cap of each answer, answers, whether it was right) of a settled request."""
+    kept = dict(facts)
+    cap, choices, correct = kept.pop("cap"), kept.pop("choices", 1), kept.pop("correct", None)
+    return reply_of(kept), cap // choices, choices, correct
+
+
+def _each(tokens: int, choices: int) -> int:
+    """Tokens of one of several answers, on the average: what an agent learns of a tier."""
+    return -(-tokens // choices)
+
+
+def _tiers(entry: Entry, now: tuple[ThinkingTier, ...]) -> tuple[ThinkingTier, ...]:
+    """The tiers that a request was one of."""
+    fields = entry.settings.get("tiers")
+    return now if fields is None else tuple(ThinkingTier(*values) for values in fields)

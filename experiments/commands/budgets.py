@@ -1,0 +1,92 @@
+"""`roi budgets`: how the budgets of `roi serve` stand, and changes to them while it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from experiments.config import ConfigError
+from experiments.options import LIVE, helped
+from experiments.serving.amounts import parse_tokens
+from experiments.terminal import console
+
+if TYPE_CHECKING:
+    from roi_env.answering.database import Database
+
+app = typer.Typer(
+    no_args_is_help=True, help="Budgets of `roi serve`: show them, top them up, change them while it runs."
+)
+State = Annotated[Path, typer.Option(help="The proxy's folder (`roi serve --state`)")]
+
+
+def _open(state: Path) -> Database:
+    from roi_env.answering.database import Database
+    from roi_env.answering.ledger import JournalError
+
+    path = state / "budgets.db"
+    if not path.exists():
+        raise ConfigError(f"{path}: there is no such database; --state must be the folder of a `roi serve`")
+    try:
+        return Database(path)
+    except JournalError as error:
+        raise ConfigError(str(error)) from error
+
+
+@app.command("list", **helped(LIVE, "roi budgets list", "roi budgets list --state runs/serve"))
+def list_(state: State = Path("runs/serve")) -> None:
+    """Show every budget."""
+    database = _open(state)
+    try:
+        shown = Table()
+        for column in ("budget", "period", "tokens", "added", "charged", "reserved", "left", "charged ever"):
+            shown.add_column(column, justify="left" if column in ("budget", "period") else "right")
+        for one in database.states():
+            left = max(0, one["tokens"] + one["added"] - one["charged"] - one["reserved"])
+            numbers = (one["tokens"], one["added"], one["charged"], one["reserved"], left, one["spent"])
+            shown.add_row(one["budget"], one["period"], *(f"{number:,}" for number in numbers))
+        console.print(shown)
+    finally:
+        database.close()
+
+
+@app.command(
+    "top-up", **helped(LIVE, "roi budgets top-up team-a 50k", "roi budgets top-up team-a 1e6 --state runs/serve")
+)
+def top_up(
+    name: Annotated[str, typer.Argument(help="The budget")],
+    tokens: Annotated[str, typer.Argument(help="Tokens to add for the present period: 50000, 50k, 1e6")],
+    state: State = Path("runs/serve"),
+) -> None:
+    """Add tokens to a budget; a proxy that runs knows it with its next request."""
+    _change(name, tokens, state, add=True)
+
+
+@app.command("set", **helped(LIVE, "roi budgets set team-a 200k", "roi budgets set team-a 50000 --state runs/serve"))
+def set_(
+    name: Annotated[str, typer.Argument(help="The budget")],
+    tokens: Annotated[str, typer.Argument(help="Tokens of every period: 50000, 50k, 1e6")],
+    state: State = Path("runs/serve"),
+) -> None:
+    """Give a budget other tokens, until a `roi serve` is started with others; what was charged stays charged."""
+    _change(name, tokens, state, add=False)
+
+
+def _change(name: str, tokens: str, state: Path, *, add: bool) -> None:
+    from roi_env.answering.ledger import JournalError
+
+    amount = parse_tokens(tokens, "TOKENS")
+    database = _open(state)
+    try:
+        database.change(name, amount, add=add)
+        (one,) = (found for found in database.states() if found["budget"] == name)
+    except JournalError as error:
+        raise ConfigError(str(error)) from error
+    finally:
+        database.close()
+    whole = one["tokens"] + one["added"]
+    console.print(
+        f"{name}: {max(0, whole - one['charged'] - one['reserved']):,} of {whole:,} tokens left", highlight=False
+    )

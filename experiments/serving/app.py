@@ -1,0 +1,581 @@
+"""The application of `roi serve`: budgets, who may use them, and a request's way from a client to the endpoint and back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import signal
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import numpy as np
+
+from experiments.commands import endpoints
+from experiments.serving.amounts import Plan, digest
+from experiments.serving.attend import Busy, Gone, Queue, attend
+from experiments.serving.chat import Chat, Refused, chunks, completion, json_text, read_object
+from experiments.serving.guard import BODY_SECONDS, LOOPBACK, bearer, check_origin, fits, no_key, read_json
+from experiments.serving.messages import MessagesWire
+from experiments.serving.metrics import Metrics, Visit
+from experiments.serving.responses import ResponsesWire
+from experiments.serving.wires import ChatWire, TextWire
+from roi_env.answering.database import DatabaseLedger
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    from agents.live.session import Row, Session, Ticket
+    from roi_env.answering.base import Ask, LiveSolver, Reply, ThinkingTier
+    from roi_env.answering.http import HTTPSolver
+
+Wire = ChatWire | MessagesWire | ResponsesWire
+
+LENGTHS = (120, 400)
+"""Characters up to which a conversation is short, middle; questions to come are not known, so thirds cannot be taken."""
+KEEP_ALIVE = 15.0
+"""Seconds without a chunk after which a stream says that it lives."""
+WIRES: Mapping[str, Callable[[], Wire]] = {
+    "/chat/completions": ChatWire,
+    "/completions": TextWire,
+    "/responses": ResponsesWire,
+    "/messages": MessagesWire,
+}
+"""Addresses under ``/v1`` that ask questions."""
+
+
+@dataclass
+class Budget:
+    """One named budget.
+
+    :param session: admits and settles.
+    :param lock: questions are admitted one after the other.
+    :param asked: questions so far.
+    :param queue: who waits to be admitted.
+    :param plan: as it was configured.
+    """
+
+    name: str
+    session: Session
+    lock: asyncio.Lock
+    asked: int
+    queue: Queue
+    plan: Plan
+
+    def renewed(self, plan: Plan) -> Budget:
+        """The same budget under another plan; requests in flight are settled as ever.
+
+        :raises ValueError: where its books cannot be changed.
+        """
+        if plan != self.plan:
+            books = self.session.ledger
+            assert isinstance(books, DatabaseLedger)
+            books.replan(plan.tokens, plan.period, plan.carry_over)
+            self.plan = plan
+        return self
+
+    @property
+    def warning(self) -> str | None:
+        """What a client should know of it."""
+        share, left = self.plan.warn_at, self.session.remaining
+        if share is None or self.session.budget - left < share * self.session.budget:
+            return None
+        return f"{left:,} of {self.session.budget:,} tokens are left"
+
+    def state(self) -> dict[str, Any]:
+        """How it stands."""
+        return {
+            "budget": self.name,
+            "tokens": self.session.budget,
+            "charged": self.session.charged,
+            "reserved": self.session.ledger.reserved,
+            "remaining": self.session.remaining,
+            "asked": self.asked,
+        }
+
+
+def make_budget(
+    name: str,
+    tokens: int | Plan,
+    solver: LiveSolver,
+    tiers: Sequence[ThinkingTier],
+    agent: str,
+    expected: int,
+    window: int,
+    state: Path,
+    queue: Queue | None = None,
+) -> Budget:
+    """A budget with its ledger; an earlier one of the same name goes on, with other tokens and tiers too.
+
+    :param tokens: of it, or all that is known of it.
+    :param expected: questions that the agent plans for; later ones count as the last.
+    :raises ValueError: for agents that do not fit, or a ledger that another process uses.
+    """
+    from agents.base import HIDDEN, public_problem
+    from agents.live.session import Session, check_live, make_live
+    from roi_env.answering.base import Question
+    from roi_env.envs.live import live_source
+    from roi_env.exams.config import exam_spec
+
+    check_live(agent, learns=False)
+    plan = tokens if isinstance(tokens, Plan) else Plan(name, tokens)
+    # Thirds by length stand for the questions to come.
+    asked = [Question("proxy", str(n), "x" * (1 + n % 3), "") for n in range(3 * expected)]
+    spec = exam_spec(live_source(asked, tiers), num_tasks=expected, budget=plan.tokens, preview=False)
+    decides = make_live(agent, public_problem(spec))
+    state.mkdir(parents=True, exist_ok=True)
+    # What was charged is charged, whatever the budget and the tiers are now.
+    ledger = DatabaseLedger(
+        state / "budgets.db",
+        name,
+        plan.tokens,
+        {"tiers": [list(tier.__dict__.values()) for tier in tiers]},
+        period=plan.period,
+        carry=plan.carry_over,
+        journal=state / f"{name}.jsonl",
+    )
+    for text in ledger.messages:
+        endpoints.report(text)
+    try:
+        session = Session(decides, solver, tiers, [HIDDEN] * expected, ledger=ledger, window=window)
+    except ValueError:
+        ledger.close()
+        raise
+    return Budget(name, session, asyncio.Lock(), ledger.asked, queue or Queue(), plan)
+
+
+class Relay:
+    """Chunks on their way from the endpoint to a client; an endpoint that is faster than its client waits.
+
+    :param most: chunks that may lie here.
+    """
+
+    def __init__(self, most: int = 256) -> None:
+        self._chunks: deque[tuple[str, Mapping[str, Any]]] = deque()
+        self._most, self._closed = most, False
+        self._news, self._room = asyncio.Event(), asyncio.Event()
+
+    async def take(self, text: str, chunk: Mapping[str, Any]) -> None:
+        """A :data:`roi_env.answering.base.Sink`."""
+        if not self._closed:
+            self._chunks.append((text, chunk))
+            self._news.set()
+            if len(self._chunks) >= self._most:
+                self._room.clear()
+                await self._room.wait()
+
+    def end(self) -> None:
+        """No more will come."""
+        self._news.set()
+
+    async def begins(self, may_begin: Callable[[], bool]) -> bool:
+        """Wait for the first chunk, or the end.
+
+        :param may_begin: whether the stream may begin without one, after :data:`KEEP_ALIVE` seconds.
+        :returns: whether there is a stream: False where the end came first.
+        """
+        while True:
+            try:
+                async with asyncio.timeout(KEEP_ALIVE):
+                    await self._news.wait()
+                return bool(self._chunks)
+            except TimeoutError:
+                if may_begin():
+                    return True
+
+    async def events(self, task: asyncio.Task[dict[str, Any]], wire: Wire) -> AsyncIterator[str]:
+        """What a client reads.
+
+        :param task: gives the whole answer.
+        """
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout(KEEP_ALIVE):
+                        await self._news.wait()
+                except TimeoutError:
+                    yield ": still at work\n\n"
+                    continue
+                self._news.clear()
+                came = [wire.chunk(text, chunk) for text, chunk in self._chunks]
+                self._chunks.clear()
+                self._room.set()
+                if sent := "".join(came):
+                    yield sent
+                if task.done() and not self._chunks:
+                    break
+            try:
+                answer = task.result()
+            except Refused as refused:
+                yield wire.failed(refused)
+            except Gone:
+                return
+            except Exception as error:
+                yield wire.failed(_failure(error))
+                raise
+            else:
+                yield wire.end(answer)
+        finally:
+            self._closed = True
+            self._chunks.clear()
+            self._room.set()
+
+
+class Desk:
+    """Answers questions: one endpoint, and what was counted.
+
+    :param spent_status: of HTTP, where a budget is spent.
+    """
+
+    def __init__(self, solver: HTTPSolver, spent_status: int) -> None:
+        self.solver, self.spent_status, self.metrics = solver, spent_status, Metrics()
+        self._running: set[asyncio.Task[dict[str, Any]]] = set()
+
+    async def close(self) -> None:
+        """End what still runs for clients that have left."""
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+
+    async def answer(self, request: Request, budget: Budget, wire: Wire, body: bytes, visit: Visit) -> Response:
+        """The response to a request.
+
+        :raises Refused: where it cannot be answered.
+        """
+        from starlette.responses import Response, StreamingResponse
+
+        chat = wire.read(read_object(body), self.solver.name, self.solver.backend)
+        visit.stream = chat.stream
+        if budget.plan.most_per_request is not None:
+            most = budget.plan.most_per_request
+            chat = replace(chat, limit=most if chat.limit is None else min(chat.limit, most))
+        headers = {"x-roi-budget": quote(budget.name)}
+        if budget.warning is not None:
+            headers["x-roi-warning"] = budget.warning
+        if chat.replaced:
+            headers["x-roi-replaced"] = ",".join(chat.replaced)
+        if not chat.stream:
+            try:
+                answer = await self._ask(request, budget, chat, headers, visit, None)
+            except Gone:
+                visit.status = 499
+                return Response(status_code=499)  # nobody reads it
+            return _json(wire.whole(answer), headers=headers)
+        relay = Relay()
+        task = asyncio.create_task(self._ask(request, budget, chat, headers, visit, relay))
+        self._running.add(task)
+
+        def done(task: asyncio.Task[dict[str, Any]]) -> None:
+            self._running.discard(task)
+            if not task.cancelled():
+                task.exception()  # whoever reads the stream hears of it
+            relay.end()
+
+        task.add_done_callback(done)
+        try:
+            begun = await relay.begins(lambda: "x-roi-tier" in headers)
+        except BaseException:  # the server ends
+            task.cancel()
+            raise
+        if not begun:
+            try:
+                answer = task.result()
+            except Gone:
+                visit.status = 499
+                return Response(status_code=499)
+            text = "".join(wire.chunk(None, chunk) for chunk in chunks(answer)) + wire.end(answer)
+            return Response(text, headers=headers, media_type="text/event-stream")
+        visit.first = visit.seconds
+        return StreamingResponse(
+            self._watched(relay.events(task, wire), visit),
+            media_type="text/event-stream",
+            headers={**headers, "cache-control": "no-cache", "x-accel-buffering": "no"},
+        )
+
+    async def _watched(self, events: AsyncIterator[str], visit: Visit) -> AsyncIterator[str]:
+        """A stream whose end is counted."""
+        try:
+            async with contextlib.aclosing(events):  # type: ignore[type-var]
+                async for text in events:
+                    yield text
+        except BaseException:
+            visit.status = 499
+            raise
+        finally:
+            self.metrics.ended(visit)
+
+    async def _ask(
+        self, request: Request, budget: Budget, chat: Chat, headers: dict[str, str], visit: Visit, relay: Relay | None
+    ) -> dict[str, Any]:
+        """The whole answer, as a completion.
+
+        :param headers: gets what is known.
+        :raises Refused: where there is none.
+        :raises Gone: where the client has left.
+        """
+        session = budget.session
+        streams = relay is not None and self.solver.backend.streams is not None
+
+        async def admit() -> Ticket | None:
+            ticket = await _admit(budget, chat)
+            if ticket is not None:
+                visit.tier = session.tiers[ticket.action - 1].name if ticket.action else "skip"
+                headers["x-roi-tier"] = quote(visit.tier)
+            return ticket
+
+        async def finish(ticket: Ticket, wanted: Callable[[], bool]) -> tuple[Row, Reply | None]:
+            def prepare(ask: Ask) -> Ask:
+                return ask._replace(
+                    messages=chat.messages or None,
+                    prompt=chat.prompt,
+                    fields=chat.fields,
+                    wanted=wanted,
+                    sink=None if relay is None else relay.take,
+                )
+
+            row, reply = await session.finish(ticket, prepare)
+            visit.charged = row.charged
+            if reply is not None:
+                visit.prompt, visit.usd = reply.prompt_tokens, reply.usd
+            return row, reply
+
+        try:
+            stops = streams or self.solver.backend.stops
+            outcome = await attend(request, budget.queue, self.solver, admit, finish, stops=stops)
+            if outcome is None:
+                raise self._spent(budget)
+            row, reply = outcome
+            headers |= {"x-roi-charged": str(row.charged), "x-roi-remaining": str(session.remaining)}
+            if budget.warning is not None:
+                headers["x-roi-warning"] = budget.warning
+            if reply is not None and reply.error is not None:
+                if reply.attempts == 0 and chat.limit != row.reserved:
+                    raise self._spent(budget, reply.error)
+                raise not_answered(row, reply, headers)
+            if reply is not None and reply.attempts == 0 and chat.choices > 1:
+                raise self._spent(budget, f"{chat.choices} answers need more than {session.remaining:,} tokens")
+            names = {"budget": budget.name, "model": self.solver.name}
+            return completion(row, reply, session.remaining, chat, self.solver.backend, **names)
+        except Busy as busy:
+            wait = {"x-roi-budget": quote(budget.name), "retry-after": busy.retry_after}
+            raise _coded(visit, Refused(503, "busy", str(busy), headers=wait)) from None
+        except Refused as refused:
+            raise _coded(visit, refused) from None
+
+    def _spent(self, budget: Budget, why: str = "") -> Refused:
+        left = str(budget.session.remaining)
+        headers = {"x-roi-budget": quote(budget.name), "x-roi-remaining": left, "x-should-retry": "false"}
+        message = f"the budget {budget.name!r} of {budget.session.budget:,} tokens is spent"
+        return Refused(self.spent_status, "budget_exhausted", f"{message}: {why}" if why else message, headers=headers)
+
+
+def _coded(visit: Visit, refused: Refused) -> Refused:
+    visit.code = refused.code
+    return refused
+
+
+def application(
+    budgets: Sequence[Budget],
+    solver: HTTPSolver,
+    token: str | None = None,
+    *,
+    keys: Mapping[str, str] | None = None,
+    admin: str | None = None,
+    hosts: Collection[str] | None = LOOPBACK,
+    spent_status: int = 429,
+    body_seconds: float = BODY_SECONDS,
+    reload: Callable[[], None] | None = None,
+) -> Starlette:
+    """The ASGI application.
+
+    :param budgets: may change while it runs.
+    :param reload: changes them; called at SIGHUP.
+
+    :param token: the key of budgets that have none of their own; None: they need none.
+    :param keys: keys by budget.
+    :param admin: the key of ``/metrics``; None: it is open on this machine's own addresses, and closed on others.
+    :param hosts: names under which clients may reach it; None: any. Without keys, names are what keeps web pages out that
+        a browser of this machine shows.
+    :param spent_status: of HTTP, where a budget is spent.
+    :param body_seconds: within which a request must have come.
+    """
+    from starlette.applications import Starlette
+    from starlette.exceptions import HTTPException
+    from starlette.responses import PlainTextResponse, StreamingResponse
+    from starlette.routing import Route
+
+    desk = Desk(solver, spent_status)
+
+    def opens(given: bytes | None, budget: Budget) -> bool:
+        if budget.plan.key is not None:
+            return given is not None and hmac.compare_digest(digest(given), budget.plan.key)
+        return fits(given, (keys or {}).get(budget.name, token))
+
+    def open_to(request: Request) -> list[Budget]:
+        """The budgets that a request's key opens, where it may come here at all."""
+        check_origin(request, hosts)
+        given = bearer(request)
+        found = [budget for budget in budgets if opens(given, budget)]
+        if not found:
+            raise no_key("this proxy needs its key as the API key")
+        return found
+
+    def budget_of(request: Request) -> Budget:
+        name = request.path_params.get("name") or budgets[0].name
+        allowed = open_to(request)
+        by_name = {budget.name: budget for budget in budgets}
+        if name not in by_name:
+            names = ", ".join(budget.name for budget in allowed)
+            raise Refused(404, "unknown_budget", f"no budget {name!r}; there are {names}")
+        if by_name[name] not in allowed:
+            raise no_key(f"this key does not open the budget {name!r}")
+        return by_name[name]
+
+    async def question(request: Request) -> Response:
+        budget = budget_of(request)
+        path = _path(request)
+        visit = Visit(budget.name, path)
+        try:
+            body = await read_json(request, body_seconds)
+            response = await desk.answer(request, budget, WIRES[path](), body, visit)
+        except Refused as refused:
+            visit.status, visit.code = refused.status, refused.code
+            desk.metrics.ended(visit)
+            raise
+        except Exception:
+            visit.status, visit.code = 500, "internal_error"
+            desk.metrics.ended(visit)
+            raise
+        if not isinstance(response, StreamingResponse):
+            desk.metrics.ended(visit)
+        return response
+
+    async def models(request: Request) -> Response:
+        budget_of(request)
+        return _json({"object": "list", "data": [_model(solver.name)], "has_more": False})
+
+    async def model(request: Request) -> Response:
+        budget_of(request)
+        if request.path_params["model"] != solver.name:
+            raise Refused(404, "model_not_found", f"model: there is {solver.name!r} alone", "model")
+        return _json(_model(solver.name))
+
+    async def status(request: Request) -> Response:
+        return _json({"budgets": [budget.state() for budget in open_to(request)]})
+
+    async def health(request: Request) -> Response:
+        waits = round(solver.closed_for)
+        return _json({"status": "ok", "endpoint": f"asks to wait {waits} s" if waits else "open"})
+
+    async def metrics(request: Request) -> Response:
+        check_origin(request, hosts)
+        if (admin is None and hosts is None) or not fits(bearer(request), admin):
+            raise no_key("this page needs the key of --admin-key-env")
+        told = (
+            {**budget.state(), "in_flight": budget.session.in_flight, "waiting": budget.queue.waiting}
+            for budget in budgets
+        )
+        return PlainTextResponse(desk.metrics.text(told), media_type="text/plain; version=0.0.4")
+
+    async def refused(request: Request, error: Exception) -> Response:
+        assert isinstance(error, Refused)
+        return _error(request, error)
+
+    async def unknown(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        what = f"{request.method} {request.url.path}: {error.detail}"
+        return _error(request, Refused(error.status_code, "invalid_request", what, headers=error.headers))
+
+    async def failed(request: Request, error: Exception) -> Response:
+        return _error(request, _failure(error))
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        if reload is not None:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
+        yield
+        await desk.close()
+        await solver.close()
+        for budget in budgets:
+            budget.session.ledger.close()
+
+    routes = [
+        Route(f"{prefix}/v1{path}", endpoint, methods=[method])
+        for prefix in ("", "/{name}")
+        for path, endpoint, method in (
+            *((path, question, "POST") for path in WIRES),
+            ("/models", models, "GET"),
+            ("/models/{model:path}", model, "GET"),
+        )
+    ]
+    return Starlette(
+        routes=[*routes, Route("/budgets", status), Route("/health", health), Route("/metrics", metrics)],
+        lifespan=lifespan,
+        exception_handlers={Refused: refused, HTTPException: unknown, Exception: failed},
+    )
+
+
+async def _admit(budget: Budget, chat: Chat) -> Ticket | None:
+    from roi_env.answering.base import Question
+
+    async with budget.lock:
+        position = min(budget.asked, budget.session.problem.num_tasks - 1)
+        text = chat.text
+        group = int(np.searchsorted(LENGTHS, len(text)))
+        question = Question("proxy", f"request-{budget.asked}", text, "")
+        ticket = await budget.session.admit(position, question, group, chat.limit, chat.choices)
+        budget.asked += ticket is not None
+        return ticket
+
+
+def not_answered(row: Row, reply: Reply, headers: Mapping[str, str]) -> Refused:
+    """The error of a question that was admitted: the endpoint's own status and words, where it told some.
+
+    What it may have cost is charged: asking again is a new question, so a client may do that by itself only where nothing
+    was generated.
+    """
+    from roi_env.answering.base import Failure
+
+    if reply.attempts == 0:  # not sent: the client's cap leaves no room for the tier at this endpoint
+        message = f"max_tokens: {reply.error}"
+        return Refused(400, "unsupported", message, "max_tokens", {**headers, "x-should-retry": "false"})
+    failure = reply.failure or Failure(None, reply.error or "no answer came")
+    told = failure.status if failure.status is not None and 400 <= failure.status <= 599 else 502
+    if reply.lost and told not in (502, 504):
+        told = 502  # clients repeat a 408 by themselves
+    again = failure.again and not row.charged
+    headers = {**headers, "x-should-retry": "true" if again else "false"}
+    return Refused(told, failure.code or "upstream_error", failure.message, failure.param, headers)
+
+
+def _path(request: Request) -> str:
+    """The address under ``/v1``."""
+    return "/" + request.url.path.partition("/v1/")[2]
+
+
+def _model(name: str) -> dict[str, Any]:
+    """A model, as both OpenAI's and Anthropic's clients read it."""
+    told = {"id": name, "object": "model", "created": 0, "owned_by": "roi"}
+    return {**told, "type": "model", "display_name": name, "created_at": "1970-01-01T00:00:00Z"}
+
+
+def _failure(error: Exception) -> Refused:
+    return Refused(500, "internal_error", f"this proxy failed ({type(error).__name__}); its log says how")
+
+
+def _json(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    from starlette.responses import Response
+
+    return Response(json_text(content), status, headers, "application/json")
+
+
+def _error(request: Request, refused: Refused) -> Response:
+    """An error, in the form of the API that was asked."""
+    wire = WIRES.get("/" + "/".join(_path(request).split("/")[1:2]), ChatWire)()
+    return _json(wire.error(refused), refused.status, refused.headers)

@@ -1,0 +1,133 @@
+"""Answers that come in chunks: server-sent events, and the whole answer that chunks of a chat completion make."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from typing import Any
+
+_NAMES = frozenset({"id", "type", "role", "name", "object", "format"})
+"""Texts that a later chunk replaces; all others grow."""
+
+
+async def events(parts: AsyncIterable[bytes]) -> AsyncIterator[str]:
+    """The data of every event, in their order; comments and other fields are left out.
+
+    :raises UnicodeDecodeError: where they are no UTF-8.
+    """
+    rest, data = b"", list[bytes]()
+    async for part in parts:
+        *lines, rest = (rest + part if rest else part).split(b"\n")
+        for line in lines:
+            line = line.removesuffix(b"\r")
+            if line.startswith(b"data:"):
+                data.append(line[5:].removeprefix(b" "))
+            elif not line and data:
+                yield b"\n".join(data).decode()
+                data = []
+    if rest.startswith(b"data:"):
+        data.append(rest[5:].strip())
+    if data:
+        yield b"\n".join(data).decode()
+
+
+class Whole:
+    """Puts the chunks of a chat completion, or a text completion, together."""
+
+    def __init__(self) -> None:
+        self._fields: dict[str, Any] = {}
+        self._choices: dict[int, dict[str, Any]] = {}
+        self.pieces = 0
+        """Chunks with something generated, in all choices: at least so many tokens."""
+
+    def add(self, chunk: Mapping[str, Any]) -> None:
+        """Take in the next chunk; what is none of a chunk is kept for whoever reads the whole."""
+        choices = chunk.get("choices")
+        if isinstance(choices, list):
+            for number, choice in enumerate(choices):
+                if isinstance(choice, dict):
+                    index = choice.get("index", number)
+                    self._take(self._choices.setdefault(index if isinstance(index, int) else number, {}), choice)
+        self._fields |= {name: value for name, value in chunk.items() if name != "choices" and value is not None}
+
+    def _take(self, mine: dict[str, Any], choice: Mapping[str, Any]) -> None:
+        for name, value in choice.items():
+            if name in ("delta", "message", "logprobs") and isinstance(value, dict):
+                at = "logprobs" if name == "logprobs" else "message"
+                _grow(mine.setdefault(at, {}), value)
+                self.pieces += at == "message" and any(
+                    text for key, text in value.items() if key not in ("role", "index")
+                )
+            elif name == "text" and isinstance(value, str):
+                mine["text"] = mine.get("text", "") + value
+                self.pieces += bool(value)
+            elif value is not None:
+                mine[name] = value
+
+    @property
+    def ended(self) -> bool:
+        """Whether every answer that began has said why it ended."""
+        return bool(self._choices) and all(one.get("finish_reason") for one in self._choices.values())
+
+    @property
+    def usage(self) -> Any:
+        """The newest usage that was told."""
+        return self._fields.get("usage")
+
+    def cut(self, tokens: int) -> None:
+        """End it here, after so many tokens."""
+        for one in self._choices.values():
+            one["finish_reason"] = one.get("finish_reason") or "length"
+        self._fields["usage"] = {**(self.usage if isinstance(self.usage, dict) else {}), "completion_tokens": tokens}
+        self._fields["usage"].pop("total_tokens", None)
+
+    def answer(self) -> dict[str, Any]:
+        """The answer as it would have come whole."""
+        made = dict(self._fields)
+        if self._choices:
+            made["choices"] = [_finished(index, one) for index, one in sorted(self._choices.items())]
+        if isinstance(kind := made.get("object"), str):
+            made["object"] = kind.removesuffix(".chunk")
+        return made
+
+
+def _finished(index: int, choice: Mapping[str, Any]) -> dict[str, Any]:
+    made: dict[str, Any] = {"index": index, "logprobs": None, "finish_reason": None, **choice}
+    if "text" not in made:
+        message = {"role": "assistant", "content": None, **made.pop("message", {})}
+        if isinstance(calls := message.get("tool_calls"), list):
+            message["tool_calls"] = [
+                {key: value for key, value in call.items() if key != "index"} if isinstance(call, dict) else call
+                for call in calls
+            ]
+        made["message"] = message
+    return made
+
+
+def _grow(old: dict[str, Any], new: Mapping[str, Any]) -> None:
+    """Lay a piece over what came before: texts and lists grow, entries of lists with an index each by itself."""
+    for name, value in new.items():
+        before = old.get(name)
+        if isinstance(value, str) and isinstance(before, str) and name not in _NAMES:
+            old[name] = before + value
+        elif isinstance(value, dict):
+            if not isinstance(before, dict):
+                old[name] = before = {}
+            _grow(before, value)
+        elif isinstance(value, list):
+            if not isinstance(before, list):
+                old[name] = before = []
+            for entry in value:
+                index = entry.get("index") if isinstance(entry, dict) else None
+                mine = None
+                if index is not None:
+                    mine = next((one for one in before if isinstance(one, dict) and one.get("index") == index), None)
+                if mine is None:
+                    fresh: Any = entry
+                    if isinstance(entry, dict):
+                        fresh = {}
+                        _grow(fresh, entry)
+                    before.append(fresh)
+                else:
+                    _grow(mine, entry)
+        elif value is not None or name not in old:
+            old[name] = value

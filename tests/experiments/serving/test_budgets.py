@@ -1,0 +1,199 @@
+"""Budgets as a team has them: a file, read again while the proxy runs; top-ups; periods; keys that are kept as hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+pytest.importorskip("uvicorn", reason="needs the extra [live]")
+
+from typer.testing import CliRunner
+
+from experiments.cli import app
+from experiments.config import ConfigError
+from experiments.serving.amounts import Plan, digest, parse_tokens, read_plans
+from tests.upstream import Upstream, serving
+
+BODY = {"model": "stub", "messages": [{"role": "user", "content": "six times seven?"}]}
+
+
+@contextmanager
+def running(config: Path, upstream: str, state: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """A proxy in a process of its own; gives its address."""
+    code = "import sys; from experiments.cli import main; sys.argv = ['roi', *sys.argv[1:]]; main()"
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        "serve",
+        "--config",
+        str(config),
+        "--upstream",
+        f"{upstream}/v1",
+        "--port",
+        "0",
+    ]
+    command += ["--model", "stub", "--backend", "vllm", "--agent", "fixed-2", "--state", str(state)]
+    command += ["--tier", "now=0+10", "--tier", "long=40+10"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        while "base address" not in line:
+            assert line, "the proxy ended"
+            line = process.stdout.readline()
+        address = "/".join(line.split("base address ")[1].split("/")[:3])
+        while True:
+            try:
+                httpx.get(f"{address}/health")
+                break
+            except httpx.HTTPError:
+                time.sleep(0.05)
+        try:
+            yield address, process
+        finally:
+            process.terminate()
+
+
+def until(true: Callable[[], Any]) -> None:
+    end = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_a_file_of_budgets_is_kept_and_read_again(tmp_path: Path) -> None:
+    config, state = tmp_path / "budgets.yaml", tmp_path / "state"
+    secret = hashlib.sha256(b"key-of-a").hexdigest()
+    config.write_text(
+        f"budgets:\n  a: {{tokens: 0.06k, key_sha256: {secret}, warn_at: 0.5, most_per_request: 22}}\n  b: 1e3\n"
+    )
+
+    def ask(name: str, key: str = "none") -> httpx.Response:
+        headers = {"authorization": f"Bearer {key}"}
+        return httpx.post(f"{address}/{name}/v1/chat/completions", json=BODY, headers=headers, timeout=30)
+
+    with serving(Upstream().app()) as upstream, running(config, upstream, state) as (address, process):
+        assert ask("a").status_code == 401
+        first, second = ask("a", "key-of-a"), ask("a", "key-of-a")
+        assert first.json()["usage"]["completion_tokens"] == 22, "no answer takes more than one may"
+        assert ("x-roi-warning" in first.headers, "x-roi-warning" in second.headers) == (False, True)
+        assert ask("a", "key-of-a").json()["usage"]["completion_tokens"] == 16
+        assert ask("a", "key-of-a").status_code == 429
+        told = CliRunner().invoke(
+            app, ["budgets", "top-up", "a", "0.1k", "--state", str(state)], catch_exceptions=False
+        )
+        assert "a: 100 of 160 tokens left" in told.output
+        assert ask("a", "key-of-a").status_code == 200, "it is known at once"
+        with pytest.raises(ConfigError, match="no budget 'z'; there are a, b"):
+            CliRunner().invoke(app, ["budgets", "set", "z", "5", "--state", str(state)], catch_exceptions=False)
+        assert ask("b").headers["x-roi-remaining"] == "976"
+
+        config.write_text("budgets:\n  b: {tokens: 30, period: month}\n  c: 50k\n")
+        process.send_signal(signal.SIGHUP)
+        until(lambda: ask("c").status_code == 200)
+        assert ask("a", "key-of-a").status_code == 404
+        assert ask("b").headers["x-roi-remaining"] == "0", "what was charged stays charged"
+        config.write_text("budgets:\n  c: a lot\n")
+        process.send_signal(signal.SIGHUP)
+        assert process.stdout is not None
+        lines = [process.stdout.readline()]
+        while "stay as they were" not in lines[-1]:
+            assert lines[-1]
+            lines.append(process.stdout.readline())
+        assert ask("c").status_code == 200
+    shown = CliRunner().invoke(app, ["budgets", "list", "--state", str(state)], catch_exceptions=False).output
+    assert "month" in shown
+    assert b"key-of-a" not in b"".join(path.read_bytes() for path in state.iterdir())
+
+
+def test_two_proxies_share_a_budget(tmp_path: Path) -> None:
+    config, state = tmp_path / "budgets.yaml", tmp_path / "state"
+    config.write_text("budgets: {a: 500}\n")
+    upstream = Upstream(latency=0.02)
+    with (
+        serving(upstream.app()) as url,
+        running(config, url, state) as (first, _),
+        running(config, url, state) as (second, process),
+        httpx.Client(timeout=30) as client,
+    ):
+        statuses = [
+            client.post(f"{address}/v1/chat/completions", json=BODY).status_code for address in [first, second] * 15
+        ]
+        assert set(statuses) == {200, 429}
+        assert upstream.generated == 500
+        for address in (first, second):
+            assert client.get(f"{address}/budgets").json()["budgets"][0]["charged"] == 500
+        assert process.poll() is None
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"), [("50000", 50000), ("50k", 50000), ("1.5m", 1500000), ("1e6", 10**6), (7, 7), ("2G", 2 * 10**9)]
+)
+def test_amounts(text: Any, tokens: int) -> None:
+    assert parse_tokens(text, "x") == tokens
+
+
+@pytest.mark.parametrize(
+    "text", ["", "0", "-5", "1.5", "50kk", "2.50usd", "٣", "1e99", True, None, "k", "nan", "1_000"]
+)
+def test_what_is_no_amount_is_named(text: Any) -> None:
+    with pytest.raises(ConfigError, match=r"x: .* tokens"):
+        parse_tokens(text, "x")
+
+
+def test_a_file_may_say_all_of_a_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "budgets.yaml"
+    path.write_text(
+        "budgets:\n  a: {tokens: 50k, period: day, carry_over: true, key_env: A_KEY, most_per_request: 4k, warn_at: 0.8}\n  b: 7\n"
+    )
+    monkeypatch.setenv("A_KEY", "secret")
+    assert read_plans(path) == [Plan("a", 50000, "day", True, digest(b"secret"), 4000, 0.8), Plan("b", 7)]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "must hold"),
+        ("budgets: {}", "there is none"),
+        ("budget: {a: 5}", "must hold"),
+        ("budgets: [a]", "must hold"),
+        ("budgets: {a: [", "budgets.yaml"),
+        ("budgets: {a: -5}", "budgets.a.tokens"),
+        ("budgets: {a: {}}", "budgets.a.tokens: is missing"),
+        ("budgets: {a: {tokens: 5, perod: day}}", "budgets.a.perod: there is no such field"),
+        (
+            "budgets: {a: {tokens: 5, period: week}}",
+            "budgets.a.period: must be one of once, hour, day, month, got 'week'",
+        ),
+        ("budgets: {a: {tokens: 5, carry_over: maybe}}", "budgets.a.carry_over"),
+        ("budgets: {a: {tokens: 5, warn_at: 80}}", "budgets.a.warn_at"),
+        ("budgets: {a: {tokens: 5, key_env: NO_SUCH_VARIABLE}}", "budgets.a.key_env: .* is empty"),
+        ("budgets: {a: {tokens: 5, key_sha256: abc}}", "budgets.a.key_sha256"),
+        ("budgets: {a: {tokens: 5, key_sha256: abc, key_env: PATH}}", "cannot both"),
+        ("budgets: {v1: 5}", "budgets.v1"),
+        ("budgets: {a/b: 5}", "budgets.a/b"),
+        ("budgets: {a: {tokens: 5, most_per_request: 0}}", "budgets.a.most_per_request"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_named(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "budgets.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        read_plans(path)
+    assert "budgets.yaml" in str(caught.value)
+
+
+@pytest.mark.parametrize("arguments", [(), ("--budget", "5", "--config", "budgets.yaml")])
+def test_budgets_are_given_in_one_way(arguments: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError, match="--config FILE"):
+        CliRunner().invoke(app, ["serve", "--upstream", "http://127.0.0.1:9/v1", *arguments], catch_exceptions=False)

@@ -1,0 +1,261 @@
+"""Streams through the proxy, with the real client over real sockets: tokens as they come, cut and charged as they must be."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+pytest.importorskip("uvicorn", reason="needs the extra [live]")
+pytest.importorskip("openai", reason="needs the extra [dev]")
+
+import openai
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import StreamingResponse
+from starlette.routing import Route
+
+from experiments.serving import app as serving_app
+from experiments.serving.app import Budget, application, make_budget
+from experiments.serving.attend import Queue
+from roi_env.answering.base import ThinkingTier
+from roi_env.answering.http import HTTPSolver
+from tests.upstream import Upstream, serving
+
+TIERS = [ThinkingTier("now", 0, 10), ThinkingTier("long", 40, 10)]
+TOOLS: Any = [{"type": "function", "function": {"name": "ask", "parameters": {"type": "object", "properties": {}}}}]
+
+
+@contextlib.contextmanager
+def proxy(
+    upstream: Any, state: Path, tokens: int = 600, backend: str = "vllm", **options: Any
+) -> Iterator[tuple[str, Budget]]:
+    with serving(upstream.app()) as url:
+        solver = HTTPSolver(f"{url}/v1", "stub", backend, first_wait=0.001, deadline=20.0, retries=2)
+        budget = make_budget("a", tokens, solver, TIERS, "fixed-2", 50, 4, state, Queue(patience=20.0))
+        with serving(application([budget], solver, **options)) as address:
+            yield address, budget
+
+
+def client(address: str) -> Any:
+    return openai.OpenAI(base_url=f"{address}/a/v1", api_key="x", timeout=30, max_retries=0)
+
+
+def stream(address: str, **options: Any) -> Any:
+    asked = {"model": "stub", "messages": [{"role": "user", "content": "six times seven?"}], **options}
+    return client(address).chat.completions.create(stream=True, **asked)
+
+
+def text_of(pieces: Sequence[Any]) -> str:
+    return "".join(piece.choices[0].delta.content or "" for piece in pieces if piece.choices)
+
+
+def settled(budget: Budget) -> None:
+    end = time.monotonic() + 20
+    while budget.session.in_flight:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    assert budget.session.ledger.reserved == 0
+
+
+def test_tokens_come_while_the_endpoint_still_generates(tmp_path: Path) -> None:
+    upstream = Upstream(pace=0.02)
+    with proxy(upstream, tmp_path) as (address, budget):
+        pieces, known = [], []
+        for piece in stream(address, stream_options={"include_usage": True}):
+            pieces.append(piece)
+            known.append(upstream.seen[0].generated)
+        assert known[0] < 5, "the first chunk came before the last token was made"
+        assert sorted(known) == known
+        assert len(set(known)) > 10
+        assert text_of(pieces) == "the answer is 42"
+        assert (
+            "".join(getattr(p.choices[0].delta, "reasoning", None) or "" for p in pieces if p.choices)
+            == "hm" + " hm" * 19
+        )
+        assert [p.choices[0].finish_reason for p in pieces if p.choices][-1] == "stop"
+        assert pieces[-1].choices == []
+        assert pieces[-1].usage.completion_tokens == upstream.generated == budget.session.charged == 24
+        assert pieces[-1].usage.roi["remaining"] == 576
+        assert upstream.seen[0].body["stream_options"] == {"include_usage": True}
+
+
+def test_without_a_wish_for_usage_the_last_chunk_tells_the_charge(tmp_path: Path) -> None:
+    with proxy(Upstream(), tmp_path) as (address, _):
+        *pieces, last = stream(address)
+        assert all(piece.choices and piece.usage is None for piece in pieces)
+        assert last.choices[0].finish_reason == "stop"
+        assert last.usage.roi == {
+            "budget": "a", "tier": "long", "charged": 24, "remaining": 576, "counted": "server", "overshoot": 0,
+        }  # fmt: skip
+
+
+def test_calls_of_tools_come_in_pieces_and_several_answers_apart(tmp_path: Path) -> None:
+    upstream = Upstream()
+    with proxy(upstream, tmp_path) as (address, budget):
+        with client(address).chat.completions.stream(
+            model="stub", messages=[{"role": "user", "content": "?"}], tools=TOOLS, n=2
+        ) as events:
+            final = events.until_done().get_final_completion()
+        assert [choice.finish_reason for choice in final.choices] == ["tool_calls"] * 2
+        for choice in final.choices:
+            (call,) = choice.message.tool_calls
+            assert (call.function.name, json.loads(call.function.arguments)) == ("ask", {"question": "6 * 7"})
+        assert budget.session.ledger.entries[0].reserved == 2 * 51
+        assert budget.session.charged == upstream.generated == 48
+        assert (upstream.seen[0].body["n"], upstream.seen[0].cap) == (2, 51)
+
+
+def test_a_stream_is_cut_where_the_budget_ends(tmp_path: Path) -> None:
+    upstream = Upstream()
+    with proxy(upstream, tmp_path, 30) as (address, budget):
+        assert text_of(list(stream(address))) == "the answer is 42"
+        pieces = list(stream(address))
+        assert pieces[-1].choices[0].finish_reason == "length"
+        assert pieces[-1].usage.roi["remaining"] == 0
+        assert budget.session.charged == 30
+        with pytest.raises(openai.RateLimitError) as caught:
+            stream(address)
+        assert caught.value.code == "budget_exhausted"
+
+
+class Endless:
+    """An endpoint that knows no caps: of two answers it ends one and goes on with the other."""
+
+    def __init__(self) -> None:
+        self.sent = 0
+
+    def app(self) -> Starlette:
+        async def words() -> Any:
+            for index, finish in ((1, None), (1, "stop")):
+                choice = {"index": index, "delta": {"content": "no "}, "finish_reason": finish}
+                yield f"data: {json.dumps({'id': 'x', 'model': 'stub', 'choices': [choice]})}\n\n"
+            while True:
+                await asyncio.sleep(0.001)
+                self.sent += 1
+                choice = {"index": 0, "delta": {"content": "more "}, "finish_reason": None}
+                yield f"data: {json.dumps({'id': 'x', 'model': 'stub', 'choices': [choice]})}\n\n"
+
+        async def chat(request: Request) -> StreamingResponse:
+            return StreamingResponse(words(), media_type="text/event-stream")
+
+        return Starlette(routes=[Route("/v1/chat/completions", chat, methods=["POST"])])
+
+
+@pytest.mark.parametrize("backend", ["vllm", "generic"])
+def test_an_endpoint_that_goes_beyond_its_cap_is_cut(backend: str, tmp_path: Path) -> None:
+    upstream = Endless()
+    with proxy(upstream, tmp_path, backend=backend) as (address, budget):
+        pieces = list(stream(address, stream_options={"include_usage": True}, n=2))
+        assert text_of(pieces) == "no no " + "more " * 100
+        ends = [(p.choices[0].index, p.choices[0].finish_reason) for p in pieces if p.choices]
+        assert [end for end in ends if end[1]] == [(1, "stop"), (0, "length")]
+        assert pieces[-1].usage.roi["overshoot"] == 1
+        assert budget.session.charged == 103
+        settled(budget)
+        before = upstream.sent
+        time.sleep(0.3)
+        assert upstream.sent == before, "it was stopped"
+
+
+@pytest.mark.parametrize("backend", ["vllm", "openai"])
+def test_a_client_that_leaves_ends_the_generation(backend: str, tmp_path: Path) -> None:
+    upstream = Upstream(pace=0.05)
+    with proxy(upstream, tmp_path, backend=backend) as (address, budget):
+        answer = stream(address)
+        next(iter(answer))
+        answer.response.close()
+        settled(budget)
+        end = time.monotonic() + 10
+        while not upstream.left:
+            assert time.monotonic() < end, "the endpoint went on"
+            time.sleep(0.01)
+        assert upstream.left[0].generated < 20
+        assert budget.session.charged == 51, "nobody knows what was generated: the reservation"
+        assert text_of(list(stream(address))) == "the answer is 42"
+
+
+@pytest.mark.parametrize(("fault", "charged"), [("truncated", 51), ("reset", 51), ("no-usage", 51)])
+def test_a_stream_that_breaks_off_is_no_answer_and_costs_its_reservation(
+    fault: str, charged: int, tmp_path: Path
+) -> None:
+    with proxy(Upstream([fault]), tmp_path) as (address, budget):
+        if fault == "no-usage":
+            assert text_of(list(stream(address))) == "the answer is 42"
+        else:
+            with pytest.raises(openai.APIError, match=r"broke off|connection lost"):
+                list(stream(address))
+        assert budget.session.charged == charged
+
+
+def test_what_fails_before_the_first_chunk_has_its_status_and_is_repeated_where_that_is_free(tmp_path: Path) -> None:
+    upstream = Upstream(["503", "ok", "422"])
+    with proxy(upstream, tmp_path) as (address, budget):
+        assert text_of(list(stream(address))) == "the answer is 42"
+        with pytest.raises(openai.UnprocessableEntityError):
+            stream(address)
+        assert budget.session.charged == 24
+
+
+def test_a_silent_stream_says_that_it_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving_app, "KEEP_ALIVE", 0.05)
+    with proxy(Upstream(latency=0.4), tmp_path) as (address, _):
+        body = {"model": "stub", "messages": [{"role": "user", "content": "?"}], "stream": True}
+        told = httpx.post(f"{address}/v1/chat/completions", json=body, timeout=30)
+        assert told.text.startswith(": still at work\n\n")
+        assert told.text.endswith("data: [DONE]\n\n")
+        assert text_of(list(stream(address))) == "the answer is 42", "clients do not see it"
+
+
+@pytest.mark.parametrize("path", ["responses", "messages", "completions"])
+def test_other_protocols_end_with_the_charge(path: str, tmp_path: Path) -> None:
+    asked: dict[str, Any] = {
+        "responses": {"input": "?"},
+        "messages": {"messages": [{"role": "user", "content": "?"}], "max_tokens": 60},
+        "completions": {"prompt": "?"},
+    }[path]
+    with proxy(Upstream(), tmp_path) as (address, budget):
+        told = httpx.post(f"{address}/a/v1/{path}", json={"model": "stub", "stream": True, **asked}, timeout=30)
+        assert told.headers["content-type"].startswith("text/event-stream")
+        whole = httpx.post(f"{address}/a/v1/{path}", json={"model": "stub", **asked}, timeout=30).json()
+        assert whole["usage"]["roi"]["remaining"] == 600 - budget.session.charged
+        roi = json.dumps({**whole["usage"]["roi"], "remaining": 600 - budget.session.charged // 2})
+        assert f'"roi": {roi}' in told.text
+        for word in ("answer", "42"):
+            assert word in told.text
+
+
+def test_metrics_and_the_log_tell_requests_without_texts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "roi.access")
+    with proxy(Upstream(), tmp_path, 60, admin="admin-key") as (address, _):
+        list(stream(address))
+        list(stream(address))
+        list(stream(address))
+        with pytest.raises(openai.RateLimitError):
+            stream(address)
+        assert httpx.get(f"{address}/metrics").status_code == 401
+        told = httpx.get(f"{address}/metrics", headers={"authorization": "Bearer admin-key"}).text
+        assert httpx.get(f"{address}/health").json()["status"] == "ok"
+    for line in (
+        'roi_charged_tokens_total{budget="a"} 60',
+        'roi_remaining_tokens{budget="a"} 0',
+        'roi_reserved_tokens{budget="a"} 0',
+        'roi_requests_total{budget="a",path="/chat/completions",status="200"} 3',
+        'roi_requests_total{budget="a",path="/chat/completions",status="429"} 1',
+        'roi_refusals_total{budget="a",code="budget_exhausted"} 1',
+        'roi_tier_choices_total{budget="a",tier="long"} 3',
+        'roi_first_chunk_seconds_count{budget="a"} 3',
+    ):
+        assert line in told.splitlines()
+    lines = [json.loads(record.message) for record in caplog.records if record.name == "roi.access"]
+    assert [(line["status"], line["tier"], line["tokens"]) for line in lines] == [
+        (200, "long", 24), (200, "long", 24), (200, "long", 12), (429, None, 0),
+    ]  # fmt: skip
+    assert not any("seven" in record.message or "answer" in record.message for record in caplog.records)

@@ -1,0 +1,244 @@
+"""Budgets in a database: nothing is charged twice, nothing completed is lost, whatever is killed and whoever else spends."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from roi_env.answering import database
+from roi_env.answering.database import Database, DatabaseLedger
+from roi_env.answering.ledger import JournalError, Ledger, NoRoom
+
+FACTS = {"text": "what was answered", "reasoning": "hm", "tokens": 7, "finish": "stop", "counted": "server", "cap": 10}
+
+
+def books(path: Path, tokens: int = 100, name: str = "a", **options: Any) -> DatabaseLedger:
+    return DatabaseLedger(path / "b.db", name, tokens, {"tiers": []}, **options)
+
+
+def consistent(path: Path, name: str = "a") -> tuple[int, int]:
+    """(charged ever, reserved) of a budget, whose sums must be those of its requests."""
+    with closing(sqlite3.connect(path / "b.db")) as base:
+        assert base.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        sums = base.execute(
+            "SELECT coalesce(sum(charged), 0), coalesce(sum(reserved) FILTER (WHERE charged IS NULL), 0) FROM requests "
+            "WHERE budget = ?",
+            (name,),
+        ).fetchone()
+        assert base.execute("SELECT spent, reserved FROM budgets WHERE name = ?", (name,)).fetchone() == sums
+        return int(sums[0]), int(sums[1])
+
+
+def test_a_budget_is_reserved_settled_and_goes_on(tmp_path: Path) -> None:
+    ledger = books(tmp_path)
+    entry = ledger.enter((0, "q", 1, 100), 60)
+    asyncio.run(ledger.on_disk())
+    with pytest.raises(NoRoom):
+        ledger.enter((1, "q", 1, 40), 41)
+    assert (ledger.charged, ledger.reserved, ledger.limit) == (0, 60, 100)
+    ledger.settle(entry, 7, FACTS)
+    with pytest.raises(ValueError, match="already"):
+        ledger.settle(entry, 7, FACTS)
+    ledger.note({"skipped": (1, "q", 0, 93), "decision": 2})
+    assert (ledger.charged, ledger.reserved, ledger.asked) == (9, 0, 2)
+    ledger.close()
+    again = books(tmp_path, 50)
+    assert (again.charged, again.limit, again.asked, len(again.entries)) == (9, 50, 2, 1)
+    assert again.entries[0].key == (0, "q", 1, 100)
+    again.close()
+    assert consistent(tmp_path) == (9, 0)
+    written = b"".join(file.read_bytes() for file in tmp_path.iterdir())
+    assert b"what was answered" not in written
+    kept = books(tmp_path, answers=True)
+    kept.settle(kept.enter((2, "q", 1, 41), 10), 7, FACTS)
+    assert (kept.entries[-1].facts or {})["text"] == "what was answered"
+    kept.close()
+
+
+def test_a_second_opening_does_not_let_others_think_that_nobody_is_there(tmp_path: Path) -> None:
+    ledger = books(tmp_path)
+    second = books(tmp_path, name="b")
+    code = "import sys; from pathlib import Path; from roi_env.answering.database import Database; Database(Path(sys.argv[1])).close()"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "b.db")], check=True)  # the last one removes the log
+    third = books(tmp_path, name="c")
+    for one in (ledger, second, third):
+        one.settle(one.enter((0, "q", 1, 100), 10), 7, FACTS)
+        assert one.charged == 7
+        one.close()
+    for name in "abc":
+        assert consistent(tmp_path, name) == (7, 0)
+
+
+def test_what_a_dead_process_had_in_flight_is_charged_and_a_living_ones_is_not(tmp_path: Path) -> None:
+    living = books(tmp_path)
+    living.enter((0, "q", 1, 100), 10)
+    code = (
+        "import os, sys; from pathlib import Path; from roi_env.answering.database import DatabaseLedger\n"
+        "DatabaseLedger(Path(sys.argv[1]), 'a', 100, {'tiers': []}).enter((1, 'q', 1, 90), 30); os._exit(9)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "b.db")], check=False)
+    assert (living.charged, living.reserved) == (0, 40)
+    living.reap()
+    assert (living.charged, living.reserved) == (30, 10)
+    assert [entry.reserved for entry in living.unknown] == [30]
+    other = books(tmp_path)
+    assert other.reserved == 10
+    other.close()
+    living.close()
+
+
+SPENDER = """
+import random, sys
+from pathlib import Path
+from roi_env.answering.database import DatabaseLedger
+from roi_env.answering.ledger import NoRoom
+ledger = DatabaseLedger(Path(sys.argv[1]), "a", int(sys.argv[2]), {"tiers": []})
+rng, held = random.Random(int(sys.argv[3])), []
+print("ready", flush=True)
+sys.stdin.readline()
+while True:
+    try:
+        held.append(ledger.enter((0, "q", 1, 0), rng.randrange(1, 30)))
+    except NoRoom:
+        if not held:
+            break
+    if held and (len(held) > 4 or rng.random() < 0.5):
+        entry = held.pop(rng.randrange(len(held)))
+        ledger.settle(entry, rng.randrange(entry.reserved + 1) or 1, {"tokens": 1})
+        print(entry.number, entry.charged, flush=True)
+ledger.close()
+"""
+
+
+def spender(path: Path, tokens: int, seed: int) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", SPENDER, str(path / "b.db"), str(tokens), str(seed)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def begin(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+
+
+def test_processes_that_share_a_budget_spend_it_once(tmp_path: Path) -> None:
+    spenders = [spender(tmp_path, 4000, seed) for seed in range(3)]
+    for one in spenders:
+        begin(one)
+    told = [one.communicate()[0].split() for one in spenders]
+    assert all(one.returncode == 0 for one in spenders)
+    charged, reserved = consistent(tmp_path)
+    assert charged == sum(int(number) for lines in told for number in lines[1::2])
+    assert reserved == 0
+    assert 3900 < charged <= 4000
+    assert sum(1 for lines in told if lines) > 1, "several had a share"
+
+
+def test_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
+    rng = random.Random(0)
+    told: dict[int, int] = {}
+    kills = 12
+    for seed in range(kills):
+        process = spender(tmp_path, 10**9, seed)
+        begin(process)
+        time.sleep(rng.random() * 0.1)
+        process.send_signal(signal.SIGKILL)
+        lines = process.communicate()[0].rpartition("\n")[0].split()
+        for number, charge in zip(map(int, lines[::2]), map(int, lines[1::2]), strict=True):
+            assert number not in told
+            told[number] = charge
+    ledger = books(tmp_path, 10**9)
+    found = {entry.number: entry for entry in ledger.entries}
+    assert told
+    for number, charge in told.items():
+        assert found[number].charged == charge, "what was completed is charged as it cost"
+    assert all(entry.charged == entry.reserved for number, entry in found.items() if entry.facts is None)
+    ledger.close()
+    assert consistent(tmp_path)[1] == 0
+
+
+def test_a_journal_of_an_earlier_version_is_read_in_once(tmp_path: Path) -> None:
+    journal = tmp_path / "a.jsonl"
+    old = Ledger(journal, {"budget": 100, "tiers": [["now", 0, 10, None]]})
+    old.settle(asyncio.run(old.reserve((0, "request-0", 1, 100), 10)), 7, FACTS)
+    old.note({"skipped": (1, "request-1", 0, 93), "decision": 1})
+    asyncio.run(old.reserve((2, "request-2", 1, 92), 20))
+    old.close()
+    before = journal.read_bytes()
+    for _ in range(2):
+        ledger = books(tmp_path, journal=journal)
+        assert (ledger.charged, ledger.reserved, ledger.asked) == (28, 0, 3)
+        assert [entry.key[1] for entry in ledger.entries] == ["request-0", "request-2"]
+        ledger.close()
+    assert consistent(tmp_path) == (28, 0)
+    assert journal.read_bytes().startswith(before), "nothing recorded is lost"
+
+
+@pytest.mark.parametrize(
+    ("carry", "charge", "left"), [(False, 30, 100), (True, 30, 170), (False, 120, 80), (True, 120, 80)]
+)
+def test_a_new_period_begins_anew(
+    carry: bool, charge: int, left: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = datetime(2026, 1, 31, 23, 59, tzinfo=UTC)
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return now
+
+    monkeypatch.setattr(database, "datetime", Clock)
+    ledger = books(tmp_path, period="day", carry=carry)
+    waiting = ledger.enter((1, "q", 1, 0), 1)
+    ledger.settle(ledger.enter((0, "q", 1, 100), 40), charge, FACTS)
+    ledger.settle(waiting, 0, FACTS)
+    assert ledger.limit - ledger.charged == 100 - charge
+    now = datetime(2026, 2, 1, 0, 0, tzinfo=UTC)
+    assert ledger.limit - ledger.charged == left
+    assert consistent(tmp_path) == (charge, 0), "what was charged ever stays"
+    ledger.close()
+
+
+def test_budgets_change_while_others_use_them(tmp_path: Path) -> None:
+    ledger = books(tmp_path)
+    with closing(Database(tmp_path / "b.db")) as other:
+        other.change("a", 50, add=True)
+        assert ledger.limit == 150
+        other.change("a", 10, add=False)
+        assert ledger.limit == 60
+        with pytest.raises(JournalError, match="no budget 'b'; there are a"):
+            other.change("b", 1, add=True)
+        with pytest.raises(JournalError, match="cannot have"):
+            other.change("a", -61, add=True)
+        assert other.states()[0]["added"] == 50
+    ledger.close()
+
+
+@pytest.mark.parametrize("content", [b"not a database" * 100, b'{"budget": 5}\n'])
+def test_other_files_are_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "b.db").write_bytes(content)
+    with pytest.raises(JournalError, match=r"b\.db"):
+        books(tmp_path)
+    assert (tmp_path / "b.db").read_bytes() == content
+
+
+def test_a_newer_version_is_refused(tmp_path: Path) -> None:
+    books(tmp_path).close()
+    with closing(sqlite3.connect(tmp_path / "b.db")) as base:
+        base.execute("PRAGMA user_version = 99")
+    with pytest.raises(JournalError, match="newer version"):
+        books(tmp_path)
