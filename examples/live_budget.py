@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 
-from agents.live.controller import BudgetController
+from agents.live.answer import BudgetController
 
 from roi_env.answering.base import Question, ThinkingTier
 from roi_env.answering.grading import number

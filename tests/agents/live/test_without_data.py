@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from agents.base import DecisionView, Feedback, Problem, exams_view, make_agent, public_problem
-from agents.live.controller import BudgetController
+from agents.live.answer import BudgetController
 from agents.playing import rollout
 from roi_env.answering.base import Ask, Question, Reply, ThinkingTier
 from roi_env.envs.live import gave_nothing, live_source
