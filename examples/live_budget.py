@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 
 from agents.live.answer import BudgetController
-
 from roi_env.answering.base import Question, ThinkingTier
 from roi_env.answering.grading import number
 from roi_env.answering.http import HTTPSolver

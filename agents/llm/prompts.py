@@ -18,8 +18,10 @@ END = "<|end|>"
 """Ends every turn."""
 NUM_LEVELS = 4
 """Level-0, 1, 2 announce tiers, Level-3 the refusal."""
-LEVEL_TAGS = tuple(f"<predicted_level>Level-{level}</predicted_level>" for level in range(NUM_LEVELS))
-"""One token each in the small model's vocabulary."""
+LEVEL_OPENING = "<predicted_level>Level-"
+"""What every tag begins with; its digit follows."""
+LEVEL_TAGS = tuple(f"{LEVEL_OPENING}{level}</predicted_level>" for level in range(NUM_LEVELS))
+"""One token each in the vocabulary of a model that was taught them; text to others, which are read at the digit."""
 REFUSED = NUM_LEVELS - 1
 """The level that refuses."""
 REFUSAL = r"\boxed{NA}"
@@ -35,6 +37,21 @@ def state_line(remaining: int, tasks_left: int) -> str:
     The question comes first: its keys and values are computed once and serve every state in which it is asked.
     """
     return f"\nTokens left: {remaining}. Tasks left: {tasks_left}."
+
+
+def levels_explained(levels: int) -> str:
+    """What a model that was not taught the tags is told of them, between the question and the state line.
+
+    :param levels: the last of them refuses.
+    """
+    solving = [f"{LEVEL_OPENING}{level}</predicted_level>" for level in range(levels - 1)]
+    ladder = (
+        f"{solving[0]} for little" if len(solving) == 1 else f"{solving[0]} for little up to {solving[-1]} for much"
+    )
+    return (
+        "\n\nDo not answer yet. All problems share one budget of tokens. First announce how much reasoning this problem needs: "
+        f"{ladder}, or {LEVEL_OPENING}{levels - 1}</predicted_level> to skip it, because it is too hard or not worth its tokens."
+    )
 
 
 AMPLE = (384, 1)

@@ -84,7 +84,9 @@ class LMLearner(RLlibAgent):
 
         :raises ValueError: where the exams show no texts.
         """
-        return ExamPrompts(PromptEncoder(load_tokenizer(self.settings.model), self.settings.bits), exams, self.name)
+        levels = len(exams.problem.tier_names) + 1
+        encoder = PromptEncoder(load_tokenizer(self.settings.model), self.settings.bits, levels)
+        return ExamPrompts(encoder, exams, self.name)
 
     def act(self, view: DecisionView, state: State) -> tuple[Probs, State]:
         """Ask the model."""

@@ -45,7 +45,7 @@ class PromptObserver(Observer):
 
     def __init__(self, model: str, spec: ExamSpec, bits: int) -> None:
         tokenizer = load_tokenizer(model)
-        self._encoder = PromptEncoder(tokenizer, bits)
+        self._encoder = PromptEncoder(tokenizer, bits, spec.num_tiers + 1)
         texts = source_texts(spec)
         self.anchors = self._encoder.states(*np.array(AMPLE_STATES).T)
         self.widths = (

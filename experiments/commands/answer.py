@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,15 +11,17 @@ import typer
 from rich.table import Table
 
 from experiments.commands import endpoints
+from experiments.commands.record import OPEN_ANSWER_TOKENS, OPEN_TIERS
 from experiments.config import ConfigError
 from experiments.options import Imports, own_agents
 from experiments.terminal import console, progress_bar
 
 if TYPE_CHECKING:
     from agents.live.answer import BudgetController, Result
-    from roi_env.answering.base import LiveSolver
+    from roi_env.answering.base import LiveSolver, ThinkingTier
 
 TIERS = ("direct=0+512", "low=1024+512@low", "high=8192+512@high")
+ANSWER_TOKENS = 512
 
 
 def answer(
@@ -40,7 +43,13 @@ def answer(
     ] = "online-lp",
     imports: Imports = None,
     tier: endpoints.Tiers = None,
-    answer_tokens: Annotated[int, typer.Option(help="Answer tokens of tiers that name none", min=1)] = 512,
+    answer_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="Answer tokens of tiers that name none; default: 512, of a local model in the dialect instruct 32",
+            min=1,
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for answers.jsonl, audit.json and the ledger")] = Path(
         "runs/answers"
     ),
@@ -60,7 +69,10 @@ def answer(
     seed: Annotated[int, typer.Option(help="Of draws from the agent's probabilities", min=0)] = 0,
     temperature: Annotated[float | None, typer.Option(help="Of sampling; default: the endpoint's own", min=0)] = None,
     key_env: endpoints.KeyEnv = None,
-    prompt: endpoints.Prompt = "{question}",
+    dialect: endpoints.DialectName = "auto",
+    force: endpoints.Force = None,
+    dtype: endpoints.Dtype = "auto",
+    prompt: endpoints.Prompt = None,
     system: endpoints.System = None,
     body: endpoints.Body = None,
     tokenizer: endpoints.Tokenizer = None,
@@ -80,7 +92,16 @@ def answer(
     from roi_env.exams.config import parse_budget
 
     asked = endpoints.load_questions(questions, column, limit, answers=grader is not None, distinct=False)
-    tiers = endpoints.parse_tiers(tier or TIERS, answer_tokens)
+    if endpoint is not None:
+        endpoints.refuse_local(dialect, force, dtype)
+    endpoints.parse_tiers(tier or TIERS, 1)  # what is written wrongly is said before anything is read
+    spoken = endpoints.local_dialect(model, dialect) if endpoint is None and model is not None else None
+    whole = spoken is not None and spoken.whole_caps
+    tiers = endpoints.parse_tiers(
+        tier or (OPEN_TIERS if whole else TIERS),
+        answer_tokens or (OPEN_ANSWER_TOKENS if whole else ANSWER_TOKENS),
+        spoken,
+    )
     try:
         amount = parse_budget(budget)
     except ValueError as error:
@@ -119,10 +140,12 @@ def answer(
             endpoint,
             model,
             backend,
+            tiers,
             tokenizer=tokenizer,
             body=body,
             key_env=key_env,
-            prompt=prompt,
+            local={"dialect": dialect, "force": force, "dtype": dtype, "prompt": prompt, "system": system},
+            prompt=prompt or "{question}",
             system=system,
             temperature=temperature,
             deadline=deadline,
@@ -177,8 +200,16 @@ class _Absent:
         return None
 
 
-def _solver(endpoint: str | None, model: str | None, backend: str, **options: Any) -> LiveSolver:
-    """The endpoint, or the model in this process."""
+def _solver(
+    endpoint: str | None,
+    model: str | None,
+    backend: str,
+    tiers: Sequence[ThinkingTier],
+    *,
+    local: dict[str, Any],
+    **options: Any,
+) -> LiveSolver:
+    """The endpoint, or the model in this process, which has ``local`` options of its own."""
     if endpoint is None:
         if model is None:
             raise ConfigError("give --endpoint URL, or --model DIRECTORY for a model in this process")
@@ -186,7 +217,10 @@ def _solver(endpoint: str | None, model: str | None, backend: str, **options: An
 
         temperature = options["temperature"]
         try:
-            return LocalLive(TransformersSolver(model, temperature=0.7 if temperature is None else temperature))
+            sampled = 0.7 if temperature is None else temperature
+            solver = TransformersSolver(model, temperature=sampled, **local)
+            solver.check(tiers)
+            return LocalLive(solver)
         except (OSError, ValueError) as error:
             raise ConfigError(f"model {model!r}: {error}") from error
     if model is None:

@@ -17,6 +17,7 @@ from experiments.terminal import console
 
 if TYPE_CHECKING:
     from roi_env.answering.base import Question, ThinkingTier
+    from roi_env.answering.dialect import Dialect
     from roi_env.answering.http import HTTPSolver
 
 Endpoint = Annotated[str | None, typer.Option(help="Base address of an endpoint, e.g. http://127.0.0.1:8000/v1")]
@@ -35,7 +36,30 @@ Tiers = Annotated[
     list[str] | None,
     typer.Option(
         help="NAME=THINKING[+ANSWER][@EFFORT] tokens, cheapest first; repeatable; thinking 0: answer at once. "
-        "E.g. high=4096+512@high"
+        "E.g. high=4096+512@high. In the dialect instruct NAME=CAP[+ANSWER]: a cap of all, of which ANSWER tokens are kept "
+        "for the forced text and the answer, e.g. 256=256+32"
+    ),
+]
+DialectName = Annotated[
+    str,
+    typer.Option(
+        "--dialect",
+        help="How the model speaks: thinking (in a block that is closed to cut it), instruct (in the open; a text that asks "
+        "for the answer cuts it) or auto (by its tokenizer and chat template)",
+    ),
+]
+Force = Annotated[
+    str | None,
+    typer.Option(
+        help="Text that cuts reasoning and forces an answer; default: the dialect's, in instruct two line breaks and "
+        "'Final answer: \\boxed{'"
+    ),
+]
+Dtype = Annotated[
+    str,
+    typer.Option(
+        help="Of a local model: float32, bfloat16 or auto (bfloat16 on a GPU and, in the dialect instruct, on CPUs that "
+        "multiply it faster)"
     ),
 ]
 Questions = Annotated[
@@ -57,7 +81,10 @@ Patience = Annotated[
     typer.Option(help="Seconds that a question may wait for an endpoint that refuses it for now (429, 503)", min=0),
 ]
 Retries = Annotated[int, typer.Option(help="Free repetitions of a request that generated nothing (429, 5xx)", min=0)]
-Prompt = Annotated[str, typer.Option(help="What is asked; {question} stands for the text")]
+Prompt = Annotated[
+    str | None,
+    typer.Option(help="What is asked; {question} stands for the text; default: the dialect's, else that alone"),
+]
 System = Annotated[str | None, typer.Option(help="System message")]
 Body = Annotated[str | None, typer.Option(help="Further request fields as JSON, e.g. '{\"top_p\": 0.9}'")]
 Tokenizer = Annotated[
@@ -70,15 +97,16 @@ def report(text: str) -> None:
     console.print(f"[yellow]{escape(text)}[/]", highlight=False, soft_wrap=True)
 
 
-def parse_tiers(texts: Sequence[str], answer: int) -> list[ThinkingTier]:
+def parse_tiers(texts: Sequence[str], answer: int, dialect: Dialect | None = None) -> list[ThinkingTier]:
     """Tiers as the options write them.
 
     :param answer: answer tokens of a tier that names none.
+    :param dialect: says what their numbers are caps of; default: of the thought.
     :raises ConfigError: for a text that cannot be read, repeated names or caps that do not grow.
     """
-    from roi_env.answering.base import ThinkingTier
+    from roi_env.answering.dialect import THINKING
 
-    tiers = []
+    tiers, numbers = [], []
     for text in texts:
         match = re.fullmatch(r"([\w.-]+)=([0-9]{1,18})(?:\+([0-9]{1,18}))?(?:@([\w-]+))?", text)
         if match is None:
@@ -86,20 +114,48 @@ def parse_tiers(texts: Sequence[str], answer: int) -> list[ThinkingTier]:
                 f"--tier {text!r} must read NAME=TOKENS, e.g. short=48, short=48+24 or high=4096+512@high"
             )
         try:
-            tiers.append(ThinkingTier(match[1], int(match[2]), int(match[3] or answer), match[4]))
+            numbers.append(int(match[2]))
+            tiers.append((dialect or THINKING).tier(match[1], numbers[-1], int(match[3] or answer), match[4]))
         except ValueError as error:
             raise ConfigError(f"--tier {text!r}: {error}") from None
         if tiers[-1].most_tokens >= 2**30:
             raise ConfigError(f"--tier {text!r} must stay below 2**30 tokens")
     # Tiers of equal thoughts differ in what may follow: answers without a thought, cut at several lengths.
-    caps = [(entry.thinking, entry.answer) for entry in tiers]
+    caps = [(number, entry.answer) for number, entry in zip(numbers, tiers, strict=True)]
     if caps != sorted(set(caps)) or len({entry.name for entry in tiers}) < len(tiers):
-        named = ", ".join(f"{entry.name}={entry.thinking}+{entry.answer}" for entry in tiers)
+        named = ", ".join(f"{entry.name}={number}+{entry.answer}" for number, entry in zip(numbers, tiers, strict=True))
         raise ConfigError(
-            "--tier: tiers must have different names and growing caps of their thought, or of their answer where their "
-            f"thoughts are equal, got {named}"
+            "--tier: tiers must have different names and growing caps, or growing answers where their caps are "
+            f"equal, got {named}"
         )
     return tiers
+
+
+def refuse_local(dialect: str, force: str | None, dtype: str) -> None:
+    """Refuse options of models in this process where an endpoint answers.
+
+    :raises ConfigError: naming the option.
+    """
+    for option, given in (("dialect", dialect != "auto"), ("force", force is not None), ("dtype", dtype != "auto")):
+        if given:
+            raise ConfigError(
+                f"--{option} belongs to a model in this process: an endpoint cuts reasoning itself, as its --backend says"
+            )
+
+
+def local_dialect(model: str, name: str) -> Dialect:
+    """How the model in this process speaks; only its tokenizer is read.
+
+    :raises ConfigError: where there is none, or no such dialect.
+    """
+    from transformers import AutoTokenizer
+
+    from roi_env.answering.dialect import named_dialect
+
+    try:
+        return named_dialect(name, AutoTokenizer.from_pretrained(model))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model {model!r}: {error}") from error
 
 
 def parse_columns(texts: Sequence[str] | None) -> dict[str, str]:

@@ -25,9 +25,15 @@ DECISION_COST = 1
 """Tokens of a level tag."""
 ANSWER_TOKENS = 24
 TASKS = "tasks"
+PAIRS = 2
+"""Times the rows of a batch: (question, sample) pairs between two writes of a journal."""
 SEEDS_KILL = "0.32"
 """Version of vLLM that was seen to die of seeded requests (built for the CPU)."""
 _TIERS = ("answer=0", "short=48", "long=160")
+OPEN_TIERS = ("256=256", "512=512", "1024=1024")
+"""The paper's levels, of models that reason in the open."""
+OPEN_ANSWER_TOKENS = 32
+"""Of them for the forced text (about 8) and the answer."""
 Grader = Annotated[
     str | None,
     typer.Option(
@@ -60,7 +66,13 @@ def record(
     ] = 60,
     samples: Annotated[int, typer.Option(help="Samples of every question", min=1)] = 8,
     tier: endpoints.Tiers = None,
-    answer_tokens: Annotated[int, typer.Option(help="Answer tokens of tiers that name none", min=1)] = ANSWER_TOKENS,
+    answer_tokens: Annotated[
+        int | None,
+        typer.Option(help="Answer tokens of tiers that name none; default: 24, in the dialect instruct 32", min=1),
+    ] = None,
+    dialect: endpoints.DialectName = "auto",
+    force: endpoints.Force = None,
+    dtype: endpoints.Dtype = "auto",
     family: Annotated[list[str] | None, typer.Option(help="Only these kinds of tasks; repeatable")] = None,
     split: Annotated[
         str, typer.Option(help="Without --questions: only questions of this split: train, validation, test; or all")
@@ -75,11 +87,14 @@ def record(
     decision_cost: Annotated[
         int | None, typer.Option(help="Tokens of every action; default: 1 for the small model's tasks, else 0", min=0)
     ] = None,
-    batch: Annotated[int, typer.Option(help="Rows generated together (local model)", min=1)] = 256,
+    batch: Annotated[
+        int | None,
+        typer.Option(help="Rows generated together (local model); default: 256, in the dialect instruct 64", min=1),
+    ] = None,
     threads: Annotated[int, typer.Option(help="Threads of PyTorch (local model)", min=1)] = 2,
     device: Annotated[str, typer.Option(help="Of PyTorch (local model)")] = "cpu",
     key_env: endpoints.KeyEnv = None,
-    prompt: endpoints.Prompt = "{question}",
+    prompt: endpoints.Prompt = None,
     system: endpoints.System = None,
     body: endpoints.Body = None,
     tokenizer: endpoints.Tokenizer = None,
@@ -108,7 +123,7 @@ def record(
     """
     if out.suffix != ".parquet":
         raise ConfigError(f"--out {out}: outcome tables are written as .parquet")
-    tiers = endpoints.parse_tiers(tier or _TIERS, answer_tokens)
+    endpoints.parse_tiers(tier or _TIERS, 1)  # what is written wrongly is said before anything is read
     file = journal or out.with_suffix(".journal.jsonl")
     if resume and not file.exists():
         raise ConfigError(f"--resume: there is no journal {file}")
@@ -131,6 +146,15 @@ def record(
         tasks, wanted = [], endpoints.load_questions(questions, column, limit)
         judge = endpoints.grader_of(questions, grader)
     cost = (DECISION_COST if questions is None else 0) if decision_cost is None else decision_cost
+    spoken = endpoints.local_dialect(model, dialect) if endpoint is None else None
+    whole = spoken is not None and spoken.whole_caps
+    if whole:  # the small model's own form is not theirs
+        wanted, tasks = [gradable_question(task) for task in tasks] or wanted, []
+    tiers = endpoints.parse_tiers(
+        tier or (OPEN_TIERS if whole else _TIERS),
+        answer_tokens or (OPEN_ANSWER_TOKENS if whole else ANSWER_TOKENS),
+        spoken,
+    )
     console.print(f"{len(wanted):,} questions x {samples} samples x {len(tiers)} tiers", highlight=False)
     if dry_run:
         most = len(wanted) * samples * sum(entry.most_tokens for entry in tiers)
@@ -138,6 +162,8 @@ def record(
         return
     if no_seeds and endpoint is None:
         raise ConfigError("--no-seeds belongs to --endpoint: a model in this process draws its own random numbers")
+    if endpoint is not None:
+        endpoints.refuse_local(dialect, force, dtype)
     out.parent.mkdir(parents=True, exist_ok=True)
     if endpoint is None:
         checks = {task.question_id: task for task in tasks} if grader is None else {}
@@ -153,7 +179,10 @@ def record(
             file,
             out,
             cost,
-            {"temperature": temperature, "seed": seed, "batch": batch, "device": device},
+            {
+                **{"temperature": temperature, "seed": seed, "batch": batch, "device": device, "dialect": dialect},
+                **{"prompt": prompt, "system": system, "force": force, "dtype": dtype},
+            },
             threads,
         )
         return
@@ -165,7 +194,7 @@ def record(
         body=body,
         name=name,
         key_env=key_env,
-        prompt=prompt,
+        prompt=prompt or "{question}",
         system=system,
         temperature=temperature,
         seed=seed,
@@ -437,6 +466,7 @@ def _record_here(
     torch.set_num_threads(threads)
     try:
         solver = TransformersSolver(model, name=name, **options)
+        solver.check(tiers)
     except (OSError, ValueError) as error:
         raise ConfigError(f"model {model!r}: {error}") from error
     pool = None
@@ -461,7 +491,7 @@ def _record_here(
                     solver,
                     check,
                     kept,
-                    batch=2 * solver.batch,
+                    batch=PAIRS * solver.batch,
                     watch=lambda done, _: bar.update(shown, completed=done),
                 )
             table = outcome_table(

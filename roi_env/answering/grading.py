@@ -371,7 +371,9 @@ class GradingPool:
                 if worker.item is not None and late:
                     grades[worker.item] = Grade(False, f"no grade within {self.seconds:g} s")
                     self._replace(place)
-                elif not worker.ready and late:
+                elif (
+                    not worker.ready and late and not worker.pipe.poll()
+                ):  # it may have started long before it is asked
                     raise GradingError(f"grader {self.grader!r} did not start")
                 elif worker.ready and worker.item is None and waiting:
                     worker.item, worker.since = waiting.popleft(), time.monotonic()

@@ -1,7 +1,7 @@
 """A Hugging Face causal LM in this process: batched generation with a KV cache and budget forcing.
 
-One thought serves all tiers of a (question, sample): it is generated once at the largest cap; tiers whose cap it exceeds
-get it cut there, the think block closed and an answer forced. Random numbers depend on (seed, question, sample, tier) and the position alone, so what is
+One reasoning serves all tiers of a (question, sample): it is generated once at the largest cap; tiers whose cap it exceeds
+get it cut there and an answer forced, as the model's :class:`~roi_env.answering.dialect.Dialect` says. Random numbers depend on (seed, question, sample, tier) and the position alone, so what is
 generated does not depend on batches or on an interruption (up to floating point).
 """
 
@@ -10,7 +10,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import time
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache as cached
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +23,9 @@ import torch.nn.functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.cache_utils import Cache
 
-from roi_env.answering.base import Ask, Finish, Generation, Reply, Request, ThinkingTier
+from roi_env.answering.base import Ask, Finish, Generation, Question, Reply, Request, ThinkingTier
+from roi_env.answering.branching import Branch, Text, generate
+from roi_env.answering.dialect import Dialect, named_dialect, single_token
 from roi_env.answering.kv_cache import growing_cache, keep
 
 _COMPACT = 0.8
@@ -52,16 +57,47 @@ def _joined(parts: Sequence[Cache]) -> Cache:
     return whole
 
 
+_BATCH = {"thinking": 256, "instruct": 64}
+"""Rows generated together: thoughts of the small model are short, and its weights are."""
+_DRAWN_TOGETHER = 2**23
+"""Numbers of logits that tokens are drawn from at a time."""
+_BLOCK = 1024
+"""Numbers that are summed before they are added up: only one block of a row is looked at number by number."""
+
+
+@cached
+def cpu_dtype() -> torch.dtype:
+    """bfloat16 where this CPU multiplies it clearly faster than float32; measured once a process, in some milliseconds."""
+    spent = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        layer = torch.nn.Linear(1024, 4096, bias=False, dtype=dtype)
+        rows = torch.ones(32, 1024, dtype=dtype)
+        times = []
+        with torch.inference_mode():
+            for _ in range(6):
+                begun = time.perf_counter()
+                layer(rows)
+                times.append(time.perf_counter() - begun)
+        spent[dtype] = min(times)
+    return torch.bfloat16 if spent[torch.bfloat16] < 0.8 * spent[torch.float32] else torch.float32
+
+
 class TransformersSolver:
-    """Answers by a model directory or hub id whose chat template thinks in a think block.
+    """Answers by a model directory or hub id.
 
     :param model: directory or id.
     :param name: of the model in tables; default: the last part of ``model``.
     :param temperature: of sampling; 0: the most likely token.
-    :param batch: rows generated together.
+    :param batch: rows generated together; default: by the dialect.
     :param seed: of the samples.
     :param device: of PyTorch.
-    :raises ValueError: where the tokenizer has no single token for the ends of thinking.
+    :param dialect: how the model speaks, or its name; ``auto``: by its tokenizer and chat template.
+    :param prompt: what a question is asked with, ``{question}`` stands for its text; default: the dialect's.
+    :param system: system message; default: the chat template's own.
+    :param force: the text that an answer is forced by; default: the dialect's.
+    :param dtype: ``float32`` or ``bfloat16``; ``auto``: bfloat16 on a GPU, and on a CPU that multiplies it faster; models
+        that think in a block stay at float32 on CPUs, where their recordings can be made again bit by bit.
+    :raises ValueError: where the tokenizer has no single token for the ends of thinking, or a name is unknown.
     """
 
     paired = True
@@ -72,28 +108,66 @@ class TransformersSolver:
         *,
         name: str | None = None,
         temperature: float = 0.7,
-        batch: int = 256,
+        batch: int | None = None,
         seed: int = 0,
         device: str = "cpu",
-        think: tuple[str, str] = ("<think>", "</think>"),
+        dialect: str | Dialect = "auto",
+        prompt: str | None = None,
+        system: str | None = None,
+        force: str | None = None,
+        dtype: str = "auto",
     ) -> None:
-        if temperature < 0 or batch < 1:
+        if temperature < 0 or (batch is not None and batch < 1):
             raise ValueError(f"temperature must be >= 0 and batch >= 1, got {temperature} and {batch}")
+        if dtype not in ("auto", "float32", "bfloat16"):
+            raise ValueError(f"dtype must be auto, float32 or bfloat16, got {dtype!r}")
         self.name = name or os.path.basename(os.path.normpath(model))
-        self.temperature, self.batch, self.seed, self.device = temperature, batch, seed, torch.device(device)
+        self.temperature, self.seed, self.device = temperature, seed, torch.device(device)
+        self.system = system
         self.tokenizer: Any = AutoTokenizer.from_pretrained(model)
-        # CPUs are slower in half precision at batch sizes like these.
-        dtype = torch.float32 if self.device.type == "cpu" else torch.bfloat16
-        self.model = AutoModelForCausalLM.from_pretrained(model, dtype=dtype).to(self.device).eval()
-        self._think = think[0]
-        self._end_think = self._single_token(think[1])
-        self._stop = int(self.tokenizer.eos_token_id)
+        spoken = named_dialect(dialect, self.tokenizer) if isinstance(dialect, str) else dialect
+        self.dialect = replace(spoken, prompt=prompt or spoken.prompt, force=force or spoken.force)
+        self.batch = batch or _BATCH[self.dialect.name if self.dialect.name in _BATCH else "instruct"]
+        if dtype != "auto":
+            chosen = getattr(torch, dtype)
+        elif self.device.type != "cpu":
+            chosen = torch.bfloat16
+        else:
+            chosen = torch.float32 if self.dialect.closing else cpu_dtype()
+        self.model = AutoModelForCausalLM.from_pretrained(model, dtype=chosen).to(self.device).eval()
+        self._force: list[int] = self.tokenizer(self.dialect.force, add_special_tokens=False).input_ids
+        self._end_think = self._single_token(self.dialect.closing) if self.dialect.closing else None
+        self._stops = self._ends()
+
+    def _ends(self) -> list[int]:
+        """Tokens that end the model's turn."""
+        configured = getattr(self.model.generation_config, "eos_token_id", None)
+        ends = configured if isinstance(configured, list) else [configured]
+        found = dict.fromkeys(int(end) for end in (self.tokenizer.eos_token_id, *ends) if end is not None)
+        if not found:
+            raise ValueError(f"model {self.name!r}: its tokenizer and generation_config.json name no end of a text")
+        return list(found)
 
     def _single_token(self, text: str) -> int:
-        ids = self.tokenizer(text, add_special_tokens=False).input_ids
-        if len(ids) != 1:
-            raise ValueError(f"model {self.name!r} has no single token {text!r}: its thinking cannot be cut by force")
-        return int(ids[0])
+        token = single_token(self.tokenizer, text)
+        if token is None:
+            raise ValueError(
+                f"model {self.name!r} has no single token {text!r}: its thinking cannot be cut by force. Models that reason "
+                "in the open speak the dialect `instruct`"
+            )
+        return token
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What generations depend on beside the weights, temperature, seed and tiers; empty for what always was so."""
+        said = {} if self.system is None else {"system": self.system}
+        if self.dialect.closing:
+            plain = named_dialect(self.dialect.name, self.tokenizer)
+            said |= {} if self.dialect.prompt == plain.prompt else {"prompt": self.dialect.prompt}
+            said |= {} if self.dialect.force == plain.force else {"force": self.dialect.force}
+            return said | ({} if self.model.dtype == torch.float32 else {"dtype": str(self.model.dtype)[6:]})
+        spoken = {"dialect": self.dialect.name, "prompt": self.dialect.prompt, "force": self.dialect.force}
+        return {**said, **spoken, "dtype": str(self.model.dtype)[6:]}
 
     @property
     def fingerprint(self) -> str:
@@ -105,17 +179,82 @@ class TransformersSolver:
         return digest.hexdigest()[:16]
 
     def prompt(self, question: str) -> list[int]:
-        """Token ids of the chat prompt, its think block open."""
-        text = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": question}], tokenize=False, add_generation_prompt=True, enable_thinking=True
-        )
-        if not text.rstrip().endswith(self._think):
-            text += self._think
+        """Token ids of the chat prompt, its reasoning begun where the dialect says how; without a chat template the bare text.
+
+        :raises ValueError: where the chat template takes no system message and one is set.
+        """
+        asked = self.dialect.asked(question)
+        if not self.tokenizer.chat_template:
+            text = asked if self.system is None else f"{self.system}\n\n{asked}"
+            bare: list[int] = self.tokenizer(f"{text}\n").input_ids
+            return bare
+        messages = [{"role": "user", "content": asked}]
+        if self.system is not None:
+            messages = [{"role": "system", "content": self.system}, *messages]
+        try:
+            text = self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True, **self.dialect.variables
+            )
+        except Exception as error:
+            raise ValueError(f"model {self.name!r}: its chat template refuses the prompt: {error}") from error
+        if self.dialect.opening and not text.rstrip().endswith(self.dialect.opening):
+            text += self.dialect.opening
         ids: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
         return ids
 
+    def check(self, tiers: Sequence[ThinkingTier]) -> None:
+        """Refuse tiers that leave no token to answer.
+
+        :raises ValueError: naming the first of them.
+        """
+        for tier in tiers:
+            if self._end_think is None and tier.answer <= len(self._force):
+                raise ValueError(
+                    f"tier {tier.name!r} keeps {tier.answer} tokens for the forced text and the answer; the text "
+                    f"{self.dialect.force!r} has {len(self._force)}, so at least {len(self._force) + 1} are needed"
+                )
+
     def generate(self, requests: Sequence[Request]) -> list[Generation]:
         """One generation for each request, in their order."""
+        return self._branched(requests) if self._end_think is None else self._closed(requests)
+
+    def _branched(self, requests: Sequence[Request]) -> list[Generation]:
+        """Reasoning in the open: all tiers of a sample in one batch."""
+        numbers: dict[tuple[str, str, int], int] = {}
+        tiers: list[dict[ThinkingTier, int]] = []  # of each text: its branches
+        asked: list[Question] = []
+        for question, tier, sample in requests:
+            number = numbers.setdefault((question.dataset, question.question_id, sample), len(numbers))
+            if number == len(tiers):
+                tiers.append({})
+                asked.append(question)
+            tiers[number].setdefault(tier, len(tiers[number]))
+        self.check(list(dict.fromkeys(request.tier for request in requests)))
+        prompts = {question: tuple(self.prompt(question.text)) for question in dict.fromkeys(asked)}
+        texts = []
+        for key, number in numbers.items():
+            branches = tuple(
+                Branch(self.dialect.reasoning(tier), tier.answer - len(self._force), self._noise(key, tier.name, tier))
+                for tier in tiers[number]
+            )
+            longest = max(tiers[number], key=lambda tier: tier.most_tokens)
+            texts.append(Text(prompts[asked[number]], branches, self._noise(key, "", longest)))
+        made = generate(self.model, texts, self._force, self._stops, self._choose, self.batch)
+        done = []
+        for question, tier, sample in requests:
+            number = numbers[question.dataset, question.question_id, sample]
+            ids, answer = made[number].ids, made[number].answers[tiers[number][tier]]
+            if answer is None:
+                done.append(Generation(self._text(ids), len(ids), False))
+                continue
+            cut = ids[: self.dialect.reasoning(tier)]
+            # What is forced costs as if the model had written it: a cap is a cap of all that stands in the model's turn.
+            text = self._text([*cut, *self._force, *answer])
+            done.append(Generation(text, len(cut) + len(self._force) + len(answer), bool(cut)))
+        return done
+
+    def _closed(self, requests: Sequence[Request]) -> list[Generation]:
+        """Reasoning in a block: first the thoughts, then the answers where one must be closed by force."""
         rows: dict[tuple[str, str, int], list[Request]] = {}
         for request in requests:
             rows.setdefault((request.question.dataset, request.question.question_id, request.sample), []).append(
@@ -150,7 +289,7 @@ class TransformersSolver:
                 cut = self._cut(thoughts.get(key, []), request.tier)
                 if cut is not None:
                     noise = self._noise(key, request.tier.name, request.tier)
-                    prefix = [*prompts[key[:2]], *cut, self._end_think]
+                    prefix = [*prompts[key[:2]], *cut, *self._force]
                     forced[key, request.tier] = _Job(prefix, 0, request.tier.answer, noise)
         answers = dict(zip(forced, self._run(list(forced.values())), strict=True))
 
@@ -166,17 +305,18 @@ class TransformersSolver:
                 done.append(Generation(self._text(ids), len(ids), False))
             else:
                 # The forced end of a think block that was begun is paid for; a block that never opened is the prompt's.
-                text = self._text([*cut, self._end_think, *answers[key, tier]])
-                done.append(Generation(text, len(cut) + bool(cut) + len(answers[key, tier]), tier.thinking > 0))
+                text = self._text([*cut, *self._force, *answers[key, tier]])
+                paid = len(cut) + bool(cut) * len(self._force) + len(answers[key, tier])
+                done.append(Generation(text, paid, tier.thinking > 0))
         return done
 
     def _cut(self, generated: list[int], tier: ThinkingTier) -> list[int] | None:
         """The thought that must be cut at the tier's cap; None where it ended by itself within it."""
         head = generated[: tier.thinking]
-        return None if self._end_think in head or self._stop in head else head
+        return None if self._end_think in head or not set(self._stops).isdisjoint(head) else head
 
     def _text(self, ids: list[int]) -> str:
-        text: str = self.tokenizer.decode(ids[:-1] if ids and ids[-1] == self._stop else ids)
+        text: str = self.tokenizer.decode(ids[:-1] if ids and ids[-1] in self._stops else ids)
         return text
 
     def _noise(self, key: tuple[str, str, int], stream: str, tier: ThinkingTier) -> npt.NDArray[np.float64]:
@@ -202,7 +342,7 @@ class TransformersSolver:
         answer = torch.tensor([job.answer for job in jobs])
         limit = torch.tensor([job.thinking or job.answer for job in jobs])
         rows = torch.arange(len(jobs))  # of the jobs still in the batch
-        out = torch.full((len(jobs), longest), self._stop)
+        out = torch.full((len(jobs), longest), self._stops[0])
         length = torch.zeros(len(jobs), dtype=torch.long)
         prompts = [self._read(jobs[start : start + _PROMPTS]) for start in range(0, len(jobs), _PROMPTS)]
         cache = _joined([part for part, _, _ in prompts])
@@ -217,7 +357,7 @@ class TransformersSolver:
             ended = alive & thinking[rows] & (token == self._end_think)
             thinking[rows[ended]] = False
             limit[rows[ended]] = step + 1 + answer[rows[ended]]
-            limit[rows[alive & (token == self._stop)]] = 0
+            limit[rows[alive & torch.isin(token, torch.tensor(self._stops))]] = 0
             alive = step + 1 < limit[rows]
             if not alive.any():
                 break
@@ -257,9 +397,24 @@ class TransformersSolver:
         """(rows,) tokens, by inversion of the cumulative distribution."""
         if self.temperature == 0:
             return logits.argmax(-1).cpu()
-        total = (logits.double() / self.temperature).softmax(-1).cumsum(-1)
-        token = (total <= noise[:, None].to(self.device) * total[:, -1:]).sum(-1)
-        return token.clamp(max=logits.shape[-1] - 1).cpu()
+        together = max(1, _DRAWN_TOGETHER // logits.shape[-1])
+        return torch.cat(
+            [self._draw(*rows) for rows in zip(logits.split(together), noise.split(together), strict=True)]
+        )
+
+    def _draw(self, logits: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        # Double precision where the logits have single precision; bfloat16 has no more than 8 bits itself.
+        exact = torch.float64 if logits.dtype == torch.float32 else torch.float32
+        weight = logits.to(exact)
+        weight = weight.sub_(weight.amax(-1, keepdim=True)).div_(self.temperature).exp_()
+        blocks = F.pad(weight, (0, -weight.shape[-1] % _BLOCK)).unflatten(-1, (-1, _BLOCK))
+        upto = blocks.sum(-1, dtype=torch.float64).cumsum(-1)  # (rows, blocks)
+        goal = noise[:, None].to(upto) * upto[:, -1:]
+        block = (upto <= goal).sum(-1).clamp(max=upto.shape[-1] - 1)
+        row = torch.arange(len(block), device=block.device)
+        goal -= torch.where(block > 0, upto[row, (block - 1).clamp(min=0)], 0)[:, None]
+        inside = (blocks[row, block].double().cumsum(-1) <= goal).sum(-1).clamp(max=_BLOCK - 1)
+        return (block * _BLOCK + inside).clamp(max=logits.shape[-1] - 1).cpu()
 
 
 class LocalLive:
@@ -295,16 +450,23 @@ class LocalLive:
         while self._waiting:
             batch, self._waiting = self._waiting, []
             requests = [Request(ask.question, ask.tier, ask.sample) for ask, _ in batch]
-            made = await asyncio.to_thread(self.solver.generate, requests)
-            for (ask, future), generation in zip(batch, made, strict=True):
+            try:
+                made = await asyncio.to_thread(self.solver.generate, requests)
+                replies = [
+                    _reply(ask, generation, self.solver.dialect.closing)
+                    for (ask, _), generation in zip(batch, made, strict=True)
+                ]
+            except (ValueError, RuntimeError) as error:
+                replies = [Reply("", None, 0, None, "error", "nothing", str(error), attempts=0)] * len(batch)
+            for (_, future), reply in zip(batch, replies, strict=True):
                 if not future.done():
-                    future.set_result(_reply(ask, generation))
+                    future.set_result(reply)
 
 
-def _reply(ask: Ask, made: Generation) -> Reply:
-    thought, closed, text = made.text.rpartition("</think>")
+def _reply(ask: Ask, made: Generation, closing: str) -> Reply:
+    thought, closed, text = made.text.rpartition(closing) if closing else ("", "", made.text)
     reasoning = made.reasoning or thought or None
     if made.tokens > ask.cap:
-        return Reply("", reasoning, ask.cap, None, "length", "tokenizer")
+        return Reply("", reasoning or (None if closing else made.text), ask.cap, None, "length", "tokenizer")
     finish: Finish = "length" if made.tokens == ask.tier.most_tokens else "stop"
     return Reply(text if closed else made.text, reasoning, made.tokens, None, finish, "tokenizer")

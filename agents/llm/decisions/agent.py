@@ -95,7 +95,9 @@ class LMAgent(Agent):
 
         :raises ValueError: where the exams show no texts, or the model has no level tags.
         """
-        return ExamPrompts(PromptEncoder(load_tokenizer(self._params["model"]), self._params["bits"]), exams, self.name)
+        levels = len(exams.problem.tier_names) + 1
+        encoder = PromptEncoder(load_tokenizer(self._params["model"]), self._params["bits"], levels)
+        return ExamPrompts(encoder, exams, self.name)
 
     def act(self, view: DecisionView, state: State) -> tuple[Probs, State]:
         """Ask the model. Answers do not depend on what else is asked, but for the last bits of probabilities."""

@@ -1,4 +1,4 @@
-"""Decision prompts as token ids, and a causal LM's logits over the level tags.
+"""Decision prompts as token ids, and a causal LM's logits over the level tags, or over the digits of tags that are text.
 
 An encoded prompt is a row of two parts, padded with :data:`PADDING`: the question, and the *state line* (tokens left, tasks
 left) with the end of the turn. All states of a question are read in one sequence: the question and what all states begin with once, the
@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from agents.llm.prompts import LEVEL_TAGS, THINK, state_line
+from agents.llm.prompts import LEVEL_OPENING, LEVEL_TAGS, NUM_LEVELS, THINK, levels_explained, state_line
 
 PADDING: Final = -1
 """Token id where a part of an encoded prompt has ended."""
@@ -43,42 +43,65 @@ def bucketed(remaining: npt.NDArray[np.int64], bits: int) -> npt.NDArray[np.int6
     return (remaining >> shift) << shift
 
 
-def action_tags(tokenizer: Any, num_actions: int) -> list[int]:
-    """Token ids of the tags that announce actions 0 (skip) .. K: Level-K, Level-0, .. Level-(K-1).
+def taught_tags(tokenizer: Any) -> bool:
+    """Whether the level tags are tokens of the vocabulary; else they are text, and a level is read at its digit."""
+    encoded = tokenizer(list(LEVEL_TAGS), add_special_tokens=False).input_ids
+    # A tokenizer may also have one token for everything that it does not know.
+    return all(
+        len(ids) == 1 and tokenizer.decode(ids).strip() == tag for ids, tag in zip(encoded, LEVEL_TAGS, strict=True)
+    )
 
-    :raises ValueError: where there are more levels than tags, or a tag is not one token of the vocabulary.
+
+def action_tags(tokenizer: Any, num_actions: int) -> list[int]:
+    """Token ids that announce actions 0 (skip) .. K: of Level-K, Level-0, .. Level-(K-1).
+
+    They are the tags where the model was taught them, else the digits that follow what every tag begins with.
+
+    :raises ValueError: where there are more levels than tags, or tags are neither tokens nor text whose digit is a token.
     """
     if num_actions > len(LEVEL_TAGS):
         raise ValueError(f"{num_actions} actions need as many level tags; there are {len(LEVEL_TAGS)}")
-    tags = [LEVEL_TAGS[num_actions - 1], *LEVEL_TAGS[: num_actions - 1]]
-    encoded = tokenizer(tags, add_special_tokens=False).input_ids
-    # A tokenizer may also have one token for everything that it does not know.
-    if any(len(ids) != 1 or tokenizer.decode(ids).strip() != tag for ids, tag in zip(encoded, tags, strict=True)):
+    levels = [num_actions - 1, *range(num_actions - 1)]
+    if taught_tags(tokenizer):
+        return [int(ids[0]) for ids in tokenizer([LEVEL_TAGS[i] for i in levels], add_special_tokens=False).input_ids]
+    begin, *begun = tokenizer(
+        [LEVEL_OPENING, *(f"{LEVEL_OPENING}{level}" for level in levels)], add_special_tokens=False
+    ).input_ids
+    if any(ids[:-1] != begin or tokenizer.decode(ids[-1:]) != str(i) for ids, i in zip(begun, levels, strict=True)):
         raise ValueError(
-            f"this model's vocabulary has no single token for {tags[0]!r} and the other level tags: fine-tune it with "
-            "`roi mcft`, which adds them"
+            f"this model's vocabulary has no single token for {LEVEL_TAGS[levels[0]]!r} and the other level tags, and no token "
+            f"of its own for a digit after {LEVEL_OPENING!r}: fine-tune it with `roi mcft`, which adds tags"
         )
-    return [int(ids[0]) for ids in encoded]
+    return [int(ids[-1]) for ids in begun]
 
 
 class PromptEncoder:
     """Token ids of decision prompts: the chat template's user turn with
     :func:`agents.llm.prompts.state_line`, then the assistant's turn with no think block opened.
 
-    :param tokenizer: of Hugging Face, with a chat template.
+    A model that was not taught the level tags is told of them, and its turn begins with the text of a tag up to its digit.
+
+    :param tokenizer: of Hugging Face; without a chat template the prompt is bare text.
     :param bits: see :func:`bucketed`.
+    :param levels: that an untaught model is told of, the refusal included.
     """
 
-    def __init__(self, tokenizer: Any, bits: int = 0) -> None:
+    def __init__(self, tokenizer: Any, bits: int = 0, levels: int = NUM_LEVELS) -> None:
         if bits < 0:
             raise ValueError(f"bits must be at least 0, got {bits}")
         self.bits = bits
         self._tokenizer = tokenizer
-        template = tokenizer.apply_chat_template(
-            [{"role": "user", "content": _QUESTION}], tokenize=False, add_generation_prompt=True
-        )
+        if tokenizer.chat_template:
+            template = tokenizer.apply_chat_template(
+                [{"role": "user", "content": _QUESTION}], tokenize=False, add_generation_prompt=True
+            )
+        else:
+            template = f"{_QUESTION}\n"
         self._head, _, tail = template.partition(_QUESTION)
         self._tail = tail.rstrip().removesuffix(THINK) if tail.rstrip().endswith(THINK) else tail
+        self._told = ""
+        if not taught_tags(tokenizer):
+            self._told, self._tail = levels_explained(levels), self._tail + LEVEL_OPENING
         self._questions: dict[str, list[int]] = {}
         self._states: dict[tuple[int, int], list[int]] = {}
 
@@ -98,7 +121,7 @@ class PromptEncoder:
         )
         named = [(int(left), int(tasks)) for left, tasks in pairs]
         new = [pair for pair in named if pair not in self._states]
-        encoded = self._encode([state_line(*pair) + self._tail for pair in new])
+        encoded = self._encode([self._told + state_line(*pair) + self._tail for pair in new])
         self._states.update(zip(new, encoded, strict=True))
         return _padded([self._states[pair] for pair in named])[inverse.ravel()]
 

@@ -146,6 +146,7 @@ def solver_settings(solver: TransformersSolver, tiers: Sequence[ThinkingTier]) -
         "temperature": solver.temperature,
         "seed": solver.seed,
         "tiers": [[tier.name, tier.thinking, tier.answer] for tier in tiers],
+        **solver.settings,
     }
 
 

@@ -25,7 +25,7 @@ def tag_probabilities(
 
     from agents.llm.decisions.tag_logits import PromptEncoder, action_tags, joined, tag_logits
 
-    encoder = PromptEncoder(tokenizer)
+    encoder = PromptEncoder(tokenizer, levels=num_levels)
     questions = encoder.questions(texts)
     states = encoder.states(np.array([remaining]), np.array([tasks_left]))
     prompts = joined(questions, np.repeat(states, len(texts), 0), (questions.shape[1], states.shape[1]))

@@ -33,5 +33,5 @@ def test_caps_of_thoughts_or_of_answers_grow(texts: list[str], caps: list[int]) 
     ],
 )
 def test_others_are_refused_with_what_was_given(texts: list[str]) -> None:
-    with pytest.raises(ConfigError, match=r"growing caps of their thought, or of their answer .* got (a=|long=0\+400)"):
+    with pytest.raises(ConfigError, match=r"growing caps, or growing answers .* got (a=|long=0\+400)"):
         parse_tiers(texts, 24)

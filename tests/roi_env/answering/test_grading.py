@@ -251,3 +251,11 @@ def test_graders_that_are_none_are_named(tmp_path: Path) -> None:
     for name in ("maths", "no.such.module:f", "tests.roi_env.answering.test_grading:none"):
         with pytest.raises(GradingError, match="grader"):
             GradingPool(name)
+
+
+def test_a_pool_that_is_asked_long_after_it_began_has_started() -> None:
+    """A recording generates for minutes before it has something to grade."""
+    with GradingPool("exact", seconds=10) as pool:
+        assert pool._workers[0].pipe.poll(120)
+        pool._workers[0].since -= 1000
+        assert pool(question("Paris"), "Paris")

@@ -26,9 +26,10 @@ from transformers import (
 
 from agents.llm.decisions import tag_logits as decisions
 from agents.llm.decisions.tag_logits import PromptEncoder, action_tags, bucketed, joined, tag_logits
-from agents.llm.prompts import LEVEL_TAGS
+from agents.llm.prompts import LEVEL_TAGS, levels_explained, state_line
 from agents.llm.small_model.tokenizer import ASSISTANT, END, USER, prompt_text
 from tests.agents.llm.forms import decision_prompt
+from tests.tiny_models import tiny_model
 
 QUESTIONS = ["Solve 3 * 4.", "Rewrite the A::B program #A #B B#", "How many legs have 3 wasps and 12 shrimps?"]
 
@@ -100,6 +101,36 @@ def test_a_vocabulary_without_tags_is_refused(model_folder: Path) -> None:
     bare = PreTrainedTokenizerFast(tokenizer_object=words)
     with pytest.raises(ValueError, match="roi mcft"):
         action_tags(bare, 4)
+
+
+@pytest.mark.parametrize("architecture", ["qwen2", "llama", "gpt_neox"])
+@pytest.mark.parametrize("template", ["instruct", "thinking", "bare"])
+def test_untaught_models_are_read_at_the_digit_of_a_tag(tmp_path: Path, architecture: str, template: str) -> None:
+    folder = tiny_model(tmp_path, architecture, template)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    encoder, tags = PromptEncoder(tokenizer, levels=4), action_tags(tokenizer, 4)
+    assert tokenizer.convert_ids_to_tokens(tags) == ["3", "0", "1", "2"]
+    which, remaining, tasks_left = np.array([0, 1, 0]), np.array([12, 512, 90]), np.array([1, 3, 2])
+    questions, states = encoder.questions(QUESTIONS)[which], encoder.states(remaining, tasks_left)
+    with torch.no_grad():
+        found = tag_logits(
+            model, joined(questions, states, (questions.shape[1], states.shape[1])), questions.shape[1], tags
+        )
+        for row, (q, left, tasks) in enumerate(zip(which, remaining, tasks_left, strict=True)):
+            asked = QUESTIONS[q] + levels_explained(4) + state_line(left, tasks)
+            assert all(tag in asked for tag in (LEVEL_TAGS[0], LEVEL_TAGS[2], LEVEL_TAGS[3]))
+            if template == "bare":
+                text = asked + "\n"
+            else:
+                text = tokenizer.apply_chat_template(
+                    [{"role": "user", "content": asked}], tokenize=False, add_generation_prompt=True
+                )
+            parts = [QUESTIONS[q], asked[len(QUESTIONS[q]) :]]
+            head, _, tail = text.partition(asked)
+            pieces = [head + parts[0], parts[1] + tail + "<predicted_level>Level-"]
+            ids = [token for piece in pieces for token in tokenizer(piece, add_special_tokens=False).input_ids]
+            torch.testing.assert_close(found[row], model(torch.tensor([ids])).logits[0, -1, tags], atol=2e-4, rtol=1e-3)
 
 
 @given(st.integers(0, 1 << 40), st.integers(1, 12))

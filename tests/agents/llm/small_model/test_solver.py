@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from agents.llm.prompts import END_THINK
 from agents.llm.small_model.tasks import FAMILIES, as_question, distinct_tasks
 from agents.llm.small_model.tokenizer import prompt_text
 from roi_env.answering.base import Ask, Generation, Question, Request, ThinkingTier
+from roi_env.answering.dialect import THINKING
 from roi_env.answering.local import LocalLive, TransformersSolver
 
 TIERS = (ThinkingTier("answer", 0, 10), ThinkingTier("short", 6, 10), ThinkingTier("long", 40, 10))
@@ -149,4 +151,4 @@ def test_sampling_follows_the_models_distribution(solver: TransformersSolver) ->
 
 def test_a_model_without_think_tokens_is_refused(model_folder: Path) -> None:
     with pytest.raises(ValueError, match="no single token"):
-        TransformersSolver(model_folder, think=("<reason>", "</reason>"))
+        TransformersSolver(model_folder, dialect=replace(THINKING, opening="<reason>", closing="</reason>"))

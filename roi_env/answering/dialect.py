@@ -1,0 +1,117 @@
+r"""How a model speaks: where it reasons, how its reasoning is cut, and how an answer is forced from it.
+
+* ``thinking`` (Qwen3, distillates of R1, the small model): reasoning stands in a think block, which is cut by closing it.
+* ``instruct`` (Qwen2.5, Llama 3, SmolLM2, Gemma, models without a chat template): reasoning stands in the open and the
+  answer in ``\boxed{}``; reasoning is cut by a text that asks for the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from roi_env.answering.base import ThinkingTier
+
+
+class DialectError(ValueError):
+    """A model does not speak as it is said to."""
+
+
+@dataclass(frozen=True)
+class Dialect:
+    r"""How a model speaks.
+
+    :param name: of the dialect.
+    :param force: what is written where reasoning is cut, and what begins the answer where there is none.
+    :param prompt: what a question is asked with; ``{question}`` stands for its text.
+    :param opening: what begins the reasoning; it belongs to the prompt. Empty: nothing does.
+    :param closing: what ends the reasoning when the model writes it, one token. Empty: the end of the turn alone.
+    :param variables: of the chat template.
+    :param whole_caps: whether a tier's number is the cap of all that is generated (reasoning, forced text and answer; the
+        tokens kept for the answer hold the forced text), instead of the cap of the reasoning alone.
+    """
+
+    name: str
+    force: str
+    prompt: str = "{question}"
+    opening: str = ""
+    closing: str = ""
+    variables: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    whole_caps: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.force:
+            raise DialectError(f"dialect {self.name!r}: the text that forces an answer must not be empty")
+        if "{question}" not in self.prompt:
+            raise DialectError(
+                f"dialect {self.name!r}: the prompt must hold {{question}} where the question stands, got {self.prompt!r}"
+            )
+
+    def asked(self, question: str) -> str:
+        """What the user's turn says."""
+        return self.prompt.replace("{question}", question)
+
+    def tier(self, name: str, number: int, answer: int, effort: str | None = None) -> ThinkingTier:
+        """A tier as ``NAME=NUMBER+ANSWER`` writes it. Number 0: answer at once.
+
+        :raises ValueError: where the number leaves no token to reason beside the answer's.
+        """
+        if not self.whole_caps or number == 0:
+            return ThinkingTier(name, number, answer, effort)
+        if number < answer + 2:
+            raise ValueError(
+                f"its {number} tokens hold reasoning, the forced text and the answer, and {answer} are kept for the latter "
+                f"two: give at least {answer + 2}, fewer answer tokens (NAME=CAP+ANSWER), or 0 to answer at once"
+            )
+        return ThinkingTier(name, number - answer - 1, answer, effort)
+
+    def reasoning(self, tier: ThinkingTier) -> int:
+        """Most tokens of reasoning at a tier, before it is cut."""
+        return tier.most_tokens - tier.answer if self.whole_caps else tier.thinking
+
+
+_BOX = r"{question}" + "\n\n" + r"Please reason step by step, and put your final answer within \boxed{}."
+_MARKS = (("<think>", "</think>"), ("[THINK]", "[/THINK]"), ("<seed:think>", "</seed:think>"))
+"""Pairs of marks that models put around their reasoning."""
+
+THINKING = Dialect("thinking", "</think>", "{question}", *_MARKS[0], {"enable_thinking": True})
+INSTRUCT = Dialect(
+    "instruct", "\n\nFinal answer: \\boxed{", _BOX, variables={"enable_thinking": False}, whole_caps=True
+)
+DIALECTS: Mapping[str, Dialect] = {dialect.name: dialect for dialect in (THINKING, INSTRUCT)}
+"""Dialects by name."""
+
+
+def single_token(tokenizer: Any, text: str) -> int | None:
+    """The one token that a text is; None where it is several, or unknown."""
+    ids = tokenizer(text, add_special_tokens=False).input_ids
+    if len(ids) != 1 or tokenizer.decode(ids).strip() != text.strip():
+        return None
+    return int(ids[0])
+
+
+def dialect_of(tokenizer: Any) -> Dialect:
+    """How a model speaks, by its tokenizer and chat template.
+
+    It thinks in a block where the end of one is a single token and the template speaks of it; else it reasons in the open.
+    """
+    template = str(tokenizer.chat_template or "")
+    for opening, closing in _MARKS:
+        if (opening in template or closing in template) and single_token(tokenizer, closing) is not None:
+            return replace(THINKING, opening=opening, closing=closing, force=closing)
+    return INSTRUCT
+
+
+def named_dialect(name: str, tokenizer: Any = None) -> Dialect:
+    """The dialect of a name; ``auto`` is :func:`dialect_of`, and so are the marks of a block where the tokenizer has some.
+
+    :raises DialectError: for an unknown name.
+    """
+    if name not in ("auto", *DIALECTS):
+        raise DialectError(f"unknown dialect {name!r}; there are auto, {', '.join(DIALECTS)}")
+    if tokenizer is not None:
+        found = dialect_of(tokenizer)
+        if name in ("auto", found.name):
+            return found
+    return DIALECTS[name]
