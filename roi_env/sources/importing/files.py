@@ -91,6 +91,13 @@ class LogFile:
     def __post_init__(self) -> None:
         self.kind = self._kind()
 
+    @property
+    def stem(self) -> str:
+        """The file's name without the endings of kinds; models' names have points themselves."""
+        return re.sub(
+            r"(\.(jsonl|json|ndjson|csv|tsv|txt|parquet|eval))?(\.gz)?$", "", self.path.name, flags=re.IGNORECASE
+        ) or (self.path.name)
+
     def error(self, message: str, *, is_log: bool = False) -> LogError:
         """An error that names this file."""
         return LogError(str(self.path), message, is_log=is_log)

@@ -36,8 +36,8 @@ def is_results(first: Any) -> bool:
 
 def read(file: LogFile, options: Options, report: Report, others: list[LogFile]) -> Iterator[Generation]:
     """Generations of a file: one filter of several, one metric of several."""
-    name = _SAMPLES.match(_stem(file.path))
-    task = name["task"] if name else _stem(file.path)
+    name = _SAMPLES.match(file.stem)
+    task = name["task"] if name else file.stem
     model, effort = _model(file, name["time"] if name else "", report)
     filters = list(dict.fromkeys(text_of(_record(file, place, value).get("filter")) for place, value in file.records()))
     metrics = _metrics(file)
@@ -84,10 +84,6 @@ def _record(file: LogFile, place: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict) or "doc_id" not in value:
         raise file.error(f"{place} is no sample of lm-evaluation-harness (an object with doc_id)")
     return value
-
-
-def _stem(path: Path) -> str:
-    return re.sub(r"\.(jsonl|json)(\.gz)?$", "", path.name)
 
 
 def _metrics(file: LogFile) -> list[str]:
@@ -166,7 +162,7 @@ def _model(file: LogFile, time: str, report: Report) -> tuple[str, str]:
         "no results file names the model of some runs: they are told apart by their time or file name; put results_TIME.json "
         "beside the samples, or name tiers with --column tier=..."
     )
-    return time.partition(".")[0] or _stem(file.path), ""
+    return time.partition(".")[0] or file.stem, ""
 
 
 @lru_cache(maxsize=256)

@@ -46,7 +46,7 @@ def read(file: LogFile, options: Options, report: Report, others: list[LogFile])
 
 def _names(file: LogFile) -> tuple[str, str]:
     """``(model, dataset)``: the harness writes ``MODEL/.../DATASET/test_....jsonl``; copies are named ``MODEL__DATASET``."""
-    stem = file.path.name.partition(".jsonl")[0]
+    stem = file.stem
     model, between, dataset = stem.rpartition("__")
     if between:
         return model, dataset

@@ -121,7 +121,7 @@ def _labelled(file: LogFile, one: Generation, options: Options) -> Generation:
         if text is None:
             continue
         known = {
-            "file": file.path.name.partition(".jsonl")[0].removesuffix(".json").removesuffix(".eval"),
+            "file": file.stem,
             "folder": file.path.absolute().parent.name,
             "model": one.model,
             "effort": one.effort,
@@ -143,6 +143,7 @@ def _table(found: list[tuple[LogFile, Generation]], options: Options, report: Re
             name,
             f"no generation is left ({said or 'the logs have none'}): a table needs answers that were generated and judged",
         )
+    _say_shared_ids(kept, report)
     unit = _unit(kept, options, report)
     rows = []
     correct = _correct(kept, options, report)
@@ -203,6 +204,24 @@ def _text(text: str) -> str:
 
 def _id_of(question: str) -> str:
     return "q-" + hashlib.sha256((normalised(question) or question).encode()).hexdigest()[:12]
+
+
+def _say_shared_ids(kept: list[tuple[LogFile, Generation]], report: Report) -> None:
+    """Warn of ids that are different questions in different files: they would be one."""
+    seen: dict[tuple[str, str], tuple[Path, str]] = {}
+    shared: dict[tuple[str, str], None] = {}
+    for file, one in kept:
+        text = normalised(one.question)
+        if one.question_id.strip() and text:
+            key = one.dataset, one.question_id
+            path, before = seen.setdefault(key, (file.path, text))
+            if path != file.path and before != text:
+                shared[key] = None
+    if shared:
+        report.warn(
+            f"{len(shared):,} ids have other texts in other files (e.g. {printable(next(iter(shared))[1])!r}): if these are different "
+            "questions, tell their data sets apart with --column dataset={file} or another column, or leave out --column question_id"
+        )
 
 
 def _without_copies(found: list[tuple[LogFile, Generation]], report: Report) -> list[tuple[LogFile, Generation]]:

@@ -202,7 +202,7 @@ def _micro(file: LogFile, place: str, value: Any) -> str:
 def _value(file: LogFile, record: Mapping[str, Any], theirs: str, key: str, child: Any, prefix: str | None) -> Any:
     if "{" in theirs and theirs not in record:
         known = {
-            "file": file.path.name.partition(".")[0] or file.path.name,
+            "file": file.stem,
             "folder": file.path.absolute().parent.name,
             "*": key,
         }

@@ -191,6 +191,16 @@ def test_decimal_commas_of_costs(tmp_path: Path) -> None:
         load(path, columns=columns, unit="tokens")
 
 
+def test_names_of_files_keep_their_points_and_ids_that_collide_are_told(tmp_path: Path) -> None:
+    lines(tmp_path / "m2.5-3B.v1.jsonl", ROWS[::2])
+    lines(tmp_path / "m2.5-7B.v1.jsonl", [row | {"q": f"Other {row['id']}"} for row in ROWS[1::2]])
+    table, report = load(tmp_path, columns=COLUMNS | {"tier": "{file}"})
+    assert set(column(table, "tier")) == {"m2.5-3B.v1", "m2.5-7B.v1"}
+    assert "6 ids have other texts in other files" in report.warnings[0]
+    _, report = load(tmp_path, columns=COLUMNS | {"tier": "{file}", "dataset": "{file}"})
+    assert not report.warnings
+
+
 def test_the_same_bytes_twice_are_one_log(tmp_path: Path) -> None:
     for name in ("a.jsonl", "b.jsonl"):
         lines(tmp_path / name, ROWS)
