@@ -10,7 +10,7 @@ ifneq ($(wildcard ../shared/data),)
 export ROI_DATA ?= $(abspath ../shared/data)
 endif
 
-.PHONY: docs compare test test-fast test-cuda test-clients test-gymnasium-latest test-wheel coverage vllm test-vllm lint format types bench clean
+.PHONY: docs compare test test-fast test-cuda test-clients test-gymnasium-latest test-wheel vllm test-vllm lint format types bench clean
 
 compare: .venv/ready
 	$(BIN)/roi compare --workers $(WORKERS)

@@ -175,4 +175,5 @@ def exam_options(command: Callable[..., None]) -> Callable[..., None]:
             parameters.append(parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY))
     with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     with_options.__annotations__ = {one.name: one.annotation for one in parameters}
+    del with_options.__wrapped__  # type: ignore[attr-defined]  # Sphinx reads defaults there, and finds too few
     return with_options

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner, Result
 
+import experiments
 from agents.base import AGENTS, make_agent, public_problem
 from agents.playing import rollout
 from experiments.cli import app, main
@@ -87,6 +88,13 @@ def test_results_depend_on_neither_processes_nor_interruptions(tmp_path: Path) -
     list(run_cells(config, cells[::2], halves, 1))
     assert len(missing_cells(config, cells, halves)) == len(cells) - len(cells[::2])
     assert repr(finish(config, halves, workers=2)) == repr(whole)  # repr: nan is not equal to itself
+
+
+@pytest.mark.parametrize("name", ["compare", "paper", "reach", "rl", "single-pass"])
+def test_every_packaged_configuration_is_read(name: str) -> None:
+    folder = Path(experiments.__file__).parent / "configs"
+    assert {path.stem for path in folder.glob("*.yaml")} == {"compare", "paper", "reach", "rl", "single-pass"}
+    assert load_config(folder / f"{name}.yaml", []).families
 
 
 def test_the_default_comparison_finds_its_trained_agents(tmp_path: Path) -> None:
