@@ -1,6 +1,7 @@
-"""How often the comparison's 95 % intervals hold the truth: `python benchmarks/coverage.py [recorded] [seeds] [optimum]`.
+"""How often the comparison's 95 % intervals hold the truth: `python benchmarks/coverage.py [recorded] [seeds] [optimum]
+[recovery]`.
 
-Three simulations with known truth and fixed seeds, printed as the Markdown tables of docs/statistics.md; one thread, about ten
+Four simulations with known truth and fixed seeds, printed as the Markdown tables of docs/statistics.md; one thread, about ten
 minutes of CPU time in all.
 
 * ``recorded``: a superpopulation of questions with known laws. A train set is drawn and kept; tables of Q test questions with a
@@ -9,6 +10,8 @@ minutes of CPU time in all.
 * ``seeds``: shares of the optimum of S training seeds on 60 exams, drawn from a model; one kind of agent fails with one seed in
   five.
 * ``optimum``: agents close to the optimum: samples of 60 and of 200 exams out of 2,500 evaluated exactly.
+* ``recovery``: the information that a predictor recovers: questions of four kinds, of which a column tells two apart and the
+  predictor all four; its true value is that of the same train laws on 6,000 further questions.
 """
 
 from __future__ import annotations
@@ -28,7 +31,8 @@ from roi_env.exams.config import ExamSpec, exam_spec
 from roi_env.exams.exam import draw_exams
 from roi_env.measures import metrics
 from roi_env.measures.metrics import Floats, Interval
-from roi_env.measures.references import in_sample_optimism, optimum_tables
+from roi_env.measures.recovery import Recovered, informed_apart, recovered
+from roi_env.measures.references import in_sample_optimism, informed_values, optimum_tables, reachable_values
 from roi_env.sources.outcome_tables import OutcomeTable
 from roi_env.sources.recorded import recorded_source
 
@@ -74,6 +78,7 @@ def _rows(names: npt.NDArray[np.str_], made: Questions) -> pa.Table:
     return pa.table(
         {
             "dataset": np.repeat(made.group.astype(str), tiers * samples),
+            "coarse": np.repeat((made.group // 2).astype(str), tiers * samples),
             "question_id": identifier,
             "question": identifier,
             "answer": np.full(len(identifier), "1"),
@@ -87,10 +92,12 @@ def _rows(names: npt.NDArray[np.str_], made: Questions) -> pa.Table:
     )
 
 
-def table_spec(names: dict[str, npt.NDArray[np.str_]], train: Questions, test: Questions, num_tasks: int) -> ExamSpec:
+def table_spec(
+    names: dict[str, npt.NDArray[np.str_]], train: Questions, test: Questions, num_tasks: int, group_by: str = "dataset"
+) -> ExamSpec:
     """Exams of the test questions, with beliefs learned on the train questions; a budget of 3.3 tokens a task."""
     rows = pa.concat_tables([_rows(names["train"], train), _rows(names["test"], test)])
-    source = recorded_source(OutcomeTable.from_arrow(rows))
+    source = recorded_source(OutcomeTable.from_arrow(rows), group_by=group_by)
     return exam_spec(source, num_tasks=num_tasks, budget=round(3.3 * num_tasks))
 
 
@@ -284,8 +291,66 @@ def optimum(count: int = 2000, pool: int = 2500) -> None:
             print(f"| {agent}, {family} t=.15 | {truth:.4f} | {exams} | {' | '.join(cells)} |", flush=True)
 
 
+class RecoveryTrial(NamedTuple):
+    """What was recovered on one table, and the truth by the same names."""
+
+    found: Recovered
+    truth: dict[str, float]
+
+
+def recovery_trials(
+    seed: int, count: int, *, questions: int, num_tasks: int = 5, samples: int = 4, exams: int = 100, sets: int = 4
+) -> Iterator[RecoveryTrial]:
+    """Tables of ``questions`` test questions, ``count`` in all, of ``sets`` train sets of 200 questions."""
+    rng, names = np.random.default_rng(seed), split_names(80_000)
+    population = draw_questions(rng, 6_000, samples, 4)
+    for _ in range(sets):
+        train = draw_questions(rng, 200, samples, 4)
+        truth = _recovery_values(names, train, population, num_tasks, 0, 2_000)[1].mean(1)
+        for trial in range(count // sets):
+            test = draw_questions(rng, questions, samples, 4)
+            items, (grouped, plain, known, own) = _recovery_values(names, train, test, num_tasks, trial, exams)
+            with_it, without, informed, _ = truth
+            yield RecoveryTrial(
+                recovered(grouped, plain, known, own, items, 1000, trial),
+                {
+                    "share": (with_it - without) / (informed - without),
+                    "gain": with_it / without - 1,
+                    "information": informed / without - 1,
+                },
+            )
+
+
+def _recovery_values(
+    names: dict[str, npt.NDArray[np.str_]], train: Questions, test: Questions, num_tasks: int, seed: int, exams: int
+) -> tuple[npt.NDArray[np.int32], Floats]:
+    """(E, N) questions and the (4, E) values of :func:`roi_env.measures.recovery.recovered`."""
+    plain, fine = (table_spec(names, train, test, num_tasks, column) for column in ("coarse", "dataset"))
+    batch, grouped = (draw_exams(spec, seed, np.arange(exams)) for spec in (plain, fine))
+    values = (reachable_values(grouped), reachable_values(batch), informed_apart(batch).value, informed_values(batch))
+    return batch.items, np.stack(values)
+
+
+def recovery(count: int = 240) -> None:
+    """Print the table on the information recovered."""
+    print(
+        f"| test questions ({count} tables) | share recovered: truth, coverage (mean width) | gain in score | information | share without interval |"
+    )
+    print("|---|---|---|---|---|")
+    for questions in (30, 60, 120, 300):
+        trials = list(recovery_trials(11, count, questions=questions))
+        cells = []
+        for name in ("share", "gain", "information"):
+            made = [(getattr(trial.found, name), trial.truth[name]) for trial in trials]
+            ends = [i for i, _ in made if np.isfinite(i.low)]
+            width = np.mean([i.high - i.low for i in ends]) if ends else float("nan")
+            cells.append(f"{np.mean([t for _, t in made]):.3f}, {coverage(made):.3f} ({width:.3f})")
+        bare = np.mean([not np.isfinite(trial.found.share.low) for trial in trials])
+        print(f"| {questions} | {' | '.join(cells)} | {bare:.2f} |", flush=True)
+
+
 if __name__ == "__main__":
-    parts = {"recorded": recorded, "seeds": seeds, "optimum": optimum}
+    parts = {"recorded": recorded, "seeds": seeds, "optimum": optimum, "recovery": recovery}
     for name in sys.argv[1:] or parts:
         parts[name]()
         print()

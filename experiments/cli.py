@@ -35,7 +35,7 @@ except KeyboardInterrupt:
     sys.exit(130)
 
 from agents.base import AGENTS
-from experiments.commands import answer, budgets, import_log, llm, mcft, probe, record, serve
+from experiments.commands import answer, budgets, import_log, llm, mcft, predict, probe, record, serve
 from experiments.commands.parameters import read_parameters
 from experiments.config import CompareConfig, ConfigError, FamilyConfig, as_dict, load_config
 from experiments.options import (
@@ -709,6 +709,7 @@ app.command(
         "roi regrade mine.journal.jsonl --grader mygrader:judge --out regraded.parquet",
     )
 )(record.regrade)
+app.add_typer(predict.app, name="predict", rich_help_panel=DATA)
 app.command(
     **helped(
         MODELS,

@@ -93,15 +93,26 @@ def informed_values(batch: ExamBatch, grid: int = 1) -> npt.NDArray[np.float64]:
 
     :param grid: tokens per step; above 1 costs are split between grid points (error about 1e-4 at 16384 points).
     """
+    return informed_tables(batch, grid).value
+
+
+def informed_tables(batch: ExamBatch, grid: int = 1, laws: Laws | None = None, rounding: Rounding = "split") -> Tables:
+    """The best policy that knows every task's law, all tasks shown; ``value`` is by exam (E,).
+
+    :param grid: tokens per step, see :func:`informed_values`.
+    :param laws: of items and latent states, as ``source.laws``, to plan with instead.
+    :param rounding: of costs on a coarse grid.
+    """
     spec, source = batch.spec, batch.spec.source
-    free = np.where(source.laws.offered, np.int64(1), np.int64(NOT_OFFERED))
-    cells = compile_laws(source.laws, free, spec.decision_cost, grid)
+    laws = laws or source.laws
+    free = np.where(laws.offered, np.int64(1), np.int64(NOT_OFFERED))
+    cells = compile_laws(laws, free, spec.decision_cost, grid, rounding)
     # Weights belong to groups, laws to items: a kind of task is a pair that occurs.
     pairs, kind = np.unique(
         np.stack([batch.groups.ravel().astype(np.int64), batch.law_index.ravel()]), axis=1, return_inverse=True
     )
     kinds = kind.reshape(batch.groups.shape).astype(np.int32)
-    return preview_tables(kinds, source.group_weight[pairs[0]], cells, spec.budget, grid, law=pairs[1]).value
+    return preview_tables(kinds, source.group_weight[pairs[0]], cells, spec.budget, grid, law=pairs[1])
 
 
 def optimum_tables(batch: ExamBatch, grid: int = 0, rounding: Rounding = "split", laws: Laws | None = None) -> Tables:
@@ -152,6 +163,26 @@ def in_sample_optimism(batch: ExamBatch, grid: int = 0, splits: int = 4) -> npt.
             laws = published_laws(source.laws, source.row_item[chosen], source.row_group[chosen], source.num_groups, 1)
             halves += optimum_tables(batch, grid, laws=laws).value / (2 * splits)
     return halves - optimum_tables(batch, grid).value
+
+
+def reachable_values(
+    batch: ExamBatch,
+    *,
+    grid: int = 0,
+    law: Law | None = None,
+    max_states: int = MAX_STATES,
+    replicates: int = 100,
+) -> npt.NDArray[np.float64]:
+    """(E,) score of the best policy for the published beliefs; parameters as for :func:`references`."""
+    grid = grid or auto_grid(batch.spec.budget)
+    beliefs = batch.spec.source.beliefs
+    return _evaluate_tables(
+        lambda some: optimum_tables(some, grid, laws=beliefs),
+        batch,
+        law or default_law(batch.spec),
+        max_states,
+        replicates,
+    ).score
 
 
 def latent_model(spec: ExamSpec, grid: int = 0) -> BeliefModel:
@@ -282,9 +313,7 @@ def references(
             upper = upper + (high - low)
     reachable, optimism = evaluation.score, np.zeros(len(batch))
     if not source.synthetic:
-        reachable = _evaluate_tables(
-            lambda some: optimum_tables(some, grid, laws=source.beliefs), batch, law, max_states, replicates
-        ).score
+        reachable = reachable_values(batch, grid=grid, law=law, max_states=max_states, replicates=replicates)
         optimism = in_sample_optimism(batch, grid)
     return References(
         law=law,

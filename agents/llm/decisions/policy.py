@@ -81,6 +81,19 @@ def load_model(model: str, dtype: str = "float32") -> Any:
     return causal.to(own_device()).eval()
 
 
+@lru_cache(maxsize=2)
+def load_encoder(model: str) -> Any:
+    """The network below a model's head (an encoder, or a causal LM without its head), ready to be read.
+
+    :raises ValueError: where there is none.
+    """
+    from transformers import AutoModel
+
+    with _reading(model):
+        network = AutoModel.from_pretrained(model_source(model), dtype=torch.float32)
+    return network.to(own_device()).eval()
+
+
 def question_texts(exams: ExamsView, agent: str) -> tuple[tuple[str, ...], ...]:
     """Question texts by exam and position.
 

@@ -1,0 +1,304 @@
+"""Predictors: what they say of new questions, what they may not know, their groups and their files."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sklearn", reason="needs the extra [predict]")
+
+from agents.predictors.exams import COLUMN, Case, fit_predictor, grouped_table
+from agents.predictors.predictor import PredictorError, fit_scores, load_predictor
+from agents.predictors.quality import column_means, quality
+from agents.predictors.records import Records, near_duplicates, records, training_questions
+from agents.predictors.scores import Trees, folds_of, targets
+from roi_env.exams.config import exam_spec
+from roi_env.exams.exam import draw_exams
+from roi_env.measures.recovery import informed_apart, recovered
+from roi_env.measures.references import informed_values, reachable_values
+from roi_env.sources.outcome_tables import SPLITS, OutcomeTable
+from tests.agents.predictors.tables import TIERS, told
+
+KINDS = ("text", "surface", "neighbours", "given:kind", "embedding:tinylm", "hidden:tinylm", "levels:tinylm-mcft")
+
+
+@pytest.fixture(scope="module")
+def clear() -> Records:
+    return records(told())
+
+
+def split(found: Records, name: str) -> Records:
+    return found.take(found.split == [*SPLITS].index(name))  # type: ignore[arg-type]
+
+
+def loss(found: Records, success: np.ndarray) -> float:
+    return float(quality(found, success, np.ones_like(success)).log_loss.mean())
+
+
+def test_counts_are_the_tables(clear: Records) -> None:
+    table = told()
+    assert clear.tiers == TIERS
+    assert clear.count.sum() == table.num_rows == len(clear.tokens)
+    assert clear.right.sum() == table.numbers("correct").sum()
+    assert (clear.count == 4).all()
+    two = clear.take(np.arange(len(clear)) % 2 == 0, samples=3)
+    assert (two.count == 3).all()
+    assert two.texts == clear.texts[::2]
+    assert len(two.tokens) == two.count.sum()
+    assert two.right.sum() == sum(two.correct)
+    assert {"dataset", "kind"} == set(clear.columns)  # of the question alone, not of its generations
+
+
+@pytest.mark.parametrize("name", ["text", "neighbours", "given:kind"])
+def test_what_a_word_says_is_learned_and_calibrated(clear: Records, name: str) -> None:
+    made = fit_scores(name, clear)
+    test = split(clear, "test")
+    success = made.success(test.texts, test.columns)
+    mean, _ = column_means(split(clear, "train"), test, "dataset")
+    share = 1.0 if name == "neighbours" else 0.7  # filler words hide what counts from neighbours
+    assert loss(test, success) < share * loss(test, mean)
+    assert (np.abs(success.mean(0) - (test.right / test.count).mean(0)) < 0.12).all()
+    tokens = made.heads.expected_cost(made.scores(test.texts, test.columns))
+    by_tier = [test.tokens[test.tier == k].mean() for k in range(3)]
+    assert tokens.mean(0) == pytest.approx(by_tier, rel=0.15)
+
+
+def test_texts_that_say_nothing_give_the_mean() -> None:
+    found = records(told(says=False))
+    test = split(found, "test")
+    mean, _ = column_means(split(found, "train"), test, "dataset")
+    for name in ("text", "neighbours"):
+        assert loss(test, fit_scores(name, found).success(test.texts, test.columns)) < loss(test, mean) + 0.03
+
+
+def test_test_outcomes_are_never_read(clear: Records) -> None:
+    """Predictor, groups and beliefs are the same whatever became of test questions; validation ones only calibrate."""
+    table = told()
+    in_test = table.in_split("test")
+    worse = table.rows.set_column(
+        table.rows.column_names.index("correct"), "correct", [np.where(in_test, False, table.numbers("correct"))]
+    )
+    one, other = (fit_predictor("text", Case(each, {})) for each in (table, dataclasses.replace(table, rows=worse)))
+    assert one.groups is not None
+    assert other.groups is not None
+    np.testing.assert_array_equal(one.groups.centres, other.groups.centres)
+    np.testing.assert_array_equal(one.groups.laws.success, other.groups.laws.success)
+
+
+def test_train_questions_are_scored_out_of_fold(clear: Records) -> None:
+    """A train question looks no better known than a new one: fitted to itself it would."""
+    train = clear.take(training_questions(clear))
+    made = fit_scores("text", clear)
+    own, fitted = (
+        loss(train, one.success(train.texts, train.columns)) for one in (made, dataclasses.replace(made, seen={}))
+    )
+    assert own > fitted + 0.005
+    test = split(clear, "test")
+    assert own > loss(test, made.success(test.texts, test.columns)) - 0.06
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_files_hold_the_same_predictor_without_pickle(name: str, tmp_path: Path) -> None:
+    if ":tinylm" in name:
+        pytest.importorskip("transformers", reason="needs the extra [llm]")
+    made = fit_scores(name, records(told(80, 2)))
+    made.save(tmp_path / "p.npz")
+    again = load_predictor(tmp_path / "p.npz")
+    new = ["A simple question of moon and hill?", "impossible", "", "Ünïcode \\frac{1}{2} 12,345"]
+    columns = {"dataset": ["set0", "set1", "elsewhere", "set0"], "kind": ["0", "2", "9", "1"]}
+    np.testing.assert_allclose(made.scores(new, columns), again.scores(new, columns), atol=1e-6)
+    assert again.facts == made.facts
+    with zipfile.ZipFile(tmp_path / "p.npz") as file:
+        for part in file.namelist():
+            head = file.read(part)[:200]
+            assert b"'descr': '|O'" not in head  # an array of objects would be pickled
+
+
+def test_files_hold_the_groups(tmp_path: Path) -> None:
+    made = fit_predictor("text", Case(told(120), {}))
+    made.save(tmp_path / "p.npz")
+    again = load_predictor(tmp_path / "p.npz")
+    assert made.groups is not None
+    assert again.groups is not None
+    texts = ["A simple question of moon and hill?", "impossible", ""]
+    np.testing.assert_array_equal(made.group(texts), again.group(texts))
+    np.testing.assert_array_equal(made.groups.laws.prob, again.groups.laws.prob)
+    assert made.groups.share.sum() == pytest.approx(1)
+    known = again.known_groups()
+    np.testing.assert_array_equal(known.group(texts, {}), made.group(texts))
+
+
+def test_trees_in_arrays_are_scikit_learns() -> None:
+    from sklearn.ensemble import GradientBoostingRegressor
+
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(150, 4))
+    target = np.stack([np.sin(2 * features[:, 0]) + (features[:, 1] > 0), rng.normal(size=150), features[:, 2] ** 2], 1)
+    target -= target.mean(0)
+    trees = Trees()
+    out_of_fold = trees.fit(features, target, np.arange(150) % 5)
+    new = rng.normal(size=(200, 4))
+    found = trees.predict(new)
+    assert (found[:, 1] == 0).all()  # noise: the mean
+    assert np.corrcoef(out_of_fold[:, 0], target[:, 0])[0, 1] > 0.8
+    count = len(trees.arrays()["starts"][: trees.arrays()["trees"][0]])
+    peer = GradientBoostingRegressor(
+        n_estimators=120, learning_rate=0.06, max_depth=3, min_samples_leaf=10, subsample=0.7, random_state=0
+    ).fit(features, target[:, 0])
+    staged = list(peer.staged_predict(new))
+    np.testing.assert_allclose(found[:, 0], staged[count - 1], atol=1e-9)
+
+
+def test_targets_and_folds(clear: Records) -> None:
+    found = targets(clear)
+    kind = np.array(clear.columns["kind"])
+    assert found[kind == "0", 0].mean() > found[kind == "1", 0].mean() > found[kind == "2", 0].mean()
+    assert found[kind == "2", 2].mean() > found[kind == "0", 2].mean()
+    cluster = np.repeat(np.arange(40), 5)
+    fold = folds_of(cluster)
+    assert all(len(set(fold[cluster == one].tolist())) == 1 for one in range(40))
+    assert np.bincount(fold).tolist() == [40] * 5
+
+
+def test_near_duplicates() -> None:
+    long = "The quick brown fox jumps over the lazy dog while a grey cat sits on the old wall and looks at birds"
+    others = [f"{word} entirely different sentences about {word} matters that share nothing with others of the list {at}"
+              for at, word in enumerate(("naval", "royal", "lunar", "vocal"))]  # fmt: skip
+    cluster = near_duplicates([long, long + " today", long.upper(), "Another text", *others])
+    assert cluster[0] == cluster[1] == cluster[2]
+    assert len(set(cluster[3:].tolist())) == 5
+    sums = [f"What is {a} + {b}?" for a in range(9) for b in range(9)]
+    assert len(set(near_duplicates(sums).tolist())) == 81
+    assert near_duplicates(["What is 1 + 2?", "what is 1+2?", "What is 2 + 1?"]).tolist() == [0, 0, 2]
+
+
+def test_near_duplicates_of_test_questions_are_left_out() -> None:
+    table = told(120)
+    found = records(table)
+    # Every train question gets the text of a test question, with one word more.
+    test = [text for text, place in zip(found.texts, found.split, strict=True) if place == 2]
+    copies = dataclasses.replace(
+        found,
+        texts=tuple(
+            f"{test[at % len(test)]} again" if place == 0 and at % 2 else text
+            for at, (text, place) in enumerate(zip(found.texts, found.split, strict=True))
+        ),
+    )
+    kept = training_questions(copies)
+    assert not kept[np.arange(len(found)) % 2 == 1].any()
+    assert kept[(np.arange(len(found)) % 2 == 0) & (found.split == 0)].all()
+
+
+def test_groups_recover_what_the_column_cannot_tell() -> None:
+    case = Case(told(), {})
+    made = fit_predictor("text", case)
+    assert made.facts["helps"]
+    plain = case.source("test")
+    grouped = case._replace(table=grouped_table(case, made)).source("test", COLUMN)
+    batch = draw_exams(exam_spec(plain, budget=0.3), 0, np.arange(80))
+    other = draw_exams(exam_spec(grouped, budget=batch.spec.budget), 0, np.arange(80))
+    np.testing.assert_array_equal(batch.items, other.items)  # the same exams
+    np.testing.assert_array_equal(batch.outcomes()[0], other.outcomes()[0])
+    informed = informed_apart(batch)
+    assert informed.method == "halves"
+    found = recovered(
+        reachable_values(other), reachable_values(batch), informed.value, informed_values(batch), batch.items
+    )
+    assert found.share.low > 0.5
+    assert found.information.value < found.raw.value  # what is scored on its own samples flatters
+
+
+def test_nothing_is_recovered_where_texts_say_nothing() -> None:
+    made = fit_predictor("text", Case(told(says=False), {}))
+    assert not made.facts["helps"]
+
+
+def test_a_model_that_is_never_right() -> None:
+    table = told(80, 2)
+    place = table.rows.column_names.index("correct")
+    never = dataclasses.replace(table, rows=table.rows.set_column(place, "correct", [np.zeros(table.num_rows, bool)]))
+    made = fit_predictor("text", Case(never, {}))
+    assert not made.facts["helps"]
+    assert (made.success(["A simple question?"]) < 0.1).all()
+
+
+def test_groups_that_a_split_lacks_are_not_published() -> None:
+    made = fit_predictor("text", Case(told(120), {}))
+    table = told(60, seed=5)
+    labels = {split: set() for split in SPLITS}
+    found = grouped_table(Case(table, {}), made)
+    code, values = found.codes(COLUMN)
+    for at, name in enumerate(found.split_codes()):
+        labels[SPLITS[name]].add(values[code[at]])
+    assert labels["train"] == labels["validation"] == labels["test"]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("words", "unknown predictor"),
+        ("given", "given needs a column"),
+        ("text:x", "nothing after a colon"),
+        ("given:colour", "no column 'colour'"),
+        ("missing.npz", "no such file"),
+        ("embedding:/no/such/model", "no model"),
+    ],
+)
+def test_what_cannot_be_is_named(name: str, words: str) -> None:
+    from agents.predictors.exams import predictor_of
+
+    with pytest.raises(PredictorError, match=words):
+        predictor_of(name, Case(told(80), {}))
+
+
+def test_files_that_are_none(tmp_path: Path) -> None:
+    (tmp_path / "a.npz").write_bytes(b"nothing")
+    np.savez(tmp_path / "b.npz", weights=np.zeros(3))
+    made = fit_scores("text", records(told(80)))
+    made.save(tmp_path / "c.npz")
+    whole = (tmp_path / "c.npz").read_bytes()
+    (tmp_path / "d.npz").write_bytes(whole[: len(whole) // 2])
+    for name in ("a", "b", "d"):
+        with pytest.raises(PredictorError, match=f"{name}.npz: not a predictor's file"):
+            load_predictor(tmp_path / f"{name}.npz")
+    with pytest.raises(PredictorError, match="predictors are written as"):
+        made.save(tmp_path / "c.pickle")
+
+
+def test_few_questions_are_refused_by_name() -> None:
+    with pytest.raises(PredictorError, match="are too few for a predictor"):
+        fit_predictor("text", Case(told(24), {}))
+
+
+def test_a_column_that_is_needed_is_asked_for() -> None:
+    made = fit_scores("given:kind", records(told(80)))
+    with pytest.raises(PredictorError, match="no column 'kind'"):
+        made.scores(["a text"], {})
+
+
+def test_one_sample_a_cell_is_held_against_item_response() -> None:
+    case = Case(told(samples=1), {})
+    batch = draw_exams(exam_spec(case.source("test"), budget=0.3), 0, np.arange(60))
+    found = informed_apart(batch)
+    assert found.method == "item response"
+    assert reachable_values(batch).mean() < found.value.mean() < informed_values(batch).mean()
+
+
+@pytest.mark.skipif(not os.environ.get("ROI_DATA"), reason="needs the recorded tables (ROI_DATA)")
+def test_a_thousand_questions_of_a_real_table() -> None:
+    table = OutcomeTable.read(Path(os.environ["ROI_DATA"]) / "outcomes" / "jhu_concise_cot.parquet")
+    found = records(table, "gpt-4")
+    assert not np.isin(found.texts, "").any()
+    made = fit_scores("text", found)
+    assert made.facts["left_out"] > 0  # near duplicates across splits
+    test = split(found, "test")
+    mean, tokens = column_means(split(found, "train"), test, "dataset")
+    scores = made.scores(test.texts, test.columns)
+    mine = quality(test, made.heads.probability(scores), made.heads.expected_cost(scores))
+    assert mine.log_loss.mean() < quality(test, mean, tokens).log_loss.mean() + 0.005
+    assert (mine.calibration < 0.1).all()
