@@ -40,7 +40,7 @@ def fit(
     table: Annotated[Path, typer.Argument(help="Recorded outcomes with question texts")],
     out: Annotated[Path, typer.Option(help="File to write (.npz); beside it a report (.json) and a picture (.png)")],
     predictor: Annotated[str, typer.Option(help=f"One of {PREDICTORS}")] = "text",
-    menu: Annotated[str | None, typer.Option(help="Family of the table; may be left out where it has one")] = None,
+    menu: Annotated[str | None, typer.Option(help="Menu of the table; may be left out where it has one")] = None,
     group_by: Annotated[
         str, typer.Option(help="Column that agents see anyway: the predictor reads it too")
     ] = "dataset",

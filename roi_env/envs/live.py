@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import gymnasium as gym
@@ -67,6 +68,33 @@ def _one_request(tiers: Sequence[ThinkingTier]) -> tuple[int, ...]:
     return tuple(tier.answer if tier.thinking == 0 and many > 1 else 0 for tier, many in zip(tiers, alike, strict=True))
 
 
+@dataclass(frozen=True)
+class KnownGroups:
+    """Groups of questions, and what is believed of them, where something else than a table tells them.
+
+    :param tiers: K names of the tiers that are believed in, cheapest first.
+    :param names: G.
+    :param laws: (G,).
+    :param key: (G,) rank of difficulty.
+    :param share: (G,) how often they came so far; sums to one.
+    :param group: texts, and values of further columns by name, to the (n,) groups of these questions.
+    """
+
+    tiers: tuple[str, ...]
+    names: tuple[str, ...]
+    laws: Laws
+    key: npt.NDArray[np.int32]
+    share: npt.NDArray[np.float64]
+    group: Callable[[Sequence[str], Mapping[str, Sequence[str]]], npt.NDArray[np.int64]]
+
+    def of(self, questions: Sequence[Question]) -> npt.NDArray[np.int64]:
+        """(n,) groups; columns that all questions have are read too."""
+        extra = [{**question.extra, "dataset": question.dataset} for question in questions]
+        shared = set.intersection(*(set(columns) for columns in extra)) if extra else set()
+        columns = {name: [str(one[name]) for one in extra] for name in sorted(shared)}
+        return self.group([question.text for question in questions], columns)
+
+
 def live_source(
     questions: Sequence[Question],
     tiers: Sequence[ThinkingTier],
@@ -74,40 +102,44 @@ def live_source(
     table: OutcomeTable | str | None = None,
     menu: str | None = None,
     group_by: str = "dataset",
+    known: KnownGroups | None = None,
 ) -> Source:
     """Questions to be answered live, as a source without outcomes.
 
     Without a table groups are thirds by length of text, with :func:`default_laws`. With one, groups, features and beliefs
     are those of its train split (what an agent trained on that table has seen); a question belongs to the group of its
-    value of ``group_by`` (its dataset, or an extra column).
+    value of ``group_by`` (its dataset, or an extra column). ``known`` groups stand in place of both.
 
     :raises ValueError: where the table's tiers are not these, or a question has a value that the table has not.
     """
     names = [tier.name for tier in tiers]
     group_names: tuple[str, ...]
     key: npt.NDArray[Any]
-    if table is None:
+    if known is not None:
+        _check_tiers("predictor", known.tiers, names)
+        groups, laws, group_names, key = known.of(questions), known.laws, known.names, known.key
+        features, feature_names = np.eye(len(group_names), dtype=np.float32), [f"group={name}" for name in group_names]
+    elif table is None:
         laws = default_laws(tiers, np.linspace(0, 1, len(_LENGTHS)).tolist())
         groups = length_groups(questions)
         features, feature_names = np.eye(len(_LENGTHS), dtype=np.float32), [f"text={name}" for name in _LENGTHS]
         group_names, key = _LENGTHS, np.arange(len(_LENGTHS))
     else:
-        known = recorded_source(table, menu=menu, group_by=group_by, split="train")
-        if known.unit != "tokens":
-            raise ValueError(f"the table's costs are {UNIT_NAMES[known.unit]}, a live budget is tokens: record tokens")
-        if [tier.name for tier in known.tiers] != names:
+        recorded = recorded_source(table, menu=menu, group_by=group_by, split="train")
+        if recorded.unit != "tokens":
             raise ValueError(
-                f"the table's tiers are {[tier.name for tier in known.tiers]}, the live ones {names}: name them alike"
+                f"the table's costs are {UNIT_NAMES[recorded.unit]}, a live budget is tokens: record tokens"
             )
-        place = {name: number for number, name in enumerate(known.group_names)}
+        _check_tiers("table", [tier.name for tier in recorded.tiers], names)
+        place = {name: number for number, name in enumerate(recorded.group_names)}
         values = [
             q.dataset if group_by == "dataset" else str(q.extra.get(group_by, f"(no {group_by})")) for q in questions
         ]
         if absent := sorted(set(values) - set(place)):
             raise ValueError(f"the table has no group {group_by}={absent[0]!r}; it has {sorted(place)}")
         groups = np.array([place[value] for value in values])
-        laws, features, feature_names = known.beliefs, known.group_features, list(known.feature_names)
-        group_names, key = known.group_names, known.group_key
+        laws, features, feature_names = recorded.beliefs, recorded.group_features, list(recorded.feature_names)
+        group_names, key = recorded.group_names, recorded.group_key
     size, empty = len(questions), np.zeros(len(questions) * len(tiers), np.int32)
     return Source(
         name="live",
@@ -136,6 +168,11 @@ def live_source(
         guessed=table is None,
         one_request=_one_request(tiers),
     )
+
+
+def _check_tiers(whose: str, known: Sequence[str], names: Sequence[str]) -> None:
+    if list(known) != list(names):
+        raise ValueError(f"the {whose}'s tiers are {list(known)}, the live ones {list(names)}: name them alike")
 
 
 def judged(reply: Reply, cap: int, tier: ThinkingTier, remaining: int, decision_cost: int) -> tuple[int, bool]:
