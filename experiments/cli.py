@@ -62,7 +62,7 @@ from roi_env.files import replacing
 
 if TYPE_CHECKING:
     from experiments.commands.train import TrainConfig
-    from experiments.compare.comparison import Cell
+    from experiments.compare.comparison import Job
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -119,7 +119,7 @@ def compare(
     ] = False,
 ) -> None:
     """Let agents take the same exams and write a report: score against budget, regrets, choices, statistics."""
-    from experiments.compare.comparison import CONFIG, expand, missing_cells, plan, to_train
+    from experiments.compare.comparison import CONFIG, expand, missing_jobs, plan, to_train
     from experiments.compare.comparison import assemble as assemble_run
 
     chosen = (overrides, config, family, budget, setting, agent, table, menu, group_by, num_tasks, out)
@@ -141,23 +141,23 @@ def compare(
         check_same(run, found, as_dict(resolved), f"roi compare --resume {run}")
     with interruptible(lambda: _kept(run / CONFIG, f"roi compare --resume {run}")):
         settings = expand(resolved)
-        cells = plan(resolved, settings)
-        todo = missing_cells(resolved, cells, run)
-        agents_shown = dict.fromkeys(cell.agent for cell in cells if cell.agent != "references")
+        jobs = plan(resolved, settings)
+        todo = missing_jobs(resolved, jobs, run)
+        agents_shown = dict.fromkeys(job.agent for job in jobs if job.agent != "references")
         console.print(
             f"[bold]{len(settings)} settings[/bold], {len(agents_shown)} agents, {resolved.exams} exams each, paired; "
-            f"{len(cells)} cells, {len(cells) - len(todo)} done already; run folder {run}"
+            f"{len(jobs)} jobs, {len(jobs) - len(todo)} done already; run folder {run}"
         )
         if training := len(to_train(resolved, todo, run)):
             console.print(f"{training} of them train their agent in the environment first")
         if dry_run:
             for one in settings:
-                names = dict.fromkeys(c.agent for c in cells if c.setting == one and c.agent != "references")
+                names = dict.fromkeys(c.agent for c in jobs if c.setting == one and c.agent != "references")
                 console.print(f"  {escape(one.label)}: {', '.join(names)}")
             return
         if not report_only:
             _compute(resolved, todo, run, workers)
-        assemble_run(resolved, settings, cells, run)
+        assemble_run(resolved, settings, jobs, run)
         from experiments.report.html import write_report
 
         with console.status("writing the report"):
@@ -166,16 +166,16 @@ def compare(
     console.print(f"Report: [bold]{report}[/bold]")
 
 
-def _compute(resolved: CompareConfig, todo: list[Cell], run: Path, workers: int) -> None:
-    """Run the cells with a progress bar."""
+def _compute(resolved: CompareConfig, todo: list[Job], run: Path, workers: int) -> None:
+    """Run the jobs with a progress bar."""
     from omegaconf import OmegaConf
 
-    from experiments.compare.comparison import CONFIG, run_cells
+    from experiments.compare.comparison import CONFIG, run_jobs
 
     run.mkdir(parents=True, exist_ok=True)
     with replacing(run / CONFIG) as path:
         OmegaConf.save(OmegaConf.structured(resolved), path)
-    _follow(run_cells(resolved, todo, run, workers), len(todo), lambda cell: f"{cell.setting.label} {cell.agent}")
+    _follow(run_jobs(resolved, todo, run, workers), len(todo), lambda job: f"{job.setting.label} {job.agent}")
 
 
 def _follow(done: Iterator[_Item], total: int, describe: Callable[[_Item], str]) -> None:

@@ -129,7 +129,7 @@ class CompareConfig:
     tuned: str | None = None
     """File written by `roi tune`: hyper-parameters of agents that learn in the environment. Their names must all be in it."""
     trained: list[str] = field(default_factory=list)
-    """Folders of trained agents: a cell found there is loaded instead of trained again."""
+    """Folders of trained agents: a job found there is loaded instead of trained again."""
 
 
 def load_config(path: Path | None, overrides: list[str], base: CompareConfig | None = None) -> CompareConfig:

@@ -1,4 +1,4 @@
-"""What predictors recover on a table's test questions: the cells behind `roi compare` and the table of `roi predict fit`."""
+"""What predictors recover on a table's test questions: what stands behind `roi compare` and the table of `roi predict fit`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Run a comparison: every agent takes the same exams; results are Parquet files that the report reads.
 
-A *setting* is a kind of exam (family x budget x order). A *cell* is one agent with one training seed in one setting, or a
-setting's reference values. Cells are independent: they run in any order and in any number of processes with the same
+A *setting* is a kind of exam (family x budget x order). A *job* is one agent with one training seed in one setting, or a
+setting's reference values. Jobs are independent: they run in any order and in any number of processes with the same
 result, each is stored by one atomic rename, and a resumed run computes only what is missing.
 """
 
@@ -88,7 +88,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Cell:
+class Job:
     """One agent (or the references) with one training seed in one setting.
 
     :param agent: its name in tables.
@@ -133,7 +133,7 @@ def setting_spec(setting: Setting, split: str = "test") -> ExamSpec:
 
 @lru_cache(maxsize=8)
 def _recorded_spec(exam: ExamConfig) -> ExamSpec:
-    """Cached: every cell of a setting needs it, and building it reads the whole table."""
+    """Cached: every job of a setting needs it, and building it reads the whole table."""
     return exam.resolve()
 
 
@@ -190,15 +190,15 @@ def learns(text: str, agent: Agent) -> bool:
     return not is_saved(text) and type(agent).train is not Agent.train
 
 
-def plan(config: CompareConfig, settings: list[Setting]) -> list[Cell]:
-    """All cells of a comparison.
+def plan(config: CompareConfig, settings: list[Setting]) -> list[Job]:
+    """All jobs of a comparison.
 
     :raises ConfigError: for an unknown agent, or one that a setting cannot have.
     """
     tuning = read_tuning(Path(config.tuned)) if config.tuned else None
-    cells = []
+    jobs = []
     for setting in settings:
-        cells.append(Cell(setting, _REFERENCES, _REFERENCES, 0))
+        jobs.append(Job(setting, _REFERENCES, _REFERENCES, 0))
         spec = setting_spec(setting)
         names = [
             name.replace(TIER, str(tier))
@@ -212,8 +212,8 @@ def plan(config: CompareConfig, settings: list[Setting]) -> list[Cell]:
             agent = make_for(text.replace(SEED, str(config.training_seeds[0])), setting, spec)
             several = learns(text, agent) or SEED in text
             seeds = config.training_seeds if several else [0]
-            cells += [Cell(setting, name, text.replace(SEED, str(seed)), seed) for seed in seeds]
-    return cells
+            jobs += [Job(setting, name, text.replace(SEED, str(seed)), seed) for seed in seeds]
+    return jobs
 
 
 def _published_is_true(spec: ExamSpec) -> bool:
@@ -246,14 +246,14 @@ def _matched(name: str, steps: int | None, tuning: Tuning | None) -> str:
     return agent_text(registered, params | inline)
 
 
-def _key(config: CompareConfig, cell: Cell) -> str:
-    """Name of a cell's file: a hash of everything its numbers depend on."""
+def _key(config: CompareConfig, job: Job) -> str:
+    """Name of a job's file: a hash of everything its numbers depend on."""
     identity = [
         roi_env.__version__,
-        _exam_identity(cell.setting),
-        cell.text,
-        _agent_content(cell.text),
-        cell.seed,
+        _exam_identity(job.setting),
+        job.text,
+        _agent_content(job.text),
+        job.seed,
         config.exams,
         config.exam_seed,
         config.replicates,
@@ -306,38 +306,38 @@ def _same_text(file: str) -> str | None:
 
 
 _Tables = dict[str, dict[str, Any]]
-"""Columns by table; every cell contributes rows to several."""
+"""Columns by table; every job contributes rows to several."""
 
 
-def _trained(config: CompareConfig, cell: Cell, spec: ExamSpec, store: Path) -> tuple[Agent, Curve]:
-    """The cell's agent, trained: from one of the stores of trained agents where it is there, else by training it now."""
-    agent = make_for(cell.text, cell.setting, spec)
-    if not agent.stepwise or is_saved(cell.text):
-        return build_agent(cell.text, cell.setting, spec, cell.seed), []
-    if (path := _stored(config, cell, agent, store)) is not None:
+def _trained(config: CompareConfig, job: Job, spec: ExamSpec, store: Path) -> tuple[Agent, Curve]:
+    """The job's agent, trained: from one of the stores of trained agents where it is there, else by training it now."""
+    agent = make_for(job.text, job.setting, spec)
+    if not agent.stepwise or is_saved(job.text):
+        return build_agent(job.text, job.setting, spec, job.seed), []
+    if (path := _stored(config, job, agent, store)) is not None:
         return load_trained(path, agent)
-    practice = TrainingExams(training_spec(cell.setting, spec), cell.seed)
-    validation = validation_exams(validation_spec(cell.setting, spec), cell.seed)
-    curve = train_stepwise(agent, practice, cell.seed, validation)
-    save_trained(agent, curve, store / _training_file(cell, agent))
+    practice = TrainingExams(training_spec(job.setting, spec), job.seed)
+    validation = validation_exams(validation_spec(job.setting, spec), job.seed)
+    curve = train_stepwise(agent, practice, job.seed, validation)
+    save_trained(agent, curve, store / _training_file(job, agent))
     return agent, curve
 
 
-def _stored(config: CompareConfig, cell: Cell, agent: Agent, store: Path) -> Path | None:
-    """Where the trained agent of a cell lies; None where it is in none of the stores."""
-    places = (folder / _training_file(cell, agent) for folder in (store, *map(Path, config.trained)))
+def _stored(config: CompareConfig, job: Job, agent: Agent, store: Path) -> Path | None:
+    """Where the trained agent of a job lies; None where it is in none of the stores."""
+    places = (folder / _training_file(job, agent) for folder in (store, *map(Path, config.trained)))
     return next((path for path in places if path.exists()), None)
 
 
-def to_train(config: CompareConfig, cells: list[Cell], run: Path) -> list[Cell]:
-    """Those of the cells whose agent must first be trained in the environment: minutes instead of seconds each."""
+def to_train(config: CompareConfig, jobs: list[Job], run: Path) -> list[Job]:
+    """Those of the jobs whose agent must first be trained in the environment: minutes instead of seconds each."""
     found = []
-    for cell in cells:
-        # By its class first: a comparison has hundreds of cells and few agents that learn in the environment.
-        if cell.agent != _REFERENCES and not is_saved(cell.text) and _entry(cell.text).stepwise:
-            agent = make_for(cell.text, cell.setting, setting_spec(cell.setting))
-            if _stored(config, cell, agent, _store(run)) is None:
-                found.append(cell)
+    for job in jobs:
+        # By its class first: a comparison has hundreds of jobs and few agents that learn in the environment.
+        if job.agent != _REFERENCES and not is_saved(job.text) and _entry(job.text).stepwise:
+            agent = make_for(job.text, job.setting, setting_spec(job.setting))
+            if _stored(config, job, agent, _store(run)) is None:
+                found.append(job)
     return found
 
 
@@ -345,36 +345,36 @@ def _store(run: Path) -> Path:
     return run / "agents"
 
 
-def training_identity(cell: Cell, agent: Agent) -> dict[str, Any]:
-    """Everything that the training of a cell's agent depends on, and nothing else, as JSON values."""
+def training_identity(job: Job, agent: Agent) -> dict[str, Any]:
+    """Everything that the training of a job's agent depends on, and nothing else, as JSON values."""
     return {
-        "exam": _exam_identity(cell.setting),
+        "exam": _exam_identity(job.setting),
         "agent": agent.name,
         "params": agent.params(),
-        "training_seed": cell.seed,
+        "training_seed": job.seed,
     }
 
 
-def _training_file(cell: Cell, agent: Agent) -> str:
+def _training_file(job: Job, agent: Agent) -> str:
     """Name of a trained agent's file: readable, and told apart by a hash of :func:`training_identity`."""
-    label = f"{cell.setting.label} {agent.name} seed{cell.seed}".lower().replace("=", "")
+    label = f"{job.setting.label} {agent.name} seed{job.seed}".lower().replace("=", "")
     said = re.sub(r"[^a-z0-9.]+", "-", label).strip("-")
-    return f"{said[:80]}-{_digest(training_identity(cell, agent))[:8]}.npz"
+    return f"{said[:80]}-{_digest(training_identity(job, agent))[:8]}.npz"
 
 
-def run_cell(config: CompareConfig, cell: Cell, store: Path) -> _Tables:
-    """Compute one cell: columns for the tables of the run folder.
+def run_job(config: CompareConfig, job: Job, store: Path) -> _Tables:
+    """Compute one job: columns for the tables of the run folder.
 
     :param store: folder where trained agents are kept and looked for first.
     """
-    spec = setting_spec(cell.setting)
+    spec = setting_spec(job.setting)
     batch = draw_exams(spec, config.exam_seed, np.arange(config.exams))
-    if cell.agent == _REFERENCES:
-        return _reference_tables(config, cell.setting.number, batch)
-    agent, curve = _trained(config, cell, spec, store)
+    if job.agent == _REFERENCES:
+        return _reference_tables(config, job.setting.number, batch)
+    agent, curve = _trained(config, job, spec, store)
     result = evaluate(agent, batch, max_states=config.max_states, replicates=config.replicates, seed=config.exam_seed)
     exams, tasks = result.value.shape
-    head = {"setting": cell.setting.number, "agent": cell.agent, "seed": cell.seed}
+    head = {"setting": job.setting.number, "agent": job.agent, "seed": job.seed}
     skipped = result.skipped.sum(1) / np.maximum(result.reached.sum(1), 1e-12)
     tables: _Tables = {
         "scores": head
@@ -415,21 +415,21 @@ def run_cell(config: CompareConfig, cell: Cell, store: Path) -> _Tables:
         "level_accuracy": sums["level_match"] / count,
         "mass": sums["decisions"],
     }
-    if cell.seed == 0:
-        tables["trajectory"] = _trajectory(agent, batch, config.exam_seed, cell)
+    if job.seed == 0:
+        tables["trajectory"] = _trajectory(agent, batch, config.exam_seed, job)
     if curve:
         columns = curve_table(curve)
         tables["learning"] = head | {name: columns[name].to_numpy() for name in columns.column_names}
     return tables
 
 
-def _trajectory(agent: Agent, batch: ExamBatch, seed: int, cell: Cell) -> dict[str, Any]:
+def _trajectory(agent: Agent, batch: ExamBatch, seed: int, job: Job) -> dict[str, Any]:
     """The first exam as it went, outcome by outcome."""
     records = rollout(agent, batch.take(slice(0, 1)), replicates=1, seed=seed)
     reached = records.reached[0]
     return {
-        "setting": cell.setting.number,
-        "agent": cell.agent,
+        "setting": job.setting.number,
+        "agent": job.agent,
         "exam": 0,
         "position": np.flatnonzero(reached),
         "action": records.action[0, reached],
@@ -497,7 +497,7 @@ def _settings_table(config: CompareConfig, settings: list[Setting]) -> pa.Table:
 
 
 def _arrow(columns: dict[str, Any]) -> pa.Table:
-    """Columns of one cell, scalars repeated to the length of its arrays."""
+    """Columns of one job, scalars repeated to the length of its arrays."""
     length = max(len(value) for value in columns.values() if isinstance(value, np.ndarray))
     return pa.table(
         {
@@ -507,7 +507,7 @@ def _arrow(columns: dict[str, Any]) -> pa.Table:
     )
 
 
-def _write_cell(path: Path, tables: _Tables) -> None:
+def _write_job(path: Path, tables: _Tables) -> None:
     """Columns as arrays named ``table/column``; no pickle."""
     arrays = {
         f"{table}/{column}": np.asarray(values)
@@ -518,8 +518,8 @@ def _write_cell(path: Path, tables: _Tables) -> None:
         np.savez_compressed(file, allow_pickle=False, **arrays)  # type: ignore[arg-type]
 
 
-def _read_cell(path: Path) -> _Tables:
-    """What :func:`_write_cell` wrote; single values are Python's again.
+def _read_job(path: Path) -> _Tables:
+    """What :func:`_write_job` wrote; single values are Python's again.
 
     :raises ConfigError: where the file is damaged.
     """
@@ -531,51 +531,51 @@ def _read_cell(path: Path) -> _Tables:
                 values = stored[name]
                 tables.setdefault(table, {})[column] = values if values.ndim else values.item()
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ConfigError(f"{path}: a damaged cell ({error}); delete it and run the comparison on") from error
+        raise ConfigError(f"{path}: a damaged job ({error}); delete it and run the comparison on") from error
     return tables
 
 
-def _run_and_store(config: CompareConfig, cell: Cell, path: Path) -> None:
-    tables = run_cell(config, cell, _store(path.parent.parent))
+def _run_and_store(config: CompareConfig, job: Job, path: Path) -> None:
+    tables = run_job(config, job, _store(path.parent.parent))
     with replacing(path) as temporary:
-        _write_cell(temporary, tables)
+        _write_job(temporary, tables)
 
 
-def missing_cells(config: CompareConfig, cells: list[Cell], run: Path) -> list[Cell]:
-    """The cells that a run folder does not hold yet."""
-    return [cell for cell in cells if not (run / "cells" / _key(config, cell)).exists()]
+def missing_jobs(config: CompareConfig, jobs: list[Job], run: Path) -> list[Job]:
+    """The jobs that a run folder does not hold yet."""
+    return [job for job in jobs if not (run / "jobs" / _key(config, job)).exists()]
 
 
-def run_cells(config: CompareConfig, cells: list[Cell], run: Path, workers: int) -> Iterator[Cell]:
-    """Compute and store cells, yielding each as it is done; an interrupted run keeps what was done."""
-    folder = run / "cells"
+def run_jobs(config: CompareConfig, jobs: list[Job], run: Path, workers: int) -> Iterator[Job]:
+    """Compute and store jobs, yielding each as it is done; an interrupted run keeps what was done."""
+    folder = run / "jobs"
     folder.mkdir(parents=True, exist_ok=True)
-    workers = min(workers, len(cells))
+    workers = min(workers, len(jobs))
     if workers < 2:
-        for cell in cells:
-            _run_and_store(config, cell, folder / _key(config, cell))
-            yield cell
+        for job in jobs:
+            _run_and_store(config, job, folder / _key(config, job))
+            yield job
         return
     # One thread each: networks are small, and threads of several workers would wait for one another.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with worker_pool(workers) as pool:
-        futures: dict[Future[None], Cell] = {
-            pool.submit(_run_and_store, config, cell, folder / _key(config, cell)): cell for cell in cells
+        futures: dict[Future[None], Job] = {
+            pool.submit(_run_and_store, config, job, folder / _key(config, job)): job for job in jobs
         }
         for future in as_completed(futures):
             future.result()
             yield futures[future]
 
 
-def assemble(config: CompareConfig, settings: list[Setting], cells: list[Cell], run: Path) -> None:
-    """Put the stored cells together into the run folder's Parquet files and its configuration.
+def assemble(config: CompareConfig, settings: list[Setting], jobs: list[Job], run: Path) -> None:
+    """Put the stored jobs together into the run folder's Parquet files and its configuration.
 
-    An agent enters a setting with all its training seeds or not at all: where cells are not computed yet, the table
+    An agent enters a setting with all its training seeds or not at all: where jobs are not computed yet, the table
     ``missing`` says so.
 
     :raises ConfigError: where no setting has its reference values yet.
     """
-    undone = {(cell.setting.number, cell.agent, cell.seed) for cell in missing_cells(config, cells, run)}
+    undone = {(job.setting.number, job.agent, job.seed) for job in missing_jobs(config, jobs, run)}
     left_out = {(setting, agent) for setting, agent, _ in undone}
     unmeasured = {number for number, agent in left_out if agent == _REFERENCES}
     settings = [setting for setting in settings if setting.number not in unmeasured]
@@ -583,16 +583,16 @@ def assemble(config: CompareConfig, settings: list[Setting], cells: list[Cell], 
         raise ConfigError(f"{run}: no setting has its reference values yet; run the comparison on")
     parts: dict[str, list[pa.Table]] = {}
     missing: dict[tuple[int, str], list[int]] = {}
-    for cell in cells:
-        setting, agent = cell.setting.number, cell.agent
+    for job in jobs:
+        setting, agent = job.setting.number, job.agent
         if setting in unmeasured:
             continue
         if (setting, agent) in left_out:
-            missing.setdefault((setting, agent), []).append((setting, agent, cell.seed) not in undone)
+            missing.setdefault((setting, agent), []).append((setting, agent, job.seed) not in undone)
             continue
-        stored = _read_cell(run / "cells" / _key(config, cell))
+        stored = _read_job(run / "jobs" / _key(config, job))
         for name, columns in stored.items():
-            # A stored cell may come from a run whose settings were numbered otherwise, or under another agent's name.
+            # A stored job may come from a run whose settings were numbered otherwise, or under another agent's name.
             own = {"setting": setting} | ({"agent": agent} if "agent" in columns else {})
             parts.setdefault(name, []).append(_arrow(columns | own))
     schema = pa.schema([("setting", pa.int64()), ("agent", pa.string()), ("done", pa.int64()), ("seeds", pa.int64())])
@@ -602,7 +602,7 @@ def assemble(config: CompareConfig, settings: list[Setting], cells: list[Cell], 
     ]
     parts["missing"] = [pa.Table.from_pylist(rows, schema=schema)]
     for name, tables in parts.items():
-        # An earlier version's cells may lack a column.
+        # An earlier version's jobs may lack a column.
         table = pa.concat_tables(tables, promote_options="default")
         with replacing(run / f"{name}.parquet") as path:
             pq.write_table(table, path)

@@ -80,7 +80,7 @@ def test_another_runs_folder_is_refused_untouched(command: list[str], folder: st
 
 
 def test_the_same_command_goes_on(runs: Path) -> None:
-    assert "3 cells, 3 done already" in squeezed(*COMPARE, "--out", str(runs / "compare"))
+    assert "3 jobs, 3 done already" in squeezed(*COMPARE, "--out", str(runs / "compare"))
     longer = [*TRAIN[: TRAIN.index("--steps") + 1], "128", *TRAIN[TRAIN.index("--steps") + 2 :]]
     assert "after 160 steps, 4 updates" in squeezed(*longer, "--out", str(runs / "train"))
     assert "1 done already" in roi(*ROLLOUTS, "--out", str(runs / "rollouts"))

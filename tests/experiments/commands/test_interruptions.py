@@ -72,15 +72,15 @@ def interrupt(arguments: list[str], ready: Callable[[], object], number: signal.
 @pytest.mark.parametrize(
     ("number", "whole_group"), [(signal.SIGINT, False), (signal.SIGINT, True), (signal.SIGTERM, True)]
 )
-def test_compare_keeps_the_cells_that_are_done(number: signal.Signals, whole_group: bool, tmp_path: Path) -> None:
+def test_compare_keeps_the_jobs_that_are_done(number: signal.Signals, whole_group: bool, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    output = interrupt([*COMPARE, str(run)], lambda: any(run.glob("cells/*")), number, whole_group)
+    output = interrupt([*COMPARE, str(run)], lambda: any(run.glob("jobs/*")), number, whole_group)
     assert f"roi compare --resume {run}" in output
-    done = [file for file in run.glob("cells/*") if not file.name.startswith(".")]
+    done = [file for file in run.glob("jobs/*") if not file.name.startswith(".")]
     assert done
     for file in done:
-        with np.load(file) as cell:
-            assert cell.files
+        with np.load(file) as job:
+            assert job.files
     again = [sys.executable, "-m", "experiments.cli", "compare", "--resume", str(run), "--dry-run"]
     shown = subprocess.run(again, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert f"{len(done)} done already" in " ".join(shown.split())
@@ -89,7 +89,7 @@ def test_compare_keeps_the_cells_that_are_done(number: signal.Signals, whole_gro
 @pytest.mark.slow
 def test_compare_ends_while_its_workers_start(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    interrupt([*COMPARE, str(run)], lambda: (run / "cells").exists(), signal.SIGINT, True)
+    interrupt([*COMPARE, str(run)], lambda: (run / "jobs").exists(), signal.SIGINT, True)
 
 
 @pytest.mark.slow

@@ -22,9 +22,9 @@ from experiments.compare.comparison import (
     assemble,
     expand,
     make_for,
-    missing_cells,
+    missing_jobs,
     plan,
-    run_cells,
+    run_jobs,
     setting_spec,
     to_train,
     training_identity,
@@ -47,10 +47,10 @@ def small() -> CompareConfig:
 
 def finish(config: CompareConfig, run: Path, workers: int = 1) -> dict[str, list[dict]]:
     settings = expand(config)
-    cells = plan(config, settings)
+    jobs = plan(config, settings)
     run.mkdir(exist_ok=True)
-    list(run_cells(config, missing_cells(config, cells, run), run, workers))
-    assemble(config, settings, cells, run)
+    list(run_jobs(config, missing_jobs(config, jobs, run), run, workers))
+    assemble(config, settings, jobs, run)
     return {file.stem: pq.read_table(file).to_pylist() for file in sorted(run.glob("*.parquet"))}
 
 
@@ -84,9 +84,9 @@ def test_results_depend_on_neither_processes_nor_interruptions(tmp_path: Path) -
     whole = finish(config, tmp_path / "whole")
     halves = tmp_path / "halves"
     halves.mkdir()
-    cells = plan(config, expand(config))
-    list(run_cells(config, cells[::2], halves, 1))
-    assert len(missing_cells(config, cells, halves)) == len(cells) - len(cells[::2])
+    jobs = plan(config, expand(config))
+    list(run_jobs(config, jobs[::2], halves, 1))
+    assert len(missing_jobs(config, jobs, halves)) == len(jobs) - len(jobs[::2])
     assert repr(finish(config, halves, workers=2)) == repr(whole)  # repr: nan is not equal to itself
 
 
@@ -101,22 +101,22 @@ def test_the_default_comparison_finds_its_trained_agents(tmp_path: Path) -> None
     """`make compare` takes minutes because nothing is trained in it: every learner's weights lie in the repository."""
     folder = Path(__file__).parents[3] / "experiments"
     config = load_config(folder / "configs/compare.yaml", [])
-    cells = plan(config, expand(config))
+    jobs = plan(config, expand(config))
     trained = {path.stem for path in (folder / "trained").glob("*.npz")}
-    learners = [cell for cell in cells if cell.agent.startswith(("rllib-", "sb3-"))]
+    learners = [job for job in jobs if job.agent.startswith(("rllib-", "sb3-"))]
     assert len(learners) == len(trained) > 0
-    assert to_train(config, cells, tmp_path) == []
+    assert to_train(config, jobs, tmp_path) == []
     manifest = json.loads((folder / "trained/manifest.json").read_text())
     described = [
-        {"setting": cell.setting.label}
-        | training_identity(cell, make_for(cell.text, cell.setting, setting_spec(cell.setting)))
-        for cell in learners
+        {"setting": job.setting.label}
+        | training_identity(job, make_for(job.text, job.setting, setting_spec(job.setting)))
+        for job in learners
     ]
     assert sorted(manifest.values(), key=json.dumps) == sorted(json.loads(json.dumps(described)), key=json.dumps)
     assert {Path(name).stem for name in manifest} == trained
     longer = dataclasses.replace(config, steps=500_001)
     again = plan(longer, expand(longer))
-    assert [cell.agent for cell in to_train(longer, again, tmp_path)] == [cell.agent for cell in learners]
+    assert [job.agent for job in to_train(longer, again, tmp_path)] == [job.agent for job in learners]
 
 
 def tiered_table(path: Path, tiers: int, copies: int = 1) -> Path:
@@ -136,14 +136,14 @@ def test_the_default_comparison_has_a_fixed_agent_for_every_tier(tmp_path: Path,
     path = tiered_table(tmp_path / "t.jsonl", tiers)
     variant = FamilyConfig(family="recorded", table=str(path), menu="m", num_tasks=3)
     config = CompareConfig(families=[variant], budgets=[0.3], exams=3, training_seeds=[0])
-    fixed = [cell.agent for cell in plan(config, expand(config)) if cell.agent.startswith("fixed")]
+    fixed = [job.agent for job in plan(config, expand(config)) if job.agent.startswith("fixed")]
     assert fixed == [f"fixed-{tier}" for tier in range(1, tiers + 1)]
     config.agents = ["fixed-{tier}", "fixed-1", "plugin-bellman(attempts=20)"]
     rows = finish(config, tmp_path / "run")["scores"]
     assert {row["agent"] for row in rows} == {*fixed, "plugin-bellman(attempts=20)", "optimum"}
 
 
-def test_cells_depend_on_which_questions_are_one(tmp_path: Path) -> None:
+def test_jobs_depend_on_which_questions_are_one(tmp_path: Path) -> None:
     """Where texts repeat, splits follow them: what was trained on another split is not taken for it."""
     alone, copied = (tiered_table(tmp_path / f"{copies}.jsonl", 2, copies) for copies in (1, 2))
     names = {}
@@ -157,12 +157,12 @@ def test_cells_depend_on_which_questions_are_one(tmp_path: Path) -> None:
     assert "same_text" in names[copied]
 
 
-def test_another_question_is_another_cell(tmp_path: Path) -> None:
+def test_another_question_is_another_job(tmp_path: Path) -> None:
     config = small()
     finish(config, tmp_path)
     config.exams = 9
-    cells = plan(config, expand(config))
-    assert missing_cells(config, cells, tmp_path) == cells
+    jobs = plan(config, expand(config))
+    assert missing_jobs(config, jobs, tmp_path) == jobs
 
 
 @pytest.mark.parametrize(
@@ -352,9 +352,9 @@ def test_the_seed_in_an_agents_text_stands_for_the_training_seeds() -> None:
         agents=["llm(model='nowhere-{seed}')", "resolve"],
         training_seeds=[3, 7],
     )
-    cells = [cell for cell in plan(config, expand(config)) if cell.agent.startswith("llm")]
-    assert [(cell.seed, cell.text) for cell in cells] == [(3, "llm(model='nowhere-3')"), (7, "llm(model='nowhere-7')")]
-    assert {cell.agent for cell in cells} == {"llm(model='nowhere-{seed}')"}
+    jobs = [job for job in plan(config, expand(config)) if job.agent.startswith("llm")]
+    assert [(job.seed, job.text) for job in jobs] == [(3, "llm(model='nowhere-3')"), (7, "llm(model='nowhere-7')")]
+    assert {job.agent for job in jobs} == {"llm(model='nowhere-{seed}')"}
 
 
 def test_results_belong_to_a_models_weights(tmp_path: Path) -> None:
@@ -365,8 +365,8 @@ def test_results_belong_to_a_models_weights(tmp_path: Path) -> None:
     for weights in (b"one", b"other"):
         (tmp_path / "model.safetensors").write_bytes(weights)
         _content.cache_clear()
-        cell = next(cell for cell in plan(config, expand(config)) if cell.agent.startswith("llm"))
-        names.append(_key(config, cell))
+        job = next(job for job in plan(config, expand(config)) if job.agent.startswith("llm"))
+        names.append(_key(config, job))
     assert names[0] != names[1]
 
 

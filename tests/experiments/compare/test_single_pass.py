@@ -12,7 +12,7 @@ pytest.importorskip("transformers", reason="needs the extra [llm]")
 pytest.importorskip("ray", reason="needs the extra [rllib]")
 
 from experiments.cli import app
-from experiments.compare.comparison import assemble, expand, missing_cells, plan, run_cells
+from experiments.compare.comparison import assemble, expand, missing_jobs, plan, run_jobs
 from experiments.config import CompareConfig, ConfigError, FamilyConfig
 
 
@@ -24,9 +24,9 @@ def test_both_kinds_of_agents_stand_in_one_table(tmp_path: Path) -> None:
         exams=4,
         replicates=3,
     )
-    cells = plan(config, expand(config))
-    list(run_cells(config, missing_cells(config, cells, tmp_path), tmp_path, 1))
-    assemble(config, expand(config), cells, tmp_path)
+    jobs = plan(config, expand(config))
+    list(run_jobs(config, missing_jobs(config, jobs, tmp_path), tmp_path, 1))
+    assemble(config, expand(config), jobs, tmp_path)
     tables = {file.stem: pq.read_table(file).to_pylist() for file in tmp_path.glob("*.parquet")}
     budget = tables["settings"][0]["budget"]
     modes = {row["agent"]: row["evaluation"] for row in tables["scores"]}
@@ -36,8 +36,8 @@ def test_both_kinds_of_agents_stand_in_one_table(tmp_path: Path) -> None:
     drawn = [row for row in tables["trajectory"] if row["agent"] in modes and row["exam"] == 0]
     assert {row["agent"] for row in drawn} == set(modes)
     assert all(row["remaining_after"] == row["remaining_before"] - row["tokens"] for row in drawn)
-    # Live text has a seed: the same comparison again finds every cell, another seed none.
-    assert not missing_cells(config, cells, tmp_path)
+    # Live text has a seed: the same comparison again finds every job, another seed none.
+    assert not missing_jobs(config, jobs, tmp_path)
 
 
 def test_training_is_one_command_that_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Agents that learn in the environment inside comparisons: stores of trained agents, matched steps, tuning, missing cells."""
+"""Agents that learn in the environment inside comparisons: stores of trained agents, matched steps, tuning, missing jobs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from agents.neural import Progress
 from agents.playing import TrainingExams, evaluate, practice_seed
 from experiments.cli import app
 from experiments.commands.train import TrainConfig, read_config, train_run
-from experiments.compare.comparison import assemble, expand, missing_cells, plan, run_cells, setting_spec
+from experiments.compare.comparison import assemble, expand, missing_jobs, plan, run_jobs, setting_spec
 from experiments.config import CompareConfig, ConfigError, FamilyConfig
 from experiments.training.training_run import Curve, read_curve, train_stepwise, validation_exams, validation_seed
 from experiments.training.tuning import SEED, read_tuning
@@ -39,9 +39,9 @@ def config(**changes: object) -> CompareConfig:
 
 
 def compute(chosen: CompareConfig, run: Path, keep: slice = slice(None)) -> None:
-    cells = plan(chosen, expand(chosen))
-    list(run_cells(chosen, missing_cells(chosen, cells, run)[keep], run, 1))
-    assemble(chosen, expand(chosen), cells, run)
+    jobs = plan(chosen, expand(chosen))
+    list(run_jobs(chosen, missing_jobs(chosen, jobs, run)[keep], run, 1))
+    assemble(chosen, expand(chosen), jobs, run)
 
 
 def test_training_validation_reported_and_tuning_exams_have_keys_of_their_own() -> None:
@@ -195,8 +195,8 @@ def test_tuning_gives_every_agent_the_same_trials_and_resumes(tmp_path: Path) ->
     assert agents["sb3-a2c"] == record
     assert agents["sb3-dqn"]["settings"] == record["settings"]
     # A comparison uses them, and refuses agents that were not tuned.
-    cells = plan(config(agents=["sb3-a2c"], tuned=str(out)), expand(config()))
-    text = next(cell.text for cell in cells if cell.agent == "sb3-a2c")
+    jobs = plan(config(agents=["sb3-a2c"], tuned=str(out)), expand(config()))
+    text = next(job.text for job in jobs if job.agent == "sb3-a2c")
     assert parse_agent(text)[1] == tuning.params["sb3-a2c"] | {"steps": 400}
     with pytest.raises(ConfigError, match="not tuned"):
         plan(config(agents=["sb3-ppo"], tuned=str(out)), expand(config()))
