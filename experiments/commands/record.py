@@ -146,6 +146,8 @@ def record(
         tasks, wanted = [], endpoints.load_questions(questions, column, limit)
         judge = endpoints.grader_of(questions, grader)
     cost = (DECISION_COST if questions is None else 0) if decision_cost is None else decision_cost
+    if no_seeds and endpoint is None:
+        raise ConfigError("--no-seeds belongs to --endpoint: a model in this process draws its own random numbers")
     spoken = endpoints.local_dialect(model, dialect) if endpoint is None else None
     whole = spoken is not None and spoken.whole_caps
     if whole:  # the small model's own form is not theirs
@@ -160,8 +162,6 @@ def record(
         most = len(wanted) * samples * sum(entry.most_tokens for entry in tiers)
         console.print(f"at most {most:,} generated tokens, {most * usd_output / 1e6:,.2f} USD", highlight=False)
         return
-    if no_seeds and endpoint is None:
-        raise ConfigError("--no-seeds belongs to --endpoint: a model in this process draws its own random numbers")
     if endpoint is not None:
         endpoints.refuse_local(dialect, force, dtype)
     out.parent.mkdir(parents=True, exist_ok=True)

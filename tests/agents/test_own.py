@@ -30,6 +30,12 @@ def roi(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env, check=False)
 
 
+@pytest.fixture(autouse=True)
+def files_that_workers_import(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is imported here is told to processes that start later; not to those of other tests."""
+    monkeypatch.setenv("ROI_IMPORT", "")
+
+
 def test_an_agent_of_a_file_is_an_agent_like_any_other(tmp_path: Path) -> None:
     agent = make_agent(f"{OWN}(margin=2.0)", PROBLEM)
     assert agent.name == "own_agent:Careful"

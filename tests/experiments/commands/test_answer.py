@@ -256,26 +256,6 @@ def test_an_endpoint_that_wants_rest_stops_the_run_and_resume_goes_on(tmp_path: 
         assert audit(out)["charged"] == upstream.generated == 9 * 24
 
 
-def test_two_proxies_on_one_state(tmp_path: Path) -> None:
-    with serving(Upstream().app()) as url:
-        serve = ["serve", "--budget", "a=500", "--upstream", f"{url}/v1", "--model", "stub", "--backend", "vllm"]
-        serve += [*TIERS, "--agent", "fixed-2", "--state", str(tmp_path), "--port", "0"]
-        first = subprocess.Popen([*COMMAND, *serve], stdout=subprocess.DEVNULL)
-        wait_for((tmp_path / "a.jsonl").exists, first)
-        second = subprocess.run([*COMMAND, *serve], capture_output=True, text=True, timeout=120)
-        assert second.returncode == 2
-        assert f"in use by process {first.pid} on" in " ".join(second.stderr.split())
-        first.kill()
-        first.wait()
-        third = subprocess.Popen([*COMMAND, *serve], stdout=subprocess.PIPE, text=True)
-        assert third.stdout is not None
-        assert "500 of 500 tokens left" in third.stdout.readline(), "a lock ends with its process"
-        time.sleep(1)
-        third.terminate()
-        third.communicate(timeout=60)
-        assert not (tmp_path / "a.jsonl.lock").exists()
-
-
 def test_a_recording_goes_on_elsewhere_and_with_further_tiers_but_not_with_other_answers(tmp_path: Path) -> None:
     source = tmp_path / "q.jsonl"
     source.write_text("".join(json.dumps({"question": f"{n}?", "answer": "42"}) + "\n" for n in range(4)))
