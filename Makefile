@@ -79,7 +79,7 @@ bench: .venv/ready
 	# First steps of the environments and a very small comparison compile the kernels, once for all kinds of exams: numba
 	# keeps them beside the sources.
 	$(BIN)/python -c 'import gymnasium as gym; name = "roi_env:ROIReasoning-v0"; gym.make(name).reset(); \
-	  envs = gym.make_vec(name, num_envs=2).unwrapped; envs.reset(); envs.step(envs.sample_actions(envs.np_random))'
+	  envs = gym.make_vec(name, num_envs=2).unwrapped; envs.reset(); envs.step(envs.action_space.sample())'
 	$(BIN)/roi compare --workers 1 --family signal --family latent --budget 0.15 --out .venv/first exams=1 steps=1 training_seeds=[0] > /dev/null
 	touch $@
 
