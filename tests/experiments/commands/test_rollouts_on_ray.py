@@ -95,7 +95,7 @@ def test_a_node_lost_in_the_middle(nodes: Cluster, alone: dict[str, bytes], tmp_
         nodes.remove_node(node, allow_graceful=False)
         done.append(next(run))
         new = add_node(nodes)
-        wait_for(lambda: processes(new, TASK), 150)  # it is used
+        wait_for(lambda: processes(new, TASK) or len(files(tmp_path)) >= 5, 150)  # it is used, or came too late
         done += run
     assert sorted(done) == list(range(6))
     assert files(tmp_path) == alone
