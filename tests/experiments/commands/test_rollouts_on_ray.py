@@ -94,8 +94,7 @@ def test_a_node_lost_in_the_middle(nodes: Cluster, alone: dict[str, bytes], tmp_
         wait_for(lambda: processes(node, TASK))
         nodes.remove_node(node, allow_graceful=False)
         done.append(next(run))
-        new = add_node(nodes)
-        wait_for(lambda: processes(new, TASK) or len(files(tmp_path)) >= 5, 150)  # it is used, or came too late
+        add_node(nodes)  # it may come too late to be used
         done += run
     assert sorted(done) == list(range(6))
     assert files(tmp_path) == alone
