@@ -26,7 +26,7 @@ from agents.base import Agent, exams_view, make_agent, public_problem
 from agents.live.session import Session
 from agents.llm.decisions.policy import model_source
 from agents.playing import evaluate
-from experiments.compare.comparison import Setting, setting_spec
+from experiments.compare.plan import Setting, setting_spec
 from experiments.config import FamilyConfig
 from roi_env.answering.base import Question, ThinkingTier
 from roi_env.answering.grading import exact

@@ -56,13 +56,13 @@ from experiments.options import (
     read_budget,
 )
 from experiments.runs import check_folder, check_same
-from experiments.terminal import console, end_like_an_interrupt, interruptible, progress_bar
+from experiments.terminal import STOPPED, console, end_like_an_interrupt, interrupted, interruptible, progress_bar
 from roi_env.exams.exam import LARGEST_NUMBER, LARGEST_SEED
 from roi_env.files import replacing
 
 if TYPE_CHECKING:
     from experiments.commands.train import TrainConfig
-    from experiments.compare.comparison import Job
+    from experiments.compare.plan import Job
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -119,8 +119,9 @@ def compare(
     ] = False,
 ) -> None:
     """Let agents take the same exams and write a report: score against budget, regrets, choices, statistics."""
-    from experiments.compare.comparison import CONFIG, expand, missing_jobs, plan, to_train
-    from experiments.compare.comparison import assemble as assemble_run
+    from experiments.compare.plan import expand, plan
+    from experiments.compare.store import CONFIG, missing_jobs, to_train
+    from experiments.compare.store import assemble as assemble_run
 
     chosen = (overrides, config, family, budget, setting, agent, table, menu, group_by, num_tasks, out)
     if resume is not None and (any(chosen) or exam_seed is not None):
@@ -170,7 +171,8 @@ def _compute(resolved: CompareConfig, todo: list[Job], run: Path, workers: int) 
     """Run the jobs with a progress bar."""
     from omegaconf import OmegaConf
 
-    from experiments.compare.comparison import CONFIG, run_jobs
+    from experiments.compare.jobs import run_jobs
+    from experiments.compare.store import CONFIG
 
     run.mkdir(parents=True, exist_ok=True)
     with replacing(run / CONFIG) as path:
@@ -247,7 +249,7 @@ def _resolve(
 
 def _only(config: CompareConfig, patterns: list[str]) -> list[FamilyConfig]:
     """The families of a configuration cut down to the settings whose labels match."""
-    from experiments.compare.comparison import expand
+    from experiments.compare.plan import expand
 
     settings = expand(config)
     labels = [setting.label for setting in settings]
@@ -500,7 +502,7 @@ def rollouts(
         run_on_ray,
         summarise_run,
     )
-    from experiments.compare.comparison import setting_spec
+    from experiments.compare.plan import setting_spec
 
     config = RolloutConfig(
         agent=agent,
@@ -725,6 +727,10 @@ def main() -> None:
     end_like_an_interrupt()
     try:
         app()
+    except SystemError as error:
+        if not interrupted(error):
+            raise
+        sys.exit(STOPPED)
     except ValueError as error:
         from experiments.report.analysis import RunError
         from roi_env.sources.outcome_tables import OutcomeTableError

@@ -37,6 +37,14 @@ def progress_bar() -> Progress:
     )
 
 
+def interrupted(error: BaseException | None) -> bool:
+    """Whether an interrupt is behind an error: compiled code that is interrupted while it begins raises a SystemError,
+    one a layer, each with the former as its cause."""
+    while isinstance(error, SystemError):
+        error = error.__cause__ or error.__context__
+    return isinstance(error, KeyboardInterrupt)
+
+
 @contextmanager
 def interruptible(stopped: Callable[[], str]) -> Iterator[None]:
     """Work that Ctrl-C and SIGTERM end within seconds.
@@ -47,8 +55,7 @@ def interruptible(stopped: Callable[[], str]) -> Iterator[None]:
         with ends_promptly():
             yield
     except (KeyboardInterrupt, SystemError) as error:
-        # Compiled code that is interrupted while it begins hands Python's interrupt on as the cause of a SystemError.
-        if isinstance(error, SystemError) and not isinstance(error.__cause__ or error.__context__, KeyboardInterrupt):
+        if not interrupted(error):
             raise
         console.print(f"\nStopped. {stopped()}", highlight=False, markup=False, soft_wrap=True)
         raise typer.Exit(STOPPED) from None

@@ -10,7 +10,7 @@ from rich.text import Text
 from agents.base import DecisionView
 from agents.one_pass import ExamTaker
 from agents.watching import take_exam
-from experiments.compare.comparison import Setting, build_agent, setting_spec
+from experiments.compare.plan import Setting, build_agent, setting_spec
 from experiments.config import ConfigError
 from experiments.options import ChosenExam
 from roi_env.envs.single import ROIReasoningEnv

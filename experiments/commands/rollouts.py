@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from agents.base import Agent, agent_text, is_saved
 from agents.cluster import connected
 from agents.playing import rollout
-from experiments.compare.comparison import Setting, build_agent, make_for, setting_spec
+from experiments.compare.plan import Setting, build_agent, make_for, setting_spec
 from experiments.config import ConfigError, FamilyConfig
 from experiments.runs import check_folder, check_same
 from roi_env.exams.config import ExamSpec

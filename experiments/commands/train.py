@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from agents.base import make_agent, public_problem
 from agents.playing import TrainingExams
-from experiments.compare.comparison import Setting, setting_spec, training_spec, validation_spec
+from experiments.compare.plan import Setting, setting_spec, training_spec, validation_spec
 from experiments.config import ConfigError, FamilyConfig
 from experiments.runs import check_folder, check_same
 from experiments.training.training_run import (

@@ -14,7 +14,7 @@ from agents.base import make_agent, public_problem
 from agents.playing import evaluate, rollout
 from experiments.cli import app
 from experiments.commands.rollouts import RolloutConfig, open_run, part_file, prepare, run_here, summarise_run
-from experiments.compare.comparison import setting_spec
+from experiments.compare.plan import setting_spec
 from experiments.config import ConfigError, FamilyConfig
 from roi_env.exams.exam import draw_exams
 

@@ -26,7 +26,7 @@ from experiments.commands.rollouts import (
     run_on_ray,
     summarise_run,
 )
-from experiments.compare.comparison import setting_spec, training_spec
+from experiments.compare.plan import setting_spec, training_spec
 from experiments.config import FamilyConfig
 from tests.clusters import add_node, driving, processes, two_nodes, wait_for
 

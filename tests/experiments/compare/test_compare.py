@@ -11,21 +11,17 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner, Result
 
-import experiments
 from agents.base import AGENTS, make_agent, public_problem
 from agents.playing import rollout
 from experiments.cli import app, main
-from experiments.compare.comparison import (
-    _content,
-    _exam_identity,
-    _key,
+from experiments.compare.jobs import run_jobs
+from experiments.compare.plan import expand, make_for, plan, setting_spec
+from experiments.compare.store import (
     assemble,
-    expand,
-    make_for,
+    content_hash,
+    exam_identity,
+    job_file,
     missing_jobs,
-    plan,
-    run_jobs,
-    setting_spec,
     to_train,
     training_identity,
 )
@@ -90,13 +86,6 @@ def test_results_depend_on_neither_processes_nor_interruptions(tmp_path: Path) -
     assert repr(finish(config, halves, workers=2)) == repr(whole)  # repr: nan is not equal to itself
 
 
-@pytest.mark.parametrize("name", ["compare", "paper", "reach", "rl", "single-pass"])
-def test_every_packaged_configuration_is_read(name: str) -> None:
-    folder = Path(experiments.__file__).parent / "configs"
-    assert {path.stem for path in folder.glob("*.yaml")} == {"compare", "paper", "reach", "rl", "single-pass"}
-    assert load_config(folder / f"{name}.yaml", []).families
-
-
 def test_the_default_comparison_finds_its_trained_agents(tmp_path: Path) -> None:
     """`make compare` takes minutes because nothing is trained in it: every learner's weights lie in the repository."""
     folder = Path(__file__).parents[3] / "experiments"
@@ -150,7 +139,7 @@ def test_jobs_depend_on_which_questions_are_one(tmp_path: Path) -> None:
     for path in (alone, copied):
         variant = FamilyConfig(family="recorded", table=str(path), menu="m", num_tasks=3)
         config = CompareConfig(families=[variant], budgets=[0.3], agents=["random"])
-        names[path] = _exam_identity(expand(config)[0])
+        names[path] = exam_identity(expand(config)[0])
         train, test = (setting_spec(expand(config)[0], split).source for split in ("train", "test"))
         assert not set(train.texts) & set(test.texts)
     assert "same_text" not in names[alone]
@@ -364,16 +353,16 @@ def test_results_belong_to_a_models_weights(tmp_path: Path) -> None:
     names = []
     for weights in (b"one", b"other"):
         (tmp_path / "model.safetensors").write_bytes(weights)
-        _content.cache_clear()
+        content_hash.cache_clear()
         job = next(job for job in plan(config, expand(config)) if job.agent.startswith("llm"))
-        names.append(_key(config, job))
+        names.append(job_file(config, job))
     assert names[0] != names[1]
 
 
-@pytest.mark.parametrize("name", ["compare", "paper", "reach", "rl", "single-pass"])
-def test_published_configurations_are_read(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[3] / "experiments/configs").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_published_configurations_are_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROI_DATA", "nowhere")
-    folder = Path(__file__).parents[3] / "experiments/configs"
-    assert name in {path.stem for path in folder.glob("*.yaml")}
-    settings = expand(load_config(folder / f"{name}.yaml", []))
-    assert len({setting.label for setting in settings}) == len(settings) > 1 or name == "single-pass"
+    settings = expand(load_config(path, []))
+    assert len({setting.label for setting in settings}) == len(settings) > 1 or path.stem == "single-pass"

@@ -12,7 +12,9 @@ pytest.importorskip("transformers", reason="needs the extra [llm]")
 pytest.importorskip("ray", reason="needs the extra [rllib]")
 
 from experiments.cli import app
-from experiments.compare.comparison import assemble, expand, missing_jobs, plan, run_jobs
+from experiments.compare.jobs import run_jobs
+from experiments.compare.plan import expand, plan
+from experiments.compare.store import assemble, missing_jobs
 from experiments.config import CompareConfig, ConfigError, FamilyConfig
 
 

@@ -15,7 +15,9 @@ from agents.neural import Progress
 from agents.playing import TrainingExams, evaluate, practice_seed
 from experiments.cli import app
 from experiments.commands.train import TrainConfig, read_config, train_run
-from experiments.compare.comparison import assemble, expand, missing_jobs, plan, run_jobs, setting_spec
+from experiments.compare.jobs import run_jobs
+from experiments.compare.plan import expand, plan, setting_spec
+from experiments.compare.store import assemble, missing_jobs
 from experiments.config import CompareConfig, ConfigError, FamilyConfig
 from experiments.training.training_run import Curve, read_curve, train_stepwise, validation_exams, validation_seed
 from experiments.training.tuning import SEED, read_tuning
