@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 from collections.abc import Iterator
@@ -86,18 +87,27 @@ def test_a_worker_killed_in_the_middle(nodes: Cluster, alone: dict[str, bytes], 
     assert files(tmp_path) == alone
 
 
-def test_a_node_lost_in_the_middle(nodes: Cluster, alone: dict[str, bytes], tmp_path: Path) -> None:
+def test_a_node_lost_in_the_middle_and_a_new_one(nodes: Cluster, tmp_path: Path) -> None:
+    """The lost node's parts are computed again, the new node gets parts of its own, and none of it can be seen in them."""
+    config = dataclasses.replace(
+        CONFIG, exams=1_000_000
+    )  # more than is computed here: however late a node is, there is work
     (node,) = nodes.worker_nodes
     with driving(nodes):
-        run = on_ray(CONFIG, tmp_path)
+        run = on_ray(config, tmp_path / "there")
         done = [next(run)]
         wait_for(lambda: processes(node, TASK))
         nodes.remove_node(node, allow_graceful=False)
-        done.append(next(run))
-        add_node(nodes)  # it may come too late to be used
-        done += run
-    assert sorted(done) == list(range(6))
-    assert files(tmp_path) == alone
+        new = add_node(nodes)
+        wait_for(lambda: done.append(next(run)) or (processes(new, TASK) and set(done) >= set(range(4))), 180)
+        done += [next(run), next(run)]
+        run.close()  # type: ignore[attr-defined]
+    assert set(open_run(config, tmp_path / "there")) == set(range(config.parts)) - set(done)
+    checked = [0, 1, 2, 3, *done[-2:]]
+    open_run(config, tmp_path / "here")
+    assert list(run_here(config, prepare(config), checked, tmp_path / "here")) == checked
+    there = files(tmp_path / "there")
+    assert all(there[name] == content for name, content in files(tmp_path / "here").items())
 
 
 def test_an_interrupted_run_goes_on(nodes: Cluster, alone: dict[str, bytes], tmp_path: Path) -> None:
