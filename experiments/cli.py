@@ -56,7 +56,8 @@ from experiments.options import (
     read_budget,
 )
 from experiments.runs import check_folder, check_same
-from experiments.terminal import STOPPED, console, end_like_an_interrupt, interrupted, interruptible, progress_bar
+from experiments.terminal import console, end_like_an_interrupt, interrupted, interruptible, progress_bar
+from experiments.training.workers import STOPPED
 from roi_env.exams.exam import LARGEST_NUMBER, LARGEST_SEED
 from roi_env.files import replacing
 

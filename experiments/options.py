@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
@@ -148,32 +148,52 @@ EXAM_OPTIONS: dict[str, tuple[Any, Any]] = {
 """The fields of an exam's description as options, with their defaults."""
 
 
-def exam_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command with a parameter ``exam: ChosenExam`` the options that describe an exam."""
+_Options = dict[str, tuple[Any, Any]]
+"""Options by name: each with its annotation and its default."""
+
+
+def _expanded(
+    command: Callable[..., None], groups: dict[str, tuple[_Options, Callable[..., Any]]]
+) -> Callable[..., None]:
+    """Replace parameters of a command by options, from which their values are made."""
 
     @functools.wraps(command)
     def with_options(**values: Any) -> None:
-        chosen = {name: values.pop(name) for name in EXAM_OPTIONS}
-        table, family = chosen["table"], chosen["family"]
-        if table is not None and family is not None and family != "paper":
-            raise ConfigError("--family and --table exclude each other")
-        budget, order = read_budget(chosen.pop("budget")), chosen.pop("order")
-        chosen |= {"family": family or ("signal" if table is None else "recorded"), "table": absolute(table)}
-        said = family is not None or table is not None
-        command(**values, exam=ChosenExam(FamilyConfig(**chosen), budget, order, said))
+        made = {name: make(**{one: values.pop(one) for one in options}) for name, (options, make) in groups.items()}
+        command(**values, **made)
 
     hints = get_type_hints(command, include_extras=True)
     parameters: list[inspect.Parameter] = []
     for name, parameter in inspect.signature(command).parameters.items():
-        if name == "exam":
-            kind = inspect.Parameter.KEYWORD_ONLY
-            parameters += [
-                inspect.Parameter(one, kind, default=default, annotation=hint)
-                for one, (hint, default) in EXAM_OPTIONS.items()
-            ]
-        else:
-            parameters.append(parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY))
+        own: _Options = {name: (hints[name], parameter.default)}
+        parameters += [
+            inspect.Parameter(one, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
+            for one, (hint, default) in groups.get(name, (own, None))[0].items()
+        ]
     with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     with_options.__annotations__ = {one.name: one.annotation for one in parameters}
     del with_options.__wrapped__  # type: ignore[attr-defined]  # Sphinx reads defaults there, and finds too few
     return with_options
+
+
+def exam_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command with a parameter ``exam: ChosenExam`` the options that describe an exam."""
+    return _expanded(command, {"exam": (EXAM_OPTIONS, _chosen_exam)})
+
+
+def _chosen_exam(*, table: Path | None, family: str | None, budget: str, order: str, **chosen: Any) -> ChosenExam:
+    if table is not None and family is not None and family != "paper":
+        raise ConfigError("--family and --table exclude each other")
+    named = family or ("signal" if table is None else "recorded")
+    said = family is not None or table is not None
+    return ChosenExam(FamilyConfig(family=named, table=absolute(table), **chosen), read_budget(budget), order, said)
+
+
+def option_groups(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the fields of its parameters that are dataclasses as options: groups that belong together."""
+    groups: dict[str, tuple[_Options, Callable[..., Any]]] = {}
+    for name, kind in get_type_hints(command).items():
+        if isinstance(kind, type) and is_dataclass(kind):
+            hints = get_type_hints(kind, include_extras=True)
+            groups[name] = ({field.name: (hints[field.name], field.default) for field in fields(kind)}, kind)
+    return _expanded(command, groups)

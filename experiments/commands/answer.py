@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +14,7 @@ from rich.table import Table
 from experiments.commands import endpoints
 from experiments.commands.record import OPEN_ANSWER_TOKENS, OPEN_TIERS
 from experiments.config import ConfigError
-from experiments.options import Imports, own_agents
+from experiments.options import Imports, option_groups, own_agents
 from experiments.terminal import console, progress_bar
 
 if TYPE_CHECKING:
@@ -24,11 +25,13 @@ TIERS = ("direct=0+512", "low=1024+512@low", "high=8192+512@high")
 ANSWER_TOKENS = 512
 
 
+@option_groups
 def answer(
     questions: Annotated[str, typer.Argument(help="Questions: a file or any source of `roi record --questions`")],
     budget: Annotated[
         str, typer.Option(help="Tokens for all of them (50000), or a fraction (0.3) of always the dearest")
     ],
+    *,
     endpoint: endpoints.Endpoint = None,
     model: Annotated[
         str | None, typer.Option(help="The endpoint's model (default: its only one), or a local model directory")
@@ -68,16 +71,9 @@ def answer(
     limit: endpoints.Limit = None,
     seed: Annotated[int, typer.Option(help="Of draws from the agent's probabilities", min=0)] = 0,
     temperature: Annotated[float | None, typer.Option(help="Of sampling; default: the endpoint's own", min=0)] = None,
-    key_env: endpoints.KeyEnv = None,
-    dialect: endpoints.DialectName = "auto",
-    force: endpoints.Force = None,
-    dtype: endpoints.Dtype = "auto",
-    prompt: endpoints.Prompt = None,
-    system: endpoints.System = None,
-    body: endpoints.Body = None,
-    tokenizer: endpoints.Tokenizer = None,
-    deadline: endpoints.Deadline = 600.0,
-    retries: endpoints.Retries = 6,
+    speech: endpoints.Speech,
+    wording: endpoints.Wording,
+    connection: endpoints.Connection,
     patience: endpoints.Patience = 1800.0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the folder's ledger")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be asked")] = False,
@@ -93,9 +89,9 @@ def answer(
 
     asked = endpoints.load_questions(questions, column, limit, answers=grader is not None, distinct=False)
     if endpoint is not None:
-        endpoints.refuse_local(dialect, force, dtype)
+        speech.refuse()
     endpoints.parse_tiers(tier or TIERS, 1)  # what is written wrongly is said before anything is read
-    spoken = endpoints.local_dialect(model, dialect) if endpoint is None and model is not None else None
+    spoken = endpoints.local_dialect(model, speech.dialect) if endpoint is None and model is not None else None
     whole = spoken is not None and spoken.whole_caps
     tiers = endpoints.parse_tiers(
         tier or (OPEN_TIERS if whole else TIERS),
@@ -141,15 +137,11 @@ def answer(
             model,
             backend,
             tiers,
-            tokenizer=tokenizer,
-            body=body,
-            key_env=key_env,
-            local={"dialect": dialect, "force": force, "dtype": dtype, "prompt": prompt, "system": system},
-            prompt=prompt or "{question}",
-            system=system,
+            connection,
+            local=asdict(speech) | asdict(wording),
+            prompt=wording.prompt or "{question}",
+            system=wording.system,
             temperature=temperature,
-            deadline=deadline,
-            retries=retries,
             patience=patience,
             concurrency=window,
             fit_answer=fit_answer,
@@ -205,6 +197,7 @@ def _solver(
     model: str | None,
     backend: str,
     tiers: Sequence[ThinkingTier],
+    connection: endpoints.Connection,
     *,
     local: dict[str, Any],
     **options: Any,
@@ -224,8 +217,8 @@ def _solver(
         except (OSError, ValueError) as error:
             raise ConfigError(f"model {model!r}: {error}") from error
     if model is None:
-        model = endpoints.only_model(endpoint, backend, options["key_env"])
-    return endpoints.http_solver(endpoint, model, backend, **options)
+        model = endpoints.only_model(endpoint, backend, connection)
+    return endpoints.http_solver(endpoint, model, backend, connection, **options)
 
 
 async def _run(controller: BudgetController, asked: Any) -> None:

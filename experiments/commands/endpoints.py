@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -92,6 +93,46 @@ Tokenizer = Annotated[
 ]
 
 
+@dataclass(frozen=True)
+class Connection:
+    """Options of how an endpoint is asked, whatever it is asked."""
+
+    key_env: KeyEnv = None
+    body: Body = None
+    tokenizer: Tokenizer = None
+    deadline: Deadline = 600.0
+    retries: Retries = 6
+
+
+@dataclass(frozen=True)
+class Wording:
+    """Options of what a model is told."""
+
+    prompt: Prompt = None
+    system: System = None
+
+
+@dataclass(frozen=True)
+class Speech:
+    """Options of how a model in this process speaks and computes."""
+
+    dialect: DialectName = "auto"
+    force: Force = None
+    dtype: Dtype = "auto"
+
+    def refuse(self) -> None:
+        """Refuse these options where an endpoint answers.
+
+        :raises ConfigError: naming the option.
+        """
+        for field in fields(self):
+            if getattr(self, field.name) != field.default:
+                raise ConfigError(
+                    f"--{field.name} belongs to a model in this process: an endpoint cuts reasoning itself, as its "
+                    "--backend says"
+                )
+
+
 def report(text: str) -> None:
     """Tell the user something that needs attention."""
     console.print(f"[yellow]{escape(text)}[/]", highlight=False, soft_wrap=True)
@@ -129,18 +170,6 @@ def parse_tiers(texts: Sequence[str], answer: int, dialect: Dialect | None = Non
             f"equal, got {named}"
         )
     return tiers
-
-
-def refuse_local(dialect: str, force: str | None, dtype: str) -> None:
-    """Refuse options of models in this process where an endpoint answers.
-
-    :raises ConfigError: naming the option.
-    """
-    for option, given in (("dialect", dialect != "auto"), ("force", force is not None), ("dtype", dtype != "auto")):
-        if given:
-            raise ConfigError(
-                f"--{option} belongs to a model in this process: an endpoint cuts reasoning itself, as its --backend says"
-            )
 
 
 def local_dialect(model: str, name: str) -> Dialect:
@@ -198,9 +227,7 @@ def http_solver(
     endpoint: str,
     model: str,
     backend: str,
-    *,
-    tokenizer: Path | None = None,
-    body: str | None = None,
+    connection: Connection,
     **options: Any,
 ) -> HTTPSolver:
     """The solver that the options describe.
@@ -211,7 +238,8 @@ def http_solver(
         from roi_env.answering.http import EndpointError, HTTPSolver
     except ImportError as error:
         raise ConfigError(f'{error}; endpoints need: pip install "roi-reasoning[live]"') from None
-    count = None
+    settings = asdict(connection)
+    tokenizer, body, count = settings.pop("tokenizer"), settings.pop("body"), None
     if tokenizer is not None:
         from transformers import AutoTokenizer
 
@@ -224,14 +252,14 @@ def http_solver(
         extra = json.loads(body) if body else {}
         if not isinstance(extra, dict):
             raise ConfigError(f"--body must be a JSON object, got {body!r}")
-        return HTTPSolver(endpoint, model, backend, count=count, extra=extra, **options)
+        return HTTPSolver(endpoint, model, backend, count=count, extra=extra, **settings, **options)
     except json.JSONDecodeError as error:
         raise ConfigError(f"--body is not JSON: {error}") from None
     except EndpointError as error:
         raise ConfigError(str(error)) from error
 
 
-def only_model(endpoint: str, backend: str, key_env: str | None) -> str:
+def only_model(endpoint: str, backend: str, connection: Connection) -> str:
     """The model of an endpoint that has one.
 
     :raises ConfigError: where it lists none or several.
@@ -239,7 +267,7 @@ def only_model(endpoint: str, backend: str, key_env: str | None) -> str:
     from roi_env.answering.http import EndpointError
 
     async def ask() -> list[str]:
-        solver = http_solver(endpoint, "", backend, key_env=key_env)
+        solver = http_solver(endpoint, "", backend, connection)
         try:
             return await solver.models()
         finally:

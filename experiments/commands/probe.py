@@ -11,11 +11,14 @@ from rich.table import Table
 
 from experiments.commands import endpoints
 from experiments.config import ConfigError
+from experiments.options import option_groups
 from experiments.terminal import console
 
 
+@option_groups
 def probe(
     endpoint: Annotated[str, typer.Argument(help="Base address, e.g. http://127.0.0.1:8000/v1")],
+    *,
     model: Annotated[str | None, typer.Option(help="The endpoint's model; default: its only one")] = None,
     backend: endpoints.BackendName = "generic",
     thinking: Annotated[int, typer.Option(help="Thinking cap to try, tokens", min=1)] = 8,
@@ -23,15 +26,14 @@ def probe(
     trials: Annotated[int, typer.Option(help="Requests a field", min=1)] = 3,
     prompt: Annotated[str | None, typer.Option(help="Question that makes the model think for long")] = None,
     temperature: Annotated[float | None, typer.Option(help="Of sampling; default: the endpoint's own", min=0)] = None,
-    key_env: endpoints.KeyEnv = None,
-    deadline: endpoints.Deadline = 600.0,
+    connection: endpoints.Connection,
 ) -> None:
     """Try every known field that shall limit thinking, count what comes back: hard, soft, hint, none or rejected."""
     from roi_env.answering.probe import PROMPT
     from roi_env.answering.probe import probe as run
 
-    name = model or endpoints.only_model(endpoint, backend, key_env)
-    solver = endpoints.http_solver(endpoint, name, backend, key_env=key_env, deadline=deadline, temperature=temperature)
+    name = model or endpoints.only_model(endpoint, backend, connection)
+    solver = endpoints.http_solver(endpoint, name, backend, connection, temperature=temperature)
 
     async def ask() -> list[tuple[str, str, str]]:
         try:

@@ -5,21 +5,23 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 from rich.markup import escape
 
 from experiments.commands import endpoints
 from experiments.config import ConfigError
+from experiments.options import option_groups
 from experiments.terminal import console, progress_bar
 
 if TYPE_CHECKING:
     from agents.llm.small_model.tasks import Task
     from roi_env.answering.base import Question, ThinkingTier
     from roi_env.answering.http import HTTPSolver
-    from roi_env.answering.recording import Limits, LiveRecording, RecordingProgress
+    from roi_env.answering.recording import LiveRecording, RecordingProgress
 
 DECISION_COST = 1
 """Tokens of a level tag."""
@@ -43,19 +45,13 @@ Grader = Annotated[
 GradeSeconds = Annotated[float, typer.Option(help="Time limit of grading one answer; beyond it is wrong", min=0.1)]
 
 
-def record(
-    model: Annotated[
-        str,
-        typer.Argument(help="Hugging Face model directory (or id, where a hub is reachable); an endpoint's model name"),
-    ],
-    out: Annotated[Path, typer.Option(help="Outcome table to write (.parquet)")],
-    endpoint: endpoints.Endpoint = None,
-    backend: endpoints.BackendName = "generic",
-    questions: endpoints.Questions = None,
-    column: endpoints.Columns = None,
-    limit: endpoints.Limit = None,
-    grader: Grader = None,
-    grade_seconds: GradeSeconds = 10.0,
+@dataclass(frozen=True)
+class Asked:
+    """Options of what is asked, and of who judges the answers."""
+
+    questions: endpoints.Questions = None
+    column: endpoints.Columns = None
+    limit: endpoints.Limit = None
     questions_each: Annotated[
         int,
         typer.Option(
@@ -63,52 +59,111 @@ def record(
             "difficulty: twice as many)",
             min=4,
         ),
-    ] = 60,
+    ] = 60
+    family: Annotated[list[str] | None, typer.Option(help="Only these kinds of tasks; repeatable")] = None
+    split: Annotated[
+        str, typer.Option(help="Without --questions: only questions of this split: train, validation, test; or all")
+    ] = "all"
+    grader: Grader = None
+    grade_seconds: GradeSeconds = 10.0
+
+    @property
+    def judge(self) -> str:
+        """The grader."""
+        return self.grader or ("reasoning-gym" if self.questions is None else endpoints.grader_of(self.questions, None))
+
+    def tasks(self) -> list[Task]:
+        """The small model's tasks.
+
+        :raises ConfigError: for a kind or a split that there is not.
+        """
+        from agents.llm.small_model.tasks import FAMILIES
+        from roi_env.sources.outcome_tables import SPLITS
+
+        if unknown := set(self.family or ()) - set(FAMILIES):
+            raise ConfigError(f"unknown kind of tasks {sorted(unknown)[0]!r}; there are {list(FAMILIES)}")
+        if self.split not in (*SPLITS, "all"):
+            raise ConfigError(f"--split must be one of {[*SPLITS, 'all']}, got {self.split!r}")
+        splits = SPLITS if self.split == "all" else (self.split,)
+        return exam_tasks(self.questions_each, self.family or list(FAMILIES), splits)
+
+
+@dataclass(frozen=True)
+class Local(endpoints.Speech):
+    """Options of a model in this process."""
+
+    batch: Annotated[
+        int | None,
+        typer.Option(help="Rows generated together (local model); default: 256, in the dialect instruct 64", min=1),
+    ] = None
+    threads: Annotated[int, typer.Option(help="Threads of PyTorch (local model)", min=1)] = 2
+    device: Annotated[str, typer.Option(help="Of PyTorch (local model)")] = "cpu"
+
+
+@dataclass(frozen=True)
+class Remote(endpoints.Connection):
+    """Options of a recording at an endpoint."""
+
+    concurrency: endpoints.Concurrency = 16
+    patience: endpoints.Patience = 1800.0
+    max_tokens_total: Annotated[int | None, typer.Option(help="Stop before more are charged (endpoint)", min=1)] = None
+    max_usd: Annotated[float | None, typer.Option(help="Stop before more is charged (endpoint)", min=0)] = None
+    usd_output: Annotated[float, typer.Option(help="US dollars a million generated tokens", min=0)] = 0.0
+    usd_prompt: Annotated[float, typer.Option(help="US dollars a million prompt tokens", min=0)] = 0.0
+    retry_errors: Annotated[
+        bool, typer.Option("--retry-errors", help="Ask again what ended in a permanent error (endpoint)")
+    ] = False
+    no_seeds: Annotated[
+        bool,
+        typer.Option("--no-seeds", help="Send no seeds (endpoint): some servers die of them; the table says so"),
+    ] = False
+
+
+class _Job(NamedTuple):
+    """What is recorded, where.
+
+    :param tasks: the small model's, which judge themselves; empty where a grader judges.
+    :param journal: finished work.
+    :param cost: tokens of a decision.
+    """
+
+    questions: Sequence[Question]
+    tasks: Sequence[Task]
+    tiers: Sequence[ThinkingTier]
+    samples: int
+    journal: Path
+    out: Path
+    cost: int
+    judge: str
+    grade_seconds: float
+
+
+@option_groups
+def record(
+    model: Annotated[
+        str,
+        typer.Argument(help="Hugging Face model directory (or id, where a hub is reachable); an endpoint's model name"),
+    ],
+    out: Annotated[Path, typer.Option(help="Outcome table to write (.parquet)")],
+    *,
+    endpoint: endpoints.Endpoint = None,
+    backend: endpoints.BackendName = "generic",
+    asked: Asked,
     samples: Annotated[int, typer.Option(help="Samples of every question", min=1)] = 8,
     tier: endpoints.Tiers = None,
     answer_tokens: Annotated[
         int | None,
         typer.Option(help="Answer tokens of tiers that name none; default: 24, in the dialect instruct 32", min=1),
     ] = None,
-    dialect: endpoints.DialectName = "auto",
-    force: endpoints.Force = None,
-    dtype: endpoints.Dtype = "auto",
-    family: Annotated[list[str] | None, typer.Option(help="Only these kinds of tasks; repeatable")] = None,
-    split: Annotated[
-        str, typer.Option(help="Without --questions: only questions of this split: train, validation, test; or all")
-    ] = "all",
     temperature: Annotated[float, typer.Option(help="Of sampling", min=0)] = 0.7,
     name: Annotated[str | None, typer.Option(help="Of the model in the table; default: its folder's")] = None,
     seed: Annotated[int, typer.Option(help="Of the samples", min=0)] = 0,
-    no_seeds: Annotated[
-        bool,
-        typer.Option("--no-seeds", help="Send no seeds (endpoint): some servers die of them; the table says so"),
-    ] = False,
     decision_cost: Annotated[
         int | None, typer.Option(help="Tokens of every action; default: 1 for the small model's tasks, else 0", min=0)
     ] = None,
-    batch: Annotated[
-        int | None,
-        typer.Option(help="Rows generated together (local model); default: 256, in the dialect instruct 64", min=1),
-    ] = None,
-    threads: Annotated[int, typer.Option(help="Threads of PyTorch (local model)", min=1)] = 2,
-    device: Annotated[str, typer.Option(help="Of PyTorch (local model)")] = "cpu",
-    key_env: endpoints.KeyEnv = None,
-    prompt: endpoints.Prompt = None,
-    system: endpoints.System = None,
-    body: endpoints.Body = None,
-    tokenizer: endpoints.Tokenizer = None,
-    concurrency: endpoints.Concurrency = 16,
-    deadline: endpoints.Deadline = 600.0,
-    retries: endpoints.Retries = 6,
-    patience: endpoints.Patience = 1800.0,
-    max_tokens_total: Annotated[int | None, typer.Option(help="Stop before more are charged (endpoint)", min=1)] = None,
-    max_usd: Annotated[float | None, typer.Option(help="Stop before more is charged (endpoint)", min=0)] = None,
-    usd_output: Annotated[float, typer.Option(help="US dollars a million generated tokens", min=0)] = 0.0,
-    usd_prompt: Annotated[float, typer.Option(help="US dollars a million prompt tokens", min=0)] = 0.0,
-    retry_errors: Annotated[
-        bool, typer.Option("--retry-errors", help="Ask again what ended in a permanent error (endpoint)")
-    ] = False,
+    wording: endpoints.Wording,
+    local: Local,
+    remote: Remote,
     journal: Annotated[
         Path | None, typer.Option(help="Finished work (with texts); goes on there. Default: beside the table")
     ] = None,
@@ -121,9 +176,73 @@ def record(
 
     A model in this process shares one thought between the tiers of a sample; an endpoint is asked for every tier.
     """
+    endpoints.parse_tiers(tier or _TIERS, 1)  # what is written wrongly is said before anything is read
+    file = _journal(out, journal, resume)
+    tasks = asked.tasks() if asked.questions is None else []
+    if endpoint is None:
+        if remote.no_seeds:
+            raise ConfigError("--no-seeds belongs to --endpoint: a model in this process draws its own random numbers")
+        spoken = endpoints.local_dialect(model, local.dialect)
+    else:
+        local.refuse()
+        spoken = None
+    whole = spoken is not None and spoken.whole_caps
+    if asked.questions is not None:
+        questions = endpoints.load_questions(asked.questions, asked.column, asked.limit)
+    else:  # the small model's own form is not that of others
+        from agents.llm.small_model.tasks import as_question
+
+        questions = [as_question(task) if endpoint is None and not whole else gradable_question(task) for task in tasks]
+    job = _Job(
+        questions,
+        [] if whole or asked.grader is not None else tasks,
+        endpoints.parse_tiers(
+            tier or (OPEN_TIERS if whole else _TIERS),
+            answer_tokens or (OPEN_ANSWER_TOKENS if whole else ANSWER_TOKENS),
+            spoken,
+        ),
+        samples,
+        file,
+        out,
+        (DECISION_COST if asked.questions is None else 0) if decision_cost is None else decision_cost,
+        asked.judge,
+        asked.grade_seconds,
+    )
+    console.print(f"{len(questions):,} questions x {samples} samples x {len(job.tiers)} tiers", highlight=False)
+    if dry_run:
+        most = len(questions) * samples * sum(entry.most_tokens for entry in job.tiers)
+        console.print(f"at most {most:,} generated tokens, {most * remote.usd_output / 1e6:,.2f} USD", highlight=False)
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if endpoint is None:
+        settings = asdict(local) | asdict(wording) | {"name": name, "temperature": temperature, "seed": seed}
+        _record_here(job, model, settings)
+        return
+    connection = endpoints.Connection(**{one.name: getattr(remote, one.name) for one in fields(endpoints.Connection)})
+    solver = endpoints.http_solver(
+        endpoint,
+        model,
+        backend,
+        connection,
+        name=name,
+        prompt=wording.prompt or "{question}",
+        system=wording.system,
+        temperature=temperature,
+        seed=seed,
+        concurrency=remote.concurrency,
+        patience=remote.patience,
+        say=endpoints.report,
+    )
+    _record_there(job, solver, remote)
+
+
+def _journal(out: Path, journal: Path | None, resume: bool) -> Path:
+    """Where finished work is kept.
+
+    :raises ConfigError: where the table or the journal is not what it must be.
+    """
     if out.suffix != ".parquet":
         raise ConfigError(f"--out {out}: outcome tables are written as .parquet")
-    endpoints.parse_tiers(tier or _TIERS, 1)  # what is written wrongly is said before anything is read
     file = journal or out.with_suffix(".journal.jsonl")
     if resume and not file.exists():
         raise ConfigError(f"--resume: there is no journal {file}")
@@ -131,124 +250,17 @@ def record(
         raise ConfigError(
             f"{out} is a table of something else (there is no journal {file} beside it): choose another --out"
         )
-    if questions is None:
-        from agents.llm.small_model.tasks import FAMILIES, as_question
-        from roi_env.sources.outcome_tables import SPLITS
-
-        if unknown := set(family or ()) - set(FAMILIES):
-            raise ConfigError(f"unknown kind of tasks {sorted(unknown)[0]!r}; there are {list(FAMILIES)}")
-        if split not in (*SPLITS, "all"):
-            raise ConfigError(f"--split must be one of {[*SPLITS, 'all']}, got {split!r}")
-        tasks = exam_tasks(questions_each, family or list(FAMILIES), SPLITS if split == "all" else (split,))
-        wanted = [as_question(task) if endpoint is None else gradable_question(task) for task in tasks]
-        judge = grader or "reasoning-gym"
-    else:
-        tasks, wanted = [], endpoints.load_questions(questions, column, limit)
-        judge = endpoints.grader_of(questions, grader)
-    cost = (DECISION_COST if questions is None else 0) if decision_cost is None else decision_cost
-    if no_seeds and endpoint is None:
-        raise ConfigError("--no-seeds belongs to --endpoint: a model in this process draws its own random numbers")
-    spoken = endpoints.local_dialect(model, dialect) if endpoint is None else None
-    whole = spoken is not None and spoken.whole_caps
-    if whole:  # the small model's own form is not theirs
-        wanted, tasks = [gradable_question(task) for task in tasks] or wanted, []
-    tiers = endpoints.parse_tiers(
-        tier or (OPEN_TIERS if whole else _TIERS),
-        answer_tokens or (OPEN_ANSWER_TOKENS if whole else ANSWER_TOKENS),
-        spoken,
-    )
-    console.print(f"{len(wanted):,} questions x {samples} samples x {len(tiers)} tiers", highlight=False)
-    if dry_run:
-        most = len(wanted) * samples * sum(entry.most_tokens for entry in tiers)
-        console.print(f"at most {most:,} generated tokens, {most * usd_output / 1e6:,.2f} USD", highlight=False)
-        return
-    if endpoint is not None:
-        endpoints.refuse_local(dialect, force, dtype)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if endpoint is None:
-        checks = {task.question_id: task for task in tasks} if grader is None else {}
-        _record_here(
-            model,
-            name,
-            wanted,
-            tiers,
-            samples,
-            checks,
-            judge,
-            grade_seconds,
-            file,
-            out,
-            cost,
-            {
-                **{"temperature": temperature, "seed": seed, "batch": batch, "device": device, "dialect": dialect},
-                **{"prompt": prompt, "system": system, "force": force, "dtype": dtype},
-            },
-            threads,
-        )
-        return
-    solver = endpoints.http_solver(
-        endpoint,
-        model,
-        backend,
-        tokenizer=tokenizer,
-        body=body,
-        name=name,
-        key_env=key_env,
-        prompt=prompt or "{question}",
-        system=system,
-        temperature=temperature,
-        seed=seed,
-        concurrency=concurrency,
-        deadline=deadline,
-        retries=retries,
-        patience=patience,
-        say=endpoints.report,
-    )
-    from roi_env.answering.ledger import JournalError
-    from roi_env.answering.recording import Limits
-
-    recording, end = _record_there(
-        solver,
-        wanted,
-        tiers,
-        samples,
-        file,
-        cost,
-        limits=Limits(max_tokens_total, max_usd, usd_output, usd_prompt),
-        concurrency=concurrency,
-        patience=patience,
-        retry_errors=retry_errors,
-        no_seeds=no_seeds,
-    )
-    try:
-        _tabulate(recording, tiers, judge, grade_seconds, out, solver.name, cost)
-    except JournalError as error:
-        raise ConfigError(str(error)) from error
-    if end.gone or end.held:
-        raise typer.Exit(1)
+    return file
 
 
-def _record_there(
-    solver: HTTPSolver,
-    wanted: Sequence[Question],
-    tiers: Sequence[ThinkingTier],
-    samples: int,
-    file: Path,
-    cost: int,
-    *,
-    limits: Limits,
-    concurrency: int,
-    patience: float,
-    retry_errors: bool,
-    no_seeds: bool,
-) -> tuple[LiveRecording, RecordingProgress]:
+def _record_there(job: _Job, solver: HTTPSolver, remote: Remote) -> None:
     """Record a model at an endpoint, as far as it goes, and say how that ended."""
     from roi_env.answering.ledger import JournalError, Ledger
-    from roi_env.answering.recording import LiveRecording, record_live
+    from roi_env.answering.recording import Limits, LiveRecording, record_live
 
-    settings = {**solver.settings, "menu": solver.name, "tiers": [list(entry.__dict__.values()) for entry in tiers]}
+    settings = {**solver.settings, "menu": solver.name, "tiers": [list(entry.__dict__.values()) for entry in job.tiers]}
     try:
-        ledger = Ledger(file, {**settings, "decision_cost": cost}, refuse=_other_generations)
+        ledger = Ledger(job.journal, {**settings, "decision_cost": job.cost}, refuse=_other_generations)
     except JournalError as error:
         raise ConfigError(str(error)) from error
     for text in ledger.messages:
@@ -259,7 +271,7 @@ def _record_there(
             f"{sum(entry.reserved for entry in ledger.unknown):,} reserved tokens stay charged[/]"
         )
     recording = LiveRecording(ledger)
-    if no_seeds:
+    if remote.no_seeds:
         recording.stop_seeds("--no-seeds")
     if recording.without_seeds is not None:
         first, why = recording.without_seeds
@@ -269,7 +281,7 @@ def _record_there(
     async def run() -> RecordingProgress:
         try:
             with progress_bar() as bar:
-                shown = bar.add_task("recording", total=len(wanted) * len(tiers) * samples)
+                shown = bar.add_task("recording", total=len(job.questions) * len(job.tiers) * job.samples)
                 version = await solver.version() if solver.backend.name == "vllm" and solver.sends_seeds else None
                 if version is not None and version.startswith(SEEDS_KILL):
                     bar.console.print(
@@ -283,14 +295,14 @@ def _record_there(
                     bar.update(shown, completed=at.done, description=f"{at.tokens:,} tokens{money}, {at.errors} errors")
 
                 return await record_live(
-                    wanted,
-                    tiers,
-                    samples,
+                    job.questions,
+                    job.tiers,
+                    job.samples,
                     solver,
                     ledger,
-                    concurrency=concurrency,
-                    limits=limits,
-                    retry_errors=retry_errors,
+                    concurrency=remote.concurrency,
+                    limits=Limits(remote.max_tokens_total, remote.max_usd, remote.usd_output, remote.usd_prompt),
+                    retry_errors=remote.retry_errors,
                     watch=watch,
                     gone=lambda: solver.died_of_seeds,
                 )
@@ -300,16 +312,21 @@ def _record_there(
     try:
         end = asyncio.run(run())
     except KeyboardInterrupt:
-        console.print(f"\nStopped. Finished work is in {file}; the same command goes on.")
+        console.print(f"\nStopped. Finished work is in {job.journal}; the same command goes on.")
         raise typer.Exit(130) from None
     finally:
         if solver.died_of_seeds:
             recording.stop_seeds(f"the endpoint died of them ({solver.died_of_seeds})")
         ledger.close()
-    _tell_end(end, solver, patience)
+    _tell_end(end, solver, remote.patience)
     recording = LiveRecording(ledger)
     _tell_troubles(recording, end.errors)
-    return recording, end
+    try:
+        _tabulate(recording, job.tiers, job.judge, job.grade_seconds, job.out, solver.name, job.cost)
+    except JournalError as error:
+        raise ConfigError(str(error)) from error
+    if end.gone or end.held:
+        raise typer.Exit(1)
 
 
 def _tell_end(end: RecordingProgress, solver: HTTPSolver, patience: float) -> None:
@@ -437,22 +454,8 @@ def _most_frequent(texts: Sequence[str], most: int = 5) -> list[tuple[str, int]]
     return Counter(texts).most_common(most)
 
 
-def _record_here(
-    model: str,
-    name: str | None,
-    wanted: Sequence[Question],
-    tiers: Sequence[ThinkingTier],
-    samples: int,
-    checks: dict[str, Task],
-    grader: str,
-    seconds: float,
-    file: Path,
-    out: Path,
-    decision_cost: int,
-    options: dict[str, Any],
-    threads: int,
-) -> None:
-    """Record a model in this process; ``checks``: the small model's tasks judge themselves, others need a grader."""
+def _record_here(job: _Job, model: str, settings: dict[str, Any]) -> None:
+    """Record a model in this process."""
     import torch
 
     from agents.llm.mcft.rejection import solver_settings
@@ -463,31 +466,32 @@ def _record_here(
     from roi_env.answering.recording import Journal, outcome_table
     from roi_env.answering.recording import record as run
 
-    torch.set_num_threads(threads)
+    torch.set_num_threads(settings.pop("threads"))
+    checks = {task.question_id: task for task in job.tasks}
     try:
-        solver = TransformersSolver(model, name=name, **options)
-        solver.check(tiers)
+        solver = TransformersSolver(model, **settings)
+        solver.check(job.tiers)
     except (OSError, ValueError) as error:
         raise ConfigError(f"model {model!r}: {error}") from error
     pool = None
     try:
         if not checks:
-            pool = GradingPool(grader, seconds=seconds)
+            pool = GradingPool(job.judge, seconds=job.grade_seconds)
 
         def check(question: Question, text: str) -> bool:
             if pool is not None:
                 return pool(question, text)
             return checks[question.question_id].check(answer_of(text))
 
-        with Journal(file, solver_settings(solver, tiers)) as kept:
+        with Journal(job.journal, solver_settings(solver, job.tiers)) as kept:
             for text in kept.messages:
                 endpoints.report(text)
             with progress_bar() as bar:
-                shown = bar.add_task("recording", total=len(wanted) * samples)
+                shown = bar.add_task("recording", total=len(job.questions) * job.samples)
                 run(
-                    wanted,
-                    tiers,
-                    samples,
+                    job.questions,
+                    job.tiers,
+                    job.samples,
                     solver,
                     check,
                     kept,
@@ -495,18 +499,24 @@ def _record_here(
                     watch=lambda done, _: bar.update(shown, completed=done),
                 )
             table = outcome_table(
-                wanted, tiers, samples, kept, menu=solver.name, pairing=solver.paired, decision_cost=decision_cost
+                job.questions,
+                job.tiers,
+                job.samples,
+                kept,
+                menu=solver.name,
+                pairing=solver.paired,
+                decision_cost=job.cost,
             )
     except (JournalError, GradingError) as error:
         raise ConfigError(str(error)) from error
     except KeyboardInterrupt:
-        console.print(f"\nStopped. Finished work is in {file}; the same command goes on.")
+        console.print(f"\nStopped. Finished work is in {job.journal}; the same command goes on.")
         raise typer.Exit(130) from None
     finally:
         if pool is not None:
             pool.close()
-    table.write(out)
-    console.print(f"{table.num_rows:,} generations: [bold]{out}[/bold] ({out.stat().st_size / 1e6:.1f} MB)")
+    table.write(job.out)
+    console.print(f"{table.num_rows:,} generations: [bold]{job.out}[/bold] ({job.out.stat().st_size / 1e6:.1f} MB)")
 
 
 def exam_tasks(questions: int, families: list[str], splits: Sequence[str]) -> list[Task]:

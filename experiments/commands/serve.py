@@ -18,7 +18,7 @@ import typer
 from experiments.commands import endpoints
 from experiments.commands.answer import TIERS
 from experiments.config import ConfigError
-from experiments.options import Imports, own_agents
+from experiments.options import Imports, option_groups, own_agents
 from experiments.serving.amounts import NAME, Plan, parse_tokens, read_plans
 from experiments.serving.app import Budget, application, make_budget
 from experiments.serving.attend import Queue
@@ -27,8 +27,10 @@ from experiments.serving.metrics import log_to_stderr
 from experiments.terminal import console
 
 
+@option_groups
 def serve(
     upstream: Annotated[str, typer.Option(help="Base address of the endpoint, e.g. http://127.0.0.1:8000/v1")],
+    *,
     budget: Annotated[
         list[str] | None,
         typer.Option(help="NAME=TOKENS (50000, 50k, 1e6), or TOKENS for one named default; repeatable"),
@@ -74,12 +76,8 @@ def serve(
     spent_status: Annotated[
         int, typer.Option(help="HTTP status of a spent budget: 429, or 402, 403 for clients that retry 429 for ever")
     ] = 429,
-    key_env: endpoints.KeyEnv = None,
+    connection: endpoints.Connection,
     temperature: Annotated[float | None, typer.Option(help="Of sampling; default: the endpoint's own", min=0)] = None,
-    body: endpoints.Body = None,
-    tokenizer: endpoints.Tokenizer = None,
-    deadline: endpoints.Deadline = 600.0,
-    retries: endpoints.Retries = 6,
     patience: Annotated[
         float,
         typer.Option(
@@ -116,17 +114,13 @@ def serve(
             f"--host {host} is reachable by others: give --key {bare[0]}=VARIABLE with a key of this budget, or "
             "--token-env VARIABLE with one for all"
         )
-    name = model or endpoints.only_model(upstream, backend, key_env)
+    name = model or endpoints.only_model(upstream, backend, connection)
     solver = endpoints.http_solver(
         upstream,
         name,
         backend,
-        key_env=key_env,
+        connection,
         temperature=temperature,
-        body=body,
-        tokenizer=tokenizer,
-        deadline=deadline,
-        retries=retries,
         patience=patience,
         concurrency=window * len(named),
         say=endpoints.report,
