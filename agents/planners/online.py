@@ -61,7 +61,7 @@ class OnlineLP(Agent):
     Beta posterior of s pseudo-attempts around the tier's own posterior; it never exceeds the share of attempts that gave an
     answer at all. With s = infinity it is a re-solving LP.
 
-    **Where they are guesses** (live questions without a table), in six sentences. All groups start alike, and a tier's mean
+    **Where they are guesses** (live questions without a table), all groups start alike, and a tier's mean
     cost is what its answers cost, a guess from its cap counting for a quarter of an answer. Success is the share of answers
     that come at all times that of right ones among these; the first needs no grader, since an answer that was cut before it
     stated anything is a failure, and starts at 1 with the weight of one attempt. The second starts at .5 for the cheapest tier
