@@ -11,20 +11,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 from agents.base import Agent, Problem, is_saved, public_problem
-from agents.live.session import Check, Row, Session, Ticket, check_live, make_live
+from agents.live.session import Check, Row, Session, Ticket, check_live, make_live, prompt_bound
 from roi_env.answering.base import LiveSolver, Question, ThinkingTier, unsent_reply
 from roi_env.answering.ledger import Entry, Ledger, reply_facts
+from roi_env.answering.prices import TOKENS, Rates
 from roi_env.envs.live import live_source
 from roi_env.exams.config import ExamSpec, exam_spec
 from roi_env.files import replacing
 from roi_env.sources.outcome_tables import OutcomeTable
+from roi_env.sources.units import Unit
 
 
 @dataclass
 class Result:
     """Answers and the audit of a budget; valid at any moment.
 
-    :param budget: tokens.
+    :param budget: in ``unit``, as are all costs.
     :param rows: by position; questions that were not decided yet are missing.
     """
 
@@ -37,18 +39,19 @@ class Result:
     held: str | None = None
     """What the endpoint said as it asked to wait longer than allowed; then the rest is not asked."""
     lost: int = 0
-    """Tokens charged to no row, for what damage to the ledger has hidden."""
+    """Charged to no row, for what damage to the ledger has hidden."""
     messages: list[str] = field(default_factory=list)
     """What a user should know of the ledger: repairs, settings that changed."""
+    unit: Unit = "tokens"
 
     @property
     def charged(self) -> int:
-        """Tokens charged."""
+        """Charged in all."""
         return sum(row.charged for row in self.rows) + self.lost
 
     @property
     def overshoot(self) -> int:
-        """Tokens that the endpoint generated beyond its caps."""
+        """Charged for what the endpoint did beyond its caps."""
         return sum(row.overshoot for row in self.rows)
 
     def audit(self) -> dict[str, Any]:
@@ -64,6 +67,7 @@ class Result:
         return {
             "agent": self.agent,
             "solver": self.solver,
+            "unit": self.unit,
             "budget": self.budget,
             "charged": self.charged,
             "remaining": max(0, self.budget - self.charged),
@@ -71,7 +75,7 @@ class Result:
             "within": self.charged <= self.budget + self.overshoot,
             "questions": self.total,
             "by_status": counts,
-            "tokens_by_count": by_count,
+            ("tokens_by_count" if self.unit == "tokens" else "charged_by_count"): by_count,
             "right": sum(judged_rows) if judged_rows else None,
             "judged": len(judged_rows),
             "lost": self.lost,
@@ -82,7 +86,9 @@ class Result:
     def write(self, folder: Path) -> None:
         """Write ``answers.jsonl`` (one line a question) and ``audit.json``, each whole or not at all."""
         with replacing(folder / "answers.jsonl") as path:
-            path.write_text("".join(json.dumps(dataclasses.asdict(row)) + "\n" for row in self.rows))
+            path.write_text(
+                "".join(json.dumps({**dataclasses.asdict(row), "unit": self.unit}) + "\n" for row in self.rows)
+            )
         with replacing(folder / "audit.json") as path:
             path.write_text(json.dumps(self.audit(), indent=1) + "\n")
 
@@ -93,7 +99,8 @@ class BudgetController:
     :param agent: a registered name, a saved agent (``.npz``), or an agent made for exactly these questions (N = their
         number). Names that learn from a table are trained on it where one is given.
     :param solver: who answers.
-    :param budget: tokens; a float is a fraction of N x the believed mean cost of the dearest tier.
+    :param budget: tokens, or money as text (``"2.50usd"``) where tiers have prices; a float is a fraction of N x the believed
+        mean cost of the dearest tier.
     :param tiers: cheapest first.
     :param window: questions in flight; 1 is the exam.
     :param table: recorded outcomes that beliefs (and training) come from, with ``menu`` and ``group_by``; None: default
@@ -103,6 +110,8 @@ class BudgetController:
     :param feedback: what the agent is shown, "cost" or "cost+correct"; default: "cost+correct" where answers are judged,
         but "cost" for a saved agent, which was trained so unless it says otherwise.
     :param seed: of the draws from the agent's probabilities, and of training.
+    :param rates: prices of the tiers, where the budget is money.
+    :param models: K names of who answers a tier, where they are several.
     :raises ValueError: for a name that cannot decide live questions, see :func:`check_live`.
     """
 
@@ -110,7 +119,7 @@ class BudgetController:
         self,
         agent: str | Agent,
         solver: LiveSolver,
-        budget: int | float,
+        budget: int | float | str,
         *,
         tiers: Sequence[ThinkingTier],
         window: int = 1,
@@ -122,6 +131,8 @@ class BudgetController:
         check: Check | None = None,
         feedback: Literal["cost", "cost+correct"] | None = None,
         seed: int = 0,
+        rates: Rates = TOKENS,
+        models: Sequence[str] = (),
     ) -> None:
         if isinstance(agent, str):
             check_live(agent, learns=table is not None)
@@ -130,6 +141,7 @@ class BudgetController:
         self.agent, self.solver, self.budget, self.tiers, self.window = agent, solver, budget, tuple(tiers), window
         self.table, self.menu, self.group_by = table, menu, group_by
         self.decision_cost, self.path, self.check, self.seed = decision_cost, ledger, check, seed
+        self.rates, self.models = rates, models
         self.result: Result | None = None
         """What is known so far, while :meth:`answer` runs and after it ended or was interrupted."""
 
@@ -138,7 +150,16 @@ class BudgetController:
 
         :raises ValueError: where they do not fit the table.
         """
-        source = live_source(questions, self.tiers, table=self.table, menu=self.menu, group_by=self.group_by)
+        source = live_source(
+            questions,
+            self.tiers,
+            table=self.table,
+            menu=self.menu,
+            group_by=self.group_by,
+            rates=self.rates,
+            models=self.models,
+            prompt=prompt_bound(self.solver, self.rates),
+        )
         return exam_spec(
             source,
             num_tasks=len(questions),
@@ -169,7 +190,7 @@ class BudgetController:
                 group_by=self.group_by,
                 split="train",
                 num_tasks=problem.num_tasks,
-                budget=problem.budget,
+                budget=problem.budget if problem.unit == "tokens" else f"{problem.budget} {problem.unit}",
                 decision_cost=problem.decision_cost,
             )
             agent.train(TrainingExams(training, self.seed), self.seed)
@@ -199,9 +220,13 @@ class BudgetController:
             "tiers": [list(tier.__dict__.values()) for tier in self.tiers],
             "questions": [question.question_id for question in questions],
         }
+        if self.rates.prices:
+            most = max(tier.cap or 0 for tier in spec.source.tiers) + self.decision_cost
+            settings |= {"unit": self.rates.unit, "most": most}
         ledger = Ledger(self.path, settings, refuse=_other_questions)
         name = self.agent if isinstance(self.agent, str) else getattr(agent, "name", type(agent).__name__)
-        result = self.result = Result(spec.budget, str(name), self.solver.name, len(questions))
+        result = Result(spec.budget, str(name), self.solver.name, len(questions), unit=self.rates.unit)
+        self.result = result
         result.lost, result.messages = ledger.lost, ledger.messages
         rows: dict[int, Row] = {}
         running: set[asyncio.Task[None]] = set()
@@ -230,6 +255,7 @@ class BudgetController:
                 seed=self.seed,
                 check=self.check,
                 texts=spec.source.texts,
+                rates=self.rates,
             )
             for row in self._resumed(session, questions):
                 keep(row)
@@ -313,6 +339,8 @@ def _other_questions(
     old: Mapping[str, Any], new: Mapping[str, Any], records: Sequence[Mapping[str, Any]]
 ) -> str | None:
     """Budget, tiers and questions that nobody has decided may change; decided ones must stand at their places."""
+    if (was := old.get("unit", "tokens")) != (now := new.get("unit", "tokens")):
+        return f"it counts {was}, and the budget is {now} now"
     names = new["questions"]
     for record in records:
         key = record.get("key") or record.get("skipped")

@@ -32,14 +32,16 @@ from agents.one_pass import ExamTaker
 from agents.playing import action_numbers, check_probs, pick_actions
 from roi_env.answering.base import Ask, LiveSolver, Question, Reply, ThinkingTier, is_unsent, unsent_reply
 from roi_env.answering.ledger import Books, Entry, NoRoom, reply_facts, reply_of
+from roi_env.answering.prices import TOKENS, Rates
 from roi_env.envs.live import gave_nothing, judged
 
 Check = Callable[[Question, str], bool]
+Prepare = Callable[[Ask], Ask]
 
 
 @dataclass(frozen=True)
 class Row:
-    """What became of one question; tokens throughout.
+    """What became of one question; costs are in the budget's unit.
 
     :param position: its place.
     :param question_id: its name.
@@ -49,9 +51,11 @@ class Row:
     :param answer: the text.
     :param reserved: before sending.
     :param charged: decision cost included.
-    :param overshoot: generated beyond the cap; included in ``charged``.
+    :param overshoot: what was generated (in dollars also read) beyond what was reserved; included in ``charged``.
     :param remaining: after it was settled.
-    :param reasoning_tokens: of the charge, where known.
+    :param tokens: generated.
+    :param prompt_tokens: of what was asked, where known.
+    :param reasoning_tokens: of ``tokens``, where known.
     :param counted: where the count comes from, see :data:`roi_env.answering.base.Counted`.
     :param finish: as the endpoint ended.
     :param error: what went wrong.
@@ -70,6 +74,8 @@ class Row:
     charged: int = 0
     overshoot: int = 0
     remaining: int = 0
+    tokens: int = 0
+    prompt_tokens: int | None = None
     reasoning_tokens: int | None = None
     counted: str | None = None
     finish: str | None = None
@@ -87,6 +93,7 @@ class Ticket:
     :param entry: in the ledger; None for a skip.
     :param view: what the agent saw.
     :param cap: most tokens that one answer may take.
+    :param prompt: most tokens of what is asked, where they cost.
     :param choices: answers asked for.
     :param paid: what the decision cost, where the question is skipped.
     """
@@ -99,6 +106,7 @@ class Ticket:
     entry: Entry | None
     choices: int = 1
     paid: int = 0
+    prompt: int = 0
 
 
 class Session:
@@ -110,6 +118,7 @@ class Session:
     :param ledger: where reservations are kept.
     :param seed: of the draws from the agent's probabilities.
     :param check: judges answers at once, where the agent may learn whether it was right.
+    :param rates: what tiers cost in the budget's unit.
     """
 
     def __init__(
@@ -124,6 +133,7 @@ class Session:
         seed: int = 0,
         check: Check | None = None,
         texts: tuple[str, ...] | None = None,
+        rates: Rates = TOKENS,
     ) -> None:
         if window < 1:
             raise ValueError(f"window must be >= 1, got {window}")
@@ -132,6 +142,10 @@ class Session:
             raise ValueError(
                 f"the agent knows tiers {list(problem.tier_names)}, asked for are {[t.name for t in tiers]}"
             )
+        if problem.unit != rates.unit:
+            raise ValueError(
+                f"the agent counts {problem.unit}, the tiers cost {rates.unit}: give it a budget of that unit"
+            )
         if len(groups) != problem.num_tasks:
             raise ValueError(
                 f"the agent takes exams of {problem.num_tasks} tasks, these are {len(groups)}: train one for that number, "
@@ -139,24 +153,25 @@ class Session:
             )
         self.agent, self.problem, self.solver, self.tiers = agent, problem, solver, tuple(tiers)
         self.ledger, self.window, self.check = ledger, window, check
+        self.rates, self._prompt = rates, prompt_bound(solver, rates)
         self.in_flight = 0
         self._groups = np.array([groups], np.int32)
         shown = None if texts is None else (texts,)
         self._state = agent.start(ExamsView(problem, self._groups.copy(), shown))
         self._numbers = action_numbers(np.uint64(seed), np.zeros(1, np.int64), np.zeros(1, np.int64), len(groups))[0]
-        self._expected = 0.0  # tokens that requests in flight should cost
+        self._expected = 0.0  # cost that requests in flight should have
         self._last = (0, 0, False)
         self._settled = asyncio.Event()  # a new one after every settlement
         self._paid_decisions = sum(note["decision"] for note in ledger.notes if "skipped" in note)
 
     @property
     def budget(self) -> int:
-        """Tokens of it: the problem's, unless the ledger knows better (top-ups, periods)."""
+        """All of it: the problem's, unless the ledger knows better (top-ups, periods)."""
         return self.problem.budget if self.ledger.limit is None else self.ledger.limit
 
     @property
     def charged(self) -> int:
-        """Tokens charged so far."""
+        """Charged so far."""
         return self.ledger.charged + self._paid_decisions
 
     @property
@@ -171,8 +186,10 @@ class Session:
         group: int | None = None,
         limit: int | None = None,
         choices: int = 1,
+        most: int | None = None,
+        prepare: Prepare = lambda ask: ask,
     ) -> Ticket | None:
-        """Decide a question and reserve its tokens; waits while the window is full or the reservation does not fit.
+        """Decide a question and reserve its worst case; waits while the window is full or the reservation does not fit.
 
         What interrupts it leaves nothing reserved and nothing charged.
 
@@ -181,6 +198,8 @@ class Session:
         :param limit: most tokens that one answer may take, whatever the tier.
         :param choices: answers that are asked for, each of which costs; the agent decides as if the budget were so many
             times smaller.
+        :param most: that the request may cost, whatever the tier.
+        :param prepare: see :meth:`finish`.
         :returns: None where the budget is gone.
         """
         if group is not None:
@@ -196,12 +215,18 @@ class Session:
             view = self._view(position, max(seen // choices, 1))
             probs, state = self.agent.act(view, self._state)
             action = int(pick_actions(check_probs(self.agent, probs, view), self._numbers[position : position + 1])[0])
-            most = choices * min(self.tiers[action - 1].most_tokens, limit or self.budget) + cost if action else cost
-            if most > self.remaining and (self.in_flight or self.ledger.reserved):
+            worst, each, bound = cost, 0, 0
+            if action:
+                tier = self.tiers[action - 1]
+                each = min(tier.most_tokens, limit or tier.most_tokens)
+                bound = self._prompt(prepare(Ask(question, tier, each, choices=choices)))
+                asked = self.rates.cost(tier.name, each * choices, bound)
+                worst += asked if most is None else min(asked, most)
+            if worst > self.remaining and (self.in_flight or self.ledger.reserved):
                 await self._change()
                 continue  # decided again, knowing more
             key = (position, question.question_id, action, seen)
-            room = min(most, self.remaining)
+            room = min(worst, self.remaining)
             if action:
                 try:
                     entry = self.ledger.enter(key, room)
@@ -217,8 +242,9 @@ class Session:
             self.ledger.note({"skipped": key, "decision": paid})
             self._learn(view, 0, paid, None, overspent=cost > paid)
             return Ticket(position, question, 0, view, 0, None, choices, paid)
-        cap = max(0, room - cost) // choices
-        ticket = Ticket(position, question, action, view, cap, entry, choices)
+        affords = self.rates.affords(tier.name, max(0, room - cost), bound)
+        cap = each if affords is None else min(each, affords // choices)
+        ticket = Ticket(position, question, action, view, cap, entry, choices, prompt=bound)
         self.in_flight += 1
         self._expected += self._believed_cost(ticket)
         try:
@@ -247,7 +273,7 @@ class Session:
     async def finish(
         self,
         ticket: Ticket,
-        prepare: Callable[[Ask], Ask] = lambda ask: ask,
+        prepare: Prepare = lambda ask: ask,
     ) -> tuple[Row, Reply | None]:
         """Let the solver answer an admitted question and settle it.
 
@@ -276,14 +302,15 @@ class Session:
                 self._settle(ticket, 0, unsent_reply())
             elif reply is None:
                 lost = Reply("", None, most, None, "error", "reserved", what, lost=True)
-                self._settle(ticket, most + cost, lost)
+                self._settle(ticket, self._charge(ticket, lost) + cost, lost)
             elif isinstance(error, asyncio.CancelledError):  # an answer that nobody judged
-                self._settle(ticket, reply.tokens + cost, reply)
+                self._settle(ticket, self._charge(ticket, reply) + cost, reply)
             else:
-                self._settle(ticket, reply.tokens + cost, dataclasses.replace(reply, error=what))
+                self._settle(ticket, self._charge(ticket, reply) + cost, dataclasses.replace(reply, error=what))
             raise
         # What the endpoint did not take is not decided: it will be asked again.
-        self._settle(ticket, 0 if reply.retry_in is not None else reply.tokens + cost, reply, correct)
+        charge = 0 if reply.retry_in is not None else self._charge(ticket, reply) + cost
+        self._settle(ticket, charge, reply, correct)
         return self.row(ticket.entry, question, self.remaining), reply
 
     def row(self, entry: Entry, question: Question, remaining: int) -> Row:
@@ -297,6 +324,7 @@ class Session:
             )  # fmt: skip
         reply, cap, choices, correct = _settled(entry.facts)
         _, cut = judged(reply, cap, tier, 0, 0)
+        over = (entry.charged or 0) - entry.reserved if self.rates.prices else reply.tokens - cap * choices
         return Row(
             position,
             question.question_id,
@@ -305,8 +333,10 @@ class Session:
             reply.text,
             entry.reserved,
             entry.charged or 0,
-            max(0, reply.tokens - cap * choices),
+            max(0, over),
             remaining,
+            reply.tokens,
+            reply.prompt_tokens,
             reply.reasoning_tokens,
             reply.counted,
             reply.finish,
@@ -331,16 +361,22 @@ class Session:
             reply, cap, choices, correct = _settled(entry.facts)
             if reply.error is None:
                 _, cut = judged(reply, cap, self.tiers[action - 1], 0, 0)
-                paid = (entry.charged or 0) - reply.tokens + _each(reply.tokens, choices)
+                free = 0 if self.rates.prices else (entry.charged or 0) - reply.tokens
+                paid = free + _each((entry.charged or 0) - free, choices)
                 self._learn(view, action, paid, correct, overspent=cut, failed=gave_nothing(reply))
 
     def _believed_cost(self, ticket: Ticket) -> float:
         laws = self.problem.beliefs
         if laws is None:
-            each = float(self.tiers[ticket.action - 1].most_tokens)
+            tier = self.tiers[ticket.action - 1]
+            each = float(self.rates.cost(tier.name, tier.most_tokens, ticket.prompt))
         else:
             each = float(laws.expected_cost[ticket.view.group[0], ticket.action - 1])
         return each * ticket.choices + self.problem.decision_cost
+
+    def _charge(self, ticket: Ticket, reply: Reply) -> int:
+        """What a reply costs, without the decision."""
+        return self.rates.charge(self.tiers[ticket.action - 1].name, reply, ticket.prompt)
 
     def _settle(self, ticket: Ticket, charge: int, reply: Reply, correct: bool | None = None) -> None:
         """Settle a request, once; without a point where it could be interrupted."""
@@ -361,7 +397,7 @@ class Session:
         if reply.error is None:  # an endpoint's failure says nothing of the tier
             tier = self.tiers[ticket.action - 1]
             _, cut = judged(reply, ticket.cap, tier, 0, 0)
-            paid = _each(reply.tokens, ticket.choices) + self.problem.decision_cost
+            paid = _each(self._charge(ticket, reply), ticket.choices) + self.problem.decision_cost
             self._learn(
                 ticket.view, ticket.action, paid, correct, overspent=cut or ticket.cap == 0, failed=gave_nothing(reply)
             )
@@ -398,6 +434,19 @@ class Session:
             np.array([correct]),
             self._groups,
         )
+
+
+def prompt_bound(solver: LiveSolver, rates: Rates) -> Callable[[Ask], int]:
+    """Most tokens of a request's prompt, where they cost; else 0.
+
+    :raises ValueError: where they cost and the solver cannot tell.
+    """
+    if not rates.prices:
+        return lambda ask: 0
+    bound: Callable[[Ask], int] | None = getattr(solver, "most_prompt", None)
+    if bound is None:
+        raise ValueError(f"{solver.name}: prompts cost money, and this solver has no most_prompt to bound them")
+    return bound
 
 
 def check_live(text: str, *, learns: bool) -> None:
@@ -451,7 +500,7 @@ def _settled(facts: Mapping[str, Any]) -> tuple[Reply, int, int, bool | None]:
 
 
 def _each(tokens: int, choices: int) -> int:
-    """Tokens of one of several answers, on the average: what an agent learns of a tier."""
+    """Cost of one of several answers, on the average: what an agent learns of a tier."""
     return -(-tokens // choices)
 
 

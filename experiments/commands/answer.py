@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +16,12 @@ from experiments.commands import endpoints
 from experiments.commands.record import OPEN_ANSWER_TOKENS, OPEN_TIERS
 from experiments.config import ConfigError
 from experiments.options import Imports, option_groups, own_agents
+from experiments.serving.amounts import parse_tokens
+from experiments.serving.menus import Menu, check_unit, read_menus
 from experiments.terminal import console, progress_bar
+from roi_env.answering.prices import TOKENS
+from roi_env.exams.config import parse_budget
+from roi_env.sources.units import COST_NAMES, Unit, cost_text, cost_with_unit
 
 if TYPE_CHECKING:
     from agents.live.answer import BudgetController, Result
@@ -29,7 +35,11 @@ ANSWER_TOKENS = 512
 def answer(
     questions: Annotated[str, typer.Argument(help="Questions: a file or any source of `roi record --questions`")],
     budget: Annotated[
-        str, typer.Option(help="Tokens for all of them (50000), or a fraction (0.3) of always the dearest")
+        str,
+        typer.Option(
+            help="Tokens for all of them (50000), dollars (2.50usd) where tiers have prices, or a fraction (0.3) of always the "
+            "dearest"
+        ),
     ],
     *,
     endpoint: endpoints.Endpoint = None,
@@ -46,6 +56,12 @@ def answer(
     ] = "online-lp",
     imports: Imports = None,
     tier: endpoints.Tiers = None,
+    tiers_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--tiers", help="YAML file of tiers over several models, with prices; FILE:MENU where it has several menus"
+        ),
+    ] = None,
     answer_tokens: Annotated[
         int | None,
         typer.Option(
@@ -78,42 +94,45 @@ def answer(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the folder's ledger")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be asked")] = False,
 ) -> None:
-    """Answer questions under a hard token budget; Ctrl-C leaves what there is, --resume goes on.
+    """Answer questions under a hard budget of tokens or dollars; Ctrl-C leaves what there is, --resume goes on.
 
     Every line of the file has its row in answers.jsonl, with its number, also where lines are equal. With --resume the
     budget and the tiers may be other ones than before; what was charged stays charged.
     """
     from agents.live.answer import BudgetController
     from roi_env.answering.ledger import JournalError
-    from roi_env.exams.config import parse_budget
 
     asked = endpoints.load_questions(questions, column, limit, answers=grader is not None, distinct=False)
-    if endpoint is not None:
+    if endpoint is not None or tiers_file is not None:
         speech.refuse()
-    endpoints.parse_tiers(tier or TIERS, 1)  # what is written wrongly is said before anything is read
-    spoken = endpoints.local_dialect(model, speech.dialect) if endpoint is None and model is not None else None
-    whole = spoken is not None and spoken.whole_caps
-    tiers = endpoints.parse_tiers(
-        tier or (OPEN_TIERS if whole else TIERS),
-        answer_tokens or (OPEN_ANSWER_TOKENS if whole else ANSWER_TOKENS),
-        spoken,
-    )
-    try:
-        amount = parse_budget(budget)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    if isinstance(amount, str):
-        raise ConfigError(f"--budget {budget}: live budgets are tokens, e.g. 20000")
+    if tiers_file is None:
+        menu_asked, tiers = None, _tiers(endpoint, model, speech.dialect, tier, answer_tokens)
+    else:
+        said = {"endpoint": endpoint, "model": model, "tier": tier, "answer_tokens": answer_tokens}
+        said["backend"] = None if backend == "generic" else backend
+        endpoints.refuse_beside_tiers(connection, "the tiers of --tiers", **said)
+        menu_asked = _menu(tiers_file)
+        tiers = menu_asked.tiers
+    amount = _amount(budget, menu_asked, decision_cost)
     ledger = out / "ledger.jsonl"
     if ledger.exists() and not resume:
         raise ConfigError(f"{ledger} exists: --resume goes on there, or choose another --out")
     if resume and not ledger.exists():
         raise ConfigError(f"--resume: there is no ledger {ledger}")
     pool: Any = None
+    http: dict[str, Any] = {
+        "prompt": wording.prompt or "{question}",
+        "system": wording.system,
+        "temperature": temperature,
+        "patience": patience,
+        "concurrency": window,
+        "fit_answer": fit_answer,
+        "say": endpoints.report,
+    }
     try:
         controller = BudgetController(
             agent,
-            _Absent(),
+            _Absent() if menu_asked is None else endpoints.menu_solver([menu_asked], connection, **http),
             amount,
             tiers=tiers,
             window=window,
@@ -124,29 +143,20 @@ def answer(
             ledger=ledger,
             check=(lambda question, text: bool(pool(question, text))) if grader else None,
             seed=seed,
+            rates=TOKENS if menu_asked is None else menu_asked.rates,
+            models=() if menu_asked is None else menu_asked.models,
         )
         spec = controller.spec(asked)
         console.print(
-            f"{len(asked):,} questions, {spec.budget:,} tokens, tiers {', '.join(t.name for t in tiers)}, agent {agent}",
+            f"{len(asked):,} questions, {cost_with_unit(spec.budget, spec.source.unit)}, tiers "
+            f"{', '.join(t.name for t in tiers)}, agent {agent}",
             highlight=False,
         )
         if dry_run:
             return
-        controller.solver = _solver(
-            endpoint,
-            model,
-            backend,
-            tiers,
-            connection,
-            local=asdict(speech) | asdict(wording),
-            prompt=wording.prompt or "{question}",
-            system=wording.system,
-            temperature=temperature,
-            patience=patience,
-            concurrency=window,
-            fit_answer=fit_answer,
-            say=endpoints.report,
-        )
+        if menu_asked is None:
+            local = asdict(speech) | asdict(wording)
+            controller.solver = _solver(endpoint, model, backend, tiers, connection, local=local, **http)
         if grader:
             from roi_env.answering.grading import GradingPool
 
@@ -178,6 +188,54 @@ def answer(
         endpoints.report(f"Stopped: {result.held}. A question may wait {patience:,.0f} s (--patience).")
         console.print("The same command with --resume goes on.")
         raise typer.Exit(1)
+
+
+def _tiers(
+    endpoint: str | None, model: str | None, dialect: str, tier: list[str] | None, answer_tokens: int | None
+) -> list[ThinkingTier]:
+    """The tiers that the options write."""
+    endpoints.parse_tiers(tier or TIERS, 1)  # what is written wrongly is said before anything is read
+    spoken = endpoints.local_dialect(model, dialect) if endpoint is None and model is not None else None
+    whole = spoken is not None and spoken.whole_caps
+    return endpoints.parse_tiers(
+        tier or (OPEN_TIERS if whole else TIERS),
+        answer_tokens or (OPEN_ANSWER_TOKENS if whole else ANSWER_TOKENS),
+        spoken,
+    )
+
+
+def _menu(path: Path) -> Menu:
+    """The menu of a file of tiers, ``FILE`` or ``FILE:MENU``."""
+    name = None
+    if not path.exists() and ":" in path.name:
+        head, _, name = str(path).rpartition(":")
+        path = Path(head)
+    menus = {menu.name: menu for menu in read_menus(path)}
+    if not menus:
+        raise ConfigError(f"{path}: tiers: is missing")
+    if (name is None and len(menus) > 1) or (name is not None and name not in menus):
+        there = f"no menu {name!r}" if name is not None else "several menus"
+        raise ConfigError(
+            f"--tiers {path}: there is {there}: choose one of {', '.join(menus)} as {path}:{next(iter(menus))}"
+        )
+    menu = menus[name or next(iter(menus))]
+    for note in menu.dearer_first():
+        endpoints.report(note)
+    return menu
+
+
+def _amount(text: str, menu: Menu | None, decision_cost: int) -> int | float | str:
+    """The budget, checked against what the tiers cost."""
+    try:
+        amount = parse_tokens(text, "--budget") if re.fullmatch(r"[0-9.]+[kmgKMG]", text) else parse_budget(text)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    if not isinstance(amount, float):
+        unit: Unit = "tokens" if isinstance(amount, int) else "micro-usd"
+        check_unit(unit, [] if menu is None else [menu], f"--budget {text}", "--tier" if menu is None else "--tiers")
+    if menu is not None and menu.rates.prices and decision_cost:
+        raise ConfigError("--decision-cost counts tokens, and the tiers cost dollars: leave it out")
+    return amount
 
 
 class _Absent:
@@ -229,8 +287,9 @@ async def _run(controller: BudgetController, asked: Any) -> None:
             def watch(result: Result) -> None:
                 while result.messages:
                     endpoints.report(result.messages.pop(0))
-                left = max(0, result.budget - result.charged)
-                bar.update(shown, completed=len(result.rows), description=f"{left:,} of {result.budget:,} tokens left")
+                left = cost_text(max(0, result.budget - result.charged), result.unit)
+                whole = cost_with_unit(result.budget, result.unit)
+                bar.update(shown, completed=len(result.rows), description=f"{left} of {whole} left")
 
             await controller.answer(asked, watch)
     finally:
@@ -240,18 +299,22 @@ async def _run(controller: BudgetController, asked: Any) -> None:
 def _show(result: Result, out: Path) -> None:
     audit = result.audit()
     shown = Table(title="what the budget went to")
-    for name in ("tier", "questions", "tokens"):
+    for name in ("tier", "questions", COST_NAMES[result.unit]):
         shown.add_column(name, justify="left" if name == "tier" else "right")
     for tier in dict.fromkeys(row.tier for row in result.rows):
         rows = [row for row in result.rows if row.tier == tier]
-        shown.add_row(tier or "none", f"{len(rows):,}", f"{sum(row.charged for row in rows):,}")
+        shown.add_row(tier or "none", f"{len(rows):,}", cost_text(sum(row.charged for row in rows), result.unit))
     console.print(shown)
     states = ", ".join(f"{count:,} {status}" for status, count in audit["by_status"].items())
     console.print(f"{states} of {audit['questions']:,} questions", highlight=False)
     right = f"; {audit['right']:,} of {audit['judged']:,} judged are right" if audit["judged"] else ""
-    lost = f", {audit['lost']:,} of them for what cannot be read in a damaged ledger" if audit["lost"] else ""
-    over = f", {audit['overshoot']:,} of them beyond the endpoint's caps" if audit["overshoot"] else ""
+    charged, whole, lost, over = (
+        cost_text(audit[name], result.unit) for name in ("charged", "budget", "lost", "overshoot")
+    )
+    lost = f", {lost} of them for what cannot be read in a damaged ledger" if audit["lost"] else ""
+    over = f", {over} of them beyond the endpoint's caps" if audit["overshoot"] else ""
+    counted = " tokens" if result.unit == "tokens" else ""
     console.print(
-        f"{audit['charged']:,} of {audit['budget']:,} tokens charged{over}{lost}{right}. Answers and audit: [bold]{out}[/bold]",
+        f"{charged} of {whole}{counted} charged{over}{lost}{right}. Answers and audit: [bold]{out}[/bold]",
         highlight=False,
     )

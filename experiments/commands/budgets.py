@@ -10,8 +10,9 @@ from rich.table import Table
 
 from experiments.config import ConfigError
 from experiments.options import LIVE, helped
-from experiments.serving.amounts import parse_tokens
+from experiments.serving.amounts import parse_amount
 from experiments.terminal import console
+from roi_env.sources.units import SHORT_UNITS, cost_text, cost_with_unit
 
 if TYPE_CHECKING:
     from roi_env.answering.database import Database
@@ -41,12 +42,15 @@ def list_(state: State = Path("runs/serve")) -> None:
     database = _open(state)
     try:
         shown = Table()
-        for column in ("budget", "period", "tokens", "added", "charged", "reserved", "left", "charged ever"):
-            shown.add_column(column, justify="left" if column in ("budget", "period") else "right")
+        for column in ("budget", "period", "unit", "amount", "added", "charged", "reserved", "left", "charged ever"):
+            shown.add_column(column, justify="left" if column in ("budget", "period", "unit") else "right")
         for one in database.states():
             left = max(0, one["tokens"] + one["added"] - one["charged"] - one["reserved"])
             numbers = (one["tokens"], one["added"], one["charged"], one["reserved"], left, one["spent"])
-            shown.add_row(one["budget"], one["period"], *(f"{number:,}" for number in numbers))
+            unit = one["unit"]
+            shown.add_row(
+                one["budget"], one["period"], SHORT_UNITS[unit], *(cost_text(number, unit) for number in numbers)
+            )
         console.print(shown)
     finally:
         database.close()
@@ -57,36 +61,37 @@ def list_(state: State = Path("runs/serve")) -> None:
 )
 def top_up(
     name: Annotated[str, typer.Argument(help="The budget")],
-    tokens: Annotated[str, typer.Argument(help="Tokens to add for the present period: 50000, 50k, 1e6")],
+    amount: Annotated[
+        str, typer.Argument(help="What to add for the present period: tokens (50000, 50k, 1e6) or dollars (2.50usd)")
+    ],
     state: State = Path("runs/serve"),
 ) -> None:
-    """Add tokens to a budget; a proxy that runs knows it with its next request."""
-    _change(name, tokens, state, add=True)
+    """Add tokens or dollars to a budget; a proxy that runs knows it with its next request."""
+    _change(name, amount, state, add=True)
 
 
 @app.command("set", **helped(LIVE, "roi budgets set team-a 200k", "roi budgets set team-a 50000 --state runs/serve"))
 def set_(
     name: Annotated[str, typer.Argument(help="The budget")],
-    tokens: Annotated[str, typer.Argument(help="Tokens of every period: 50000, 50k, 1e6")],
+    amount: Annotated[str, typer.Argument(help="Of every period: tokens (50000, 50k, 1e6) or dollars (2.50usd)")],
     state: State = Path("runs/serve"),
 ) -> None:
-    """Give a budget other tokens, until a `roi serve` is started with others; what was charged stays charged."""
-    _change(name, tokens, state, add=False)
+    """Give a budget another amount, until a `roi serve` is started with another; what was charged stays charged."""
+    _change(name, amount, state, add=False)
 
 
-def _change(name: str, tokens: str, state: Path, *, add: bool) -> None:
+def _change(name: str, text: str, state: Path, *, add: bool) -> None:
     from roi_env.answering.ledger import JournalError
 
-    amount = parse_tokens(tokens, "TOKENS")
+    amount, unit = parse_amount(text, "AMOUNT")
     database = _open(state)
     try:
-        database.change(name, amount, add=add)
+        database.change(name, amount, add=add, unit=unit)
         (one,) = (found for found in database.states() if found["budget"] == name)
     except JournalError as error:
         raise ConfigError(str(error)) from error
     finally:
         database.close()
     whole = one["tokens"] + one["added"]
-    console.print(
-        f"{name}: {max(0, whole - one['charged'] - one['reserved']):,} of {whole:,} tokens left", highlight=False
-    )
+    left = max(0, whole - one["charged"] - one["reserved"])
+    console.print(f"{name}: {cost_text(left, unit)} of {cost_with_unit(whole, unit)} left", highlight=False)

@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,9 +17,10 @@ from experiments.config import ConfigError
 from experiments.terminal import console
 
 if TYPE_CHECKING:
+    from experiments.serving.menus import Menu
     from roi_env.answering.base import Question, ThinkingTier
     from roi_env.answering.dialect import Dialect
-    from roi_env.answering.http import HTTPSolver
+    from roi_env.answering.http import ByTier, HTTPSolver
 
 Endpoint = Annotated[str | None, typer.Option(help="Base address of an endpoint, e.g. http://127.0.0.1:8000/v1")]
 BackendName = Annotated[
@@ -257,6 +258,34 @@ def http_solver(
         raise ConfigError(f"--body is not JSON: {error}") from None
     except EndpointError as error:
         raise ConfigError(str(error)) from error
+
+
+def menu_solver(menus: Sequence[Menu], connection: Connection, **options: Any) -> ByTier:
+    """The solver of menus: every tier is asked of its own endpoint.
+
+    :param options: of all of them, as in :func:`http_solver`.
+    """
+    from roi_env.answering.http import ByTier
+
+    made: dict[tuple[str | None, ...], HTTPSolver] = {}
+    solvers = {}
+    for seat in (seat for menu in menus for seat in menu.seats):
+        place = (seat.endpoint, seat.model, seat.backend, seat.key_env)
+        if place not in made:
+            own = replace(connection, key_env=seat.key_env)
+            made[place] = http_solver(seat.endpoint, seat.model, seat.backend, own, **options)
+        solvers[seat.tier.name] = made[place]
+    return ByTier(solvers)
+
+
+def refuse_beside_tiers(connection: Connection, where: str, **options: Any) -> None:
+    """Refuse options whose place a file of tiers takes.
+
+    :raises ConfigError: naming the option.
+    """
+    options |= {"key_env": connection.key_env, "tokenizer": connection.tokenizer}
+    if given := [name for name, value in options.items() if value]:
+        raise ConfigError(f"--{given[0].replace('_', '-')}: {where} say this for every tier, leave it out")
 
 
 def only_model(endpoint: str, backend: str, connection: Connection) -> str:

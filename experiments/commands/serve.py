@@ -11,32 +11,48 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from experiments.commands import endpoints
-from experiments.commands.answer import TIERS
+from experiments.commands.answer import ANSWER_TOKENS, TIERS
 from experiments.config import ConfigError
 from experiments.options import Imports, option_groups, own_agents
-from experiments.serving.amounts import NAME, Plan, parse_tokens, read_plans
-from experiments.serving.app import Budget, application, make_budget
+from experiments.serving.amounts import NAME, Plan, check_units, parse_amount, read_file, read_plans
+from experiments.serving.app import Budget, Served, application, make_budget
 from experiments.serving.attend import Queue
 from experiments.serving.guard import BODY_SECONDS, LOOPBACK, patient_protocol
+from experiments.serving.menus import check_unit, read_menus
 from experiments.serving.metrics import log_to_stderr
 from experiments.terminal import console
+from roi_env.sources.units import cost_text, cost_with_unit
+
+if TYPE_CHECKING:
+    from roi_env.answering.base import ThinkingTier
+    from roi_env.answering.http import ByTier, HTTPSolver
 
 
 @option_groups
 def serve(
-    upstream: Annotated[str, typer.Option(help="Base address of the endpoint, e.g. http://127.0.0.1:8000/v1")],
     *,
+    upstream: Annotated[
+        str | None,
+        typer.Option(help="Base address of the endpoint, e.g. http://127.0.0.1:8000/v1; several: tiers in --config"),
+    ] = None,
     budget: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=TOKENS (50000, 50k, 1e6), or TOKENS for one named default; repeatable"),
+        typer.Option(
+            help="NAME=AMOUNT: tokens (50000, 50k, 1e6), or dollars (2.50usd) where tiers have prices; or AMOUNT for one named "
+            "default; repeatable"
+        ),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(help="YAML file with the budgets, instead of --budget; read again at SIGHUP")
+        Path | None,
+        typer.Option(
+            help="YAML file with budgets (instead of --budget; read again at SIGHUP), and tiers over several models (instead of "
+            "--upstream, --tier)"
+        ),
     ] = None,
     model: Annotated[str | None, typer.Option(help="The endpoint's model; default: its only one")] = None,
     backend: endpoints.BackendName = "generic",
@@ -48,7 +64,9 @@ def serve(
     ] = "online-lp",
     imports: Imports = None,
     tier: endpoints.Tiers = None,
-    answer_tokens: Annotated[int, typer.Option(help="Answer tokens of tiers that name none", min=1)] = 512,
+    answer_tokens: Annotated[
+        int | None, typer.Option(help="Answer tokens of tiers that name none; default: 512", min=1)
+    ] = None,
     expected: Annotated[
         int, typer.Option(help="Questions to plan for in every budget; later ones count as the last", min=1)
     ] = 100,
@@ -90,7 +108,7 @@ def serve(
         int, typer.Option(help="Requests of a budget that may wait for their turn; others are answered 503", min=1)
     ] = 64,
 ) -> None:
-    """Serve chat completions, responses, messages and text completions under token budgets.
+    """Serve chat completions, responses, messages and text completions under budgets of tokens or dollars.
 
     Clients use http://HOST:PORT/NAME/v1 as their base address (Anthropic's: http://HOST:PORT/NAME).
     """
@@ -100,12 +118,13 @@ def serve(
         raise ConfigError(f'{error}; the proxy needs: pip install "roi-reasoning[live]"') from None
     if spent_status not in (402, 403, 429):
         raise ConfigError(f"--spent-status must be 402, 403 or 429, got {spent_status}")
-    tiers = endpoints.parse_tiers(tier or TIERS, answer_tokens)
-    if (config is None) == (not budget):
-        raise ConfigError("give the budgets: --budget NAME=TOKENS, or --config FILE")
-    plans = (
-        read_plans(config) if config else [Plan(name, tokens) for name, tokens in parse_budgets(budget or ()).items()]
-    )
+    menus = [] if config is None else read_menus(config)
+    tiers = endpoints.parse_tiers(tier or TIERS, answer_tokens or ANSWER_TOKENS)
+    in_file = config is not None and "budgets" in read_file(config)
+    if in_file == bool(budget):
+        raise ConfigError("give the budgets: --budget NAME=AMOUNT, or `budgets:` in --config FILE")
+    plans = read_plans(config) if in_file and config else parse_budgets(budget or ())
+    check_unit(plans[0].unit, menus, f"the budget {plans[0].name!r}", str(config or "--budget"))
     named = [plan.name for plan in plans]
     token = _secret("--token-env", token_env) if token_env else None
     keys = parse_keys(key or (), named)
@@ -114,27 +133,38 @@ def serve(
             f"--host {host} is reachable by others: give --key {bare[0]}=VARIABLE with a key of this budget, or "
             "--token-env VARIABLE with one for all"
         )
-    name = model or endpoints.only_model(upstream, backend, connection)
-    solver = endpoints.http_solver(
-        upstream,
-        name,
-        backend,
-        connection,
-        temperature=temperature,
-        patience=patience,
-        concurrency=window * len(named),
-        say=endpoints.report,
-    )
+    http: dict[str, Any] = {
+        "temperature": temperature,
+        "patience": patience,
+        "concurrency": window * len(named),
+        "say": endpoints.report,
+    }
+    served: Sequence[ThinkingTier] | Sequence[Served]
+    if menus:
+        said = {"upstream": upstream, "model": model, "tier": tier, "answer_tokens": answer_tokens}
+        said["backend"] = None if backend == "generic" else backend
+        endpoints.refuse_beside_tiers(connection, f"{config}: tiers", **said)
+        solver: HTTPSolver | ByTier = endpoints.menu_solver(menus, connection, **http)
+        served = [Served(menu.name, menu.tiers, menu.rates, menu.models) for menu in menus]
+        for note in (note for menu in menus for note in menu.dearer_first()):
+            endpoints.report(note)
+    else:
+        if upstream is None:
+            raise ConfigError("give the endpoint: --upstream URL, or `tiers:` in --config FILE")
+        name = model or endpoints.only_model(upstream, backend, connection)
+        solver, served = endpoints.http_solver(upstream, name, backend, connection, **http), tiers
     budgets: list[Budget] = []
 
     def make(plan: Plan) -> Budget:
         waiting = Queue(queue, patience)
-        return make_budget(plan.name, plan, solver, tiers, agent, expected, window, state, waiting)
+        return make_budget(plan.name, plan, solver, served, agent, expected, window, state, waiting)
 
     def reload() -> None:
         try:
             assert config is not None
             again = read_plans(config)
+            if read_menus(config) != menus:
+                endpoints.report(f"{config}: other tiers and menus are known after a restart, the budgets now")
             if host not in LOOPBACK and token is None and (bare := _bare(again, keys)):
                 raise ConfigError(f"{config}: budgets.{bare[0]} has no key, and --host {host} is reachable by others")
             made = {old.name: old for old in budgets}
@@ -153,7 +183,7 @@ def serve(
             budgets.append(make(plan))
     except (ValueError, OSError) as error:
         for made in budgets:
-            made.session.ledger.close()
+            made.close()
         raise ConfigError(str(error)) from error
     app = application(
         budgets,
@@ -163,14 +193,15 @@ def serve(
         admin=_secret("--admin-key-env", admin_key_env) if admin_key_env else None,
         hosts=LOOPBACK if host in LOOPBACK else None,
         spent_status=spent_status,
-        reload=reload if config else None,
+        reload=reload if in_file else None,
     )
     options = uvicorn.Config(app, host=host, port=port, log_level="warning", http=patient_protocol(BODY_SECONDS))
     listening = options.bind_socket()
     port = listening.getsockname()[1]
     for made in budgets:
         console.print(
-            f"{made.name}: {made.session.remaining:,} of {made.session.budget:,} tokens left, base address "
+            f"{made.name}: {cost_text(made.session.remaining, made.plan.unit)} of "
+            f"{cost_with_unit(made.session.budget, made.plan.unit)} left, models {', '.join(made.menus)}, base address "
             f"http://{host}:{port}/{made.name}/v1",
             highlight=False,
             soft_wrap=True,
@@ -180,31 +211,32 @@ def serve(
         uvicorn.Server(options).run(sockets=[listening])
     finally:
         for gone in closed:
-            gone.session.ledger.close()
+            gone.close()
 
 
-def parse_budgets(texts: Sequence[str]) -> dict[str, int]:
+def parse_budgets(texts: Sequence[str]) -> list[Plan]:
     """Budgets as the options write them.
 
-    :raises ConfigError: for what cannot be read.
+    :raises ConfigError: for what cannot be read, or budgets of two units.
     """
-    named: dict[str, int] = {}
+    named: dict[str, Plan] = {}
     for text in texts:
-        name, named_so, tokens = text.rpartition("=")
+        name, named_so, amount = text.rpartition("=")
         name = name if named_so else "default"
         try:
-            amount = parse_tokens(tokens, text)
+            if NAME.fullmatch(name) is None or name == "v1":
+                raise ConfigError(name)
+            read, unit = parse_amount(amount, text)
         except ConfigError:
-            amount = 0
-        if NAME.fullmatch(name) is None or name == "v1" or not amount:
             raise ConfigError(
-                f"--budget {text!r} must read TOKENS or NAME=TOKENS, e.g. team-a=50000: a positive whole number, and a name "
-                "of letters, digits, - and _ (but v1)"
-            )
+                f"--budget {text!r} must read TOKENS or NAME=TOKENS, e.g. team-a=50000 (or dollars: team-a=2.50usd): a positive "
+                "whole number, and a name of letters, digits, - and _ (but v1)"
+            ) from None
         if name in named:
             raise ConfigError(f"--budget: {name!r} is named twice")
-        named[name] = amount
-    return named
+        named[name] = Plan(name, read, unit=unit)
+    check_units(list(named.values()), "--budget")
+    return list(named.values())
 
 
 def _bare(plans: Sequence[Plan], keys: Collection[str]) -> list[str]:

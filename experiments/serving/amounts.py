@@ -5,28 +5,49 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 
 from experiments.config import ConfigError
+from roi_env.sources.units import UNIT_NAMES, Unit, read_cost
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 PERIODS = ("once", "hour", "day", "month")
 NAME = re.compile("[A-Za-z0-9_-]{1,64}")
 
 
+def parse_amount(text: Any, where: str) -> tuple[int, Unit]:
+    """An amount and its unit: tokens (50000, 50k, 1.5m, 1e6) or dollars (2.50usd, $2.50, 300 micro-usd).
+
+    :param where: named in errors.
+    :raises ConfigError: for all others.
+    """
+    try:
+        read = read_cost(str(text))
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    if read is None:
+        return parse_tokens(text, where), "tokens"
+    if not 0 < read[0] < 10**18:
+        raise ConfigError(f"{where}: {text!r} must be positive and below 10^18 {read[1]}")
+    return read
+
+
 def parse_tokens(text: Any, where: str) -> int:
     """A number of tokens: 50000, 50k, 1.5m, 1e6.
 
     :param where: named in errors.
-    :raises ConfigError: for all others, also dollars, which need prices that are not known here.
+    :raises ConfigError: for all others.
     """
     match = re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]{1,6})?(?:e[0-9]{1,2})?)([kmg]?)", str(text).strip().lower(), re.ASCII)
     amount = Decimal(0) if match is None or isinstance(text, bool) else Decimal(match[1]) * _UNITS[match[2]]
     if not 0 < amount < 10**18 or amount != int(amount):
-        raise ConfigError(f"{where}: {text!r} must be a positive whole number of tokens: 50000, 50k, 1.5m or 1e6")
+        raise ConfigError(
+            f"{where}: {text!r} must be a positive whole number of tokens: 50000, 50k, 1.5m or 1e6; or dollars: 2.50usd"
+        )
     return int(amount)
 
 
@@ -34,30 +55,34 @@ def parse_tokens(text: Any, where: str) -> int:
 class Plan:
     """One budget of a file.
 
-    :param tokens: of every period.
+    :param amount: of every period, in ``unit``.
     :param period: after which it begins anew.
     :param carry_over: whether what is left is added to the next period.
     :param key: SHA-256 of the key that opens it; None: the proxy's.
-    :param most_per_request: tokens that one answer may take at most.
+    :param most_per_request: tokens that one answer may take at most; dollars that one request may cost at most.
     :param warn_at: share of the budget; from there on answers have the header ``x-roi-warning``.
+    :param models: menus that its key may ask; none: all.
     """
 
     name: str
-    tokens: int
+    amount: int
     period: Literal["once", "hour", "day", "month"] = "once"
     carry_over: bool = False
     key: bytes | None = None
     most_per_request: int | None = None
     warn_at: float | None = None
+    unit: Unit = "tokens"
+    models: tuple[str, ...] = ()
 
 
-_FIELDS = ("tokens", "period", "carry_over", "key_env", "key_sha256", "most_per_request", "warn_at")
+_FIELDS = ("amount", "tokens", "period", "carry_over", "key_env", "key_sha256", "most_per_request", "warn_at", "models")
+PARTS = ("budgets", "tiers", "menus")
 
 
-def read_plans(path: Path) -> list[Plan]:
-    """The budgets of a file.
+def read_file(path: Path) -> dict[Any, Any]:
+    """The parts of a configuration file.
 
-    :raises ConfigError: naming the file and the field, for what cannot be used.
+    :raises ConfigError: naming the file, for what cannot be used.
     """
     from omegaconf import OmegaConf
 
@@ -65,21 +90,52 @@ def read_plans(path: Path) -> list[Plan]:
         found = OmegaConf.to_container(OmegaConf.load(path))
     except Exception as error:  # OmegaConf's and YAML's own kinds
         raise ConfigError(f"{path}: {error}") from None
-    if not isinstance(found, dict) or set(found) != {"budgets"} or not isinstance(found["budgets"], dict):
-        raise ConfigError(f"{path} must hold `budgets:` with a budget a name, and nothing else")
-    if not found["budgets"]:
+    if not isinstance(found, dict) or (unknown := [str(part) for part in found if part not in PARTS]):
+        there = f", not `{unknown[0]}:`" if isinstance(found, dict) else ""
+        raise ConfigError(f"{path} must hold {', '.join(f'`{part}:`' for part in PARTS)}{there}")
+    return found
+
+
+def read_plans(path: Path) -> list[Plan]:
+    """The budgets of a file.
+
+    :raises ConfigError: naming the file and the field, for what cannot be used.
+    """
+    found = read_file(path).get("budgets")
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path}: budgets: must hold a budget a name")
+    if not found:
         raise ConfigError(f"{path}: budgets: there is none")
-    return [_plan(str(name), value, f"{path}: budgets.{name}") for name, value in found["budgets"].items()]
+    plans = [_plan(str(name), value, f"{path}: budgets.{name}") for name, value in found.items()]
+    check_units(plans, str(path))
+    return plans
+
+
+def check_units(plans: Sequence[Plan], where: str) -> None:
+    """One proxy counts one unit.
+
+    :raises ConfigError: naming budgets of two.
+    """
+    first = plans[0]
+    for plan in plans:
+        if plan.unit != first.unit:
+            raise ConfigError(
+                f"{where}: the budget {first.name!r} is {UNIT_NAMES[first.unit]}, {plan.name!r} is {UNIT_NAMES[plan.unit]}: "
+                "budgets of one proxy have one unit"
+            )
 
 
 def _plan(name: str, value: Any, where: str) -> Plan:
     if NAME.fullmatch(name) is None or name == "v1":
         raise ConfigError(f"{where}: a name has up to 64 letters, digits, - and _, and is not v1")
-    given = value if isinstance(value, dict) else {"tokens": value}
+    given = value if isinstance(value, dict) else {"amount": value}
     if unknown := [str(field) for field in given if field not in _FIELDS]:
         raise ConfigError(f"{where}.{unknown[0]}: there is no such field, but {', '.join(_FIELDS)}")
-    if "tokens" not in given:
-        raise ConfigError(f"{where}.tokens: is missing")
+    if len(named := [field for field in ("amount", "tokens") if field in given]) != 1:
+        raise ConfigError(f"{where}: give amount (50k or 2.50usd)" + (", not tokens too" if named else ""))
+    amount, unit = parse_amount(given[named[0]], f"{where}.{named[0]}")
+    if named == ["tokens"] and unit != "tokens":
+        raise ConfigError(f"{where}.tokens: {given['tokens']!r} is money: write amount: {given['tokens']}")
     period = given.get("period", "once")
     if period not in PERIODS:
         raise ConfigError(f"{where}.period: must be one of {', '.join(PERIODS)}, got {period!r}")
@@ -89,16 +145,17 @@ def _plan(name: str, value: Any, where: str) -> Plan:
     warn = given.get("warn_at")
     if warn is not None and (isinstance(warn, bool) or not isinstance(warn, (int, float)) or not 0 < warn <= 1):
         raise ConfigError(f"{where}.warn_at: must be a share of the budget, above 0 and at most 1, got {warn!r}")
-    most = given.get("most_per_request")
-    return Plan(
-        name,
-        parse_tokens(given["tokens"], f"{where}.tokens"),
-        period,
-        carry,
-        _key(given, where),
-        None if most is None else parse_tokens(most, f"{where}.most_per_request"),
-        warn,
-    )
+    most, most_unit = None, unit
+    if given.get("most_per_request") is not None:
+        most, most_unit = parse_amount(given["most_per_request"], f"{where}.most_per_request")
+    if most_unit != unit:
+        raise ConfigError(
+            f"{where}.most_per_request: is {UNIT_NAMES[most_unit]}, and the budget {UNIT_NAMES[unit]}: give one unit"
+        )
+    models = given.get("models", [])
+    if not isinstance(models, list) or not all(isinstance(one, str) for one in models) or given.get("models") == []:
+        raise ConfigError(f"{where}.models: must be a list of names of menus, got {models!r}")
+    return Plan(name, amount, period, carry, _key(given, where), most, warn, unit, tuple(models))
 
 
 def _key(given: dict[Any, Any], where: str) -> bytes | None:

@@ -8,7 +8,7 @@ import hmac
 import signal
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -25,6 +25,8 @@ from experiments.serving.metrics import Metrics, Visit
 from experiments.serving.responses import ResponsesWire
 from experiments.serving.wires import ChatWire, TextWire
 from roi_env.answering.database import DatabaseLedger
+from roi_env.answering.prices import TOKENS, Rates
+from roi_env.sources.units import SHORT_UNITS, UNIT_NAMES, cost_text, cost_with_unit
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -32,13 +34,18 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from agents.live.session import Row, Session, Ticket
-    from roi_env.answering.base import Ask, LiveSolver, Reply, ThinkingTier
-    from roi_env.answering.http import HTTPSolver
+    from roi_env.answering.backends import Backend
+    from roi_env.answering.base import Ask, Reply, ThinkingTier
+    from roi_env.answering.http import ByTier, HTTPSolver
 
 Wire = ChatWire | MessagesWire | ResponsesWire
 
 LENGTHS = (120, 400)
 """Characters up to which a conversation is short, middle; questions to come are not known, so thirds cannot be taken."""
+MOST_PLANNED = 2**30 - 1
+"""Of a budget, that agents plan with; larger ones are kept all the same."""
+_LOOK = 0.05
+"""Seconds after which a full window is looked at again."""
 KEEP_ALIVE = 15.0
 """Seconds without a chunk after which a stream says that it lives."""
 WIRES: Mapping[str, Callable[[], Wire]] = {
@@ -54,7 +61,8 @@ WIRES: Mapping[str, Callable[[], Wire]] = {
 class Budget:
     """One named budget.
 
-    :param session: admits and settles.
+    :param sessions: by menu: each admits and settles, all in one ledger.
+    :param window: questions of all sessions in flight.
     :param lock: questions are admitted one after the other.
     :param asked: questions so far.
     :param queue: who waits to be admitted.
@@ -62,11 +70,53 @@ class Budget:
     """
 
     name: str
-    session: Session
+    sessions: dict[str, Session]
+    window: int
     lock: asyncio.Lock
     asked: int
     queue: Queue
     plan: Plan
+
+    @property
+    def session(self) -> Session:
+        """The first menu's; what is left and charged is the same in all."""
+        return next(iter(self.sessions.values()))
+
+    @property
+    def menus(self) -> list[str]:
+        """What its key may ask, as clients name models."""
+        return [menu for menu in self.sessions if not self.plan.models or menu in self.plan.models]
+
+    @property
+    def in_flight(self) -> int:
+        """Requests at endpoints."""
+        return sum(session.in_flight for session in self.sessions.values())
+
+    def menu_of(self, model: Any) -> str:
+        """The menu that a client's ``model`` names; its first one where it names none.
+
+        :raises Refused: 404, where the key may not ask it, or there is none.
+        """
+        if model is None or not isinstance(model, str):  # what is no text is refused with the rest of the request
+            return self.menus[0]
+        if model not in self.menus:
+            there = ", ".join(map(repr, self.menus))
+            message = f"The model {model!r} does not exist or this key may not use it; there is {there}"
+            raise Refused(404, "model_not_found", message, "model")
+        return model
+
+    def close(self) -> None:
+        """Close its ledgers."""
+        for session in self.sessions.values():
+            session.ledger.close()
+
+    def text(self, cost: int) -> str:
+        """A cost as a header tells it."""
+        return str(cost) if self.plan.unit == "tokens" else f"{cost / 10**6:.6f}"
+
+    def shown(self, cost: int) -> int | float:
+        """A cost as answers tell it: tokens, or dollars."""
+        return cost if self.plan.unit == "tokens" else cost / 10**6
 
     def renewed(self, plan: Plan) -> Budget:
         """The same budget under another plan; requests in flight are settled as ever.
@@ -76,7 +126,11 @@ class Budget:
         if plan != self.plan:
             books = self.session.ledger
             assert isinstance(books, DatabaseLedger)
-            books.replan(plan.tokens, plan.period, plan.carry_over)
+            if unknown := [menu for menu in plan.models if menu not in self.sessions]:
+                raise ValueError(
+                    f"budgets.{plan.name}.models: there is no menu {unknown[0]!r}, but {', '.join(self.sessions)}"
+                )
+            books.replan(plan.amount, plan.period, plan.carry_over, plan.unit)
             self.plan = plan
         return self
 
@@ -86,68 +140,117 @@ class Budget:
         share, left = self.plan.warn_at, self.session.remaining
         if share is None or self.session.budget - left < share * self.session.budget:
             return None
-        return f"{left:,} of {self.session.budget:,} tokens are left"
+        return f"{cost_text(left, self.plan.unit)} of {cost_with_unit(self.session.budget, self.plan.unit)} are left"
 
     def state(self) -> dict[str, Any]:
-        """How it stands."""
+        """How it stands, in tokens or dollars."""
+        unit, session = SHORT_UNITS[self.plan.unit], self.session
         return {
             "budget": self.name,
-            "tokens": self.session.budget,
-            "charged": self.session.charged,
-            "reserved": self.session.ledger.reserved,
-            "remaining": self.session.remaining,
+            "unit": unit,
+            unit: self.shown(session.budget),
+            "charged": self.shown(session.charged),
+            "reserved": self.shown(session.ledger.reserved),
+            "remaining": self.shown(session.remaining),
             "asked": self.asked,
         }
 
 
+@dataclass(frozen=True)
+class Served:
+    """What one agent chooses from; ``name`` is what clients ask for as ``model``.
+
+    :param rates: what its tiers cost.
+    :param models: who answers each tier, where they are several.
+    """
+
+    name: str
+    tiers: Sequence[ThinkingTier]
+    rates: Rates = TOKENS
+    models: Sequence[str] = ()
+
+
 def make_budget(
     name: str,
-    tokens: int | Plan,
-    solver: LiveSolver,
-    tiers: Sequence[ThinkingTier],
+    amount: int | Plan,
+    solver: HTTPSolver | ByTier,
+    tiers: Sequence[ThinkingTier] | Sequence[Served],
     agent: str,
     expected: int,
     window: int,
     state: Path,
     queue: Queue | None = None,
 ) -> Budget:
-    """A budget with its ledger; an earlier one of the same name goes on, with other tokens and tiers too.
+    """A budget with its ledger; an earlier one of the same name goes on, with another amount and other tiers too.
 
-    :param tokens: of it, or all that is known of it.
+    :param amount: tokens of it, or all that is known of it.
+    :param tiers: of the solver's one model, or several menus.
     :param expected: questions that the agent plans for; later ones count as the last.
-    :raises ValueError: for agents that do not fit, or a ledger that another process uses.
+    :raises ValueError: for agents that do not fit, or a ledger that another process uses or that counts another unit.
     """
+    from agents.live.session import check_live
+
+    check_live(agent, learns=False)
+    plan = amount if isinstance(amount, Plan) else Plan(name, amount)
+    menus = [one for one in tiers if isinstance(one, Served)]
+    menus = menus or [Served(solver.name, [one for one in tiers if not isinstance(one, Served)])]
+    if unknown := [menu for menu in plan.models if menu not in {one.name for one in menus}]:
+        there = ", ".join(one.name for one in menus)
+        raise ValueError(f"budgets.{name}.models: there is no menu {unknown[0]!r}, but {there}")
+    state.mkdir(parents=True, exist_ok=True)
+    sessions: dict[str, Session] = {}
+    try:
+        for menu in menus:
+            sessions[menu.name] = _session(plan, menu, solver, agent, expected, window, state)
+    except ValueError:
+        for made in sessions.values():
+            made.ledger.close()
+        raise
+    first = next(iter(sessions.values())).ledger
+    assert isinstance(first, DatabaseLedger)
+    return Budget(name, sessions, window, asyncio.Lock(), first.asked, queue or Queue(), plan)
+
+
+def _session(
+    plan: Plan, menu: Served, solver: HTTPSolver | ByTier, agent: str, expected: int, window: int, state: Path
+) -> Session:
     from agents.base import HIDDEN, public_problem
-    from agents.live.session import Session, check_live, make_live
+    from agents.live.session import Session, make_live, prompt_bound
     from roi_env.answering.base import Question
     from roi_env.envs.live import live_source
     from roi_env.exams.config import exam_spec
 
-    check_live(agent, learns=False)
-    plan = tokens if isinstance(tokens, Plan) else Plan(name, tokens)
+    if menu.rates.unit != plan.unit:
+        raise ValueError(
+            f"the budget {plan.name!r} is {UNIT_NAMES[plan.unit]}, the tiers of {menu.name!r} cost {UNIT_NAMES[menu.rates.unit]}"
+        )
     # Thirds by length stand for the questions to come.
     asked = [Question("proxy", str(n), "x" * (1 + n % 3), "") for n in range(3 * expected)]
-    spec = exam_spec(live_source(asked, tiers), num_tasks=expected, budget=plan.tokens, preview=False)
+    source = live_source(
+        asked, menu.tiers, rates=menu.rates, models=menu.models, prompt=prompt_bound(solver, menu.rates)
+    )
+    planned = min(plan.amount, MOST_PLANNED)
+    text = f"{planned} {plan.unit}"
+    spec = exam_spec(source, num_tasks=expected, budget=text, preview=False)
     decides = make_live(agent, public_problem(spec))
-    state.mkdir(parents=True, exist_ok=True)
     # What was charged is charged, whatever the budget and the tiers are now.
     ledger = DatabaseLedger(
         state / "budgets.db",
-        name,
-        plan.tokens,
-        {"tiers": [list(tier.__dict__.values()) for tier in tiers]},
+        plan.name,
+        plan.amount,
+        {"tiers": [list(tier.__dict__.values()) for tier in menu.tiers]},
         period=plan.period,
         carry=plan.carry_over,
-        journal=state / f"{name}.jsonl",
+        journal=state / f"{plan.name}.jsonl",
+        unit=plan.unit,
     )
-    for text in ledger.messages:
-        endpoints.report(text)
+    for message in ledger.messages:
+        endpoints.report(message)
     try:
-        session = Session(decides, solver, tiers, [HIDDEN] * expected, ledger=ledger, window=window)
+        return Session(decides, solver, menu.tiers, [HIDDEN] * expected, ledger=ledger, window=window, rates=menu.rates)
     except ValueError:
         ledger.close()
         raise
-    return Budget(name, session, asyncio.Lock(), ledger.asked, queue or Queue(), plan)
 
 
 class Relay:
@@ -227,13 +330,47 @@ class Relay:
             self._room.set()
 
 
-class Desk:
-    """Answers questions: one endpoint, and what was counted.
+@dataclass(frozen=True)
+class Chats:
+    """A request as every tier's endpoint is asked it.
 
+    :param menu: that it names.
+    :param by_tier: what is asked.
+    :param backends: by tier.
+    """
+
+    menu: str
+    by_tier: Mapping[str, Chat]
+    backends: Mapping[str, Backend]
+
+    @property
+    def any(self) -> Chat:
+        """What is the same for all."""
+        return next(iter(self.by_tier.values()))
+
+    @property
+    def backend(self) -> Backend:
+        """Of :attr:`any`."""
+        return next(iter(self.backends.values()))
+
+    def of(self, tier: str) -> Chat:
+        """What a tier is asked; a skipped question: any."""
+        return self.by_tier.get(tier, self.any)
+
+    def prepare(self, ask: Ask) -> Ask:
+        """The request of a tier."""
+        chat = self.by_tier[ask.tier.name]
+        return ask._replace(messages=chat.messages or None, prompt=chat.prompt, fields=chat.fields)
+
+
+class Desk:
+    """Answers questions, and counts them.
+
+    :param solver: who answers.
     :param spent_status: of HTTP, where a budget is spent.
     """
 
-    def __init__(self, solver: HTTPSolver, spent_status: int) -> None:
+    def __init__(self, solver: HTTPSolver | ByTier, spent_status: int) -> None:
         self.solver, self.spent_status, self.metrics = solver, spent_status, Metrics()
         self._running: set[asyncio.Task[dict[str, Any]]] = set()
 
@@ -250,25 +387,27 @@ class Desk:
         """
         from starlette.responses import Response, StreamingResponse
 
-        chat = wire.read(read_object(body), self.solver.name, self.solver.backend)
+        asked = read_object(body)
+        menu = budget.menu_of(asked.get("model"))
+        backends = {tier.name: self.solver.for_tier(tier.name).backend for tier in budget.sessions[menu].tiers}
+        read = {one.name: wire.read(asked, menu, one) for one in backends.values()}
+        chats = Chats(menu, {tier: read[backend.name] for tier, backend in backends.items()}, backends)
+        chat = chats.any
         visit.stream = chat.stream
-        if budget.plan.most_per_request is not None:
-            most = budget.plan.most_per_request
-            chat = replace(chat, limit=most if chat.limit is None else min(chat.limit, most))
-        headers = {"x-roi-budget": quote(budget.name)}
+        headers = {"x-roi-budget": quote(budget.name), "x-roi-unit": SHORT_UNITS[budget.plan.unit]}
         if budget.warning is not None:
             headers["x-roi-warning"] = budget.warning
         if chat.replaced:
             headers["x-roi-replaced"] = ",".join(chat.replaced)
         if not chat.stream:
             try:
-                answer = await self._ask(request, budget, chat, headers, visit, None)
+                answer = await self._ask(request, budget, chats, headers, visit, None)
             except Gone:
                 visit.status = 499
                 return Response(status_code=499)  # nobody reads it
             return _json(wire.whole(answer), headers=headers)
         relay = Relay()
-        task = asyncio.create_task(self._ask(request, budget, chat, headers, visit, relay))
+        task = asyncio.create_task(self._ask(request, budget, chats, headers, visit, relay))
         self._running.add(task)
 
         def done(task: asyncio.Task[dict[str, Any]]) -> None:
@@ -311,7 +450,7 @@ class Desk:
             self.metrics.ended(visit)
 
     async def _ask(
-        self, request: Request, budget: Budget, chat: Chat, headers: dict[str, str], visit: Visit, relay: Relay | None
+        self, request: Request, budget: Budget, chats: Chats, headers: dict[str, str], visit: Visit, relay: Relay | None
     ) -> dict[str, Any]:
         """The whole answer, as a completion.
 
@@ -319,60 +458,79 @@ class Desk:
         :raises Refused: where there is none.
         :raises Gone: where the client has left.
         """
-        session = budget.session
-        streams = relay is not None and self.solver.backend.streams is not None
+        session, priced = budget.sessions[chats.menu], budget.plan.unit != "tokens"
 
         async def admit() -> Ticket | None:
-            ticket = await _admit(budget, chat)
+            ticket = await _admit(budget, chats)
             if ticket is not None:
                 visit.tier = session.tiers[ticket.action - 1].name if ticket.action else "skip"
                 headers["x-roi-tier"] = quote(visit.tier)
             return ticket
 
+        def stops() -> bool:
+            backend = chats.backends.get(visit.tier or "", chats.backend)
+            return backend.stops or (relay is not None and backend.streams is not None)
+
         async def finish(ticket: Ticket, wanted: Callable[[], bool]) -> tuple[Row, Reply | None]:
             def prepare(ask: Ask) -> Ask:
-                return ask._replace(
-                    messages=chat.messages or None,
-                    prompt=chat.prompt,
-                    fields=chat.fields,
-                    wanted=wanted,
-                    sink=None if relay is None else relay.take,
-                )
+                return chats.prepare(ask)._replace(wanted=wanted, sink=None if relay is None else relay.take)
 
             row, reply = await session.finish(ticket, prepare)
-            visit.charged = row.charged
+            visit.charged = row.tokens if priced else row.charged
             if reply is not None:
-                visit.prompt, visit.usd = reply.prompt_tokens, reply.usd
+                visit.prompt, visit.usd = reply.prompt_tokens, row.charged / 10**6 if priced else reply.usd
             return row, reply
 
         try:
-            stops = streams or self.solver.backend.stops
             outcome = await attend(request, budget.queue, self.solver, admit, finish, stops=stops)
             if outcome is None:
                 raise self._spent(budget)
             row, reply = outcome
-            headers |= {"x-roi-charged": str(row.charged), "x-roi-remaining": str(session.remaining)}
+            headers |= {"x-roi-charged": budget.text(row.charged), "x-roi-remaining": budget.text(session.remaining)}
             if budget.warning is not None:
                 headers["x-roi-warning"] = budget.warning
             if reply is not None and reply.error is not None:
-                if reply.attempts == 0 and chat.limit != row.reserved:
+                if reply.attempts == 0 and not _limited(chats, row, priced):
                     raise self._spent(budget, reply.error)
                 raise not_answered(row, reply, headers)
-            if reply is not None and reply.attempts == 0 and chat.choices > 1:
-                raise self._spent(budget, f"{chat.choices} answers need more than {session.remaining:,} tokens")
-            names = {"budget": budget.name, "model": self.solver.name}
-            return completion(row, reply, session.remaining, chat, self.solver.backend, **names)
+            if reply is not None and reply.attempts == 0:
+                raise self._too_dear(budget, row, chats.any)
+            unit, tier = SHORT_UNITS[budget.plan.unit], row.tier or ""
+            told = {
+                "budget": budget.name,
+                "unit": unit,
+                "tier": row.tier or "skip",
+                "charged": budget.shown(row.charged),
+            }
+            told |= {"remaining": budget.shown(session.remaining), "counted": row.counted}
+            told |= {"overshoot": budget.shown(row.overshoot)}
+            return completion(row, reply, told, chats.of(tier), chats.backends.get(tier, chats.backend), chats.menu)
         except Busy as busy:
             wait = {"x-roi-budget": quote(budget.name), "retry-after": busy.retry_after}
             raise _coded(visit, Refused(503, "busy", str(busy), headers=wait)) from None
         except Refused as refused:
             raise _coded(visit, refused) from None
 
+    def _too_dear(self, budget: Budget, row: Row, chat: Chat) -> Refused:
+        """The error of a request for which nothing could be generated."""
+        unit, most = budget.plan.unit, budget.plan.most_per_request
+        if unit != "tokens" and most is not None and row.reserved >= most:
+            message = f"what is asked may cost more than {cost_with_unit(most, unit)}, the most that one request may"
+            return Refused(400, "request_too_dear", message, headers={"x-should-retry": "false"})
+        answers = f"{chat.choices} answers need" if chat.choices > 1 else "an answer needs"
+        return self._spent(budget, f"{answers} more than {cost_with_unit(budget.session.remaining, unit)}")
+
     def _spent(self, budget: Budget, why: str = "") -> Refused:
-        left = str(budget.session.remaining)
+        left = budget.text(budget.session.remaining)
         headers = {"x-roi-budget": quote(budget.name), "x-roi-remaining": left, "x-should-retry": "false"}
-        message = f"the budget {budget.name!r} of {budget.session.budget:,} tokens is spent"
+        headers["x-roi-unit"] = SHORT_UNITS[budget.plan.unit]
+        message = f"the budget {budget.name!r} of {cost_with_unit(budget.session.budget, budget.plan.unit)} is spent"
         return Refused(self.spent_status, "budget_exhausted", f"{message}: {why}" if why else message, headers=headers)
+
+
+def _limited(chats: Chats, row: Row, priced: bool) -> bool:
+    """Whether it was the client's own cap that left no room for a tier."""
+    return chats.any.limit is not None and (priced or chats.any.limit == row.reserved)
 
 
 def _coded(visit: Visit, refused: Refused) -> Refused:
@@ -382,7 +540,7 @@ def _coded(visit: Visit, refused: Refused) -> Refused:
 
 def application(
     budgets: Sequence[Budget],
-    solver: HTTPSolver,
+    solver: HTTPSolver | ByTier,
     token: str | None = None,
     *,
     keys: Mapping[str, str] | None = None,
@@ -457,29 +615,26 @@ def application(
         return response
 
     async def models(request: Request) -> Response:
-        budget_of(request)
-        return _json({"object": "list", "data": [_model(solver.name)], "has_more": False})
+        told = [_model(menu) for menu in budget_of(request).menus]
+        return _json({"object": "list", "data": told, "has_more": False})
 
     async def model(request: Request) -> Response:
-        budget_of(request)
-        if request.path_params["model"] != solver.name:
-            raise Refused(404, "model_not_found", f"model: there is {solver.name!r} alone", "model")
-        return _json(_model(solver.name))
+        return _json(_model(budget_of(request).menu_of(request.path_params["model"])))
 
     async def status(request: Request) -> Response:
         return _json({"budgets": [budget.state() for budget in open_to(request)]})
 
     async def health(request: Request) -> Response:
-        waits = round(solver.closed_for)
-        return _json({"status": "ok", "endpoint": f"asks to wait {waits} s" if waits else "open"})
+        waits = {one.url: round(one.closed_for) for one in solver.each}
+        closed = [f"{url} asks to wait {wait} s" for url, wait in waits.items() if wait]
+        return _json({"status": "ok", "endpoint": "; ".join(closed) if closed else "open"})
 
     async def metrics(request: Request) -> Response:
         check_origin(request, hosts)
         if (admin is None and hosts is None) or not fits(bearer(request), admin):
             raise no_key("this page needs the key of --admin-key-env")
         told = (
-            {**budget.state(), "in_flight": budget.session.in_flight, "waiting": budget.queue.waiting}
-            for budget in budgets
+            {**budget.state(), "in_flight": budget.in_flight, "waiting": budget.queue.waiting} for budget in budgets
         )
         return PlainTextResponse(desk.metrics.text(told), media_type="text/plain; version=0.0.4")
 
@@ -503,7 +658,7 @@ def application(
         await desk.close()
         await solver.close()
         for budget in budgets:
-            budget.session.ledger.close()
+            budget.close()
 
     routes = [
         Route(f"{prefix}/v1{path}", endpoint, methods=[method])
@@ -521,15 +676,20 @@ def application(
     )
 
 
-async def _admit(budget: Budget, chat: Chat) -> Ticket | None:
+async def _admit(budget: Budget, chats: Chats) -> Ticket | None:
     from roi_env.answering.base import Question
 
+    chat, session, most = chats.any, budget.sessions[chats.menu], budget.plan.most_per_request
+    limit = chat.limit
+    if most is not None and budget.plan.unit == "tokens":  # of one answer
+        limit, most = most if limit is None else min(limit, most), None
     async with budget.lock:
-        position = min(budget.asked, budget.session.problem.num_tasks - 1)
-        text = chat.text
-        group = int(np.searchsorted(LENGTHS, len(text)))
-        question = Question("proxy", f"request-{budget.asked}", text, "")
-        ticket = await budget.session.admit(position, question, group, chat.limit, chat.choices)
+        while budget.in_flight >= budget.window and len(budget.sessions) > 1:
+            await asyncio.sleep(_LOOK)  # a session waits for its own alone
+        position = min(budget.asked, session.problem.num_tasks - 1)
+        group = int(np.searchsorted(LENGTHS, len(chat.text)))
+        question = Question("proxy", f"request-{budget.asked}", chat.text, "")
+        ticket = await session.admit(position, question, group, limit, chat.choices, most, chats.prepare)
         budget.asked += ticket is not None
         return ticket
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from agents.live.session import Row, Ticket
     from roi_env.answering.base import Reply
-    from roi_env.answering.http import HTTPSolver
+    from roi_env.answering.http import ByTier, HTTPSolver
 
 _Result = TypeVar("_Result")
 
@@ -55,7 +55,7 @@ class Queue:
     waiting: int = 0
     seconds: float = 1.0
 
-    async def admit(self, solver: HTTPSolver, admit: Callable[[], Awaitable[_Result]]) -> _Result:
+    async def admit(self, solver: HTTPSolver | ByTier, admit: Callable[[], Awaitable[_Result]]) -> _Result:
         """Wait for admission.
 
         :raises Busy: where too many wait already, one's time is over, or the endpoint asks to wait longer than anyone may.
@@ -77,17 +77,17 @@ class Queue:
 async def attend(
     request: Request,
     queue: Queue,
-    solver: HTTPSolver,
+    solver: HTTPSolver | ByTier,
     admit: Callable[[], Awaitable[Ticket | None]],
     finish: Callable[[Ticket, Callable[[], bool]], Awaitable[tuple[Row, Reply | None]]],
     *,
-    stops: bool,
+    stops: Callable[[], bool],
 ) -> tuple[Row, Reply | None] | None:
     """Admit a question and let it be answered, for as long as somebody wants to know.
 
     :param request: whose body has been read.
     :param finish: called with a function that tells whether the client still waits.
-    :param stops: whether the endpoint is to be stopped, and can be, by closing the connection.
+    :param stops: asked when the client left: whether the endpoint is to be stopped, and can be, by closing the connection.
     :returns: None where the budget is gone.
     :raises Busy: see :meth:`Queue.admit`; also where the endpoint took nothing and asks to wait.
     :raises Gone: where the client left; the question is settled or dropped by then.
@@ -114,7 +114,7 @@ async def attend(
     try:
         await asyncio.wait({task, left}, return_when=asyncio.FIRST_COMPLETED)
         gone = not task.done()
-        if gone and (stops or not admitted):
+        if gone and (not admitted or stops()):
             task.cancel()
         await asyncio.wait({task})
     finally:  # the server may end this too

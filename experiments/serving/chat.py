@@ -257,7 +257,7 @@ def _parse(
         if name in known and not known[name][0](value):
             raise _bad(name, f"must be {known[name][1]}, got {_got(value)}")
     if asked.get("model", model) != model:
-        raise Refused(400, "model_not_found", f"model: there is {model!r} alone, not {_got(asked['model'])}", "model")
+        raise Refused(404, "model_not_found", f"model: there is {model!r} alone, not {_got(asked['model'])}", "model")
     fields, replaced = {}, []
     for name, value in asked.items():
         if name in _OURS:
@@ -413,14 +413,15 @@ def _short(text: object) -> str:
 
 
 def completion(
-    row: Row, reply: Reply | None, remaining: int, chat: Chat, backend: Backend, **names: str
+    row: Row, reply: Reply | None, told: Mapping[str, Any], chat: Chat, backend: Backend, model: str
 ) -> dict[str, Any]:
     """An answer as a chat completion (a text completion, where the request was one); its ``usage`` tells the charge.
 
     Where the endpoint speaks chat completions its answer is passed on as it is.
 
     :param reply: None where the agent skipped the question.
-    :param names: ``budget``, and ``model``, which is named where the endpoint names none.
+    :param told: of the budget, in its usage.
+    :param model: named where the endpoint names none.
     """
     finish = "length" if row.finish == "length" else "content_filter" if row.finish == "refused" else "stop"
     choices, kept = _choices(reply, chat) if backend.chat and reply is not None else ([], {})
@@ -438,7 +439,7 @@ def completion(
             choices = [{"index": 0, "text": message["content"] or "", "finish_reason": finish, "logprobs": None}]
         else:
             choices = [{"index": 0, "message": message, "finish_reason": finish, "logprobs": None}]
-    model = (reply.model if reply is not None else None) or names["model"]
+    model = (reply.model if reply is not None else None) or model
     return {
         **kept,
         "id": f"roi-{time.time_ns():x}",
@@ -446,7 +447,7 @@ def completion(
         "created": int(time.time()),
         "model": model,
         "choices": choices,
-        "usage": _usage(row, reply, remaining, names["budget"], chat.replaced),
+        "usage": _usage(row, reply, told, chat.replaced),
     }
 
 
@@ -484,13 +485,13 @@ _KEPT = ("system_fingerprint", "service_tier", "citations", "provider", "prompt_
 """What is passed on of an answer beside its choices."""
 
 
-def _usage(row: Row, reply: Reply | None, remaining: int, budget: str, replaced: Sequence[str]) -> dict[str, Any]:
+def _usage(row: Row, reply: Reply | None, budget: Mapping[str, Any], replaced: Sequence[str]) -> dict[str, Any]:
     """The usage that a client is told: what was charged."""
     whole = reply.whole if reply is not None and isinstance(reply.whole, dict) else {}
     told: dict[str, Any] = whole["usage"] if isinstance(whole.get("usage"), dict) else {}
     usage: dict[str, Any] = {
         "prompt_tokens": (reply.prompt_tokens if reply else None) or 0,
-        "completion_tokens": row.charged,
+        "completion_tokens": row.charged if budget["unit"] == "tokens" else row.tokens,
     }
     usage["total_tokens"] = usage["prompt_tokens"] + usage["completion_tokens"]
     details = told.get("completion_tokens_details")
@@ -500,14 +501,7 @@ def _usage(row: Row, reply: Reply | None, remaining: int, budget: str, replaced:
             usage["completion_tokens_details"] = {**details, "reasoning_tokens": row.reasoning_tokens}
     if isinstance(told.get("prompt_tokens_details"), dict):
         usage["prompt_tokens_details"] = told["prompt_tokens_details"]
-    usage["roi"] = {
-        "budget": budget,
-        "tier": row.tier or "skip",
-        "charged": row.charged,
-        "remaining": remaining,
-        "counted": row.counted,
-        "overshoot": row.overshoot,
-    }
+    usage["roi"] = dict(budget)
     if replaced:
         usage["roi"]["replaced"] = list(replaced)
     return usage

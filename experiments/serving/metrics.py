@@ -116,11 +116,13 @@ class Metrics:
             lines.extend(f"{name}{_labels(labels)} {value:g}" for labels, value in values)
 
         told = list(budgets)
+        unit = told[0]["unit"] if told else "tokens"
+        what = "Tokens" if unit == "tokens" else "US dollars"
         for key, name, kind, help_ in (
-            ("tokens", "roi_budget_tokens", "gauge", "Tokens of the budget."),
-            ("charged", "roi_charged_tokens_total", "counter", "Tokens charged, earlier processes included."),
-            ("reserved", "roi_reserved_tokens", "gauge", "Tokens reserved by requests in flight."),
-            ("remaining", "roi_remaining_tokens", "gauge", "Tokens neither charged nor reserved."),
+            (unit, f"roi_budget_{unit}", "gauge", f"{what} of the budget."),
+            ("charged", f"roi_charged_{unit}_total", "counter", f"{what} charged, earlier processes included."),
+            ("reserved", f"roi_reserved_{unit}", "gauge", f"{what} reserved by requests in flight."),
+            ("remaining", f"roi_remaining_{unit}", "gauge", f"{what} neither charged nor reserved."),
             ("in_flight", "roi_requests_in_flight", "gauge", "Requests at the endpoint."),
             ("waiting", "roi_requests_waiting", "gauge", "Requests that wait for their turn."),
         ):

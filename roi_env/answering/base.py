@@ -180,7 +180,7 @@ class Reply:
     :param error: what went wrong, without credentials; None where an answer came.
     :param lost: whether it is unknown what the endpoint generated (then ``tokens`` is the reservation).
     :param attempts: requests sent, free retries included.
-    :param prompt_tokens: tokens of the prompt, where known; never charged.
+    :param prompt_tokens: tokens of the prompt, where known; charged by budgets in dollars alone.
     :param seconds: from the first request to the end.
     :param usd: what the endpoint says it cost.
     :param note: what contradicts in the endpoint's answer, and the text of a refusal; None: nothing.

@@ -28,11 +28,14 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from roi_env.answering.ledger import Entry, JournalError, Ledger, NoRoom, Settings
+from roi_env.sources.units import Unit, cost_with_unit
 
 Period = Literal["once", "hour", "day", "month"]
 """After which a budget begins anew, by the clock of UTC; once: never."""
 _FORMS: Mapping[str, str] = {"once": "", "hour": "%Y-%m-%dT%H", "day": "%Y-%m-%d", "month": "%Y-%m"}
-_VERSION = 1
+_VERSION = 2
+_UNIT = "ALTER TABLE budgets ADD COLUMN unit TEXT NOT NULL DEFAULT 'tokens'"
+"""Version 2: budgets of version 1 are tokens. What is called tokens is of the unit."""
 _TEXTS = ("text", "reasoning", "note")
 """Facts that hold what was answered."""
 _SCHEMA = """
@@ -99,6 +102,8 @@ class Database:
             if version == 0:
                 for statement in _SCHEMA.split(";"):
                     self.connection.execute(statement)
+            if version < _VERSION:
+                self.connection.execute(_UNIT)
                 self.connection.execute(f"PRAGMA user_version = {_VERSION}")
 
     @contextmanager
@@ -165,27 +170,28 @@ class Database:
         """How every budget stands, by name."""
         for (name,) in self.all("SELECT name FROM budgets"):
             self.roll(name)
-        names = ("budget", "tokens", "added", "charged", "reserved", "spent", "period")
-        rows = self.all("SELECT name, tokens, added, charged, reserved, spent, period FROM budgets ORDER BY name")
+        names = ("budget", "tokens", "added", "charged", "reserved", "spent", "period", "unit")
+        rows = self.all("SELECT name, tokens, added, charged, reserved, spent, period, unit FROM budgets ORDER BY name")
         return [dict(zip(names, row, strict=True)) for row in rows]
 
-    def change(self, name: str, tokens: int, *, add: bool) -> None:
-        """Add tokens to a budget for its present period (they may be negative), or give it other ones for good.
+    def change(self, name: str, amount: int, *, add: bool, unit: Unit = "tokens") -> None:
+        """Add to a budget for its present period (also less than nothing), or give it another amount for good.
 
-        :raises JournalError: where there is no such budget, or nothing would be left of it.
+        :raises JournalError: where there is no such budget, it counts another unit, or nothing would be left of it.
         """
         self.roll(name)
         with self.transaction():
-            found = self.one("SELECT tokens, added FROM budgets WHERE name = ?", name)
+            found = self.one("SELECT tokens, added, unit FROM budgets WHERE name = ?", name)
             if found is None:
                 names = ", ".join(row[0] for row in self.all("SELECT name FROM budgets ORDER BY name")) or "none"
                 raise JournalError(f"{self.path} has no budget {name!r}; there are {names}")
-            if (found[0] + found[1] + tokens if add else tokens) < 0:
-                raise JournalError(
-                    f"the budget {name!r} has {found[0] + found[1]:,} tokens: it cannot have {tokens:,} more"
-                )
+            if found[2] != unit:
+                raise JournalError(_other_unit(name, found[2], unit))
+            if (found[0] + found[1] + amount if add else amount) < 0:
+                has, more = (cost_with_unit(one, unit) for one in (found[0] + found[1], amount))
+                raise JournalError(f"the budget {name!r} has {has}: it cannot have {more} more")
             column = "added = added + ?" if add else "tokens = ?"
-            self.connection.execute(f"UPDATE budgets SET {column} WHERE name = ?", (tokens, name))
+            self.connection.execute(f"UPDATE budgets SET {column} WHERE name = ?", (amount, name))
 
     def roll(self, name: str) -> None:
         """Begin a new period where it is time; what was overspent is a debt of the new one."""
@@ -213,9 +219,10 @@ class DatabaseLedger:
 
     :param path: of the database; every ledger opens it for itself.
     :param name: of the budget; made where absent, otherwise it goes on with these tokens and settings.
-    :param tokens: of every period; top-ups come on top.
+    :param tokens: of every period (of whatever unit); top-ups come on top.
     :param journal: of an earlier version, read in once.
     :param answers: whether what was answered is kept.
+    :param unit: what it counts; a budget of that name that counts another one is refused.
     """
 
     shared = True
@@ -232,6 +239,7 @@ class DatabaseLedger:
         carry: bool = False,
         journal: Path | None = None,
         answers: bool = False,
+        unit: Unit = "tokens",
     ) -> None:
         if period not in get_args(Period):
             raise JournalError(
@@ -249,12 +257,14 @@ class DatabaseLedger:
             with base.transaction():
                 base.connection.execute("INSERT OR IGNORE INTO settings (text) VALUES (?)", (text,))
                 (self._settings,) = base.one("SELECT id FROM settings WHERE text = ?", text)
-            self.replan(tokens, period, carry)
+            self.replan(tokens, period, carry, unit)
             if (
                 journal is not None
                 and journal.exists()
                 and base.one("SELECT journal FROM budgets WHERE name = ?", name)[0] is None
             ):
+                if unit != "tokens":
+                    raise JournalError(f"{journal} is of tokens: " + _other_unit(name, "tokens", unit))
                 self._read_in(journal)
             self._log = os.open(f"{path}-wal", os.O_RDONLY)
             folder = os.open(path.parent, os.O_RDONLY)  # that the files exist must survive a power failure too
@@ -267,14 +277,20 @@ class DatabaseLedger:
                 raise JournalError(f"{path}: it cannot be used ({error})") from None
             raise
 
-    def replan(self, tokens: int, period: Period, carry: bool) -> None:
-        """Give the budget other tokens, another period; what was charged stays charged."""
+    def replan(self, tokens: int, period: Period, carry: bool, unit: Unit = "tokens") -> None:
+        """Give the budget another amount, another period; what was charged stays charged.
+
+        :raises JournalError: for another unit.
+        """
         with self.database.transaction():
+            found = self.database.one("SELECT unit FROM budgets WHERE name = ?", self.name)
+            if found is not None and found[0] != unit:
+                raise JournalError(_other_unit(self.name, found[0], unit))
             self.database.connection.execute(
-                "INSERT INTO budgets (name, tokens, period, carry, current) VALUES (?, ?, ?, ?, ?) ON CONFLICT (name) DO "
+                "INSERT INTO budgets (name, tokens, period, carry, current, unit) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO "
                 "UPDATE SET tokens = excluded.tokens, carry = excluded.carry, period = excluded.period, "
                 "current = CASE WHEN period = excluded.period THEN current ELSE excluded.current END",
-                (self.name, tokens, period, carry, _now(period)),
+                (self.name, tokens, period, carry, _now(period), unit),
             )
 
     def _read_in(self, journal: Path) -> None:
@@ -432,6 +448,10 @@ class DatabaseLedger:
         self._thread.shutdown()
         os.close(self._log)
         self.database.close()
+
+
+def _other_unit(name: str, was: str, now: str) -> str:
+    return f"the budget {name!r} counts {was}, not {now}: give one in {now} another name"
 
 
 def _now(period: str) -> str:

@@ -46,6 +46,12 @@ _HELD = (
     *("generationConfig.maxOutputTokens", "generationConfig.candidateCount"),
 )
 """Fields on which the guarantee of a budget rests."""
+IMAGES = ("image_url", "input_image", "image")
+"""Kinds of parts of a message that are images."""
+_IMAGE = 50_000
+"""Tokens that an image is reserved at: more than any vendor is known to count."""
+_TEMPLATE = 256
+"""Tokens that a chat template may begin with by itself: a system message of its own, a date."""
 _SECRET = re.compile(r"(?i)\b(bearer\s+|sk-)[\w*.~+/=-]{6,}")
 _POOL = 64
 """Connections that one pool keeps."""
@@ -257,6 +263,15 @@ class HTTPSolver:
         for client in self._clients:
             await client.aclose()
 
+    def for_tier(self, tier: str) -> HTTPSolver:
+        """Who answers a tier: this one all."""
+        return self
+
+    @property
+    def each(self) -> list[HTTPSolver]:
+        """This one."""
+        return [self]
+
     async def models(self) -> list[str]:
         """Names of the models that the endpoint lists.
 
@@ -331,6 +346,29 @@ class HTTPSolver:
             # Other spellings of `stop` are lists alone.
             body = put(body, path, [value] if name == "stop" != path and isinstance(value, str) else value)
         return body
+
+    def most_prompt(self, ask: Ask) -> int:
+        """Most tokens that the prompt of a request can have: no token is shorter than a byte.
+
+        The whole request counts, whose names and signs are more than what chat templates write around a message.
+        """
+        images = 0
+
+        def text_of(message: Message) -> Message:
+            nonlocal images
+            content = message.whole["content"] if message.whole is not None and "content" in message.whole else None
+            if not isinstance(content, list):
+                return message
+            texts = [part for part in content if part.get("type") not in IMAGES]
+            images += len(content) - len(texts)
+            return message._replace(whole={**(message.whole or {}), "content": texts})
+
+        asked = ask if ask.messages is None else ask._replace(messages=tuple(map(text_of, ask.messages)))
+        try:
+            size = len(json.dumps(self.body(asked), ensure_ascii=False).encode("utf-8", "surrogatepass"))
+        except EndpointError:
+            return 0  # it will not be sent
+        return size + _TEMPLATE + images * _IMAGE
 
     async def answer(self, ask: Ask) -> Reply:
         """Answer within the cap; see the module's text for what errors cost."""
@@ -588,6 +626,44 @@ class HTTPSolver:
             if len(self._key) >= 12:
                 text = re.sub(re.escape(self._key[:6]) + r"\S*", "***", text)
         return responses.encodable(" ".join(_SECRET.sub("***", text).split())[:most])
+
+
+class ByTier:
+    """Several endpoints as one :class:`roi_env.answering.base.LiveSolver`: every tier is asked of its own.
+
+    :param solvers: by tier; one may answer several.
+    """
+
+    def __init__(self, solvers: Mapping[str, HTTPSolver]) -> None:
+        self.solvers = dict(solvers)
+        self.name = ", ".join(dict.fromkeys(solver.name for solver in self.each))
+
+    async def answer(self, ask: Ask) -> Reply:
+        """See :meth:`HTTPSolver.answer`."""
+        return await self.for_tier(ask.tier.name).answer(ask)
+
+    def for_tier(self, tier: str) -> HTTPSolver:
+        """Who answers a tier."""
+        return self.solvers[tier]
+
+    @property
+    def each(self) -> list[HTTPSolver]:
+        """All of them, once."""
+        return list(dict.fromkeys(self.solvers.values()))
+
+    def most_prompt(self, ask: Ask) -> int:
+        """See :meth:`HTTPSolver.most_prompt`."""
+        return self.for_tier(ask.tier.name).most_prompt(ask)
+
+    @property
+    def closed_for(self) -> float:
+        """Seconds for which all of them ask to be left alone."""
+        return min(solver.closed_for for solver in self.each)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for solver in self.each:
+            await solver.close()
 
 
 def _error(

@@ -666,8 +666,10 @@ def _count(value: Any) -> bool:
 
 
 def _most_tokens(settings: Settings) -> int:
-    """Most tokens that one request can cost by the settings' tiers; 0 where they name none."""
+    """The most that one request can cost by the settings (``most``), or their tiers; 0 where they name none."""
     try:
+        if "most" in settings:
+            return int(settings["most"])
         return max(ThinkingTier(*fields).most_tokens for fields in settings["tiers"]) + settings.get("decision_cost", 0)
     except (KeyError, TypeError, ValueError):
         return 0

@@ -377,6 +377,8 @@ def _usage(backend: Backend, data: Any, shown: _Shown, notes: list[str]) -> _Usa
     if price is not None and (usd is None or usd < 0):
         notes.append(f"{str(price)[:20]} is no price")
         usd = None
+    if prompt is not None:
+        prompt += sum(_counts(data, backend.unspoken, []))  # of a cache, or of tools' results: it is read and charged
     return _Usage(tokens, split, thought, max(thought, sum(parts), listed), prompt, usd)
 
 

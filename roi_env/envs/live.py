@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from roi_env.answering.answers import stated, states_answer
 from roi_env.answering.base import Ask, LiveSolver, Question, Reply, ThinkingTier
+from roi_env.answering.prices import TOKENS, Rates
 from roi_env.envs.base import ExamEnv
 from roi_env.exams.config import MissingArgument, exam_spec
 from roi_env.exams.rewards import REFUSAL_BONUS
@@ -26,29 +27,35 @@ from roi_env.exams.rules import transition
 from roi_env.sources.outcome_tables import OutcomeTable
 from roi_env.sources.recorded import recorded_source
 from roi_env.sources.source import Laws, Source, Tier, laws_from_cells
-from roi_env.sources.units import UNIT_NAMES
+from roi_env.sources.units import UNIT_NAMES, cost_with_unit
 
 _Result = TypeVar("_Result")
 _LENGTHS = ("short", "middle", "long")
 
 
-def default_laws(tiers: Sequence[ThinkingTier], hardness: Sequence[float]) -> Laws:
+def default_laws(
+    tiers: Sequence[ThinkingTier], hardness: Sequence[float], rates: Rates = TOKENS, prompt: int = 0
+) -> Laws:
     """Beliefs where nothing is known: wide, and meant to be updated (agent ``online-lp``).
 
-    Success rises from .4 at the cheapest tier to .8 at the dearest, times (1 - hardness / 4). Costs are spread evenly
-    over eighths of the tier's cap, shifted up with hardness; 2 % of the mass is at one token, so that a tier is legal
+    Success rises from .4 at the cheapest tier to .8 at the dearest, times (1 - hardness / 4). Costs are those of eighths of
+    the tier's cap, spread evenly, shifted up with hardness; 2 % of the mass is at one token, so that a tier is legal
     while anything is left. These are guesses, not measurements.
 
     :param hardness: of every group, in [0, 1].
+    :param rates: what tiers cost.
+    :param prompt: tokens that a question's prompt may have.
     """
     cells = []
     for hard in hardness:
         for k, tier in enumerate(tiers):
-            cost = np.unique(np.maximum(1, np.ceil(tier.most_tokens * np.arange(1, 9) / 8))).astype(np.int32)
+            eighths = np.ceil(tier.most_tokens * np.arange(1, 9) / 8).astype(int).tolist()
+            cost = np.unique([max(1, rates.cost(tier.name, tokens, prompt)) for tokens in eighths]).astype(np.int32)
             prob = 1.0 + (2 * hard - 1) * np.linspace(-0.5, 0.5, len(cost))
             prob = 0.98 * prob / prob.sum()
-            if cost[0] > 1:
-                cost, prob = np.append(np.int32(1), cost).astype(np.int32), np.append(0.02, prob)
+            least = np.int32(max(1, rates.cost(tier.name, 1, 0)))
+            if cost[0] > least:
+                cost, prob = np.append(least, cost).astype(np.int32), np.append(0.02, prob)
             prob /= prob.sum()
             success = (0.4 + 0.4 * k / max(len(tiers) - 1, 1)) * (1 - hard / 4)
             cells.append((cost, prob, prob * success))
@@ -62,9 +69,11 @@ def length_groups(questions: Sequence[Question]) -> npt.NDArray[np.int64]:
     return np.asarray((lengths[:, None] > edges).sum(1))
 
 
-def _one_request(tiers: Sequence[ThinkingTier]) -> tuple[int, ...]:
+def _one_request(tiers: Sequence[ThinkingTier], models: Sequence[str]) -> tuple[int, ...]:
     """Caps of tiers without a thought that differ in their cap alone: the endpoint gets one request, cut at several lengths."""
-    alike = [sum((tier.thinking, tier.effort) == (0, other.effort) for tier in tiers) for other in tiers]
+    whose = models or ("",) * len(tiers)
+    asked = [(tier.thinking, tier.effort, model) for tier, model in zip(tiers, whose, strict=True)]
+    alike = [sum(one == (0, effort, model) for one in asked) for _, effort, model in asked]
     return tuple(tier.answer if tier.thinking == 0 and many > 1 else 0 for tier, many in zip(tiers, alike, strict=True))
 
 
@@ -103,6 +112,9 @@ def live_source(
     menu: str | None = None,
     group_by: str = "dataset",
     known: KnownGroups | None = None,
+    rates: Rates = TOKENS,
+    models: Sequence[str] = (),
+    prompt: Callable[[Ask], int] = lambda ask: 0,
 ) -> Source:
     """Questions to be answered live, as a source without outcomes.
 
@@ -110,25 +122,44 @@ def live_source(
     are those of its train split (what an agent trained on that table has seen); a question belongs to the group of its
     value of ``group_by`` (its dataset, or an extra column). ``known`` groups stand in place of both.
 
-    :raises ValueError: where the table's tiers are not these, or a question has a value that the table has not.
+    :param rates: what tiers cost; the unit of the source.
+    :param models: K names of who answers a tier, where they are several.
+    :param prompt: most tokens of a request's prompt.
+    :raises ValueError: where the table's tiers are not these, it counts another unit, or a question has a value that the
+        table has not.
     """
     names = [tier.name for tier in tiers]
+    prompts = [[prompt(Ask(question, tier, tier.most_tokens)) for tier in tiers] for question in questions]
+    longest = [max(column) for column in zip(*prompts, strict=True)]
+    most = [max(1, rates.cost(t.name, t.most_tokens, size)) for t, size in zip(tiers, longest, strict=True)]
+    for name, cost in zip(names, most, strict=True):
+        if cost >= 2**30:
+            raise ValueError(
+                f"tier {name!r} may cost {cost_with_unit(cost, rates.unit)}, it must stay below 2**30 {rates.unit}"
+            )
     group_names: tuple[str, ...]
     key: npt.NDArray[Any]
     if known is not None:
         _check_tiers("predictor", known.tiers, names)
+        if rates.unit != "tokens":
+            raise ValueError(
+                f"the predictor counts tokens, the budget is {UNIT_NAMES[rates.unit]}: leave the prices out"
+            )
         groups, laws, group_names, key = known.of(questions), known.laws, known.names, known.key
         features, feature_names = np.eye(len(group_names), dtype=np.float32), [f"group={name}" for name in group_names]
     elif table is None:
-        laws = default_laws(tiers, np.linspace(0, 1, len(_LENGTHS)).tolist())
+        # What a prompt really has is about a quarter of its bytes.
+        typical = round(float(np.mean(prompts)) / 4)
+        laws = default_laws(tiers, np.linspace(0, 1, len(_LENGTHS)).tolist(), rates, typical)
         groups = length_groups(questions)
         features, feature_names = np.eye(len(_LENGTHS), dtype=np.float32), [f"text={name}" for name in _LENGTHS]
         group_names, key = _LENGTHS, np.arange(len(_LENGTHS))
     else:
         recorded = recorded_source(table, menu=menu, group_by=group_by, split="train")
-        if recorded.unit != "tokens":
+        if recorded.unit != rates.unit:
             raise ValueError(
-                f"the table's costs are {UNIT_NAMES[recorded.unit]}, a live budget is tokens: record tokens"
+                f"the table's costs are {UNIT_NAMES[recorded.unit]}, those of the tiers {UNIT_NAMES[rates.unit]}: "
+                + ("give the tiers prices" if rates.unit == "tokens" else "import one with --unit micro-usd")
             )
         _check_tiers("table", [tier.name for tier in recorded.tiers], names)
         place = {name: number for number, name in enumerate(recorded.group_names)}
@@ -143,7 +174,7 @@ def live_source(
     size, empty = len(questions), np.zeros(len(questions) * len(tiers), np.int32)
     return Source(
         name="live",
-        tiers=tuple(Tier(tier.name, tier.most_tokens, tier.most_tokens) for tier in tiers),
+        tiers=tuple(Tier(name, edge, cost) for name, edge, cost in zip(names, _ascending(most), most, strict=True)),
         row_item=np.arange(size, dtype=np.int32),
         row_group=groups.astype(np.int32),
         row_given=np.arange(size, dtype=np.int32),
@@ -166,8 +197,17 @@ def live_source(
         question_ids=tuple(question.question_id for question in questions),
         texts=tuple(question.text for question in questions),
         guessed=table is None,
-        one_request=_one_request(tiers),
+        one_request=_one_request(tiers, models) if rates.unit == "tokens" else (),
+        unit=rates.unit,
     )
+
+
+def _ascending(costs: Sequence[int]) -> list[int]:
+    """Level edges, which must grow."""
+    edges: list[int] = []
+    for cost in costs:
+        edges.append(max(cost, edges[-1] + 1 if edges else cost))
+    return edges
 
 
 def _check_tiers(whose: str, known: Sequence[str], names: Sequence[str]) -> None:

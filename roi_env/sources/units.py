@@ -11,6 +11,8 @@ UNITS: tuple[Unit, ...] = ("tokens", "micro-usd")
 COST_NAMES = {"tokens": "tokens", "micro-usd": "cost"}
 """What a cost is called in sentences."""
 UNIT_NAMES = {"tokens": "tokens", "micro-usd": "US dollars (stored as micro-dollars)"}
+SHORT_UNITS = {"tokens": "tokens", "micro-usd": "usd"}
+"""What headers, metrics and JSON of the proxy name, which tell dollars."""
 _MONEY = re.compile(
     r"\s*(?:\$\s*(?P<sign>[0-9.]+)|(?P<number>[0-9.]+)\s*(?P<unit>micro-?usd|usd|\$))\s*", re.IGNORECASE | re.ASCII
 )

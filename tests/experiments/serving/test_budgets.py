@@ -168,8 +168,8 @@ def test_a_file_may_say_all_of_a_budget(tmp_path: Path, monkeypatch: pytest.Monk
         ("budget: {a: 5}", "must hold"),
         ("budgets: [a]", "must hold"),
         ("budgets: {a: [", "budgets.yaml"),
-        ("budgets: {a: -5}", "budgets.a.tokens"),
-        ("budgets: {a: {}}", "budgets.a.tokens: is missing"),
+        ("budgets: {a: -5}", "budgets.a.amount"),
+        ("budgets: {a: {}}", "budgets.a: give amount"),
         ("budgets: {a: {tokens: 5, perod: day}}", "budgets.a.perod: there is no such field"),
         (
             "budgets: {a: {tokens: 5, period: week}}",
@@ -194,6 +194,10 @@ def test_a_file_that_cannot_be_used_is_named(text: str, message: str, tmp_path: 
 
 
 @pytest.mark.parametrize("arguments", [(), ("--budget", "5", "--config", "budgets.yaml")])
-def test_budgets_are_given_in_one_way(arguments: tuple[str, ...]) -> None:
+def test_budgets_are_given_in_one_way(
+    arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("budgets.yaml").write_text("budgets: {a: 5}")
     with pytest.raises(ConfigError, match="--config FILE"):
         CliRunner().invoke(app, ["serve", "--upstream", "http://127.0.0.1:9/v1", *arguments], catch_exceptions=False)

@@ -93,7 +93,7 @@ def test_without_a_wish_for_usage_the_last_chunk_tells_the_charge(tmp_path: Path
         assert all(piece.choices and piece.usage is None for piece in pieces)
         assert last.choices[0].finish_reason == "stop"
         assert last.usage.roi == {
-            "budget": "a", "tier": "long", "charged": 24, "remaining": 576, "counted": "server", "overshoot": 0,
+            "budget": "a", "unit": "tokens", "tier": "long", "charged": 24, "remaining": 576, "counted": "server", "overshoot": 0,
         }  # fmt: skip
 
 
