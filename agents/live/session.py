@@ -175,6 +175,11 @@ class Session:
         return self.ledger.charged + self._paid_decisions
 
     @property
+    def _free(self) -> int:
+        """Budget that is not charged: what may be left when nothing is in flight."""
+        return self.budget - self.charged
+
+    @property
     def remaining(self) -> int:
         """Budget that is neither charged nor reserved, at least 0."""
         return max(0, self.budget - self.charged - self.ledger.reserved)
@@ -216,12 +221,16 @@ class Session:
             probs, state = self.agent.act(view, self._state)
             action = int(pick_actions(check_probs(self.agent, probs, view), self._numbers[position : position + 1])[0])
             worst, each, bound = cost, 0, 0
-            if action:
+            while action:
                 tier = self.tiers[action - 1]
                 each = min(tier.most_tokens, limit or tier.most_tokens)
                 bound = self._prompt(prepare(Ask(question, tier, each, choices=choices)))
                 asked = self.rates.cost(tier.name, each * choices, bound)
-                worst += asked if most is None else min(asked, most)
+                worst = cost + (asked if most is None else min(asked, most))
+                affords = self.rates.affords(tier.name, min(worst, self._free) - cost, bound)
+                if action == 1 or not self.rates.prices or affords is None or affords >= choices:
+                    break
+                action -= 1  # its prompt alone costs more than there is: whoever is cheaper may answer
             if worst > self.remaining and (self.in_flight or self.ledger.reserved):
                 await self._change()
                 continue  # decided again, knowing more

@@ -12,7 +12,7 @@ from experiments.config import ConfigError
 from experiments.options import LIVE, helped
 from experiments.serving.amounts import parse_amount
 from experiments.terminal import console
-from roi_env.sources.units import SHORT_UNITS, cost_text, cost_with_unit
+from roi_env.sources.units import cost_text, cost_with_unit
 
 if TYPE_CHECKING:
     from roi_env.answering.database import Database
@@ -47,10 +47,9 @@ def list_(state: State = Path("runs/serve")) -> None:
         for one in database.states():
             left = max(0, one["tokens"] + one["added"] - one["charged"] - one["reserved"])
             numbers = (one["tokens"], one["added"], one["charged"], one["reserved"], left, one["spent"])
-            unit = one["unit"]
-            shown.add_row(
-                one["budget"], one["period"], SHORT_UNITS[unit], *(cost_text(number, unit) for number in numbers)
-            )
+            tokens = one["unit"] == "tokens"
+            cells = (f"{number:,}" if tokens else f"{number / 10**6:,.6f}" for number in numbers)
+            shown.add_row(one["budget"], one["period"], "tokens" if tokens else "USD", *cells)
         console.print(shown)
     finally:
         database.close()

@@ -18,7 +18,7 @@ import numpy as np
 from experiments.commands import endpoints
 from experiments.serving.amounts import Plan, digest
 from experiments.serving.attend import Busy, Gone, Queue, attend
-from experiments.serving.chat import Chat, Refused, chunks, completion, json_text, read_object
+from experiments.serving.chat import Chat, Refused, chunks, completion, json_text, read_object, refuse_unpriced
 from experiments.serving.guard import BODY_SECONDS, LOOPBACK, bearer, check_origin, fits, no_key, read_json
 from experiments.serving.messages import MessagesWire
 from experiments.serving.metrics import Metrics, Visit
@@ -393,6 +393,9 @@ class Desk:
         read = {one.name: wire.read(asked, menu, one) for one in backends.values()}
         chats = Chats(menu, {tier: read[backend.name] for tier, backend in backends.items()}, backends)
         chat = chats.any
+        if budget.plan.unit != "tokens":
+            for one in read.values():
+                refuse_unpriced(one)
         visit.stream = chat.stream
         headers = {"x-roi-budget": quote(budget.name), "x-roi-unit": SHORT_UNITS[budget.plan.unit]}
         if budget.warning is not None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from roi_env.answering.base import Message
+from roi_env.answering.base import IMAGES, Message
 from roi_env.answering.responses import encodable
 
 if TYPE_CHECKING:
@@ -224,6 +224,33 @@ def parse_chat(body: Mapping[str, Any], model: str, backend: Backend) -> Chat:
     """
     chat = _parse(body, model, backend, _FIELDS)
     return replace(chat, messages=_messages(body.get("messages"), backend))
+
+
+def refuse_unpriced(chat: Chat) -> None:
+    """Refuse what a budget in dollars cannot bound: it costs more than its tokens' price says.
+
+    :raises Refused: 400, naming the field.
+    """
+    for name, harmless in _UNPRICED.items():
+        if chat.fields.get(name, harmless[0]) not in harmless:
+            raise _unsupported(name, "what it costs is not in the tier's price")
+    for number, message in enumerate(chat.messages):
+        content = (message.whole or {}).get("content")
+        for place, part in enumerate(content if isinstance(content, list) else ()):
+            if part["type"] not in ("text", "refusal", *IMAGES):
+                raise _unsupported(
+                    f"messages.{number}.content.{place}",
+                    f"what a part of type {_short(part['type'])} costs is not known before",
+                )
+
+
+_UNPRICED: Mapping[str, tuple[Any, ...]] = {
+    "web_search_options": (None,),
+    "audio": (None,),
+    "modalities": (None, ["text"]),
+    "service_tier": (None, "auto", "default", "standard", "standard_only", "flex"),
+}
+"""Fields of a request that are charged beside or above the price of tokens, and values that are not."""
 
 
 def parse_texts(body: Mapping[str, Any], model: str, backend: Backend) -> Chat:

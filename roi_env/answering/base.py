@@ -114,6 +114,8 @@ class Message(NamedTuple):
     whole: Mapping[str, Any] | None = None
 
 
+IMAGES = ("image_url", "input_image", "image")
+"""Kinds of parts of a message that are images."""
 Sink = Callable[[str, Mapping[str, Any]], Awaitable[None]]
 """Takes one chunk of an answer as it comes: its text as the endpoint sent it, and the same as JSON."""
 

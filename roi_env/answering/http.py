@@ -34,7 +34,18 @@ import httpx
 
 from roi_env.answering import responses
 from roi_env.answering.backends import BACKENDS, FREE, UNKNOWN, Backend, effort_of, fill, find, merge, put
-from roi_env.answering.base import Ask, Counted, Failure, Message, Question, Reply, Sink, mark_unsent, unsent_reply
+from roi_env.answering.base import (
+    IMAGES,
+    Ask,
+    Counted,
+    Failure,
+    Message,
+    Question,
+    Reply,
+    Sink,
+    mark_unsent,
+    unsent_reply,
+)
 from roi_env.answering.streams import Whole, events
 
 _MESSAGE = 300
@@ -46,8 +57,6 @@ _HELD = (
     *("generationConfig.maxOutputTokens", "generationConfig.candidateCount"),
 )
 """Fields on which the guarantee of a budget rests."""
-IMAGES = ("image_url", "input_image", "image")
-"""Kinds of parts of a message that are images."""
 _IMAGE = 50_000
 """Tokens that an image is reserved at: more than any vendor is known to count."""
 _TEMPLATE = 256
