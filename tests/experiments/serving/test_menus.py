@@ -101,7 +101,7 @@ def proxy(
 def ask(address: str, name: str = "a", key: str = "none", text: str = "6 * 7?", **fields: Any) -> httpx.Response:
     body = {"messages": [{"role": "user", "content": text}], **fields}
     headers = {"authorization": f"Bearer {key}"}
-    return httpx.post(f"{address}/{name}/v1/chat/completions", json=body, headers=headers, timeout=60)
+    return httpx.post(f"{address}/{name}/v1/chat/completions", json=body, headers=headers, timeout=60, verify=False)
 
 
 def told(address: str, number: int = 0) -> dict[str, Any]:
