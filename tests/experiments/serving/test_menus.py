@@ -88,7 +88,7 @@ def proxy(
         config = folder / "serve.yaml"
         config.write_text(TIERS.format(small=one, large=two) + f"budgets: {budgets}\n")
         menus = read_menus(config)
-        solver = endpoints.menu_solver(menus, {"retries": 0, "concurrency": 64})
+        solver = endpoints.menu_solver(menus, endpoints.Connection(retries=0), concurrency=64)
         served = [Served(menu.name, menu.tiers, menu.rates, menu.models) for menu in menus]
         made = [
             make_budget(plan.name, plan, solver, served, agent, 50, window, folder / "state")
@@ -171,12 +171,11 @@ def test_the_clients_model_chooses_a_menu_and_the_budget_is_one(
         roi("budgets", "set", "b", "50k", "--state", str(tmp_path / "state"))
 
 
-@pytest.mark.parametrize("clients", [1, 8, 64])
-@pytest.mark.parametrize("agent", ["online-lp", "random"])
+@pytest.mark.parametrize(("clients", "agent"), [(1, "random"), (8, "online-lp"), (64, "random")])
 def test_dollars_are_never_overspent(clients: int, agent: str, tmp_path: Path) -> None:
     small, large = Meters(("0.05", "0.4"), clients), Meters(("1.25", "10"), clients + 1)
-    rng, micro = np.random.default_rng(clients), 12_000
-    requests = [(str(rng.choice(["auto", "little", "big"])), "why? " * int(rng.integers(1, 40))) for _ in range(96)]
+    rng, micro = np.random.default_rng(clients), 8_000
+    requests = [(str(rng.choice(["auto", "little", "big"])), "why? " * int(rng.integers(1, 40))) for _ in range(64)]
     with proxy(small, large, tmp_path, f"{{a: {micro} micro-usd}}", agent=agent, window=clients) as address:
         with ThreadPoolExecutor(clients) as pool:
             answers = list(pool.map(lambda one: ask(address, model=one[0], text=one[1]), requests))
@@ -243,7 +242,7 @@ def test_what_has_no_price_is_refused_in_dollars(fields: dict[str, Any], param: 
             "budgets: {a: 5usd}\n"
         )
         menus = read_menus(config)
-        solver = endpoints.menu_solver(menus, {})
+        solver = endpoints.menu_solver(menus, endpoints.Connection())
         served = [Served(menu.name, menu.tiers, menu.rates, menu.models) for menu in menus]
         budget = make_budget("a", read_plans(config)[0], solver, served, "fixed-1", 5, 1, tmp_path)
         with serving(application([budget], solver)) as address:
@@ -406,7 +405,7 @@ def test_several_models_share_a_budget_of_tokens(tmp_path: Path) -> None:
             "menus: {both: [s, l], one: [l]}\nbudgets: {a: 100}\n"
         )
         menus = read_menus(config)
-        solver = endpoints.menu_solver(menus, {})
+        solver = endpoints.menu_solver(menus, endpoints.Connection())
         served = [Served(menu.name, menu.tiers, menu.rates, menu.models) for menu in menus]
         budget = make_budget("a", read_plans(config)[0], solver, served, "fixed-1", 5, 1, tmp_path)
         assert budget.sessions["both"].problem.one_request == (0, 0), "two models are not one request cut at two caps"
