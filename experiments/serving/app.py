@@ -499,13 +499,12 @@ class Desk:
             if reply is not None and reply.attempts == 0:
                 raise self._too_dear(budget, row, chats.any)
             unit, tier = SHORT_UNITS[budget.plan.unit], row.tier or ""
-            told = {
-                "budget": budget.name,
-                "unit": unit,
-                "tier": row.tier or "skip",
+            told: dict[str, Any] = {"budget": budget.name, "unit": unit, "tier": row.tier or "skip"}
+            told |= {
                 "charged": budget.shown(row.charged),
+                "remaining": budget.shown(session.remaining),
+                "counted": row.counted,
             }
-            told |= {"remaining": budget.shown(session.remaining), "counted": row.counted}
             told |= {"overshoot": budget.shown(row.overshoot)}
             return completion(row, reply, told, chats.of(tier), chats.backends.get(tier, chats.backend), chats.menu)
         except Busy as busy:
