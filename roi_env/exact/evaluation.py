@@ -146,6 +146,8 @@ class _Prefixes(NamedTuple):
 
     indptr: npt.NDArray[np.int64]
     cost: npt.NDArray[np.int64]
+    steps: npt.NDArray[np.int64]
+    """Costs in grid units."""
     prob: npt.NDArray[np.float64]
     total_prob: npt.NDArray[np.float64]
     total_success: npt.NDArray[np.float64]
@@ -170,9 +172,9 @@ def _prefixes(
     return total_prob, total_success, total_cost
 
 
-def _with_prefixes(laws: Laws) -> _Prefixes:
+def _with_prefixes(laws: Laws, grid: int) -> _Prefixes:
     cost = laws.cost.astype(np.int64)
-    return _Prefixes(laws.indptr, cost, laws.prob, *_prefixes(laws.indptr, cost, laws.prob, laws.success))
+    return _Prefixes(laws.indptr, cost, cost // grid, laws.prob, *_prefixes(laws.indptr, cost, laws.prob, laws.success))
 
 
 @njit(cache=True, inline="always")
@@ -204,6 +206,7 @@ def _propagate(
     position: int,
     num_tasks: int,
     budget: int,
+    grid: int,
     decision_cost: int,
     following: npt.NDArray[np.float64],
     stats: npt.NDArray[np.float64],
@@ -213,7 +216,7 @@ def _propagate(
 ) -> None:
     """Move probability mass across one task.
 
-    ``mass``, ``following``: (U, L, B + 1) probability of having b tokens before, after the task, under latent state l;
+    ``mass``, ``following``: (U, L, W) probability of having spent w ``grid`` before, after the task, under latent state l;
     ``law`` (U, L): the task's law; ``stats`` (U, 6, N): see :func:`evaluate_markov`. A mass is (exam, latent) share, so
     that sums over latent states are expectations. Sums run in ascending order of the remaining budget, exam by exam.
 
@@ -226,8 +229,9 @@ def _propagate(
         e, b = exam[d], remaining[d]
         tenth = min(b * 10 // budget, 9)
         room = b - decision_cost
+        before, skipped = (budget - b) // grid, (budget - room) // grid
         for latent in range(mass.shape[1]):
-            here = mass[e, latent, b]
+            here = mass[e, latent, before]
             if here == 0.0:
                 continue
             stats[e, 2, position] += here
@@ -250,7 +254,7 @@ def _propagate(
                         if last or room == 0:
                             spend[e, (budget - room) * 100 // budget] += p
                         else:
-                            following[e, latent, room] += p
+                            following[e, latent, skipped] += p
                 else:
                     cell = law[e, latent] * num_tiers + action - 1
                     first, stop = laws.indptr[cell], laws.indptr[cell + 1]
@@ -277,7 +281,7 @@ def _propagate(
                                 end -= 1
                                 spend[e, 100] += p * laws.prob[end]
                             for j in range(np.uint64(first), np.uint64(end)):
-                                following[e, latent, np.uint64(room - laws.cost[j])] += p * laws.prob[j]
+                                following[e, latent, np.uint64(skipped + laws.steps[j])] += p * laws.prob[j]
                 if gone > 0.0:
                     stats[e, 5, position] += gone
                     calibration[e, action, 5] += gone
@@ -294,6 +298,16 @@ def _law_rows(batch: ExamBatch, law: Law) -> tuple[Laws, npt.NDArray[np.int64]]:
         states = np.arange(source.num_latent, dtype=np.int64)[:, None] * source.num_groups
         return source.published, batch.groups[:, None, :].astype(np.int64) + states
     return source.laws, batch.law_index[:, None, :]
+
+
+def _reach(laws: Laws, rows: npt.NDArray[np.int64], spec: ExamSpec) -> npt.NDArray[np.int64]:
+    """(U, N) the most that can be spent after each task: what is never spent of a large budget takes no room and no time.
+
+    :param rows: (U, L, N) laws of the tasks.
+    """
+    last = np.where(np.diff(laws.indptr) > 0, laws.cost.astype(np.int64)[laws.indptr[1:] - 1], 0)
+    dearest = last.reshape(laws.num_laws, laws.num_tiers).max(1) + spec.decision_cost
+    return np.minimum(np.cumsum(dearest[rows].max(1), 1), spec.budget)
 
 
 def evaluate_markov(
@@ -318,12 +332,13 @@ def evaluate_markov(
     inverse = inverse.ravel()
     unique, rows, latents = len(first), rows[first], rows.shape[1]
     bins, (success, cost) = difficulty_bins(source), believed(spec)
-    sums = _with_prefixes(laws)
+    grid = int(np.gcd.reduce(laws.cost, initial=spec.decision_cost)) or 1
+    sums, reach = _with_prefixes(laws, grid), _reach(laws, rows, spec) // grid
     stats = np.zeros((unique, 6, num_tasks))
     choices = np.zeros((unique, BINS, BINS, num_actions))
     calibration = np.zeros((unique, num_actions, len(CALIBRATION)))
     spend = np.zeros((unique, SPEND_BINS))
-    per_chunk = max(1, _CHUNK_STATES // (latents * (budget + 1)))
+    per_chunk = max(1, _CHUNK_STATES // (latents * (int(reach.max()) + 1)))
     states = 0
     # One exam first: where all of them would ask too much, that shows before any time is spent on the rest.
     starts = [0, *range(1, unique, per_chunk)]
@@ -332,17 +347,17 @@ def evaluate_markov(
         some = batch.take(first[part])
         groups = some.groups
         decide = policy(some)
-        mass = np.zeros((len(some), latents, budget + 1))
-        mass[:, :, budget] = 1.0 / latents
+        mass = np.full((len(some), latents, 1), 1.0 / latents)
         for n in range(num_tasks):
-            exam, remaining = (axis.astype(np.int64) for axis in np.nonzero(mass.any(1)))
+            exam, left = (axis.astype(np.int64) for axis in np.nonzero(mass.any(1)[:, ::-1]))
+            remaining = budget - grid * (mass.shape[2] - 1 - left)
             states += len(exam)
             if states > (max_states if start else 2 * max_states / unique):
                 raise TooManyStates(
                     f"{unique} exams would need more than {max_states} states (found at task {n + 1} of {num_tasks} of exam "
                     f"{end}); raise max_states or evaluate by sampling"
                 )
-            following = np.zeros_like(mass)
+            following = np.zeros((len(some), latents, int(reach[part, n].max()) + 1))
             for block in range(0, len(exam), _BLOCK):
                 e, b = exam[block : block + _BLOCK], remaining[block : block + _BLOCK]
                 probs = check_distribution(decide(n, e, b), (len(e), num_actions))
@@ -361,6 +376,7 @@ def evaluate_markov(
                     n,
                     num_tasks,
                     budget,
+                    grid,
                     spec.decision_cost,
                     following,
                     stats[part],
