@@ -16,10 +16,11 @@ from urllib.parse import quote
 import numpy as np
 
 from experiments.commands import endpoints
+from experiments.serving import overview
 from experiments.serving.amounts import Plan, digest
 from experiments.serving.attend import Busy, Gone, Queue, attend
 from experiments.serving.chat import Chat, Refused, chunks, completion, json_text, read_object, refuse_unpriced
-from experiments.serving.guard import BODY_SECONDS, LOOPBACK, bearer, check_origin, fits, no_key, read_json
+from experiments.serving.guard import BODY_SECONDS, LOOPBACK, bearer, check_origin, fits, no_key, read_json, shown
 from experiments.serving.messages import MessagesWire
 from experiments.serving.metrics import Metrics, Visit
 from experiments.serving.responses import ResponsesWire
@@ -48,6 +49,23 @@ _LOOK = 0.05
 """Seconds after which a full window is looked at again."""
 KEEP_ALIVE = 15.0
 """Seconds without a chunk after which a stream says that it lives."""
+_OF_TEXTS = frozenset(
+    (
+        *(
+            "temperature",
+            "top_p",
+            "top_k",
+            "min_p",
+            "seed",
+            "stop",
+            "presence_penalty",
+            "frequency_penalty",
+            "logit_bias",
+        ),
+        *("repetition_penalty", "response_format", "user", "chat_template_kwargs"),
+    )
+)
+"""Fields of requests whose answers are nothing but texts."""
 WIRES: Mapping[str, Callable[[], Wire]] = {
     "/chat/completions": ChatWire,
     "/completions": TextWire,
@@ -462,9 +480,11 @@ class Desk:
         :raises Gone: where the client has left.
         """
         session, priced = budget.sessions[chats.menu], budget.plan.unit != "tokens"
+        # An answer that is text alone is the same whether it comes whole or in chunks, which tell what it has taken.
+        grows = relay is not None or chats.any.fields.keys() <= _OF_TEXTS
 
         async def admit() -> Ticket | None:
-            ticket = await _admit(budget, chats)
+            ticket = await _admit(budget, chats, grows)
             if ticket is not None:
                 visit.tier = session.tiers[ticket.action - 1].name if ticket.action else "skip"
                 headers["x-roi-tier"] = quote(visit.tier)
@@ -472,7 +492,9 @@ class Desk:
 
         def stops() -> bool:
             backend = chats.backends.get(visit.tier or "", chats.backend)
-            return backend.stops or (relay is not None and backend.streams is not None)
+            asked = visit.tier in session.problem.tier_names  # and not skipped
+            streams = relay is not None or (grows and asked and self.solver.for_tier(str(visit.tier)).counts)
+            return backend.stops or (streams and backend.streams is not None)
 
         async def finish(ticket: Ticket, wanted: Callable[[], bool]) -> tuple[Row, Reply | None]:
             def prepare(ask: Ask) -> Ask:
@@ -559,7 +581,8 @@ def application(
 
     :param token: the key of budgets that have none of their own; None: they need none.
     :param keys: keys by budget.
-    :param admin: the key of ``/metrics``; None: it is open on this machine's own addresses, and closed on others.
+    :param admin: the key of ``/metrics`` and of all budgets at ``/``; None: they are open on this machine's own addresses,
+        and closed on others.
     :param hosts: names under which clients may reach it; None: any. Without keys, names are what keeps web pages out that
         a browser of this machine shows.
     :param spent_status: of HTTP, where a budget is spent.
@@ -567,7 +590,7 @@ def application(
     """
     from starlette.applications import Starlette
     from starlette.exceptions import HTTPException
-    from starlette.responses import PlainTextResponse, StreamingResponse
+    from starlette.responses import HTMLResponse, PlainTextResponse, StreamingResponse
     from starlette.routing import Route
 
     desk = Desk(solver, spent_status)
@@ -631,9 +654,25 @@ def application(
         closed = [f"{url} asks to wait {wait} s" for url, wait in waits.items() if wait]
         return _json({"status": "ok", "endpoint": "; ".join(closed) if closed else "open"})
 
+    def is_admin(given: bytes | None) -> bool:
+        if admin is None:  # this machine's own addresses need no key
+            return hosts is not None and given is None
+        return fits(given, admin)
+
+    async def page(request: Request) -> Response:
+        check_origin(request, hosts)
+        given = shown(request)
+        seen = list(budgets) if is_admin(given) else [one for one in budgets if given and opens(given, one)]
+        if not seen:
+            refused = no_key("this page needs the key of --admin-key-env, or of a budget, as the password")
+            ask = {"www-authenticate": 'Basic realm="budgets", charset="UTF-8"'}
+            return PlainTextResponse(str(refused), refused.status, ask)
+        text, headers = overview.page(seen)
+        return HTMLResponse(text, headers=headers)
+
     async def metrics(request: Request) -> Response:
         check_origin(request, hosts)
-        if (admin is None and hosts is None) or not fits(bearer(request), admin):
+        if (admin is None and hosts is None) or not fits(shown(request), admin):
             raise no_key("this page needs the key of --admin-key-env")
         told = (
             {**budget.state(), "in_flight": budget.in_flight, "waiting": budget.queue.waiting} for budget in budgets
@@ -672,13 +711,19 @@ def application(
         )
     ]
     return Starlette(
-        routes=[*routes, Route("/budgets", status), Route("/health", health), Route("/metrics", metrics)],
+        routes=[
+            *routes,
+            Route("/", page),
+            Route("/budgets", status),
+            Route("/health", health),
+            Route("/metrics", metrics),
+        ],
         lifespan=lifespan,
         exception_handlers={Refused: refused, HTTPException: unknown, Exception: failed},
     )
 
 
-async def _admit(budget: Budget, chats: Chats) -> Ticket | None:
+async def _admit(budget: Budget, chats: Chats, grows: bool) -> Ticket | None:
     from roi_env.answering.base import Question
 
     chat, session, most = chats.any, budget.sessions[chats.menu], budget.plan.most_per_request
@@ -691,7 +736,7 @@ async def _admit(budget: Budget, chats: Chats) -> Ticket | None:
         position = min(budget.asked, session.problem.num_tasks - 1)
         group = int(np.searchsorted(LENGTHS, len(chat.text)))
         question = Question("proxy", f"request-{budget.asked}", chat.text, "")
-        ticket = await session.admit(position, question, group, limit, chat.choices, most, chats.prepare)
+        ticket = await session.admit(position, question, group, limit, chat.choices, most, chats.prepare, grows)
         budget.asked += ticket is not None
         return ticket
 
