@@ -417,7 +417,21 @@ class Session:
                 _, cut = judged(reply, cap, self.tiers[action - 1], 0, 0)
                 free = 0 if self.rates.prices else (entry.charged or 0) - reply.tokens
                 paid = free + _each((entry.charged or 0) - free, choices)
-                self._learn(view, action, paid, correct, overspent=cut, failed=gave_nothing(reply))
+                nothing = bool(entry.facts.get("nothing", gave_nothing(reply)))
+                self._learn(view, action, paid, correct, overspent=cut, failed=nothing)
+                if not cut:
+                    self.flights.learn(action, _each(reply.tokens, choices), paid)
+
+    def relearn(self, entries: Sequence[Entry]) -> None:
+        """Take in what an earlier process was told of its answers, the oldest first."""
+        unknown = self._groups.copy()
+        for entry in entries:
+            if entry.charged is not None and entry.facts is not None and "group" in entry.facts:
+                position, _, action, seen = entry.key
+                position = min(position, self.problem.num_tasks - 1)
+                self._groups[0, position] = entry.facts["group"]
+                self.replay(position, action, seen, entry, 0)
+        self._groups = unknown
 
     def _lead(self, tier: ThinkingTier) -> int | None:
         """Tokens that an answer of a tier may take before it can be stopped; None: unknown."""
@@ -486,6 +500,8 @@ class Session:
         """Settle a request, once; without a point where it could be interrupted."""
         assert ticket.entry is not None
         facts = {**reply_facts(reply), "cap": ticket.cap}
+        if self.ledger.shared:  # which keep no texts
+            facts |= {"group": int(ticket.view.group[0]), "nothing": gave_nothing(reply)}
         if ticket.choices > 1:
             facts |= {"cap": ticket.cap * ticket.choices, "choices": ticket.choices}
         try:
@@ -599,6 +615,7 @@ def _settled(facts: Mapping[str, Any]) -> tuple[Reply, int, int, bool | None]:
     """(reply, cap of each answer, answers, whether it was right) of a settled request."""
     kept = dict(facts)
     cap, choices, correct = kept.pop("cap"), kept.pop("choices", 1), kept.pop("correct", None)
+    kept = {name: value for name, value in kept.items() if name not in ("group", "nothing")}
     return reply_of(kept), cap // choices, choices, correct
 
 

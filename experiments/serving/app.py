@@ -24,6 +24,7 @@ from experiments.serving.guard import BODY_SECONDS, LOOPBACK, bearer, check_orig
 from experiments.serving.messages import MessagesWire
 from experiments.serving.metrics import Metrics, Visit
 from experiments.serving.responses import ResponsesWire
+from experiments.serving.webhooks import tell
 from experiments.serving.wires import ChatWire, TextWire
 from roi_env.answering.database import DatabaseLedger
 from roi_env.answering.prices import TOKENS, Rates
@@ -47,6 +48,8 @@ MOST_PLANNED = 2**30 - 1
 """Of a budget, that agents plan with; larger ones are kept all the same."""
 _LOOK = 0.05
 """Seconds after which a full window is looked at again."""
+RELEARNED = 1000
+"""Newest requests of a budget that agents learn from after a restart."""
 KEEP_ALIVE = 15.0
 """Seconds without a chunk after which a stream says that it lives."""
 _OF_TEXTS = frozenset(
@@ -198,6 +201,7 @@ def make_budget(
     window: int,
     state: Path,
     queue: Queue | None = None,
+    database: str | None = None,
 ) -> Budget:
     """A budget with its ledger; an earlier one of the same name goes on, with another amount and other tiers too.
 
@@ -219,7 +223,7 @@ def make_budget(
     sessions: dict[str, Session] = {}
     try:
         for menu in menus:
-            sessions[menu.name] = _session(plan, menu, solver, agent, expected, window, state)
+            sessions[menu.name] = _session(plan, menu, solver, agent, expected, window, state, database)
     except ValueError:
         for made in sessions.values():
             made.ledger.close()
@@ -230,7 +234,14 @@ def make_budget(
 
 
 def _session(
-    plan: Plan, menu: Served, solver: HTTPSolver | ByTier, agent: str, expected: int, window: int, state: Path
+    plan: Plan,
+    menu: Served,
+    solver: HTTPSolver | ByTier,
+    agent: str,
+    expected: int,
+    window: int,
+    state: Path,
+    database: str | None,
 ) -> Session:
     from agents.base import HIDDEN, public_problem
     from agents.live.session import Session, make_live, prompt_bound
@@ -253,7 +264,7 @@ def _session(
     decides = make_live(agent, public_problem(spec))
     # What was charged is charged, whatever the budget and the tiers are now.
     ledger = DatabaseLedger(
-        state / "budgets.db",
+        database or state / "budgets.db",
         plan.name,
         plan.amount,
         {"tiers": [list(tier.__dict__.values()) for tier in menu.tiers]},
@@ -265,7 +276,11 @@ def _session(
     for message in ledger.messages:
         endpoints.report(message)
     try:
-        return Session(decides, solver, menu.tiers, [HIDDEN] * expected, ledger=ledger, window=window, rates=menu.rates)
+        session = Session(
+            decides, solver, menu.tiers, [HIDDEN] * expected, ledger=ledger, window=window, rates=menu.rates
+        )
+        session.relearn(ledger.newest_entries(RELEARNED))
+        return session
     except ValueError:
         ledger.close()
         raise
@@ -391,9 +406,11 @@ class Desk:
     def __init__(self, solver: HTTPSolver | ByTier, spent_status: int) -> None:
         self.solver, self.spent_status, self.metrics = solver, spent_status, Metrics()
         self._running: set[asyncio.Task[dict[str, Any]]] = set()
+        self._telling: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
-        """End what still runs for clients that have left."""
+        """End what still runs for clients that have left; warnings are sent first."""
+        await asyncio.gather(*self._telling)
         for task in self._running:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
@@ -502,6 +519,7 @@ class Desk:
 
             row, reply = await session.finish(ticket, prepare)
             visit.charged = row.tokens if priced else row.charged
+            self._warn(budget)
             if reply is not None:
                 visit.prompt, visit.usd = reply.prompt_tokens, row.charged / 10**6 if priced else reply.usd
             return row, reply
@@ -534,6 +552,16 @@ class Desk:
             raise _coded(visit, Refused(503, "busy", str(busy), headers=wait)) from None
         except Refused as refused:
             raise _coded(visit, refused) from None
+
+    def _warn(self, budget: Budget) -> None:
+        """Tell the budget's webhook, once, where its soft limit is reached."""
+        plan, session, ledger = budget.plan, budget.session, budget.session.ledger
+        if plan.webhook is None or plan.warn_at is None or session.charged < plan.warn_at * session.budget:
+            return
+        if isinstance(ledger, DatabaseLedger) and ledger.warns(plan.warn_at):
+            telling = asyncio.create_task(tell(plan.webhook, {**budget.state(), "warn_at": plan.warn_at}))
+            self._telling.add(telling)
+            telling.add_done_callback(self._telling.discard)
 
     def _too_dear(self, budget: Budget, row: Row, chat: Chat) -> Refused:
         """The error of a request for which nothing could be generated."""

@@ -439,14 +439,19 @@ class DatabaseLedger:
     @property
     def entries(self) -> list[Entry]:
         """All requests that were sent, or may have been."""
+        return self.newest_entries(2**62)
+
+    def newest_entries(self, count: int) -> list[Entry]:
+        """So many of the newest requests that were sent, or may have been; the oldest first."""
         rows = self.database.all(
             "SELECT r.id, r.key, r.reserved, r.charged, r.facts, s.text FROM requests r JOIN settings s ON s.id = r.settings "
-            "WHERE r.budget = :name ORDER BY r.id",
+            "WHERE r.budget = :name ORDER BY r.id DESC LIMIT :count",
             name=self.name,
+            count=count,
         )
         return [
             Entry(number, tuple(json.loads(key)), reserved, charged, facts and json.loads(facts), json.loads(settings))
-            for number, key, reserved, charged, facts, settings in rows
+            for number, key, reserved, charged, facts, settings in reversed(rows)
             if facts is None or '"skipped"' not in facts
         ]
 
