@@ -73,6 +73,8 @@ class Upstream:
     answer: Callable[[str], str] = lambda prompt: "the answer is 42"
     thinks: int = 20
     enforces: bool = True
+    counts: bool = True
+    """Whether chunks tell the tokens so far where they are asked to, as vLLM's do."""
     retry_after: str = "0"
     drip_seconds: float = 30.0
     latency: float = 0.0
@@ -215,9 +217,14 @@ class Upstream:
         usage, head = data.pop("usage"), {**data, "object": "chat.completion.chunk"}
         seen.said = usage["completion_tokens"]
 
+        counts = self.counts and seen.fault != "no-usage"
+        counts = counts and seen.body.get("stream_options", {}).get("continuous_usage_stats")
+        sent = [0] * len(data["choices"])
+
         def chunk(index: int, delta: dict[str, Any], finish: str | None = None) -> str:
             choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}
-            return f"data: {json.dumps({**head, 'choices': [choice]})}\n\n"
+            so_far = {"completion_tokens": sent[index], "prompt_tokens": 9, "total_tokens": 9 + sent[index]}
+            return f"data: {json.dumps({**head, 'choices': [choice]} | ({'usage': so_far} if counts else {}))}\n\n"
 
         try:
             for choice in data["choices"]:
@@ -229,6 +236,7 @@ class Upstream:
                         if self.pace:
                             await asyncio.sleep(self.pace)
                         seen.generated += 1
+                        sent[index] += 1
                         if seen.fault == "reset" and seen.generated * 3 > usage["completion_tokens"]:
                             raise ConnectionResetError
                         yield chunk(index, {name: word if place == 0 else f" {word}"})

@@ -28,6 +28,7 @@ from agents.base import (
     parse_agent,
     saved_name,
 )
+from agents.live.steps import STEP, Flights, step
 from agents.one_pass import ExamTaker
 from agents.playing import action_numbers, check_probs, pick_actions
 from roi_env.answering.base import Ask, LiveSolver, Question, Reply, ThinkingTier, is_unsent, unsent_reply
@@ -96,6 +97,9 @@ class Ticket:
     :param prompt: most tokens of what is asked, where they cost.
     :param choices: answers asked for.
     :param paid: what the decision cost, where the question is skipped.
+    :param grows: whether its reservation may be less than the worst case, and follows what the answer takes.
+    :param price: of a generated token.
+    :param fixed: what the prompt may cost.
     """
 
     position: int
@@ -107,6 +111,15 @@ class Ticket:
     choices: int = 1
     paid: int = 0
     prompt: int = 0
+    grows: bool = False
+    price: float = 1.0
+    fixed: int = 0
+
+    @property
+    def number(self) -> int:
+        """In the ledger."""
+        assert self.entry is not None
+        return self.entry.number
 
 
 class Session:
@@ -154,12 +167,11 @@ class Session:
         self.agent, self.problem, self.solver, self.tiers = agent, problem, solver, tuple(tiers)
         self.ledger, self.window, self.check = ledger, window, check
         self.rates, self._prompt = rates, prompt_bound(solver, rates)
-        self.in_flight = 0
+        self.flights = Flights([tier.most_tokens for tier in self.tiers], problem.decision_cost)
         self._groups = np.array([groups], np.int32)
         shown = None if texts is None else (texts,)
         self._state = agent.start(ExamsView(problem, self._groups.copy(), shown))
         self._numbers = action_numbers(np.uint64(seed), np.zeros(1, np.int64), np.zeros(1, np.int64), len(groups))[0]
-        self._expected = 0.0  # cost that requests in flight should have
         self._last = (0, 0, False)
         self._settled = asyncio.Event()  # a new one after every settlement
         self._paid_decisions = sum(note["decision"] for note in ledger.notes if "skipped" in note)
@@ -168,6 +180,11 @@ class Session:
     def budget(self) -> int:
         """All of it: the problem's, unless the ledger knows better (top-ups, periods)."""
         return self.problem.budget if self.ledger.limit is None else self.ledger.limit
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that are admitted and not settled."""
+        return len(self.flights)
 
     @property
     def charged(self) -> int:
@@ -193,9 +210,11 @@ class Session:
         choices: int = 1,
         most: int | None = None,
         prepare: Prepare = lambda ask: ask,
+        grows: bool = True,
     ) -> Ticket | None:
-        """Decide a question and reserve its worst case; waits while the window is full or the reservation does not fit.
+        """Decide a question and reserve what it costs; waits while the window is full or what it should need does not fit.
 
+        The worst case is reserved, or, where the solver's answers tell what they take, the first step of it.
         What interrupts it leaves nothing reserved and nothing charged.
 
         :param position: 0 .. N - 1.
@@ -205,6 +224,7 @@ class Session:
             times smaller.
         :param most: that the request may cost, whatever the tier.
         :param prepare: see :meth:`finish`.
+        :param grows: whether the answer may be made in a way that tells what it takes.
         :returns: None where the budget is gone.
         """
         if group is not None:
@@ -216,7 +236,7 @@ class Session:
             if self.remaining == 0 and not self.in_flight and not self.ledger.reserved:
                 return None
             # The agent plans with what requests in flight should cost; whether there is room for it is another question.
-            seen = self.budget - self.charged - round(self._expected) if self.in_flight else self.remaining
+            seen = self.budget - self.charged - round(self._expected()) if self.in_flight else self.remaining
             view = self._view(position, max(seen // choices, 1))
             probs, state = self.agent.act(view, self._state)
             action = int(pick_actions(check_probs(self.agent, probs, view), self._numbers[position : position + 1])[0])
@@ -231,14 +251,20 @@ class Session:
                 if action == 1 or not self.rates.prices or affords is None or affords >= choices:
                     break
                 action -= 1  # its prompt alone costs more than there is: whoever is cheaper may answer
-            if worst > self.remaining and (self.in_flight or self.ledger.reserved):
+            lead = self._lead(tier) if grows and action else None
+            first = need = worst
+            if lead is not None:
+                first = min(worst, cost + self.rates.cost(tier.name, lead + STEP, bound))
+                price, fixed = self.rates.price(tier.name), self.rates.cost(tier.name, 0, bound)
+                need = max(first, round(self.flights.need(action, choices, each, price, fixed)))
+            if need > self.remaining and (self.in_flight or self.ledger.reserved):
                 await self._change()
                 continue  # decided again, knowing more
             key = (position, question.question_id, action, seen)
             room = min(worst, self.remaining)
             if action:
                 try:
-                    entry = self.ledger.enter(key, room)
+                    entry = self.ledger.enter(key, min(first, room))
                 except NoRoom:
                     await self._change()
                     continue
@@ -253,9 +279,9 @@ class Session:
             return Ticket(position, question, 0, view, 0, None, choices, paid)
         affords = self.rates.affords(tier.name, max(0, room - cost), bound)
         cap = each if affords is None else min(each, affords // choices)
-        ticket = Ticket(position, question, action, view, cap, entry, choices, prompt=bound)
-        self.in_flight += 1
-        self._expected += self._believed_cost(ticket)
+        price, fixed = self.rates.price(tier.name), self.rates.cost(tier.name, 0, bound)
+        ticket = Ticket(position, question, action, view, cap, entry, choices, 0, bound, grows, price, fixed)
+        self.flights.begin(ticket)
         try:
             await self.ledger.on_disk()
         except BaseException:
@@ -294,13 +320,27 @@ class Session:
         if ticket.entry is None:
             name = question.question_id
             return Row(position, name, None, "skipped", charged=ticket.paid, remaining=self.remaining), None
-        most = ticket.cap * ticket.choices
         tier, cost = self.tiers[ticket.action - 1], min(self.problem.decision_cost, ticket.entry.reserved)
         reply: Reply | None = None
         correct = None
+        stopped = False
+
+        def most() -> int:
+            """Tokens that an answer of which nothing more is known may have taken: it ended with its connection."""
+            assert ticket.entry is not None
+            affords = self.rates.affords(tier.name, max(0, ticket.entry.reserved - cost), ticket.prompt)
+            whole = ticket.cap * ticket.choices
+            return whole if affords is None else min(whole, affords)
+
+        async def meter(tokens: int, lead: int) -> bool:
+            nonlocal stopped
+            stopped = not await self._go_on(ticket, tokens, lead)
+            return not stopped
+
         try:
             if ticket.cap > 0:
-                reply = await self.solver.answer(prepare(Ask(question, tier, ticket.cap, choices=ticket.choices)))
+                ask = Ask(question, tier, ticket.cap, choices=ticket.choices, meter=meter if ticket.grows else None)
+                reply = await self.solver.answer(prepare(ask))
             else:
                 reply = Reply("", None, 0, None, "length", "nothing", attempts=0)
             if self.check is not None and reply.error is None:
@@ -310,16 +350,21 @@ class Session:
             if reply is None and is_unsent(error):
                 self._settle(ticket, 0, unsent_reply())
             elif reply is None:
-                lost = Reply("", None, most, None, "error", "reserved", what, lost=True)
+                lost = Reply("", None, most(), None, "error", "reserved", what, lost=True)
                 self._settle(ticket, self._charge(ticket, lost) + cost, lost)
             elif isinstance(error, asyncio.CancelledError):  # an answer that nobody judged
                 self._settle(ticket, self._charge(ticket, reply) + cost, reply)
             else:
                 self._settle(ticket, self._charge(ticket, reply) + cost, dataclasses.replace(reply, error=what))
             raise
+        if reply.lost:
+            reply = dataclasses.replace(reply, tokens=most())
+        charge = self._charge(ticket, reply) + cost
+        if stopped:  # what came until it ended is not known
+            charge = max(charge, self._charge(ticket, dataclasses.replace(reply, tokens=most())) + cost)
+            ticket = dataclasses.replace(ticket, cap=_each(reply.tokens, ticket.choices))
         # What the endpoint did not take is not decided: it will be asked again.
-        charge = 0 if reply.retry_in is not None else self._charge(ticket, reply) + cost
-        self._settle(ticket, charge, reply, correct)
+        self._settle(ticket, 0 if reply.retry_in is not None else charge, reply, correct)
         return self.row(ticket.entry, question, self.remaining), reply
 
     def row(self, entry: Entry, question: Question, remaining: int) -> Row:
@@ -372,16 +417,80 @@ class Session:
                 _, cut = judged(reply, cap, self.tiers[action - 1], 0, 0)
                 free = 0 if self.rates.prices else (entry.charged or 0) - reply.tokens
                 paid = free + _each((entry.charged or 0) - free, choices)
-                self._learn(view, action, paid, correct, overspent=cut, failed=gave_nothing(reply))
+                nothing = bool(entry.facts.get("nothing", gave_nothing(reply)))
+                self._learn(view, action, paid, correct, overspent=cut, failed=nothing)
+                if not cut:
+                    self.flights.learn(action, _each(reply.tokens, choices), paid)
 
-    def _believed_cost(self, ticket: Ticket) -> float:
-        laws = self.problem.beliefs
-        if laws is None:
+    def relearn(self, entries: Sequence[Entry]) -> None:
+        """Take in what an earlier process was told of its answers, the oldest first."""
+        unknown = self._groups.copy()
+        for entry in entries:
+            if entry.charged is not None and entry.facts is not None and "group" in entry.facts:
+                position, _, action, seen = entry.key
+                position = min(position, self.problem.num_tasks - 1)
+                self._groups[0, position] = entry.facts["group"]
+                self.replay(position, action, seen, entry, 0)
+        self._groups = unknown
+
+    def _lead(self, tier: ThinkingTier) -> int | None:
+        """Tokens that an answer of a tier may take before it can be stopped; None: unknown."""
+        solver = self.solver.for_tier(tier.name) if hasattr(self.solver, "for_tier") else self.solver
+        return getattr(solver, "lead", None)
+
+    def _expected(self) -> float:
+        """What requests in flight should cost: as believed, corrected by those that ended."""
+        laws, sum_ = self.problem.beliefs, 0.0
+        for ticket in self.flights:
             tier = self.tiers[ticket.action - 1]
-            each = float(self.rates.cost(tier.name, tier.most_tokens, ticket.prompt))
+            if laws is None:
+                believed = float(self.rates.cost(tier.name, tier.most_tokens, ticket.prompt))
+            else:
+                believed = float(laws.expected_cost[ticket.view.group[0], ticket.action - 1])
+            sum_ += ticket.choices * self.flights.mean(ticket.action, believed) + self.problem.decision_cost
+        return sum_
+
+    async def _go_on(self, ticket: Ticket, tokens: int, lead: int) -> bool:
+        """Let a reservation follow its answer.
+
+        :param tokens: taken so far.
+        :param lead: that may come before it can be stopped.
+        :returns: False: it must be stopped.
+        """
+        entry, whole = ticket.entry, ticket.cap * ticket.choices
+        assert entry is not None
+        gap, more = self.flights.took(ticket, tokens), step(tokens)
+        # What the next chunk may bring before it can be refused comes on top.
+        soon = tokens + gap + lead
+        if soon >= whole and entry.reserved >= self._cost(ticket, whole):
+            return True
+        least, low, wanted = (self._cost(ticket, min(whole, soon + extra)) for extra in (0, more // 2, more))
+        if low <= entry.reserved <= wanted:
+            return True
+        room = entry.reserved + self.remaining
+        grown = wanted if wanted <= room else least
+        if grown > room and grown > entry.reserved:
+            return entry.reserved >= least
+        shrinks = grown < entry.reserved
+        try:
+            self.ledger.resize(entry, grown)
+        except NoRoom:
+            return entry.reserved >= least
+        if shrinks:
+            self._changed()
         else:
-            each = float(laws.expected_cost[ticket.view.group[0], ticket.action - 1])
-        return each * ticket.choices + self.problem.decision_cost
+            await self.ledger.on_disk()
+        return True
+
+    def _changed(self) -> None:
+        """Let those look again who wait for room."""
+        self._settled.set()
+        self._settled = asyncio.Event()
+
+    def _cost(self, ticket: Ticket, tokens: int) -> int:
+        """What a request costs that takes so many tokens, its decision included."""
+        tier = self.tiers[ticket.action - 1]
+        return self.problem.decision_cost + self.rates.cost(tier.name, tokens, ticket.prompt)
 
     def _charge(self, ticket: Ticket, reply: Reply) -> int:
         """What a reply costs, without the decision."""
@@ -391,6 +500,8 @@ class Session:
         """Settle a request, once; without a point where it could be interrupted."""
         assert ticket.entry is not None
         facts = {**reply_facts(reply), "cap": ticket.cap}
+        if self.ledger.shared:  # which keep no texts
+            facts |= {"group": int(ticket.view.group[0]), "nothing": gave_nothing(reply)}
         if ticket.choices > 1:
             facts |= {"cap": ticket.cap * ticket.choices, "choices": ticket.choices}
         try:
@@ -399,19 +510,18 @@ class Session:
             self._done(ticket, reply, correct)
 
     def _done(self, ticket: Ticket, reply: Reply, correct: bool | None) -> None:
-        self.in_flight -= 1
-        self._expected -= self._believed_cost(ticket)
-        if not self.in_flight:
-            self._expected = 0.0
+        self.flights.end(ticket)
         if reply.error is None:  # an endpoint's failure says nothing of the tier
             tier = self.tiers[ticket.action - 1]
             _, cut = judged(reply, ticket.cap, tier, 0, 0)
+            each = _each(reply.tokens, ticket.choices)
             paid = _each(self._charge(ticket, reply), ticket.choices) + self.problem.decision_cost
+            if not cut:
+                self.flights.learn(ticket.action, each, paid)
             self._learn(
                 ticket.view, ticket.action, paid, correct, overspent=cut or ticket.cap == 0, failed=gave_nothing(reply)
             )
-        self._settled.set()
-        self._settled = asyncio.Event()
+        self._changed()
 
     def _learn(
         self,
@@ -505,6 +615,7 @@ def _settled(facts: Mapping[str, Any]) -> tuple[Reply, int, int, bool | None]:
     """(reply, cap of each answer, answers, whether it was right) of a settled request."""
     kept = dict(facts)
     cap, choices, correct = kept.pop("cap"), kept.pop("choices", 1), kept.pop("correct", None)
+    kept = {name: value for name, value in kept.items() if name not in ("group", "nothing")}
     return reply_of(kept), cap // choices, choices, correct
 
 

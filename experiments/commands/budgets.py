@@ -21,30 +21,33 @@ app = typer.Typer(
     no_args_is_help=True, help="Budgets of `roi serve`: show them, top them up, change them while it runs."
 )
 State = Annotated[Path, typer.Option(help="The proxy's folder (`roi serve --state`)")]
+Address = Annotated[
+    str | None, typer.Option("--database", envvar="ROI_DATABASE", help="The proxy's database (`roi serve --database`)")
+]
 
 
-def _open(state: Path) -> Database:
-    from roi_env.answering.database import Database
+def _open(state: Path, address: str | None) -> Database:
+    from roi_env.answering.database import open_database
     from roi_env.answering.ledger import JournalError
 
     path = state / "budgets.db"
-    if not path.exists():
+    if address is None and not path.exists():
         raise ConfigError(f"{path}: there is no such database; --state must be the folder of a `roi serve`")
     try:
-        return Database(path)
+        return open_database(address or path)
     except JournalError as error:
         raise ConfigError(str(error)) from error
 
 
 @app.command("list", **helped(LIVE, "roi budgets list", "roi budgets list --state runs/serve"))
-def list_(state: State = Path("runs/serve")) -> None:
+def list_(state: State = Path("runs/serve"), database: Address = None) -> None:
     """Show every budget."""
-    database = _open(state)
+    base = _open(state, database)
     try:
         shown = Table()
         for column in ("budget", "period", "unit", "amount", "added", "charged", "reserved", "left", "charged ever"):
             shown.add_column(column, justify="left" if column in ("budget", "period", "unit") else "right")
-        for one in database.states():
+        for one in base.states():
             left = max(0, one["tokens"] + one["added"] - one["charged"] - one["reserved"])
             numbers = (one["tokens"], one["added"], one["charged"], one["reserved"], left, one["spent"])
             tokens = one["unit"] == "tokens"
@@ -52,7 +55,7 @@ def list_(state: State = Path("runs/serve")) -> None:
             shown.add_row(one["budget"], one["period"], "tokens" if tokens else "USD", *cells)
         console.print(shown)
     finally:
-        database.close()
+        base.close()
 
 
 @app.command(
@@ -64,9 +67,10 @@ def top_up(
         str, typer.Argument(help="What to add for the present period: tokens (50000, 50k, 1e6) or dollars (2.50usd)")
     ],
     state: State = Path("runs/serve"),
+    database: Address = None,
 ) -> None:
     """Add tokens or dollars to a budget; a proxy that runs knows it with its next request."""
-    _change(name, amount, state, add=True)
+    _change(name, amount, _open(state, database), add=True)
 
 
 @app.command("set", **helped(LIVE, "roi budgets set team-a 200k", "roi budgets set team-a 50000 --state runs/serve"))
@@ -74,17 +78,17 @@ def set_(
     name: Annotated[str, typer.Argument(help="The budget")],
     amount: Annotated[str, typer.Argument(help="Of every period: tokens (50000, 50k, 1e6) or dollars (2.50usd)")],
     state: State = Path("runs/serve"),
+    database: Address = None,
 ) -> None:
     """Give a budget another amount, until a `roi serve` is started with another; what was charged stays charged."""
-    _change(name, amount, state, add=False)
+    _change(name, amount, _open(state, database), add=False)
 
 
-def _change(name: str, text: str, state: Path, *, add: bool) -> None:
+def _change(name: str, text: str, database: Database, *, add: bool) -> None:
     from roi_env.answering.ledger import JournalError
 
-    amount, unit = parse_amount(text, "AMOUNT")
-    database = _open(state)
     try:
+        amount, unit = parse_amount(text, "AMOUNT")
         database.change(name, amount, add=add, unit=unit)
         (one,) = (found for found in database.states() if found["budget"] == name)
     except JournalError as error:

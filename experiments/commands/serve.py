@@ -74,6 +74,13 @@ def serve(
     state: Annotated[Path, typer.Option(help="Folder of the budgets' ledgers: a restart goes on there")] = Path(
         "runs/serve"
     ),
+    database: Annotated[
+        str | None,
+        typer.Option(
+            envvar="ROI_DATABASE",
+            help="postgresql://USER@HOST/NAME: the ledgers there instead of in --state, for several proxies",
+        ),
+    ] = None,
     host: Annotated[
         str, typer.Option(help="Address to listen on; others than this machine's own need --token-env")
     ] = "127.0.0.1",
@@ -88,7 +95,7 @@ def serve(
     admin_key_env: Annotated[
         str | None,
         typer.Option(
-            help="Environment variable with the key of /metrics; default: none on this machine's own addresses"
+            help="Environment variable with the key of /metrics and of all budgets at /; default: none on this machine's own addresses"
         ),
     ] = None,
     spent_status: Annotated[
@@ -157,7 +164,7 @@ def serve(
 
     def make(plan: Plan) -> Budget:
         waiting = Queue(queue, patience)
-        return make_budget(plan.name, plan, solver, served, agent, expected, window, state, waiting)
+        return make_budget(plan.name, plan, solver, served, agent, expected, window, state, waiting, database)
 
     def reload() -> None:
         try:

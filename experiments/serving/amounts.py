@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from experiments.config import ConfigError
+from experiments.serving.webhooks import is_address
 from roi_env.sources.units import UNIT_NAMES, Unit, read_cost
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
@@ -61,6 +62,7 @@ class Plan:
     :param key: SHA-256 of the key that opens it; None: the proxy's.
     :param most_per_request: tokens that one answer may take at most; dollars that one request may cost at most.
     :param warn_at: share of the budget; from there on answers have the header ``x-roi-warning``.
+    :param webhook: told once a period when ``warn_at`` is reached.
     :param models: menus that its key may ask; none: all.
     """
 
@@ -73,9 +75,11 @@ class Plan:
     warn_at: float | None = None
     unit: Unit = "tokens"
     models: tuple[str, ...] = ()
+    webhook: str | None = None
 
 
-_FIELDS = ("amount", "tokens", "period", "carry_over", "key_env", "key_sha256", "most_per_request", "warn_at", "models")
+_FIELDS = ("amount", "tokens", "period", "carry_over", "key_env", "key_sha256", "most_per_request", "warn_at", "webhook",
+           "models")  # fmt: skip
 PARTS = ("budgets", "tiers", "menus")
 
 
@@ -145,6 +149,9 @@ def _plan(name: str, value: Any, where: str) -> Plan:
     warn = given.get("warn_at")
     if warn is not None and (isinstance(warn, bool) or not isinstance(warn, (int, float)) or not 0 < warn <= 1):
         raise ConfigError(f"{where}.warn_at: must be a share of the budget, above 0 and at most 1, got {warn!r}")
+    webhook = given.get("webhook")
+    if webhook is not None and (warn is None or not is_address(webhook)):
+        raise ConfigError(f"{where}.webhook: must be an http(s) address without credentials, and needs warn_at")
     most, most_unit = None, unit
     if given.get("most_per_request") is not None:
         most, most_unit = parse_amount(given["most_per_request"], f"{where}.most_per_request")
@@ -155,7 +162,7 @@ def _plan(name: str, value: Any, where: str) -> Plan:
     models = given.get("models", [])
     if not isinstance(models, list) or not all(isinstance(one, str) for one in models) or given.get("models") == []:
         raise ConfigError(f"{where}.models: must be a list of names of menus, got {models!r}")
-    return Plan(name, amount, period, carry, _key(given, where), most, warn, unit, tuple(models))
+    return Plan(name, amount, period, carry, _key(given, where), most, warn, unit, tuple(models), webhook)
 
 
 def _key(given: dict[Any, Any], where: str) -> bytes | None:

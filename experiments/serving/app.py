@@ -16,13 +16,15 @@ from urllib.parse import quote
 import numpy as np
 
 from experiments.commands import endpoints
+from experiments.serving import overview
 from experiments.serving.amounts import Plan, digest
 from experiments.serving.attend import Busy, Gone, Queue, attend
 from experiments.serving.chat import Chat, Refused, chunks, completion, json_text, read_object, refuse_unpriced
-from experiments.serving.guard import BODY_SECONDS, LOOPBACK, bearer, check_origin, fits, no_key, read_json
+from experiments.serving.guard import BODY_SECONDS, LOOPBACK, bearer, check_origin, fits, no_key, read_json, shown
 from experiments.serving.messages import MessagesWire
 from experiments.serving.metrics import Metrics, Visit
 from experiments.serving.responses import ResponsesWire
+from experiments.serving.webhooks import tell
 from experiments.serving.wires import ChatWire, TextWire
 from roi_env.answering.database import DatabaseLedger
 from roi_env.answering.prices import TOKENS, Rates
@@ -46,8 +48,27 @@ MOST_PLANNED = 2**30 - 1
 """Of a budget, that agents plan with; larger ones are kept all the same."""
 _LOOK = 0.05
 """Seconds after which a full window is looked at again."""
+RELEARNED = 1000
+"""Newest requests of a budget that agents learn from after a restart."""
 KEEP_ALIVE = 15.0
 """Seconds without a chunk after which a stream says that it lives."""
+_OF_TEXTS = frozenset(
+    (
+        *(
+            "temperature",
+            "top_p",
+            "top_k",
+            "min_p",
+            "seed",
+            "stop",
+            "presence_penalty",
+            "frequency_penalty",
+            "logit_bias",
+        ),
+        *("repetition_penalty", "response_format", "user", "chat_template_kwargs"),
+    )
+)
+"""Fields of requests whose answers are nothing but texts."""
 WIRES: Mapping[str, Callable[[], Wire]] = {
     "/chat/completions": ChatWire,
     "/completions": TextWire,
@@ -180,6 +201,7 @@ def make_budget(
     window: int,
     state: Path,
     queue: Queue | None = None,
+    database: str | None = None,
 ) -> Budget:
     """A budget with its ledger; an earlier one of the same name goes on, with another amount and other tiers too.
 
@@ -201,7 +223,7 @@ def make_budget(
     sessions: dict[str, Session] = {}
     try:
         for menu in menus:
-            sessions[menu.name] = _session(plan, menu, solver, agent, expected, window, state)
+            sessions[menu.name] = _session(plan, menu, solver, agent, expected, window, state, database)
     except ValueError:
         for made in sessions.values():
             made.ledger.close()
@@ -212,7 +234,14 @@ def make_budget(
 
 
 def _session(
-    plan: Plan, menu: Served, solver: HTTPSolver | ByTier, agent: str, expected: int, window: int, state: Path
+    plan: Plan,
+    menu: Served,
+    solver: HTTPSolver | ByTier,
+    agent: str,
+    expected: int,
+    window: int,
+    state: Path,
+    database: str | None,
 ) -> Session:
     from agents.base import HIDDEN, public_problem
     from agents.live.session import Session, make_live, prompt_bound
@@ -235,7 +264,7 @@ def _session(
     decides = make_live(agent, public_problem(spec))
     # What was charged is charged, whatever the budget and the tiers are now.
     ledger = DatabaseLedger(
-        state / "budgets.db",
+        database or state / "budgets.db",
         plan.name,
         plan.amount,
         {"tiers": [list(tier.__dict__.values()) for tier in menu.tiers]},
@@ -247,7 +276,11 @@ def _session(
     for message in ledger.messages:
         endpoints.report(message)
     try:
-        return Session(decides, solver, menu.tiers, [HIDDEN] * expected, ledger=ledger, window=window, rates=menu.rates)
+        session = Session(
+            decides, solver, menu.tiers, [HIDDEN] * expected, ledger=ledger, window=window, rates=menu.rates
+        )
+        session.relearn(ledger.newest_entries(RELEARNED))
+        return session
     except ValueError:
         ledger.close()
         raise
@@ -373,9 +406,11 @@ class Desk:
     def __init__(self, solver: HTTPSolver | ByTier, spent_status: int) -> None:
         self.solver, self.spent_status, self.metrics = solver, spent_status, Metrics()
         self._running: set[asyncio.Task[dict[str, Any]]] = set()
+        self._telling: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
-        """End what still runs for clients that have left."""
+        """End what still runs for clients that have left; warnings are sent first."""
+        await asyncio.gather(*self._telling)
         for task in self._running:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
@@ -462,9 +497,11 @@ class Desk:
         :raises Gone: where the client has left.
         """
         session, priced = budget.sessions[chats.menu], budget.plan.unit != "tokens"
+        # An answer that is text alone is the same whether it comes whole or in chunks, which tell what it has taken.
+        grows = relay is not None or chats.any.fields.keys() <= _OF_TEXTS
 
         async def admit() -> Ticket | None:
-            ticket = await _admit(budget, chats)
+            ticket = await _admit(budget, chats, grows)
             if ticket is not None:
                 visit.tier = session.tiers[ticket.action - 1].name if ticket.action else "skip"
                 headers["x-roi-tier"] = quote(visit.tier)
@@ -472,7 +509,9 @@ class Desk:
 
         def stops() -> bool:
             backend = chats.backends.get(visit.tier or "", chats.backend)
-            return backend.stops or (relay is not None and backend.streams is not None)
+            asked = visit.tier in session.problem.tier_names  # and not skipped
+            streams = relay is not None or (grows and asked and self.solver.for_tier(str(visit.tier)).counts)
+            return backend.stops or (streams and backend.streams is not None)
 
         async def finish(ticket: Ticket, wanted: Callable[[], bool]) -> tuple[Row, Reply | None]:
             def prepare(ask: Ask) -> Ask:
@@ -480,6 +519,7 @@ class Desk:
 
             row, reply = await session.finish(ticket, prepare)
             visit.charged = row.tokens if priced else row.charged
+            self._warn(budget)
             if reply is not None:
                 visit.prompt, visit.usd = reply.prompt_tokens, row.charged / 10**6 if priced else reply.usd
             return row, reply
@@ -512,6 +552,16 @@ class Desk:
             raise _coded(visit, Refused(503, "busy", str(busy), headers=wait)) from None
         except Refused as refused:
             raise _coded(visit, refused) from None
+
+    def _warn(self, budget: Budget) -> None:
+        """Tell the budget's webhook, once, where its soft limit is reached."""
+        plan, session, ledger = budget.plan, budget.session, budget.session.ledger
+        if plan.webhook is None or plan.warn_at is None or session.charged < plan.warn_at * session.budget:
+            return
+        if isinstance(ledger, DatabaseLedger) and ledger.warns(plan.warn_at):
+            telling = asyncio.create_task(tell(plan.webhook, {**budget.state(), "warn_at": plan.warn_at}))
+            self._telling.add(telling)
+            telling.add_done_callback(self._telling.discard)
 
     def _too_dear(self, budget: Budget, row: Row, chat: Chat) -> Refused:
         """The error of a request for which nothing could be generated."""
@@ -559,7 +609,8 @@ def application(
 
     :param token: the key of budgets that have none of their own; None: they need none.
     :param keys: keys by budget.
-    :param admin: the key of ``/metrics``; None: it is open on this machine's own addresses, and closed on others.
+    :param admin: the key of ``/metrics`` and of all budgets at ``/``; None: they are open on this machine's own addresses,
+        and closed on others.
     :param hosts: names under which clients may reach it; None: any. Without keys, names are what keeps web pages out that
         a browser of this machine shows.
     :param spent_status: of HTTP, where a budget is spent.
@@ -567,7 +618,7 @@ def application(
     """
     from starlette.applications import Starlette
     from starlette.exceptions import HTTPException
-    from starlette.responses import PlainTextResponse, StreamingResponse
+    from starlette.responses import HTMLResponse, PlainTextResponse, StreamingResponse
     from starlette.routing import Route
 
     desk = Desk(solver, spent_status)
@@ -631,9 +682,25 @@ def application(
         closed = [f"{url} asks to wait {wait} s" for url, wait in waits.items() if wait]
         return _json({"status": "ok", "endpoint": "; ".join(closed) if closed else "open"})
 
+    def is_admin(given: bytes | None) -> bool:
+        if admin is None:  # this machine's own addresses need no key
+            return hosts is not None and given is None
+        return fits(given, admin)
+
+    async def page(request: Request) -> Response:
+        check_origin(request, hosts)
+        given = shown(request)
+        seen = list(budgets) if is_admin(given) else [one for one in budgets if given and opens(given, one)]
+        if not seen:
+            refused = no_key("this page needs the key of --admin-key-env, or of a budget, as the password")
+            ask = {"www-authenticate": 'Basic realm="budgets", charset="UTF-8"'}
+            return PlainTextResponse(str(refused), refused.status, ask)
+        text, headers = overview.page(seen)
+        return HTMLResponse(text, headers=headers)
+
     async def metrics(request: Request) -> Response:
         check_origin(request, hosts)
-        if (admin is None and hosts is None) or not fits(bearer(request), admin):
+        if (admin is None and hosts is None) or not fits(shown(request), admin):
             raise no_key("this page needs the key of --admin-key-env")
         told = (
             {**budget.state(), "in_flight": budget.in_flight, "waiting": budget.queue.waiting} for budget in budgets
@@ -672,13 +739,19 @@ def application(
         )
     ]
     return Starlette(
-        routes=[*routes, Route("/budgets", status), Route("/health", health), Route("/metrics", metrics)],
+        routes=[
+            *routes,
+            Route("/", page),
+            Route("/budgets", status),
+            Route("/health", health),
+            Route("/metrics", metrics),
+        ],
         lifespan=lifespan,
         exception_handlers={Refused: refused, HTTPException: unknown, Exception: failed},
     )
 
 
-async def _admit(budget: Budget, chats: Chats) -> Ticket | None:
+async def _admit(budget: Budget, chats: Chats, grows: bool) -> Ticket | None:
     from roi_env.answering.base import Question
 
     chat, session, most = chats.any, budget.sessions[chats.menu], budget.plan.most_per_request
@@ -691,7 +764,7 @@ async def _admit(budget: Budget, chats: Chats) -> Ticket | None:
         position = min(budget.asked, session.problem.num_tasks - 1)
         group = int(np.searchsorted(LENGTHS, len(chat.text)))
         question = Question("proxy", f"request-{budget.asked}", chat.text, "")
-        ticket = await session.admit(position, question, group, limit, chat.choices, most, chats.prepare)
+        ticket = await session.admit(position, question, group, limit, chat.choices, most, chats.prepare, grows)
         budget.asked += ticket is not None
         return ticket
 

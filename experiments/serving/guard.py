@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hmac
 import os
 import re
@@ -33,6 +34,17 @@ def bearer(request: Request) -> bytes | None:
         return request.headers["x-api-key"].strip().encode("latin-1")
     scheme, _, given = request.headers.get("authorization", "").strip().partition(" ")
     return given.strip().encode("latin-1") if scheme.lower() == "bearer" else None
+
+
+def shown(request: Request) -> bytes | None:
+    """The key that a request shows to see a page: as :func:`bearer`, or as a browser's password."""
+    scheme, _, given = request.headers.get("authorization", "").strip().partition(" ")
+    if scheme.lower() != "basic":
+        return bearer(request)
+    try:
+        return base64.b64decode(given, validate=True).partition(b":")[2]
+    except ValueError:
+        return b""
 
 
 def fits(given: bytes | None, key: str | None) -> bool:

@@ -70,6 +70,8 @@ class Backend:
     """Whether it speaks chat completions: conversations are passed on as they are, tools, images and names with them."""
     streams: Mapping[str, Any] | None = None
     """Further fields of a request whose answer shall come in chunks, in the form of chat completions; None: it cannot."""
+    counts: bool = False
+    """Whether ``streams`` asks for the tokens so far with every chunk. Where they come, reservations follow them."""
     summarises: bool = False
     """Whether what it shows of the thought is a summary."""
     echoes_prompt: bool = False
@@ -151,6 +153,10 @@ _OF_CHATS = frozenset(
 )
 """Fields that text completions lack."""
 _USAGE = {"stream_options": {"include_usage": True}}
+_COUNTING: Mapping[str, Any] = {
+    "streams": {"stream_options": {"include_usage": True, "continuous_usage_stats": True}},
+    "counts": True,
+}
 _CHAT_BODY = {
     "model": "$model",
     "messages": "$messages",
@@ -253,7 +259,7 @@ BACKENDS: Mapping[str, Backend] = {
     for backend in (
         _row(
             "vllm",
-            _CHAT,
+            {**_CHAT, **_COUNTING},
             "hard",
             think={"thinking_token_budget": "$thinking", "chat_template_kwargs": {"enable_thinking": True}},
             direct={"thinking_token_budget": 0, "chat_template_kwargs": {"enable_thinking": False}},
@@ -263,7 +269,7 @@ BACKENDS: Mapping[str, Backend] = {
         ),
         _row(
             "sglang",
-            _CHAT,
+            {**_CHAT, **_COUNTING},
             "hard",
             think={
                 "custom_params": {"thinking_budget": "$thinking"},
@@ -404,10 +410,14 @@ BACKENDS: Mapping[str, Backend] = {
                 **_alike("chat_template_kwargs", "grammar", "json_schema", "ignore_eos", "cache_prompt"),
             },
             least=(*_CHAT["least"], "timings.predicted_n"),
+            streams={**_USAGE, "timings_per_token": True},
+            counts=True,
             key_env="LLAMA_API_KEY",
             stops=True,
         ),
-        _row("generic", _CHAT, "none", body=_OLD_CAP, think={}, direct={}, takes={**_OPENAI, **_HOSTED}),
+        _row(
+            "generic", {**_CHAT, **_COUNTING}, "none", body=_OLD_CAP, think={}, direct={}, takes={**_OPENAI, **_HOSTED}
+        ),
     )
 }
 """All backends by name."""

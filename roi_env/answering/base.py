@@ -120,6 +120,11 @@ Sink = Callable[[str, Mapping[str, Any]], Awaitable[None]]
 """Takes one chunk of an answer as it comes: its text as the endpoint sent it, and the same as JSON."""
 
 
+Meter = Callable[[int, int], Awaitable[bool]]
+"""Told how many tokens an answer has taken, and how many more may come before the endpoint can be stopped; says whether it
+may go on."""
+
+
 class Ask(NamedTuple):
     """One live request.
 
@@ -132,6 +137,7 @@ class Ask(NamedTuple):
     :param fields: fields of a chat completion, by their names there, that this request sets beside its cap (``stop``,
         ``seed``, ...); they replace the solver's own.
     :param wanted: whether somebody still waits for the answer; where nobody does, nothing more is sent.
+    :param meter: asked while the answer comes, where the endpoint's stream counts; None: all of the cap is reserved.
     """
 
     question: Question
@@ -144,6 +150,7 @@ class Ask(NamedTuple):
     prompt: str | Sequence[Any] | None = None
     choices: int = 1
     sink: Sink | None = None
+    meter: Meter | None = None
 
     @property
     def most(self) -> int:
@@ -223,7 +230,11 @@ class Reply:
 
 
 class LiveSolver(Protocol):
-    """Answers single questions, many at a time."""
+    """Answers single questions, many at a time.
+
+    One whose answers tell what they have taken while they come (:attr:`Ask.meter`) may have ``lead: int | None``, the tokens
+    that one may take before it can be stopped; None: not known yet.
+    """
 
     name: str
 

@@ -33,9 +33,6 @@ from roi_env.sources.units import Unit, cost_with_unit
 Period = Literal["once", "hour", "day", "month"]
 """After which a budget begins anew, by the clock of UTC; once: never."""
 _FORMS: Mapping[str, str] = {"once": "", "hour": "%Y-%m-%dT%H", "day": "%Y-%m-%d", "month": "%Y-%m"}
-_VERSION = 2
-_UNIT = "ALTER TABLE budgets ADD COLUMN unit TEXT NOT NULL DEFAULT 'tokens'"
-"""Version 2: budgets of version 1 are tokens. What is called tokens is of the unit."""
 _TEXTS = ("text", "reasoning", "note")
 """Facts that hold what was answered."""
 _SCHEMA = """
@@ -67,44 +64,65 @@ CREATE TABLE requests (
 CREATE INDEX in_flight ON requests (owner) WHERE charged IS NULL;
 CREATE INDEX of_budget ON requests (budget, id);
 """
+_CHANGES = (
+    "ALTER TABLE budgets ADD COLUMN unit TEXT NOT NULL DEFAULT 'tokens'",  # what is called tokens is of the unit
+    "ALTER TABLE budgets ADD COLUMN warned TEXT NOT NULL DEFAULT ''",  # for which period and amount
+)
+"""From version 1 to each later one."""
+_VERSION = 1 + len(_CHANGES)
 
 
 class Database:
-    """A file of budgets, opened by this process.
+    """Budgets in a place that this process has opened: an SQLite file; see :func:`open_database` for others.
+
+    Statements have named parameters (``:name``) and mean the same to SQLite and PostgreSQL.
 
     :param path: made where absent, for its owner alone.
     :raises JournalError: where it is no such file, of a newer version, or damaged.
     """
 
+    errors: tuple[type[Exception], ...] = (sqlite3.Error,)
+    """What statements may raise."""
+
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path: Path | str = path
         self.owner = uuid.uuid4().hex
         self._lock: Any = None
+        self._log: int | None = None
         # With its rights before anything is in it. One that is there is not opened: to close it would release the locks
         # that SQLite holds on it for this process.
         with suppress(FileExistsError):
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         try:
             # One thread at a time uses it; servers make it in another one than they serve in.
-            self.connection = sqlite3.connect(path, timeout=30.0, isolation_level=None, check_same_thread=False)
-            self.connection.execute("PRAGMA journal_mode = WAL")
-            self.connection.execute("PRAGMA synchronous = NORMAL")
-            self.connection.execute("PRAGMA foreign_keys = ON")
+            self.connection: Any = sqlite3.connect(path, timeout=30.0, isolation_level=None, check_same_thread=False)
+            for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON"):
+                self.connection.execute(f"PRAGMA {pragma}")
             self._prepare()
         except sqlite3.DatabaseError as error:
             raise JournalError(f"{path}: it cannot be used as a database of budgets ({error})") from None
 
     def _prepare(self) -> None:
+        """Make the tables, or bring them to this version."""
         with self.transaction():
-            (version,) = self.one("PRAGMA user_version")
+            version = self._version()
             if version > _VERSION:
                 raise JournalError(f"{self.path} was written by a newer version ({version}, this one knows {_VERSION})")
-            if version == 0:
-                for statement in _SCHEMA.split(";"):
-                    self.connection.execute(statement)
-            if version < _VERSION:
-                self.connection.execute(_UNIT)
-                self.connection.execute(f"PRAGMA user_version = {_VERSION}")
+            statements = [] if version else [one for one in _SCHEMA.split(";") if one.strip()]
+            for statement in (*statements, *_CHANGES[max(version, 1) - 1 :]):
+                self.connection.execute(self._spoken(statement))
+            self._set_version()
+
+    def _version(self) -> int:
+        return int(self.one("PRAGMA user_version")[0])
+
+    def _set_version(self) -> None:
+        self.connection.execute(f"PRAGMA user_version = {_VERSION}")
+
+    @staticmethod
+    def _spoken(statement: str) -> str:
+        """A statement as this database reads it."""
+        return statement
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -117,16 +135,21 @@ class Database:
             raise
         self.connection.execute("COMMIT")
 
-    def one(self, statement: str, *values: Any) -> Any:
-        """The first row; None: there is none."""
-        return self.connection.execute(statement, values).fetchone()
+    def run(self, statement: str, **values: Any) -> int:
+        """Execute; gives the number of rows that it changed."""
+        return int(self.connection.execute(self._spoken(statement), values).rowcount)
 
-    def all(self, statement: str, *values: Any) -> list[Any]:
+    def one(self, statement: str, **values: Any) -> Any:
+        """The first row; None: there is none."""
+        return self.connection.execute(self._spoken(statement), values).fetchone()
+
+    def all(self, statement: str, **values: Any) -> list[Any]:
         """All rows."""
-        return self.connection.execute(statement, values).fetchall()
+        return list(self.connection.execute(self._spoken(statement), values).fetchall())
 
     def _place(self, owner: str) -> Path:
-        return self.path.with_name(f"{self.path.name}.{owner}.lock")
+        path = Path(self.path)
+        return path.with_name(f"{path.name}.{owner}.lock")
 
     def own(self) -> None:
         """Say that this process lives: what it reserves is its own until it ends."""
@@ -136,35 +159,47 @@ class Database:
 
     def reap(self) -> None:
         """Charge the reservations of processes that have died, in full."""
-        for (owner,) in self.all(
-            "SELECT DISTINCT owner FROM requests WHERE charged IS NULL AND owner != ?", self.owner
-        ):
-            place = self._place(owner)
+        owners = self.all("SELECT DISTINCT owner FROM requests WHERE charged IS NULL AND owner != :me", me=self.owner)
+        for (owner,) in owners:
+            with self._dead(owner) as dead:
+                if dead:
+                    self._bury(owner)
+
+    @contextmanager
+    def _dead(self, owner: str) -> Iterator[bool]:
+        """Whether a process has died; nobody else says so meanwhile."""
+        place = self._place(owner)
+        try:
+            lock = place.open("r+b")
+        except FileNotFoundError:
+            yield True
+            return
+        with lock:
             try:
-                lock = place.open("r+b")
-            except FileNotFoundError:
-                self._bury(owner)
-                continue
-            with lock:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    continue  # it lives
-                self._bury(owner)
-                place.unlink(missing_ok=True)
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            yield True
+            place.unlink(missing_ok=True)
 
     def _bury(self, owner: str) -> None:
         with self.transaction():
             for number, budget, reserved in self.all(
-                "SELECT id, budget, reserved FROM requests WHERE charged IS NULL AND owner = ?", owner
+                "SELECT id, budget, reserved FROM requests WHERE charged IS NULL AND owner = :owner", owner=owner
             ):
-                self.connection.execute(
-                    "UPDATE requests SET charged = reserved, ended = ? WHERE id = ?", (time.time(), number)
+                done = self.run(
+                    "UPDATE requests SET charged = reserved, ended = :now WHERE id = :id AND charged IS NULL",
+                    now=time.time(),
+                    id=number,
                 )
-                self.connection.execute(
-                    "UPDATE budgets SET charged = charged + ?1, spent = spent + ?1, reserved = reserved - ?1 WHERE name = ?2",
-                    (reserved, budget),
-                )
+                if done:
+                    self.run(
+                        "UPDATE budgets SET charged = charged + :tokens, spent = spent + :tokens, "
+                        "reserved = reserved - :tokens WHERE name = :name",
+                        tokens=reserved,
+                        name=budget,
+                    )
 
     def states(self) -> list[dict[str, Any]]:
         """How every budget stands, by name."""
@@ -181,7 +216,7 @@ class Database:
         """
         self.roll(name)
         with self.transaction():
-            found = self.one("SELECT tokens, added, unit FROM budgets WHERE name = ?", name)
+            found = self.one("SELECT tokens, added, unit FROM budgets WHERE name = :name", name=name)
             if found is None:
                 names = ", ".join(row[0] for row in self.all("SELECT name FROM budgets ORDER BY name")) or "none"
                 raise JournalError(f"{self.path} has no budget {name!r}; there are {names}")
@@ -190,23 +225,40 @@ class Database:
             if (found[0] + found[1] + amount if add else amount) < 0:
                 has, more = (cost_with_unit(one, unit) for one in (found[0] + found[1], amount))
                 raise JournalError(f"the budget {name!r} has {has}: it cannot have {more} more")
-            column = "added = added + ?" if add else "tokens = ?"
-            self.connection.execute(f"UPDATE budgets SET {column} WHERE name = ?", (amount, name))
+            column = "added = added + :amount" if add else "tokens = :amount"
+            self.run(f"UPDATE budgets SET {column} WHERE name = :name", amount=amount, name=name)
 
     def roll(self, name: str) -> None:
         """Begin a new period where it is time; what was overspent is a debt of the new one."""
-        found = self.one("SELECT period, current FROM budgets WHERE name = ?", name)
+        found = self.one("SELECT period, current FROM budgets WHERE name = :name", name=name)
         if found is None or (now := _now(found[0])) == found[1]:
             return
         with self.transaction():
-            self.connection.execute(
-                "UPDATE budgets SET current = ?1, added = CASE WHEN carry THEN max(0, tokens + added - charged) ELSE 0 END, "
-                "charged = max(0, charged - tokens - added) WHERE name = ?2 AND current != ?1",
-                (now, name),
+            self.run(
+                "UPDATE budgets SET current = :now, "
+                "added = CASE WHEN carry != 0 AND tokens + added > charged THEN tokens + added - charged ELSE 0 END, "
+                "charged = CASE WHEN charged > tokens + added THEN charged - tokens - added ELSE 0 END "
+                "WHERE name = :name AND current != :now",
+                now=now,
+                name=name,
             )
 
+    def keep_log(self) -> None:
+        """Be ready for :meth:`sync`."""
+        self._log = os.open(f"{self.path}-wal", os.O_RDONLY)
+        folder = os.open(Path(self.path).parent, os.O_RDONLY)  # that the files exist must survive a power failure too
+        os.fsync(folder)
+        os.close(folder)
+
+    def sync(self) -> None:
+        """Everything is on the disk when this returns."""
+        assert self._log is not None
+        os.fsync(self._log)
+
     def close(self) -> None:
-        """Close the file."""
+        """Close it."""
+        if self._log is not None:
+            os.close(self._log)
         self.connection.close()
         if self._lock is not None:
             self._place(self.owner).unlink(missing_ok=True)
@@ -214,10 +266,23 @@ class Database:
             self._lock = None
 
 
+def open_database(where: Path | str) -> Database:
+    """Open a database of budgets.
+
+    :param where: a file, or the address of a PostgreSQL database (``postgresql://...``).
+    :raises JournalError: where it cannot be used.
+    """
+    if isinstance(where, Path):
+        return Database(where)
+    from roi_env.answering.postgres import Postgres
+
+    return Postgres(where)
+
+
 class DatabaseLedger:
     """One budget of a database, as :class:`roi_env.answering.ledger.Ledger` keeps it in a file.
 
-    :param path: of the database; every ledger opens it for itself.
+    :param where: of the database, see :func:`open_database`; every ledger opens it for itself.
     :param name: of the budget; made where absent, otherwise it goes on with these tokens and settings.
     :param tokens: of every period (of whatever unit); top-ups come on top.
     :param journal: of an earlier version, read in once.
@@ -230,7 +295,7 @@ class DatabaseLedger:
 
     def __init__(
         self,
-        path: Path,
+        where: Path | str,
         name: str,
         tokens: int,
         settings: Settings,
@@ -248,33 +313,31 @@ class DatabaseLedger:
         self.name, self.settings, self.answers = name, settings, answers
         self.messages: list[str] = []
         self.lost = 0
-        self.database = base = Database(path)
+        self.database = base = open_database(where)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
+        self._written = self._synced = 0
         try:
             base.own()
             base.reap()
             text = json.dumps(settings, sort_keys=True)
             with base.transaction():
-                base.connection.execute("INSERT OR IGNORE INTO settings (text) VALUES (?)", (text,))
-                (self._settings,) = base.one("SELECT id FROM settings WHERE text = ?", text)
+                base.run("INSERT INTO settings (text) VALUES (:text) ON CONFLICT (text) DO NOTHING", text=text)
+                (self._settings,) = base.one("SELECT id FROM settings WHERE text = :text", text=text)
             self.replan(tokens, period, carry, unit)
             if (
                 journal is not None
                 and journal.exists()
-                and base.one("SELECT journal FROM budgets WHERE name = ?", name)[0] is None
+                and base.one("SELECT journal FROM budgets WHERE name = :name", name=name)[0] is None
             ):
                 if unit != "tokens":
                     raise JournalError(f"{journal} is of tokens: " + _other_unit(name, "tokens", unit))
                 self._read_in(journal)
-            self._log = os.open(f"{path}-wal", os.O_RDONLY)
-            folder = os.open(path.parent, os.O_RDONLY)  # that the files exist must survive a power failure too
-            os.fsync(folder)
-            os.close(folder)
+            base.keep_log()
         except BaseException as error:
             self._thread.shutdown()
             base.close()
-            if isinstance(error, sqlite3.Error):
-                raise JournalError(f"{path}: it cannot be used ({error})") from None
+            if isinstance(error, base.errors):
+                raise JournalError(f"{base.path}: it cannot be used ({error})") from None
             raise
 
     def replan(self, tokens: int, period: Period, carry: bool, unit: Unit = "tokens") -> None:
@@ -283,14 +346,20 @@ class DatabaseLedger:
         :raises JournalError: for another unit.
         """
         with self.database.transaction():
-            found = self.database.one("SELECT unit FROM budgets WHERE name = ?", self.name)
+            found = self.database.one("SELECT unit FROM budgets WHERE name = :name", name=self.name)
             if found is not None and found[0] != unit:
                 raise JournalError(_other_unit(self.name, found[0], unit))
-            self.database.connection.execute(
-                "INSERT INTO budgets (name, tokens, period, carry, current, unit) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO "
-                "UPDATE SET tokens = excluded.tokens, carry = excluded.carry, period = excluded.period, "
-                "current = CASE WHEN period = excluded.period THEN current ELSE excluded.current END",
-                (self.name, tokens, period, carry, _now(period), unit),
+            self.database.run(
+                "INSERT INTO budgets (name, tokens, period, carry, current, unit) "
+                "VALUES (:name, :tokens, :period, :carry, :now, :unit) ON CONFLICT (name) DO UPDATE SET tokens = excluded.tokens, carry = excluded.carry, "
+                "period = excluded.period, current = CASE WHEN budgets.period = excluded.period THEN budgets.current "
+                "ELSE excluded.current END",
+                name=self.name,
+                tokens=tokens,
+                period=period,
+                carry=int(carry),
+                now=_now(period),
+                unit=unit,
             )
 
     def _read_in(self, journal: Path) -> None:
@@ -307,9 +376,12 @@ class DatabaseLedger:
                 if old.lost:
                     self._insert(["lost in a damaged journal"], old.lost, old.lost, None)
                 paid = old.charged + sum(note["decision"] for note in old.notes if "skipped" in note)
-                self.database.connection.execute(
-                    "UPDATE budgets SET charged = charged + ?1, spent = spent + ?1, journal = ?2 WHERE name = ?3",
-                    (paid, journal.name, self.name),
+                self.database.run(
+                    "UPDATE budgets SET charged = charged + :paid, spent = spent + :paid, journal = :journal "
+                    "WHERE name = :name",
+                    paid=paid,
+                    journal=journal.name,
+                    name=self.name,
                 )
             self.messages += [
                 *old.messages,
@@ -320,25 +392,20 @@ class DatabaseLedger:
 
     def _insert(self, key: Sequence[Any], reserved: int, charged: int | None, facts: Mapping[str, Any] | None) -> int:
         now = time.time()
-        cursor = self.database.connection.execute(
+        (number,) = self.database.one(
             "INSERT INTO requests (budget, key, reserved, charged, facts, settings, owner, began, ended) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                *(
-                    self.name,
-                    json.dumps(key),
-                    reserved,
-                    charged,
-                    self._kept(facts),
-                    self._settings,
-                    self.database.owner,
-                    now,
-                ),
-                None if charged is None else now,
-            ),
+            "VALUES (:budget, :key, :reserved, :charged, :facts, :settings, :owner, :began, :ended) RETURNING id",
+            budget=self.name,
+            key=json.dumps(key),
+            reserved=reserved,
+            charged=charged,
+            facts=self._kept(facts),
+            settings=self._settings,
+            owner=self.database.owner,
+            began=now,
+            ended=None if charged is None else now,
         )
-        assert cursor.lastrowid is not None
-        return cursor.lastrowid
+        return int(number)
 
     def _kept(self, facts: Mapping[str, Any] | None) -> str | None:
         if facts is None:
@@ -347,7 +414,7 @@ class DatabaseLedger:
 
     def _column(self, name: str) -> int:
         self.database.roll(self.name)
-        return int(self.database.one(f"SELECT {name} FROM budgets WHERE name = ?", self.name)[0])
+        return int(self.database.one(f"SELECT {name} FROM budgets WHERE name = :name", name=self.name)[0])
 
     @property
     def limit(self) -> int:
@@ -367,21 +434,68 @@ class DatabaseLedger:
     @property
     def asked(self) -> int:
         """Questions decided so far."""
-        return int(self.database.one("SELECT count(*) FROM requests WHERE budget = ?", self.name)[0])
+        return int(self.database.one("SELECT count(*) FROM requests WHERE budget = :name", name=self.name)[0])
 
     @property
     def entries(self) -> list[Entry]:
         """All requests that were sent, or may have been."""
+        return self.newest_entries(2**62)
+
+    def newest_entries(self, count: int) -> list[Entry]:
+        """So many of the newest requests that were sent, or may have been; the oldest first."""
         rows = self.database.all(
             "SELECT r.id, r.key, r.reserved, r.charged, r.facts, s.text FROM requests r JOIN settings s ON s.id = r.settings "
-            "WHERE r.budget = ? ORDER BY r.id",
-            self.name,
+            "WHERE r.budget = :name ORDER BY r.id DESC LIMIT :count",
+            name=self.name,
+            count=count,
         )
         return [
             Entry(number, tuple(json.loads(key)), reserved, charged, facts and json.loads(facts), json.loads(settings))
-            for number, key, reserved, charged, facts, settings in rows
+            for number, key, reserved, charged, facts, settings in reversed(rows)
             if facts is None or '"skipped"' not in facts
         ]
+
+    def newest(self, count: int) -> list[dict[str, Any]]:
+        """The newest decisions, the last one first: key, reserved, charged, facts, settings, began and ended."""
+        names = ("key", "facts", "settings", "reserved", "charged", "began", "ended")
+        rows = self.database.all(
+            "SELECT r.key, r.facts, s.text, r.reserved, r.charged, r.began, r.ended FROM requests r JOIN settings s "
+            "ON s.id = r.settings WHERE r.budget = :name ORDER BY r.id DESC LIMIT :count",
+            name=self.name,
+            count=count,
+        )
+        texts = [[text and json.loads(text) for text in row[:3]] for row in rows]
+        return [dict(zip(names, (*text, *row[3:]), strict=True)) for text, row in zip(texts, rows, strict=True)]
+
+    def first(self, since: float) -> float | None:
+        """Seconds of Unix time when the first decision since then ended; None: there is none."""
+        found = self.database.one(
+            "SELECT min(ended) FROM requests WHERE budget = :name AND ended >= :since", name=self.name, since=since
+        )[0]
+        return None if found is None else float(found)
+
+    def charged_by(self, seconds: int, since: float) -> dict[int, int]:
+        """Tokens charged since then in every span of so many seconds, by Unix time over its length."""
+        rows = self.database.all(
+            "SELECT CAST(ended AS BIGINT) / :seconds AS span, CAST(sum(charged) AS BIGINT) FROM requests "
+            "WHERE budget = :name AND ended >= :since GROUP BY span",
+            name=self.name,
+            seconds=seconds,
+            since=since,
+        )
+        return {int(span): int(charged) for span, charged in rows}
+
+    def warns(self, share: float) -> bool:
+        """Whether so much of the budget is charged, said once for every period and amount, to one process of all."""
+        with self.database.transaction():
+            return bool(
+                self.database.run(
+                    "UPDATE budgets SET warned = current || '/' || (tokens + added) WHERE name = :name AND "
+                    "charged >= :share * (tokens + added) AND warned != current || '/' || (tokens + added)",
+                    name=self.name,
+                    share=share,
+                )
+            )
 
     @property
     def unknown(self) -> list[Entry]:
@@ -400,18 +514,42 @@ class DatabaseLedger:
         """
         self.database.roll(self.name)
         with self.database.transaction():
-            taken = self.database.connection.execute(
-                "UPDATE budgets SET reserved = reserved + ?1 WHERE name = ?2 AND charged + reserved + ?1 <= tokens + added",
-                (tokens, self.name),
-            )
-            if not taken.rowcount:
-                raise NoRoom
+            self._take(tokens)
             number = self._insert(key, tokens, None, None)
         return Entry(number, key, tokens, settings=self.settings)
 
+    def resize(self, entry: Entry, tokens: int) -> None:
+        """Give a request that is not settled another reservation, which counts after :meth:`on_disk`.
+
+        :raises NoRoom: where the budget has not so many left; then nothing is changed.
+        """
+        with self.database.transaction():
+            self._take(tokens - entry.reserved)
+            self.database.run("UPDATE requests SET reserved = :tokens WHERE id = :id", tokens=tokens, id=entry.number)
+        entry.reserved = tokens
+
+    def _take(self, tokens: int) -> None:
+        """Reserve so many more of the budget, or less than none."""
+        taken = self.database.run(
+            "UPDATE budgets SET reserved = reserved + :tokens WHERE name = :name AND "
+            "(:tokens <= 0 OR charged + reserved + :tokens <= tokens + added)",
+            tokens=tokens,
+            name=self.name,
+        )
+        if not taken:
+            raise NoRoom
+
     async def on_disk(self) -> None:
-        """Wait until all reservations are on the disk."""
-        await asyncio.shield(asyncio.wrap_future(self._thread.submit(os.fsync, self._log)))
+        """Wait until all reservations are on the disk; one thread syncs, and what was written meanwhile shares one fsync."""
+        self._written += 1
+        await asyncio.shield(asyncio.wrap_future(self._thread.submit(self._sync, self._written)))
+
+    def _sync(self, number: int) -> None:
+        """Bring what was written before the ``number``-th wait, and all that was by now, to the disk."""
+        if self._synced < number:
+            now = self._written
+            self.database.sync()
+            self._synced = now
 
     def settle(self, entry: Entry, tokens: int, facts: Mapping[str, Any]) -> None:
         """Enter what a request cost, once; a kill does not lose it when this returns."""
@@ -419,23 +557,30 @@ class DatabaseLedger:
             raise ValueError(f"request {entry.number} was settled already")
         entry.charged, entry.facts = tokens, facts
         with self.database.transaction():
-            done = self.database.connection.execute(
-                "UPDATE requests SET charged = ?, facts = ?, ended = ? WHERE id = ? AND charged IS NULL",
-                (tokens, self._kept(facts), time.time(), entry.number),
+            done = self.database.run(
+                "UPDATE requests SET charged = :tokens, facts = :facts, ended = :now WHERE id = :id AND charged IS NULL",
+                tokens=tokens,
+                facts=self._kept(facts),
+                now=time.time(),
+                id=entry.number,
             )
-            if done.rowcount:
-                self.database.connection.execute(
-                    "UPDATE budgets SET charged = charged + ?1, spent = spent + ?1, reserved = reserved - ?2 WHERE name = ?3",
-                    (tokens, entry.reserved, self.name),
+            if done:
+                self.database.run(
+                    "UPDATE budgets SET charged = charged + :tokens, spent = spent + :tokens, "
+                    "reserved = reserved - :reserved WHERE name = :name",
+                    tokens=tokens,
+                    reserved=entry.reserved,
+                    name=self.name,
                 )
 
     def note(self, record: Mapping[str, Any]) -> None:
         """Charge a decision to skip a question."""
         with self.database.transaction():
             self._insert(record["skipped"], 0, record["decision"], {"skipped": True})
-            self.database.connection.execute(
-                "UPDATE budgets SET charged = charged + ?1, spent = spent + ?1 WHERE name = ?2",
-                (record["decision"], self.name),
+            self.database.run(
+                "UPDATE budgets SET charged = charged + :tokens, spent = spent + :tokens WHERE name = :name",
+                tokens=record["decision"],
+                name=self.name,
             )
 
     def reap(self) -> None:
@@ -444,9 +589,8 @@ class DatabaseLedger:
 
     def close(self) -> None:
         """Bring everything to the disk and close the file."""
-        self._thread.submit(os.fsync, self._log).result()
+        self._thread.submit(self.database.sync).result()
         self._thread.shutdown()
-        os.close(self._log)
         self.database.close()
 
 

@@ -46,7 +46,7 @@ from roi_env.answering.base import (
     mark_unsent,
     unsent_reply,
 )
-from roi_env.answering.streams import Whole, events
+from roi_env.answering.streams import Counter, Pace, Whole, events
 
 _MESSAGE = 300
 """Characters of an endpoint's error that are kept."""
@@ -66,6 +66,7 @@ _POOL = 64
 """Connections that one pool keeps."""
 _OF_SEEDS = "does not use offset"
 """What vLLM for the CPU says as it dies of a seed."""
+_COUNTS = "continuous_usage_stats"
 _DEAD = (_OF_SEEDS, "EngineCore", "EngineDead")
 """What a server says whose engine is dead."""
 _ROUNDS = 3
@@ -238,10 +239,21 @@ class HTTPSolver:
             for _ in range(pools)
         ]
         self._sent = 0
+        self._pace = Pace(None if self.backend.counts else False)
         self._deaths = _Deaths(self.backend.name == "vllm")
 
     def __repr__(self) -> str:
         return f"HTTPSolver({self.url!r}, {self.model!r}, {self.backend.name!r})"
+
+    @property
+    def lead(self) -> int | None:
+        """Tokens that a stream may generate before it can be stopped; None: unknown, or streams do not tell."""
+        return self._pace.lead
+
+    @property
+    def counts(self) -> bool:
+        """Whether answers are made as streams that tell, or may tell, what they have taken."""
+        return self._pace.counts is not False
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -389,16 +401,17 @@ class HTTPSolver:
             body = self.body(ask)
         except EndpointError as error:
             return _error(str(error), attempts=0)
-        if ask.sink is not None and backend.streams is not None:
+        streams = ask.sink is not None or (ask.meter is not None and self.counts)
+        if streams and backend.streams is not None:
             body = {**body, "stream": True, **backend.streams}
-        else:
-            ask = ask._replace(sink=None)
+            if self._pace.counts is False and _COUNTS in str(backend.streams):
+                body["stream_options"] = {"include_usage": True}
 
         async def relay(text: str, chunk: Mapping[str, Any]) -> None:
             nonlocal relayed
-            assert ask.sink is not None
-            relayed = True
-            await ask.sink(text, chunk)
+            if ask.sink is not None:
+                relayed = True
+                await ask.sink(text, chunk)
 
         try:
             while True:
@@ -419,6 +432,9 @@ class HTTPSolver:
                     break
                 except _Failed as failed:
                     assert waits_since is not None
+                    if failed.failure.status in (400, 422) and _COUNTS in str(failed) and _COUNTS in str(body):
+                        self._pace.counts, body["stream_options"] = False, {"include_usage": True}
+                        continue  # it does not know the field: it will not tell what streams have taken
                     wait = self._pause(attempts, failed)
                     if failed.broke and self.sends_seeds:
                         self._deaths.broke(failed, sent)
@@ -514,7 +530,7 @@ class HTTPSolver:
             # The client's own limits are per read: a slow drip would outlast them.
             async with asyncio.timeout(self.deadline):
                 address, content = self._address(backend), json.dumps(body)
-                if ask.sink is None:
+                if not body.get("stream"):
                     response = await client.post(address, content=content)
                 else:
                     async with client.stream("POST", address, content=content) as response:
@@ -522,6 +538,8 @@ class HTTPSolver:
                         if response.is_success and kind.startswith("text/event-stream"):
                             return await self._relay(response, ask, relay)
                         await response.aread()
+                        if response.is_success:
+                            self._pace.counts = False
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             message = self._clean(f"no connection: {error or type(error).__name__}")
             raise _Failed(message, retry=True, unreachable=True) from None
@@ -554,7 +572,7 @@ class HTTPSolver:
 
     async def _relay(self, response: httpx.Response, ask: Ask, relay: Sink) -> Any:
         """Pass a stream on, chunk by chunk; one that goes beyond its cap is cut."""
-        whole, done = Whole(), False
+        whole, done, counter = Whole(), False, Counter(self._backend(ask), self._pace)
         async for text in events(response.aiter_bytes()):
             if done:
                 continue
@@ -568,13 +586,20 @@ class HTTPSolver:
                 raise _Failed(f"an event of the stream is not JSON ({self._clean(text, 80)})", lost=True) from None
             if not isinstance(chunk, dict):
                 raise _Failed(f"an event of the stream is no object ({self._clean(text, 80)})", lost=True)
+            before = whole.pieces
             whole.add(chunk)
             if chunk.get("error"):
                 break
+            tokens = counter.add(chunk, whole.pieces, whole.pieces > before)
             if whole.pieces > ask.most:
                 whole.cut(whole.pieces)
                 break
             await relay(text, chunk)
+            if ask.meter is not None and not whole.ended:
+                lead = self._pace.lead
+                if not await ask.meter(tokens, ask.most if lead is None else lead):
+                    whole.cut(tokens)
+                    break
         data = whole.answer()
         if not (done or whole.ended or data.get("error")):
             raise _Failed("the stream broke off before its end", lost=True)

@@ -102,6 +102,10 @@ class Books(Protocol):
         """Reserve; raises :class:`NoRoom` where another process took the tokens."""
         ...
 
+    def resize(self, entry: Entry, tokens: int) -> None:
+        """Give a request that is not settled another reservation; raises :class:`NoRoom` where the budget lacks it."""
+        ...
+
     async def on_disk(self) -> None:
         """Wait until all reservations are on the disk."""
         ...
@@ -435,6 +439,12 @@ class Ledger:
         self.reserved += tokens
         return entry
 
+    def resize(self, entry: Entry, tokens: int) -> None:
+        """Give a request that is not settled another reservation, which counts when it is on the disk."""
+        self.reserved += tokens - entry.reserved
+        entry.reserved = tokens
+        self._write({"n": entry.number, "resize": tokens})
+
     async def on_disk(self) -> None:
         """Wait until all records are on the disk; one thread syncs, and what was written meanwhile shares one fsync."""
         if self.file is not None:
@@ -535,11 +545,15 @@ class _Reading:
         self._match()
 
     def _record(self, record: Mapping[str, Any]) -> None:
-        number, tokens = record.get("n"), record.get("reserve", record.get("charge"))
+        number, tokens = record.get("n"), record.get("reserve", record.get("charge", record.get("resize")))
         if _count(number) and _count(tokens):
             assert isinstance(number, int)
             assert isinstance(tokens, int)
-            if "reserve" in record:
+            if "resize" in record:
+                for entry in self.ledger.entries:
+                    if entry.number == number:
+                        entry.reserved = tokens
+            elif "reserve" in record:
                 key = record.get("key")
                 self._reserved(number, tokens, tuple(key) if isinstance(key, list) else ())
             else:

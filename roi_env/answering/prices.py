@@ -62,6 +62,10 @@ class Rates:
         micro = generated * price.completion + prompt * price.prompt
         return int(micro.to_integral_value(ROUND_CEILING))
 
+    def price(self, tier: str) -> float:
+        """Of one generated token."""
+        return float(self.prices[tier].completion) if self.prices else 1.0
+
     def affords(self, tier: str, amount: int, prompt: int) -> int | None:
         """Most tokens that may be generated for an amount; None: any number, they are free.
 

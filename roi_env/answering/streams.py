@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from typing import Any
+
+from roi_env.answering.backends import Backend, find
 
 _NAMES = frozenset({"id", "type", "role", "name", "object", "format"})
 """Texts that a later chunk replaces; all others grow."""
@@ -88,6 +91,66 @@ class Whole:
         if isinstance(kind := made.get("object"), str):
             made["object"] = kind.removesuffix(".chunk")
         return made
+
+
+class Pace:
+    """How fast an endpoint's streams come, as they tell themselves: what may come before one that is cut has ended.
+
+    :ivar counts: whether chunks tell the tokens so far; None: not known yet.
+    """
+
+    REACTION = 0.25
+    """Seconds that this may take."""
+
+    def __init__(self, counts: bool | None) -> None:
+        self.counts = counts
+        self._most, self._known = 0, False
+
+    @property
+    def lead(self) -> int | None:
+        """Most tokens that came within :data:`REACTION` seconds; None: they are not told, or no stream lasted so long yet."""
+        return self._most if self.counts and self._known else None
+
+    def came(self, tokens: int, whole_window: bool) -> None:
+        """So many came within the time, or before a stream ended earlier."""
+        self._most, self._known = max(self._most, tokens), self._known or whole_window
+
+
+class Counter:
+    """The tokens of one stream, as its chunks tell them.
+
+    :param pace: of the endpoint; learns.
+    """
+
+    def __init__(self, backend: Backend, pace: Pace) -> None:
+        self._paths, self._pace = (*backend.output, *backend.least), pace
+        self._told: dict[Any, int] = {}
+        self._since, self._before = 0.0, 0
+
+    def add(self, chunk: Mapping[str, Any], pieces: int, generated: bool) -> int:
+        """Tokens so far, after one more chunk.
+
+        :param pieces: chunks that held something, with this one.
+        :param generated: whether this one does.
+        """
+        counts = [
+            n for path in self._paths for n in find(chunk, path) if isinstance(n, int) and not isinstance(n, bool)
+        ]
+        choices = chunk.get("choices")
+        if generated:
+            self._pace.counts = bool(counts) and self._pace.counts is not False
+        if counts and choices:  # each of several answers tells its own
+            index = choices[0].get("index") if isinstance(choices[0], dict) else None
+            self._told[index] = max(counts)
+        tokens = max(pieces, sum(self._told.values()))
+        now = time.monotonic()
+        if not self._since:
+            self._since, self._before = now, tokens
+        last = now - self._since >= Pace.REACTION
+        self._pace.came(tokens - self._before, last)
+        if last:
+            self._since, self._before = now, tokens
+        return tokens
 
 
 def _finished(index: int, choice: Mapping[str, Any]) -> dict[str, Any]:

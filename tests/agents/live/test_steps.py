@@ -1,0 +1,236 @@
+"""Reservations that follow their answers: nothing is ever overspent, little is held, and few wait in vain."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agents.base import public_problem
+from agents.live.answer import BudgetController
+from agents.live.session import Session, make_live
+from agents.live.steps import Lengths
+from roi_env.answering.base import Ask, Question, Reply, ThinkingTier
+from roi_env.answering.database import DatabaseLedger
+from roi_env.answering.http import HTTPSolver
+from roi_env.answering.ledger import Books, Ledger
+from roi_env.envs.live import live_source
+from roi_env.exams.config import exam_spec
+from tests.upstream import Upstream, serving
+
+TIERS = (ThinkingTier("short", 0, 40), ThinkingTier("long", 100, 200))
+
+
+class Pouring:
+    """Generates so many tokens for each question, in bursts of up to ``burst``, and goes on for ``lead`` after it is stopped.
+
+    :param fails: questions that fail, and how.
+    """
+
+    name = "pouring"
+
+    def __init__(
+        self, lengths: list[int], burst: int, lead: int | None, fails: dict[int, str], rng: random.Random
+    ) -> None:
+        self.lengths, self.burst, self.lead, self.fails, self.rng = lengths, burst, lead, fails, rng
+        self.generated = 0
+
+    async def answer(self, ask: Ask) -> Reply:
+        number = int(ask.question.question_id)
+        end, tokens, kind = min(self.lengths[number], ask.cap), 0, self.fails.get(number)
+        while tokens < end:
+            await asyncio.sleep(0)
+            came = min(self.rng.randint(1, self.burst), end - tokens)
+            tokens += came
+            self.generated += came
+            if kind is not None and self.rng.random() < 0.2:
+                if kind == "raises":
+                    raise RuntimeError("broken")
+                if kind == "cancelled":
+                    raise asyncio.CancelledError
+                return Reply("", None, ask.most, None, "error", "reserved", "lost", lost=True)
+            if ask.meter is not None and not await ask.meter(tokens, ask.most if self.lead is None else self.lead):
+                self.generated += min(self.lead or 0, end - tokens)
+                return Reply("", None, tokens, None, "length", "server")
+        return Reply("#### 1", None, tokens, None, "stop" if end == self.lengths[number] else "length", "server")
+
+    async def close(self) -> None:
+        return None
+
+
+async def play(books: Books, solver: Any, budget: int, tasks: int, window: int, agent: str) -> list[Any]:
+    """All questions, as `roi answer` asks them; the reservations and charges fit the budget at every moment."""
+    questions = [Question("q", str(n), "x", "") for n in range(tasks)]
+    problem = public_problem(exam_spec(live_source(questions, TIERS), num_tasks=tasks, budget=budget))
+    session = Session(make_live(agent, problem), solver, TIERS, [0] * tasks, ledger=books, window=window)
+    held: list[int] = []
+
+    async def finish(ticket: Any) -> Any:
+        row, _ = await session.finish(ticket)
+        return row
+
+    async def watch() -> None:
+        while True:
+            held.append(books.reserved + session.charged)
+            await asyncio.sleep(0)
+
+    watching = asyncio.create_task(watch())
+    running = []
+    for position, question in enumerate(questions):
+        async with asyncio.timeout(60):
+            ticket = await session.admit(position, question)
+        if ticket is not None:
+            running.append(asyncio.create_task(finish(ticket)))
+    rows = await asyncio.gather(*running, return_exceptions=True)
+    watching.cancel()
+    assert max(held) <= budget
+    assert books.reserved == 0
+    assert session.in_flight == 0
+    return rows
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    seed=st.integers(0, 2**32),
+    budget=st.integers(1, 3000),
+    window=st.sampled_from([1, 3, 8, 64]),
+    burst=st.integers(1, 3),
+    lead=st.one_of(st.none(), st.integers(0, 30)),
+    agent=st.sampled_from(["fixed-1", "fixed-2", "online-lp", "remaining-share"]),
+)
+def test_nothing_is_overspent_by_what_is_charged_nor_by_what_is_generated(
+    seed: int, budget: int, window: int, burst: int, lead: int | None, agent: str
+) -> None:
+    rng = random.Random(seed)
+    tasks = rng.randint(1, 30)
+    lengths = [int(min(400, rng.lognormvariate(3, 1.2))) + 1 for _ in range(tasks)]
+    fails = {n: rng.choice(("raises", "cancelled", "lost")) for n in range(tasks) if rng.random() < 0.2}
+    solver, books = Pouring(lengths, burst, lead, fails, rng), Ledger(None)
+    asyncio.run(play(books, solver, budget, tasks, window, agent))
+    assert books.charged <= budget
+    # A chunk larger than all before comes before it can be refused.
+    assert solver.generated <= books.charged + tasks * (burst - 1)
+
+
+def test_a_database_and_a_journal_keep_the_same_books(tmp_path: Path) -> None:
+    kept = []
+    for name in ("database", "journal"):
+        rng = random.Random(7)
+        lengths = [int(min(400, rng.lognormvariate(3, 1.2))) + 1 for _ in range(30)]
+        solver = Pouring(lengths, 1, 5, {}, rng)
+        books: Any = (
+            DatabaseLedger(tmp_path / "budgets.db", "a", 900, {})
+            if name == "database"
+            else Ledger(tmp_path / "ledger.jsonl", {})
+        )
+        asyncio.run(play(books, solver, 900, 30, 8, "fixed-2"))
+        kept.append([(entry.key[0], entry.reserved, entry.charged) for entry in books.entries])
+        books.close()
+    assert kept[0] == kept[1]
+    again = Ledger(tmp_path / "ledger.jsonl", {})
+    assert [(entry.key[0], entry.reserved, entry.charged) for entry in again.entries] == kept[1]
+    assert again.messages == []
+    again.close()
+
+
+def test_a_killed_process_is_charged_what_it_had_reserved_last(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.jsonl", {})
+    first, second = ledger.enter((0, "a", 1, 9), 10), ledger.enter((1, "b", 1, 9), 10)
+    ledger.resize(first, 70)
+    ledger.resize(second, 4)
+    ledger.close()  # writes nothing
+    again = Ledger(tmp_path / "ledger.jsonl", {})
+    assert again.charged == 74
+    again.close()
+
+
+def test_reservations_hold_little_more_than_answers_cost() -> None:
+    rng = random.Random(3)
+    lengths = [int(min(300, rng.lognormvariate(4, 0.8))) + 1 for _ in range(200)]
+    held: dict[str, float] = {}
+    for name, lead in (("steps", 5), ("worst case", None)):
+        books = Ledger(None)
+        peak: dict[int, int] = {}
+        resize = books.resize
+
+        def resized(entry: Any, tokens: int, resize: Any = resize, peak: Any = peak) -> None:
+            resize(entry, tokens)
+            peak[entry.number] = max(peak.get(entry.number, 0), tokens)
+
+        books.resize = resized  # type: ignore[method-assign]
+        asyncio.run(play(books, Pouring(lengths, 1, lead, {}, rng), 12_000, 200, 64, "fixed-2"))
+        held[name] = sum(max(peak.get(e.number, 0), e.reserved) for e in books.entries) / books.charged
+    assert held["steps"] <= 1.3 < 2 < held["worst case"]
+
+
+def test_what_answers_should_take_is_what_they_take() -> None:
+    """Against the empirical law, where nothing is censored; those in flight make it longer."""
+    rng = np.random.default_rng(0)
+    ended = np.minimum(rng.geometric(0.02, 400), 300).astype(np.float64)
+    law = Lengths(ended, np.zeros(0), 300)
+    all_ = np.append(ended, 300.0)  # the one that takes the most
+    for taken in (0.0, 10.0, 100.0):
+        mean, variance = law.given(np.array([taken]))
+        rest = all_[all_ > taken]
+        assert mean[0] == pytest.approx(rest.mean())
+        assert variance[0] == pytest.approx(rest.var(), rel=1e-6)
+    short = np.array([5.0])
+    alone, beside = (Lengths(short, np.full(n, 50.0), 300).given(np.zeros(1))[0][0] for n in (0, 20))
+    assert alone < beside
+    assert Lengths(np.zeros(0), np.zeros(0), 300).given(np.zeros(1))[0][0] == 300
+
+
+@pytest.mark.parametrize("backend", ["generic", "vllm"])
+def test_over_http_answers_grow_where_the_stream_counts(backend: str, tmp_path: Path) -> None:
+    """The reservations of `roi answer`; a stream that cannot grow is closed."""
+    upstream = Upstream(pace=0.01, thinks=0, answer=lambda prompt: " ".join(["word"] * int(prompt)))
+    questions = [Question("q", str(n), str(40 if n % 4 else 120), "") for n in range(24)]
+    with serving(upstream.app()) as url:
+        solver = HTTPSolver(f"{url}/v1", "stub", backend, concurrency=8)
+        controller = BudgetController(
+            "fixed-1", solver, 900, tiers=[ThinkingTier("long", 0, 400)], window=8, ledger=tmp_path / "ledger.jsonl"
+        )
+
+        async def run() -> Any:
+            try:
+                return await controller.answer(questions)
+            finally:
+                await solver.close()
+
+        result = asyncio.run(run())
+    assert solver.lead is not None
+    assert all(seen.body["stream"] for seen in upstream.seen)
+    assert upstream.generated <= result.charged <= 900
+    later = [row for row in result.rows[12:] if row.status == "answered"]
+    assert later
+    assert sum(row.reserved for row in later) <= 1.6 * sum(row.charged for row in later)
+
+
+@pytest.mark.parametrize("counts", [True, False])
+def test_an_endpoint_that_never_counts_is_reserved_at_its_worst(counts: bool, tmp_path: Path) -> None:
+    upstream = Upstream(pace=0.01, thinks=0, answer=lambda prompt: " ".join(["word"] * 60), counts=counts)
+    questions = [Question("q", str(n), "?", "") for n in range(6)]
+    with serving(upstream.app()) as url:
+        solver = HTTPSolver(f"{url}/v1", "stub")
+        controller = BudgetController("fixed-1", solver, 5000, tiers=[ThinkingTier("long", 0, 400)], window=1)
+
+        async def run() -> Any:
+            try:
+                return await controller.answer(questions)
+            finally:
+                await solver.close()
+
+        result = asyncio.run(run())
+    assert result.charged == 360
+    reserved = [row.reserved for row in result.rows]
+    if counts:
+        assert max(reserved) < 130
+    else:
+        assert reserved == [400] * 6
+        assert [seen.body.get("stream", False) for seen in upstream.seen] == [True, *[False] * 5]

@@ -1,0 +1,134 @@
+"""What outlives a proxy: what its agent has learned, and that a warning was sent."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+pytest.importorskip("uvicorn", reason="needs the extra [live]")
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from experiments.config import ConfigError
+from experiments.serving.amounts import Plan, read_plans
+from experiments.serving.app import Budget, application, make_budget
+from roi_env.answering.base import ThinkingTier
+from roi_env.answering.http import HTTPSolver
+from tests.upstream import Upstream, serving
+
+TIERS = [ThinkingTier("now", 0, 10), ThinkingTier("long", 40, 10)]
+
+
+@contextmanager
+def proxy(state: Path, plan: Plan, agent: str = "online-lp") -> Iterator[tuple[str, Budget]]:
+    upstream = Upstream(answer=lambda prompt: "the answer is 42" if "easy" in prompt else "well " * 30)
+    with serving(upstream.app()) as url:
+        solver = HTTPSolver(f"{url}/v1", "stub", "vllm", first_wait=0.001, deadline=20.0)
+        budget = make_budget(plan.name, plan, solver, TIERS, agent, 50, 4, state)
+        with serving(application([budget], solver)) as address:
+            yield f"{address}/{plan.name}/v1/chat/completions", budget
+
+
+def ask(address: str, text: str) -> int:
+    body = {"model": "stub", "messages": [{"role": "user", "content": text}]}
+    with httpx.Client(verify=False, timeout=30) as client:
+        return client.post(address, json=body).status_code
+
+
+def test_what_an_agent_learned_is_known_after_a_restart(tmp_path: Path) -> None:
+    plan = Plan("a", 5000)
+    with proxy(tmp_path, plan) as (address, budget):
+        fresh = budget.session._state
+        for number in range(12):
+            assert ask(address, ("easy" if number % 3 else "hard " * 40) + "?") == 200
+        learned = budget.session._state
+    with proxy(tmp_path, plan) as (_, again):
+        relearned = again.session._state
+        assert again.asked == 12
+    assert any(not np.array_equal(getattr(fresh, name), getattr(learned, name)) for name in vars(learned))
+    for name in vars(learned):
+        np.testing.assert_allclose(getattr(relearned, name), getattr(learned, name), err_msg=name)
+
+
+def test_other_tiers_after_a_restart_are_not_taught_by_the_old_ones(tmp_path: Path) -> None:
+    with proxy(tmp_path, Plan("a", 5000)) as (address, _):
+        ask(address, "easy")
+    old, TIERS[:] = list(TIERS), [ThinkingTier("other", 0, 20), ThinkingTier("more", 50, 20)]
+    try:
+        with proxy(tmp_path, Plan("a", 5000)) as (address, budget):
+            assert not budget.session._state.count.any()
+            assert ask(address, "easy") == 200
+    finally:
+        TIERS[:] = old
+
+
+@contextmanager
+def hook(status: int = 200) -> Iterator[tuple[str, list[Any]]]:
+    """An address that takes warnings."""
+    told: list[Any] = []
+
+    async def take(request: Request) -> Response:
+        told.append(await request.json())
+        return RedirectResponse("/elsewhere", 307) if status == 307 else Response(status_code=status)
+
+    app = Starlette(routes=[Route("/{path:path}", take, methods=["POST"])])
+    with serving(app) as address:
+        yield f"{address}/hook", told
+
+
+@pytest.mark.parametrize("status", [200, 500, 307])
+def test_a_warning_is_sent_once_to_the_configured_address_alone(status: int, tmp_path: Path) -> None:
+    with hook(status) as (address, told):
+        plan = Plan("a", 100, warn_at=0.5, webhook=address)
+        with proxy(tmp_path, plan, "fixed-2") as (there, _):
+            assert ask(there, "easy") == 200
+            assert told == [], "24 of 100"
+            for _ in range(2):
+                assert ask(there, "easy") == 200
+        with proxy(tmp_path, plan, "fixed-2") as (there, budget):
+            assert ask(there, "easy") == 200
+            budget.session.ledger.database.change("a", 100, add=True)  # type: ignore[attr-defined]
+            assert ask(there, "easy") == 200
+    assert [(one["budget"], one["tokens"]) for one in told] == [("a", 100), ("a", 200)]
+    assert told[0]["charged"] == 72
+    assert set(told[0]) == {"budget", "unit", "tokens", "charged", "reserved", "remaining", "asked", "warn_at"}
+    assert "easy" not in json.dumps(told)
+
+
+@pytest.mark.parametrize(
+    "webhook", ["ftp://x/y", "not an address", "http://user:secret@host/x", 7, "file:///etc/passwd", "http://"]
+)
+def test_other_addresses_are_refused(webhook: Any, tmp_path: Path) -> None:
+    path = tmp_path / "budgets.yaml"
+    path.write_text(f"budgets:\n  a: {{amount: 5k, warn_at: 0.5, webhook: {json.dumps(webhook)}}}\n")
+    with pytest.raises(ConfigError, match=r"budgets\.a\.webhook"):
+        read_plans(path)
+
+
+def test_a_webhook_needs_a_limit(tmp_path: Path) -> None:
+    path = tmp_path / "budgets.yaml"
+    path.write_text("budgets:\n  a: {amount: 5k, webhook: 'https://example.com/x'}\n")
+    with pytest.raises(ConfigError, match="needs warn_at"):
+        read_plans(path)
+    path.write_text("budgets:\n  a: {amount: 5k, warn_at: 0.5, webhook: 'https://example.com/x'}\n")
+    assert read_plans(path)[0].webhook == "https://example.com/x"
+
+
+def test_an_address_that_is_not_there_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
+    from experiments.serving.webhooks import tell
+
+    asyncio.run(tell("http://127.0.0.1:1/secret-path", {"budget": "a"}))
+    said = "".join(capsys.readouterr())
+    assert "webhook at 127.0.0.1" in said
+    assert "secret-path" not in said
