@@ -665,14 +665,20 @@ def publish_table(
     **helped(
         DATA,
         "roi table outcomes.parquet",
-        "roi table log.jsonl",
+        "roi table outcomes.parquet --picture curves.png",
     ),
 )
-def describe(file: Annotated[Path, typer.Argument(help="Outcome table: Parquet, CSV or JSONL")]) -> None:
+def describe(
+    file: Annotated[Path, typer.Argument(help="Outcome table: Parquet, CSV or JSONL")],
+    menu: Annotated[str | None, typer.Option(help="This menu alone")] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="Write right answers against cost, by data set, as a picture (.png, .svg)")
+    ] = None,
+) -> None:
     """Describe a table of recorded outcomes: menus, tiers, tokens, accuracy, questions, problems found."""
     from experiments.commands.table import describe_table
 
-    describe_table(file, console)
+    describe_table(file, console, menu, picture)
 
 
 @app.command(
@@ -717,7 +723,7 @@ app.command(
     **helped(
         MODELS,
         "roi mcft tinylm --out runs/mcft   (again: goes on where it stopped)",
-        "roi mcft Qwen/Qwen2.5-1.5B-Instruct --out runs/qwen lora=16 lr=1e-4",
+        "roi mcft Qwen/Qwen2.5-1.5B-Instruct --table mine.parquet --tier 256 --tier 512 --tier 1024 --out runs/qwen",
     )
 )(mcft.mcft)
 app.add_typer(llm.app, name="llm", rich_help_panel=MODELS)

@@ -15,7 +15,7 @@ from yaml import YAMLError
 
 from roi_env.exams.config import OWN_DEFAULTS, ExamConfig, parse_budget
 from roi_env.exams.exam import check_seed
-from roi_env.sources.packaged import TINYLM
+from roi_env.sources.packaged import PACKAGED
 from roi_env.sources.table_files import HUB
 
 _Settings = TypeVar("_Settings")
@@ -57,7 +57,8 @@ class FamilyConfig:
     """
 
     family: str = MISSING
-    """Family name (known, signal, heavy, cap, latent, paper), "recorded", or "tinylm" (the package's own recorded outcomes)."""
+    """Family name (known, signal, heavy, cap, latent, paper-synthetic), "recorded", or one of the package's own recorded outcomes
+    (tinylm, math, and paper, which may have a table)."""
     name: str | None = None
     """Name in tables; default: the family, or the table's name and menu."""
     num_tasks: int | None = None
@@ -84,7 +85,7 @@ class FamilyConfig:
     @property
     def outcomes(self) -> str | None:
         """Path of the outcome table whose splits the exams are made of; None for synthetic sources."""
-        return str(TINYLM) if self.family == "tinylm" else self.table
+        return self.table or (str(PACKAGED[self.family]) if self.family in PACKAGED else None)
 
     @property
     def label(self) -> str:

@@ -14,6 +14,7 @@ import typer
 from agents.base import named_agent, use_file
 from experiments.config import ConfigError, FamilyConfig
 from roi_env.exams.config import BUDGET_PRESETS, ORDERS, Beliefs, Enforcement, Feedback, parse_budget
+from roi_env.sources.packaged import PACKAGED
 from roi_env.sources.synthetic import FAMILIES, find_family
 from roi_env.sources.table_files import HUB
 
@@ -63,8 +64,8 @@ def own_agents(texts: _Text) -> _Text:
 
 
 def family_names() -> tuple[str, ...]:
-    """Task families by name, and the small language model's recorded outcomes."""
-    return (*FAMILIES, "tinylm")
+    """Task families by name, and those of packaged outcomes."""
+    return (*FAMILIES, *PACKAGED)
 
 
 def check_family(name: str) -> str:
@@ -72,7 +73,7 @@ def check_family(name: str) -> str:
 
     :raises ConfigError: for an unknown one.
     """
-    if name != "tinylm" and find_family(name) is None:
+    if name not in PACKAGED and find_family(name) is None:
         raise ConfigError(f"unknown family {name!r}; there are {', '.join(family_names())}")
     return name
 

@@ -35,6 +35,7 @@ IDS: dict[str, ExamConfig] = {
     "ROIReasoning-Latent-v0": OWN_DEFAULTS["latent"],
     "ROIReasoning-Recorded-v0": OWN_DEFAULTS["recorded"],
     "ROIReasoning-TinyLM-v0": OWN_DEFAULTS["tinylm"],
+    "ROIReasoning-Math-v0": OWN_DEFAULTS["math"],
     "ROIReasoning-Paper-v0": OWN_DEFAULTS["paper"],
 }
 """Registered ids and what they are set to; ``gym.make`` takes every field of it."""

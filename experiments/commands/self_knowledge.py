@@ -18,7 +18,8 @@ from roi_env.files import replacing
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from agents.llm.mcft.self_knowledge import Reliability
+    from agents.llm.mcft.rejection import Labels
+    from agents.llm.mcft.self_knowledge import Against, Reliability
 
 HIDDEN, ALL = "hidden difficulty", "all"
 
@@ -40,6 +41,9 @@ def mcft_report(
         Path | None,
         typer.Option(help="Leave out questions of this table: those that choices were made on, say"),
     ] = None,
+    untaught: Annotated[
+        str | None, typer.Option(help="The model before fine-tuning, whose zero-shot tags stand beside")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the figures (JSON) and the reliability picture")] = None,
     split: Annotated[str, typer.Option(help="train, validation, test or all")] = "test",
     remaining: Annotated[
@@ -51,81 +55,35 @@ def mcft_report(
     """Tags against outcomes: accuracy of levels, refusals, calibration, cost; beside a surface predictor and another model's outcomes."""
     import torch
 
-    from agents.llm.decisions.policy import load_model, load_tokenizer, model_source
     from agents.llm.mcft import self_knowledge as sk
-    from agents.llm.mcft.rejection import Labels, read_labels, table_labels
-    from agents.llm.mcft.training import LABELS, RECIPE
     from agents.llm.small_model.tasks import FAMILIES
-    from roi_env.sources.outcome_tables import SPLITS, OutcomeTable
+    from roi_env.sources.outcome_tables import SPLITS
 
     if split not in (*SPLITS, "all"):
         raise ConfigError(f"--split must be one of {[*SPLITS, 'all']}, got {split!r}")
-    folder = Path(model_source(labels_from or model))
-    if not (folder / RECIPE).exists() or not (folder / LABELS).exists():
-        raise ConfigError(
-            f"{folder}: not a model directory of `roi mcft` (it lacks {RECIPE} or {LABELS}); "
-            "for one that was trained further name that with --labels-from"
-        )
-    recipe = json.loads((folder / RECIPE).read_text())["recipe"]
-
-    def labels_of(file: Path) -> Labels:
-        try:
-            answered = OutcomeTable.read(file).select().split(split)  # type: ignore[arg-type]
-            answered.log_notes()
-            if without is not None:
-                answered = answered.without(OutcomeTable.read(without))
-            return table_labels(answered, recipe["keep"], recipe["sampled"])
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
-
-    labels, train = labels_of(table), read_labels(folder / LABELS, "train")
+    recipe, train = _taught(labels_from or model)
+    labels = _labels_of(table, recipe, split, without)
     torch.set_num_threads(threads)
-    tokenizer: Any = load_tokenizer(model)
-    network = load_model(model)
     left = remaining or recipe["budget"][1]
-    tags = sk.tag_probabilities(network, tokenizer, labels.texts, left, tasks_left)
-    surface = sk.SurfaceLevels(train).probabilities(labels)
     costs = sk.level_costs(train)
-
-    found: dict[str, Any] = {
-        "questions": len(labels.texts),
-        "prompt": {"remaining": left, "tasks_left": tasks_left},
-        "tags": sk.measure(tags, labels, costs)._asdict(),
-        "surface": sk.measure(surface, labels, costs)._asdict(),
-    }
-    shown = Table(title=f"Levels of {len(labels.texts):,} {split} questions")
-    columns = {
-        "accuracy": "level\nright", "within_one": "within\none", "precision": "refusal\nprecision", "recall": "recall",
-        "auc": "AUC", "nats": "nats\na label", "ece": "ECE", "refusal_ece": "ECE of\nrefusal", "cost_error": "cost error,\ntokens",
-    }  # fmt: skip
+    tags = _tags(model, labels, left, tasks_left)
+    controls = {"surface predictor": sk.SurfaceLevels(train).probabilities(labels)}
+    if untaught is not None:
+        controls["untaught model, zero-shot"] = _tags(untaught, labels, left, tasks_left)
+    found: dict[str, Any] = {"questions": len(labels.texts), "prompt": {"remaining": left, "tasks_left": tasks_left}}
+    shown = Table(title=f"Levels of {len(labels.texts):,} {split} questions [95 %, questions resampled]")
     shown.add_column("predictor")
-    for heading in columns.values():
+    for heading in _COLUMNS.values():
         shown.add_column(heading, justify="right")
-
-    def row(name: str, figures: dict[str, float]) -> None:
-        shown.add_row(
-            name, *(f"{figures[key]:.1f}" if key == "cost_error" else f"{figures[key]:.3f}" for key in columns)
-        )
-
-    row("tags", found["tags"])
-    row("surface predictor", found["surface"])
+    for name, probabilities in {"tags": tags, **controls}.items():
+        measured, ends = sk.measure(probabilities, labels, costs), sk.measured_intervals(probabilities, labels, costs)
+        found[name.split()[0]] = measured._asdict()
+        found[f"{name.split()[0]}_interval"] = {key: [end.low, end.high] for key, end in ends.items()}
+        _row(shown, name, measured._asdict(), ends)
     if other is not None:
-        theirs = labels_of(other)
-        mine = {text: number for number, text in enumerate(labels.texts)}
-        if missing := set(theirs.texts) - set(mine):
-            raise ConfigError(f"{other}: {len(missing)} questions are not in {table}: record the same questions")
-        order = np.array([mine[text] for text in theirs.texts])
-        same = Labels(labels.dataset[order], theirs.texts, labels.counts[order], labels.tokens[order])
-        found["questions_of_both"] = len(order)
-        found["own"] = sk.measure(tags[order], same, costs)._asdict()
-        found["other"] = sk.measure(tags[order], theirs, costs)._asdict()
-        weights = sk.question_weights(len(order))
-        gains = {
-            "accuracy": sk.right(tags[order], same) - sk.right(tags[order], theirs),
-            "nats": sk.nats(tags[order], theirs) - sk.nats(tags[order], same),
-        }
-        found["own_gain"] = {name: sk.difference(values, weights)._asdict() for name, values in gains.items()}
-        row("tags, other model's outcomes", found["other"])
+        theirs = _labels_of(other, recipe, split, without)
+        found |= _cross_model(tags, labels, theirs, costs, f"{other}: {{}} questions are not in {table}")
+        _row(shown, "tags, other model's outcomes", found["other"], {})
     console.print(shown)
 
     kinds = {name: labels.dataset == name for name in dict.fromkeys(labels.dataset.tolist())}
@@ -133,14 +91,118 @@ def mcft_report(
     if hidden := [name for name in kinds if name in FAMILIES and FAMILIES[name].hidden]:
         groups[HIDDEN] = np.isin(labels.dataset, hidden)
     groups[ALL] = np.ones(len(labels.texts), bool)
-    beside = Table(title="What tags know beyond the look: gain over the surface predictor [95 %, questions resampled]")
-    for heading in ("task", "questions", "right: tags", "surface", "gain", "nats: tags", "surface", "gain"):
-        beside.add_column(heading, justify="left" if heading == "task" else "right", no_wrap=heading == "gain")
-    found["against_surface"] = []
-    for one in sk.against(tags, surface, labels, groups):
-        found["against_surface"].append(
-            one._asdict() | {name: getattr(one, name)._asdict() for name in ("accuracy_gain", "nats_gain")}
+    for name, probabilities in controls.items():
+        found[f"against_{name.split()[0]}"] = _against(name, sk.against(tags, probabilities, labels, groups))
+    if other is not None:
+        own, gain = found["own"], found["own_gain"]
+        console.print(
+            f"On the {found['questions_of_both']:,} questions of both models: level accuracy {own['accuracy']:.3f} on its own "
+            f"outcomes, {found['other']['accuracy']:.3f} on the other's, gain {interval_text(gain['accuracy'])}; nats {own['nats']:.3f} and "
+            f"{found['other']['nats']:.3f}, gain {interval_text(gain['nats'])}; AUC of refusal {own['auc']:.3f} and {found['other']['auc']:.3f}"
         )
+    if out is not None:
+        _write(out, found, {"tags": tags, **controls}, labels)
+        console.print(f"Written: [bold]{out}[/bold]")
+
+
+_COLUMNS = {
+    "accuracy": "level\nright", "within_one": "within\none", "precision": "refusal\nprecision", "recall": "recall",
+    "auc": "AUC", "nats": "nats\na label", "ece": "ECE", "refusal_ece": "ECE of\nrefusal", "cost_error": "cost error,\ntokens",
+}  # fmt: skip
+
+
+def _row(shown: Table, name: str, figures: dict[str, float], ends: dict[str, Any]) -> None:
+    cells = []
+    for key in _COLUMNS:
+        digits = 1 if key == "cost_error" else 3
+        cell = f"{figures[key]:.{digits}f}"
+        if key in ends:
+            cell += f"\n{ends[key].low:.{digits}f} {ends[key].high:.{digits}f}"
+        cells.append(cell)
+    shown.add_row(name, *cells)
+
+
+def _taught(model: str) -> tuple[dict[str, Any], Labels]:
+    """Recipe and training labels that `roi mcft` left in a folder.
+
+    :raises ConfigError: where there are none.
+    """
+    from agents.llm.decisions.policy import model_source
+    from agents.llm.mcft.rejection import read_labels
+    from agents.llm.mcft.training import LABELS, RECIPE
+
+    folder = Path(model_source(model))
+    if not (folder / RECIPE).exists() or not (folder / LABELS).exists():
+        raise ConfigError(
+            f"{folder}: not a model directory of `roi mcft` (it lacks {RECIPE} or {LABELS}); "
+            "for one that was trained further name that with --labels-from"
+        )
+    return json.loads((folder / RECIPE).read_text())["recipe"], read_labels(folder / LABELS, "train")
+
+
+def _labels_of(file: Path, recipe: dict[str, Any], split: str, without: Path | None) -> Labels:
+    """Labels of a table's questions, by the rule that the training's labels follow; those without a text cannot be read."""
+    from agents.llm.mcft.rejection import table_labels
+    from roi_env.sources.outcome_tables import OutcomeTable
+
+    try:
+        answered = OutcomeTable.read(file).select(recipe.get("menu"), recipe.get("table_tiers"))
+        answered = answered.split(split)  # type: ignore[arg-type]
+        answered.log_notes()
+        if without is not None:
+            answered = answered.without(OutcomeTable.read(without))
+        labels = table_labels(answered, recipe["keep"], recipe["sampled"])
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    with_text = np.array([bool(text) for text in labels.texts])
+    if not with_text.any():
+        raise ConfigError(f"{file}: no {split} question has a text to read")
+    if not with_text.all():
+        console.print(
+            f"[yellow]Left out:[/] {(~with_text).sum()} {split} questions of {file} have no text", highlight=False
+        )
+    return labels.take(np.flatnonzero(with_text))
+
+
+def _tags(model: str, labels: Labels, remaining: int, tasks_left: int) -> Any:
+    from agents.llm.decisions.policy import load_model, load_tokenizer
+    from agents.llm.mcft.self_knowledge import tag_probabilities
+
+    try:
+        return tag_probabilities(load_model(model), load_tokenizer(model), labels.texts, remaining, tasks_left)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _cross_model(tags: Any, labels: Labels, theirs: Labels, costs: Any, missing_text: str) -> dict[str, Any]:
+    """The tags against another model's outcomes on the same questions."""
+    from agents.llm.mcft import self_knowledge as sk
+
+    mine = {text: number for number, text in enumerate(labels.texts)}
+    if missing := set(theirs.texts) - set(mine):
+        raise ConfigError(f"{missing_text.format(len(missing))}: record the same questions")
+    order = np.array([mine[text] for text in theirs.texts])
+    same, weights = labels.take(order), sk.question_weights(len(order))
+    gains = {
+        "accuracy": sk.right(tags[order], same) - sk.right(tags[order], theirs),
+        "nats": sk.nats(tags[order], theirs) - sk.nats(tags[order], same),
+    }
+    return {
+        "questions_of_both": len(order),
+        "own": sk.measure(tags[order], same, costs)._asdict(),
+        "other": sk.measure(tags[order], theirs, costs)._asdict(),
+        "own_gain": {name: sk.difference(values, weights)._asdict() for name, values in gains.items()},
+    }
+
+
+def _against(control: str, compared: list[Against]) -> list[dict[str, Any]]:
+    """Print what tags know beyond a control, by kind of task."""
+    beside = Table(title=f"What tags know beyond the {control}: gain [95 %, questions resampled]")
+    for heading in ("task", "questions", "right: tags", "control", "gain", "nats: tags", "control", "gain"):
+        beside.add_column(heading, justify="left" if heading == "task" else "right", no_wrap=heading == "gain")
+    found = []
+    for one in compared:
+        found.append(one._asdict() | {name: getattr(one, name)._asdict() for name in ("accuracy_gain", "nats_gain")})
         beside.add_row(
             one.task,
             str(one.questions),
@@ -152,28 +214,25 @@ def mcft_report(
             interval_text(one.nats_gain),
         )
     console.print(beside)
-    if other is not None:
-        own, gain = found["own"], found["own_gain"]
-        console.print(
-            f"On the {found['questions_of_both']:,} questions of both models: level accuracy {own['accuracy']:.3f} on its own "
-            f"outcomes, {found['other']['accuracy']:.3f} on the other's, gain {interval_text(gain['accuracy'])}; nats {own['nats']:.3f} and "
-            f"{found['other']['nats']:.3f}, gain {interval_text(gain['nats'])}; AUC of refusal {own['auc']:.3f} and {found['other']['auc']:.3f}"
-        )
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        with replacing(out / "self-knowledge.json") as path:
-            path.write_text(json.dumps(_rounded(found), indent=1, allow_nan=False) + "\n")
-        curves = {
-            "likeliest level": (sk.confidence(tags, labels), sk.confidence(surface, labels)),
-            "refusal": tuple(sk.reliability(p[:, -1], labels.shares[:, -1]) for p in (tags, surface)),
-        }
-        from experiments.report import figures
+    return found
 
-        with figures.style():
-            figure = picture(curves)  # type: ignore[arg-type]
-            with replacing(out / "reliability.png") as path:
-                figure.savefig(path, format="png", dpi=110, bbox_inches="tight")
-        console.print(f"Written: [bold]{out}[/bold]")
+
+def _write(out: Path, found: dict[str, Any], predictors: dict[str, Any], labels: Labels) -> None:
+    """The figures and the reliability picture."""
+    from agents.llm.mcft import self_knowledge as sk
+    from experiments.report import figures
+
+    out.mkdir(parents=True, exist_ok=True)
+    with replacing(out / "self-knowledge.json") as path:
+        path.write_text(json.dumps(_rounded(found), indent=1, allow_nan=False) + "\n")
+    curves = {
+        "likeliest level": {name: sk.confidence(p, labels) for name, p in predictors.items()},
+        "refusal": {name: sk.reliability(p[:, -1], labels.shares[:, -1]) for name, p in predictors.items()},
+    }
+    with figures.style():
+        figure = picture(curves)
+        with replacing(out / "reliability.png") as path:
+            figure.savefig(path, format="png", dpi=110, bbox_inches="tight")
 
 
 def interval_text(interval: Any) -> str:
@@ -184,16 +243,16 @@ def interval_text(interval: Any) -> str:
     return f"{value:+.3f} [{low:+.3f} {high:+.3f}]"
 
 
-def picture(curves: dict[str, tuple[Reliability, Reliability]]) -> Figure:
-    """Reliability diagrams: believed against actual frequency, tags and surface predictor; areas tell how many questions."""
+def picture(curves: dict[str, dict[str, Reliability]]) -> Figure:
+    """Reliability diagrams: believed against actual frequency, by predictor; areas tell how many questions."""
     from matplotlib.figure import Figure
 
     from experiments.report.figures import DARK
 
     figure = Figure(figsize=(9.0, 4.3))
-    for axes, (name, pair) in zip(figure.subplots(1, len(curves)), curves.items(), strict=True):
+    for axes, (name, predictors) in zip(figure.subplots(1, len(curves)), curves.items(), strict=True):
         axes.axline((0, 0), slope=1, color=DARK, lw=1)
-        for who, marker, curve in zip(("tags", "surface predictor"), "os", pair, strict=True):
+        for who, marker, curve in zip(predictors, "osD", predictors.values(), strict=False):
             (line,) = axes.plot(curve.probability, curve.frequency, label=who)
             size = 12 + 260 * curve.questions / curve.questions.sum()
             axes.scatter(curve.probability, curve.frequency, s=size, marker=marker, color=line.get_color(), alpha=0.7)

@@ -3,22 +3,125 @@
 from __future__ import annotations
 
 import os
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from experiments.config import ConfigError
+from roi_env.files import replacing
 from roi_env.sources.outcome_tables import DEFAULT_FRACTIONS, SPLITS, OutcomeTable
-from roi_env.sources.units import COST_NAMES, UNIT_NAMES, cost_text, cost_with_unit
+from roi_env.sources.units import COST_NAMES, UNIT_NAMES, Unit, cost_text, cost_with_unit
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MENUS_SHOWN = 6
+"""Most menus in one picture."""
 
 
-def describe_table(path: str | os.PathLike[str], console: Console | None = None) -> None:
+def describe_table(
+    path: str | os.PathLike[str],
+    console: Console | None = None,
+    menu: str | None = None,
+    picture: Path | None = None,
+) -> None:
     """Print what was inferred, menus, tiers, tokens, accuracy, questions, splits and problems of a table.
 
     :param console: where to print (default: standard output).
+    :param menu: this one alone.
+    :param picture: file of a picture of right answers against cost, by data set (.png or .svg).
     :raises OutcomeTableError: for a malformed file, naming file, column and first offending row.
+    :raises ConfigError: for another kind of picture, or one of too many menus.
     """
-    print_table(OutcomeTable.read(path), console or Console(emoji=False))
+    table = OutcomeTable.read(path)
+    table = table if menu is None else table.select(menu)
+    console = console or Console(emoji=False)
+    print_table(table, console)
+    if picture is not None:
+        if picture.suffix not in (".png", ".svg"):
+            raise ConfigError(f"--picture {picture}: pictures are written as .png or .svg")
+        if len(table.menus) > MENUS_SHOWN:
+            raise ConfigError(
+                f"--picture shows {MENUS_SHOWN} menus at most, {path} has {len(table.menus)}: choose one with --menu"
+            )
+        from experiments.report.figures import style
+
+        with style(), replacing(picture) as temporary:
+            draw_curves(table).savefig(temporary, format=picture.suffix[1:], dpi=110)
+        console.print(f"Written: [bold]{escape(str(picture))}[/]", highlight=False, soft_wrap=True)
+
+
+class Point(NamedTuple):
+    """A tier on the questions of a data set, every question counting once: mean cost, share of right answers and its standard error."""
+
+    tier: str
+    questions: int
+    cost: float
+    right: float
+    error: float
+
+
+def curves(table: OutcomeTable) -> dict[str, list[Point]]:
+    """Points of a table of one menu by data set, cheapest tier first."""
+    of_row, first_row = table.distinct_questions()
+    dataset, datasets = table.codes("dataset")
+    tier, tiers = table.codes("tier")
+    found = {}
+    for d, name in enumerate(datasets):
+        points = []
+        for level in table.tier_names(table.menus[0]):
+            here = (dataset == d) & (tier == tiers.index(level))
+            count = np.bincount(of_row[here], minlength=len(first_row))
+            asked = count > 0
+            if asked.any():
+                cost, right = (
+                    np.bincount(of_row[here], table.numbers(column)[here], len(first_row))[asked] / count[asked]
+                    for column in ("tokens", "correct")
+                )
+                error = float(right.std(ddof=1) / np.sqrt(len(right))) if len(right) > 1 else float("nan")
+                points.append(Point(level, int(asked.sum()), float(cost.mean()), float(right.mean()), error))
+        found[str(name)] = points
+    return found
+
+
+def draw_curves(table: OutcomeTable) -> Figure:
+    """Right answers against cost, a panel a menu, a line a data set; bars are 95 % over questions."""
+    from matplotlib.figure import Figure
+
+    from experiments.report.figures import MARKERS, OKABE_ITO
+
+    columns = min(len(table.menus), 3)
+    rows = -(-len(table.menus) // columns)
+    figure = Figure(figsize=(4.4 * columns + 2.2, 3.6 * rows))
+    panels = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
+    for axes in panels[len(table.menus) :]:
+        axes.set_axis_off()
+    known = {name: number for number, name in enumerate(map(str, table.codes("dataset")[1]))}
+    named: dict[str, Any] = {}
+    for axes, menu in zip(panels, table.menus, strict=False):
+        for dataset, points in curves(table.select(menu)).items():
+            color, marker = known[dataset] % len(OKABE_ITO), known[dataset] // len(OKABE_ITO) + known[dataset]
+            named[f"{dataset}, {points[0].questions:,} questions"] = axes.errorbar(
+                [point.cost for point in points],
+                [point.right for point in points],
+                [1.96 * point.error for point in points],
+                color=OKABE_ITO[color],
+                marker=MARKERS[marker % len(MARKERS)],
+                capsize=2,
+            )
+        axes.set_xscale("log")
+        axes.set_ylim(bottom=0)
+        tiers = ", ".join(table.tier_names(menu))
+        axes.set_xlabel(textwrap.fill(f"mean {COST_NAMES[table.unit]} of {tiers}", 56))
+        axes.set_title(menu)
+    figure.legend(named.values(), named, loc="outside right upper", fontsize=8)
+    panels[0].set_ylabel("right answers")
+    return figure
 
 
 def print_table(table: OutcomeTable, console: Console) -> None:
@@ -68,6 +171,9 @@ def print_table(table: OutcomeTable, console: Console) -> None:
                 end_section=k == len(menu["tiers"]) - 1,
             )
     console.print(tiers)
+    if len(found["datasets"]) > 1 and len(table.menus) <= MENUS_SHOWN:
+        for menu in table.menus:
+            _print_curves(menu, curves(table.select(menu)), unit, console)
 
     if not found["problems"]:
         console.print("No problems found.")
@@ -78,3 +184,16 @@ def print_table(table: OutcomeTable, console: Console) -> None:
             escape(problem["menu"] or "(all)"), problem["kind"].replace("_", " "), escape(problem["message"])
         )
     console.print(problems)
+
+
+def _print_curves(menu: str, found: dict[str, list[Point]], unit: Unit, console: Console) -> None:
+    shown = Table(
+        "dataset", title=f"{escape(menu)} by data set: right (mean {COST_NAMES[unit]}), every question counting once"
+    )
+    names = list(dict.fromkeys(point.tier for points in found.values() for point in points))
+    for name in names:
+        shown.add_column(escape(name), justify="right")
+    for dataset, points in found.items():
+        cells = {point.tier: f"{point.right:.3f} ({cost_text(point.cost, unit)})" for point in points}
+        shown.add_row(escape(dataset), *(cells.get(name, "") for name in names))
+    console.print(shown)

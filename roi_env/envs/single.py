@@ -79,7 +79,7 @@ class ROIReasoningEnv(ExamEnv):
     beliefs="published", reward="score", feedback="cost", coupling=None, tiers=None, decision_cost=None,
     enforcement="budget", table=None, render_mode=None)`
 
-    * `family`: a name (known, signal, heavy, cap, latent, paper, recorded, tinylm), a `roi_env.sources.source.Source`, or a complete
+    * `family`: a name (known, signal, heavy, cap, latent, paper-synthetic, recorded, tinylm, math, paper), a `roi_env.sources.source.Source`, or a complete
       `roi_env.exams.config.ExamSpec` (then nothing else but `render_mode`).
     * `table`, `menu`, `datasets`, `split`, `group_by`, `missing`: recorded outcomes, see `roi_env.sources.recorded.recorded_source`.
     * `num_tasks`: N.
@@ -106,7 +106,8 @@ class ROIReasoningEnv(ExamEnv):
     | `ROIReasoning-Latent-v0` | an exam-level ability that signals do not show | `family="latent"`, `feedback="cost+correct"` |
     | `ROIReasoning-Recorded-v0` | an outcome table of real models | needs `table` |
     | `ROIReasoning-TinyLM-v0` | recorded outcomes of the small language model of this project; the group is the kind and visible size of a task | `family="tinylm"`, `num_tasks=8`, `group_by="kind"`, `decision_cost=1` |
-    | `ROIReasoning-Paper-v0` | one task each of GSM8K, MATH and AIME, levels and refusal | `family="paper"`, `num_tasks=3`, `budget=1024`, `order="easy_first"` |
+    | `ROIReasoning-Math-v0` | recorded outcomes of Qwen2.5-Coder-0.5B-Instruct on GSM8K, MATH-500 and AIME 2024, five tiers; the group is the data set | `family="math"` |
+    | `ROIReasoning-Paper-v0` | the paper's exams: one task each of GSM8K, MATH and AIME of the same recording, its three levels and refusal | `family="paper"`, `num_tasks=3`, `budget=1024`, `order="easy_first"` |
 
     All show the preview and publish beliefs by default.
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from roi_env.exams.arrivals import Arrivals, arrivals, order_key
 from roi_env.exams.rewards import Reward, parse_reward
+from roi_env.sources.packaged import PACKAGED, PAPER_TIERS, packaged_table
 from roi_env.sources.source import NOT_OFFERED, Coupling, Source
 from roi_env.sources.synthetic import FAMILIES, find_family
 from roi_env.sources.units import UNIT_NAMES, Unit, cost_with_unit, read_cost
@@ -33,7 +34,8 @@ ORDERS: tuple[Order, ...] = get_args(Order)
 BUDGET_PRESETS = {"tight": 0.15, "medium": 0.3, "ample": 0.6}
 """Named budgets: fractions of the number of tasks times the mean cost of the top tier."""
 EXAM_FORMAT = 1
-"""Raised when the same description and seed name other exams than before: results of before are then not comparable."""
+"""Raised when the same description and seed name other exams than before: results of before are then not comparable. Where
+exams are made of a table, packaged or not, what tells results apart is the table's content."""
 
 _ORDER_CODE = {"random": 0, "easy_first": 1, "hard_first": 2, "given": 3}
 
@@ -103,8 +105,8 @@ class MissingArgument(gym.error.MissingArgument, ValueError):
 class ExamConfig:
     """A kind of exam as people describe it: the arguments of the environments, of every command and of its files.
 
-    :param family: task family (``sources.synthetic.FAMILIES``), "tinylm" (the packaged table), "recorded" (needs
-        ``table``) or a :class:`~roi_env.sources.source.Source`. "paper" uses a ``table`` when it is given.
+    :param family: task family (``sources.synthetic.FAMILIES``), "tinylm" or "math" (packaged tables), "paper" (the paper's exams, of
+        the packaged mathematics or of a ``table``), "recorded" (needs ``table``) or a :class:`~roi_env.sources.source.Source`.
     :param num_tasks: N; default 10 (``paper``: 3), at most the number of questions of a recorded source.
     :param budget: an ``int`` is tokens (of a source that costs dollars: refused), ``"2.50usd"`` dollars; a ``float`` is a fraction of N times the mean cost of the top tier; or a
         preset name ("tight" .15, "medium" .3, "ample" .6), or either number as text. Fewer tokens than tasks, and than a
@@ -116,7 +118,7 @@ class ExamConfig:
     :param reward: see :func:`roi_env.exams.rewards.parse_reward`.
     :param feedback: "cost": the remaining budget alone tells; "cost+correct" also shows whether the answer was right.
     :param coupling: override of the source's coupling between tiers.
-    :param tiers: names of the tiers to offer (default: all).
+    :param tiers: names of the tiers to offer (default: all; of the packaged table ``paper`` offers the paper's three).
     :param decision_cost: tokens added to every action, skip included; default 0, or what the table says.
     :param enforcement: "budget": only the exam's budget cuts; "tier_caps": every tier is also cut at its own cap.
     :param table: recorded outcomes: an outcome table or its path.
@@ -171,7 +173,7 @@ class ExamConfig:
         paper = isinstance(self.family, str) and self.family == "paper"
         num_tasks = _count("num_tasks", (3 if paper else 10) if self.num_tasks is None else self.num_tasks, 1)
         _one_of("enforcement", self.enforcement, get_args(Enforcement))
-        tiers = self._tier_names()
+        tiers = PAPER_TIERS if paper and self.table is None and self.tiers is None else self._tier_names()
         if table is not None:
             from roi_env.sources.recorded import recorded_source
 
@@ -212,12 +214,13 @@ class ExamConfig:
         return self.tiers
 
     def _table(self) -> OutcomeTable | None:
-        if self.family == "tinylm":
-            if self.table is not None:
-                raise ValueError("family='tinylm' brings its own table: leave table out, or choose family='recorded'")
-            from roi_env.sources.packaged import tinylm_table
-
-            return tinylm_table()
+        if isinstance(self.family, str) and self.family in PACKAGED:
+            if self.table is None:
+                return packaged_table(self.family)
+            if self.family != "paper":
+                raise ValueError(
+                    f"family={self.family!r} brings its own table: leave table out, or choose family='recorded'"
+                )
         if self.table is None:
             if self.family == "recorded":
                 raise MissingArgument(
@@ -245,8 +248,7 @@ class ExamConfig:
         build = find_family(self.family)
         if build is None:
             raise ValueError(
-                f"family must be one of {list(FAMILIES)}, 'tinylm', 'recorded' with a table, or a Source; "
-                f"got {self.family!r}"
+                f"family must be one of {[*FAMILIES, *PACKAGED]}, 'recorded' with a table, or a Source; got {self.family!r}"
             )
         return build(num_tasks)
 
@@ -258,6 +260,7 @@ OWN_DEFAULTS = {
     "latent": ExamConfig("latent", feedback="cost+correct"),
     "recorded": ExamConfig("recorded"),
     "tinylm": ExamConfig("tinylm", num_tasks=8, group_by="kind"),
+    "math": ExamConfig("math"),
     "paper": ExamConfig("paper", num_tasks=3, budget=1024, order="easy_first"),
 }
 """What the registered environment of a family has by default (``ROIReasoning-Latent-v0`` of "latent"); commands too."""

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from roi_env.plugins import announced
+from roi_env.sources.packaged import PACKAGED
 from roi_env.sources.source import Source, Tier, laws_from_outcomes, published_laws
 
 DIFFICULTIES = 32
@@ -238,7 +239,7 @@ _PAPER = {"gsm8k": (0.675, 328.0), "math": (0.518, 560.0), "aime": (0.0, 900.0)}
 _PAPER_EDGES = (256, 512, 1024)
 
 
-def paper(num_tasks: int = 3) -> Source:
+def paper_synthetic(num_tasks: int = 3) -> Source:
     """Synthetic stand-in for the paper's exams: one task each of GSM8K, MATH and AIME, levels as thinking caps.
 
     Calibrated so that an uncut attempt (1024 tokens) has the public accuracy and GSM8K's public mean length.
@@ -260,7 +261,7 @@ def paper(num_tasks: int = 3) -> Source:
     items = np.arange(len(_PAPER) * classes, dtype=np.int32)
     groups = items // classes
     tiers = tuple(Tier(f"level-{k}", edge, edge) for k, edge in enumerate(_PAPER_EDGES))
-    source = _assemble("paper", tiers, table, items, groups, np.arange(len(_PAPER), dtype=float), common=True)
+    source = _assemble("paper-synthetic", tiers, table, items, groups, np.arange(len(_PAPER), dtype=float), common=True)
     names = tuple(_PAPER)
     return _stratified(source, names)
 
@@ -287,7 +288,7 @@ FAMILIES: dict[str, Callable[[int], Source]] = {
     "heavy": lru_cache(heavy),
     "cap": lru_cache(cap),
     "latent": lru_cache(latent),
-    "paper": lru_cache(paper),
+    "paper-synthetic": lru_cache(paper_synthetic),
 }
 """Synthetic families by name: number of tasks -> source (cached)."""
 
@@ -300,7 +301,7 @@ def register_family(name: str, family: Callable[[int], Source]) -> None:
     """
     if not re.fullmatch(r"[A-Za-z][\w-]*", name):
         raise ValueError(f"a family's name must be a word, got {name!r}")
-    if name in FAMILIES or name in ("tinylm", "recorded"):
+    if name in FAMILIES or name in (*PACKAGED, "recorded"):
         raise ValueError(f"family {name!r} exists already")
     FAMILIES[name] = lru_cache(family)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -147,6 +148,7 @@ class LMPolicy(nn.Module):
     :param question_width: of the encoded prompts' first part.
     :param critic: whether a value is learned.
     :param lora: rank of LoRA on all linear layers but the head; 0: all weights are trained.
+    :param layers: number of last layers that LoRA is on, so that gradients end above the others; 0: all.
     :param dtype: of the model's weights; LoRA's and the critic's are float32 always.
     :param recompute: see :func:`agents.llm.decisions.tag_logits.last_hidden`.
     :param temperature: of the distribution that acts and learns: above 1 an over-confident model explores.
@@ -163,6 +165,7 @@ class LMPolicy(nn.Module):
         *,
         critic: bool = False,
         lora: int = 0,
+        layers: int = 0,
         dtype: str = "float32",
         recompute: bool = False,
         temperature: float = 1.0,
@@ -178,7 +181,7 @@ class LMPolicy(nn.Module):
         hidden = int(causal.config.get_text_config().hidden_size)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed % 2**63)
-            self.lm = _with_lora(causal, lora) if lora else causal
+            self.lm = _with_lora(causal, lora, layers) if lora else causal
             self.critic = nn.Linear(hidden, 1).to(causal.device) if critic else None
         if self.critic is not None:
             nn.init.zeros_(self.critic.weight)
@@ -250,10 +253,21 @@ class LMPolicy(nn.Module):
         load_tokenizer(model).save_pretrained(folder)
 
 
-def _with_lora(causal: Any, rank: int) -> Any:
+def _with_lora(causal: Any, rank: int, layers: int) -> Any:
     from peft import LoraConfig, get_peft_model
 
-    settings = LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear")
+    first = int(causal.config.get_text_config().num_hidden_layers) - layers if layers else 0
+    if first < 0:
+        raise ValueError(f"layers={layers}: the model has {first + layers}")
+    # A module of a layer has the layer's number in its name.
+    below = [
+        name
+        for name, module in causal.named_modules()
+        if isinstance(module, nn.Linear) and (number := re.search(r"\.(\d+)\.", name)) and int(number[1]) < first
+    ]
+    settings = LoraConfig(
+        r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear", exclude_modules=below or None
+    )
     with warnings.catch_warnings():
         # peft 0.21 asks transformers 5.24 for a property by its old name.
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)

@@ -222,6 +222,11 @@ class Labels(NamedTuple):
     counts: npt.NDArray[np.float64]
     tokens: npt.NDArray[np.float64]
 
+    def take(self, questions: npt.NDArray[np.int64]) -> Labels:
+        """Some of the questions."""
+        texts = [self.texts[question] for question in questions]
+        return Labels(self.dataset[questions], texts, self.counts[questions], self.tokens[questions])
+
     @property
     def shares(self) -> npt.NDArray[np.float64]:
         """(Q, NUM_LEVELS) share of each level."""
@@ -263,47 +268,60 @@ def read_labels(path: Path, split: str) -> Labels:
     )
 
 
-def table_labels(table: OutcomeTable, keep: str = "all", sampled: Sequence[str] = ()) -> Labels:
-    """Labels of a recorded table of one family, by the rule of :func:`reject`.
+def table_samples(table: OutcomeTable, keep: str = "all", sampled: Sequence[str] = ()) -> list[Sampled]:
+    """The questions of a recorded table of one menu, labelled by the rule of :func:`reject`.
 
-    The table has no texts: answers of one sample at two tiers are taken for one generation where their tokens are equal.
+    The table has no generations: completions are empty, and answers of one sample at two tiers are taken for one generation where
+    their tokens are equal.
 
     :raises ValueError: where the table has other than three tiers, or no level edges.
     """
-    family = table.menus[0]
-    names = table.tier_names(family)
-    if len(names) != NUM_LEVELS - 1 or family not in table.level_edges:
+    menu = table.menus[0]
+    names = table.tier_names(menu)
+    if len(names) != NUM_LEVELS - 1 or menu not in table.level_edges:
         raise ValueError(
-            f"{table.path}: labels need {NUM_LEVELS - 1} tiers and their level edges, it has {list(names)}"
+            f"{table.path}: labels need {NUM_LEVELS - 1} tiers and their level edges, it has {list(names)}: choose tiers with --tier"
         )
-    edges = [table.level_edges[family][name] for name in names]
+    if unknown := set(sampled) - set(names):
+        raise ValueError(f"no tier {sorted(unknown)[0]!r}; there are {list(names)}")
+    edges = [table.level_edges[menu][name] for name in names]
     wanted = [name in (sampled or names[-1:]) for name in names]
     of_row, first_row = table.questions()
     code, values = table.codes("tier")
     tier = np.array([names.index(value) for value in values])[code]
-    kept: list[list[int]] = [[] for _ in first_row]
-    free: list[list[int]] = [[] for _ in first_row]
+    tokens, correct = table.numbers("tokens").astype(float), table.numbers("correct").astype(float)
+    cell, shape = of_row * len(names) + tier, (len(first_row), len(names))
+    count = np.bincount(cell, minlength=shape[0] * shape[1])
+    with np.errstate(invalid="ignore"):  # a question may lack a tier
+        success, mean = ((np.bincount(cell, each, len(count)) / count).reshape(shape) for each in (correct, tokens))
+    kept: list[list[Sample]] = [[] for _ in first_row]
     seen: set[tuple[int, int, int]] = set()
     order = np.argsort(tier, kind="stable")
     columns = (of_row, tier, table.numbers("sample"), table.numbers("tokens"), table.numbers("correct"))
-    for question, k, number, tokens, correct in zip(*(column[order].tolist() for column in columns), strict=True):
-        if k == len(names) - 1:
-            free[question].append(tokens)
-        if wanted[k] and (question, number, tokens) not in seen:
-            seen.add((question, number, tokens))
-            if correct:
-                kept[question].append(tokens)
-    counts = np.zeros((len(first_row), NUM_LEVELS))
-    for question, lengths in enumerate(kept):
-        if keep == "shortest":
-            lengths = [length for length in lengths if length == min(lengths)]
-        counts[question] = np.bincount(
-            [level_of(length, edges) for length in lengths] or [REFUSED], minlength=NUM_LEVELS
-        )
-    pick = first_row.tolist()
+    for question, k, number, length, right in zip(*(column[order].tolist() for column in columns), strict=True):
+        if wanted[k] and (question, number, length) not in seen:
+            seen.add((question, number, length))
+            if right:
+                kept[question].append(Sample(Completion("", ""), level_of(length, edges), length, k, False))
+    columns = (
+        table.rows[name].take(first_row).to_pylist() for name in ("dataset", "question_id", "question", "answer")
+    )
+    questions = [Question(*row) for row in zip(*columns, strict=True)]
+    found = []
+    for question, ways, chances, lengths in zip(questions, kept, success.tolist(), mean.tolist(), strict=True):
+        shortest = min((one.tokens for one in ways), default=0)
+        ways = [one for one in ways if keep != "shortest" or one.tokens == shortest]
+        levels = np.bincount([one.level for one in ways] or [REFUSED], minlength=NUM_LEVELS)
+        found.append(Sampled(question, tuple(ways), tuple(levels.tolist()), tuple(chances), tuple(lengths), ()))
+    return found
+
+
+def table_labels(table: OutcomeTable, keep: str = "all", sampled: Sequence[str] = ()) -> Labels:
+    """Labels of a recorded table of one menu; see :func:`table_samples`."""
+    found = table_samples(table, keep, sampled)
     return Labels(
-        np.array(table.rows["dataset"].take(pick).to_pylist()),
-        table.rows["question"].take(pick).to_pylist(),
-        counts,
-        np.array([np.mean(lengths) for lengths in free]),
+        np.array([one.question.dataset for one in found]),
+        [one.question.text for one in found],
+        np.array([one.counts for one in found], float),
+        np.array([one.tokens[-1] for one in found]),
     )

@@ -151,6 +151,18 @@ def measure(probabilities: Floats, labels: Labels, costs: Floats) -> Measured:
     )
 
 
+def measured_intervals(
+    probabilities: Floats, labels: Labels, costs: Floats, resamples: int = 500, seed: int = 0
+) -> dict[str, Interval]:
+    """95 % intervals of all figures, questions resampled; replicates in which a figure does not exist are left out."""
+    rng = np.random.default_rng(seed)
+    count = len(labels.texts)
+    draws = [rng.integers(0, count, count) for _ in range(resamples)]
+    values = np.array([measure(probabilities[draw], labels.take(draw), costs) for draw in draws])
+    whole = measure(probabilities, labels, costs)
+    return {name: interval(value, column) for name, value, column in zip(whole._fields, whole, values.T, strict=True)}
+
+
 def difference(values: Floats, weights: Floats) -> Interval:
     """Mean of (Q,) paired differences with a 95 % interval over questions ((resamples, Q) bootstrap weights)."""
     return interval(float(values.mean()), weights @ values)

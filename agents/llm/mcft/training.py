@@ -253,6 +253,45 @@ def plan(choices: Sequence[Sequence[Choice]], budget: int) -> list[int | None]:
     return chosen[::-1]
 
 
+def draw_exam(
+    found: Sequence[Sampled], num_tasks: int, budget: Sequence[int], rng: Random
+) -> tuple[list[Sampled], int]:
+    """Problems and budget of a random exam of 2 to ``num_tasks`` tasks; ``budget``: of one of ``num_tasks``, smallest and largest."""
+    most = min(num_tasks, len(found))
+    count = rng.randint(min(2, most), most)
+    low, high = (bound * count / num_tasks for bound in budget)
+    return rng.sample(list(found), count), round(rng.uniform(low, high))
+
+
+def planned(problems: Sequence[Sampled], budget: int, rng: Random) -> list[tuple[Sampled, int, int, Sample | None]]:
+    """The decisions of an exam's plan: problem, tokens left, tasks left, and the sample that is chosen (None: refuse).
+
+    A tag costs one token, refusals too; nothing is decided without tokens.
+    """
+    options = [_options(problem, rng) for problem in problems]
+    chosen = plan(
+        [
+            [Choice(one.tokens, problem.success[one.tier]) for one in ways]
+            for ways, problem in zip(options, problems, strict=True)
+        ],
+        budget - len(problems),
+    )
+    decisions, left = [], budget
+    for number, (problem, ways, way) in enumerate(zip(problems, options, chosen, strict=True)):
+        if left < 1:
+            break
+        one = None if way is None else ways[way]
+        decisions.append((problem, left, len(problems) - number, one))
+        left -= 1 + (0 if one is None else one.tokens)
+    return decisions
+
+
+def _options(problem: Sampled, rng: Random) -> list[Sample]:
+    """One kept sample of each tier, drawn at random: not the shortest, which would promise too little cost."""
+    tiers = sorted({one.tier for one in problem.kept})
+    return [rng.choice([one for one in problem.kept if one.tier == tier]) for tier in tiers]
+
+
 class Examples:
     """Makes token ids and targets. All randomness comes from the generators given to the methods.
 
@@ -288,7 +327,7 @@ class Examples:
 
     def exam(self, problems: Sequence[Sampled], budget: int, rng: Random, tags_only: bool = False) -> Example:
         """A whole exam as one text; its plan pays for every token that is written, the end of the turn included."""
-        options = [self._options(problem, rng) for problem in problems]
+        options = [_options(problem, rng) for problem in problems]
         texts = [[render_tagged(Tagged(one.level, one.completion)) for one in ways] for ways in options]
         ids = [[self._encode(text) for text in ways] for ways in texts]
         chosen = plan(
@@ -313,22 +352,10 @@ class Examples:
 
     def decisions(self, problems: Sequence[Sampled], budget: int, rng: Random) -> list[Example]:
         """The decisions of an exam, with what is left when each is taken. A tag costs one token, refusals too."""
-        options = [self._options(problem, rng) for problem in problems]
-        chosen = plan(
-            [
-                [Choice(one.tokens, problem.success[one.tier]) for one in ways]
-                for ways, problem in zip(options, problems, strict=True)
-            ],
-            budget - len(problems),
-        )
-        examples, left = [], budget
-        for number, (problem, ways, way) in enumerate(zip(problems, options, chosen, strict=True)):
-            if left < 1:
-                break
-            tagged = _tagged(None if way is None else ways[way])
-            examples.append(self.decision(problem.question, left, len(problems) - number, tagged, whole=False))
-            left -= 1 + (0 if way is None else ways[way].tokens)
-        return examples
+        return [
+            self.decision(problem.question, left, tasks_left, _tagged(one), whole=False)
+            for problem, left, tasks_left, one in planned(problems, budget, rng)
+        ]
 
     def single_stage(self, found: Sequence[Sampled], rng: Random) -> list[Example]:
         """Examples of the first stage: every question on its own, whatever budget its prompt names."""
@@ -397,17 +424,7 @@ class Examples:
         return examples
 
     def _draw(self, found: Sequence[Sampled], rng: Random) -> tuple[list[Sampled], int]:
-        """Problems and budget of a random exam."""
-        most = min(self.recipe.num_tasks, len(found))
-        count = rng.randint(min(2, most), most)
-        low, high = (bound * count / self.recipe.num_tasks for bound in self.recipe.budget)
-        return rng.sample(list(found), count), round(rng.uniform(low, high))
-
-    @staticmethod
-    def _options(problem: Sampled, rng: Random) -> list[Sample]:
-        """One kept sample of each tier, drawn at random: not the shortest, which would promise too little cost."""
-        tiers = sorted({one.tier for one in problem.kept})
-        return [rng.choice([one for one in problem.kept if one.tier == tier]) for tier in tiers]
+        return draw_exam(found, self.recipe.num_tasks, self.recipe.budget, rng)
 
 
 def _tagged(one: Sample | None) -> Tagged:
@@ -440,9 +457,9 @@ def mcft(
         if "result" in there:
             return Result(**there["result"])
     else:
-        _write(record, begun)
+        write_json(record, begun)
     result = Result(cpu_seconds=json.loads(record.read_text()).get("cpu_seconds", {}))
-    clock = _Clock(result, lambda: _write(record, {**begun, "cpu_seconds": result.cpu_seconds}))
+    clock = _Clock(result, lambda: write_json(record, {**begun, "cpu_seconds": result.cpu_seconds}))
 
     tiers = recipe.thinking_tiers
     questions = [*train, *validation]
@@ -493,7 +510,7 @@ def mcft(
     (folder / "README.md").write_text(
         _card(Path(model).name, recipe, result, sum(p.numel() for p in solver.model.parameters()))
     )
-    _write(record, {**begun, "result": asdict(result)})
+    write_json(record, {**begun, "result": asdict(result)})
     shutil.rmtree(folder / _STAGES)
     return result
 
@@ -604,7 +621,7 @@ def _stage(
     best.save_pretrained(done)
     tokenizer.save_pretrained(done)
     losses = [round(entry["eval_loss"], 4) for entry in trainer.state.log_history if "eval_loss" in entry]
-    _write(done / "validation.json", losses)
+    write_json(done / "validation.json", losses)
     return done
 
 
@@ -676,7 +693,8 @@ def _collate(rows: Sequence[dict[str, list[int]]], pad: int) -> dict[str, torch.
     }
 
 
-def _write(path: Path, content: Any) -> None:
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON; the file appears whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n")
 

@@ -1,7 +1,10 @@
-"""Recorded outcomes that come with the package.
+"""Recorded outcomes that come with the package, by family.
 
 ``tinylm.parquet``: the small language model of ``agents/llm/models/tinylm`` on tasks of reasoning-gym, written by
 ``roi record agents/llm/models/tinylm --out roi_env/sources/packaged/tinylm.parquet``.
+
+``math.parquet``: Qwen2.5-Coder-0.5B-Instruct, from weights of about 4.5 bits, on problems of GSM8K, MATH-500 and AIME 2024 (these by id
+alone); ``docs/results/real-model.md`` says how it was recorded and joined.
 """
 
 from __future__ import annotations
@@ -13,12 +16,26 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from roi_env.sources.outcome_tables import OutcomeTable
 
-TINYLM = Path(__file__).parent / "tinylm.parquet"
+TINYLM, MATH = (Path(__file__).parent / f"{name}.parquet" for name in ("tinylm", "math"))
+PACKAGED = {"tinylm": TINYLM, "math": MATH, "paper": MATH}
+"""Families made of packaged tables; "paper" may have another."""
+PAPER_TIERS = ("256", "512", "1024")
+"""Tiers of the packaged table that are the paper's levels."""
 
 
 @cache
-def tinylm_table() -> OutcomeTable:
-    """Outcomes of the small language model; columns ``kind`` (family and visible difficulty) and ``difficulty`` besides."""
+def packaged_table(family: str) -> OutcomeTable:
+    """The table of a family of :data:`PACKAGED`."""
     from roi_env.sources.outcome_tables import OutcomeTable
 
-    return OutcomeTable.read(TINYLM)
+    return OutcomeTable.read(PACKAGED[family])
+
+
+def tinylm_table() -> OutcomeTable:
+    """Outcomes of the small language model; columns ``kind`` (family and visible difficulty) and ``difficulty`` besides."""
+    return packaged_table("tinylm")
+
+
+def math_table() -> OutcomeTable:
+    """Outcomes of Qwen2.5-Coder-0.5B-Instruct; columns ``level`` and ``subject`` (of MATH-500 alone) besides."""
+    return packaged_table("math")

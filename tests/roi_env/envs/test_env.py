@@ -190,7 +190,10 @@ def test_seeds_exam_ids_and_replicates_name_exams() -> None:
         ({"coupling": "loose"}, "coupling"),
         ({"enforcement": "police"}, "enforcement"),
         ({"decision_cost": -1}, "decision_cost"),
-        ({"family": "mystery"}, "known.*signal.*heavy.*cap.*latent.*paper.*tinylm.*recorded.*mystery"),
+        (
+            {"family": "mystery"},
+            "known.*signal.*heavy.*cap.*latent.*paper-synthetic.*tinylm.*math.*paper.*recorded.*mystery",
+        ),
         ({"family": "recorded"}, "table"),
         ({"menu": "gpt"}, "table"),
         ({"preview": "yes"}, "preview"),
@@ -358,7 +361,7 @@ def test_what_is_missing_is_named() -> None:
         with pytest.raises(gym.error.MissingArgument, match=r"questions.*tiers.*solver"):
             make("ROIReasoning-Live-v0", **({"vectorization_mode": "sync"} if make is gym.make_vec else {}))
         with pytest.raises(gym.error.MissingArgument, match=r"menu.*table"):
-            make("ROIReasoning-Paper-v0", menu="gpt")
+            make("ROIReasoning-v0", menu="gpt")
     rows = tinylm_table().rows
     other = rows.set_column(rows.column_names.index("menu"), "menu", pa.array(["other"] * len(rows)))
     with pytest.raises(gym.error.MissingArgument, match=r"menu= one of \['tinylm', 'other'\]"):

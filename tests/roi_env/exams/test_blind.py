@@ -223,7 +223,7 @@ def test_given_order_publishes_blocks_of_groups() -> None:
         group_weight=np.ones(3),
     )
     assert source.given_key.tolist() == [1, 0, 0]
-    paper = exam_spec("paper", num_tasks=6, order="given", preview=False)
+    paper = exam_spec("paper-synthetic", num_tasks=6, order="given", preview=False)
     assert paper.source.given_key.tolist() == [0, 1, 2]
     assert draw_exams(paper, 0, [0]).groups.tolist() == [[0, 0, 1, 1, 2, 2]]
     np.testing.assert_array_equal(position_law(public_problem(paper)).argmax(1), [0, 0, 1, 1, 2, 2])

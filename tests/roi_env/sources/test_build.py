@@ -110,7 +110,7 @@ def test_a_family_has_one_name() -> None:
     register_family("own-family", own)
     try:
         assert exam_spec("own-family", budget=30).source.name == "own"
-        for name in ("own-family", "signal", "tinylm", "", "two words"):
+        for name in ("own-family", "signal", "tinylm", "math", "paper", "", "two words"):
             with pytest.raises(ValueError, match="family"):
                 register_family(name, own)
     finally:

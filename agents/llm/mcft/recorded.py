@@ -1,0 +1,278 @@
+"""Meta-cognitive fine-tuning on recorded outcomes: labels from a table's own samples, a loss on the announced level alone.
+
+For any causal LM, whether its level tags are tokens or text (:mod:`agents.llm.decisions.tag_logits`). Nothing is generated: a right sample of the
+table is labelled with the level of its own length, a question without one with the refusal. Two stages: single problems, whose
+target is the share of each level among their labels; then exams under a budget, planned as an exact knapsack over the kept
+samples, whose decisions are the targets, and single problems again where nothing is scarce. Only the level is learned: how the
+model answers is left to LoRA's small change of the weights.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from agents.llm.decisions.policy import LMPolicy, load_tokenizer, model_source
+from agents.llm.decisions.tag_logits import PromptEncoder, joined
+from agents.llm.mcft.rejection import Sampled, write_labels
+from agents.llm.mcft.training import LABELS, RECIPE, Watch, draw_exam, planned, write_json
+from agents.llm.prompts import NUM_LEVELS, REFUSED
+
+CHECKPOINT = "training.pt"
+_LEVELS = [REFUSED, *range(REFUSED)]
+"""Levels in the order of actions."""
+
+
+@dataclass
+class TableRecipe:
+    """Everything that the training depends on, beside model and table.
+
+    :param seed: of new weights, states and exams.
+    :param keep: which right samples are kept: ``all`` or the ``shortest``.
+    :param sampled: tiers whose generations count as samples; empty: the last alone, where reasoning is free.
+    :param states: budgets and numbers of tasks left that a question is read with in an epoch of the first stage.
+    :param num_tasks: most tasks of an exam.
+    :param budget: smallest and largest budget of an exam of ``num_tasks`` tasks; of shorter exams in proportion.
+    :param exams: of an epoch of the second stage.
+    :param single_epochs: most epochs of the first stage; ``exam_epochs`` of the second.
+    :param patience: epochs without improvement on validation questions after which a stage ends.
+    :param lr: peak of the learning rate (AdamW), linear to 0 after a tenth of warm-up; ``exam_lr`` in the second stage.
+    :param batch: questions, or exams, of an update.
+    :param lora: rank of LoRA on all linear layers but the head; 0: all weights are trained.
+    :param layers: number of last layers that LoRA is on, those below are only read; 0: all layers.
+    :param dtype: of the model's weights (LoRA's own are float32).
+    """
+
+    seed: int = 0
+    keep: str = "all"
+    sampled: list[str] = field(default_factory=list)
+    states: int = 2
+    num_tasks: int = 3
+    budget: list[int] = field(default_factory=lambda: [256, 1024])
+    exams: int = 100
+    single_epochs: int = 4
+    exam_epochs: int = 2
+    patience: int = 2
+    lr: float = 3e-4
+    exam_lr: float = 1e-4
+    batch: int = 8
+    lora: int = 16
+    layers: int = 0
+    dtype: str = "bfloat16"
+
+    def __post_init__(self) -> None:
+        least = {"states": 1, "num_tasks": 1, "exams": 1, "single_epochs": 1, "exam_epochs": 0, "patience": 1, "batch": 1, "lora": 0, "layers": 0}  # fmt: skip
+        for name, smallest in least.items():
+            if getattr(self, name) < smallest:
+                raise ValueError(f"{name} must be at least {smallest}, got {getattr(self, name)}")
+        if self.keep not in ("all", "shortest"):
+            raise ValueError(f"keep must be all or shortest, got {self.keep!r}")
+        if len(self.budget) != 2 or not 0 < self.budget[0] <= self.budget[1]:
+            raise ValueError(f"budget must read [smallest,largest], got {self.budget}")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"dtype must be float32 or bfloat16, got {self.dtype!r}")
+        if self.layers and not self.lora:
+            raise ValueError(f"layers={self.layers} says where LoRA is: give its rank, lora=16")
+
+
+class Decision(NamedTuple):
+    """One prompt and what is to be announced: ``target`` (NUM_LEVELS,) probabilities of the levels."""
+
+    text: str
+    remaining: int
+    tasks_left: int
+    target: Sequence[float]
+
+
+def single_decisions(found: Sequence[Sampled], recipe: TableRecipe, rng: Random) -> list[list[Decision]]:
+    """A question a list, under budgets that do not matter: what it takes is said, whatever is left."""
+    return [
+        [
+            Decision(one.question.text, rng.randint(*recipe.budget), rng.randint(1, recipe.num_tasks), _shares(one))
+            for _ in range(recipe.states)
+        ]
+        for one in found
+    ]
+
+
+def ample_decisions(found: Sequence[Sampled], recipe: TableRecipe) -> list[list[Decision]]:
+    """Every question as the only one left of the largest budget: where nothing is scarce."""
+    return [[Decision(one.question.text, recipe.budget[1], 1, _shares(one))] for one in found]
+
+
+def exam_decisions(found: Sequence[Sampled], count: int, recipe: TableRecipe, rng: Random) -> list[list[Decision]]:
+    """An exam a list: the decisions of its plan, with what is left when each is taken."""
+    return [
+        [
+            Decision(one.question.text, left, tasks_left, np.eye(NUM_LEVELS)[REFUSED if way is None else way.level])
+            for one, left, tasks_left, way in planned(*draw_exam(found, recipe.num_tasks, recipe.budget, rng), rng)
+        ]
+        for _ in range(count)
+    ]
+
+
+def _shares(one: Sampled) -> Sequence[float]:
+    return np.array(one.counts) / sum(one.counts)
+
+
+def fine_tune(
+    model: str,
+    recipe: TableRecipe,
+    folder: Path,
+    table: dict[str, Any],
+    train: Sequence[Sampled],
+    validation: Sequence[Sampled],
+    watch: Watch = lambda what, done, total: None,
+) -> dict[str, list[float]]:
+    """Train a model (see :func:`agents.llm.decisions.policy.model_source`), or go on after the last whole epoch; the folder becomes a model directory.
+
+    :param table: what tells the table apart, kept with the recipe.
+    :param train: labelled questions (:func:`agents.llm.mcft.rejection.table_samples`); ``validation``: for early stopping.
+    :returns: nats a label on validation questions before and after each epoch, by stage.
+    :raises ValueError: where the folder holds another model's, table's or recipe's work, or there are no questions.
+    """
+    for name, questions in (("training", train), ("validation", validation)):
+        if not questions:
+            raise ValueError(f"the table has no {name} question with a text: record more questions")
+    folder.mkdir(parents=True, exist_ok=True)
+    begun = {"model": Path(model_source(model)).name, "recipe": asdict(recipe) | table}
+    record = folder / RECIPE
+    if record.exists():
+        there = json.loads(record.read_text())
+        if any(there[name] != value for name, value in json.loads(json.dumps(begun)).items()):
+            raise ValueError(
+                f"{folder} holds work with another model, table or recipe: choose another folder, or delete it"
+            )
+        if "validation" in there:
+            return there["validation"]  # type: ignore[no-any-return]
+    write_json(record, begun)
+    write_labels(folder / LABELS, {"train": train, "validation": validation})
+    trainer = _Trainer(model, recipe, folder / CHECKPOINT, watch)
+    single = ample_decisions(validation, recipe)
+    trainer.stage(
+        "single problems", recipe.single_epochs, recipe.lr, lambda rng: single_decisions(train, recipe, rng), single
+    )
+    trainer.stage(
+        "exams",
+        recipe.exam_epochs,
+        recipe.exam_lr,
+        lambda rng: exam_decisions(train, recipe.exams, recipe, rng) + ample_decisions(train, recipe),
+        exam_decisions(validation, max(len(validation) // 2, 1), recipe, Random(f"{recipe.seed} validation")) + single,
+    )
+    trainer.policy.save(folder, model)
+    write_json(record, begun | {"validation": trainer.losses})
+    trainer.checkpoint.unlink()
+    return trainer.losses
+
+
+class _Trainer:
+    """Trains a policy stage by stage; what is needed to go on is kept after every epoch.
+
+    :param checkpoint: file of the state, read where it is there.
+    """
+
+    def __init__(self, model: str, recipe: TableRecipe, checkpoint: Path, watch: Watch) -> None:
+        self.policy = LMPolicy(
+            model, NUM_LEVELS, lora=recipe.lora, layers=recipe.layers, dtype=recipe.dtype, seed=recipe.seed
+        )
+        self.recipe, self.checkpoint, self.watch = recipe, checkpoint, watch
+        self.encoder = PromptEncoder(load_tokenizer(model), levels=NUM_LEVELS)
+        self.losses: dict[str, list[float]] = {}
+        self._kept: dict[str, Any] = {}
+        if checkpoint.exists():
+            self._kept = torch.load(checkpoint, weights_only=False)
+            self.losses = self._kept["losses"]
+            self._take(self._kept["best"])
+
+    def stage(
+        self,
+        name: str,
+        epochs: int,
+        lr: float,
+        examples: Callable[[Random], list[list[Decision]]],
+        validation: Sequence[Sequence[Decision]],
+    ) -> None:
+        """Train one stage, or go on with it; at the end the policy has its best weights.
+
+        :param examples: makes those of an epoch, in lists whose decisions are read together.
+        """
+        losses = self.losses.setdefault(name, [])
+        if list(self.losses)[-1] != name:
+            return  # done before
+        if not losses:
+            losses.append(self._nats(validation))
+        optimizer = torch.optim.AdamW(
+            [one for one in self.policy.parameters() if one.requires_grad], lr, weight_decay=0.0
+        )
+        best = self._weights()
+        if len(losses) > 1:
+            self._take(self._kept["weights"])
+            optimizer.load_state_dict(self._kept["optimizer"])
+        for epoch in range(len(losses) - 1, epochs):
+            if epoch + 1 - int(np.argmin(losses)) > self.recipe.patience:
+                break
+            rng = Random(f"{self.recipe.seed} {name} {epoch}")
+            made = examples(rng)
+            rng.shuffle(made)
+            steps = -(-len(made) // self.recipe.batch)
+            for step in range(steps):
+                done = epoch + (step + 1) / steps
+                rate = lr * min(1.0, done / (0.1 * epochs), (epochs + 1 / steps - done) / (0.9 * epochs))
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                loss = self._loss(made[step * self.recipe.batch : (step + 1) * self.recipe.batch]).mean()
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                torch.nn.utils.clip_grad_norm_(self.policy.parameters(), 1.0)
+                optimizer.step()
+                self.watch(f"{name}, validation {losses[-1]:.3f}", epoch * steps + step + 1, epochs * steps)
+            losses.append(self._nats(validation))
+            if losses[-1] == min(losses):
+                best = self._weights()
+            self._keep(best, optimizer)
+        self._take(best)
+
+    def _loss(self, together: Sequence[Sequence[Decision]]) -> torch.Tensor:
+        """(D,) nats a label."""
+        decisions = [one for made in together for one in made]
+        questions = self.encoder.questions([one.text for one in decisions])
+        states = self.encoder.states(*(np.array([one[at] for one in decisions]) for at in (1, 2)))
+        logits, _ = self.policy.heads(
+            joined(questions, states, (questions.shape[1], states.shape[1])), questions.shape[1]
+        )
+        target = torch.tensor(np.array([one.target for one in decisions])[:, _LEVELS], device=logits.device)
+        return -(target * logits.double().log_softmax(1)).sum(1)
+
+    def _nats(self, validation: Sequence[Sequence[Decision]]) -> float:
+        with torch.no_grad():
+            return float(torch.cat([self._loss(part) for part in _parts(validation, self.recipe.batch)]).mean())
+
+    def _weights(self) -> dict[str, Any]:
+        return self.policy.weights()
+
+    def _take(self, weights: dict[str, Any]) -> None:
+        self.policy.set_weights(weights)
+
+    def _keep(self, best: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
+        from roi_env.files import replacing
+
+        self._kept = {
+            "losses": self.losses,
+            "best": best,
+            "weights": self._weights(),
+            "optimizer": optimizer.state_dict(),
+        }
+        with replacing(self.checkpoint) as path:
+            torch.save(self._kept, path)
+
+
+def _parts(made: Sequence[Sequence[Decision]], size: int) -> Iterator[Sequence[Sequence[Decision]]]:
+    for first in range(0, len(made), size):
+        yield made[first : first + size]

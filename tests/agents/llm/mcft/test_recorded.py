@@ -1,0 +1,182 @@
+"""Meta-cognitive fine-tuning on a recorded table: its labels, its examples, and trainings of several architectures."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+pytest.importorskip("reasoning_gym", reason="needs the extra [llm]")
+pytest.importorskip("peft", reason="needs the extra [llm]")
+
+from transformers import AutoModelForCausalLM
+
+from agents.llm.decisions.policy import LMPolicy, load_model, load_tokenizer
+from agents.llm.mcft.recorded import (
+    CHECKPOINT,
+    TableRecipe,
+    ample_decisions,
+    exam_decisions,
+    fine_tune,
+    single_decisions,
+)
+from agents.llm.mcft.rejection import Sampled, read_labels, table_samples
+from agents.llm.mcft.self_knowledge import nats, tag_probabilities
+from agents.llm.mcft.training import LABELS, RECIPE
+from agents.llm.prompts import REFUSED
+from roi_env.sources.outcome_tables import OutcomeTable
+from tests.tiny_models import tiny_model
+
+TIERS = {"256": 256, "512": 512, "1024": 1024}
+RECIPE_ = TableRecipe(single_epochs=6, exam_epochs=1, exams=6, batch=4, lora=4, lr=2e-2, exam_lr=2e-3, dtype="float32")
+
+
+def table(questions: int = 48) -> OutcomeTable:
+    """Questions whose first word tells what they take: ``short`` is right in 100 tokens, ``long`` in 700, ``never`` not at all."""
+    rows = []
+    for q in range(questions):
+        kind = ("short", "long", "never")[q % 3]
+        for sample in range(2):
+            length = {"short": 100, "long": 700, "never": 2000}[kind] + q + sample
+            rows += [
+                {
+                    "dataset": "sums", "question_id": f"q{q}", "question": f"{kind} {q} + 1 =", "answer": "1", "menu": "m", "tier": name,
+                    "tier_order": k, "tokens": min(length, cap), "correct": kind != "never" and length <= cap, "sample": sample,
+                }
+                for k, (name, cap) in enumerate(TIERS.items(), 1)
+            ]  # fmt: skip
+    made = OutcomeTable.from_arrow(pa.Table.from_pylist(rows), "made.parquet")
+    return dataclasses.replace(made, level_edges={"m": TIERS}, pairing=True)
+
+
+def split(which: Any) -> list[Sampled]:
+    return table_samples(table().split(which))
+
+
+def test_labels_are_those_of_the_samples() -> None:
+    for one in table_samples(table()):
+        level = {"short": 0, "long": 2, "never": REFUSED}[one.question.text.split()[0]]
+        assert one.label == level
+        assert one.counts[level] == (1 if level == REFUSED else 2)
+        assert [sample.tokens for sample in one.kept] == (
+            [] if level == REFUSED else [round(one.tokens[-1] + d) for d in (-0.5, 0.5)]
+        )
+        assert one.success == {0: (1, 1, 1), 2: (0, 0, 1), REFUSED: (0, 0, 0)}[level]
+    shortest = table_samples(table(), keep="shortest")
+    assert {len(one.kept) for one in shortest} == {0, 1}
+    # At the first tier alone long questions are never right.
+    early = table_samples(table(), sampled=["256"])
+    assert {one.label for one in early if one.question.text.startswith("long")} == {REFUSED}
+    with pytest.raises(ValueError, match=r"3 tiers.*--tier"):
+        table_samples(table().select(tiers=["256", "512"]))
+    with pytest.raises(ValueError, match="no tier 'low'"):
+        table_samples(table(), sampled=["low"])
+
+
+def test_examples_of_both_stages() -> None:
+    found = split("train")
+    recipe = dataclasses.replace(RECIPE_, states=3)
+    for made, one in zip(single_decisions(found, recipe, Random(0)), found, strict=True):
+        assert len({(d.remaining, d.tasks_left) for d in made}) > 1
+        assert {d.text for d in made} == {one.question.text}
+        assert all(np.argmax(d.target) == one.label and sum(d.target) == 1 for d in made)
+    assert {(d.remaining, d.tasks_left) for (d,) in ample_decisions(found, recipe)} == {(1024, 1)}
+    solved = refused_worth_solving = 0
+    for exam in exam_decisions(found, 40, recipe, Random(0)):
+        assert [d.tasks_left for d in exam] == list(range(len(exam), 0, -1))
+        for d in exam:
+            kind = d.text.split()[0]
+            level = int(np.argmax(d.target))
+            solved += level != REFUSED
+            refused_worth_solving += level == REFUSED and kind != "never"
+            assert level in (REFUSED, {"short": 0, "long": 2}.get(kind, REFUSED))
+            # What is chosen fits what is left, with the tags still to come.
+            assert level == REFUSED or d.remaining > {"short": 100, "long": 700}[kind]
+    assert solved > 0
+    assert refused_worth_solving > 0, "budgets are scarce at times"
+
+
+@pytest.mark.parametrize(
+    ("architecture", "dialect"), [("qwen2", "instruct"), ("llama", "thinking"), ("gpt_neox", "bare")]
+)
+def test_any_model_learns_what_the_table_says(architecture: str, dialect: str, tmp_path: Path) -> None:
+    model = str(tiny_model(tmp_path / "model", architecture, dialect))
+    train, validation = split("train"), split("validation")
+    losses = fine_tune(model, RECIPE_, tmp_path / "out", {"table": "made"}, train, validation)
+    assert list(losses) == ["single problems", "exams"]
+    assert min(losses["single problems"]) < 0.5 * losses["single problems"][0]
+    assert not (tmp_path / "out" / CHECKPOINT).exists()
+    labels = read_labels(tmp_path / "out" / LABELS, "validation")
+    before, after = (
+        tag_probabilities(load_model(one), load_tokenizer(one), labels.texts, 1024, 1)
+        for one in (model, str(tmp_path / "out"))
+    )
+    assert nats(after, labels).mean() < 0.6 * nats(before, labels).mean()
+    # An ordinary model directory with the same parts, finished: it is not trained again.
+    base, tuned = (AutoModelForCausalLM.from_pretrained(one).state_dict() for one in (model, tmp_path / "out"))
+    assert base.keys() == tuned.keys()
+    written = (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns
+    assert fine_tune(model, RECIPE_, tmp_path / "out", {"table": "made"}, train, validation) == losses
+    assert (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns == written
+    with pytest.raises(ValueError, match="another model, table or recipe"):
+        fine_tune(model, RECIPE_, tmp_path / "out", {"table": "other"}, train, validation)
+
+
+class Stopped(Exception):
+    """Ends a training early, as Ctrl-C would."""
+
+
+def test_an_interrupted_training_ends_in_the_same_weights(tmp_path: Path) -> None:
+    model = str(tiny_model(tmp_path / "model"))
+    train, validation = split("train"), split("validation")
+    recipe = dataclasses.replace(RECIPE_, single_epochs=3, exam_epochs=2)
+    whole = fine_tune(model, recipe, tmp_path / "whole", {}, train, validation)
+    stops = [("single problems", 8), ("exams", 1), ("exams", 8)]
+
+    def watch(what: str, done: int, total: int) -> None:
+        if stops and (what.split(",")[0], done) == stops[0]:
+            stops.pop(0)
+            raise Stopped
+
+    for _ in range(3):
+        with pytest.raises(Stopped):
+            fine_tune(model, recipe, tmp_path / "again", {}, train, validation, watch)
+        assert "validation" not in json.loads((tmp_path / "again" / RECIPE).read_text())
+    assert fine_tune(model, recipe, tmp_path / "again", {}, train, validation, watch) == whole
+    files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "again")]
+    assert files[0] == files[1]
+
+
+def test_lora_on_the_last_layers_leaves_those_below_alone(tmp_path: Path) -> None:
+    model = str(tiny_model(tmp_path / "model"))
+    policy = LMPolicy(model, 4, lora=2, layers=1)
+    assert {name.split(".layers.")[1][0] for name in policy.weights()} == {"1"}
+    assert {name.split(".layers.")[1][0] for name in LMPolicy(model, 4, lora=2).weights()} == {"0", "1"}
+    with pytest.raises(ValueError, match="layers=3: the model has 2"):
+        LMPolicy(model, 4, lora=2, layers=3)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("exams", 0, "exams must be at least 1"),
+        ("keep", "longest", "all or shortest"),
+        ("budget", [50], "smallest,largest"),
+        ("dtype", "int8", "float32 or bfloat16"),
+        ("lora", 0, "layers=1 says where LoRA is"),
+    ],
+)
+def test_recipes_that_cannot_be_followed(field: str, value: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(RECIPE_, **{"layers": 1, field: value})
+
+
+def test_a_table_without_texts_teaches_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no training question with a text"):
+        fine_tune("tinylm", RECIPE_, tmp_path, {}, [], split("validation"))
