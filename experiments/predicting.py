@@ -72,7 +72,8 @@ def recovery_of(
         without, informed = reachable_values(batch), informed_apart(batch)
         raw = informed_values(batch, auto_grid(batch.spec.budget))
         for rows, grouped in zip(found, sources, strict=True):
-            spec = exam_spec(grouped, num_tasks=tasks, budget=batch.spec.budget, decision_cost=case.table.decision_cost)
+            spec = exam_spec(grouped, num_tasks=tasks, decision_cost=case.table.decision_cost)
+            spec = spec.replace(budget=batch.spec.budget)
             with_it = reachable_values(draw_exams(spec, seed, np.arange(exams)))
             share = recovered(with_it, without, informed.value, raw, batch.items, seed=seed)
             rows.append(Row(budget, informed.method, share, float(with_it.mean())))

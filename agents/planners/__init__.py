@@ -33,6 +33,8 @@ _ENTRIES: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
     ("plugin-bellman", "dynamic_programming:PluginBellman", "dynamic programming on laws counted from 540 attempts", {}),
     ("bellman", "dynamic_programming:Bellman", "dynamic programming on the published beliefs", {}),
     ("online-lp", "online:OnlineLP", "fluid LP on beliefs that are updated with every answer of the exam (live exams)", {}),
+    ("online-lp-fading", "online:OnlineLP", "the same where answers fade: for prices and models that change within an exam",
+     {"strength": 16.0, "memory": 200.0}),
     ("belief-bellman", "belief:BeliefBellman", "dynamic programming over budget and belief about the exam's latent state",
      {}),
     ("optimum", "dynamic_programming:optimum", "the best policy for the evaluated exams' own published laws", {}),

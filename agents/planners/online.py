@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,7 +11,7 @@ import numpy.typing as npt
 from numba import njit
 
 from agents.base import HIDDEN, Agent, DecisionView, ExamsView, Feedback, Problem, Probs, State
-from agents.parameters import Positive
+from agents.parameters import NonNegative, Positive
 from agents.planners.bandits import hull_increments
 from agents.planners.menu import Floats
 
@@ -74,18 +75,23 @@ class OnlineLP(Agent):
 
     The law of one exam is learned in that exam alone: nothing is carried to the next.
 
+    **Where laws drift** (a price or a model changes within the exam), ``memory`` makes answers fade: every answer of the exam
+    multiplies the weight of all before it by exp(-1 / memory). What is no longer tried falls back to the beliefs that the exam
+    began with, and is tried again where these are good.
+
     :param strength: s, pseudo-attempts that measured beliefs are worth; guesses have weights of their own.
-    :raises ValueError: where the problem publishes no beliefs, or s <= 0.
+    :param memory: answers after which one weighs 1/e of what it did; 0: none fades.
+    :raises ValueError: where the problem publishes no beliefs, s <= 0 or memory < 0.
     """
 
     name: ClassVar[str] = "online-lp"
     markov: ClassVar[bool] = False
 
-    def __init__(self, problem: Problem, strength: Positive = 4.0) -> None:
+    def __init__(self, problem: Problem, strength: Positive = 4.0, memory: NonNegative = 0.0) -> None:
         super().__init__(problem)
-        if strength <= 0:
-            raise ValueError(f"strength must be > 0, got {strength}")
-        self.strength = strength
+        if strength <= 0 or memory < 0:
+            raise ValueError(f"strength must be > 0 and memory >= 0, got {strength} and {memory}")
+        self.strength, self.memory = strength, memory
         laws = problem.require_beliefs(self.name)
         cost = np.maximum(laws.expected_cost, 1.0)
         self._cost: Floats = np.broadcast_to(cost.mean(0), cost.shape) if problem.guessed else cost
@@ -168,6 +174,9 @@ class OnlineLP(Agent):
         cell = view.exam[done], view.group[done], feedback.action[done] - 1
         tokens = np.maximum(feedback.tokens[done] - self.problem.decision_cost, 0)
         seen = Seen(*(a.copy() for a in (state.count, state.ratio, state.failed, state.judged, state.right)))
+        if self.memory:
+            for sums in (seen.count, seen.ratio, seen.failed, seen.judged, seen.right):
+                sums[view.exam[done]] *= math.exp(-1 / self.memory)
         failed = np.zeros(len(tokens), np.bool_) if feedback.failed is None else feedback.failed[done]
         right = None if feedback.correct is None else feedback.correct[done]
         self._count(seen, cell, tokens, failed, right)
@@ -199,7 +208,7 @@ class OnlineLP(Agent):
 
     def params(self) -> dict[str, Any]:
         """Constructor parameters."""
-        return {"strength": self.strength}
+        return {"strength": self.strength, "memory": self.memory}
 
 
 def _posterior(weight: float, prior: Any, total: Floats, count: Floats) -> Floats:

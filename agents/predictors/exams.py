@@ -185,10 +185,8 @@ def _exams(case: Case, split: Split, group_by: str | None = None, like: Sequence
     source = case.source(split, group_by)
     tasks = min(10, len(source.row_item))
     budgets: Sequence[float | int] = [batch.spec.budget for batch in like] or BUDGETS
-    specs = [
-        exam_spec(source, num_tasks=tasks, budget=budget, decision_cost=case.table.decision_cost) for budget in budgets
-    ]
-    return [draw_exams(spec, 0, np.arange(_EXAMS)) for spec in specs]
+    spec = exam_spec(source, num_tasks=tasks, decision_cost=case.table.decision_cost)
+    return [draw_exams(spec.replace(budget=budget), 0, np.arange(_EXAMS)) for budget in budgets]
 
 
 def _reached(exams: Sequence[ExamBatch]) -> Floats:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -331,13 +332,14 @@ def test_bandit_plays_the_relaxation() -> None:
 
 
 def test_online_lp_plays_the_relaxation_of_its_posterior() -> None:
-    """Attempts fed one by one; beliefs by the docstring's formulas cell by cell, the relaxation by HiGHS."""
+    """Attempts fed one by one, fading and not; beliefs by the docstring's formulas cell by cell, the relaxation by HiGHS."""
     rng = np.random.default_rng(2)
     for seed in range(200):
         spec = tiny_spec(seed, feedback=["cost", "cost+correct"][seed % 2])
         problem = public_problem(spec)
         batch = draw_exams(spec, seed, [0])
-        agent, s = OnlineLP(problem, strength=3.0), 3.0
+        memory = [0.0, 2.0][seed // 2 % 2]
+        agent, s = OnlineLP(problem, strength=3.0, memory=memory), 3.0
         state = agent.start(exams_view(batch, problem))
         groups, zero = batch.groups[0], np.zeros(1, np.int64)
         size = problem.num_groups, problem.num_tiers
@@ -356,18 +358,21 @@ def test_online_lp_plays_the_relaxation_of_its_posterior() -> None:
             if action and not cut:
                 g = int(groups[n])
                 tries.append((g, action - 1, (paid - problem.decision_cost) / believed[g][action - 1], right))
+        # What the i-th attempt from the end weighs.
+        weight = [math.exp(-i / memory) if memory else 1.0 for i in reversed(range(len(tries)))]
         success, cost = np.zeros(size), np.ones(size)
         for g, k in itertools.product(range(size[0]), range(size[1])):
-            tier = [t for t in tries if t[1] == k]
-            own = [t for t in tier if t[0] == g]
-            factor = (s + sum(t[2] for t in tier)) / (s + len(tier))
-            cost[g, k] = believed[g][k] * (s * factor + sum(t[2] for t in own)) / (s + len(own))
+            tier = [(w, t) for w, t in zip(weight, tries, strict=True) if t[1] == k]
+            own = [(w, t) for w, t in tier if t[0] == g]
+            all_, mine = (sum(w for w, _ in some) for some in (tier, own))
+            factor = (s + sum(w * t[2] for w, t in tier)) / (s + all_)
+            cost[g, k] = believed[g][k] * (s * factor + sum(w * t[2] for w, t in own)) / (s + mine)
             prior = float(laws.success_probability[g, k])
             success[g, k] = prior
             if spec.feedback == "cost+correct":
-                surprise = sum(t[3] - laws.success_probability[t[0], k] for t in tier) / (s + len(tier))
+                surprise = sum(w * (t[3] - laws.success_probability[t[0], k]) for w, t in tier) / (s + all_)
                 around = min(max(prior + surprise, 0.0), 1.0)
-                success[g, k] = (s * around + sum(t[3] for t in own)) / (s + len(own))
+                success[g, k] = (s * around + sum(w * t[3] for w, t in own)) / (s + mine)
         np.testing.assert_allclose([a[0] for a in agent.believed(state, zero)], (success, cost), err_msg=str(seed))
         n, budget = (
             problem.num_tasks - 1 - int(rng.integers(problem.num_tasks)),
@@ -390,6 +395,30 @@ def test_online_lp_plays_the_relaxation_of_its_posterior() -> None:
         best = solve_lp(np.array(gain, float), np.array(price, float), capacity)
         mine = solve_lp(np.array(gain, float), np.array(price, float), capacity, probs[1:])
         assert mine == pytest.approx(best, abs=1e-6), seed
+
+
+def test_fading_online_lp_believes_what_came_after_a_change() -> None:
+    """A price that quadruples and a model that fails half-way: only where answers fade is the change believed."""
+    spec = tiny_spec(4, num_tasks=1, budget=12, feedback="cost+correct")
+    problem, batch = public_problem(spec), draw_exams(spec, 0, [0])
+    agents = [make_agent(name, problem) for name in ("online-lp-fading", "online-lp(strength=16)")]
+    states = [agent.start(exams_view(batch, problem)) for agent in agents]
+    zero, group = np.zeros(1, np.int64), int(batch.groups[0, 0])
+    k = int(problem.min_cost[group].argmin())
+    view = DecisionView(problem, zero, zero, zero + 12, zero, zero, zero.astype(bool), batch.groups)
+
+    def answers(count: int, tokens: int, right: bool) -> list[tuple[float, float]]:
+        told = Feedback(view, zero + k + 1, zero + tokens, np.array([right]), np.array([False]))
+        for _ in range(count):
+            states[:] = [agent.observe(told, state) for agent, state in zip(agents, states, strict=True)]
+        found = [agent.believed(state, zero) for agent, state in zip(agents, states, strict=True)]
+        return [(float(success[0, group, k]), float(cost[0, group, k])) for success, cost in found]
+
+    before = answers(1000, 10, True)
+    assert before[0] == pytest.approx(before[1], rel=0.1)
+    fading, keeping = answers(1000, 40, False)
+    assert fading[0] < 0.1 < 0.4 < keeping[0]
+    assert keeping[1] < 27 < 36 < fading[1]
 
 
 def as_lists(known: Estimates, names: tuple[str, ...] = ("count", "right", "tokens", "square")) -> list[np.ndarray]:

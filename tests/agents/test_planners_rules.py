@@ -646,6 +646,7 @@ REFERENCE_TESTS = {
     "plugin-bellman": "test_plugin_equals_recursion_on_counts",
     "bellman": "test_bellman_equals_recursion",
     "online-lp": "test_online_lp_plays_the_relaxation_of_its_posterior",
+    "online-lp-fading": "test_online_lp_plays_the_relaxation_of_its_posterior",
     "belief-bellman": "test_belief_planner_brackets_the_optimum",
     "optimum": "test_optimum_equals_recursion_on_its_own_laws",
 }

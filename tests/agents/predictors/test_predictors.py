@@ -17,6 +17,7 @@ from agents.predictors.predictor import PredictorError, fit_scores, load_predict
 from agents.predictors.quality import column_means, quality
 from agents.predictors.records import Records, near_duplicates, records, training_questions
 from agents.predictors.scores import Trees, folds_of, targets
+from experiments.predicting import recovery_of
 from roi_env.exams.config import exam_spec
 from roi_env.exams.exam import draw_exams
 from roi_env.measures.recovery import informed_apart, recovered
@@ -302,3 +303,15 @@ def test_a_thousand_questions_of_a_real_table() -> None:
     mine = quality(test, made.heads.probability(scores), made.heads.expected_cost(scores))
     assert mine.log_loss.mean() < quality(test, mean, tokens).log_loss.mean() + 0.005
     assert (mine.calibration < 0.1).all()
+
+
+def test_unit_of_cost_changes_nothing() -> None:
+    """The same numbers as dollars: the same groups, chosen by the same gains, and the same information recovered."""
+    table = told()
+    dollars = OutcomeTable.from_arrow(table.rows.replace_schema_metadata({"unit": "micro-usd"}))
+    found = []
+    for one in (table, dollars):
+        case = Case(one, {})
+        predictor = fit_predictor("given:kind", case)
+        found.append((predictor.facts, recovery_of(case, [predictor], (0.3,), exams=40)[0][0].found.share))
+    assert found[0] == found[1]
