@@ -70,7 +70,9 @@ def recovery_of(
             np.arange(exams),
         )
         without, informed = reachable_values(batch), informed_apart(batch)
-        raw = informed_values(batch, auto_grid(batch.spec.budget))
+        spec = batch.spec
+        grid = auto_grid(spec.budget, source.laws, tasks, spec.decision_cost)
+        raw = informed_values(batch, grid)
         for rows, grouped in zip(found, sources, strict=True):
             spec = exam_spec(grouped, num_tasks=tasks, decision_cost=case.table.decision_cost)
             spec = spec.replace(budget=batch.spec.budget)

@@ -32,7 +32,6 @@ class Bellman(TableAgent):
 
     def __init__(self, problem: Problem, grid: Natural = 0) -> None:
         super().__init__(problem)
-        self.grid = grid or auto_grid(problem.budget)
         self._grid = grid
 
     def laws(self) -> Laws:
@@ -42,10 +41,12 @@ class Bellman(TableAgent):
     def tables(self, exams: ExamsView) -> Tables:
         """Solve a batch of exams."""
         problem, weights = self.problem, self.problem.group_weight
-        cells = compile_laws(self.laws(), problem.min_cost, problem.decision_cost, self.grid, self.rounding)
+        laws = self.laws()
+        grid = self._grid or auto_grid(problem.budget, laws, problem.num_tasks, problem.decision_cost)
+        cells = compile_laws(laws, problem.min_cost, problem.decision_cost, grid, self.rounding)
         if not problem.preview:
-            return blind_tables(problem.arrivals, weights, cells, problem.budget, self.grid)
-        return preview_tables(exams.groups, weights, cells, problem.budget, self.grid)
+            return blind_tables(problem.arrivals, weights, cells, problem.budget, grid)
+        return preview_tables(exams.groups, weights, cells, problem.budget, grid)
 
     def params(self) -> dict[str, Any]:
         """Constructor parameters."""

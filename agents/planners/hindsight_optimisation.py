@@ -12,7 +12,7 @@ from agents.base import ExamsView, Problem
 from agents.parameters import Count, Natural
 from agents.planners.tables import TableAgent
 from roi_env.exact.hindsight import NEVER, hindsight_curve
-from roi_env.exact.policy_tables import Curve, Tables, auto_grid, blind_tables, compile_laws, preview_tables
+from roi_env.exact.policy_tables import Curve, Tables, auto_grid, blind_tables, compile_laws, preview_tables, spendable
 from roi_env.exams import random
 
 
@@ -115,8 +115,9 @@ class HindsightOptimisation(TableAgent):
             )
         self._params = {"scenarios": scenarios, "coupling": coupling, "seed": seed, "grid": grid}
         self.scenarios, self.seed = scenarios, seed
-        self.grid = grid or auto_grid(problem.budget)
         laws = problem.require_beliefs("hindsight-optimisation")
+        self.budget = spendable(problem.budget, laws, problem.num_tasks, problem.decision_cost)
+        self.grid = grid or auto_grid(self.budget, laws, problem.num_tasks, problem.decision_cost)
         self._cheapest = _draw_cheapest(
             np.uint64(seed),
             scenarios,
@@ -136,7 +137,7 @@ class HindsightOptimisation(TableAgent):
         places = np.arange(position, position + groups.shape[1])
         cheapest = self._cheapest[np.arange(self.scenarios)[:, None], places, groups]
         weights = problem.group_weight[groups]
-        return hindsight_curve(cheapest, weights, problem.budget, decision_cost=problem.decision_cost, grid=self.grid)
+        return hindsight_curve(cheapest, weights, self.budget, decision_cost=problem.decision_cost, grid=self.grid)
 
     def tables(self, exams: ExamsView) -> Tables:
         """Solve a batch of exams."""
@@ -148,7 +149,7 @@ class HindsightOptimisation(TableAgent):
             def continuation(position: int, heads: npt.NDArray[np.int64]) -> list[Curve]:
                 return [self.curve(position, exams.groups[e, position:]) for e in heads]
 
-            return preview_tables(exams.groups, weights, cells, problem.budget, self.grid, continuation)
+            return preview_tables(exams.groups, weights, cells, self.budget, self.grid, continuation)
         arrivals = problem.arrivals
         numbers = _draw_numbers(np.uint64(self.seed), self.scenarios, problem.num_tasks)
 
@@ -163,7 +164,7 @@ class HindsightOptimisation(TableAgent):
                 curves.append(self.curve(position + 1, np.stack(path, 1)))
             return curves
 
-        return blind_tables(arrivals, weights, cells, problem.budget, self.grid, blind)
+        return blind_tables(arrivals, weights, cells, self.budget, self.grid, blind)
 
     def params(self) -> dict[str, Any]:
         """Constructor parameters."""

@@ -233,23 +233,27 @@ def lookahead_kernel(
     rest = np.empty(0)
     stop = 0
     while stop < len(exam):
-        begin, most = stop, 0
+        begin, most, fewest = stop, 0, remaining[stop]
         while stop < len(exam) and exam[stop] == exam[begin] and position[stop] == position[begin]:
-            most = max(most, remaining[stop])
+            most, fewest = max(most, remaining[stop]), min(fewest, remaining[stop])
             stop += 1
         n, g = position[begin], group[begin]
         count = fill_curve(menu, plan, exam[begin], n + 1, -1, tokens, gain, slope, which)
-        if len(rest) <= most:
-            rest = np.empty(most + 1)
+        dearest = 0
+        for i in range(menu.indptr[g * num_tiers], menu.indptr[(g + 1) * num_tiers]):
+            dearest = max(dearest, menu.support[i])
+        low = max(fewest - menu.decision_cost - dearest, 0)  # less than that is not left by any attempt
+        if len(rest) <= most - low:
+            rest = np.empty(most - low + 1)
         j = 0
-        for b in range(most + 1):
+        for b in range(low, most + 1):
             budget = float(max(b - menu.decision_cost * (num_tasks - n - 1), 0))
             while j < count and tokens[j + 1] <= budget:
                 j += 1
-            rest[b] = gain[j] + (budget - tokens[j]) * slope[j]
+            rest[b - low] = gain[j] + (budget - tokens[j]) * slope[j]
         for d in range(begin, stop):
             b = remaining[d] - menu.decision_cost
-            best = rest[b] if b >= 0 else 0.0
+            best = rest[b - low] if b >= 0 else 0.0
             for k in range(num_tiers):
                 if not mask[d, k + 1]:
                     continue
@@ -259,7 +263,7 @@ def lookahead_kernel(
                     if left < 0:
                         break
                     right += menu.success[i]
-                    after += menu.prob[i] * rest[left]
+                    after += menu.prob[i] * rest[left - low]
                 value = menu.weight[g] * right + after
                 if value > best + TIE * (1.0 + best):
                     best = value

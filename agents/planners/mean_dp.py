@@ -127,11 +127,14 @@ class MeanCostDP(Planner):
             offered_tiers(problem), np.maximum(mean, problem.min_cost - problem.decision_cost), 1 << 60
         )
         """(G, K) certain cost of a tier."""
+        dearest = int(self.tokens.max(where=self.tokens < 1 << 60, initial=0))
+        self.most = min(problem.budget, problem.num_tasks * (dearest + problem.decision_cost))
+        """What can be spent by these costs: with more, nothing changes."""
 
     def start(self, exams: ExamsView) -> State:
         """Action tables (preview, where they fit) or the value table that all exams share (blind)."""
         problem = exams.problem
-        length = problem.budget + 1
+        length = self.most + 1
         shape = (len(exams), problem.num_tasks, length)
         actions, values = np.zeros((0, *shape[1:]), np.int8), np.zeros((0, length))
         law = np.zeros((0, problem.num_groups))
@@ -152,8 +155,8 @@ class MeanCostDP(Planner):
             view.exam,
             view.position,
             view.group,
-            view.remaining,
+            np.minimum(view.remaining, self.most),
             view.problem.num_tasks,
-            view.problem.budget,
+            self.most,
         )
         return one_hot(action, view.problem.num_tiers + 1), state

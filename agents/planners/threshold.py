@@ -101,11 +101,13 @@ class ZCL(Planner):
         mass = population(problem)[self.menu.inc_group]
         self.lower = quantile(self.menu.inc_efficiency, mass, 0.05)
         self.upper = quantile(self.menu.inc_efficiency, mass, 0.95)
-        spent = np.arange(problem.budget, -1, -1) / problem.budget
-        growth = 1.0 + math.log(self.upper / self.lower) if self.lower > 0 else 0.0
-        self.price: Floats = np.exp(spent * growth) * (self.lower / math.e)
-        """(B + 1,) Psi by remaining budget."""
+        self._growth = 1.0 + math.log(self.upper / self.lower) if self.lower > 0 else 0.0
+
+    def price(self, remaining: npt.NDArray[np.int64]) -> Floats:
+        """(D,) Psi at the remaining budgets (D,)."""
+        spent = (self.problem.budget - remaining) / self.problem.budget
+        return np.asarray(np.exp(spent * self._growth) * (self.lower / math.e))
 
     def act(self, view: DecisionView, state: State) -> tuple[Probs, State]:
         """Take every increment above the threshold."""
-        return one_hot(bid(self.menu, view, self.price[view.remaining]), view.problem.num_tiers + 1), state
+        return one_hot(bid(self.menu, view, self.price(view.remaining)), view.problem.num_tiers + 1), state

@@ -305,7 +305,9 @@ def _reach(laws: Laws, rows: npt.NDArray[np.int64], spec: ExamSpec) -> npt.NDArr
 
     :param rows: (U, L, N) laws of the tasks.
     """
-    last = np.where(np.diff(laws.indptr) > 0, laws.cost.astype(np.int64)[laws.indptr[1:] - 1], 0)
+    last = np.zeros(len(laws.indptr) - 1, np.int64)
+    offered = np.diff(laws.indptr) > 0
+    last[offered] = laws.cost[laws.indptr[1:][offered] - 1]
     dearest = last.reshape(laws.num_laws, laws.num_tiers).max(1) + spec.decision_cost
     return np.minimum(np.cumsum(dearest[rows].max(1), 1), spec.budget)
 

@@ -58,9 +58,17 @@ MAX_GRID_POINTS = 16_384
 """Automatic grids keep at most this many budget levels (measured error about 1e-4 of the value)."""
 
 
-def auto_grid(budget: int) -> int:
-    """Tokens per grid step: 1 (exact) up to ``MAX_GRID_POINTS`` tokens of budget."""
-    return -(-budget // MAX_GRID_POINTS)
+def spendable(budget: int, laws: Laws, num_tasks: int, decision_cost: int = 0) -> int:
+    """What an exam can spend of a budget at most: with more, nothing changes."""
+    return min(budget, num_tasks * (int(laws.cost.max(initial=0)) + decision_cost))
+
+
+def auto_grid(budget: int, laws: Laws, num_tasks: int, decision_cost: int = 0) -> int:
+    """Cost per grid step: 1 (exact) up to ``MAX_GRID_POINTS`` of what an exam can spend; beyond, what all costs are
+    multiples of where that is enough (exact too), else what it takes (costs are rounded)."""
+    step = -(-spendable(budget, laws, num_tasks, decision_cost) // MAX_GRID_POINTS)
+    common = int(np.gcd.reduce(laws.cost, initial=decision_cost))
+    return common if 1 < step <= common else max(step, 1)
 
 
 def compile_laws(
@@ -217,7 +225,7 @@ def by_exam(index: Nodes, values: npt.NDArray[np.float64], groups: npt.NDArray[n
 class Tables:
     """Action tables of a batch of exams.
 
-    :param actions: N arrays (nodes, B' + 1) int8.
+    :param actions: N arrays (nodes, B' + 1) int8; with more left than the last one, its action stays the same.
     :param index: where an exam's node is.
     :param grid: tokens per grid step.
     :param value: value of the whole exam by the pass, see :func:`at_start`.
@@ -239,8 +247,15 @@ class Tables:
 
         :param remaining: (D,) tokens left.
         """
-        node = find_node(self.index, position, exam, seen)
-        return np.where(node >= 0, self.actions[position][node, remaining // self.grid], 0).astype(np.int64)
+        node, actions = find_node(self.index, position, exam, seen), self.actions[position]
+        left = np.minimum(remaining // self.grid, actions.shape[1] - 1)
+        return np.where(node >= 0, actions[node, left], 0).astype(np.int64)
+
+
+def _points(budget: int, grid: int, cells: Cells, num_tasks: int) -> int:
+    """Points of a grid up to the budget, or to what can be spent of it."""
+    dearest = max(int(cells.cost.max(initial=0)), cells.skip_cost + 1)
+    return min(budget // grid, num_tasks * dearest) + 1
 
 
 def _bellman_step(weights: npt.NDArray[np.float64], law: npt.NDArray[np.int64], cells: Cells, points: int) -> Step:
@@ -273,7 +288,7 @@ def preview_tables(
     :param continuation: as in :func:`shown_pass`, instead of Bellman's values.
     :param law: law by kind (default: kind g has law g).
     """
-    points = budget // grid + 1
+    points = _points(budget, grid, cells, groups.shape[1]) if continuation is None else budget // grid + 1
     law = np.arange(len(weights)) if law is None else law
     done = shown_pass(groups, (points,), _bellman_step(weights, law, cells, points), continuation)
     return Tables(done.actions, done.nodes, grid, at_start(done.nodes, done.values[:, -1]))
@@ -289,7 +304,7 @@ def blind_tables(
 ) -> Tables:
     """Tables where later tasks are hidden; ``weights`` (G,), law g belongs to group g, ``continuation`` as in
     :func:`hidden_pass`."""
-    points = budget // grid + 1
+    points = _points(budget, grid, cells, len(arrivals.groups)) if continuation is None else budget // grid + 1
     done = hidden_pass(
         arrivals, (points,), _bellman_step(weights, np.arange(len(weights)), cells, points), continuation
     )

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from roi_env.exact.evaluation import MAX_STATES, Decide, Probs, evaluate_markov
 from roi_env.exact.policy_tables import auto_grid
+from roi_env.exams.config import ExamSpec
 from roi_env.exams.exam import ExamBatch
 from roi_env.measures import metrics
 from roi_env.measures.item_response import fit_item_response
@@ -121,10 +122,14 @@ def _shrunk(source: Source, half: Source, strength: float) -> Laws:
     return together.mixture(list(members), list(np.stack([share, 1 - share], 1)))
 
 
+def _grid(spec: ExamSpec, laws: Laws) -> int:
+    return auto_grid(spec.budget, laws, spec.num_tasks, spec.decision_cost)
+
+
 def _score(batch: ExamBatch, laws: Laws, judge: Source, max_states: int) -> Floats:
     """(E,) score of the best policy for the items' ``laws`` under the judge's own outcomes, exact at the planning grid."""
     judged = dataclasses.replace(batch, spec=dataclasses.replace(batch.spec, source=judge))
-    grid = auto_grid(batch.spec.budget)
+    grid = _grid(batch.spec, laws)
     actions = np.eye(batch.spec.num_tiers + 1)
 
     def policy(some: ExamBatch) -> Decide:
@@ -157,7 +162,7 @@ def _by_item_response(batch: ExamBatch, max_states: int) -> Floats:
             prob = p * of_right + (1 - p) * of_wrong
             cells.append((costs[prob > 0], prob[prob > 0], (p * of_right)[prob > 0]))
     laws = laws_from_cells(cells, source.num_tiers)
-    grid = auto_grid(batch.spec.budget)
+    grid = _grid(batch.spec, laws)
     known = informed_tables(batch, grid, laws).value
     pooled = published_laws(laws, source.row_item, source.row_group, source.num_groups, 1)
     worth = known - optimum_tables(batch, grid, laws=pooled).value

@@ -130,8 +130,9 @@ def optimum_tables(batch: ExamBatch, grid: int = 0, rounding: Rounding = "split"
         raise ValueError(
             f"source {source.name!r} has a latent state: use latent_model and roi_env.exact.belief.belief_tables"
         )
-    grid = grid or auto_grid(spec.budget)
-    cells = compile_laws(laws or source.published, spec.min_cost, spec.decision_cost, grid, rounding)
+    laws = laws or source.published
+    grid = grid or auto_grid(spec.budget, laws, spec.num_tasks, spec.decision_cost)
+    cells = compile_laws(laws, spec.min_cost, spec.decision_cost, grid, rounding)
     if spec.preview:
         return preview_tables(batch.groups, source.group_weight, cells, spec.budget, grid)
     tables = blind_tables(spec.arrivals, source.group_weight, cells, spec.budget, grid)
@@ -174,7 +175,6 @@ def reachable_values(
     replicates: int = 100,
 ) -> npt.NDArray[np.float64]:
     """(E,) score of the best policy for the published beliefs; parameters as for :func:`references`."""
-    grid = grid or auto_grid(batch.spec.budget)
     beliefs = batch.spec.source.beliefs
     return _evaluate_tables(
         lambda some: optimum_tables(some, grid, laws=beliefs),
@@ -288,8 +288,8 @@ def references(
     :param grid: tokens per step; 0 chooses 1 (exact) up to 16384 tokens of budget.
     """
     source = batch.spec.source
-    law = law or default_law(batch.spec)
-    grid = grid or auto_grid(batch.spec.budget)
+    law, given, spec = law or default_law(batch.spec), grid, batch.spec
+    grid = grid or auto_grid(spec.budget, source.laws, spec.num_tasks, spec.decision_cost)
 
     def replicate(number: int) -> ExamBatch:
         drawn = dataclasses.replace(batch, replicates=batch.replicates + number)
@@ -301,7 +301,7 @@ def references(
     hides = law == "published" and (strata > 1 or pairs.shape[1] > len(np.unique(source.row_group)))
     informed = np.stack([informed_values(replicate(r), grid) for r in range(informed_draws if hides else 1)], 1)
     if source.num_latent > 1:
-        model = latent_model(batch.spec, grid)
+        model = latent_model(batch.spec, given)
         tables = belief_tables(model, _shown(batch))
         upper = by_exam(tables.index, tables.bound, batch.groups)
         evaluation = summarise(sample(_latent_player(model), batch, replicates=replicates, law=law), batch, law)
@@ -313,7 +313,7 @@ def references(
             upper = upper + (high - low)
     reachable, optimism = evaluation.score, np.zeros(len(batch))
     if not source.synthetic:
-        reachable = reachable_values(batch, grid=grid, law=law, max_states=max_states, replicates=replicates)
+        reachable = reachable_values(batch, grid=given, law=law, max_states=max_states, replicates=replicates)
         optimism = in_sample_optimism(batch, grid)
     return References(
         law=law,
