@@ -60,6 +60,7 @@ from experiments.terminal import console, end_like_an_interrupt, interrupted, in
 from experiments.training.workers import STOPPED
 from roi_env.exams.exam import LARGEST_NUMBER, LARGEST_SEED
 from roi_env.files import replacing
+from roi_env.sources.units import COST_NAMES, cost_text
 
 if TYPE_CHECKING:
     from experiments.commands.train import TrainConfig
@@ -530,10 +531,11 @@ def rollouts(
                 done = run_on_ray(config, player, parts, out, workers=workers, address=address)
             _follow(done, len(parts), lambda part: f"part {part}")
     if not decisions:
-        found = summarise_run(config, out)
+        found, unit = summarise_run(config, out), setting_spec(config.setting).source.unit
         console.print(
             f"score {found.score:.4f} +- {found.score_error:.4f} (standard error over {found.exams:,} exams), "
-            f"{setting_spec(config.setting).source.unit} {found.tokens:.1f}, truncated {100 * found.truncated:.1f} %"
+            f"{COST_NAMES[unit]} {f'{found.tokens:.1f}' if unit == 'tokens' else cost_text(found.tokens, unit)}, "
+            f"truncated {100 * found.truncated:.1f} %"
         )
 
 

@@ -19,11 +19,12 @@ import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import NullFormatter, NullLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLocator, PercentFormatter
 
 from experiments.report.analysis import OPTIMUM, REACHABLE, Comparison, SettingResult, highlights, seed_shares
 from roi_env.measures import metrics
@@ -441,6 +442,18 @@ def regret_split(family: Sequence[SettingResult]) -> Figure:
     return figure
 
 
+def _unit(setting: SettingResult) -> str:
+    """What costs are shown in."""
+    return "tokens" if setting.unit == "tokens" else "US dollars"
+
+
+def _in_dollars(axis: Axis, setting: SettingResult) -> None:
+    """Number an axis of micro-dollars in dollars."""
+    if setting.unit != "tokens":
+        axis.set_major_locator(MaxNLocator(5))
+        axis.set_major_formatter(FuncFormatter(lambda micro, place: f"{micro / 10**6:.4g}"))
+
+
 def pareto(family: Sequence[SettingResult], look: dict[str, Look]) -> Figure:
     """Score against tokens spent, with the agents that nobody beats on both joined by a line."""
     columns = min(len(family), 3)
@@ -475,7 +488,8 @@ def pareto(family: Sequence[SettingResult], look: dict[str, Look]) -> Figure:
         axes.text(setting.budget, 0.02, "budget ", rotation=90, ha="right", transform=axes.get_xaxis_transform())
         axes.axhline(setting.reference(OPTIMUM), color="#000000", lw=0.8)
         axes.set_title(f"B = {setting.budget_text}")
-        axes.set_xlabel(f"{setting.unit} spent per exam")
+        _in_dollars(axes.xaxis, setting)
+        axes.set_xlabel(f"{_unit(setting)} spent per exam")
         axes.set_xlim(right=setting.budget * 1.03)
     panels[0].set_ylabel("score per exam")
     return figure
@@ -564,7 +578,8 @@ def trajectories(comparison: Comparison, setting: SettingResult, agents: Sequenc
         axes.set_xlabel("task")
         axes.tick_params(labelbottom=True)
     for axes in panels[::columns]:
-        axes.set_ylabel(f"{setting.unit} left")
+        _in_dollars(axes.yaxis, setting)
+        axes.set_ylabel(f"{_unit(setting)} left")
     handles: list[Line2D | Patch] = [Line2D([], [], color="#8A8A8A", lw=2.5, label="skip")]
     handles += [Patch(color=colors[k], label=actions[k]) for k in range(1, len(actions))]
     handles += [
@@ -667,7 +682,7 @@ def calibration(comparison: Comparison, setting: SettingResult, look: dict[str, 
         return None
     figure = Figure(figsize=(9.6, 4.3))
     for axes, name, unit in zip(
-        figure.subplots(1, 2), ("success", "tokens"), ("P(correct)", f"{setting.unit} per attempt"), strict=True
+        figure.subplots(1, 2), ("success", "tokens"), ("P(correct)", f"{_unit(setting)} per attempt"), strict=True
     ):
         top = 0.0
         for agent, t in reversed(tables.items()):
@@ -688,6 +703,9 @@ def calibration(comparison: Comparison, setting: SettingResult, look: dict[str, 
         axes.axline((0, 0), slope=1, color=DARK, lw=1)
         axes.set_xlim(0, top)
         axes.set_ylim(0, top)
+        if name == "tokens":
+            _in_dollars(axes.xaxis, setting)
+            _in_dollars(axes.yaxis, setting)
         axes.set_xlabel(f"believed {unit}")
         axes.set_ylabel(f"actual {unit}")
         axes.set_title("Success of chosen attempts" if name == "success" else "Cost of chosen attempts")

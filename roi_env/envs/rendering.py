@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from roi_env.exams.config import ExamSpec
+from roi_env.sources.units import cost_text
 
 if TYPE_CHECKING:
     from PIL import ImageDraw, ImageFont
@@ -76,10 +77,17 @@ def _mark(decision: Decision) -> str:
     return "✓" if decision.correct else "✗"
 
 
+def _shown(cost: int, spec: ExamSpec, *, unit: bool = True) -> str:
+    """A cost: tokens, or dollars."""
+    if spec.source.unit != "tokens":
+        return cost_text(cost, spec.source.unit)
+    return f"{cost} tokens" if unit else str(cost)
+
+
 def render_ansi(scene: Scene) -> str:
     """The exam as coloured text: one line a decision, the budget as a bar, the task to decide next."""
     spec = scene.spec
-    lines = [f"{spec.source.name}: {spec.num_tasks} tasks, {spec.budget} {spec.source.unit}"]
+    lines = [f"{spec.source.name}: {spec.num_tasks} tasks, {_shown(spec.budget, spec)}"]
     left = spec.budget
     width = max(len(scene.action_name(a)) for a in range(spec.num_tiers + 1))
     for n, decision in enumerate(scene.decisions):
@@ -89,10 +97,10 @@ def render_ansi(scene: Scene) -> str:
         lines.append(
             f"{n + 1:3d}  {spec.source.group_names[scene.groups[n]]:<26.26s}  "
             f"\x1b[{colour}m{scene.action_name(decision.action):<{width}s}\x1b[0m  {_mark(decision):<3s} "
-            f"{decision.tokens:7d} {spec.source.unit}  {'█' * full}{'░' * (30 - full)} {left:7d} left"
+            f"{_shown(decision.tokens, spec):>14s}  {'█' * full}{'░' * (30 - full)} {_shown(left, spec, unit=False):>7s} left"
         )
     if scene.ended:
-        lines.append(f"     exam over: score {scene.score:g}, {spec.budget - left} {spec.source.unit} spent")
+        lines.append(f"     exam over: score {scene.score:g}, {_shown(spec.budget - left, spec)} spent")
     else:
         n = len(scene.decisions)
         # Preview or not, the task to decide is public.
@@ -130,7 +138,7 @@ def _paint(
     def y(tokens: float) -> float:
         return bottom - (bottom - top) * tokens / spec.budget
 
-    draw.text((left, 12), f"{spec.source.name}   score {scene.score:g}   {scene.remaining} of {spec.budget} {spec.source.unit} left",
+    draw.text((left, 12), f"{spec.source.name}   score {scene.score:g}   {_shown(scene.remaining, spec, unit=False)} of {_shown(spec.budget, spec)} left",
               fill=_INK, font=title)  # fmt: skip
     at = float(left)
     for action in range(spec.num_tiers + 1):
@@ -140,9 +148,8 @@ def _paint(
         at += 30 + draw.textlength(name, font=font)
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         draw.line((left, y(share * spec.budget), right, y(share * spec.budget)), fill=_FAINT)
-        draw.text(
-            (left - 8, y(share * spec.budget)), str(round(share * spec.budget)), fill=_INK, font=font, anchor="rm"
-        )
+        label = _shown(round(share * spec.budget), spec, unit=False).removesuffix(" USD")
+        draw.text((left - 8, y(share * spec.budget)), label, fill=_INK, font=font, anchor="rm")
     # Beyond about 25 tasks the labels would touch: name every second, fifth, ... one.
     stride = next(s for s in (1, 2, 5, 10, 20, 50, 100, spec.num_tasks) if s * step >= 24 or s >= spec.num_tasks)
     for n in range(0, spec.num_tasks, stride):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 import gymnasium as gym
 import numpy as np
@@ -205,3 +206,15 @@ def test_human_through_gymnasiums_wrapper(make: Callable[[], gym.Env]) -> None:
         shown = pygame.surfarray.array3d(env.window).swapaxes(0, 1)
         np.testing.assert_array_equal(shown, env.unwrapped.render())
     env.close()
+
+
+def test_dollars_are_shown_as_dollars() -> None:
+    drawn = scene(Decision(0, 0, False, False), Decision(2, 60, True, False), budget=200)
+    source = replace(drawn.spec.source, unit="micro-usd")
+    drawn = replace(drawn, spec=replace(drawn.spec, source=source))
+    shown = ESCAPE.sub("", render_ansi(drawn))
+    assert "4 tasks, 0.0002000 USD" in shown
+    assert "0.0000600 USD" in shown
+    assert "0.0001400 USD left" in shown
+    assert "micro" not in shown
+    assert render_rgb(drawn).shape == (360, 720, 3)
