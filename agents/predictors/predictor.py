@@ -187,8 +187,9 @@ class Predictor:
         if self.groups is None:
             raise PredictorError(f"predictor {self.name!r} has no groups: fit it on a table with a validation split")
         return KnownGroups(
-            self.tiers, self.groups.names, self.groups.laws, self.groups.key, self.groups.share, self.group
-        )
+            self.tiers, self.groups.names, self.groups.laws, self.groups.key, self.groups.share, self.group,
+            self.facts.get("unit", "tokens"),
+        )  # fmt: skip
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a file of plain arrays (``.npz``, no pickle); it appears whole or not at all.
@@ -335,6 +336,7 @@ def fit_scores(name: str, found: Records, columns: Sequence[str] = ("dataset",))
     heads = fit_heads(both, np.concatenate([scores, published.read(both.texts, both.columns)], 1))
     seen = {_fingerprint(text): row for text, row in zip(train.texts, out_of_fold, strict=True)}
     facts = {
+        "unit": found.unit,
         "train_questions": len(train),
         "left_out": int(((found.split == SPLITS.index("train")) & ~chosen).sum()),
         "validation_questions": len(checked),

@@ -27,7 +27,7 @@ from roi_env.exams.rules import transition
 from roi_env.sources.outcome_tables import OutcomeTable
 from roi_env.sources.recorded import recorded_source
 from roi_env.sources.source import Laws, Source, Tier, laws_from_cells
-from roi_env.sources.units import UNIT_NAMES, cost_with_unit
+from roi_env.sources.units import UNIT_NAMES, Unit, cost_with_unit
 
 _Result = TypeVar("_Result")
 _LENGTHS = ("short", "middle", "long")
@@ -87,6 +87,7 @@ class KnownGroups:
     :param key: (G,) rank of difficulty.
     :param share: (G,) how often they came so far; sums to one.
     :param group: texts, and values of further columns by name, to the (n,) groups of these questions.
+    :param unit: what the laws' costs count.
     """
 
     tiers: tuple[str, ...]
@@ -95,6 +96,7 @@ class KnownGroups:
     key: npt.NDArray[np.int32]
     share: npt.NDArray[np.float64]
     group: Callable[[Sequence[str], Mapping[str, Sequence[str]]], npt.NDArray[np.int64]]
+    unit: Unit = "tokens"
 
     def of(self, questions: Sequence[Question]) -> npt.NDArray[np.int64]:
         """(n,) groups; columns that all questions have are read too."""
@@ -141,9 +143,10 @@ def live_source(
     key: npt.NDArray[Any]
     if known is not None:
         _check_tiers("predictor", known.tiers, names)
-        if rates.unit != "tokens":
+        if known.unit != rates.unit:
             raise ValueError(
-                f"the predictor counts tokens, the budget is {UNIT_NAMES[rates.unit]}: leave the prices out"
+                f"the predictor counts {UNIT_NAMES[known.unit]}, the tiers cost {UNIT_NAMES[rates.unit]}: fit one on a table of "
+                "that unit"
             )
         groups, laws, group_names, key = known.of(questions), known.laws, known.names, known.key
         features, feature_names = np.eye(len(group_names), dtype=np.float32), [f"group={name}" for name in group_names]

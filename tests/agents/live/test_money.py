@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -19,7 +20,7 @@ from agents.live.session import Session
 from roi_env.answering.base import Ask, Question, Reply, ThinkingTier
 from roi_env.answering.ledger import JournalError, Ledger
 from roi_env.answering.prices import Price, Rates
-from roi_env.envs.live import live_source
+from roi_env.envs.live import KnownGroups, default_laws, live_source
 
 TIERS = [ThinkingTier("small", 0, 40), ThinkingTier("large", 0, 40), ThinkingTier("large-deep", 100, 20)]
 RATES = Rates(
@@ -172,6 +173,16 @@ def test_units_that_do_not_fit_are_named(tmp_path: Path) -> None:
         controller("2.50usd")
     with pytest.raises(ValueError, match=r"table's costs are tokens, those of the tiers US dollars .*--unit micro-usd"):
         controller("2.50usd", rates=RATES, table=tinylm_table())
+
+    known = KnownGroups(
+        tuple(tier.name for tier in TIERS), ("all",), default_laws(TIERS, [0.5]), np.zeros(1, np.int32), np.ones(1),
+        lambda texts, columns: np.zeros(len(texts), np.int64),
+    )  # fmt: skip
+    assert live_source(QUESTIONS, TIERS, known=known).unit == "tokens"
+    with pytest.raises(ValueError, match="the predictor counts tokens, the tiers cost US dollars"):
+        live_source(QUESTIONS, TIERS, known=known, rates=RATES)
+    with pytest.raises(ValueError, match=r"the predictor counts US dollars .*, the tiers cost tokens"):
+        live_source(QUESTIONS, TIERS, known=replace(known, unit="micro-usd"))
 
     class Bare:
         name = "bare"

@@ -364,6 +364,51 @@ def test_prices_and_caps_are_read_exactly(tmp_path: Path) -> None:
     assert "tier 'a' stands behind 'b', and its whole cap costs less" in turned.dearer_first()[0]
 
 
+def test_the_example_serves_two_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEAM_A", "key-of-a")
+    monkeypatch.setenv("TEAM_B", "key-of-b")
+    text = (Path(__file__).parents[3] / "examples" / "several_models.yaml").read_text()
+    with serving(Upstream(thinks=0).app()) as small, serving(Upstream(thinks=9).app()) as large:
+        config = tmp_path / "several_models.yaml"
+        config.write_text(text.replace("http://127.0.0.1:8000", small).replace("http://127.0.0.1:8001", large))
+        menus = read_menus(config)
+        assert [menu.name for menu in menus] == ["auto", "small"]
+        assert not [note for menu in menus for note in menu.dearer_first()]
+        solver = endpoints.menu_solver(menus, endpoints.Connection())
+        served = [Served(menu.name, menu.tiers, menu.rates, menu.models) for menu in menus]
+        budgets = [
+            make_budget(plan.name, plan, solver, served, "online-lp", 20, 8, tmp_path) for plan in read_plans(config)
+        ]
+        with serving(application(budgets, solver)) as address:
+            assert ask(address, "team-a", "key-of-a", model="auto").headers["x-roi-unit"] == "usd"
+            assert ask(address, "team-b", "key-of-b").headers["x-roi-tier"] == "quick"
+            assert ask(address, "team-b", "key-of-b", model="auto").status_code == 404
+        questions = tmp_path / "questions.jsonl"
+        questions.write_text('{"question": "6 * 7?"}\n{"question": "1 + 1?"}\n')
+        out = tmp_path / "answers"
+        shown = roi("answer", str(questions), "--budget", "2.50usd", "--tiers", f"{config}:auto", "--out", str(out))
+    assert "2 questions, 2.5000 USD, tiers quick, large, large-deep" in shown
+    assert "of 2.5000 USD charged" in shown
+    assert "tokens" not in shown
+    audit = json.loads((out / "audit.json").read_text())
+    assert (audit["unit"], audit["budget"], audit["by_status"]) == ("micro-usd", 2_500_000, {"answered": 2})
+    for arguments, message in (
+        (("--budget", "50000", "--tiers", f"{config}:auto"), "the tiers have prices, and --budget 50000 is tokens"),
+        (("--budget", "2.50usd"), r"--budget 2\.50usd is US dollars .*, and the tiers have no prices"),
+        (("--budget", "1usd", "--tiers", str(config)), "several menus: choose one of auto, small"),
+        (("--budget", "1usd", "--tiers", f"{config}:big"), "no menu 'big': choose one of auto, small"),
+        (
+            ("--budget", "1usd", "--tiers", f"{config}:auto", "--endpoint", "http://h/v1"),
+            "--endpoint: the tiers of --tiers",
+        ),
+        (("--budget", "1usd", "--tiers", f"{config}:auto", "--decision-cost", "1"), "--decision-cost counts tokens"),
+        (("--budget", "2000usd", "--tiers", f"{config}:auto"), "must stay below 2"),
+        (("--budget", "1usd", "--tiers", str(tmp_path / "none.yaml")), "none.yaml"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            roi("answer", str(questions), "--out", str(tmp_path / "other"), *arguments)
+
+
 def test_a_ledger_of_one_unit_takes_no_other(tmp_path: Path) -> None:
     from roi_env.answering.database import DatabaseLedger
     from roi_env.answering.http import HTTPSolver
