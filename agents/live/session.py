@@ -363,6 +363,7 @@ class Session:
         if stopped:  # what came until it ended is not known
             charge = max(charge, self._charge(ticket, dataclasses.replace(reply, tokens=most())) + cost)
             ticket = dataclasses.replace(ticket, cap=_each(reply.tokens, ticket.choices))
+            assert ticket.entry is not None
         # What the endpoint did not take is not decided: it will be asked again.
         self._settle(ticket, 0 if reply.retry_in is not None else charge, reply, correct)
         return self.row(ticket.entry, question, self.remaining), reply

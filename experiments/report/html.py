@@ -32,7 +32,7 @@ from experiments.report.analysis import (
 from experiments.training.workers import worker_pool
 from roi_env.files import replacing
 from roi_env.measures.metrics import Interval
-from roi_env.sources.units import cost_with_unit
+from roi_env.sources.units import COST_NAMES, cost_with_unit
 
 __all__ = ["RunError", "analyse", "headline", "summarise", "write_report"]
 
@@ -259,11 +259,12 @@ def _scores(group: _Group) -> Iterator[tuple[str, str, Picture | None]]:
         "published features, the information part) can be earned.",
         group.picture("regret", figures.regret_split(group.family), "Regret split"),
     )
+    what = COST_NAMES[group.focus.unit]
     yield (
-        "Score against tokens",
+        f"Score against {what}",
         "Upper left is better. The stepped line is the Pareto front of the agents; the dotted line is the "
         "budget, the thin black one the optimum. Agents below 60 % of the optimum are left out.",
-        group.picture("pareto", figures.pareto(group.family, group.look), "Pareto front of score against tokens"),
+        group.picture("pareto", figures.pareto(group.family, group.look), f"Pareto front of score against {what}"),
     )
 
 
@@ -280,7 +281,7 @@ def _behaviour(group: _Group) -> Iterator[tuple[str, str, Picture | None]]:
     )
     yield (
         f"One exam, {group.focus.budget_label}",
-        "Tokens left before each task; a bar is what the task used. The potential outcomes are the same "
+        f"{'Tokens' if group.focus.unit == 'tokens' else 'Dollars'} left before each task; a bar is what the task used. The potential outcomes are the same "
         "for every agent.",
         group.picture("exam", figures.trajectories(group.comparison, group.focus, group.few), "Budget trajectories"),
     )

@@ -351,7 +351,7 @@ def evaluate_markov(
         decide = policy(some)
         mass = np.full((len(some), latents, 1), 1.0 / latents)
         for n in range(num_tasks):
-            exam, left = (axis.astype(np.int64) for axis in np.nonzero(mass.any(1)[:, ::-1]))
+            exam, left = (axis.astype(np.int64) for axis in np.nonzero(np.asarray(mass.any(1))[:, ::-1]))
             remaining = budget - grid * (mass.shape[2] - 1 - left)
             states += len(exam)
             if states > (max_states if start else 2 * max_states / unique):

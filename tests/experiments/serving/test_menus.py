@@ -190,6 +190,26 @@ def test_dollars_are_never_overspent(clients: int, agent: str, tmp_path: Path) -
     assert single == charged, "answers tell what was charged"
 
 
+@pytest.mark.parametrize("clients", [1, 64])
+def test_streams_stay_within_dollars(clients: int, tmp_path: Path) -> None:
+    faults = ["no-usage" if n % 5 == 0 else "truncated" if n % 7 == 0 else "ok" for n in range(100)]
+    words = "the answer is " + "very " * 15 + "long"
+    small, large = (Upstream(faults, thinks=0, answer=lambda prompt: words, pace=0.001) for _ in range(2))
+    rng, micro = np.random.default_rng(clients), 4_000
+    asked = [str(rng.choice(["auto", "little", "big"])) for _ in range(64)]
+    with proxy(small, large, tmp_path, f"{{a: {micro} micro-usd}}", agent="random", window=clients) as address:
+        with ThreadPoolExecutor(clients) as pool:
+            answers = list(pool.map(lambda model: ask(address, model=model, stream=True), asked))
+        state = told(address)
+    charged = round(10**6 * state["charged"])
+    truth = sum(9 * Fraction(5, 100) + one.generated * Fraction(4, 10) for one in small.seen)
+    truth += sum(9 * Fraction(125, 100) + one.generated * 10 for one in large.seen)
+    assert truth <= charged <= micro, "what was spent is charged, and is within the budget"
+    assert state["reserved"] == 0
+    assert {answer.status_code for answer in answers} >= {200}
+    assert len(large.seen) > 1
+
+
 def test_one_request_costs_no_more_than_it_may(tmp_path: Path) -> None:
     small, large = Upstream(thinks=0), Upstream(thinks=30)
     budgets = "{a: {amount: 1usd, most_per_request: 0.0007usd, warn_at: 0.0003}}"
