@@ -365,7 +365,7 @@ def test_prices_and_caps_are_read_exactly(tmp_path: Path) -> None:
 
 
 def test_a_ledger_of_one_unit_takes_no_other(tmp_path: Path) -> None:
-    from roi_env.answering.database import DatabaseLedger
+    from roi_env.answering.books import DatabaseLedger
     from roi_env.answering.http import HTTPSolver
 
     solver = HTTPSolver("http://h/v1", "m")
