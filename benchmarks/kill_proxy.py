@@ -104,7 +104,7 @@ def main() -> None:
         entries, left = books.entries, (books.reserved, books.charged)
         books.close()
     reserved, spent = left
-    settled = Counter(entry.charged for entry in entries if entry.facts is not None)
+    settled = Counter(entry.charged or 0 for entry in entries if entry.facts is not None)
     missing = Counter(charged) - settled
     killed = sum(entry.facts is None for entry in entries)
     print(

@@ -282,18 +282,18 @@ class Session:
         :param prepare: adds to the request what else is asked (messages, fields, ...); its cap and tier must stay.
         """
         position, question = ticket.position, ticket.question
-        if ticket.entry is None:
+        entry = ticket.entry
+        if entry is None:
             name = question.question_id
             return Row(position, name, None, "skipped", charged=ticket.paid, remaining=self.remaining), None
-        tier, cost = self.tiers[ticket.action - 1], min(self.problem.decision_cost, ticket.entry.reserved)
+        tier, cost = self.tiers[ticket.action - 1], min(self.problem.decision_cost, entry.reserved)
         reply: Reply | None = None
         correct = None
         stopped = False
 
         def most() -> int:
             """Tokens that an answer of which nothing more is known may have taken: it ended with its connection."""
-            assert ticket.entry is not None
-            affords = self.rates.affords(tier.name, max(0, ticket.entry.reserved - cost), ticket.prompt)
+            affords = self.rates.affords(tier.name, max(0, entry.reserved - cost), ticket.prompt)
             whole = ticket.cap * ticket.choices
             return whole if affords is None else min(whole, affords)
 
@@ -330,7 +330,7 @@ class Session:
             ticket = dataclasses.replace(ticket, cap=_each(reply.tokens, ticket.choices))
         # What the endpoint did not take is not decided: it will be asked again.
         self._settle(ticket, 0 if reply.retry_in is not None else charge, reply, correct)
-        return self.row(ticket.entry, question, self.remaining), reply
+        return self.row(entry, question, self.remaining), reply
 
     def row(self, entry: Entry, question: Question, remaining: int) -> Row:
         """The row of a settled request (or of one whose fate is unknown)."""

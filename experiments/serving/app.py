@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-    from agents.live.session import Row, Session, Ticket
+    from agents.live.session import Row, Session
+    from agents.live.steps import Ticket
     from roi_env.answering.backends import Backend
     from roi_env.answering.base import Ask, Reply, ThinkingTier
     from roi_env.answering.http import ByTier, HTTPSolver
