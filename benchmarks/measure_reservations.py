@@ -235,7 +235,7 @@ async def play(source: Source, tiers: Sequence[ThinkingTier], budget: int, tasks
 
 def tiers_of(source: Source) -> list[ThinkingTier]:
     """As live questions have them."""
-    return [ThinkingTier(tier.name, 0, tier.cap, tier.name) for tier in source.tiers]
+    return [ThinkingTier(tier.name, 0, tier.cap or tier.level_edge, tier.name) for tier in source.tiers]
 
 
 def measured(name: str, tasks: int) -> Iterator[dict[str, Any]]:

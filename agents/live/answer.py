@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from agents.base import Agent, Problem, is_saved, public_problem
-from agents.live.session import Check, Row, Session, Ticket, check_live, make_live, prompt_bound
+from agents.live.session import Check, Row, Session, check_live, make_live, prompt_bound
+from agents.live.steps import Ticket
 from roi_env.answering.base import LiveSolver, Question, ThinkingTier, unsent_reply
 from roi_env.answering.ledger import Entry, Ledger, reply_facts
 from roi_env.answering.prices import TOKENS, Rates

@@ -28,7 +28,7 @@ from agents.base import (
     parse_agent,
     saved_name,
 )
-from agents.live.steps import STEP, Flights, step
+from agents.live.steps import STEP, Flights, Ticket, step
 from agents.one_pass import ExamTaker
 from agents.playing import action_numbers, check_probs, pick_actions
 from roi_env.answering.base import Ask, LiveSolver, Question, Reply, ThinkingTier, is_unsent, unsent_reply
@@ -85,41 +85,6 @@ class Row:
     attempts: int = 0
     seconds: float = 0.0
     line: int = 0
-
-
-@dataclass(frozen=True)
-class Ticket:
-    """An admitted question: decided, reserved, not yet settled.
-
-    :param entry: in the ledger; None for a skip.
-    :param view: what the agent saw.
-    :param cap: most tokens that one answer may take.
-    :param prompt: most tokens of what is asked, where they cost.
-    :param choices: answers asked for.
-    :param paid: what the decision cost, where the question is skipped.
-    :param grows: whether its reservation may be less than the worst case, and follows what the answer takes.
-    :param price: of a generated token.
-    :param fixed: what the prompt may cost.
-    """
-
-    position: int
-    question: Question
-    action: int
-    view: DecisionView
-    cap: int
-    entry: Entry | None
-    choices: int = 1
-    paid: int = 0
-    prompt: int = 0
-    grows: bool = False
-    price: float = 1.0
-    fixed: int = 0
-
-    @property
-    def number(self) -> int:
-        """In the ledger."""
-        assert self.entry is not None
-        return self.entry.number
 
 
 class Session:
@@ -317,18 +282,18 @@ class Session:
         :param prepare: adds to the request what else is asked (messages, fields, ...); its cap and tier must stay.
         """
         position, question = ticket.position, ticket.question
-        if ticket.entry is None:
+        entry = ticket.entry
+        if entry is None:
             name = question.question_id
             return Row(position, name, None, "skipped", charged=ticket.paid, remaining=self.remaining), None
-        tier, cost = self.tiers[ticket.action - 1], min(self.problem.decision_cost, ticket.entry.reserved)
+        tier, cost = self.tiers[ticket.action - 1], min(self.problem.decision_cost, entry.reserved)
         reply: Reply | None = None
         correct = None
         stopped = False
 
         def most() -> int:
             """Tokens that an answer of which nothing more is known may have taken: it ended with its connection."""
-            assert ticket.entry is not None
-            affords = self.rates.affords(tier.name, max(0, ticket.entry.reserved - cost), ticket.prompt)
+            affords = self.rates.affords(tier.name, max(0, entry.reserved - cost), ticket.prompt)
             whole = ticket.cap * ticket.choices
             return whole if affords is None else min(whole, affords)
 
@@ -366,7 +331,7 @@ class Session:
             assert ticket.entry is not None
         # What the endpoint did not take is not decided: it will be asked again.
         self._settle(ticket, 0 if reply.retry_in is not None else charge, reply, correct)
-        return self.row(ticket.entry, question, self.remaining), reply
+        return self.row(entry, question, self.remaining), reply
 
     def row(self, entry: Entry, question: Question, remaining: int) -> Row:
         """The row of a settled request (or of one whose fate is unknown)."""

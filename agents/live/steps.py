@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-if TYPE_CHECKING:
-    from agents.live.session import Ticket
+from agents.base import DecisionView
+from roi_env.answering.base import Question
+from roi_env.answering.ledger import Entry
 
 Tokens = npt.NDArray[np.float64]
 
@@ -35,6 +36,41 @@ _SPREADS = 1.0
 def step(tokens: int) -> int:
     """By how much the reservation of an answer grows that has taken so many tokens."""
     return max(STEP, tokens // _SHARE)
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """An admitted question: decided, reserved, not yet settled.
+
+    :param entry: in the ledger; None for a skip.
+    :param view: what the agent saw.
+    :param cap: most tokens that one answer may take.
+    :param prompt: most tokens of what is asked, where they cost.
+    :param choices: answers asked for.
+    :param paid: what the decision cost, where the question is skipped.
+    :param grows: whether its reservation may be less than the worst case, and follows what the answer takes.
+    :param price: of a generated token.
+    :param fixed: what the prompt may cost.
+    """
+
+    position: int
+    question: Question
+    action: int
+    view: DecisionView
+    cap: int
+    entry: Entry | None
+    choices: int = 1
+    paid: int = 0
+    prompt: int = 0
+    grows: bool = False
+    price: float = 1.0
+    fixed: int = 0
+
+    @property
+    def number(self) -> int:
+        """In the ledger."""
+        assert self.entry is not None
+        return self.entry.number
 
 
 class Lengths:

@@ -27,7 +27,7 @@ Address = Annotated[
 
 
 def _open(state: Path, address: str | None) -> Database:
-    from roi_env.answering.database import open_database
+    from roi_env.answering.books import open_database
     from roi_env.answering.ledger import JournalError
 
     path = state / "budgets.db"

@@ -26,7 +26,7 @@ from experiments.serving.metrics import Metrics, Visit
 from experiments.serving.responses import ResponsesWire
 from experiments.serving.webhooks import tell
 from experiments.serving.wires import ChatWire, TextWire
-from roi_env.answering.database import DatabaseLedger
+from roi_env.answering.books import DatabaseLedger
 from roi_env.answering.prices import TOKENS, Rates
 from roi_env.sources.units import SHORT_UNITS, UNIT_NAMES, cost_text, cost_with_unit
 
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-    from agents.live.session import Row, Session, Ticket
+    from agents.live.session import Row, Session
+    from agents.live.steps import Ticket
     from roi_env.answering.backends import Backend
     from roi_env.answering.base import Ask, Reply, ThinkingTier
     from roi_env.answering.http import ByTier, HTTPSolver
@@ -559,7 +560,9 @@ class Desk:
         if plan.webhook is None or plan.warn_at is None or session.charged < plan.warn_at * session.budget:
             return
         if isinstance(ledger, DatabaseLedger) and ledger.warns(plan.warn_at):
-            telling = asyncio.create_task(tell(plan.webhook, {**budget.state(), "warn_at": plan.warn_at}))
+            telling = asyncio.create_task(
+                tell(plan.webhook, {**budget.state(), "warn_at": plan.warn_at}, endpoints.report)
+            )
             self._telling.add(telling)
             telling.add_done_callback(self._telling.discard)
 
@@ -695,7 +698,7 @@ def application(
             refused = no_key("this page needs the key of --admin-key-env, or of a budget, as the password")
             ask = {"www-authenticate": 'Basic realm="budgets", charset="UTF-8"'}
             return PlainTextResponse(str(refused), refused.status, ask)
-        text, headers = overview.page(seen)
+        text, headers = overview.page([(one.plan, one.session, one.asked) for one in seen])
         return HTMLResponse(text, headers=headers)
 
     async def metrics(request: Request) -> Response:

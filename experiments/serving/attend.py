@@ -18,7 +18,8 @@ from experiments.commands.endpoints import report
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-    from agents.live.session import Row, Ticket
+    from agents.live.session import Row
+    from agents.live.steps import Ticket
     from roi_env.answering.base import Reply
     from roi_env.answering.http import ByTier, HTTPSolver
 

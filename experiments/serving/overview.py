@@ -17,12 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 
-from roi_env.answering.database import DatabaseLedger
+from experiments.serving.amounts import Plan
+from roi_env.answering.books import DatabaseLedger
 from roi_env.sources.units import cost_text, cost_with_unit
 
 if TYPE_CHECKING:
-    from experiments.serving.app import Budget
+    from agents.live.session import Session
 
+Shown = tuple[Plan, "Session", int]
+"""A budget as configured, what keeps it, and the requests ever."""
 NEWEST = 2000
 """Requests that tell what a budget went to."""
 SHOWN = 20
@@ -54,7 +57,7 @@ def _template() -> tuple[jinja2.Template, str]:
     return page, rules
 
 
-def page(budgets: Sequence[Budget]) -> tuple[str, dict[str, str]]:
+def page(budgets: Sequence[Shown]) -> tuple[str, dict[str, str]]:
     """The page on these budgets, and its headers."""
     template, rules = _template()
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
@@ -64,12 +67,12 @@ def page(budgets: Sequence[Budget]) -> tuple[str, dict[str, str]]:
         "referrer-policy": "no-referrer",
         "x-content-type-options": "nosniff",
     }
-    return template.render(budgets=[overview(budget) for budget in budgets], now=now), headers
+    return template.render(budgets=[overview(*budget) for budget in budgets], now=now), headers
 
 
-def overview(budget: Budget) -> dict[str, Any]:
+def overview(plan: Plan, session: Session, asked: int) -> dict[str, Any]:
     """What the page tells of a budget."""
-    ledger, session, unit = budget.session.ledger, budget.session, budget.plan.unit
+    ledger, unit = session.ledger, plan.unit
     assert isinstance(ledger, DatabaseLedger)
     rows = [_request(one) for one in ledger.newest(NEWEST)]
     settled = [row for row in rows if row["charged"] is not None]
@@ -79,14 +82,14 @@ def overview(budget: Budget) -> dict[str, Any]:
     numbers = {"charged": session.charged, "reserved": ledger.reserved, "left": session.remaining}
     whole = max(1, session.budget, session.charged + ledger.reserved)
     return {
-        "name": budget.name,
-        "period": budget.plan.period,
+        "name": plan.name,
+        "period": plan.period,
         "unit": "tokens" if unit == "tokens" else "US dollars",
         "cost": lambda cost: cost_text(cost, unit),
         "told": lambda cost: cost_with_unit(cost, unit),
         "amount": session.budget,
         **numbers,
-        "asked": budget.asked,
+        "asked": asked,
         "bar": {name: round(100 * numbers[name] / whole, 2) for name in ("charged", "reserved")},
         "chart": _chart(ledger),
         "mix": [

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
-
-from experiments.commands.endpoints import report
 
 _SECONDS = 10.0
 
@@ -19,8 +17,8 @@ def is_address(text: Any) -> bool:
     return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.username is None
 
 
-async def tell(address: str, told: Mapping[str, Any]) -> None:
-    """Send a warning as JSON, once; a redirection is not followed, and a failure is reported."""
+async def tell(address: str, told: Mapping[str, Any], say: Callable[[str], None]) -> None:
+    """Send a warning as JSON, once; a redirection is not followed, and a failure is said."""
     import httpx
 
     shown = f"webhook at {urlsplit(address).hostname}"  # what follows may be a secret
@@ -28,6 +26,6 @@ async def tell(address: str, told: Mapping[str, Any]) -> None:
         async with httpx.AsyncClient(timeout=_SECONDS, follow_redirects=False) as client:
             response = await client.post(address, json=dict(told))
         if not response.is_success:
-            report(f"{shown}: HTTP {response.status_code}")
+            say(f"{shown}: HTTP {response.status_code}")
     except httpx.HTTPError as error:
-        report(f"{shown}: {type(error).__name__}")
+        say(f"{shown}: {type(error).__name__}")

@@ -13,28 +13,23 @@ Answers are not kept, unless they are asked for. Keys of clients never come here
 
 from __future__ import annotations
 
-import asyncio
 import fcntl
-import json
 import os
 import sqlite3
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-from roi_env.answering.ledger import Entry, JournalError, Ledger, NoRoom, Settings
+from roi_env.answering.ledger import JournalError
 from roi_env.sources.units import Unit, cost_with_unit
 
 Period = Literal["once", "hour", "day", "month"]
 """After which a budget begins anew, by the clock of UTC; once: never."""
 _FORMS: Mapping[str, str] = {"once": "", "hour": "%Y-%m-%dT%H", "day": "%Y-%m-%d", "month": "%Y-%m"}
-_TEXTS = ("text", "reasoning", "note")
-"""Facts that hold what was answered."""
 _SCHEMA = """
 CREATE TABLE budgets (
     name TEXT PRIMARY KEY,
@@ -69,11 +64,11 @@ _CHANGES = (
     "ALTER TABLE budgets ADD COLUMN warned TEXT NOT NULL DEFAULT ''",  # for which period and amount
 )
 """From version 1 to each later one."""
-_VERSION = 1 + len(_CHANGES)
+VERSION = 1 + len(_CHANGES)
 
 
 class Database:
-    """Budgets in a place that this process has opened: an SQLite file; see :func:`open_database` for others.
+    """Budgets in a place that this process has opened: an SQLite file; see :mod:`roi_env.answering.postgres` for others.
 
     Statements have named parameters (``:name``) and mean the same to SQLite and PostgreSQL.
 
@@ -106,8 +101,8 @@ class Database:
         """Make the tables, or bring them to this version."""
         with self.transaction():
             version = self._version()
-            if version > _VERSION:
-                raise JournalError(f"{self.path} was written by a newer version ({version}, this one knows {_VERSION})")
+            if version > VERSION:
+                raise JournalError(f"{self.path} was written by a newer version ({version}, this one knows {VERSION})")
             statements = [] if version else [one for one in _SCHEMA.split(";") if one.strip()]
             for statement in (*statements, *_CHANGES[max(version, 1) - 1 :]):
                 self.connection.execute(self._spoken(statement))
@@ -117,7 +112,7 @@ class Database:
         return int(self.one("PRAGMA user_version")[0])
 
     def _set_version(self) -> None:
-        self.connection.execute(f"PRAGMA user_version = {_VERSION}")
+        self.connection.execute(f"PRAGMA user_version = {VERSION}")
 
     @staticmethod
     def _spoken(statement: str) -> str:
@@ -221,7 +216,7 @@ class Database:
                 names = ", ".join(row[0] for row in self.all("SELECT name FROM budgets ORDER BY name")) or "none"
                 raise JournalError(f"{self.path} has no budget {name!r}; there are {names}")
             if found[2] != unit:
-                raise JournalError(_other_unit(name, found[2], unit))
+                raise JournalError(other_unit(name, found[2], unit))
             if (found[0] + found[1] + amount if add else amount) < 0:
                 has, more = (cost_with_unit(one, unit) for one in (found[0] + found[1], amount))
                 raise JournalError(f"the budget {name!r} has {has}: it cannot have {more} more")
@@ -231,7 +226,7 @@ class Database:
     def roll(self, name: str) -> None:
         """Begin a new period where it is time; what was overspent is a debt of the new one."""
         found = self.one("SELECT period, current FROM budgets WHERE name = :name", name=name)
-        if found is None or (now := _now(found[0])) == found[1]:
+        if found is None or (now := period_now(found[0])) == found[1]:
             return
         with self.transaction():
             self.run(
@@ -266,338 +261,11 @@ class Database:
             self._lock = None
 
 
-def open_database(where: Path | str) -> Database:
-    """Open a database of budgets.
-
-    :param where: a file, or the address of a PostgreSQL database (``postgresql://...``).
-    :raises JournalError: where it cannot be used.
-    """
-    if isinstance(where, Path):
-        return Database(where)
-    from roi_env.answering.postgres import Postgres
-
-    return Postgres(where)
-
-
-class DatabaseLedger:
-    """One budget of a database, as :class:`roi_env.answering.ledger.Ledger` keeps it in a file.
-
-    :param where: of the database, see :func:`open_database`; every ledger opens it for itself.
-    :param name: of the budget; made where absent, otherwise it goes on with these tokens and settings.
-    :param tokens: of every period (of whatever unit); top-ups come on top.
-    :param journal: of an earlier version, read in once.
-    :param answers: whether what was answered is kept.
-    :param unit: what it counts; a budget of that name that counts another one is refused.
-    """
-
-    shared = True
-    """Whether others may reserve and settle too."""
-
-    def __init__(
-        self,
-        where: Path | str,
-        name: str,
-        tokens: int,
-        settings: Settings,
-        *,
-        period: Period = "once",
-        carry: bool = False,
-        journal: Path | None = None,
-        answers: bool = False,
-        unit: Unit = "tokens",
-    ) -> None:
-        if period not in get_args(Period):
-            raise JournalError(
-                f"the period of budget {name!r} must be one of {', '.join(get_args(Period))}, got {period!r}"
-            )
-        self.name, self.settings, self.answers = name, settings, answers
-        self.messages: list[str] = []
-        self.lost = 0
-        self.database = base = open_database(where)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
-        self._written = self._synced = 0
-        try:
-            base.own()
-            base.reap()
-            text = json.dumps(settings, sort_keys=True)
-            with base.transaction():
-                base.run("INSERT INTO settings (text) VALUES (:text) ON CONFLICT (text) DO NOTHING", text=text)
-                (self._settings,) = base.one("SELECT id FROM settings WHERE text = :text", text=text)
-            self.replan(tokens, period, carry, unit)
-            if (
-                journal is not None
-                and journal.exists()
-                and base.one("SELECT journal FROM budgets WHERE name = :name", name=name)[0] is None
-            ):
-                if unit != "tokens":
-                    raise JournalError(f"{journal} is of tokens: " + _other_unit(name, "tokens", unit))
-                self._read_in(journal)
-            base.keep_log()
-        except BaseException as error:
-            self._thread.shutdown()
-            base.close()
-            if isinstance(error, base.errors):
-                raise JournalError(f"{base.path}: it cannot be used ({error})") from None
-            raise
-
-    def replan(self, tokens: int, period: Period, carry: bool, unit: Unit = "tokens") -> None:
-        """Give the budget another amount, another period; what was charged stays charged.
-
-        :raises JournalError: for another unit.
-        """
-        with self.database.transaction():
-            found = self.database.one("SELECT unit FROM budgets WHERE name = :name", name=self.name)
-            if found is not None and found[0] != unit:
-                raise JournalError(_other_unit(self.name, found[0], unit))
-            self.database.run(
-                "INSERT INTO budgets (name, tokens, period, carry, current, unit) "
-                "VALUES (:name, :tokens, :period, :carry, :now, :unit) ON CONFLICT (name) DO UPDATE SET tokens = excluded.tokens, carry = excluded.carry, "
-                "period = excluded.period, current = CASE WHEN budgets.period = excluded.period THEN budgets.current "
-                "ELSE excluded.current END",
-                name=self.name,
-                tokens=tokens,
-                period=period,
-                carry=int(carry),
-                now=_now(period),
-                unit=unit,
-            )
-
-    def _read_in(self, journal: Path) -> None:
-        """Take over a journal, whole or not at all; the file stays as it is."""
-        old = Ledger(journal, self.settings, refuse=lambda old, new, records: None)
-        try:
-            with self.database.transaction():
-                for entry in old.entries:
-                    charged = entry.reserved if entry.charged is None else entry.charged
-                    self._insert(entry.key, entry.reserved, charged, entry.facts)
-                for note in old.notes:
-                    if "skipped" in note:
-                        self._insert(note["skipped"], 0, note["decision"], {"skipped": True})
-                if old.lost:
-                    self._insert(["lost in a damaged journal"], old.lost, old.lost, None)
-                paid = old.charged + sum(note["decision"] for note in old.notes if "skipped" in note)
-                self.database.run(
-                    "UPDATE budgets SET charged = charged + :paid, spent = spent + :paid, journal = :journal "
-                    "WHERE name = :name",
-                    paid=paid,
-                    journal=journal.name,
-                    name=self.name,
-                )
-            self.messages += [
-                *old.messages,
-                f"{journal} was read into {self.database.path}: {paid:,} tokens are charged",
-            ]
-        finally:
-            old.close()
-
-    def _insert(self, key: Sequence[Any], reserved: int, charged: int | None, facts: Mapping[str, Any] | None) -> int:
-        now = time.time()
-        (number,) = self.database.one(
-            "INSERT INTO requests (budget, key, reserved, charged, facts, settings, owner, began, ended) "
-            "VALUES (:budget, :key, :reserved, :charged, :facts, :settings, :owner, :began, :ended) RETURNING id",
-            budget=self.name,
-            key=json.dumps(key),
-            reserved=reserved,
-            charged=charged,
-            facts=self._kept(facts),
-            settings=self._settings,
-            owner=self.database.owner,
-            began=now,
-            ended=None if charged is None else now,
-        )
-        return int(number)
-
-    def _kept(self, facts: Mapping[str, Any] | None) -> str | None:
-        if facts is None:
-            return None
-        return json.dumps(facts if self.answers else {name: facts[name] for name in facts if name not in _TEXTS})
-
-    def _column(self, name: str) -> int:
-        self.database.roll(self.name)
-        return int(self.database.one(f"SELECT {name} FROM budgets WHERE name = :name", name=self.name)[0])
-
-    @property
-    def limit(self) -> int:
-        """Tokens of the present period, top-ups included."""
-        return self._column("tokens + added")
-
-    @property
-    def charged(self) -> int:
-        """Tokens charged in the present period, decisions included."""
-        return self._column("charged")
-
-    @property
-    def reserved(self) -> int:
-        """Tokens reserved by requests in flight, of all processes."""
-        return self._column("reserved")
-
-    @property
-    def asked(self) -> int:
-        """Questions decided so far."""
-        return int(self.database.one("SELECT count(*) FROM requests WHERE budget = :name", name=self.name)[0])
-
-    @property
-    def entries(self) -> list[Entry]:
-        """All requests that were sent, or may have been."""
-        return self.newest_entries(2**62)
-
-    def newest_entries(self, count: int) -> list[Entry]:
-        """So many of the newest requests that were sent, or may have been; the oldest first."""
-        rows = self.database.all(
-            "SELECT r.id, r.key, r.reserved, r.charged, r.facts, s.text FROM requests r JOIN settings s ON s.id = r.settings "
-            "WHERE r.budget = :name ORDER BY r.id DESC LIMIT :count",
-            name=self.name,
-            count=count,
-        )
-        return [
-            Entry(number, tuple(json.loads(key)), reserved, charged, facts and json.loads(facts), json.loads(settings))
-            for number, key, reserved, charged, facts, settings in reversed(rows)
-            if facts is None or '"skipped"' not in facts
-        ]
-
-    def newest(self, count: int) -> list[dict[str, Any]]:
-        """The newest decisions, the last one first: key, reserved, charged, facts, settings, began and ended."""
-        names = ("key", "facts", "settings", "reserved", "charged", "began", "ended")
-        rows = self.database.all(
-            "SELECT r.key, r.facts, s.text, r.reserved, r.charged, r.began, r.ended FROM requests r JOIN settings s "
-            "ON s.id = r.settings WHERE r.budget = :name ORDER BY r.id DESC LIMIT :count",
-            name=self.name,
-            count=count,
-        )
-        texts = [[text and json.loads(text) for text in row[:3]] for row in rows]
-        return [dict(zip(names, (*text, *row[3:]), strict=True)) for text, row in zip(texts, rows, strict=True)]
-
-    def first(self, since: float) -> float | None:
-        """Seconds of Unix time when the first decision since then ended; None: there is none."""
-        found = self.database.one(
-            "SELECT min(ended) FROM requests WHERE budget = :name AND ended >= :since", name=self.name, since=since
-        )[0]
-        return None if found is None else float(found)
-
-    def charged_by(self, seconds: int, since: float) -> dict[int, int]:
-        """Tokens charged since then in every span of so many seconds, by Unix time over its length."""
-        rows = self.database.all(
-            "SELECT CAST(ended AS BIGINT) / :seconds AS span, CAST(sum(charged) AS BIGINT) FROM requests "
-            "WHERE budget = :name AND ended >= :since GROUP BY span",
-            name=self.name,
-            seconds=seconds,
-            since=since,
-        )
-        return {int(span): int(charged) for span, charged in rows}
-
-    def warns(self, share: float) -> bool:
-        """Whether so much of the budget is charged, said once for every period and amount, to one process of all."""
-        with self.database.transaction():
-            return bool(
-                self.database.run(
-                    "UPDATE budgets SET warned = current || '/' || (tokens + added) WHERE name = :name AND "
-                    "charged >= :share * (tokens + added) AND warned != current || '/' || (tokens + added)",
-                    name=self.name,
-                    share=share,
-                )
-            )
-
-    @property
-    def unknown(self) -> list[Entry]:
-        """Requests that were in flight when their process died."""
-        return [entry for entry in self.entries if entry.charged is not None and entry.facts is None]
-
-    @property
-    def notes(self) -> list[dict[str, Any]]:
-        """None: decisions are charged like requests."""
-        return []
-
-    def enter(self, key: tuple[Any, ...], tokens: int) -> Entry:
-        """Reserve tokens for a request, which may not be sent before :meth:`on_disk`.
-
-        :raises NoRoom: where the budget has not so many left.
-        """
-        self.database.roll(self.name)
-        with self.database.transaction():
-            self._take(tokens)
-            number = self._insert(key, tokens, None, None)
-        return Entry(number, key, tokens, settings=self.settings)
-
-    def resize(self, entry: Entry, tokens: int) -> None:
-        """Give a request that is not settled another reservation, which counts after :meth:`on_disk`.
-
-        :raises NoRoom: where the budget has not so many left; then nothing is changed.
-        """
-        with self.database.transaction():
-            self._take(tokens - entry.reserved)
-            self.database.run("UPDATE requests SET reserved = :tokens WHERE id = :id", tokens=tokens, id=entry.number)
-        entry.reserved = tokens
-
-    def _take(self, tokens: int) -> None:
-        """Reserve so many more of the budget, or less than none."""
-        taken = self.database.run(
-            "UPDATE budgets SET reserved = reserved + :tokens WHERE name = :name AND "
-            "(:tokens <= 0 OR charged + reserved + :tokens <= tokens + added)",
-            tokens=tokens,
-            name=self.name,
-        )
-        if not taken:
-            raise NoRoom
-
-    async def on_disk(self) -> None:
-        """Wait until all reservations are on the disk; one thread syncs, and what was written meanwhile shares one fsync."""
-        self._written += 1
-        await asyncio.shield(asyncio.wrap_future(self._thread.submit(self._sync, self._written)))
-
-    def _sync(self, number: int) -> None:
-        """Bring what was written before the ``number``-th wait, and all that was by now, to the disk."""
-        if self._synced < number:
-            now = self._written
-            self.database.sync()
-            self._synced = now
-
-    def settle(self, entry: Entry, tokens: int, facts: Mapping[str, Any]) -> None:
-        """Enter what a request cost, once; a kill does not lose it when this returns."""
-        if entry.charged is not None:
-            raise ValueError(f"request {entry.number} was settled already")
-        entry.charged, entry.facts = tokens, facts
-        with self.database.transaction():
-            done = self.database.run(
-                "UPDATE requests SET charged = :tokens, facts = :facts, ended = :now WHERE id = :id AND charged IS NULL",
-                tokens=tokens,
-                facts=self._kept(facts),
-                now=time.time(),
-                id=entry.number,
-            )
-            if done:
-                self.database.run(
-                    "UPDATE budgets SET charged = charged + :tokens, spent = spent + :tokens, "
-                    "reserved = reserved - :reserved WHERE name = :name",
-                    tokens=tokens,
-                    reserved=entry.reserved,
-                    name=self.name,
-                )
-
-    def note(self, record: Mapping[str, Any]) -> None:
-        """Charge a decision to skip a question."""
-        with self.database.transaction():
-            self._insert(record["skipped"], 0, record["decision"], {"skipped": True})
-            self.database.run(
-                "UPDATE budgets SET charged = charged + :tokens, spent = spent + :tokens WHERE name = :name",
-                tokens=record["decision"],
-                name=self.name,
-            )
-
-    def reap(self) -> None:
-        """Charge what other processes had in flight when they died."""
-        self.database.reap()
-
-    def close(self) -> None:
-        """Bring everything to the disk and close the file."""
-        self._thread.submit(self.database.sync).result()
-        self._thread.shutdown()
-        self.database.close()
-
-
-def _other_unit(name: str, was: str, now: str) -> str:
+def other_unit(name: str, was: str, now: str) -> str:
+    """Why a budget cannot count this."""
     return f"the budget {name!r} counts {was}, not {now}: give one in {now} another name"
 
 
-def _now(period: str) -> str:
+def period_now(period: str) -> str:
     """The present period's name."""
     return datetime.now(UTC).strftime(_FORMS[period])

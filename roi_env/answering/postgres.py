@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from roi_env.answering.database import _VERSION, Database
+from roi_env.answering.database import VERSION, Database
 from roi_env.answering.ledger import JournalError
 
 _SCHEMA_LOCK = 7_264_001
@@ -62,7 +62,7 @@ class Postgres(Database):
 
     def _set_version(self) -> None:
         self.connection.execute("DELETE FROM roi_version")
-        self.connection.execute("INSERT INTO roi_version VALUES (%s)", (_VERSION,))
+        self.connection.execute("INSERT INTO roi_version VALUES (%s)", (VERSION,))
 
     @staticmethod
     def _spoken(statement: str) -> str:

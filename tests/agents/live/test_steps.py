@@ -17,7 +17,7 @@ from agents.live.answer import BudgetController
 from agents.live.session import Session, make_live
 from agents.live.steps import Lengths
 from roi_env.answering.base import Ask, Question, Reply, ThinkingTier
-from roi_env.answering.database import DatabaseLedger
+from roi_env.answering.books import DatabaseLedger
 from roi_env.answering.http import HTTPSolver
 from roi_env.answering.ledger import Books, Ledger
 from roi_env.envs.live import live_source
@@ -234,3 +234,35 @@ def test_an_endpoint_that_never_counts_is_reserved_at_its_worst(counts: bool, tm
     else:
         assert reserved == [400] * 6
         assert [seen.body.get("stream", False) for seen in upstream.seen] == [True, *[False] * 5]
+
+
+def test_an_endpoint_that_refuses_to_count_is_asked_without(tmp_path: Path) -> None:
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import JSONResponse, Response
+    from starlette.routing import Route
+
+    upstream, refused = Upstream(thinks=0), 0
+
+    async def strict(request: Request) -> Response:
+        nonlocal refused
+        if "continuous_usage_stats" in (await request.json()).get("stream_options", {}):
+            refused += 1
+            return JSONResponse({"error": {"message": "stream_options.continuous_usage_stats: unknown"}}, 400)
+        return await upstream._chat(request)
+
+    questions = [Question("q", str(n), "?", "") for n in range(3)]
+    with serving(Starlette(routes=[Route("/v1/chat/completions", strict, methods=["POST"])])) as url:
+        solver = HTTPSolver(f"{url}/v1", "stub")
+        controller = BudgetController("fixed-1", solver, 500, tiers=[ThinkingTier("long", 0, 40)])
+
+        async def run() -> Any:
+            try:
+                return await controller.answer(questions)
+            finally:
+                await solver.close()
+
+        result = asyncio.run(run())
+    assert refused == 1
+    assert [row.status for row in result.rows] == ["answered"] * 3
+    assert result.charged == upstream.generated

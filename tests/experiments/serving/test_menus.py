@@ -430,7 +430,7 @@ def test_the_example_serves_two_models(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_ledger_of_one_unit_takes_no_other(tmp_path: Path) -> None:
-    from roi_env.answering.database import DatabaseLedger
+    from roi_env.answering.books import DatabaseLedger
     from roi_env.answering.http import HTTPSolver
 
     solver = HTTPSolver("http://h/v1", "m")

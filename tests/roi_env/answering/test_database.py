@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from roi_env.answering import database
-from roi_env.answering.database import Database, DatabaseLedger
+from roi_env.answering.books import DatabaseLedger
+from roi_env.answering.database import Database
 from roi_env.answering.ledger import JournalError, Ledger, NoRoom
 
 FACTS = {"text": "what was answered", "reasoning": "hm", "tokens": 7, "finish": "stop", "counted": "server", "cap": 10}
@@ -84,7 +85,7 @@ def test_what_a_dead_process_had_in_flight_is_charged_and_a_living_ones_is_not(t
     living = books(tmp_path)
     living.enter((0, "q", 1, 100), 10)
     code = (
-        "import os, sys; from pathlib import Path; from roi_env.answering.database import DatabaseLedger\n"
+        "import os, sys; from pathlib import Path; from roi_env.answering.books import DatabaseLedger\n"
         "DatabaseLedger(Path(sys.argv[1]), 'a', 100, {'tiers': []}).enter((1, 'q', 1, 90), 30); os._exit(9)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "b.db")], check=False)
@@ -101,7 +102,7 @@ def test_what_a_dead_process_had_in_flight_is_charged_and_a_living_ones_is_not(t
 SPENDER = """
 import random, sys
 from pathlib import Path
-from roi_env.answering.database import DatabaseLedger
+from roi_env.answering.books import DatabaseLedger
 from roi_env.answering.ledger import NoRoom
 ledger = DatabaseLedger(Path(sys.argv[1]), "a", int(sys.argv[2]), {"tiers": []})
 rng, held = random.Random(int(sys.argv[3])), []
