@@ -10,7 +10,7 @@ ifneq ($(wildcard ../shared/data),)
 export ROI_DATA ?= $(abspath ../shared/data)
 endif
 
-.PHONY: docs compare test test-fast test-cuda test-clients test-gymnasium-latest test-wheel vllm test-vllm lint format types bench clean
+.PHONY: docs compare test test-fast test-cuda test-models test-clients test-gymnasium-latest test-wheel vllm test-vllm lint format types bench clean
 
 compare: .venv/ready
 	$(BIN)/roi compare --workers $(WORKERS)
@@ -24,6 +24,10 @@ test-fast: .venv/ready
 # Language models on a GPU, beside the CPU's numbers. All other tests hide GPUs.
 test-cuda: .venv/ready
 	ROI_CUDA=1 $(BIN)/python -m pytest -q tests/test_cuda.py
+
+# The whole path on a real model (record, fine-tune, report, exams): make test-models MODEL=FOLDER, a Hugging Face directory or id.
+test-models: .venv/ready
+	ROI_MODEL="$(MODEL)" $(BIN)/python -m pytest -q tests/test_models.py
 
 # Clients of the proxy (openai, anthropic, litellm, LangChain), in an environment of their own, against `roi serve`.
 test-clients: .venv/ready .venv-clients/ready

@@ -215,11 +215,15 @@ def _resolve(
     if group_by and table is None:
         raise ConfigError("--group-by belongs to a table: give --table FILE too")
     if table is not None:
-        if families:
-            raise ConfigError("--family and --table exclude each other")
+        if families and families != ["paper"]:
+            raise ConfigError(
+                "--family and --table exclude each other (but for --family paper: the paper's exams of the table)"
+            )
         base.families = _table_menus(table, menus)
         for one in base.families:
             one.group_by = group_by
+            one.family = "paper" if families else one.family
+        families = None
         path = config
     else:
         path = config or DEFAULT_CONFIG

@@ -99,12 +99,17 @@ def question_texts(exams: ExamsView, agent: str) -> tuple[tuple[str, ...], ...]:
     """Question texts by exam and position.
 
     :param agent: who reads them, for the error.
-    :raises ValueError: where the exams show none.
+    :raises ValueError: where the exams show none, or a question has none.
     """
     if exams.texts is None:
         raise ValueError(
             f"agent {agent!r} reads questions, and these exams show none: it needs recorded outcomes with question "
             "texts (ROIReasoning-TinyLM-v0, or `--table FILE`) and preview on"
+        )
+    if blank := sum(not text for texts in exams.texts for text in texts):
+        raise ValueError(
+            f"agent {agent!r} reads questions, and {blank} of these exams' have no text (of AIME the packaged recording has the number "
+            "alone): choose other --dataset, or give a --table with all texts"
         )
     return exams.texts
 

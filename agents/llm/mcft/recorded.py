@@ -17,6 +17,7 @@ from random import Random
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from agents.llm.decisions.policy import LMPolicy, load_tokenizer, model_source
@@ -88,7 +89,7 @@ class Decision(NamedTuple):
     text: str
     remaining: int
     tasks_left: int
-    target: Sequence[float]
+    target: npt.NDArray[np.float64]
 
 
 def single_decisions(found: Sequence[Sampled], recipe: TableRecipe, rng: Random) -> list[list[Decision]]:
@@ -118,7 +119,7 @@ def exam_decisions(found: Sequence[Sampled], count: int, recipe: TableRecipe, rn
     ]
 
 
-def _shares(one: Sampled) -> Sequence[float]:
+def _shares(one: Sampled) -> npt.NDArray[np.float64]:
     return np.array(one.counts) / sum(one.counts)
 
 

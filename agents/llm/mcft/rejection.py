@@ -303,10 +303,9 @@ def table_samples(table: OutcomeTable, keep: str = "all", sampled: Sequence[str]
             seen.add((question, number, length))
             if right:
                 kept[question].append(Sample(Completion("", ""), level_of(length, edges), length, k, False))
-    columns = (
-        table.rows[name].take(first_row).to_pylist() for name in ("dataset", "question_id", "question", "answer")
-    )
-    questions = [Question(*row) for row in zip(*columns, strict=True)]
+    names_of = ("dataset", "question_id", "question", "answer")
+    described = [table.rows[name].take(first_row).to_pylist() for name in names_of]
+    questions = [Question(*row) for row in zip(*described, strict=True)]
     found = []
     for question, ways, chances, lengths in zip(questions, kept, success.tolist(), mean.tolist(), strict=True):
         shortest = min((one.tokens for one in ways), default=0)

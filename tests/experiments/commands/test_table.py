@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from experiments.commands.table import describe_table
+from experiments.commands.table import curves, describe_table, draw_curves
+from experiments.config import ConfigError
 from roi_env.sources.outcome_tables import OutcomeTable, OutcomeTableError
 
 DATA = Path(os.environ.get("ROI_DATA", "")) / "outcomes"
@@ -86,3 +87,39 @@ def test_real_tables(path: Path) -> None:
         assert menu in text
     if "game24" in path.stem:
         assert "gpt-4:cot is dearer and worse than gpt-4:io" in text
+
+
+def test_curves_count_every_question_once(tmp_path: Path) -> None:
+    cells = [("q0", "fast", 10, True), ("q0", "fast", 30, False), ("q1", "fast", 40, True), ("q0", "slow", 100, True)]
+    path = save(tmp_path / "t.parquet", cells)
+    table = OutcomeTable.read(path)
+    (points,) = curves(table).values()
+    assert [(point.tier, point.questions, point.cost, point.right) for point in points] == [
+        ("fast", 2, 30, 0.75),
+        ("slow", 1, 100, 1),
+    ]
+    assert points[0].error == pytest.approx(0.25)  # of .5 and 1
+    # One data set: the tiers' own table says it all.
+    assert "by data set" not in printed(path)
+
+
+def test_a_picture_has_a_panel_a_menu_and_a_line_a_data_set(tmp_path: Path) -> None:
+    path = save(tmp_path / "t.parquet", [("q0", "fast", 10, True), ("q1", "slow", 100, True)])
+    rows = OutcomeTable.read(path).rows.to_pylist()
+    more = [row | {"dataset": "other"} for row in rows] + [row | {"menu": "second"} for row in rows]
+    pq.write_table(pa.Table.from_pylist(rows + more), path)
+    table = OutcomeTable.read(path)
+    figure = draw_curves(table)
+    assert [len(axes.containers) for axes in figure.axes] == [2, 1]
+    assert [axes.get_title() for axes in figure.axes] == ["model", "second"]
+    assert "model by data set" in printed(path)
+    for name, head in (("c.png", b"\x89PNG"), ("c.svg", b"<?xml")):
+        describe_table(path, Console(file=io.StringIO()), picture=tmp_path / name)
+        assert (tmp_path / name).read_bytes().startswith(head)
+    describe_table(path, Console(file=io.StringIO()), menu="second", picture=tmp_path / "c.png")
+    with pytest.raises(ConfigError, match=r"c\.jpg: pictures are written as"):
+        describe_table(path, Console(file=io.StringIO()), picture=tmp_path / "c.jpg")
+    many = [row | {"menu": f"m{n}"} for n in range(7) for row in rows]
+    pq.write_table(pa.Table.from_pylist(many), path)
+    with pytest.raises(ConfigError, match="has 7: choose one with --menu"):
+        describe_table(path, Console(file=io.StringIO()), picture=tmp_path / "c.png")

@@ -17,7 +17,8 @@ pytest.importorskip("peft", reason="needs the extra [llm]")
 
 from transformers import AutoModelForCausalLM
 
-from agents.llm.decisions.policy import LMPolicy, load_model, load_tokenizer
+from agents.base import exams_view, public_problem
+from agents.llm.decisions.policy import LMPolicy, load_model, load_tokenizer, question_texts
 from agents.llm.mcft.recorded import (
     CHECKPOINT,
     TableRecipe,
@@ -30,6 +31,8 @@ from agents.llm.mcft.rejection import Sampled, read_labels, table_samples
 from agents.llm.mcft.self_knowledge import nats, tag_probabilities
 from agents.llm.mcft.training import LABELS, RECIPE
 from agents.llm.prompts import REFUSED
+from roi_env.exams.config import exam_spec
+from roi_env.exams.exam import draw_exams
 from roi_env.sources.outcome_tables import OutcomeTable
 from tests.tiny_models import tiny_model
 
@@ -180,3 +183,15 @@ def test_recipes_that_cannot_be_followed(field: str, value: object, message: str
 def test_a_table_without_texts_teaches_nothing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no training question with a text"):
         fine_tune("tinylm", RECIPE_, tmp_path, {}, [], split("validation"))
+
+
+def test_agents_that_read_are_told_of_questions_without_text() -> None:
+    for family, message in (
+        ("paper", r"'llm' reads questions, and 2 of these exams' have no text"),
+        ("signal", "show none"),
+    ):
+        batch = draw_exams(exam_spec(family, num_tasks=3), 0, range(2))
+        with pytest.raises(ValueError, match=message):
+            question_texts(exams_view(batch, public_problem(batch.spec)), "llm")
+    batch = draw_exams(exam_spec("math", num_tasks=3, datasets=("gsm8k", "math-500")), 0, range(2))
+    assert all(text for row in question_texts(exams_view(batch, public_problem(batch.spec)), "llm") for text in row)
