@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from roi_env.sources.outcome_tables import SPLITS, OutcomeTable, OutcomeTableError
 from roi_env.sources.texts import normalised
+from roi_env.sources.units import Unit
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -35,6 +36,7 @@ class Records:
     :param count: (Q, K) answers.
     :param question: (R,) question of every generation, like ``tier``, ``tokens`` and ``correct``.
     :param split: (Q,) 0 train, 1 validation, 2 test.
+    :param unit: what ``tokens`` count.
     """
 
     menu: str
@@ -48,6 +50,7 @@ class Records:
     tokens: Floats
     correct: npt.NDArray[np.bool_]
     split: Ints
+    unit: Unit = "tokens"
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -121,6 +124,7 @@ def records(table: OutcomeTable, menu: str | None = None, tiers: Sequence[str] |
         np.maximum(table.numbers("tokens")[order], 1).astype(np.float64),
         correct,
         table.split_codes()[first_row].astype(np.int64),
+        table.unit,
     )
 
 

@@ -27,7 +27,7 @@ from roi_env.exams.rules import transition
 from roi_env.sources.outcome_tables import OutcomeTable
 from roi_env.sources.recorded import recorded_source
 from roi_env.sources.source import Laws, Source, Tier, laws_from_cells
-from roi_env.sources.units import UNIT_NAMES, cost_with_unit
+from roi_env.sources.units import UNIT_NAMES, Unit, cost_with_unit
 
 _Result = TypeVar("_Result")
 _LENGTHS = ("short", "middle", "long")
@@ -87,6 +87,7 @@ class KnownGroups:
     :param key: (G,) rank of difficulty.
     :param share: (G,) how often they came so far; sums to one.
     :param group: texts, and values of further columns by name, to the (n,) groups of these questions.
+    :param unit: what costs count.
     """
 
     tiers: tuple[str, ...]
@@ -95,13 +96,18 @@ class KnownGroups:
     key: npt.NDArray[np.int32]
     share: npt.NDArray[np.float64]
     group: Callable[[Sequence[str], Mapping[str, Sequence[str]]], npt.NDArray[np.int64]]
+    unit: Unit = "tokens"
 
     def of(self, questions: Sequence[Question]) -> npt.NDArray[np.int64]:
         """(n,) groups; columns that all questions have are read too."""
-        extra = [{**question.extra, "dataset": question.dataset} for question in questions]
-        shared = set.intersection(*(set(columns) for columns in extra)) if extra else set()
-        columns = {name: [str(one[name]) for one in extra] for name in sorted(shared)}
-        return self.group([question.text for question in questions], columns)
+        return self.group([question.text for question in questions], shared_columns(questions))
+
+
+def shared_columns(questions: Sequence[Question]) -> dict[str, list[str]]:
+    """Values of the columns that all questions have, the data set among them."""
+    extra = [{**question.extra, "dataset": question.dataset} for question in questions]
+    shared = set.intersection(*(set(columns) for columns in extra)) if extra else set()
+    return {name: [str(one[name]) for one in extra] for name in sorted(shared)}
 
 
 def live_source(
@@ -141,9 +147,10 @@ def live_source(
     key: npt.NDArray[Any]
     if known is not None:
         _check_tiers("predictor", known.tiers, names)
-        if rates.unit != "tokens":
+        if known.unit != rates.unit:
             raise ValueError(
-                f"the predictor counts tokens, the budget is {UNIT_NAMES[rates.unit]}: leave the prices out"
+                f"the predictor's costs are {UNIT_NAMES[known.unit]}, those of the tiers {UNIT_NAMES[rates.unit]}: fit one on a "
+                "table of that unit"
             )
         groups, laws, group_names, key = known.of(questions), known.laws, known.names, known.key
         features, feature_names = np.eye(len(group_names), dtype=np.float32), [f"group={name}" for name in group_names]
@@ -196,7 +203,7 @@ def live_source(
         synthetic=False,
         question_ids=tuple(question.question_id for question in questions),
         texts=tuple(question.text for question in questions),
-        guessed=table is None,
+        guessed=table is None and known is None,
         one_request=_one_request(tiers, models) if rates.unit == "tokens" else (),
         unit=rates.unit,
     )
@@ -278,7 +285,7 @@ class ROIReasoningLiveEnv(ExamEnv):
     * `solver`: a :class:`~roi_env.answering.base.LiveSolver`.
     * `grader`: a name of :mod:`roi_env.answering.grading`, or a callable ``(question, text) -> bool``.
     * `num_tasks`: N (default: 10, at most the number of questions).
-    * `table`, `menu`, `group_by`: where beliefs come from, see :func:`live_source`.
+    * `table`, `menu`, `group_by`, `known`: where beliefs come from, see :func:`live_source`.
     * `budget`, `order`, `preview`, `beliefs`, `reward`, `feedback`, `decision_cost`: as in
       :class:`~roi_env.envs.single.ROIReasoningEnv`.
 
@@ -299,6 +306,7 @@ class ROIReasoningLiveEnv(ExamEnv):
         table: OutcomeTable | str | None = None,
         menu: str | None = None,
         group_by: str = "dataset",
+        known: KnownGroups | None = None,
         render_mode: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -315,7 +323,7 @@ class ROIReasoningLiveEnv(ExamEnv):
             from roi_env.answering.questions import read_questions
 
             questions = read_questions(questions)
-        source = live_source(questions, tiers, table=table, menu=menu, group_by=group_by)
+        source = live_source(questions, tiers, table=table, menu=menu, group_by=group_by, known=known)
         spec = exam_spec(source, num_tasks=min(10, len(questions)) if num_tasks is None else num_tasks, **kwargs)
         if spec.reward.kind == REFUSAL_BONUS:
             raise ValueError("reward 'refusal_bonus' needs outcomes of tiers that were not chosen: not in live exams")
