@@ -44,7 +44,11 @@ def verdict(found: Recovered) -> str:
         return f"{percent(found.share)}: no interval"
     if not found.information.low > 0:
         return "nothing to recover is seen"
-    return percent(found.share) + ("" if found.share.low > 0 else ": nothing recovered is seen")
+    if found.share.low > 0:
+        return percent(found.share)
+    # A share of next to nothing is a large number that says nothing.
+    said = "" if found.share.high - found.share.low > 2 else f"{percent(found.share)}: "
+    return f"{said}nothing recovered is seen"
 
 
 def print_recovery(

@@ -113,7 +113,7 @@ def test_what_cannot_be_is_named(arguments: tuple[str, ...], words: str, files: 
     if arguments[0] == "answer":
         given += ["--budget", "900", "--dry-run", *(() if "--tier" in arguments else OFFERED)]
     if arguments[0] == "serve":
-        given += ["--state", str(tmp_path / "state")]
+        given += ["--state", str(tmp_path / "state"), *(() if "p.npz" in arguments else OFFERED)]
     with pytest.raises(ConfigError, match=words):
         roi(*given)
 
