@@ -26,6 +26,8 @@ from agents.predictors.predictor import PredictorError
 from experiments.predicting import BUDGETS, judge, percent, recovery_of, verdict
 from roi_env.measures.metrics import Interval
 from roi_env.measures.recovery import Recovered
+from roi_env.sources.importing.generations import Options
+from roi_env.sources.importing.tables import import_logs
 from roi_env.sources.outcome_tables import SPLITS, OutcomeTable
 from roi_env.sources.packaged import tinylm_table
 
@@ -33,31 +35,6 @@ RESULTS = Path(__file__).parent / "results" / "predictors"
 EXAMS = 200
 QUESTIONS = (50, 100, 200, 500)
 SAMPLES = (1, 2, 4, 8)
-RIGHT = 0.9
-"""Reward from which on an answer of ParetoBandit's log counts as right."""
-
-
-def pareto_bandit(file: Path) -> OutcomeTable:
-    """ParetoBandit's log of four models as a table: models are tiers, micro-dollars are the tokens."""
-    rows = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines()):
-        entry = json.loads(line)
-        for model, outcome in entry["arms"].items():
-            rows.append(
-                {
-                    "dataset": entry["source"].partition("/")[0],  # parts of a collection are small
-                    "question_id": str(number),
-                    "question": entry["prompt"],
-                    "answer": "",
-                    "menu": "menu",
-                    "tier": model.rpartition("/")[2],
-                    "tokens": max(1, round(outcome["cost"] * 1e6)),
-                    "correct": outcome["reward"] >= RIGHT,
-                    "sample": 0,
-                }
-            )
-    table = pa.Table.from_pylist(rows)
-    return OutcomeTable.from_arrow(table, str(file))
 
 
 def cases() -> dict[str, tuple[Case, tuple[str, ...]]]:
@@ -71,8 +48,11 @@ def cases() -> dict[str, tuple[Case, tuple[str, ...]]]:
         jhu = OutcomeTable.read(Path(data) / "outcomes" / "jhu_concise_cot.parquet")
         for menu in ("gpt-4", "gpt-35-turbo"):
             found[f"jhu {menu}"] = (Case(jhu, {"menu": menu}), (*plain, "given:topic"))
-        log = pareto_bandit(Path(data) / "logs" / "paretobandit" / "test_k4.jsonl")
-        found["ParetoBandit"] = (Case(log, {"menu": "menu"}), plain)
+        # An answer is right where its reward is .9 or more.
+        log, _, _ = import_logs(
+            [Path(data) / "logs" / "paretobandit" / "test_k4.jsonl"], Options(correct_at=0.9), "log"
+        )
+        found["ParetoBandit"] = (Case(log, {}), plain)
     return found
 
 

@@ -44,10 +44,12 @@ from experiments.options import (
     DATA,
     LIVE,
     MODELS,
+    PREDICTORS,
     TRAIN,
     ChosenExam,
     Imports,
     absolute,
+    absolute_predictor,
     check_family,
     exam_options,
     family_names,
@@ -110,6 +112,13 @@ def compare(
         list[str] | None, typer.Option(help="Menus of the table; default: the three richest; repeatable")
     ] = None,
     group_by: GroupBy = None,
+    predictor: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=f"With --table: what each recovers, and all agents given its groups ({PREDICTORS}, or a file of `roi predict "
+            "fit`); default: what text recovers; repeatable"
+        ),
+    ] = None,
     num_tasks: Annotated[int | None, typer.Option(help="Tasks of an exam, in every family", min=1)] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/compare-<time>")] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue this run folder with its own configuration")] = None,
@@ -125,7 +134,7 @@ def compare(
     from experiments.compare.store import CONFIG, missing_jobs, to_train
     from experiments.compare.store import assemble as assemble_run
 
-    chosen = (overrides, config, family, budget, setting, agent, table, menu, group_by, num_tasks, out)
+    chosen = (overrides, config, family, budget, setting, agent, table, menu, group_by, predictor, num_tasks, out)
     if resume is not None and (any(chosen) or exam_seed is not None):
         raise ConfigError("--resume takes the configuration of its run folder: leave out every other choice")
     if report_only and resume is None:
@@ -136,7 +145,9 @@ def compare(
     if resume is not None:
         resolved = load_config(resume / CONFIG, [])
     else:
-        resolved = _resolve(config, overrides or [], family, budget, agent, table, menu, group_by, num_tasks, exam_seed)
+        resolved = _resolve(
+            config, overrides or [], family, budget, agent, table, menu, group_by, predictor, num_tasks, exam_seed
+        )
         if setting:
             resolved.families = _only(resolved, setting)
     if resume is None and check_folder(run, CONFIG):
@@ -146,7 +157,7 @@ def compare(
         settings = expand(resolved)
         jobs = plan(resolved, settings)
         todo = missing_jobs(resolved, jobs, run)
-        agents_shown = dict.fromkeys(job.agent for job in jobs if job.agent != "references")
+        agents_shown = dict.fromkeys(job.agent for job in jobs if job.is_agents)
         console.print(
             f"[bold]{len(settings)} settings[/bold], {len(agents_shown)} agents, {resolved.exams} exams each, paired; "
             f"{len(jobs)} jobs, {len(jobs) - len(todo)} done already; run folder {run}"
@@ -155,7 +166,7 @@ def compare(
             console.print(f"{training} of them train their agent in the environment first")
         if dry_run:
             for one in settings:
-                names = dict.fromkeys(c.agent for c in jobs if c.setting == one and c.agent != "references")
+                names = dict.fromkeys(c.agent for c in jobs if c.setting == one and c.is_agents)
                 console.print(f"  {escape(one.label)}: {', '.join(names)}")
             return
         if not report_only:
@@ -205,6 +216,7 @@ def _resolve(
     table: Path | None,
     menus: list[str] | None,
     group_by: str | None,
+    predictors: list[str] | None,
     num_tasks: int | None,
     exam_seed: int | None,
 ) -> CompareConfig:
@@ -214,6 +226,8 @@ def _resolve(
         raise ConfigError("--menu belongs to a table: give --table FILE too")
     if group_by and table is None:
         raise ConfigError("--group-by belongs to a table: give --table FILE too")
+    if predictors and table is None:
+        raise ConfigError("--predictor belongs to a table: give --table FILE too")
     if table is not None:
         if families and families != ["paper"]:
             raise ConfigError(
@@ -223,6 +237,10 @@ def _resolve(
         for one in base.families:
             one.group_by = group_by
             one.family = "paper" if families else one.family
+        base.predictors = _default_predictors(table) if predictors is None else predictors
+        base.families += [
+            dataclasses.replace(one, predictor=name) for name in predictors or () for one in base.families
+        ]
         families = None
         path = config
     else:
@@ -248,9 +266,27 @@ def _resolve(
     # The run folder keeps this, and may be gone on with from elsewhere.
     for chosen in resolved.families:
         chosen.table = absolute(chosen.table)
+        chosen.predictor = chosen.predictor and absolute_predictor(chosen.predictor)
+    resolved.predictors = [absolute_predictor(one) for one in resolved.predictors]
     resolved.tuned = absolute(resolved.tuned)
     resolved.trained = [str(Path(folder).absolute()) for folder in resolved.trained]
     return resolved
+
+
+def _default_predictors(table: Path) -> list[str]:
+    """What a text predictor recovers is said without being asked, where the table has texts."""
+    from agents.predictors.predictor import PredictorError, check_sklearn
+    from roi_env.sources.outcome_tables import OutcomeTable
+    from roi_env.sources.texts import normalised
+
+    if not any(map(normalised, OutcomeTable.read(table).codes("question")[1])):
+        return []
+    try:
+        check_sklearn()
+    except PredictorError as error:
+        console.print(f"What texts tell is not measured: {error}", highlight=False, markup=False)
+        return []
+    return ["text"]
 
 
 def _only(config: CompareConfig, patterns: list[str]) -> list[FamilyConfig]:
@@ -322,6 +358,10 @@ def _print_summary(run: Path) -> None:
                 f"{part:.1f} % too high; the train laws' optimum (agent bellman) is what a user can reach.",
                 highlight=False,
             )
+    if any(setting["predictions"] for setting in document["settings"]):
+        from experiments.predicting import print_predictions
+
+        print_predictions(document["settings"])
     for label, reason in dict.fromkeys((row["label"], row["no_interval"]) for row in rows if row["no_interval"]):
         console.print(f"[yellow]No intervals for {escape(label)}[/]: {escape(reason)}.", highlight=False)
 

@@ -13,6 +13,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from agents.base import is_saved
 from roi_env.exams.config import OWN_DEFAULTS, ExamConfig, parse_budget
 from roi_env.exams.exam import check_seed
 from roi_env.sources.packaged import PACKAGED
@@ -81,6 +82,8 @@ class FamilyConfig:
     decision_cost: int | None = None
     agents: list[str] = field(default_factory=list)
     """Agents for this family alone, beside the comparison's."""
+    predictor: str | None = None
+    """Of recorded outcomes: what is published are the groups of this predictor (a kind of `roi predict fit`, or its file)."""
 
     @property
     def outcomes(self) -> str | None:
@@ -90,10 +93,13 @@ class FamilyConfig:
     @property
     def label(self) -> str:
         """Name in tables."""
-        if self.name or self.table is None:
-            return self.name or self.family
-        stem = Path(self.table).name.split(".")[0]
-        return f"{stem}: {self.menu}" if self.menu else stem
+        if self.name:
+            return self.name
+        stem = self.family if self.table is None else Path(self.table).name.split(".")[0]
+        label = f"{stem}: {self.menu}" if self.table is not None and self.menu else stem
+        if self.predictor is None:
+            return label
+        return f"{label} ({Path(self.predictor).name if is_saved(self.predictor) else self.predictor})"
 
     def exam(self, budget: int | float | str, order: str) -> ExamConfig:
         """The kind of exam at one budget, in one order; what is left at None is the family's own default."""
@@ -129,6 +135,8 @@ class CompareConfig:
     """Environment steps of agents that learn in the environment, all the same; None keeps their own."""
     tuned: str | None = None
     """File written by `roi tune`: hyper-parameters of agents that learn in the environment. Their names must all be in it."""
+    predictors: list[str] = field(default_factory=list)
+    """Predictors (kinds of `roi predict fit`, or its files) whose worth on the recorded outcomes is measured."""
     trained: list[str] = field(default_factory=list)
     """Folders of trained agents: a job found there is loaded instead of trained again."""
 
@@ -225,9 +233,13 @@ def _beside(path: Path, loaded: DictConfig) -> DictConfig:
         loaded.tuned = absolute(loaded.tuned)
     if loaded.get("trained"):
         loaded.trained = [absolute(folder) for folder in loaded.trained]
+    if loaded.get("predictors"):
+        loaded.predictors = [absolute(name) if is_saved(name) else name for name in loaded.predictors]
     for family in loaded.get("families") or []:
         if isinstance(family, DictConfig) and family.get("table"):
             family.table = absolute(family.table)
+        if isinstance(family, DictConfig) and is_saved(family.get("predictor") or ""):
+            family.predictor = absolute(family.predictor)
     return loaded
 
 

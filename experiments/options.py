@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 import typer
 
-from agents.base import named_agent, use_file
+from agents.base import is_saved, named_agent, use_file
 from experiments.config import ConfigError, FamilyConfig
 from roi_env.exams.config import BUDGET_PRESETS, ORDERS, Beliefs, Enforcement, Feedback, parse_budget
 from roi_env.sources.packaged import PACKAGED
@@ -109,6 +109,12 @@ def absolute(path: Path | str | None) -> str | None:
     return str(Path(path).absolute())
 
 
+def absolute_predictor(name: str) -> str:
+    """A predictor whose file is found from anywhere; kinds to fit are named as they are."""
+    return str(Path(name).absolute()) if is_saved(name) else name
+
+
+PREDICTORS = "text, surface, neighbours, given:COLUMN, embedding:MODEL, hidden:MODEL, levels:MODEL"
 BUDGET_HELP = (
     f"Fraction of N x mean top-tier cost (0.3), tokens (512), dollars (2.50usd, of a table that costs them), or "
     f"{', '.join(BUDGET_PRESETS)}"
@@ -131,6 +137,15 @@ EXAM_OPTIONS: dict[str, tuple[Any, Any]] = {
         None,
     ),
     "group_by": (Annotated[str | None, typer.Option(help="Column of the table that is published")], None),
+    "predictor": (
+        Annotated[
+            str | None,
+            typer.Option(
+                help=f"Publish the groups of this predictor of texts ({PREDICTORS}, or a file of `roi predict fit`)"
+            ),
+        ],
+        None,
+    ),
     "missing": (
         Annotated[str | None, typer.Option(help="Questions without generations at a tier: drop, mask")],
         None,
@@ -186,6 +201,7 @@ def _chosen_exam(*, table: Path | None, family: str | None, budget: str, order: 
     if table is not None and family is not None and family != "paper":
         raise ConfigError("--family and --table exclude each other")
     named = family or ("signal" if table is None else "recorded")
+    chosen["predictor"] = chosen["predictor"] and absolute_predictor(chosen["predictor"])
     said = family is not None or table is not None
     return ChosenExam(FamilyConfig(family=named, table=absolute(table), **chosen), read_budget(budget), order, said)
 

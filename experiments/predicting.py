@@ -1,25 +1,32 @@
-"""What predictors recover on a table's test questions: what stands behind `roi compare` and the table of `roi predict fit`."""
+"""What predictors are worth: what stands behind `roi compare`, the table of `roi predict fit` and the default of `roi answer`."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from rich.markup import escape
+from rich.table import Table
 
-from agents.predictors.exams import COLUMN, Case, grouped_table
-from agents.predictors.predictor import Predictor
+from agents.predictors.exams import COLUMN, Case, fit_predictor, grouped_table
+from agents.predictors.predictor import Predictor, PredictorError, load_predictor
 from agents.predictors.quality import Quality, column_means, quality
 from agents.predictors.records import Records
+from experiments.commands.endpoints import report
+from experiments.config import ConfigError
+from experiments.terminal import console
+from roi_env.answering.base import Question
+from roi_env.envs.live import KnownGroups, shared_columns
 from roi_env.exact.policy_tables import auto_grid
 from roi_env.exams.config import exam_spec
 from roi_env.exams.exam import draw_exams
 from roi_env.measures.metrics import Interval
 from roi_env.measures.recovery import Method, Recovered, informed_apart, recovered
 from roi_env.measures.references import informed_values, reachable_values
-from roi_env.sources.outcome_tables import SPLITS
+from roi_env.sources.outcome_tables import SPLITS, OutcomeTable, OutcomeTableError
 
 
 def percent(found: Interval) -> str:
@@ -37,7 +44,57 @@ def verdict(found: Recovered) -> str:
         return f"{percent(found.share)}: no interval"
     if not found.information.low > 0:
         return "nothing to recover is seen"
-    return percent(found.share) + ("" if found.share.low > 0 else ": nothing recovered is seen")
+    if found.share.low > 0:
+        return percent(found.share)
+    # A share of next to nothing is a large number that says nothing.
+    said = "" if found.share.high - found.share.low > 2 else f"{percent(found.share)}: "
+    return f"{said}nothing recovered is seen"
+
+
+def print_recovery(
+    first: tuple[str, str], rows: Sequence[tuple[str, str, Recovered | str]], methods: Collection[str]
+) -> None:
+    """The table of what predictors recover.
+
+    :param first: heads of the first two columns.
+    :param rows: what stands in these, and what was found, or why nothing was.
+    :param methods: how informed values were estimated.
+    """
+    shown = Table(title="Information recovered on test questions (95 % intervals, cross-fitted)")
+    for name in (*first, "recovered", "gain in score", "to recover", "the same, raw"):
+        shown.add_column(name, justify="left" if name in first else "right")
+    above = None
+    for one, other, found in rows:
+        if above not in (None, one):
+            shown.add_section()
+        told = ("not measured",) if isinstance(found, str) else (verdict(found), *map(percent, found[1:]))
+        shown.add_row("" if one == above else escape(one), escape(other), *map(escape, told))
+        above = one
+    console.print(shown)
+    for one, other, found in rows:
+        if isinstance(found, str):
+            console.print(f"{one}, {other}: {found}", highlight=False, markup=False, soft_wrap=True)
+    if methods:
+        console.print(
+            f"To recover: informed (laws and scores from different samples: {', '.join(sorted(methods))}) less what train "
+            "laws reach; raw: laws of the very samples that are scored, which flatter.",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def print_predictions(settings: Sequence[dict[str, Any]]) -> None:
+    """:func:`print_recovery` of the settings of a comparison's ``summary.json``."""
+
+    def found(one: dict[str, Any]) -> Recovered | str:
+        def interval(name: str) -> Interval:
+            return Interval(*(math.nan if (end := one[name][part]) is None else end for part in Interval._fields))
+
+        return one["reason"] or Recovered(*map(interval, Recovered._fields))
+
+    told = [(setting["label"], one) for setting in settings for one in setting["predictions"]]
+    methods = {one["informed"] for _, one in told if not one["reason"]}
+    print_recovery(("setting", "predictor"), [(label, one["predictor"], found(one)) for label, one in told], methods)
 
 
 BUDGETS = (0.15, 0.3, 0.6)
@@ -117,3 +174,56 @@ def speed(predictor: Predictor, asked: Records, batch: int, calls: int = 20) -> 
         predictor.group(texts, columns)
         times.append(time.perf_counter() - start)
     return float(np.median(times)) * 1000 / batch
+
+
+def helps(predictor: Predictor) -> str:
+    """Whether it was seen to help on validation questions, in words."""
+    gain = percent(Interval(*predictor.facts["validation_gain"]))
+    verdict = "it helped" if predictor.facts["helps"] else "it was not seen to help"
+    return f"on validation questions {verdict} ({gain} of the score without it, 99 % interval)"
+
+
+def groups_of_file(file: str, asked: Sequence[Question] = ()) -> KnownGroups:
+    """Beliefs of live questions by a predictor's file.
+
+    :param asked: the questions, where they are known.
+    :raises ConfigError: where the file is none, or has no groups.
+    """
+    try:
+        return _groups_for(load_predictor(file), asked)
+    except PredictorError as error:
+        raise ConfigError(f"--predictor {error}") from error
+
+
+def fitted_groups(
+    predictor: str | None, table: str, menu: str | None, group_by: str, asked: Sequence[Question]
+) -> KnownGroups | None:
+    """Beliefs of live questions by a predictor fitted on a table; what was found is said.
+
+    :param predictor: its name; None: ``text``, where it was seen to help on validation questions.
+    :raises ConfigError: where a named one cannot be fitted.
+    """
+    name = predictor or "text"
+    try:
+        with console.status(f"fitting the predictor {name} on {table}"):
+            made = fit_predictor(name, Case(OutcomeTable.read(table), {"menu": menu}, group_by))
+        found = _groups_for(made, asked)
+    except (PredictorError, OutcomeTableError) as error:
+        if predictor is not None:
+            raise ConfigError(f"--predictor {predictor}: {error}") from error
+        console.print(f"Beliefs by {group_by}; no predictor: {error}", highlight=False, markup=False)
+        return None
+    used = predictor is not None or made.facts["helps"]
+    hint = "; --predictor none leaves it out" if predictor is None and used else ""
+    whose = f"the predictor {name} of the table" if used else f"{group_by}, not by a text predictor"
+    console.print(f"Beliefs by {whose}: {helps(made)}{hint}.", highlight=False, markup=False, soft_wrap=True)
+    return found if used else None
+
+
+def _groups_for(made: Predictor, asked: Sequence[Question]) -> KnownGroups:
+    """Its groups; values of its columns that it never saw are said."""
+    found = made.known_groups()
+    if unknown := made.published.unknown(shared_columns(asked)):
+        named = ", ".join(unknown[:3]) + (" ..." if unknown[3:] else "")
+        report(f"The predictor {made.name} was fitted on no questions with {named}: of these the texts alone are read")
+    return found

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from agents.base import Agent, Problem, is_saved, public_problem
-from agents.live.session import Check, Row, Session, check_live, make_live, prompt_bound
+from agents.live.session import Check, Row, Session, check_live, learns_from_table, make_live, prompt_bound
 from agents.live.steps import Ticket
 from roi_env.answering.base import LiveSolver, Question, ThinkingTier, unsent_reply
 from roi_env.answering.ledger import Entry, Ledger, reply_facts
 from roi_env.answering.prices import TOKENS, Rates
-from roi_env.envs.live import live_source
+from roi_env.envs.live import KnownGroups, live_source
 from roi_env.exams.config import ExamSpec, exam_spec
 from roi_env.files import replacing
 from roi_env.sources.outcome_tables import OutcomeTable
@@ -106,6 +106,7 @@ class BudgetController:
     :param window: questions in flight; 1 is the exam.
     :param table: recorded outcomes that beliefs (and training) come from, with ``menu`` and ``group_by``; None: default
         beliefs by length of text, see :func:`roi_env.envs.live.live_source`.
+    :param known: groups and beliefs that stand in place of the table's, e.g. a predictor's.
     :param ledger: path of the journal, which makes charges survive a kill; None: in memory.
     :param check: judges answers while they come.
     :param feedback: what the agent is shown, "cost" or "cost+correct"; default: "cost+correct" where answers are judged,
@@ -113,7 +114,7 @@ class BudgetController:
     :param seed: of the draws from the agent's probabilities, and of training.
     :param rates: prices of the tiers, where the budget is money.
     :param models: K names of who answers a tier, where they are several.
-    :raises ValueError: for a name that cannot decide live questions, see :func:`check_live`.
+    :raises ValueError: for a name that cannot decide live questions, see :func:`check_live`, or not these groups.
     """
 
     def __init__(
@@ -127,6 +128,7 @@ class BudgetController:
         table: OutcomeTable | str | None = None,
         menu: str | None = None,
         group_by: str = "dataset",
+        known: KnownGroups | None = None,
         decision_cost: int = 0,
         ledger: Path | None = None,
         check: Check | None = None,
@@ -137,10 +139,15 @@ class BudgetController:
     ) -> None:
         if isinstance(agent, str):
             check_live(agent, learns=table is not None)
+            if known is not None and learns_from_table(agent):
+                raise ValueError(
+                    f"agent {agent!r} learns from the table's own groups, a predictor publishes others: leave the predictor "
+                    "out, or train the agent with it before (`roi train --predictor`)"
+                )
         judges = check is not None and not (isinstance(agent, str) and is_saved(agent))
         self.feedback: Literal["cost", "cost+correct"] = feedback or ("cost+correct" if judges else "cost")
         self.agent, self.solver, self.budget, self.tiers, self.window = agent, solver, budget, tuple(tiers), window
-        self.table, self.menu, self.group_by = table, menu, group_by
+        self.table, self.menu, self.group_by, self.known = table, menu, group_by, known
         self.decision_cost, self.path, self.check, self.seed = decision_cost, ledger, check, seed
         self.rates, self.models = rates, models
         self.result: Result | None = None
@@ -157,6 +164,7 @@ class BudgetController:
             table=self.table,
             menu=self.menu,
             group_by=self.group_by,
+            known=self.known,
             rates=self.rates,
             models=self.models,
             prompt=prompt_bound(self.solver, self.rates),

@@ -566,6 +566,18 @@ def check_live(text: str, *, learns: bool) -> None:
         )
 
 
+def learns_from_table(text: str) -> bool:
+    """Whether a registered agent is trained on a table's exams before it decides live questions.
+
+    :param text: as in :func:`check_live`, which accepts it.
+    """
+    if is_saved(text):
+        return False
+    entry = find_agent(parse_agent(text)[0])
+    kind = None if entry is None else entry.load()
+    return isinstance(kind, type) and issubclass(kind, Agent) and kind.train is not Agent.train
+
+
 def make_live(text: str, problem: Problem) -> Agent:
     """:func:`agents.base.make_agent` for names out of a command line, which may hold anything.
 

@@ -74,11 +74,31 @@ class Case(NamedTuple):
 def predictor_of(name: str, case: Case, say: Callable[[str], None] = lambda text: None) -> Predictor:
     """Load a predictor's file, or fit one by name.
 
-    :raises PredictorError: where it cannot be.
+    :raises PredictorError: where it cannot be, or the file is of another menu, of other tiers or another unit, or was fitted
+        on questions that the case keeps for tests.
     """
     if is_file(name):
-        return load_predictor(name)
+        predictor = load_predictor(name)
+        _check_case(predictor, case, name)
+        return predictor
     return fit_predictor(name, case, say)
+
+
+def _check_case(predictor: Predictor, case: Case, file: str) -> None:
+    found = case.records()
+    for what, own, there in (
+        ("menu", predictor.menu, found.menu),
+        ("tiers", list(predictor.tiers), list(found.tiers)),
+        ("unit", predictor.unit, found.unit),
+    ):
+        if own != there:
+            raise PredictorError(f"{file} was fitted on the {what} {own}, these exams have {there}: fit one on them")
+    test = found.take(found.split == SPLITS.index("test"))
+    if known := predictor.knows(test.texts):
+        raise PredictorError(
+            f"{file} was fitted on {known} of the {len(test)} test questions: what it recovers there would flatter it; fit it "
+            "on this table"
+        )
 
 
 def fit_predictor(name: str, case: Case, say: Callable[[str], None] = lambda text: None) -> Predictor:
@@ -117,14 +137,9 @@ def fit_predictor(name: str, case: Case, say: Callable[[str], None] = lambda tex
     # Groups that not all splits have are not published.
     labelled = case._replace(table=_labelled(case, found, labels), arguments=dict(case.arguments) | {"missing": "drop"})
     source = labelled.source("train", COLUMN)
-    place = {int(name): at for at, name in enumerate(source.group_names)}
-    used = sorted(place)
-    order = [place[label] for label in used]
-    laws = source.beliefs.mixture([np.array([at]) for at in order], [np.ones(1)] * len(order))
-    names = tuple(f"predicted {at + 1} of {len(used)}" for at in range(len(used)))
-    predictor.groups = Groups(
-        centres[used], laws, names, source.group_key[order], source.group_probability.mean(0)[order]
-    )
+    used = [int(name) for name in source.group_names]
+    names = tuple(f"predicted {rank + 1} of {len(used)}" for rank in np.argsort(np.argsort(used)).tolist())
+    predictor.groups = Groups(centres[used], source.beliefs, names, source.group_key, source.group_probability.mean(0))
     gain = _gain(plain, reached, without)
     predictor.facts |= {
         "groups": len(used),

@@ -230,6 +230,15 @@ class Given(Reader):
             blocks.append(block)
         return np.concatenate(blocks, 1)
 
+    def unknown(self, columns: Columns) -> list[str]:
+        """Values of these columns that are none of those learned, as NAME=VALUE; of numbers in tenths: none."""
+        return [
+            f"{name}={value}"
+            for name, known in self._values.items()
+            if name in columns and name not in self._edges
+            for value in sorted(set(columns[name]) - set(known))
+        ]
+
     def arrays(self) -> Arrays:
         """Names, values and edges, as JSON."""
         fields = {"names": self.names, "needed": self.needed, "values": self._values, "edges": self._edges}

@@ -24,6 +24,7 @@ from roi_env.files import replacing
 from roi_env.sources.outcome_tables import SPLITS
 from roi_env.sources.source import Laws
 from roi_env.sources.texts import normalised
+from roi_env.sources.units import Unit
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -38,7 +39,7 @@ KINDS = {
     "levels": "levels:MODEL: the levels that a model with level tags announces, ridge regression",
 }
 """Ready predictors, by the first word of their names."""
-VERSION = 1
+VERSION = 2
 """Of the files."""
 LEAST_QUESTIONS = 20
 """Train questions that a predictor needs."""
@@ -105,10 +106,10 @@ def check_name(name: str) -> None:
 class Groups:
     """Groups of predicted laws: what is published of a question.
 
-    :param centres: (G, 2 K) laws by :meth:`agents.predictors.heads.Heads.vector`; groups are numbered from seldom to often
-        right at the dearest tier.
+    :param centres: (G, 2 K) laws by :meth:`agents.predictors.heads.Heads.vector`; groups stand in the order in which they
+        first appear in the table, as the groups of its exams do: an agent trained on these knows those of live questions.
     :param laws: (G,) what train questions of the group really did.
-    :param names: G.
+    :param names: G, numbered from seldom to often right at the dearest tier.
     :param key: (G,) rank of difficulty.
     :param share: (G,) of train questions.
     """
@@ -131,6 +132,7 @@ class Predictor:
     :param menu: whose laws.
     :param tiers: K names, cheapest first.
     :param columns: the published columns that it reads beside the text, where they are there.
+    :param unit: what costs count.
     :param facts: how it was fitted and how well it did on validation questions: plain data.
     """
 
@@ -144,6 +146,7 @@ class Predictor:
     seen: Mapping[str, Floats]
     published: Given
     groups: Groups | None = None
+    unit: Unit = "tokens"
     facts: dict[str, Any] = field(default_factory=dict)
 
     def scores(self, texts: Sequence[str], columns: Columns | None = None) -> Floats:
@@ -161,6 +164,10 @@ class Predictor:
                 if (own := self.seen.get(_fingerprint(text))) is not None:
                     row[:] = own
         return np.concatenate([found, given], 1)
+
+    def knows(self, texts: Sequence[str]) -> int:
+        """How many of these texts it was fitted on."""
+        return sum(_fingerprint(text) in self.seen for text in texts)
 
     def success(self, texts: Sequence[str], columns: Columns | None = None) -> Floats:
         """(n, K) probability of a right answer at every tier."""
@@ -186,10 +193,8 @@ class Predictor:
         """
         if self.groups is None:
             raise PredictorError(f"predictor {self.name!r} has no groups: fit it on a table with a validation split")
-        return KnownGroups(
-            self.tiers, self.groups.names, self.groups.laws, self.groups.key, self.groups.share, self.group,
-            self.facts.get("unit", "tokens"),
-        )  # fmt: skip
+        groups = self.groups
+        return KnownGroups(self.tiers, groups.names, groups.laws, groups.key, groups.share, self.group, self.unit)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a file of plain arrays (``.npz``, no pickle); it appears whole or not at all.
@@ -204,6 +209,7 @@ class Predictor:
             "name": self.name,
             "menu": self.menu,
             "tiers": self.tiers,
+            "unit": self.unit,
             "columns": self.columns,
             "reader": self.reader.kind,
             "scorer": self.scorer.kind,
@@ -285,7 +291,7 @@ def load_predictor(path: str | os.PathLike[str]) -> Predictor:
         raise PredictorError(f"{path}: damaged, it lacks {error}") from error
     return Predictor(
         head["name"], head["menu"], tuple(head["tiers"]), tuple(head["columns"]), reader, scorer, heads, seen, published,
-        groups, head["facts"],
+        groups, head["unit"], head["facts"],
     )  # fmt: skip
 
 
@@ -347,7 +353,9 @@ def fit_scores(name: str, found: Records, columns: Sequence[str] = ("dataset",))
             for at, score in enumerate(SCORES)
         },
     }
-    return Predictor(name, found.menu, found.tiers, tuple(columns), reader, scorer, heads, seen, published, None, facts)
+    return Predictor(
+        name, found.menu, found.tiers, tuple(columns), reader, scorer, heads, seen, published, None, found.unit, facts
+    )
 
 
 def _fingerprint(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,10 +25,61 @@ from roi_env.sources.units import COST_NAMES, Unit, cost_text, cost_with_unit
 
 if TYPE_CHECKING:
     from agents.live.answer import BudgetController, Result
-    from roi_env.answering.base import LiveSolver, ThinkingTier
+    from roi_env.answering.base import LiveSolver, Question, ThinkingTier
+    from roi_env.envs.live import KnownGroups
 
 TIERS = ("direct=0+512", "low=1024+512@low", "high=8192+512@high")
 ANSWER_TOKENS = 512
+
+
+@dataclass(frozen=True)
+class Beliefs:
+    """What is believed of the questions before they are asked."""
+
+    table: Annotated[Path | None, typer.Option(help="Recorded outcomes that beliefs come from (`roi record`)")] = None
+    menu: Annotated[str | None, typer.Option(help="Menu of the table")] = None
+    group_by: Annotated[str, typer.Option(help="Column that groups the table's questions and these")] = "dataset"
+    predictor: Annotated[
+        str | None,
+        typer.Option(
+            help="Beliefs from texts: a file of `roi predict fit`, or with --table a kind to fit on it; default with --table: text "
+            "where that helped on validation questions; none: never"
+        ),
+    ] = None
+
+    def named(self, asked: Sequence[Question]) -> KnownGroups | None:
+        """Groups of the predictor that was named; None: none was.
+
+        :raises ConfigError: for what is none, a file beside a table, or a kind to fit without one.
+        """
+        from agents.predictors.predictor import SUFFIX, is_file
+        from experiments.predicting import fitted_groups, groups_of_file
+
+        if self.predictor in (None, "none"):
+            return None
+        if is_file(self.predictor) and self.table is not None:
+            raise ConfigError(
+                f"--predictor {self.predictor} brings the beliefs of the table that it was fitted on: leave --table out, or "
+                "name a kind to fit on the table"
+            )
+        if is_file(self.predictor):
+            return groups_of_file(self.predictor, asked)
+        if self.table is None:
+            raise ConfigError(
+                f"--predictor {self.predictor}: a kind is fitted on recorded outcomes: give --table FILE, or a predictor's "
+                f"file ({SUFFIX})"
+            )
+        return fitted_groups(self.predictor, str(self.table), self.menu, self.group_by, asked)
+
+    def by_default(self, agent: str, asked: Sequence[Question]) -> KnownGroups | None:
+        """Groups of a text predictor of the table, where it helps and the agent does not know the table's own."""
+        from agents.base import is_saved
+        from agents.live.session import learns_from_table
+        from experiments.predicting import fitted_groups
+
+        if self.predictor is not None or self.table is None or is_saved(agent) or learns_from_table(agent):
+            return None
+        return fitted_groups(None, str(self.table), self.menu, self.group_by, asked)
 
 
 @option_groups
@@ -72,9 +123,7 @@ def answer(
     out: Annotated[Path, typer.Option(help="Folder for answers.jsonl, audit.json and the ledger")] = Path(
         "runs/answers"
     ),
-    table: Annotated[Path | None, typer.Option(help="Recorded outcomes that beliefs come from (`roi record`)")] = None,
-    menu: Annotated[str | None, typer.Option(help="Menu of the table")] = None,
-    group_by: Annotated[str, typer.Option(help="Column that groups the table's questions and these")] = "dataset",
+    beliefs: Beliefs,
     window: Annotated[int, typer.Option(help="Questions in flight; 1 is exactly the exam", min=1)] = 1,
     decision_cost: Annotated[int, typer.Option(help="Tokens that every decision costs", min=0)] = 0,
     grader: Annotated[
@@ -136,9 +185,10 @@ def answer(
             amount,
             tiers=tiers,
             window=window,
-            table=None if table is None else str(table),
-            menu=menu,
-            group_by=group_by,
+            table=None if beliefs.table is None else str(beliefs.table),
+            menu=beliefs.menu,
+            group_by=beliefs.group_by,
+            known=beliefs.named(asked),
             decision_cost=decision_cost,
             ledger=ledger,
             check=(lambda question, text: bool(pool(question, text))) if grader else None,
@@ -147,6 +197,9 @@ def answer(
             models=() if menu_asked is None else menu_asked.models,
         )
         spec = controller.spec(asked)
+        if (known := beliefs.by_default(agent, asked)) is not None:
+            controller.known = known
+            spec = controller.spec(asked)
         console.print(
             f"{len(asked):,} questions, {cost_with_unit(spec.budget, spec.source.unit)}, tiers "
             f"{', '.join(t.name for t in tiers)}, agent {agent}",

@@ -12,11 +12,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from experiments.config import ConfigError
-from experiments.options import DATA, helped
-from experiments.predicting import percent, verdict
+from experiments.options import DATA, PREDICTORS, helped
+from experiments.predicting import helps, print_recovery
 from experiments.terminal import console
 from roi_env.files import replacing
-from roi_env.measures.metrics import Interval
 
 if TYPE_CHECKING:
     from agents.predictors.exams import Case
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 app = typer.Typer(
     no_args_is_help=True, help="Predict what a question will cost and whether it will be right, from its text."
 )
-PREDICTORS = "text, surface, neighbours, given:COLUMN, embedding:MODEL, hidden:MODEL, levels:MODEL"
 
 
 @app.command(
@@ -113,7 +111,7 @@ def show(
     chance, tokens, costs = made.heads.probability(scores), made.heads.expected_cost(scores), made.heads.costs(scores)
     console.print(
         f"{file}: predictor {made.name} of {made.menu}, {made.facts['train_questions']:,} train questions; "
-        f"{_helps(made)}",
+        f"{helps(made)}",
         highlight=False,
         soft_wrap=True,
     )
@@ -149,18 +147,12 @@ def _quantiles(costs: Any, chance: float) -> tuple[float, float]:
     return low, high
 
 
-def _helps(made: Predictor) -> str:
-    gain = Interval(*made.facts["validation_gain"])
-    verdict = "it helped" if made.facts["helps"] else "it was not seen to help"
-    return f"on validation questions {verdict} ({percent(gain)} of the score without it, 99 % interval)"
-
-
 def _show_fit(made: Predictor, judged: list[Judged], rows: list[tuple[str, list[Row]]]) -> None:
     facts = made.facts
     console.print(
         f"Predictor [bold]{escape(made.name)}[/] of {escape(made.menu)}: {facts['train_questions']:,} train questions "
         f"({facts['left_out']} near duplicates of others left out), {facts['validation_questions']:,} validation questions, "
-        f"{facts['groups']} groups; {_helps(made)}.",
+        f"{facts['groups']} groups; {helps(made)}.",
         highlight=False,
         soft_wrap=True,
     )
@@ -176,34 +168,8 @@ def _show_fit(made: Predictor, judged: list[Judged], rows: list[tuple[str, list[
             shown.add_row(escape(one.name) if k == 0 else "", escape(tier), *texts, f"{100 * values[4]:.0f} %", speed)
         shown.add_section()
     console.print(shown)
-    print_recovery(rows)
-
-
-def print_recovery(rows: list[tuple[str, list[Row]]]) -> None:
-    """The table of what predictors recover."""
-    shown = Table(title="Information recovered on test questions (95 % intervals, cross-fitted)")
-    for name in ("predictor", "budget", "recovered", "gain in score", "to recover", "the same, raw"):
-        shown.add_column(name, justify="left" if name == "predictor" else "right")
-    for name, found in rows:
-        for at, row in enumerate(found):
-            one = row.found
-            shown.add_row(
-                escape(name) if at == 0 else "",
-                f"{row.budget:g}",
-                verdict(one),
-                percent(one.gain),
-                percent(one.information),
-                percent(one.raw),
-            )
-        shown.add_section()
-    console.print(shown)
-    methods = {row.method for _, found in rows for row in found}
-    console.print(
-        f"To recover: informed (laws and scores from different samples: {', '.join(sorted(methods))}) less what train laws "
-        "reach; raw: laws of the very samples that are scored, which flatter.",
-        highlight=False,
-        soft_wrap=True,
-    )
+    flat = [(name, f"{row.budget:g}", row.found) for name, found in rows for row in found]
+    print_recovery(("predictor", "budget"), flat, {row.method for _, found in rows for row in found})
 
 
 def _report(made: Predictor, judged: list[Judged], beside: list[Predictor], rows: list[list[Row]]) -> dict[str, Any]:

@@ -63,6 +63,9 @@ def serve(
         ),
     ] = "online-lp",
     imports: Imports = None,
+    predictor: Annotated[
+        str | None, typer.Option(help="File of `roi predict fit`: beliefs from texts instead of lengths")
+    ] = None,
     tier: endpoints.Tiers = None,
     answer_tokens: Annotated[
         int | None, typer.Option(help="Answer tokens of tiers that name none; default: 512", min=1)
@@ -121,6 +124,8 @@ def serve(
     """
     try:
         import uvicorn
+
+        from experiments.predicting import groups_of_file
     except ImportError as error:
         raise ConfigError(f'{error}; the proxy needs: pip install "roi-reasoning[live]"') from None
     if spent_status not in (402, 403, 429):
@@ -132,6 +137,7 @@ def serve(
         raise ConfigError("give the budgets: --budget NAME=AMOUNT, or `budgets:` in --config FILE")
     plans = read_plans(config) if in_file and config else parse_budgets(budget or ())
     check_unit(plans[0].unit, menus, f"the budget {plans[0].name!r}", str(config or "--budget"))
+    known = None if predictor is None else groups_of_file(predictor)
     named = [plan.name for plan in plans]
     token = _secret("--token-env", token_env) if token_env else None
     keys = parse_keys(key or (), named)
@@ -164,7 +170,7 @@ def serve(
 
     def make(plan: Plan) -> Budget:
         waiting = Queue(queue, patience)
-        return make_budget(plan.name, plan, solver, served, agent, expected, window, state, waiting, database)
+        return make_budget(plan.name, plan, solver, served, agent, expected, window, state, waiting, database, known)
 
     def reload() -> None:
         try:

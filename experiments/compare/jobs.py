@@ -6,6 +6,7 @@ atomic rename.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterator
 from concurrent.futures import Future, as_completed
@@ -17,6 +18,7 @@ import numpy as np
 from agents.base import Agent, is_saved
 from agents.playing import TrainingExams, evaluate, rollout
 from experiments.compare.plan import (
+    PREDICTOR,
     REFERENCES,
     Job,
     build_agent,
@@ -26,7 +28,7 @@ from experiments.compare.plan import (
     validation_spec,
 )
 from experiments.compare.store import Tables, agents_folder, job_file, stored_agent, training_file, write_job
-from experiments.config import CompareConfig
+from experiments.config import CompareConfig, ConfigError
 from experiments.training.training_run import (
     Curve,
     curve_table,
@@ -40,7 +42,8 @@ from roi_env.exact.evaluation import BINS, CALIBRATION
 from roi_env.exams.config import ExamSpec
 from roi_env.exams.exam import ExamBatch, draw_exams
 from roi_env.files import replacing
-from roi_env.measures.references import references
+from roi_env.measures.references import reachable_values, references
+from roi_env.sources.outcome_tables import OutcomeTableError
 
 
 def _trained(config: CompareConfig, job: Job, spec: ExamSpec, store: Path) -> tuple[Agent, Curve]:
@@ -66,6 +69,8 @@ def run_job(config: CompareConfig, job: Job, store: Path) -> Tables:
     batch = draw_exams(spec, config.exam_seed, np.arange(config.exams))
     if job.agent == REFERENCES:
         return _reference_tables(config, job.setting.number, batch)
+    if not job.is_agents:
+        return _predictor_tables(config, job, batch)
     agent, curve = _trained(config, job, spec, store)
     result = evaluate(agent, batch, max_states=config.max_states, replicates=config.replicates, seed=config.exam_seed)
     exams, tasks = result.value.shape
@@ -161,6 +166,36 @@ def _reference_tables(config: CompareConfig, setting: int, batch: ExamBatch) -> 
             "group": batch.groups.ravel(),
             "weight": batch.weights.ravel(),
         },
+    }
+
+
+def _predictor_tables(config: CompareConfig, job: Job, batch: ExamBatch) -> Tables:
+    """What the train laws' optimum scores on the same exams given the predictor's groups, and what there is to recover."""
+    from agents.predictors.predictor import PredictorError
+    from roi_env.measures.recovery import informed_apart
+
+    family = dataclasses.replace(job.setting.family, predictor=job.agent.removeprefix(PREDICTOR))
+    columns: dict[str, Any] = {"setting": job.setting.number, "agent": job.agent, "exam": np.arange(len(batch))}
+    try:
+        # The same budget: a fraction would be taken of other groups' means, and round otherwise.
+        spec = setting_spec(dataclasses.replace(job.setting, family=family)).replace(budget=batch.spec.budget)
+    except ConfigError as error:
+        if not isinstance(error.__cause__, PredictorError | OutcomeTableError):
+            raise
+        nothing = np.full(len(batch), np.nan)
+        return {
+            "predictors": columns
+            | {"reachable": nothing, "informed": nothing, "method": "none", "reason": str(error.__cause__)}
+        }
+    informed = informed_apart(batch, config.max_states)
+    reachable = reachable_values(
+        draw_exams(spec, config.exam_seed, np.arange(config.exams)),
+        max_states=config.max_states,
+        replicates=config.replicates,
+    )
+    return {
+        "predictors": columns
+        | {"reachable": reachable, "informed": informed.value, "method": informed.method, "reason": ""}
     }
 
 

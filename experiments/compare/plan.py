@@ -25,10 +25,15 @@ from agents.playing import TrainingExams
 from experiments.config import PLANNERS, CompareConfig, ConfigError, FamilyConfig
 from experiments.training.tuning import Tuning, read_tuning
 from roi_env.exams.config import ExamConfig, ExamSpec
+from roi_env.sources.outcome_tables import OutcomeTable
+from roi_env.sources.packaged import TINYLM
 
 OPTIMUM = "optimum"
 
 REFERENCES = "references"
+
+PREDICTOR = "predictor "
+"""Before a predictor's name: the job that measures what it recovers."""
 
 SEED = "{seed}"
 """In an agent's text: stands for each of the training seeds, e.g. of models that were trained beforehand."""
@@ -61,7 +66,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Job:
-    """One agent (or the references) with one training seed in one setting.
+    """One agent (or the references, or a predictor) with one training seed in one setting.
 
     :param agent: its name in tables.
     :param text: what :func:`agents.base.make_agent` is given: the name with tuned parameters and matched steps.
@@ -71,6 +76,11 @@ class Job:
     agent: str
     text: str
     seed: int
+
+    @property
+    def is_agents(self) -> bool:
+        """Whether an agent takes the exams."""
+        return self.agent != REFERENCES and not self.agent.startswith(PREDICTOR)
 
 
 def expand(config: CompareConfig) -> list[Setting]:
@@ -96,17 +106,43 @@ def setting_spec(setting: Setting, split: str = "test") -> ExamSpec:
 
     :raises ConfigError: for arguments that do not fit.
     """
-    exam = setting.exam
+    exam, predictor = setting.exam, setting.family.predictor
     try:
-        return exam.resolve() if setting.family.outcomes is None else _recorded_spec(exam.replace(split=split))
+        if setting.family.outcomes is not None:
+            return _recorded_spec(exam.replace(split=split), predictor)
+        if predictor is not None:
+            raise ValueError(f"predictor {predictor!r} reads texts: it needs recorded outcomes")
+        return exam.resolve()
     except ValueError as error:
         raise ConfigError(f"{setting.label}: {error}") from error
 
 
 @lru_cache(maxsize=8)
-def _recorded_spec(exam: ExamConfig) -> ExamSpec:
+def _recorded_spec(exam: ExamConfig, predictor: str | None) -> ExamSpec:
     """Cached: every job of a setting needs it, and building it reads the whole table."""
-    return exam.resolve()
+    if predictor is None:
+        return exam.resolve()
+    from agents.predictors.exams import COLUMN
+    from agents.predictors.predictor import PredictorError
+
+    if exam.family == "paper":
+        raise PredictorError("exams of family 'paper' have a task of every group, so other groups make other exams")
+    arguments = tuple((name, getattr(exam, name)) for name in ("menu", "tiers", "datasets", "missing"))
+    table = _predicted_table(str(exam.table or TINYLM), predictor, arguments, exam.group_by or "dataset")
+    return exam.replace(family="recorded", table=table, group_by=COLUMN).resolve()
+
+
+@lru_cache(maxsize=8)
+def _predicted_table(table: str, predictor: str, arguments: tuple[tuple[str, Any], ...], group_by: str) -> OutcomeTable:
+    """A table with a predictor's groups as a column. Cached: budgets, orders and splits share it.
+
+    :param arguments: of :class:`agents.predictors.exams.Case`.
+    """
+    from agents.predictors.exams import Case, grouped_table, predictor_of
+
+    given = {name: value for name, value in arguments if value is not None}
+    case = Case(OutcomeTable.read(table), given, group_by)
+    return grouped_table(case, predictor_of(predictor, case))
 
 
 def training_spec(setting: Setting, spec: ExamSpec) -> ExamSpec:
@@ -171,6 +207,8 @@ def plan(config: CompareConfig, settings: list[Setting]) -> list[Job]:
     jobs = []
     for setting in settings:
         jobs.append(Job(setting, REFERENCES, REFERENCES, 0))
+        if setting.family.outcomes is not None and setting.family.predictor is None:
+            jobs += [Job(setting, PREDICTOR + name, PREDICTOR + name, 0) for name in config.predictors]
         spec = setting_spec(setting)
         names = [
             name.replace(TIER, str(tier))

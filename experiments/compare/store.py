@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 import roi_env
 from agents.base import Agent, is_saved, parse_agent
-from experiments.compare.plan import REFERENCES, Job, Setting, make_for, registered_agent, setting_spec
+from experiments.compare.plan import PREDICTOR, REFERENCES, Job, Setting, make_for, registered_agent, setting_spec
 from experiments.config import CompareConfig, ConfigError, as_dict
 from roi_env.exams.config import EXAM_FORMAT
 from roi_env.files import replacing
@@ -53,8 +53,8 @@ def job_file(config: CompareConfig, job: Job) -> str:
 def _agent_content(text: str) -> str | None:
     """Hash of the file or model that an agent's text names; None where it names none."""
     if is_saved(text):
-        return content_hash(text)
-    if text == REFERENCES:
+        return content_hash(text.removeprefix(PREDICTOR))
+    if text == REFERENCES or text.startswith(PREDICTOR):
         return None
     if (model := (registered_agent(text).params | parse_agent(text)[1]).get("model")) is None:
         return None
@@ -73,6 +73,8 @@ def exam_identity(setting: Setting) -> dict[str, Any]:
         if texts := _same_text(setting.family.outcomes):
             # Splits follow it; where no text is repeated they follow the file alone.
             exam["same_text"] = texts
+    if (predictor := setting.family.predictor) is not None:
+        exam["predictor"] = content_hash(predictor) if is_saved(predictor) else predictor
     return exam
 
 
@@ -126,7 +128,7 @@ def to_train(config: CompareConfig, jobs: list[Job], run: Path) -> list[Job]:
     found = []
     for job in jobs:
         # By its class first: a comparison has hundreds of jobs and few agents that learn in the environment.
-        if job.agent != REFERENCES and not is_saved(job.text) and registered_agent(job.text).stepwise:
+        if job.is_agents and not is_saved(job.text) and registered_agent(job.text).stepwise:
             agent = make_for(job.text, job.setting, setting_spec(job.setting))
             if stored_agent(config, job, agent, agents_folder(run)) is None:
                 found.append(job)

@@ -21,12 +21,25 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from experiments.predicting import percent, verdict
 from roi_env.files import replacing
 from roi_env.measures import metrics
 from roi_env.measures.metrics import Floats, Interval
+from roi_env.measures.recovery import Recovered, recovered
 from roi_env.sources.units import Unit, cost_text
 
 RESAMPLES = 2000
+OPTIONAL = (
+    "positions",
+    "choices",
+    "tier_calibration",
+    "tasks",
+    "trajectory",
+    "learning",
+    "missing",
+    "predictors",
+)
+"""Files of a run folder that it may lack."""
 QUANTITIES = ("score", "tokens", "truncated", "skipped", "reached")
 REFERENCES = ("optimum", "informed", "oracle")
 OPTIMUM = "optimum"
@@ -64,6 +77,38 @@ class AgentResult:
 
 
 @dataclass(frozen=True)
+class Prediction:
+    """What a predictor recovers in one setting, on test questions, cross-fitted.
+
+    :param informed: how the informed value that it is held against was estimated.
+    :param reason: why there is nothing to say; "" where there is.
+    """
+
+    predictor: str
+    informed: str
+    reason: str
+    found: Recovered | None
+
+    @property
+    def sentence(self) -> str:
+        """In words."""
+        if self.found is None:
+            return f"predictor {self.predictor}: {self.reason}"
+        one = self.found
+        return (
+            f"predictor {self.predictor}: information recovered {verdict(one)}; {percent(one.gain)} in score. To recover: "
+            f"{percent(one.information)} of what train laws reach (informed, by {self.informed}; raw, on the samples that it "
+            f"knows, {percent(one.raw)})"
+        )
+
+    def record(self) -> dict[str, Any]:
+        """As plain data."""
+        head = {"predictor": self.predictor, "informed": self.informed, "reason": self.reason}
+        found = {} if self.found is None else {name: one._asdict() for name, one in self.found._asdict().items()}
+        return head | {"sentence": self.sentence} | found
+
+
+@dataclass(frozen=True)
 class SettingResult:
     """One task family at one budget: the exams, the reference values and every agent that took them.
 
@@ -82,6 +127,7 @@ class SettingResult:
     reference_replicates: dict[str, Floats]
     reference_noise: dict[str, float]
     optimism: float | None = None
+    predictions: list[Prediction] = field(default_factory=list)
     entries: dict[str, AgentResult] = field(default_factory=dict)
 
     @property
@@ -304,8 +350,7 @@ def analyse(run: Path, resamples: int = RESAMPLES) -> Comparison:
 
     Args:
         run: folder with ``config.json``, ``settings.parquet``, ``references.parquet``, ``scores.parquet`` and, where
-            the runner wrote them, ``positions``, ``choices``, ``tier_calibration``, ``tasks``, ``trajectory``,
-            ``learning`` and ``missing``.
+            the runner wrote them, those of :data:`OPTIONAL`.
         resamples: R, bootstrap replicates.
 
     Raises:
@@ -315,12 +360,8 @@ def analyse(run: Path, resamples: int = RESAMPLES) -> Comparison:
     rows = _read(run, "settings").to_pylist()
     references = _columns(_read(run, "references"))
     scores = _columns(_read(run, "scores"))
-    tables = {
-        name: _columns(_read(run, name))
-        for name in ("positions", "choices", "tier_calibration", "tasks", "trajectory", "learning", "missing")
-        if (run / f"{name}.parquet").exists()
-    }
-    tasks = tables.pop("tasks", None)
+    tables = {name: _columns(_read(run, name)) for name in OPTIONAL if (run / f"{name}.parquet").exists()}
+    tasks, predictors = tables.pop("tasks", None), tables.pop("predictors", None)
     seed = int(config.get("exam_seed") or 0)
     settings, cache = [], _WeightCache(resamples, seed)
     for row in rows:
@@ -352,6 +393,7 @@ def analyse(run: Path, resamples: int = RESAMPLES) -> Comparison:
             {k: metrics.resampled_means(v, weights) for k, v in values.items()},
             noise,
             optimism,
+            _predictions(predictors, row["setting"], values, questions, resamples, seed),
         )
         own = scores["setting"] == row["setting"]
         of_setting = {k: v[own] for k, v in scores.items()}
@@ -361,6 +403,31 @@ def analyse(run: Path, resamples: int = RESAMPLES) -> Comparison:
     if not settings:
         raise RunError(f"{run / 'settings.parquet'}: no settings")
     return Comparison(config, settings, tables, seed, resamples)
+
+
+def _predictions(
+    predictors: Columns | None,
+    setting: int,
+    values: dict[str, Floats],
+    questions: npt.NDArray[np.int64] | None,
+    resamples: int,
+    seed: int,
+) -> list[Prediction]:
+    """What predictors recover in a setting, from the rows of ``predictors.parquet``."""
+    if predictors is None or questions is None or REACHABLE not in values:
+        return []
+    result = []
+    own = predictors["setting"] == setting
+    for agent in dict.fromkeys(predictors["agent"][own].tolist()):
+        rows = np.flatnonzero(own & (predictors["agent"] == agent))
+        rows = rows[np.argsort(predictors["exam"][rows])]
+        column = {name: array[rows] for name, array in predictors.items()}
+        reason, found = str(column["reason"][0]), None
+        if not reason:
+            scores = (column["reachable"], values[REACHABLE], column["informed"], values["informed"])
+            found = recovered(*scores, questions, resamples, seed)
+        result.append(Prediction(agent.partition(" ")[2], str(column["method"][0]), reason, found))
+    return result
 
 
 def records(comparison: Comparison) -> list[dict[str, Any]]:
@@ -532,6 +599,7 @@ def summarise(run: Path, comparison: Comparison | None = None) -> pa.Table:
         "settings": [
             s.row
             | {"no_interval": s.no_interval, "optimism": s.optimism}
+            | {"predictions": [one.record() for one in s.predictions]}
             | {
                 name: s.reference_interval(name)._asdict() | {"sampling_error": s.reference_noise.get(name, 0.0)}
                 for name in s.references

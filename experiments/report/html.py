@@ -156,6 +156,7 @@ def headline(comparison: Comparison) -> list[str]:
             f"Knowing every task's true difficulty would be worth {_percent(informed / optimum - 1)} of the optimum, "
             f"and only luck separates that from the oracle (another {_percent((oracle - informed) / optimum)})."
         )
+    sentences += [f"On test questions, {one.sentence}." for one in focus.predictions]
     return sentences
 
 
@@ -348,6 +349,7 @@ def _setting(setting: SettingResult, rows: Sequence[dict[str, Any]]) -> dict[str
         "no_interval": setting.no_interval,
         "recorded": setting.questions is not None,
         "optimism": setting.optimism,
+        "predictions": [one.sentence for one in setting.predictions],
         "references": references,
         "bracket": setting.is_bracket,
         "rows": own,

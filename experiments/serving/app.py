@@ -8,7 +8,7 @@ import hmac
 import signal
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from roi_env.answering.backends import Backend
     from roi_env.answering.base import Ask, Reply, ThinkingTier
     from roi_env.answering.http import ByTier, HTTPSolver
+    from roi_env.envs.live import KnownGroups
 
 Wire = ChatWire | MessagesWire | ResponsesWire
 
@@ -89,6 +90,7 @@ class Budget:
     :param asked: questions so far.
     :param queue: who waits to be admitted.
     :param plan: as it was configured.
+    :param known: a predictor's groups by menu; of others: by length.
     """
 
     name: str
@@ -98,6 +100,7 @@ class Budget:
     asked: int
     queue: Queue
     plan: Plan
+    known: Mapping[str, KnownGroups] = field(default_factory=dict)
 
     @property
     def session(self) -> Session:
@@ -203,13 +206,15 @@ def make_budget(
     state: Path,
     queue: Queue | None = None,
     database: str | None = None,
+    known: KnownGroups | None = None,
 ) -> Budget:
     """A budget with its ledger; an earlier one of the same name goes on, with another amount and other tiers too.
 
     :param amount: tokens of it, or all that is known of it.
     :param tiers: of the solver's one model, or several menus.
     :param expected: questions that the agent plans for; later ones count as the last.
-    :raises ValueError: for agents that do not fit, or a ledger that another process uses or that counts another unit.
+    :param known: a predictor's groups, in place of groups by length, of the menus whose tiers it predicts.
+    :raises ValueError: for agents or groups that do not fit, or a ledger that another process uses or that counts another unit.
     """
     from agents.live.session import check_live
 
@@ -220,18 +225,25 @@ def make_budget(
     if unknown := [menu for menu in plan.models if menu not in {one.name for one in menus}]:
         there = ", ".join(one.name for one in menus)
         raise ValueError(f"budgets.{name}.models: there is no menu {unknown[0]!r}, but {there}")
+    known_by_menu = {
+        one.name: known for one in menus if known is not None and [tier.name for tier in one.tiers] == [*known.tiers]
+    }
+    if known is not None and not known_by_menu:
+        there = "; ".join(f"{one.name}: {', '.join(tier.name for tier in one.tiers)}" for one in menus)
+        raise ValueError(f"the predictor's tiers are {', '.join(known.tiers)}, the live ones {there}: name them alike")
     state.mkdir(parents=True, exist_ok=True)
     sessions: dict[str, Session] = {}
     try:
         for menu in menus:
-            sessions[menu.name] = _session(plan, menu, solver, agent, expected, window, state, database)
+            own = known_by_menu.get(menu.name)
+            sessions[menu.name] = _session(plan, menu, solver, agent, expected, window, state, database, own)
     except ValueError:
         for made in sessions.values():
             made.ledger.close()
         raise
     first = next(iter(sessions.values())).ledger
     assert isinstance(first, DatabaseLedger)
-    return Budget(name, sessions, window, asyncio.Lock(), first.asked, queue or Queue(), plan)
+    return Budget(name, sessions, window, asyncio.Lock(), first.asked, queue or Queue(), plan, known_by_menu)
 
 
 def _session(
@@ -243,6 +255,7 @@ def _session(
     window: int,
     state: Path,
     database: str | None,
+    known: KnownGroups | None,
 ) -> Session:
     from agents.base import HIDDEN, public_problem
     from agents.live.session import Session, make_live, prompt_bound
@@ -254,11 +267,18 @@ def _session(
         raise ValueError(
             f"the budget {plan.name!r} is {UNIT_NAMES[plan.unit]}, the tiers of {menu.name!r} cost {UNIT_NAMES[menu.rates.unit]}"
         )
-    # Thirds by length stand for the questions to come.
-    asked = [Question("proxy", str(n), "x" * (1 + n % 3), "") for n in range(3 * expected)]
-    source = live_source(
-        asked, menu.tiers, rates=menu.rates, models=menu.models, prompt=prompt_bound(solver, menu.rates)
-    )
+    options: dict[str, Any] = {"rates": menu.rates, "models": menu.models, "prompt": prompt_bound(solver, menu.rates)}
+    if known is None:
+        # Thirds by length stand for the questions to come.
+        asked = [Question("proxy", str(n), "x" * (1 + n % 3), "") for n in range(3 * expected)]
+    else:
+        known.group(["?"], {})  # a column that it needs no request has: said now, not at the first request
+        # Groups come as often as among the questions that the predictor was fitted on.
+        count = np.maximum(1, np.rint(known.share * max(3 * expected, 20 * len(known.names)))).astype(np.int64)
+        to_come = np.repeat(np.arange(len(count)), count)
+        asked = [Question("proxy", str(n), "", "") for n in range(len(to_come))]
+        options["known"] = replace(known, group=lambda texts, columns: to_come)
+    source = live_source(asked, menu.tiers, **options)
     planned = min(plan.amount, MOST_PLANNED)
     text = f"{planned} {plan.unit}"
     spec = exam_spec(source, num_tasks=expected, budget=text, preview=False)
@@ -765,8 +785,11 @@ async def _admit(budget: Budget, chats: Chats, grows: bool) -> Ticket | None:
         while budget.in_flight >= budget.window and len(budget.sessions) > 1:
             await asyncio.sleep(_LOOK)  # a session waits for its own alone
         position = min(budget.asked, session.problem.num_tasks - 1)
-        group = int(np.searchsorted(LENGTHS, len(chat.text)))
         question = Question("proxy", f"request-{budget.asked}", chat.text, "")
+        if (known := budget.known.get(chats.menu)) is None:
+            group = int(np.searchsorted(LENGTHS, len(chat.text)))
+        else:  # a language model may take its time
+            group = int((await asyncio.to_thread(known.group, [chat.text], {}))[0])
         ticket = await session.admit(position, question, group, limit, chat.choices, most, chats.prepare, grows)
         budget.asked += ticket is not None
         return ticket

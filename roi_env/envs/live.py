@@ -87,7 +87,7 @@ class KnownGroups:
     :param key: (G,) rank of difficulty.
     :param share: (G,) how often they came so far; sums to one.
     :param group: texts, and values of further columns by name, to the (n,) groups of these questions.
-    :param unit: what the laws' costs count.
+    :param unit: what costs count.
     """
 
     tiers: tuple[str, ...]
@@ -100,10 +100,14 @@ class KnownGroups:
 
     def of(self, questions: Sequence[Question]) -> npt.NDArray[np.int64]:
         """(n,) groups; columns that all questions have are read too."""
-        extra = [{**question.extra, "dataset": question.dataset} for question in questions]
-        shared = set.intersection(*(set(columns) for columns in extra)) if extra else set()
-        columns = {name: [str(one[name]) for one in extra] for name in sorted(shared)}
-        return self.group([question.text for question in questions], columns)
+        return self.group([question.text for question in questions], shared_columns(questions))
+
+
+def shared_columns(questions: Sequence[Question]) -> dict[str, list[str]]:
+    """Values of the columns that all questions have, the data set among them."""
+    extra = [{**question.extra, "dataset": question.dataset} for question in questions]
+    shared = set.intersection(*(set(columns) for columns in extra)) if extra else set()
+    return {name: [str(one[name]) for one in extra] for name in sorted(shared)}
 
 
 def live_source(
@@ -145,8 +149,8 @@ def live_source(
         _check_tiers("predictor", known.tiers, names)
         if known.unit != rates.unit:
             raise ValueError(
-                f"the predictor counts {UNIT_NAMES[known.unit]}, the tiers cost {UNIT_NAMES[rates.unit]}: fit one on a table of "
-                "that unit"
+                f"the predictor's costs are {UNIT_NAMES[known.unit]}, those of the tiers {UNIT_NAMES[rates.unit]}: fit one on a "
+                "table of that unit"
             )
         groups, laws, group_names, key = known.of(questions), known.laws, known.names, known.key
         features, feature_names = np.eye(len(group_names), dtype=np.float32), [f"group={name}" for name in group_names]
@@ -199,7 +203,7 @@ def live_source(
         synthetic=False,
         question_ids=tuple(question.question_id for question in questions),
         texts=tuple(question.text for question in questions),
-        guessed=table is None,
+        guessed=table is None and known is None,
         one_request=_one_request(tiers, models) if rates.unit == "tokens" else (),
         unit=rates.unit,
     )
@@ -281,7 +285,7 @@ class ROIReasoningLiveEnv(ExamEnv):
     * `solver`: a :class:`~roi_env.answering.base.LiveSolver`.
     * `grader`: a name of :mod:`roi_env.answering.grading`, or a callable ``(question, text) -> bool``.
     * `num_tasks`: N (default: 10, at most the number of questions).
-    * `table`, `menu`, `group_by`: where beliefs come from, see :func:`live_source`.
+    * `table`, `menu`, `group_by`, `known`: where beliefs come from, see :func:`live_source`.
     * `budget`, `order`, `preview`, `beliefs`, `reward`, `feedback`, `decision_cost`: as in
       :class:`~roi_env.envs.single.ROIReasoningEnv`.
 
@@ -302,6 +306,7 @@ class ROIReasoningLiveEnv(ExamEnv):
         table: OutcomeTable | str | None = None,
         menu: str | None = None,
         group_by: str = "dataset",
+        known: KnownGroups | None = None,
         render_mode: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -318,7 +323,7 @@ class ROIReasoningLiveEnv(ExamEnv):
             from roi_env.answering.questions import read_questions
 
             questions = read_questions(questions)
-        source = live_source(questions, tiers, table=table, menu=menu, group_by=group_by)
+        source = live_source(questions, tiers, table=table, menu=menu, group_by=group_by, known=known)
         spec = exam_spec(source, num_tasks=min(10, len(questions)) if num_tasks is None else num_tasks, **kwargs)
         if spec.reward.kind == REFUSAL_BONUS:
             raise ValueError("reward 'refusal_bonus' needs outcomes of tiers that were not chosen: not in live exams")

@@ -166,6 +166,11 @@ def _by_item_response(batch: ExamBatch, max_states: int) -> Floats:
     known = informed_tables(batch, grid, laws).value
     pooled = published_laws(laws, source.row_item, source.row_group, source.num_groups, 1)
     worth = known - optimum_tables(batch, grid, laws=pooled).value
+    # Known is of the exam's own questions, the other value of any questions of these groups: easier ones than usual look
+    # like information. How much easier they are is known and 0 on average, so its part is taken out by regression.
+    easier = (laws.success_probability[batch.law_index] - pooled.success_probability[batch.groups]).sum(1)
+    design = np.concatenate([np.ones((len(batch), 1)), easier], 1)
+    worth -= easier @ np.linalg.lstsq(design, worth)[0][1:]
     return np.asarray(reachable_values(batch, max_states=max_states) + worth)
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
+from agents.predictors.predictor import fit_scores, load_predictor
+from agents.predictors.records import records
 from roi_env.sources.outcome_tables import OutcomeTable
 
 TIERS = ("low", "mid", "high")
@@ -72,3 +75,17 @@ def written(table: OutcomeTable, folder: Path) -> Path:
     path = folder / "told.parquet"
     table.write(path)
     return path
+
+
+def check_file(name: str, path: Path) -> None:
+    """A predictor's file holds it, and is no pickle."""
+    made = fit_scores(name, records(told(60, 2)))
+    made.save(path)
+    again = load_predictor(path)
+    new = ["A simple question of moon and hill?", "impossible", "", "Ünïcode \\frac{1}{2} 12,345"]
+    columns = {"dataset": ["set0", "set1", "elsewhere", "set0"], "kind": ["0", "2", "9", "1"]}
+    np.testing.assert_allclose(made.scores(new, columns), again.scores(new, columns), atol=1e-6)
+    assert again.facts == made.facts
+    with zipfile.ZipFile(path) as file:
+        for part in file.namelist():
+            assert b"'descr': '|O'" not in file.read(part)[:200]  # an array of objects would be pickled

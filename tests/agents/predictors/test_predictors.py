@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("sklearn", reason="needs the extra [predict]")
 
 from agents.predictors.exams import COLUMN, Case, fit_predictor, grouped_table
-from agents.predictors.predictor import PredictorError, fit_scores, load_predictor
+from agents.predictors.predictor import Predictor, PredictorError, fit_scores, load_predictor
 from agents.predictors.quality import column_means, quality
 from agents.predictors.records import Records, near_duplicates, records, training_questions
 from agents.predictors.scores import Trees, folds_of, targets
@@ -23,14 +23,44 @@ from roi_env.exams.exam import draw_exams
 from roi_env.measures.recovery import informed_apart, recovered
 from roi_env.measures.references import informed_values, reachable_values
 from roi_env.sources.outcome_tables import SPLITS, OutcomeTable
-from tests.agents.predictors.tables import TIERS, told
+from tests.agents.predictors.tables import TIERS, check_file, told
 
-KINDS = ("text", "surface", "neighbours", "given:kind", "embedding:tinylm", "hidden:tinylm", "levels:tinylm-mcft")
+KINDS = ("text", "surface", "neighbours", "given:kind")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_trees() -> Iterator[None]:
+    """Growing trees takes most of the time, and what is checked here holds for few of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trees, "_MOST", 20)
+        yield
 
 
 @pytest.fixture(scope="module")
-def clear() -> Records:
-    return records(told())
+def table() -> OutcomeTable:
+    return told(240)
+
+
+@pytest.fixture(scope="module")
+def clear(table: OutcomeTable) -> Records:
+    return records(table)
+
+
+@pytest.fixture(scope="module")
+def made(table: OutcomeTable) -> Predictor:
+    return fit_predictor("text", Case(table, {}))
+
+
+@pytest.fixture(scope="module")
+def silent() -> Case:
+    """A table whose texts say nothing."""
+    return Case(told(200, says=False), {})
+
+
+@pytest.fixture(scope="module")
+def deaf(silent: Case) -> Predictor:
+    """Fitted on it."""
+    return fit_predictor("text", silent)
 
 
 def split(found: Records, name: str) -> Records:
@@ -41,8 +71,7 @@ def loss(found: Records, success: np.ndarray) -> float:
     return float(quality(found, success, np.ones_like(success)).log_loss.mean())
 
 
-def test_counts_are_the_tables(clear: Records) -> None:
-    table = told()
+def test_counts_are_the_tables(table: OutcomeTable, clear: Records) -> None:
     assert clear.tiers == TIERS
     assert clear.count.sum() == table.num_rows == len(clear.tokens)
     assert clear.right.sum() == table.numbers("correct").sum()
@@ -56,8 +85,8 @@ def test_counts_are_the_tables(clear: Records) -> None:
 
 
 @pytest.mark.parametrize("name", ["text", "neighbours", "given:kind"])
-def test_what_a_word_says_is_learned_and_calibrated(clear: Records, name: str) -> None:
-    made = fit_scores(name, clear)
+def test_what_a_word_says_is_learned_and_calibrated(clear: Records, made: Predictor, name: str) -> None:
+    made = made if name == "text" else fit_scores(name, clear)
     test = split(clear, "test")
     success = made.success(test.texts, test.columns)
     mean, _ = column_means(split(clear, "train"), test, "dataset")
@@ -69,32 +98,30 @@ def test_what_a_word_says_is_learned_and_calibrated(clear: Records, name: str) -
     assert tokens.mean(0) == pytest.approx(by_tier, rel=0.15)
 
 
-def test_texts_that_say_nothing_give_the_mean() -> None:
-    found = records(told(says=False))
+def test_texts_that_say_nothing_give_the_mean(silent: Case, deaf: Predictor) -> None:
+    found = silent.records()
     test = split(found, "test")
     mean, _ = column_means(split(found, "train"), test, "dataset")
-    for name in ("text", "neighbours"):
-        assert loss(test, fit_scores(name, found).success(test.texts, test.columns)) < loss(test, mean) + 0.03
+    for one in (deaf, fit_scores("neighbours", found)):
+        assert loss(test, one.success(test.texts, test.columns)) < loss(test, mean) + 0.03
 
 
-def test_test_outcomes_are_never_read(clear: Records) -> None:
+def test_test_outcomes_are_never_read(table: OutcomeTable, made: Predictor) -> None:
     """Predictor, groups and beliefs are the same whatever became of test questions; validation ones only calibrate."""
-    table = told()
     in_test = table.in_split("test")
     worse = table.rows.set_column(
         table.rows.column_names.index("correct"), "correct", [np.where(in_test, False, table.numbers("correct"))]
     )
-    one, other = (fit_predictor("text", Case(each, {})) for each in (table, dataclasses.replace(table, rows=worse)))
-    assert one.groups is not None
+    other = fit_predictor("text", Case(dataclasses.replace(table, rows=worse), {}))
+    assert made.groups is not None
     assert other.groups is not None
-    np.testing.assert_array_equal(one.groups.centres, other.groups.centres)
-    np.testing.assert_array_equal(one.groups.laws.success, other.groups.laws.success)
+    np.testing.assert_array_equal(made.groups.centres, other.groups.centres)
+    np.testing.assert_array_equal(made.groups.laws.success, other.groups.laws.success)
 
 
-def test_train_questions_are_scored_out_of_fold(clear: Records) -> None:
+def test_train_questions_are_scored_out_of_fold(clear: Records, made: Predictor) -> None:
     """A train question looks no better known than a new one: fitted to itself it would."""
     train = clear.take(training_questions(clear))
-    made = fit_scores("text", clear)
     own, fitted = (
         loss(train, one.success(train.texts, train.columns)) for one in (made, dataclasses.replace(made, seen={}))
     )
@@ -105,23 +132,10 @@ def test_train_questions_are_scored_out_of_fold(clear: Records) -> None:
 
 @pytest.mark.parametrize("name", KINDS)
 def test_files_hold_the_same_predictor_without_pickle(name: str, tmp_path: Path) -> None:
-    if ":tinylm" in name:
-        pytest.importorskip("transformers", reason="needs the extra [llm]")
-    made = fit_scores(name, records(told(80, 2)))
-    made.save(tmp_path / "p.npz")
-    again = load_predictor(tmp_path / "p.npz")
-    new = ["A simple question of moon and hill?", "impossible", "", "Ünïcode \\frac{1}{2} 12,345"]
-    columns = {"dataset": ["set0", "set1", "elsewhere", "set0"], "kind": ["0", "2", "9", "1"]}
-    np.testing.assert_allclose(made.scores(new, columns), again.scores(new, columns), atol=1e-6)
-    assert again.facts == made.facts
-    with zipfile.ZipFile(tmp_path / "p.npz") as file:
-        for part in file.namelist():
-            head = file.read(part)[:200]
-            assert b"'descr': '|O'" not in head  # an array of objects would be pickled
+    check_file(name, tmp_path / "p.npz")
 
 
-def test_files_hold_the_groups(tmp_path: Path) -> None:
-    made = fit_predictor("text", Case(told(120), {}))
+def test_files_hold_the_groups(made: Predictor, tmp_path: Path) -> None:
     made.save(tmp_path / "p.npz")
     again = load_predictor(tmp_path / "p.npz")
     assert made.groups is not None
@@ -134,13 +148,14 @@ def test_files_hold_the_groups(tmp_path: Path) -> None:
     np.testing.assert_array_equal(known.group(texts, {}), made.group(texts))
 
 
-def test_trees_in_arrays_are_scikit_learns() -> None:
+def test_trees_in_arrays_are_scikit_learns(monkeypatch: pytest.MonkeyPatch) -> None:
     from sklearn.ensemble import GradientBoostingRegressor
 
     rng = np.random.default_rng(0)
     features = rng.normal(size=(150, 4))
     target = np.stack([np.sin(2 * features[:, 0]) + (features[:, 1] > 0), rng.normal(size=150), features[:, 2] ** 2], 1)
     target -= target.mean(0)
+    monkeypatch.setattr(Trees, "_MOST", 60)
     trees = Trees()
     out_of_fold = trees.fit(features, target, np.arange(150) % 5)
     new = rng.normal(size=(200, 4))
@@ -149,7 +164,7 @@ def test_trees_in_arrays_are_scikit_learns() -> None:
     assert np.corrcoef(out_of_fold[:, 0], target[:, 0])[0, 1] > 0.8
     count = len(trees.arrays()["starts"][: trees.arrays()["trees"][0]])
     peer = GradientBoostingRegressor(
-        n_estimators=120, learning_rate=0.06, max_depth=3, min_samples_leaf=10, subsample=0.7, random_state=0
+        n_estimators=60, learning_rate=0.06, max_depth=3, min_samples_leaf=10, subsample=0.7, random_state=0
     ).fit(features, target[:, 0])
     staged = list(peer.staged_predict(new))
     np.testing.assert_allclose(found[:, 0], staged[count - 1], atol=1e-9)
@@ -195,9 +210,8 @@ def test_near_duplicates_of_test_questions_are_left_out() -> None:
     assert kept[(np.arange(len(found)) % 2 == 0) & (found.split == 0)].all()
 
 
-def test_groups_recover_what_the_column_cannot_tell() -> None:
-    case = Case(told(), {})
-    made = fit_predictor("text", case)
+def test_groups_recover_what_the_column_cannot_tell(table: OutcomeTable, made: Predictor) -> None:
+    case = Case(table, {})
     assert made.facts["helps"]
     plain = case.source("test")
     grouped = case._replace(table=grouped_table(case, made)).source("test", COLUMN)
@@ -214,9 +228,8 @@ def test_groups_recover_what_the_column_cannot_tell() -> None:
     assert found.information.value < found.raw.value  # what is scored on its own samples flatters
 
 
-def test_nothing_is_recovered_where_texts_say_nothing() -> None:
-    made = fit_predictor("text", Case(told(says=False), {}))
-    assert not made.facts["helps"]
+def test_nothing_is_recovered_where_texts_say_nothing(deaf: Predictor) -> None:
+    assert not deaf.facts["helps"]
 
 
 def test_a_model_that_is_never_right() -> None:
@@ -228,11 +241,9 @@ def test_a_model_that_is_never_right() -> None:
     assert (made.success(["A simple question?"]) < 0.1).all()
 
 
-def test_groups_that_a_split_lacks_are_not_published() -> None:
-    made = fit_predictor("text", Case(told(120), {}))
-    table = told(60, seed=5)
+def test_groups_that_a_split_lacks_are_not_published(made: Predictor) -> None:
     labels = {split: set() for split in SPLITS}
-    found = grouped_table(Case(table, {}), made)
+    found = grouped_table(Case(told(60, seed=5), {}), made)
     code, values = found.codes(COLUMN)
     for at, name in enumerate(found.split_codes()):
         labels[SPLITS[name]].add(values[code[at]])
@@ -257,10 +268,9 @@ def test_what_cannot_be_is_named(name: str, words: str) -> None:
         predictor_of(name, Case(told(80), {}))
 
 
-def test_files_that_are_none(tmp_path: Path) -> None:
+def test_files_that_are_none(made: Predictor, tmp_path: Path) -> None:
     (tmp_path / "a.npz").write_bytes(b"nothing")
     np.savez(tmp_path / "b.npz", weights=np.zeros(3))
-    made = fit_scores("text", records(told(80)))
     made.save(tmp_path / "c.npz")
     whole = (tmp_path / "c.npz").read_bytes()
     (tmp_path / "d.npz").write_bytes(whole[: len(whole) // 2])
@@ -288,6 +298,9 @@ def test_one_sample_a_cell_is_held_against_item_response() -> None:
     found = informed_apart(batch)
     assert found.method == "item response"
     assert reachable_values(batch).mean() < found.value.mean() < informed_values(batch).mean()
+    # What there is to know is no matter of which exams happen to have easy questions.
+    worth = found.value - reachable_values(batch)
+    assert worth.std() < 0.15 * worth.mean()
 
 
 @pytest.mark.skipif(not os.environ.get("ROI_DATA"), reason="needs the recorded tables (ROI_DATA)")
