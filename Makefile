@@ -10,7 +10,7 @@ ifneq ($(wildcard ../shared/data),)
 export ROI_DATA ?= $(abspath ../shared/data)
 endif
 
-.PHONY: docs compare test test-fast test-cuda test-models test-clients test-gymnasium-latest test-wheel vllm test-vllm lint format types bench clean
+.PHONY: docs compare test test-fast test-cuda test-models test-clients test-integrations test-gymnasium-latest test-wheel vllm test-vllm lint format types bench clean
 
 compare: .venv/ready
 	$(BIN)/roi compare --workers $(WORKERS)
@@ -32,6 +32,12 @@ test-models: .venv/ready
 # Clients of the proxy (openai, anthropic, litellm, LangChain), in an environment of their own, against `roi serve`.
 test-clients: .venv/ready .venv-clients/ready
 	ROI_PYTHON=$(abspath $(BIN)/python) .venv-clients/bin/python -m pytest -q -c tests/clients/pytest.ini tests/clients
+
+# Adapters to other packages, each against the released one in an environment of its own (together some 5 GB, not part of CI).
+# One alone: make test-integrations INTEGRATIONS=langchain
+INTEGRATIONS ?= langchain inspect openenv
+test-integrations: $(INTEGRATIONS:%=.venv-with-%/ready)
+	for name in $(INTEGRATIONS); do .venv-with-$$name/bin/python -m pytest -q -c tests/integrations/pytest.ini tests/integrations/test_$$name.py || exit 1; done
 
 # The environment on Gymnasium's newest release, in an environment of its own: Ray pins an older one.
 test-gymnasium-latest: .venv-gymnasium/ready
@@ -98,6 +104,11 @@ bench: .venv/ready
 	.venv-clients/bin/pip install -q $(PIP_OPTIONS) -r tests/clients/requirements.txt
 	touch $@
 
+.venv-with-%/ready: tests/integrations/%.txt pyproject.toml
+	$(PYTHON) -m venv .venv-with-$*
+	.venv-with-$*/bin/pip install -q $(PIP_OPTIONS) -r tests/integrations/$*.txt
+	touch $@
+
 # vLLM pins other versions than ours, so it lives apart. Two repairs: packages that do not match the CPU build of PyTorch
 # go, and the distribution gets the name that vLLM asks for.
 .venv-vllm/ready:
@@ -110,5 +121,5 @@ bench: .venv/ready
 	touch $@
 
 clean:
-	rm -rf .venv .venv-clients .venv-vllm .venv-gymnasium .venv-wheel runs docs/_build docs/_generated .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-with-* .venv-clients .venv-vllm .venv-gymnasium .venv-wheel runs docs/_build docs/_generated .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -43,6 +43,8 @@ nb_execution_raise_on_error = True
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # signatures would fill the page; the docstrings give shapes and units
 autodoc_preserve_defaults = True
+# Adapters are documented without the packages that they adapt to.
+autodoc_mock_imports = ["langchain", "langchain_core", "inspect_ai", "openenv"]
 nitpicky = False
 
 GENERATED = HERE / "_generated"

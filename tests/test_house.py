@@ -20,6 +20,7 @@ BELOW = {
     "roi_env.measures": {"roi_env.exact", "roi_env.exams", "roi_env.sources"},
     "roi_env.answering": {"roi_env.sources", "roi_env.files"},
     "roi_env.envs": {"roi_env.exams", "roi_env.sources", "roi_env.answering"},
+    "roi_env.integrations": {"roi_env.envs", "roi_env.exams", "roi_env.sources", "roi_env.answering"},
 }
 """What each room may import of this project beside itself."""
 

@@ -450,6 +450,11 @@ class Ledger:
         if self.file is not None:
             await asyncio.shield(asyncio.wrap_future(self._thread.submit(self._sync, self._written)))
 
+    def flush(self) -> None:
+        """:meth:`on_disk` for code without an event loop."""
+        if self.file is not None and self._written > self._synced:
+            self._thread.submit(self._sync, self._written).result()
+
     def settle(self, entry: Entry, tokens: int, facts: Mapping[str, Any]) -> None:
         """Enter what a request cost, once; a kill does not lose it when this returns."""
         if entry.charged is not None:
@@ -466,8 +471,7 @@ class Ledger:
 
     def close(self) -> None:
         """Bring everything to the disk and close the file."""
-        if self.file is not None and self._written > self._synced:
-            self._thread.submit(self._sync, self._written).result()
+        self.flush()
         self._thread.shutdown()
         if self.file:
             self.file.close()

@@ -1,0 +1,358 @@
+"""Inspect: one hard token budget for a whole evaluation run, an agent deciding what each sample may cost, or that it is skipped.
+
+Before a sample begins the agent decides, and the most that its tier can cost is reserved; all model calls of the sample
+together stay within that. A sample that is skipped, or has spent what it got, ends by a limit of Inspect's: it is scored with
+what it has, and the run goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import anyio
+from inspect_ai import Epochs, Task
+from inspect_ai.hooks import (
+    BeforeModelGenerate,
+    Hooks,
+    ModelCacheUsageData,
+    ModelRetry,
+    ModelUsageData,
+    RunEnd,
+    SampleAttemptStart,
+    SampleEnd,
+    SampleScoring,
+    SampleStart,
+    TaskStart,
+    hooks,
+)
+from inspect_ai.log import EvalSample
+from inspect_ai.scorer import value_to_float
+from inspect_ai.util import LimitExceededError
+
+from agents.base import Agent, public_problem
+from agents.live.answer import BudgetController, Result
+from agents.live.session import Row, Session, Ticket
+from roi_env.answering.backends import UNKNOWN
+from roi_env.answering.base import Ask, Question, Reply, ThinkingTier
+from roi_env.answering.ledger import Ledger
+from roi_env.sources.outcome_tables import OutcomeTable
+
+_REPEATS = frozenset(
+    {"openai", "openai-api", "azureai", "anthropic", "together", "fireworks", "openrouter", "grok", "vllm", "sglang"}
+)
+"""Providers whose clients repeat requests by default."""
+
+
+@dataclass
+class _Sample:
+    """A sample at work.
+
+    :ivar used: tokens charged by calls that ended, ``unknown`` of them because nobody knows better.
+    :ivar open: caps of calls in flight by the task that makes them.
+    """
+
+    ticket: Ticket
+    used: int = 0
+    unknown: int = 0
+    calls: int = 0
+    open: dict[int, int] = field(default_factory=dict)
+
+    def lose(self, task: int) -> None:
+        """A call ended, and what it generated is not known."""
+        cap = self.open.pop(task, 0)
+        self.used += cap
+        self.unknown += cap
+
+
+_current: ContextVar[_Sample | Literal["scoring"] | None] = ContextVar("_current", default=None)
+"""What the running code works at; calls of models do not name their sample, but run in its context."""
+
+
+class _Known:
+    """A solver that hands on the replies that Inspect's models gave."""
+
+    name = "inspect"
+
+    def __init__(self) -> None:
+        self.replies: dict[str, Reply] = {}
+
+    async def answer(self, ask: Ask) -> Reply:
+        return self.replies.pop(ask.question.question_id)
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+class EvalBudget:
+    """The budget of one evaluation run. Make it before ``inspect_ai.eval(tasks, ...)``, or in the file of a task that
+    ``inspect eval`` runs; :attr:`result` and :meth:`audit` say afterwards what became of every sample. The newest counts.
+
+    Charged is what the evaluated models generate, thought included. What models of scorers generate is counted beside it
+    (:attr:`scoring_tokens`), so that a budget that is gone leaves no answer unjudged.
+
+    :param tasks: all tasks of the run, with their data sets and epochs as they will be run.
+    :param budget: tokens; a float is a fraction of what always the dearest tier would cost by what is believed.
+    :param tiers: cheapest first; ``most_tokens`` is all that a sample may generate in all its calls.
+    :param settings: tier's name -> fields of Inspect's ``GenerateConfig`` for its calls; beside the tier's effort
+        (``reasoning_effort``) and thinking tokens (``reasoning_tokens``).
+    :param group_by: a sample's group is this field of its metadata, or its task's data set for "dataset".
+    :param ledger: file that survives a kill; a later run with it goes on with what is left.
+    :param correct_at: the first scorer's value from which an answer is right, for agents that learn from it.
+    :param agent, table, menu, feedback, seed: see :class:`agents.live.answer.BudgetController`.
+    :raises ValueError: for what does not fit together.
+    """
+
+    def __init__(
+        self,
+        tasks: Task | Sequence[Task],
+        budget: int | float,
+        *,
+        tiers: Sequence[ThinkingTier],
+        settings: Mapping[str, Mapping[str, Any]] | None = None,
+        agent: str | Agent = "online-lp",
+        table: OutcomeTable | str | None = None,
+        menu: str | None = None,
+        group_by: str = "dataset",
+        ledger: Path | None = None,
+        feedback: Any = None,
+        seed: int = 0,
+        correct_at: float = 1.0,
+    ) -> None:
+        listed = [tasks] if isinstance(tasks, Task) else list(tasks)
+        questions = [question for task in listed for question in _questions(task, group_by)]
+        self._places = {question.question_id: place for place, question in enumerate(questions)}
+        if len(self._places) < len(questions):
+            raise ValueError("two samples have the same task, id and epoch: give tasks and samples names of their own")
+        self.settings = {tier.name: {**_asks(tier), **(settings or {}).get(tier.name, {})} for tier in tiers}
+        if strange := sorted(set(settings or ()) - set(self.settings)):
+            raise ValueError(f"settings: there is no tier {strange[0]!r}, but {', '.join(self.settings)}")
+        self.questions, self.correct_at = questions, correct_at
+        self._right: dict[str, bool | None] = {}
+        self._known = _Known()
+
+        def check(question: Question, text: str) -> Any:
+            return self._right.pop(question.question_id)
+
+        controller = BudgetController(
+            agent, self._known, budget, tiers=tiers, table=table, menu=menu, group_by=group_by, check=check,
+            feedback=feedback, seed=seed,
+        )  # fmt: skip
+        spec = controller.spec(questions)
+        decides = controller.make_agent(public_problem(spec))
+        ways = {"budget": spec.budget, "decision_cost": 0, "tiers": [list(tier.__dict__.values()) for tier in tiers]}
+        self.session = Session(
+            decides, self._known, tiers, spec.source.row_group.tolist(), ledger=Ledger(ledger, ways),
+            window=len(questions), seed=seed, check=check, texts=spec.source.texts,
+        )  # fmt: skip
+        name = agent if isinstance(agent, str) else getattr(agent, "name", type(agent).__name__)
+        self.result = Result(spec.budget, str(name), "inspect", len(questions))
+        self.result.lost = self.session.charged  # by earlier runs with this ledger
+        self.scoring_tokens = 0
+        """Tokens that were generated while samples were scored; no part of the budget."""
+        self._tasks: dict[str, str] = {}
+        self._samples: dict[str, _Sample] = {}
+        self.active = True
+        """Whether its run has not ended."""
+        hooks(name="roi-budget", description="one hard token budget for a whole run")(lambda: _hooks_of(self))
+
+    def audit(self) -> dict[str, Any]:
+        """Sums, see :meth:`agents.live.answer.Result.audit`, and ``scoring_tokens``."""
+        return {**self.result.audit(), "scoring_tokens": self.scoring_tokens}
+
+    def task(self, data: TaskStart) -> None:
+        """Learn a task's name, and that its samples are known."""
+        self._tasks[data.eval_id] = data.spec.task
+        kind = data.spec.model.partition("/")[0]
+        if kind in _REPEATS and data.spec.model_args.get("max_retries") != 0:
+            _stop(
+                f"the client of {kind} repeats failed requests unseen, and what each generated cannot be charged: "
+                "give eval() model_args={'max_retries': 0} (--model-arg max_retries=0); Inspect repeats them itself"
+            )
+        for epoch in range(1, (data.spec.config.epochs or 1) + 1):
+            for sample in data.spec.dataset.sample_ids or ():
+                if (name := _name(data.spec.task, sample, epoch)) not in self._places:
+                    _stop(f"the budget was not made for the sample {name}: give EvalBudget all tasks as they are run")
+
+    async def begin(self, data: SampleStart) -> None:
+        """Decide a sample and reserve what it may cost."""
+        name = _name(self._tasks[data.eval_id], data.summary.id, data.summary.epoch)
+        question = self.questions[self._places[name]]
+        ticket = await self.session.admit(self._places[name], question)
+        if ticket is None:
+            self._keep(Row(self._places[name], name, None, "not reached"))
+            _stop(f"the run's budget of {self.session.budget:,} tokens is spent")
+        if ticket.entry is None:
+            self._keep((await self.session.finish(ticket))[0])
+            _stop(f"skipped: {self.session.remaining:,} tokens are left for the run, and others need them more")
+        self._samples[data.sample_id] = sample = _Sample(ticket)
+        _current.set(sample)
+
+    def call(self, data: BeforeModelGenerate) -> None:
+        """Give a model call its cap and its tier's settings."""
+        sample = _current.get()
+        if data.run_id is None or sample == "scoring":
+            return
+        if sample is None:
+            _stop("a model is called for a sample that was not admitted")
+        task = anyio.get_current_task().id
+        sample.lose(task)  # an attempt before this one that told nothing
+        choices = data.config.num_choices or 1
+        left = sample.ticket.cap - sample.used - sum(sample.open.values())
+        cap = min(left // choices, data.config.max_tokens or left)
+        if cap < 1:
+            _stop(f"the sample has spent the {sample.ticket.cap:,} tokens that it got", sample.ticket.cap)
+        tier = self.session.tiers[sample.ticket.action - 1]
+        for field_name, value in self.settings[tier.name].items():
+            setattr(data.config, field_name, value)
+        data.config.max_tokens = cap
+        sample.calls += 1
+        sample.open[task] = cap * choices
+
+    def spent(self, tokens: int) -> None:
+        """A call of the current task ended."""
+        sample = _current.get()
+        if sample == "scoring":
+            self.scoring_tokens += tokens
+        elif sample is not None:
+            sample.open.pop(anyio.get_current_task().id, None)
+            sample.used += tokens
+
+    def failed(self, data: ModelRetry) -> None:
+        """An attempt failed: it is free where the endpoint refused it."""
+        sample = _current.get()
+        if isinstance(sample, _Sample):
+            task = anyio.get_current_task().id
+            if data.status_code is not None and data.status_code not in UNKNOWN:
+                sample.open.pop(task, None)
+            sample.lose(task)
+
+    def attempt(self, data: SampleAttemptStart) -> None:
+        """A sample's solvers begin, perhaps not for the first time."""
+        _current.set(self._samples.get(data.sample_id))
+
+    async def end(self, sample_id: str, done: EvalSample | None) -> None:
+        """Settle a sample.
+
+        :param done: None: the run ended before it.
+        """
+        sample = self._samples.pop(sample_id, None)
+        if sample is None:
+            return
+        for task in list(sample.open):
+            sample.lose(task)
+        error = "interrupted" if done is None else done.error.message if done.error else None
+        text, full = ("", False) if done is None else (done.output.completion, _was_cut(done))
+        name = sample.ticket.question.question_id
+        self._known.replies[name] = Reply(
+            text,
+            None,
+            sample.used,
+            None,
+            "error" if error else "length" if full else "stop",
+            "reserved" if sample.unknown else "server" if sample.calls else "nothing",
+            error,
+            lost=sample.unknown > 0,
+            attempts=sample.calls,
+        )
+        value = next((score.value for score in ((done and done.scores) or {}).values()), None)
+        known = isinstance(value, (str, int, float))  # a value of several parts says nothing that an agent could learn
+        self._right[name] = value_to_float()(value) >= self.correct_at if known else None
+        self._keep((await self.session.finish(sample.ticket))[0])
+        self._right.pop(name, None)
+
+    async def close(self) -> None:
+        """Settle what is open, and be no part of later runs."""
+        for name in list(self._samples):
+            await self.end(name, None)
+        self.active = False
+        self.session.ledger.close()
+
+    def _keep(self, row: Row) -> None:
+        self.result.rows = sorted([*self.result.rows, row], key=lambda one: one.position)
+
+
+def _questions(task: Task, group_by: str) -> Iterator[Question]:
+    """All samples of a task in the order of the run: epoch after epoch."""
+    epochs = task.epochs.epochs if isinstance(task.epochs, Epochs) else task.epochs or 1
+    for epoch in range(1, epochs + 1):
+        for number, sample in enumerate(task.dataset, 1):
+            plain = {key: value for key, value in (sample.metadata or {}).items() if isinstance(value, (str, int))}
+            text = sample.input if isinstance(sample.input, str) else "\n".join(turn.text for turn in sample.input)
+            target = sample.target if isinstance(sample.target, str) else "\n".join(sample.target)
+            dataset = str(plain.get("dataset", task.dataset.name or task.name))
+            name = _name(task.name, number if sample.id is None else sample.id, epoch)
+            yield Question(dataset, name, text, target, plain)
+
+
+def _name(task: str, sample: int | str, epoch: int) -> str:
+    return f"{task}/{sample}/{epoch}"
+
+
+def _was_cut(done: EvalSample) -> bool:
+    return done.limit is not None or any(choice.stop_reason == "max_tokens" for choice in done.output.choices[:1])
+
+
+def _asks(tier: ThinkingTier) -> dict[str, Any]:
+    asked = {"reasoning_effort": tier.effort, "reasoning_tokens": tier.thinking or None}
+    return {name: value for name, value in asked.items() if value is not None}
+
+
+def _stop(reason: str, limit: int = 0) -> NoReturn:
+    raise LimitExceededError("custom", value=limit, limit=limit, message=f"roi: {reason}")
+
+
+def _hooks_of(budget: EvalBudget) -> type[Hooks]:
+    """The class of hooks that Inspect makes itself. A fault in what holds the budget ends a sample: Inspect would only warn."""
+
+    class Bound(Hooks):
+        def enabled(self) -> bool:
+            return budget.active
+
+        async def on_task_start(self, data: TaskStart) -> None:
+            budget.task(data)
+
+        async def on_sample_start(self, data: SampleStart) -> None:
+            try:
+                await budget.begin(data)
+            except Exception as error:
+                raise _fault(error) from error
+
+        async def on_sample_attempt_start(self, data: SampleAttemptStart) -> None:
+            budget.attempt(data)
+
+        async def on_before_model_generate(self, data: BeforeModelGenerate) -> None:
+            try:
+                budget.call(data)
+            except Exception as error:
+                raise _fault(error) from error
+
+        async def on_model_usage(self, data: ModelUsageData) -> None:
+            budget.spent(max(data.usage.output_tokens, data.usage.reasoning_tokens or 0))
+
+        async def on_model_cache_usage(self, data: ModelCacheUsageData) -> None:
+            budget.spent(0)
+
+        async def on_model_retry(self, data: ModelRetry) -> None:
+            budget.failed(data)
+
+        async def on_sample_scoring(self, data: SampleScoring) -> None:
+            _current.set("scoring")
+
+        async def on_sample_end(self, data: SampleEnd) -> None:
+            await budget.end(data.sample_id, data.sample)
+
+        async def on_run_end(self, data: RunEnd) -> None:
+            await budget.close()
+
+    return Bound
+
+
+def _fault(error: Exception) -> LimitExceededError:
+    if isinstance(error, LimitExceededError):
+        return error
+    text = f"roi: the budget cannot be kept: {type(error).__name__}: {error}"
+    return LimitExceededError("custom", value=0, limit=0, message=text)

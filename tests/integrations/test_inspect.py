@@ -1,0 +1,220 @@
+"""Real Inspect runs under one budget, against an endpoint that knows what it truly generated."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("inspect_ai", reason="needs an environment of make test-integrations")
+
+from inspect_ai import Task
+from inspect_ai import eval as evaluate
+from inspect_ai.dataset import MemoryDataset, Sample
+from inspect_ai.log import EvalLog
+from inspect_ai.model import GenerateConfig, get_model
+from inspect_ai.scorer import includes, model_graded_qa
+from inspect_ai.solver import Generate, TaskState, generate, solver
+
+from agents.base import Agent, DecisionView, Probs, one_hot
+from agents.integrations.inspect import EvalBudget
+from roi_env.answering.base import ThinkingTier
+from tests.upstream import Upstream, serving
+
+TIERS = [ThinkingTier("now", 0, 10), ThinkingTier("long", 40, 10, "high")]
+DIRECT = {"now": {"extra_body": {"chat_template_kwargs": {"enable_thinking": False}}}}
+"""An answer costs 4 tokens at the first tier and 24 at the second."""
+
+
+def task(count: int = 20, name: str = "sums", **options: Any) -> Task:
+    samples = [Sample(f"what is {number}?", target="42", id=f"q{number}") for number in range(count)]
+    return Task(MemoryDataset(samples), name=name, **{"solver": generate(), "scorer": includes(), **options})
+
+
+def run(tasks: Any, url: str, tmp_path: Path, **options: Any) -> list[EvalLog]:
+    options = {"model_args": {"api_key": "-", "max_retries": 0}, "display": "none", **options}
+    return evaluate(tasks, model="openai-api/local/stub", model_base_url=f"{url}/v1", log_dir=str(tmp_path), **options)
+
+
+def right(log: EvalLog) -> int:
+    return sum(score.value == "C" for sample in log.samples or () for score in (sample.scores or {}).values())
+
+
+@pytest.mark.parametrize(("budget", "answered"), [(1, 0), (23, 0), (24, 1), (200, 8), (479, 19), (480, 20), (900, 20)])
+def test_the_books_are_exact_and_every_sample_is_scored(budget: int, answered: int, tmp_path: Path) -> None:
+    upstream, asked = Upstream(), task()
+    with serving(upstream.app()) as url:
+        made = EvalBudget(asked, budget, tiers=TIERS, settings=DIRECT, agent="fixed-2")
+        (log,) = run(asked, url, tmp_path)
+    audit = made.audit()
+    assert audit["charged"] == upstream.generated == min(budget, 480)
+    assert (log.status, len(log.samples or ()), right(log)) == ("success", 20, answered)
+    assert (audit["right"] or 0, audit["by_status"].get("answered", 0), audit["within"]) == (answered, answered, True)
+    limits = [sample.limit for sample in log.samples or () if sample.limit]
+    assert len(limits) == 20 - answered - (budget in (200, 479)) - (budget in (1, 23))
+    assert all(limit.type == "custom" for limit in limits)
+    assert all(seen.cap <= 51 and seen.body["reasoning_effort"] == "high" for seen in upstream.seen)
+
+
+class EverySecond(Agent):
+    """Skips, then answers at once, then thinks."""
+
+    name = "every-second"
+
+    def act(self, view: DecisionView, state: Any) -> tuple[Probs, Any]:
+        return one_hot(view.position % 3, 3), state
+
+
+def test_an_agent_skips_and_chooses_the_effort(tmp_path: Path) -> None:
+    from agents.base import AGENTS, register
+
+    if "every-second" not in AGENTS:
+        register("every-second", f"{__name__}:EverySecond", "a test's")
+    upstream, asked = Upstream(), task(9)
+    with serving(upstream.app()) as url:
+        made = EvalBudget(asked, 1000, tiers=TIERS, settings=DIRECT, agent="every-second")
+        (log,) = run(asked, url, tmp_path)
+    assert [row.status for row in made.result.rows] == ["skipped", "answered", "answered"] * 3
+    assert [row.charged for row in made.result.rows] == [0, 4, 24] * 3
+    assert made.audit()["charged"] == upstream.generated == 84
+    skipped = {sample.id for sample in log.samples or () if sample.limit}
+    assert skipped == {"q0", "q3", "q6"}
+    assert right(log) == 6
+
+
+def test_an_agent_that_learns_from_scores_beats_first_come_first_served(tmp_path: Path) -> None:
+    """Both tiers are always right, one costs a sixth."""
+    scores = {}
+    for agent in ("fixed-2", "online-lp"):
+        upstream, asked = Upstream(), task(30)
+        with serving(upstream.app()) as url:
+            made = EvalBudget(asked, 240, tiers=TIERS, settings=DIRECT, agent=agent)
+            (log,) = run(asked, url, tmp_path, max_samples=2)
+        assert made.audit()["charged"] == upstream.generated <= 240
+        scores[agent] = right(log)
+    assert scores["fixed-2"] == 10
+    assert scores["online-lp"] > 20
+
+
+@solver
+def several(calls: int) -> Any:
+    async def solve(state: TaskState, generate: Generate) -> TaskState:
+        for _ in range(calls):
+            state = await generate(state)
+        return state
+
+    return solve
+
+
+def test_all_calls_of_a_sample_stay_within_what_it_got(tmp_path: Path) -> None:
+    upstream, asked = Upstream(), task(4, solver=several(4))
+    with serving(upstream.app()) as url:
+        made = EvalBudget(asked, 1000, tiers=TIERS, agent="fixed-2")
+        (log,) = run(asked, url, tmp_path)
+    assert [row.charged for row in made.result.rows] == [51] * 4
+    assert made.audit()["charged"] == upstream.generated == 204
+    said = [[turn.text for turn in sample.messages if turn.role == "assistant"] for sample in log.samples or ()]
+    assert all(turns[:2] == ["the answer is 42"] * 2 for turns in said), "what the first calls said is kept"
+    assert all("51 tokens that it got" in sample.limit.reason for sample in log.samples or () if sample.limit)
+
+
+def test_a_configured_cap_several_choices_and_two_tasks_and_epochs(tmp_path: Path) -> None:
+    config = GenerateConfig(max_tokens=22, num_choices=2)
+    upstream, tasks = Upstream(), [task(3, "one", config=config, epochs=2), task(2, "two")]
+    with serving(upstream.app()) as url:
+        made = EvalBudget(tasks, 1000, tiers=TIERS, agent="fixed-2")
+        run(tasks, url, tmp_path)
+    assert len(made.result.rows) == 8
+    assert made.audit()["charged"] == upstream.generated == 6 * 44 + 2 * 24
+
+
+def test_failures_cost_what_they_may_have_cost(tmp_path: Path) -> None:
+    """A free refusal, a gateway's error after generation, a broken answer, no usage."""
+    for fault, charged in (("429", 24), ("503", 24), ("502", 51), ("no-usage", 51)):
+        upstream, asked = Upstream(faults=[fault]), task(1)
+        with serving(upstream.app()) as url:
+            made = EvalBudget(asked, 1000, tiers=TIERS, agent="fixed-2")
+            run(asked, url, tmp_path / fault, max_retries=1)
+        assert made.audit()["charged"] == charged >= upstream.generated, fault
+    upstream, asked = Upstream(faults=["422"]), task(2)
+    with serving(upstream.app()) as url:
+        made = EvalBudget(asked, 1000, tiers=TIERS, agent="fixed-2")
+        run(asked, url, tmp_path / "422", fail_on_error=False, max_samples=1)
+    assert [row.status for row in made.result.rows] == ["error", "answered"]
+
+
+def test_a_client_that_repeats_requests_unseen_is_refused(tmp_path: Path) -> None:
+    upstream, asked = Upstream(faults=["502"]), task(1)
+    with serving(upstream.app()) as url:
+        EvalBudget(asked, 1000, tiers=TIERS, agent="fixed-2")
+        logs = run(asked, url, tmp_path, model_args={"api_key": "-"})
+    assert not upstream.seen
+    assert not logs or "max_retries" in str(logs[0].error)
+
+
+def test_graders_are_counted_beside_and_judge_after_the_end(tmp_path: Path) -> None:
+    upstream = Upstream(answer=lambda prompt: "GRADE: C" if "GRADE" in prompt else "the answer is 42")
+    with serving(upstream.app()) as url:
+        grader = get_model(
+            "openai-api/local/stub", base_url=f"{url}/v1", api_key="-", config=GenerateConfig(max_tokens=60)
+        )
+        asked = task(4, scorer=model_graded_qa(model=grader))
+        made = EvalBudget(asked, 48, tiers=TIERS, agent="fixed-2")
+        (log,) = run(asked, url, tmp_path)
+    audit = made.audit()
+    assert audit["charged"] == 48
+    assert audit["charged"] + audit["scoring_tokens"] == upstream.generated
+    assert len(log.samples or ()) == 4
+
+
+def test_a_ledger_goes_on_and_other_samples_are_refused(tmp_path: Path) -> None:
+    upstream, charged = Upstream(), []
+    with serving(upstream.app()) as url:
+        for _ in range(2):
+            asked = task(4)
+            made = EvalBudget(asked, 120, tiers=TIERS, agent="fixed-2", ledger=tmp_path / "ledger.jsonl")
+            run(asked, url, tmp_path)
+            charged.append(made.audit()["charged"])
+        assert charged == [96, 120]
+        assert upstream.generated == 120
+        lines = (tmp_path / "ledger.jsonl").read_text().splitlines()
+        assert sum(record.get("charge", 0) for record in map(json.loads, lines)) == 120
+        made = EvalBudget(task(4), 100, tiers=TIERS, agent="fixed-2")
+        logs = run(task(5), url, tmp_path)
+    assert upstream.generated == 120, "nothing is asked that the budget does not know"
+    assert not logs or logs[0].status == "error"
+    assert not made.active
+
+
+def test_a_budget_ends_with_its_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    upstream, asked = Upstream(), task(3)
+    with serving(upstream.app()) as url, caplog.at_level(logging.WARNING):
+        made = EvalBudget(asked, 24, tiers=TIERS, agent="fixed-2")
+        run(asked, url, tmp_path)
+        run(asked, url, tmp_path, max_tokens=40)
+    assert made.audit()["charged"] == 24
+    assert upstream.generated == 24 + 72
+    assert not [record for record in caplog.records if "hook" in record.message], "Inspect only warns of faulty hooks"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"settings": {"never": {}}}, "no tier 'never'"),
+        ({"agent": "nobody"}, "unknown agent"),
+        ({"budget": 0}, "budget"),
+    ],
+)
+def test_what_does_not_fit_is_said_before_anything_is_asked(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        EvalBudget(task(3), **{"budget": 100, "tiers": TIERS, **options})
+
+
+def test_equal_names_are_refused() -> None:
+    tasks: Sequence[Task] = [task(2), task(2)]
+    with pytest.raises(ValueError, match="same task, id and epoch"):
+        EvalBudget(tasks, 100, tiers=TIERS)
