@@ -35,7 +35,8 @@ from inspect_ai.util import LimitExceededError
 
 from agents.base import Agent, public_problem
 from agents.live.answer import BudgetController, Result
-from agents.live.session import Row, Session, Ticket
+from agents.live.session import Row, Session
+from agents.live.steps import Ticket
 from roi_env.answering.backends import UNKNOWN
 from roi_env.answering.base import Ask, Question, Reply, ThinkingTier
 from roi_env.answering.ledger import Ledger
