@@ -322,7 +322,7 @@ class Session:
             else:
                 self._settle(ticket, self._charge(ticket, reply) + cost, dataclasses.replace(reply, error=what))
             raise
-        if reply.lost:
+        if reply.lost and reply.tokens <= ticket.cap * ticket.choices:  # more is known for sure
             reply = dataclasses.replace(reply, tokens=most())
         charge = self._charge(ticket, reply) + cost
         if stopped:  # what came until it ended is not known

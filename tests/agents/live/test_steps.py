@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import random
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from roi_env.answering.base import Ask, Question, Reply, ThinkingTier
 from roi_env.answering.books import DatabaseLedger
 from roi_env.answering.http import HTTPSolver
 from roi_env.answering.ledger import Books, Ledger
+from roi_env.answering.prices import Price, Rates
 from roi_env.envs.live import live_source
 from roi_env.exams.config import exam_spec
 from tests.upstream import Upstream, serving
@@ -116,6 +119,41 @@ def test_nothing_is_overspent_by_what_is_charged_nor_by_what_is_generated(
     assert books.charged <= budget
     # A chunk larger than all before comes before it can be refused.
     assert solver.generated <= books.charged + tasks * (burst - 1)
+
+
+class Priced(Pouring):
+    """Every prompt has 30 tokens of at most 50."""
+
+    def most_prompt(self, ask: Ask) -> int:
+        return 50
+
+    async def answer(self, ask: Ask) -> Reply:
+        reply = await super().answer(ask)
+        return reply if reply.lost else dataclasses.replace(reply, prompt_tokens=30)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    seed=st.integers(0, 2**32),
+    budget=st.integers(1, 20_000),
+    window=st.sampled_from([1, 8, 64]),
+    lead=st.one_of(st.none(), st.integers(0, 30)),
+    agent=st.sampled_from(["fixed-2", "online-lp"]),
+)
+def test_dollars_that_follow_answers_are_never_overspent(
+    seed: int, budget: int, window: int, lead: int | None, agent: str
+) -> None:
+    rng = random.Random(seed)
+    lengths = [int(min(400, rng.lognormvariate(3, 1.2))) + 1 for _ in range(25)]
+    price = Price(Decimal("1.25"), Decimal("7.5"))
+    solver = Priced(lengths, 1, lead, {n: "lost" for n in range(25) if rng.random() < 0.1}, rng)
+    rates = Rates({tier.name: price for tier in TIERS})
+    controller = BudgetController(agent, solver, f"{budget} micro-usd", tiers=TIERS, window=window, rates=rates)
+    result = controller.run([Question("q", str(n), "x", "") for n in range(25)])
+    begun = sum(row.status not in ("skipped", "not reached") and row.tokens > 0 for row in result.rows)
+    assert result.charged <= budget
+    assert result.overshoot == 0
+    assert Decimal(solver.generated) * price.completion + 30 * begun * price.prompt <= result.charged
 
 
 def test_a_database_and_a_journal_keep_the_same_books(tmp_path: Path) -> None:

@@ -649,7 +649,7 @@ def test_saved_agents_that_cannot_decide_are_refused(header: Any, message: str, 
 def test_unknown_addresses_are_errors_in_the_form_of_the_api(tmp_path: Path) -> None:
     with proxy(Upstream(), tmp_path, {"a": 600}) as address:
         for method, path, code in (
-            ("POST", "/v1/embeddings", 404), ("POST", "/a/v1/audio/speech", 404), ("GET", "/", 404), ("GET", "/a/v1/chat/completions", 405), ("DELETE", "/budgets", 405),
+            ("POST", "/v1/embeddings", 404), ("POST", "/a/v1/audio/speech", 404), ("POST", "/", 405), ("GET", "/a/v1/chat/completions", 405), ("DELETE", "/budgets", 405),
             ("GET", "/%F0%9F%98%80/v1/models", 404), ("OPTIONS", "/v1/chat/completions", 405),
         ):  # fmt: skip
             answer = httpx.request(method, address + path)
