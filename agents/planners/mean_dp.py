@@ -14,6 +14,9 @@ from agents.planners.menu import TIE, Floats, Menu, Planner, offered_tiers, posi
 TABLE_BYTES = 1 << 29
 """Action tables of a batch up to this size are kept; above it they are built again for every run of decisions."""
 
+LARGEST_TABLE = 1 << 32
+"""Bytes of the values of one exam."""
+
 
 class _Tables(NamedTuple):
     """The plans of a batch of exams.
@@ -132,9 +135,17 @@ class MeanCostDP(Planner):
         """What can be spent by these costs: with more, nothing changes."""
 
     def start(self, exams: ExamsView) -> State:
-        """Action tables (preview, where they fit) or the value table that all exams share (blind)."""
+        """Action tables (preview, where they fit) or the value table that all exams share (blind).
+
+        :raises ValueError: where the table of one exam is too large.
+        """
         problem = exams.problem
         length = self.most + 1
+        if (problem.num_tasks + 1) * length * 8 > LARGEST_TABLE:
+            raise ValueError(
+                f"agent 'ce-dp' needs a value for each of {length:,} {problem.unit} at each of {problem.num_tasks} tasks: too many, "
+                "choose lp-lookahead"
+            )
         shape = (len(exams), problem.num_tasks, length)
         actions, values = np.zeros((0, *shape[1:]), np.int8), np.zeros((0, length))
         law = np.zeros((0, problem.num_groups))

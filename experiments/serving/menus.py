@@ -27,6 +27,7 @@ from roi_env.sources.units import UNIT_NAMES, Unit
 DEFAULT = "auto"
 _FIELDS = ("name", "endpoint", "backend", "model", "key_env", "cap", "thinking", "effort", "price")
 _NAME = re.compile(r"[\w.:/-]{1,128}", re.ASCII)
+_NAMED = "a name has up to 128 letters, digits and . : / - _"
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def read_menus(path: Path) -> list[Menu]:
 
 def _menu(name: str, value: Any, seats: dict[str, Seat], where: str) -> Menu:
     if _NAME.fullmatch(name) is None:
-        raise ConfigError(f"{where}: a name has up to 128 letters, digits and . : / - _")
+        raise ConfigError(f"{where}: {_NAMED}")
     if not isinstance(value, list) or not value or len(set(map(str, value))) < len(value):
         raise ConfigError(f"{where}: must be a list of different tiers, got {value!r}")
     if unknown := [one for one in value if one not in seats]:
@@ -132,8 +133,8 @@ def _seat(value: Any, where: str) -> Seat:
             raise ConfigError(f"{where}.{name}: is missing")
         if not isinstance(texts[name], str) and (texts[name] is not None or name in value):
             raise ConfigError(f"{where}.{name}: must be a text, got {texts[name]!r}")
-    if re.fullmatch(r"[\w.-]{1,64}", texts["name"]) is None:
-        raise ConfigError(f"{where}.name: must be up to 64 letters, digits and . - _, got {texts['name']!r}")
+    if _NAME.fullmatch(texts["name"]) is None:
+        raise ConfigError(f"{where}.name: {_NAMED}, got {texts['name']!r}")
     if texts["backend"] not in BACKENDS:
         raise ConfigError(f"{where}.backend: there is no {texts['backend']!r}, but {', '.join(BACKENDS)}")
     return Seat(

@@ -316,7 +316,8 @@ def parse_budget(text: str) -> int | float | str:
     except ValueError:
         hint = " (a percentage is written as a fraction: 30% is 0.3)" if text.endswith("%") else ""
         raise ValueError(
-            f"budget {text!r} is neither tokens (512) nor a fraction (0.3) nor one of {list(BUDGET_PRESETS)}{hint}"
+            f"budget {text!r} is neither tokens (512) nor dollars (2.50usd) nor a fraction (0.3) nor one of "
+            f"{list(BUDGET_PRESETS)}{hint}"
         ) from None
 
 
