@@ -16,6 +16,7 @@ from experiments.options import DATA, PREDICTORS, helped
 from experiments.predicting import helps, print_recovery
 from experiments.terminal import console
 from roi_env.files import replacing
+from roi_env.sources.units import COST_NAMES, cost_text
 
 if TYPE_CHECKING:
     from agents.predictors.exams import Case
@@ -108,7 +109,7 @@ def show(
     except PredictorError as error:
         raise ConfigError(str(error)) from error
     assert made.groups is not None
-    chance, tokens, costs = made.heads.probability(scores), made.heads.expected_cost(scores), made.heads.costs(scores)
+    chance, expected, costs = made.heads.probability(scores), made.heads.expected_cost(scores), made.heads.costs(scores)
     console.print(
         f"{file}: predictor {made.name} of {made.menu}, {made.facts['train_questions']:,} train questions; "
         f"{helps(made)}",
@@ -120,17 +121,18 @@ def show(
         laws = made.groups.laws
         title = text if len(text) <= 60 else text[:57] + "..."
         shown = Table(title=f"{escape(title)}  ({made.groups.names[group]})")
-        for name in ("tier", "right", "tokens", "10 to 90 %", "right in its group", "tokens in its group"):
+        cost = COST_NAMES[made.unit]
+        for name in ("tier", "right", cost, "10 to 90 %", "right in its group", f"{cost} in its group"):
             shown.add_column(name, justify="left" if name == "tier" else "right")
         for k, tier in enumerate(made.tiers):
             few, many = _quantiles(costs[number, k], float(chance[number, k]))
             shown.add_row(
                 escape(tier),
                 f"{chance[number, k]:.3f}",
-                f"{tokens[number, k]:,.0f}",
-                f"{few:,.0f} to {many:,.0f}",
+                cost_text(expected[number, k], made.unit),
+                f"{cost_text(few, made.unit)} to {cost_text(many, made.unit)}",
                 f"{laws.success_probability[group, k]:.3f}",
-                f"{laws.expected_cost[group, k]:,.0f}",
+                cost_text(laws.expected_cost[group, k], made.unit),
             )
         console.print(shown)
 
