@@ -402,10 +402,10 @@ def compare(
     if stream.drift is not None:
         reward[1], usd[1] = stream.drift.laws(data)
     half = np.arange(length) >= (length if stream.drift is None else length // 2)
-    laws = [table.reshape(-1, len(data.models)) for table in (reward, usd)]
+    rewards, costs = (table.reshape(-1, len(data.models)) for table in (reward, usd))
     row = orders + len(data.prompts) * half
-    plays = {name: taken(*laws, row, models, budget) for name, models in actions.items()}
-    free = {name: taken(*laws, row, models, None) for name, models in actions.items()}
+    plays = {name: taken(rewards, costs, row, models, budget) for name, models in actions.items()}
+    free = {name: taken(rewards, costs, row, models, None) for name, models in actions.items()}
     if cascade is not None:
         free["cascade"] = Play(*cascade.play(data, confidence, orders))
         plays["cascade"] = within(*free["cascade"], budget)

@@ -179,9 +179,9 @@ def test_units_that_do_not_fit_are_named(tmp_path: Path) -> None:
         lambda texts, columns: np.zeros(len(texts), np.int64),
     )  # fmt: skip
     assert live_source(QUESTIONS, TIERS, known=known).unit == "tokens"
-    with pytest.raises(ValueError, match="the predictor counts tokens, the tiers cost US dollars"):
+    with pytest.raises(ValueError, match="the predictor's costs are tokens, those of the tiers US dollars"):
         live_source(QUESTIONS, TIERS, known=known, rates=RATES)
-    with pytest.raises(ValueError, match=r"the predictor counts US dollars .*, the tiers cost tokens"):
+    with pytest.raises(ValueError, match=r"the predictor's costs are US dollars .*, those of the tiers tokens"):
         live_source(QUESTIONS, TIERS, known=replace(known, unit="micro-usd"))
 
     class Bare:
