@@ -342,7 +342,6 @@ def fit_scores(name: str, found: Records, columns: Sequence[str] = ("dataset",))
     heads = fit_heads(both, np.concatenate([scores, published.read(both.texts, both.columns)], 1))
     seen = {_fingerprint(text): row for text, row in zip(train.texts, out_of_fold, strict=True)}
     facts = {
-        "unit": found.unit,
         "train_questions": len(train),
         "left_out": int(((found.split == SPLITS.index("train")) & ~chosen).sum()),
         "validation_questions": len(checked),

@@ -446,7 +446,7 @@ class Desk:
         asked = read_object(body)
         menu = budget.menu_of(asked.get("model"))
         backends = {tier.name: self.solver.for_tier(tier.name).backend for tier in budget.sessions[menu].tiers}
-        read = {one.name: wire.read(asked, menu, one) for one in backends.values()}
+        read = {one.name: wire.read(asked, one) for one in backends.values()}
         chats = Chats(menu, {tier: read[backend.name] for tier, backend in backends.items()}, backends)
         chat = chats.any
         if budget.plan.unit != "tokens":

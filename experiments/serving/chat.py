@@ -215,14 +215,13 @@ def read_object(data: bytes) -> dict[str, Any]:
     return body
 
 
-def parse_chat(body: Mapping[str, Any], model: str, backend: Backend) -> Chat:
-    """What a chat completion asks.
+def parse_chat(body: Mapping[str, Any], backend: Backend) -> Chat:
+    """What a chat completion asks; which menu its ``model`` names is its caller's to know.
 
-    :param model: the endpoint's.
     :param backend: the endpoint's kind: what it takes.
     :raises Refused: 400, naming the field, for all that is no chat completion or cannot be honoured.
     """
-    chat = _parse(body, model, backend, _FIELDS)
+    chat = _parse(body, backend, _FIELDS)
     return replace(chat, messages=_messages(body.get("messages"), backend))
 
 
@@ -253,7 +252,7 @@ _UNPRICED: Mapping[str, tuple[Any, ...]] = {
 """Fields of a request that are charged beside or above the price of tokens, and values that are not."""
 
 
-def parse_texts(body: Mapping[str, Any], model: str, backend: Backend) -> Chat:
+def parse_texts(body: Mapping[str, Any], backend: Backend) -> Chat:
     """What a text completion asks: a prompt, or several.
 
     :raises Refused: see :func:`parse_chat`; also where the endpoint has conversations alone.
@@ -268,23 +267,19 @@ def parse_texts(body: Mapping[str, Any], model: str, backend: Backend) -> Chat:
     for place, one in enumerate(prompts):
         if not (isinstance(one, str) or (isinstance(one, list) and one and all(map(_integer(0), one)))):
             raise _bad(f"prompt.{place}", f"must be a text or a list of token ids, got {_got(one)}")
-    chat = _parse(body, model, backend.of_texts, {**_FIELDS, "logprobs": (_integer(0), "an integer of at least 0")})
+    chat = _parse(body, backend.of_texts, {**_FIELDS, "logprobs": (_integer(0), "an integer of at least 0")})
     choices = chat.choices * len(prompts)
     if choices > _MOST_CHOICES:
         raise _bad("prompt", f"and n may ask for at most {_MOST_CHOICES} texts, got {choices}")
     return replace(chat, prompt=prompt, choices=choices)
 
 
-def _parse(
-    body: Mapping[str, Any], model: str, backend: Backend, known: Mapping[str, tuple[Callable[[Any], bool], str]]
-) -> Chat:
+def _parse(body: Mapping[str, Any], backend: Backend, known: Mapping[str, tuple[Callable[[Any], bool], str]]) -> Chat:
     """All but the conversation."""
     asked = {name: value for name, value in body.items() if value is not None}
     for name, value in asked.items():
         if name in known and not known[name][0](value):
             raise _bad(name, f"must be {known[name][1]}, got {_got(value)}")
-    if asked.get("model", model) != model:
-        raise Refused(404, "model_not_found", f"model: there is {model!r} alone, not {_got(asked['model'])}", "model")
     fields, replaced = {}, []
     for name, value in asked.items():
         if name in _OURS:

@@ -31,7 +31,7 @@ class MessagesWire:
         self._open: tuple[str, Any] | None = None
         self._begun = False
 
-    def read(self, body: Mapping[str, Any], model: str, backend: Backend) -> Chat:
+    def read(self, body: Mapping[str, Any], backend: Backend) -> Chat:
         """What the request asks.
 
         :raises Refused: 400, naming the field.
@@ -69,7 +69,7 @@ class MessagesWire:
                 raise Refused(400, "unsupported", f"{name}: it cannot be passed on; take it out", name)
         if asked.get("service_tier") in ("auto", "standard_only"):  # a word of that API alone
             del asked["service_tier"]
-        chat = parse_chat(asked, model, backend)
+        chat = parse_chat(asked, backend)
         stops = asked.get("stop") or []
         self._stops = [stops] if isinstance(stops, str) else stops
         return chat

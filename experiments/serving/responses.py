@@ -45,7 +45,7 @@ class ResponsesWire:
         self._model: Any = None
         self._begun = False
 
-    def read(self, body: Mapping[str, Any], model: str, backend: Backend) -> Chat:
+    def read(self, body: Mapping[str, Any], backend: Backend) -> Chat:
         """What the request asks.
 
         :raises Refused: 400, naming the field.
@@ -84,7 +84,7 @@ class ResponsesWire:
         if "top_logprobs" in asked:
             asked["logprobs"] = True
         asked["messages"] = messages + _input(body.get("input"))
-        return parse_chat(asked, model, backend)
+        return parse_chat(asked, backend)
 
     def whole(self, answer: dict[str, Any]) -> Any:
         """The answer to a request that does not stream."""

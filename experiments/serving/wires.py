@@ -28,12 +28,12 @@ class ChatWire:
         self._head: dict[str, Any] = {}
         self._ended = set[Any]()
 
-    def read(self, body: Mapping[str, Any], model: str, backend: Backend) -> Chat:
+    def read(self, body: Mapping[str, Any], backend: Backend) -> Chat:
         """What the request asks.
 
         :raises Refused: 400, naming the field.
         """
-        chat = parse_chat(body, model, backend)
+        chat = parse_chat(body, backend)
         self.usage = chat.usage
         return chat
 
@@ -92,12 +92,12 @@ class ChatWire:
 class TextWire(ChatWire):
     """Text completions: a prompt instead of a conversation."""
 
-    def read(self, body: Mapping[str, Any], model: str, backend: Backend) -> Chat:
+    def read(self, body: Mapping[str, Any], backend: Backend) -> Chat:
         """What the request asks.
 
         :raises Refused: 400, naming the field.
         """
-        chat = parse_texts(body, model, backend)
+        chat = parse_texts(body, backend)
         self.usage = chat.usage
         return chat
 

@@ -61,7 +61,7 @@ class Models:
             return Reply("", None, 0, None, "error", "nothing", "HTTP 500")
         read = int(self.rng.integers(1, self.most_prompt(ask) + 1))
         made = int(self.rng.integers(0, ask.most + 1))
-        if self.rng.random() < self.over:
+        if kind >= 0.2 and self.rng.random() < self.over:  # of a lost answer nobody knows that it was more
             read, made = 3 * self.most_prompt(ask), 2 * ask.most
         self.cost += read * Fraction(price.prompt) + made * Fraction(price.completion)
         if kind < 0.2:
