@@ -71,6 +71,10 @@ def test_fit_and_show(files: Path, tmp_path: Path) -> None:
     shown = roi("predict", "show", str(file), "A simple question of moon?", "An impossible question of kite?")
     easy, hard = (float(line.split("│")[2]) for line in shown.splitlines() if line.startswith("│ low"))
     assert easy > hard + 0.2
+    assert "USD" not in shown
+    dollars = roi("predict", "show", str(files / "dollars.npz"), "A simple question of moon?")
+    assert " USD to 0.00" in dollars
+    assert "tokens" not in dollars
 
 
 @pytest.mark.parametrize(
