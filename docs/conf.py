@@ -44,7 +44,7 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # signatures would fill the page; the docstrings give shapes and units
 autodoc_preserve_defaults = True
 # Adapters are documented without the packages that they adapt to.
-autodoc_mock_imports = ["langchain", "langchain_core", "inspect_ai", "openenv"]
+autodoc_mock_imports = ["langchain", "langchain_core", "inspect_ai", "openenv", "verifiers"]
 nitpicky = False
 
 GENERATED = HERE / "_generated"

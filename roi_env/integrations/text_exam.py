@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from roi_env.envs.single import ROIReasoningEnv
@@ -41,8 +42,7 @@ class TextExam:
         _, info = self.env.reset(seed=self.seed, options={"exam_ids": exam_id, "replicates": replicate})
         self.done, self.score, self.spent, self.position, self.rational = False, 0.0, 0, 0, 0.0
         self.legal = [bool(one) for one in info["action_mask"]]
-        levels = ", ".join(f"{number}={name}" for number, name in enumerate(self.levels, 1))
-        return f"{self.spec.num_tasks} tasks, {self.budget} tokens. Levels: {levels}; or skip.\n{self._task()}"
+        return f"{exam_text(self.spec.num_tasks, self.budget, self.levels)}\n{self._task()}"
 
     def attempt(self, level: int) -> str:
         """Think about the task at a level (1 is the cheapest); tells the outcome and the next task.
@@ -63,20 +63,14 @@ class TextExam:
     def _act(self, action: int) -> str:
         if self.done:
             raise ValueError("the exam is over")
-        level = action
         _, reward, self.done, _, info = self.env.step(action)
         self.spent += int(info["tokens"])
         self.score += reward
         self.position += 1
         self.legal = [bool(one) for one in info["action_mask"]]
-        told = "Skipped" if level == 0 else f"{info['tokens']} tokens"
-        if info["overspent"]:
-            told += ", the budget is gone"
-        elif level and self.spec.feedback == "cost+correct":
-            told += ", right" if info["correct"] else ", wrong"
-        if self.done:
-            return f"{told}. The exam is over."
-        return f"{told}.\n{self._task()}"
+        right = bool(info["correct"]) if self.spec.feedback == "cost+correct" else None
+        told = outcome_text(action, int(info["tokens"]), bool(info["overspent"]), right)
+        return f"{told} The exam is over." if self.done else f"{told}\n{self._task()}"
 
     def _task(self) -> str:
         group, source = self.env._groups[self.position], self.spec.source
@@ -84,6 +78,25 @@ class TextExam:
         return task_text(
             self.position, self.spec.num_tasks, self.remaining, group, laws, float(source.group_weight[group])
         )
+
+
+def exam_text(num_tasks: int, budget: int, levels: Sequence[str]) -> str:
+    """What is told of an exam at its beginning."""
+    named = ", ".join(f"{number}={name}" for number, name in enumerate(levels, 1))
+    return f"{num_tasks} tasks, {budget} tokens. Levels: {named}; or skip."
+
+
+def outcome_text(action: int, tokens: int, overspent: bool, right: bool | None) -> str:
+    """What is told of a decision.
+
+    :param right: None: it is not told whether the answer was right.
+    """
+    told = f"{tokens} tokens" if action else "Skipped"
+    if overspent:
+        return f"{told}, the budget is gone."
+    if action and right is not None:
+        told += ", right" if right else ", wrong"
+    return f"{told}."
 
 
 def task_text(position: int, num_tasks: int, remaining: int, group: int, laws: Laws | None, weight: float = 1.0) -> str:

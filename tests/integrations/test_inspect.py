@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -218,3 +222,19 @@ def test_equal_names_are_refused() -> None:
     tasks: Sequence[Task] = [task(2), task(2)]
     with pytest.raises(ValueError, match="same task, id and epoch"):
         EvalBudget(tasks, 100, tiers=TIERS)
+
+
+def test_the_example(tmp_path: Path) -> None:
+    """Every answer is right, a thought costs five times as much: an agent that sees that answers all at once."""
+    root = Path(__file__).parents[2]
+    upstream = Upstream(answer=lambda prompt: "<answer>42</answer>", thinks=20)
+    with serving(upstream.app()) as url:
+        command = [sys.executable, str(root / "examples/integrations/inspect_run.py"), f"{url}/v1", "stub"]
+        env = {**os.environ, "PYTHONPATH": str(root)}
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path, env=env)
+    lines = [line for line in done.stdout.splitlines() if "accuracy" in line]
+    spent = [int(re.findall(r"(\d+) of", line)[0]) for line in lines]
+    assert [line.split()[0] for line in lines] == ["fixed-2", "fixed-2", "lp-lookahead", "online-lp"]
+    assert upstream.generated <= sum(spent), "a connection that broke is charged what it may have cost"
+    assert 2100 <= spent[0] < 2300
+    assert max(spent[1:]) <= 1050

@@ -22,6 +22,7 @@ pytest.importorskip("openenv", reason="needs an environment of make test-integra
 import roi_env  # noqa: F401 - registers the ids
 from roi_env.integrations.openenv import Exam, ExamAction, ExamEnv, ExamEnvironment, application
 from roi_env.integrations.text_exam import TextExam
+from roi_env.integrations.trl import ExamTools, exam_rows
 
 PACKAGE = Path(__file__).parents[2] / "examples" / "integrations" / "openenv_exam"
 SETTINGS: dict[str, Any] = {"family": "signal", "num_tasks": 10, "budget": 0.3, "preview": False}
@@ -108,6 +109,16 @@ def test_observations_over_the_wire(server: str) -> None:
         second = env.reset()
         assert env.state().exam_id == 8
         assert second.observation.text == local.begin(8)
+
+
+def test_tools_of_trl_through_the_server(server: str) -> None:
+    remote, local = ExamTools(Exam(server, seed=1)), ExamTools(TextExam(1, **SETTINGS))
+    for row in exam_rows(3):
+        assert remote.reset(**row) == local.reset(**row)
+        for _ in range(4):
+            assert remote.attempt(1) == local.attempt(1)
+            assert remote.skip() == local.skip()
+        assert remote.get_reward() == local.get_reward()
 
 
 def test_the_next_exam_follows() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 import roi_env  # noqa: F401 - registers the ids
 from roi_env.integrations.text_exam import TextExam
+from roi_env.integrations.trl import exam_rows, exam_tools, example_conversations
 
 
 @pytest.mark.parametrize(
@@ -63,3 +64,37 @@ def test_an_exam_that_is_over() -> None:
     exam.skip()
     with pytest.raises(ValueError, match="over"):
         exam.attempt(1)
+
+
+def test_tools_take_the_exam_of_their_row() -> None:
+    settings: dict[str, Any] = {"family": "heavy", "num_tasks": 4, "preview": False}
+    tools, exam = exam_tools(seed=5, **settings)(), TextExam(5, **settings)
+    for row in exam_rows(4, start=6, prompt="Spend well. "):
+        assert row["prompt"] == [{"role": "user", "content": "Spend well. "}]
+        assert tools.reset(**row) == exam.begin(row["exam_id"])
+        for level in (2, 0, 1, 3):
+            if exam.done:
+                with pytest.raises(ValueError, match="over"):
+                    tools.skip()
+                continue
+            assert (tools.attempt(level) if level else tools.skip()) == (exam.attempt(level) if level else exam.skip())
+        assert tools.get_reward() == exam.score
+    with pytest.raises(ValueError, match="budget"):
+        exam_tools(budget=-1)
+
+
+def test_example_conversations_are_legal_exams() -> None:
+    exam, replay = TextExam(seed=2, num_tasks=5), TextExam(seed=2, num_tasks=5)
+    names = set()
+    for number, made in enumerate(example_conversations(exam, 30, start=4)):
+        turns = made["messages"]
+        assert turns[0] == {"role": "user", "content": replay.begin(4 + number)}
+        for call, told in zip(turns[1:-1:2], turns[2::2], strict=True):
+            function = call["tool_calls"][0]["function"]
+            names.add((function["name"], *function["arguments"].values()))
+            level = function["arguments"].get("level", 0)
+            assert replay.legal[level]
+            assert told["content"] == (replay.attempt(level) if level else replay.skip())
+        assert replay.done
+        assert turns[-1]["tool_calls"] == []
+    assert names == {("skip",), ("attempt", 1), ("attempt", 2), ("attempt", 3)}
