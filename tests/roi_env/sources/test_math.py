@@ -66,7 +66,7 @@ def test_reasoning_pays_where_it_can() -> None:
     def right(name: str, level: str) -> float:
         return float(correct[(dataset == name) & (tier == level)].mean())
 
-    assert right("gsm8k", "512") > 1.3 * right("gsm8k", "256") > 1.3 * right("gsm8k", "128")
+    assert right("gsm8k", "512") > 1.2 * right("gsm8k", "256") > 3 * right("gsm8k", "128")
     assert right("aime-2024", "1024") < 0.05
 
 
