@@ -27,7 +27,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import psutil
 
 from agents.live.answer import BudgetController
-from experiments.commands.serve import application, make_budget
+from experiments.serving.app import application
+from experiments.serving.budget import make_budget
 from roi_env.answering.base import Ask, Question, Reply, ThinkingTier
 from roi_env.answering.http import HTTPSolver
 from roi_env.answering.questions import read_questions

@@ -30,7 +30,8 @@ import uvicorn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from experiments.serving.app import application, make_budget
+from experiments.serving.app import application
+from experiments.serving.budget import make_budget
 from roi_env.answering.base import ThinkingTier
 from roi_env.answering.books import DatabaseLedger
 from roi_env.answering.http import HTTPSolver

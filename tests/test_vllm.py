@@ -100,7 +100,8 @@ def test_record_answer_and_the_proxy(server: str, tmp_path: Path) -> None:
 
 def test_the_openai_client_through_the_proxy(server: str, tmp_path: Path) -> None:
     openai = pytest.importorskip("openai", reason="needs the extra [dev]")
-    from experiments.commands.serve import application, make_budget
+    from experiments.serving.app import application
+    from experiments.serving.budget import make_budget
 
     tiers = [ThinkingTier("answer", 0, 24), ThinkingTier("short", 16, 24)]
     solver = HTTPSolver(server, "tiny", "vllm", temperature=0.7)

@@ -82,6 +82,87 @@ class Beliefs:
         return fitted_groups(None, str(self.table), self.menu, self.group_by, asked)
 
 
+@dataclass(frozen=True)
+class Answerer:
+    """Options of who answers, and at which tiers."""
+
+    endpoint: endpoints.Endpoint = None
+    model: Annotated[
+        str | None, typer.Option(help="The endpoint's model (default: its only one), or a local model directory")
+    ] = None
+    backend: endpoints.BackendName = "generic"
+    tier: endpoints.Tiers = None
+    tiers_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--tiers", help="YAML file of tiers over several models, with prices; FILE:MENU where it has several menus"
+        ),
+    ] = None
+    answer_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="Answer tokens of tiers that name none; default: 512, of a local model in the dialect instruct 32",
+            min=1,
+        ),
+    ] = None
+
+    def tiers(
+        self, speech: endpoints.Speech, connection: endpoints.Connection
+    ) -> tuple[Menu | None, list[ThinkingTier]]:
+        """The tiers, and the menu of a file that says who answers each; None: the options say it.
+
+        :raises ConfigError: for what cannot be read, and options that do not belong together.
+        """
+        if self.endpoint is not None or self.tiers_file is not None:
+            speech.refuse()
+        if self.tiers_file is not None:
+            said: dict[str, Any] = {"endpoint": self.endpoint, "model": self.model, "tier": self.tier}
+            said |= {
+                "answer_tokens": self.answer_tokens,
+                "backend": None if self.backend == "generic" else self.backend,
+            }
+            endpoints.refuse_beside_tiers(connection, "the tiers of --tiers", **said)
+            menu = _menu(self.tiers_file)
+            return menu, list(menu.tiers)
+        endpoints.parse_tiers(self.tier or TIERS, 1)  # what is written wrongly is said before anything is read
+        local = self.endpoint is None and self.model is not None
+        spoken = endpoints.local_dialect(str(self.model), speech.dialect) if local else None
+        whole = spoken is not None and spoken.whole_caps
+        return None, endpoints.parse_tiers(
+            self.tier or (OPEN_TIERS if whole else TIERS),
+            self.answer_tokens or (OPEN_ANSWER_TOKENS if whole else ANSWER_TOKENS),
+            spoken,
+        )
+
+    def solver(
+        self,
+        tiers: Sequence[ThinkingTier],
+        connection: endpoints.Connection,
+        local: dict[str, Any],
+        http: dict[str, Any],
+    ) -> LiveSolver:
+        """The endpoint, or the model in this process.
+
+        :param local: options of a model in this process.
+        :param http: options of an endpoint.
+        """
+        if self.endpoint is None:
+            if self.model is None:
+                raise ConfigError("give --endpoint URL, or --model DIRECTORY for a model in this process")
+            from roi_env.answering.local import LocalLive, TransformersSolver
+
+            temperature = http["temperature"]
+            try:
+                sampled = 0.7 if temperature is None else temperature
+                solver = TransformersSolver(self.model, temperature=sampled, **local)
+                solver.check(tiers)
+                return LocalLive(solver)
+            except (OSError, ValueError) as error:
+                raise ConfigError(f"model {self.model!r}: {error}") from error
+        model = self.model or endpoints.only_model(self.endpoint, self.backend, connection)
+        return endpoints.http_solver(self.endpoint, model, self.backend, connection, **http)
+
+
 @option_groups
 def answer(
     questions: Annotated[str, typer.Argument(help="Questions: a file or any source of `roi record --questions`")],
@@ -93,11 +174,7 @@ def answer(
         ),
     ],
     *,
-    endpoint: endpoints.Endpoint = None,
-    model: Annotated[
-        str | None, typer.Option(help="The endpoint's model (default: its only one), or a local model directory")
-    ] = None,
-    backend: endpoints.BackendName = "generic",
+    answerer: Answerer,
     agent: Annotated[
         str,
         typer.Option(
@@ -106,20 +183,6 @@ def answer(
         ),
     ] = "online-lp",
     imports: Imports = None,
-    tier: endpoints.Tiers = None,
-    tiers_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--tiers", help="YAML file of tiers over several models, with prices; FILE:MENU where it has several menus"
-        ),
-    ] = None,
-    answer_tokens: Annotated[
-        int | None,
-        typer.Option(
-            help="Answer tokens of tiers that name none; default: 512, of a local model in the dialect instruct 32",
-            min=1,
-        ),
-    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for answers.jsonl, audit.json and the ledger")] = Path(
         "runs/answers"
     ),
@@ -152,22 +215,9 @@ def answer(
     from roi_env.answering.ledger import JournalError
 
     asked = endpoints.load_questions(questions, column, limit, answers=grader is not None, distinct=False)
-    if endpoint is not None or tiers_file is not None:
-        speech.refuse()
-    if tiers_file is None:
-        menu_asked, tiers = None, _tiers(endpoint, model, speech.dialect, tier, answer_tokens)
-    else:
-        said = {"endpoint": endpoint, "model": model, "tier": tier, "answer_tokens": answer_tokens}
-        said["backend"] = None if backend == "generic" else backend
-        endpoints.refuse_beside_tiers(connection, "the tiers of --tiers", **said)
-        menu_asked = _menu(tiers_file)
-        tiers = menu_asked.tiers
+    menu_asked, tiers = answerer.tiers(speech, connection)
     amount = _amount(budget, menu_asked, decision_cost)
-    ledger = out / "ledger.jsonl"
-    if ledger.exists() and not resume:
-        raise ConfigError(f"{ledger} exists: --resume goes on there, or choose another --out")
-    if resume and not ledger.exists():
-        raise ConfigError(f"--resume: there is no ledger {ledger}")
+    ledger = _ledger(out, resume)
     pool: Any = None
     http: dict[str, Any] = {
         "prompt": wording.prompt or "{question}",
@@ -209,7 +259,7 @@ def answer(
             return
         if menu_asked is None:
             local = asdict(speech) | asdict(wording)
-            controller.solver = _solver(endpoint, model, backend, tiers, connection, local=local, **http)
+            controller.solver = answerer.solver(tiers, connection, local, http)
         if grader:
             from roi_env.answering.grading import GradingPool
 
@@ -225,7 +275,24 @@ def answer(
     finally:
         if pool is not None:
             pool.close()
-    result = controller.result
+    _end(controller.result, out, ledger, interrupted, patience)
+
+
+def _ledger(out: Path, resume: bool) -> Path:
+    """Where charges are kept.
+
+    :raises ConfigError: where there is one already and this is not to go on, or the reverse.
+    """
+    ledger = out / "ledger.jsonl"
+    if ledger.exists() and not resume:
+        raise ConfigError(f"{ledger} exists: --resume goes on there, or choose another --out")
+    if resume and not ledger.exists():
+        raise ConfigError(f"--resume: there is no ledger {ledger}")
+    return ledger
+
+
+def _end(result: Result | None, out: Path, ledger: Path, interrupted: bool, patience: float) -> None:
+    """Write and show what there is, and say how to go on."""
     if result is not None:
         result.write(out)
         _show(result, out)
@@ -241,20 +308,6 @@ def answer(
         endpoints.report(f"Stopped: {result.held}. A question may wait {patience:,.0f} s (--patience).")
         console.print("The same command with --resume goes on.")
         raise typer.Exit(1)
-
-
-def _tiers(
-    endpoint: str | None, model: str | None, dialect: str, tier: list[str] | None, answer_tokens: int | None
-) -> list[ThinkingTier]:
-    """The tiers that the options write."""
-    endpoints.parse_tiers(tier or TIERS, 1)  # what is written wrongly is said before anything is read
-    spoken = endpoints.local_dialect(model, dialect) if endpoint is None and model is not None else None
-    whole = spoken is not None and spoken.whole_caps
-    return endpoints.parse_tiers(
-        tier or (OPEN_TIERS if whole else TIERS),
-        answer_tokens or (OPEN_ANSWER_TOKENS if whole else ANSWER_TOKENS),
-        spoken,
-    )
 
 
 def _menu(path: Path) -> Menu:
@@ -301,35 +354,6 @@ class _Absent:
 
     async def close(self) -> None:
         return None
-
-
-def _solver(
-    endpoint: str | None,
-    model: str | None,
-    backend: str,
-    tiers: Sequence[ThinkingTier],
-    connection: endpoints.Connection,
-    *,
-    local: dict[str, Any],
-    **options: Any,
-) -> LiveSolver:
-    """The endpoint, or the model in this process, which has ``local`` options of its own."""
-    if endpoint is None:
-        if model is None:
-            raise ConfigError("give --endpoint URL, or --model DIRECTORY for a model in this process")
-        from roi_env.answering.local import LocalLive, TransformersSolver
-
-        temperature = options["temperature"]
-        try:
-            sampled = 0.7 if temperature is None else temperature
-            solver = TransformersSolver(model, temperature=sampled, **local)
-            solver.check(tiers)
-            return LocalLive(solver)
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"model {model!r}: {error}") from error
-    if model is None:
-        model = endpoints.only_model(endpoint, backend, connection)
-    return endpoints.http_solver(endpoint, model, backend, connection, **options)
 
 
 async def _run(controller: BudgetController, asked: Any) -> None:

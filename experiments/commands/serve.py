@@ -9,7 +9,8 @@ environment.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,10 +21,11 @@ from experiments.commands.answer import ANSWER_TOKENS, TIERS
 from experiments.config import ConfigError
 from experiments.options import Imports, option_groups, own_agents
 from experiments.serving.amounts import NAME, Plan, check_units, parse_amount, read_file, read_plans
-from experiments.serving.app import Budget, Served, application, make_budget
+from experiments.serving.app import application
 from experiments.serving.attend import Queue
+from experiments.serving.budget import Budget, Served, make_budget
 from experiments.serving.guard import BODY_SECONDS, LOOPBACK, patient_protocol
-from experiments.serving.menus import check_unit, read_menus
+from experiments.serving.menus import Menu, check_unit, read_menus
 from experiments.serving.metrics import log_to_stderr
 from experiments.terminal import console
 from roi_env.sources.units import cost_text, cost_with_unit
@@ -33,13 +35,123 @@ if TYPE_CHECKING:
     from roi_env.answering.http import ByTier, HTTPSolver
 
 
-@option_groups
-def serve(
-    *,
+@dataclass(frozen=True)
+class Upstream:
+    """Options of the endpoint that answers, where the configuration names none."""
+
     upstream: Annotated[
         str | None,
         typer.Option(help="Base address of the endpoint, e.g. http://127.0.0.1:8000/v1; several: tiers in --config"),
-    ] = None,
+    ] = None
+    model: Annotated[str | None, typer.Option(help="The endpoint's model; default: its only one")] = None
+    backend: endpoints.BackendName = "generic"
+    tier: endpoints.Tiers = None
+    answer_tokens: Annotated[
+        int | None, typer.Option(help="Answer tokens of tiers that name none; default: 512", min=1)
+    ] = None
+
+    def tiers(self) -> list[ThinkingTier]:
+        """Its tiers."""
+        return endpoints.parse_tiers(self.tier or TIERS, self.answer_tokens or ANSWER_TOKENS)
+
+    def open(
+        self, menus: Sequence[Menu], connection: endpoints.Connection, config: Path | None, **http: Any
+    ) -> tuple[HTTPSolver | ByTier, Sequence[ThinkingTier] | Sequence[Served]]:
+        """Who answers, and what is served.
+
+        :param menus: of the configuration, which take the place of these options.
+        :raises ConfigError: where both are given, or none.
+        """
+        if menus:
+            said: dict[str, Any] = asdict(self) | {"backend": None if self.backend == "generic" else self.backend}
+            endpoints.refuse_beside_tiers(connection, f"{config}: tiers", **said)
+            for note in (note for menu in menus for note in menu.dearer_first()):
+                endpoints.report(note)
+            served = [Served(menu.name, menu.tiers, menu.rates, menu.models) for menu in menus]
+            return endpoints.menu_solver(menus, connection, **http), served
+        if self.upstream is None:
+            raise ConfigError("give the endpoint: --upstream URL, or `tiers:` in --config FILE")
+        name = self.model or endpoints.only_model(self.upstream, self.backend, connection)
+        return endpoints.http_solver(self.upstream, name, self.backend, connection, **http), self.tiers()
+
+
+@dataclass(frozen=True)
+class Access:
+    """Options of where the proxy listens, and to whom."""
+
+    host: Annotated[str, typer.Option(help="Address to listen on; others than this machine's own need --token-env")] = (
+        "127.0.0.1"
+    )
+    port: Annotated[int, typer.Option(help="0: any free one", min=0, max=65535)] = 8700
+    key: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=ENV: environment variable with the key that opens this budget alone; repeatable"),
+    ] = None
+    token_env: Annotated[
+        str | None, typer.Option(help="Environment variable with the key of all budgets that have none of their own")
+    ] = None
+    admin_key_env: Annotated[
+        str | None,
+        typer.Option(
+            help="Environment variable with the key of /metrics and of all budgets at /; default: none on this machine's own addresses"
+        ),
+    ] = None
+
+    def bare(self, plans: Sequence[Plan], keys: Collection[str]) -> str | None:
+        """The first budget that others could use without a key; None: there is none."""
+        if self.host in LOOPBACK or self.token_env:
+            return None
+        return next((plan.name for plan in plans if plan.key is None and plan.name not in keys), None)
+
+
+class _Budgets:
+    """The budgets that are served, and how they are read again.
+
+    :param make: opens one.
+    """
+
+    def __init__(self, plans: Sequence[Plan], make: Callable[[Plan], Budget]) -> None:
+        self.make = make
+        self.open: list[Budget] = []
+        self.closed: list[Budget] = []
+        try:
+            for plan in plans:
+                self.open.append(make(plan))
+        except (ValueError, OSError) as error:
+            self.close()
+            raise ConfigError(str(error)) from error
+
+    def reload(self, config: Path, menus: Sequence[Menu], access: Access, keys: Collection[str]) -> None:
+        """Read the configuration's budgets again; where it cannot be read they stay as they were."""
+        try:
+            plans = read_plans(config)
+            if read_menus(config) != menus:
+                endpoints.report(f"{config}: other tiers and menus are known after a restart, the budgets now")
+            if (bare := access.bare(plans, keys)) is not None:
+                raise ConfigError(
+                    f"{config}: budgets.{bare} has no key, and --host {access.host} is reachable by others"
+                )
+            made = {old.name: old for old in self.open}
+            made |= {plan.name: self.make(plan) for plan in plans if plan.name not in made}
+            renewed = [made[plan.name].renewed(plan) for plan in plans]
+        except (ValueError, OSError) as error:
+            endpoints.report(f"The budgets stay as they were: {error}")
+            return
+        names = {plan.name for plan in plans}
+        self.closed += [old for old in self.open if old.name not in names]
+        self.open[:] = renewed
+        console.print(f"{config} was read again: {', '.join(plan.name for plan in plans)}", highlight=False)
+
+    def close(self) -> None:
+        """Close those that are served no more, or could not all be opened."""
+        for gone in self.closed or self.open:
+            gone.close()
+
+
+@option_groups
+def serve(
+    *,
+    endpoint: Upstream,
     budget: Annotated[
         list[str] | None,
         typer.Option(
@@ -54,8 +166,6 @@ def serve(
             "--upstream, --tier)"
         ),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="The endpoint's model; default: its only one")] = None,
-    backend: endpoints.BackendName = "generic",
     agent: Annotated[
         str,
         typer.Option(
@@ -65,10 +175,6 @@ def serve(
     imports: Imports = None,
     predictor: Annotated[
         str | None, typer.Option(help="File of `roi predict fit`: beliefs from texts instead of lengths")
-    ] = None,
-    tier: endpoints.Tiers = None,
-    answer_tokens: Annotated[
-        int | None, typer.Option(help="Answer tokens of tiers that name none; default: 512", min=1)
     ] = None,
     expected: Annotated[
         int, typer.Option(help="Questions to plan for in every budget; later ones count as the last", min=1)
@@ -84,23 +190,7 @@ def serve(
             help="postgresql://USER@HOST/NAME: the ledgers there instead of in --state, for several proxies",
         ),
     ] = None,
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; others than this machine's own need --token-env")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0: any free one", min=0, max=65535)] = 8700,
-    key: Annotated[
-        list[str] | None,
-        typer.Option(help="NAME=ENV: environment variable with the key that opens this budget alone; repeatable"),
-    ] = None,
-    token_env: Annotated[
-        str | None, typer.Option(help="Environment variable with the key of all budgets that have none of their own")
-    ] = None,
-    admin_key_env: Annotated[
-        str | None,
-        typer.Option(
-            help="Environment variable with the key of /metrics and of all budgets at /; default: none on this machine's own addresses"
-        ),
-    ] = None,
+    access: Access,
     spent_status: Annotated[
         int, typer.Option(help="HTTP status of a spent budget: 429, or 402, 403 for clients that retry 429 for ever")
     ] = 429,
@@ -130,92 +220,55 @@ def serve(
         raise ConfigError(f'{error}; the proxy needs: pip install "roi-reasoning[live]"') from None
     if spent_status not in (402, 403, 429):
         raise ConfigError(f"--spent-status must be 402, 403 or 429, got {spent_status}")
+    endpoint.tiers()  # what is written wrongly is said before anything is read
     menus = [] if config is None else read_menus(config)
-    tiers = endpoints.parse_tiers(tier or TIERS, answer_tokens or ANSWER_TOKENS)
     in_file = config is not None and "budgets" in read_file(config)
     if in_file == bool(budget):
         raise ConfigError("give the budgets: --budget NAME=AMOUNT, or `budgets:` in --config FILE")
     plans = read_plans(config) if in_file and config else parse_budgets(budget or ())
     check_unit(plans[0].unit, menus, f"the budget {plans[0].name!r}", str(config or "--budget"))
     known = None if predictor is None else groups_of_file(predictor)
-    named = [plan.name for plan in plans]
-    token = _secret("--token-env", token_env) if token_env else None
-    keys = parse_keys(key or (), named)
-    if host not in LOOPBACK and token is None and (bare := _bare(plans, keys)):
+    token = _secret("--token-env", access.token_env) if access.token_env else None
+    keys = parse_keys(access.key or (), [plan.name for plan in plans])
+    if (bare := access.bare(plans, keys)) is not None:
         raise ConfigError(
-            f"--host {host} is reachable by others: give --key {bare[0]}=VARIABLE with a key of this budget, or "
+            f"--host {access.host} is reachable by others: give --key {bare}=VARIABLE with a key of this budget, or "
             "--token-env VARIABLE with one for all"
         )
-    http: dict[str, Any] = {
-        "temperature": temperature,
-        "patience": patience,
-        "concurrency": window * len(named),
-        "say": endpoints.report,
-    }
-    served: Sequence[ThinkingTier] | Sequence[Served]
-    if menus:
-        said = {"upstream": upstream, "model": model, "tier": tier, "answer_tokens": answer_tokens}
-        said["backend"] = None if backend == "generic" else backend
-        endpoints.refuse_beside_tiers(connection, f"{config}: tiers", **said)
-        solver: HTTPSolver | ByTier = endpoints.menu_solver(menus, connection, **http)
-        served = [Served(menu.name, menu.tiers, menu.rates, menu.models) for menu in menus]
-        for note in (note for menu in menus for note in menu.dearer_first()):
-            endpoints.report(note)
-    else:
-        if upstream is None:
-            raise ConfigError("give the endpoint: --upstream URL, or `tiers:` in --config FILE")
-        name = model or endpoints.only_model(upstream, backend, connection)
-        solver, served = endpoints.http_solver(upstream, name, backend, connection, **http), tiers
-    budgets: list[Budget] = []
+    solver, served = endpoint.open(
+        menus,
+        connection,
+        config,
+        temperature=temperature,
+        patience=patience,
+        concurrency=window * len(plans),
+        say=endpoints.report,
+    )
 
     def make(plan: Plan) -> Budget:
         waiting = Queue(queue, patience)
         return make_budget(plan.name, plan, solver, served, agent, expected, window, state, waiting, database, known)
 
-    def reload() -> None:
-        try:
-            assert config is not None
-            again = read_plans(config)
-            if read_menus(config) != menus:
-                endpoints.report(f"{config}: other tiers and menus are known after a restart, the budgets now")
-            if host not in LOOPBACK and token is None and (bare := _bare(again, keys)):
-                raise ConfigError(f"{config}: budgets.{bare[0]} has no key, and --host {host} is reachable by others")
-            made = {old.name: old for old in budgets}
-            made |= {plan.name: make(plan) for plan in again if plan.name not in made}
-            renewed = [made[plan.name].renewed(plan) for plan in again]
-        except (ValueError, OSError) as error:
-            endpoints.report(f"The budgets stay as they were: {error}")
-            return
-        closed.extend(old for old in budgets if old.name not in {plan.name for plan in again})
-        budgets[:] = renewed
-        console.print(f"{config} was read again: {', '.join(plan.name for plan in again)}", highlight=False)
-
-    closed: list[Budget] = []
-    try:
-        for plan in plans:
-            budgets.append(make(plan))
-    except (ValueError, OSError) as error:
-        for made in budgets:
-            made.close()
-        raise ConfigError(str(error)) from error
+    budgets = _Budgets(plans, make)
     app = application(
-        budgets,
+        budgets.open,
         solver,
         token,
         keys=keys,
-        admin=_secret("--admin-key-env", admin_key_env) if admin_key_env else None,
-        hosts=LOOPBACK if host in LOOPBACK else None,
+        admin=_secret("--admin-key-env", access.admin_key_env) if access.admin_key_env else None,
+        hosts=LOOPBACK if access.host in LOOPBACK else None,
         spent_status=spent_status,
-        reload=reload if in_file else None,
+        reload=(lambda: budgets.reload(config, menus, access, keys)) if in_file and config else None,
     )
-    options = uvicorn.Config(app, host=host, port=port, log_level="warning", http=patient_protocol(BODY_SECONDS))
+    options = uvicorn.Config(
+        app, host=access.host, port=access.port, log_level="warning", http=patient_protocol(BODY_SECONDS)
+    )
     listening = options.bind_socket()
-    port = listening.getsockname()[1]
-    for made in budgets:
+    for one in budgets.open:
         console.print(
-            f"{made.name}: {cost_text(made.session.remaining, made.plan.unit)} of "
-            f"{cost_with_unit(made.session.budget, made.plan.unit)} left, models {', '.join(made.menus)}, base address "
-            f"http://{host}:{port}/{made.name}/v1",
+            f"{one.name}: {cost_text(one.session.remaining, one.plan.unit)} of "
+            f"{cost_with_unit(one.session.budget, one.plan.unit)} left, models {', '.join(one.menus)}, base address "
+            f"http://{access.host}:{listening.getsockname()[1]}/{one.name}/v1",
             highlight=False,
             soft_wrap=True,
         )
@@ -223,7 +276,7 @@ def serve(
     try:
         uvicorn.Server(options).run(sockets=[listening])
     finally:
-        for gone in closed:
+        for gone in budgets.closed:
             gone.close()
 
 
@@ -250,11 +303,6 @@ def parse_budgets(texts: Sequence[str]) -> list[Plan]:
         named[name] = Plan(name, read, unit=unit)
     check_units(list(named.values()), "--budget")
     return list(named.values())
-
-
-def _bare(plans: Sequence[Plan], keys: Collection[str]) -> list[str]:
-    """Budgets without a key of their own."""
-    return [plan.name for plan in plans if plan.key is None and plan.name not in keys]
 
 
 def parse_keys(texts: Sequence[str], budgets: Collection[str]) -> dict[str, str]:

@@ -138,7 +138,8 @@ def test_the_live_environment(server: str) -> None:
 
 def test_the_openai_client_through_the_proxy(server: str, tmp_path: Path) -> None:
     openai = pytest.importorskip("openai", reason="needs the extra [dev]")
-    from experiments.commands.serve import application, make_budget
+    from experiments.serving.app import application
+    from experiments.serving.budget import make_budget
 
     tiers = [ThinkingTier("answer", 0, 24), ThinkingTier("long", 160, 24)]
     solver = HTTPSolver(server, str(MODEL), "transformers", temperature=0.7)

@@ -263,7 +263,7 @@ def test_live_questions_get_the_predictors_beliefs(table: OutcomeTable, made: Pr
 
 def test_the_proxy_plans_for_the_groups_that_came(made: Predictor, tmp_path: Path) -> None:
     pytest.importorskip("uvicorn", reason="needs the extra [live]")
-    from experiments.serving.app import make_budget
+    from experiments.serving.budget import make_budget
     from roi_env.answering.http import HTTPSolver
 
     known, solver = made.known_groups(), HTTPSolver("http://h", "m")
@@ -278,7 +278,8 @@ def test_the_proxy_reads_requests(made: Predictor, tmp_path: Path) -> None:
     pytest.importorskip("uvicorn", reason="needs the extra [live]")
     import httpx
 
-    from experiments.serving.app import application, make_budget
+    from experiments.serving.app import application
+    from experiments.serving.budget import make_budget
     from roi_env.answering.http import HTTPSolver
     from tests.upstream import Upstream, serving
 

@@ -20,8 +20,9 @@ pytest.importorskip("uvicorn", reason="needs the extra [live]")
 from starlette.requests import Request
 from starlette.responses import Response
 
-from experiments.commands.serve import Budget, application, make_budget
+from experiments.serving.app import application
 from experiments.serving.attend import Queue
+from experiments.serving.budget import Budget, make_budget
 from roi_env.answering.base import ThinkingTier
 from roi_env.answering.http import HTTPSolver
 from tests.upstream import FAULTS, Upstream, kept, schedule, serving

@@ -29,7 +29,8 @@ from experiments.cli import app
 from experiments.commands import endpoints
 from experiments.config import ConfigError
 from experiments.serving.amounts import Plan, read_plans
-from experiments.serving.app import Served, application, make_budget
+from experiments.serving.app import application
+from experiments.serving.budget import Served, make_budget
 from experiments.serving.menus import read_menus
 from roi_env.answering.base import ThinkingTier
 from roi_env.answering.ledger import JournalError

@@ -17,7 +17,8 @@ import pytest
 pytest.importorskip("uvicorn", reason="needs the extra [live]")
 
 from experiments.serving.amounts import Plan, digest
-from experiments.serving.app import Budget, application, make_budget
+from experiments.serving.app import application
+from experiments.serving.budget import Budget, make_budget
 from roi_env.answering.base import ThinkingTier
 from roi_env.answering.http import HTTPSolver
 from tests.upstream import Upstream, serving

@@ -22,7 +22,8 @@ from starlette.routing import Route
 
 from experiments.config import ConfigError
 from experiments.serving.amounts import Plan, read_plans
-from experiments.serving.app import Budget, application, make_budget
+from experiments.serving.app import application
+from experiments.serving.budget import Budget, make_budget
 from roi_env.answering.base import ThinkingTier
 from roi_env.answering.http import HTTPSolver
 from tests.upstream import Upstream, serving

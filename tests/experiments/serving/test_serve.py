@@ -33,9 +33,11 @@ from starlette.routing import Route
 from typer.testing import CliRunner
 
 from experiments.cli import app
-from experiments.commands.serve import application, make_budget, parse_budgets, parse_keys
+from experiments.commands.serve import parse_budgets, parse_keys
 from experiments.config import ConfigError
 from experiments.serving.amounts import Plan
+from experiments.serving.app import application
+from experiments.serving.budget import make_budget
 from experiments.serving.guard import patient_protocol
 from roi_env.answering.base import ThinkingTier
 from roi_env.answering.http import HTTPSolver

@@ -22,9 +22,10 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.routing import Route
 
-from experiments.serving import app as serving_app
-from experiments.serving.app import Budget, application, make_budget
+from experiments.serving import desk
+from experiments.serving.app import application
 from experiments.serving.attend import Queue
+from experiments.serving.budget import Budget, make_budget
 from roi_env.answering.base import ThinkingTier
 from roi_env.answering.http import HTTPSolver
 from tests.upstream import Upstream, serving
@@ -207,7 +208,7 @@ def test_what_fails_before_the_first_chunk_has_its_status_and_is_repeated_where_
 
 
 def test_a_silent_stream_says_that_it_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serving_app, "KEEP_ALIVE", 0.05)
+    monkeypatch.setattr(desk, "KEEP_ALIVE", 0.05)
     with proxy(Upstream(latency=0.4), tmp_path) as (address, _):
         body = {"model": "stub", "messages": [{"role": "user", "content": "?"}], "stream": True}
         told = httpx.post(f"{address}/v1/chat/completions", json=body, timeout=30)

@@ -1,0 +1,418 @@
+"""How one request is answered: read, admitted, asked of the endpoint, settled, told."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import numpy as np
+
+from experiments.commands import endpoints
+from experiments.serving.attend import Busy, Gone, attend
+from experiments.serving.budget import LENGTHS, Budget
+from experiments.serving.chat import Chat, Refused, chunks, completion, json_text, read_object, refuse_unpriced
+from experiments.serving.messages import MessagesWire
+from experiments.serving.metrics import Metrics, Visit
+from experiments.serving.responses import ResponsesWire
+from experiments.serving.webhooks import tell
+from experiments.serving.wires import ChatWire
+from roi_env.answering.books import DatabaseLedger
+from roi_env.sources.units import SHORT_UNITS, cost_with_unit
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    from agents.live.session import Row
+    from agents.live.steps import Ticket
+    from roi_env.answering.backends import Backend
+    from roi_env.answering.base import Ask, Reply
+    from roi_env.answering.http import ByTier, HTTPSolver
+
+
+Wire = ChatWire | MessagesWire | ResponsesWire
+KEEP_ALIVE = 15.0
+"""Seconds without a chunk after which a stream says that it lives."""
+_LOOK = 0.05
+"""Seconds after which a full window is looked at again."""
+_OF_TEXTS = frozenset(
+    (
+        *(
+            "temperature",
+            "top_p",
+            "top_k",
+            "min_p",
+            "seed",
+            "stop",
+            "presence_penalty",
+            "frequency_penalty",
+            "logit_bias",
+        ),
+        *("repetition_penalty", "response_format", "user", "chat_template_kwargs"),
+    )
+)
+"""Fields of requests whose answers are nothing but texts."""
+
+
+class Relay:
+    """Chunks on their way from the endpoint to a client; an endpoint that is faster than its client waits.
+
+    :param most: chunks that may lie here.
+    """
+
+    def __init__(self, most: int = 256) -> None:
+        self._chunks: deque[tuple[str, Mapping[str, Any]]] = deque()
+        self._most, self._closed = most, False
+        self._news, self._room = asyncio.Event(), asyncio.Event()
+
+    async def take(self, text: str, chunk: Mapping[str, Any]) -> None:
+        """A :data:`roi_env.answering.base.Sink`."""
+        if not self._closed:
+            self._chunks.append((text, chunk))
+            self._news.set()
+            if len(self._chunks) >= self._most:
+                self._room.clear()
+                await self._room.wait()
+
+    def end(self) -> None:
+        """No more will come."""
+        self._news.set()
+
+    async def begins(self, may_begin: Callable[[], bool]) -> bool:
+        """Wait for the first chunk, or the end.
+
+        :param may_begin: whether the stream may begin without one, after :data:`KEEP_ALIVE` seconds.
+        :returns: whether there is a stream: False where the end came first.
+        """
+        while True:
+            try:
+                async with asyncio.timeout(KEEP_ALIVE):
+                    await self._news.wait()
+                return bool(self._chunks)
+            except TimeoutError:
+                if may_begin():
+                    return True
+
+    async def events(self, task: asyncio.Task[dict[str, Any]], wire: Wire) -> AsyncIterator[str]:
+        """What a client reads.
+
+        :param task: gives the whole answer.
+        """
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout(KEEP_ALIVE):
+                        await self._news.wait()
+                except TimeoutError:
+                    yield ": still at work\n\n"
+                    continue
+                self._news.clear()
+                came = [wire.chunk(text, chunk) for text, chunk in self._chunks]
+                self._chunks.clear()
+                self._room.set()
+                if sent := "".join(came):
+                    yield sent
+                if task.done() and not self._chunks:
+                    break
+            try:
+                answer = task.result()
+            except Refused as refused:
+                yield wire.failed(refused)
+            except Gone:
+                return
+            except Exception as error:
+                yield wire.failed(internal_error(error))
+                raise
+            else:
+                yield wire.end(answer)
+        finally:
+            self._closed = True
+            self._chunks.clear()
+            self._room.set()
+
+
+@dataclass(frozen=True)
+class Chats:
+    """A request as every tier's endpoint is asked it.
+
+    :param menu: that it names.
+    :param by_tier: what is asked.
+    :param backends: by tier.
+    """
+
+    menu: str
+    by_tier: Mapping[str, Chat]
+    backends: Mapping[str, Backend]
+
+    @property
+    def any(self) -> Chat:
+        """What is the same for all."""
+        return next(iter(self.by_tier.values()))
+
+    @property
+    def backend(self) -> Backend:
+        """Of :attr:`any`."""
+        return next(iter(self.backends.values()))
+
+    def of(self, tier: str) -> Chat:
+        """What a tier is asked; a skipped question: any."""
+        return self.by_tier.get(tier, self.any)
+
+    def prepare(self, ask: Ask) -> Ask:
+        """The request of a tier."""
+        chat = self.by_tier[ask.tier.name]
+        return ask._replace(messages=chat.messages or None, prompt=chat.prompt, fields=chat.fields)
+
+
+class Desk:
+    """Answers questions, and counts them.
+
+    :param solver: who answers.
+    :param spent_status: of HTTP, where a budget is spent.
+    """
+
+    def __init__(self, solver: HTTPSolver | ByTier, spent_status: int) -> None:
+        self.solver, self.spent_status, self.metrics = solver, spent_status, Metrics()
+        self._running: set[asyncio.Task[dict[str, Any]]] = set()
+        self._telling: set[asyncio.Task[None]] = set()
+
+    async def close(self) -> None:
+        """End what still runs for clients that have left; warnings are sent first."""
+        await asyncio.gather(*self._telling)
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+
+    async def answer(self, request: Request, budget: Budget, wire: Wire, body: bytes, visit: Visit) -> Response:
+        """The response to a request.
+
+        :raises Refused: where it cannot be answered.
+        """
+        from starlette.responses import Response, StreamingResponse
+
+        asked = read_object(body)
+        menu = budget.menu_of(asked.get("model"))
+        backends = {tier.name: self.solver.for_tier(tier.name).backend for tier in budget.sessions[menu].tiers}
+        read = {one.name: wire.read(asked, one) for one in backends.values()}
+        chats = Chats(menu, {tier: read[backend.name] for tier, backend in backends.items()}, backends)
+        chat = chats.any
+        if budget.plan.unit != "tokens":
+            for one in read.values():
+                refuse_unpriced(one)
+        visit.stream = chat.stream
+        headers = {"x-roi-budget": quote(budget.name), "x-roi-unit": SHORT_UNITS[budget.plan.unit]}
+        if budget.warning is not None:
+            headers["x-roi-warning"] = budget.warning
+        if chat.replaced:
+            headers["x-roi-replaced"] = ",".join(chat.replaced)
+        if not chat.stream:
+            try:
+                answer = await self._ask(request, budget, chats, headers, visit, None)
+            except Gone:
+                visit.status = 499
+                return Response(status_code=499)  # nobody reads it
+            return json_response(wire.whole(answer), headers=headers)
+        relay = Relay()
+        task = asyncio.create_task(self._ask(request, budget, chats, headers, visit, relay))
+        self._running.add(task)
+
+        def done(task: asyncio.Task[dict[str, Any]]) -> None:
+            self._running.discard(task)
+            if not task.cancelled():
+                task.exception()  # whoever reads the stream hears of it
+            relay.end()
+
+        task.add_done_callback(done)
+        try:
+            begun = await relay.begins(lambda: "x-roi-tier" in headers)
+        except BaseException:  # the server ends
+            task.cancel()
+            raise
+        if not begun:
+            try:
+                answer = task.result()
+            except Gone:
+                visit.status = 499
+                return Response(status_code=499)
+            text = "".join(wire.chunk(None, chunk) for chunk in chunks(answer)) + wire.end(answer)
+            return Response(text, headers=headers, media_type="text/event-stream")
+        visit.first = visit.seconds
+        return StreamingResponse(
+            self._watched(relay.events(task, wire), visit),
+            media_type="text/event-stream",
+            headers={**headers, "cache-control": "no-cache", "x-accel-buffering": "no"},
+        )
+
+    async def _watched(self, events: AsyncIterator[str], visit: Visit) -> AsyncIterator[str]:
+        """A stream whose end is counted."""
+        try:
+            async with contextlib.aclosing(events):  # type: ignore[type-var]
+                async for text in events:
+                    yield text
+        except BaseException:
+            visit.status = 499
+            raise
+        finally:
+            self.metrics.ended(visit)
+
+    async def _ask(
+        self, request: Request, budget: Budget, chats: Chats, headers: dict[str, str], visit: Visit, relay: Relay | None
+    ) -> dict[str, Any]:
+        """The whole answer, as a completion.
+
+        :param headers: gets what is known.
+        :raises Refused: where there is none.
+        :raises Gone: where the client has left.
+        """
+        session, priced = budget.sessions[chats.menu], budget.plan.unit != "tokens"
+        # An answer that is text alone is the same whether it comes whole or in chunks, which tell what it has taken.
+        grows = relay is not None or chats.any.fields.keys() <= _OF_TEXTS
+
+        async def admit() -> Ticket | None:
+            ticket = await _admit(budget, chats, grows)
+            if ticket is not None:
+                visit.tier = session.tiers[ticket.action - 1].name if ticket.action else "skip"
+                headers["x-roi-tier"] = quote(visit.tier)
+            return ticket
+
+        def stops() -> bool:
+            backend = chats.backends.get(visit.tier or "", chats.backend)
+            asked = visit.tier in session.problem.tier_names  # and not skipped
+            streams = relay is not None or (grows and asked and self.solver.for_tier(str(visit.tier)).counts)
+            return backend.stops or (streams and backend.streams is not None)
+
+        async def finish(ticket: Ticket, wanted: Callable[[], bool]) -> tuple[Row, Reply | None]:
+            def prepare(ask: Ask) -> Ask:
+                return chats.prepare(ask)._replace(wanted=wanted, sink=None if relay is None else relay.take)
+
+            row, reply = await session.finish(ticket, prepare)
+            visit.charged = row.tokens if priced else row.charged
+            self._warn(budget)
+            if reply is not None:
+                visit.prompt, visit.usd = reply.prompt_tokens, row.charged / 10**6 if priced else reply.usd
+            return row, reply
+
+        try:
+            outcome = await attend(request, budget.queue, self.solver, admit, finish, stops=stops)
+            if outcome is None:
+                raise self._spent(budget)
+            row, reply = outcome
+            headers |= {"x-roi-charged": budget.text(row.charged), "x-roi-remaining": budget.text(session.remaining)}
+            if budget.warning is not None:
+                headers["x-roi-warning"] = budget.warning
+            if reply is not None and reply.error is not None:
+                if reply.attempts == 0 and not _limited(chats, row, priced):
+                    raise self._spent(budget, reply.error)
+                raise not_answered(row, reply, headers)
+            if reply is not None and reply.attempts == 0:
+                raise self._too_dear(budget, row, chats.any)
+            unit, tier = SHORT_UNITS[budget.plan.unit], row.tier or ""
+            told: dict[str, Any] = {"budget": budget.name, "unit": unit, "tier": row.tier or "skip"}
+            told |= {
+                "charged": budget.shown(row.charged),
+                "remaining": budget.shown(session.remaining),
+                "counted": row.counted,
+            }
+            told |= {"overshoot": budget.shown(row.overshoot)}
+            return completion(row, reply, told, chats.of(tier), chats.backends.get(tier, chats.backend), chats.menu)
+        except Busy as busy:
+            wait = {"x-roi-budget": quote(budget.name), "retry-after": busy.retry_after}
+            raise _coded(visit, Refused(503, "busy", str(busy), headers=wait)) from None
+        except Refused as refused:
+            raise _coded(visit, refused) from None
+
+    def _warn(self, budget: Budget) -> None:
+        """Tell the budget's webhook, once, where its soft limit is reached."""
+        plan, session, ledger = budget.plan, budget.session, budget.session.ledger
+        if plan.webhook is None or plan.warn_at is None or session.charged < plan.warn_at * session.budget:
+            return
+        if isinstance(ledger, DatabaseLedger) and ledger.warns(plan.warn_at):
+            telling = asyncio.create_task(
+                tell(plan.webhook, {**budget.state(), "warn_at": plan.warn_at}, endpoints.report)
+            )
+            self._telling.add(telling)
+            telling.add_done_callback(self._telling.discard)
+
+    def _too_dear(self, budget: Budget, row: Row, chat: Chat) -> Refused:
+        """The error of a request for which nothing could be generated."""
+        unit, most = budget.plan.unit, budget.plan.most_per_request
+        if unit != "tokens" and most is not None and row.reserved >= most:
+            message = f"what is asked may cost more than {cost_with_unit(most, unit)}, the most that one request may"
+            return Refused(400, "request_too_dear", message, headers={"x-should-retry": "false"})
+        answers = f"{chat.choices} answers need" if chat.choices > 1 else "an answer needs"
+        return self._spent(budget, f"{answers} more than {cost_with_unit(budget.session.remaining, unit)}")
+
+    def _spent(self, budget: Budget, why: str = "") -> Refused:
+        left = budget.text(budget.session.remaining)
+        headers = {"x-roi-budget": quote(budget.name), "x-roi-remaining": left, "x-should-retry": "false"}
+        headers["x-roi-unit"] = SHORT_UNITS[budget.plan.unit]
+        message = f"the budget {budget.name!r} of {cost_with_unit(budget.session.budget, budget.plan.unit)} is spent"
+        return Refused(self.spent_status, "budget_exhausted", f"{message}: {why}" if why else message, headers=headers)
+
+
+def _limited(chats: Chats, row: Row, priced: bool) -> bool:
+    """Whether it was the client's own cap that left no room for a tier."""
+    return chats.any.limit is not None and (priced or chats.any.limit == row.reserved)
+
+
+def _coded(visit: Visit, refused: Refused) -> Refused:
+    visit.code = refused.code
+    return refused
+
+
+async def _admit(budget: Budget, chats: Chats, grows: bool) -> Ticket | None:
+    from roi_env.answering.base import Question
+
+    chat, session, most = chats.any, budget.sessions[chats.menu], budget.plan.most_per_request
+    limit = chat.limit
+    if most is not None and budget.plan.unit == "tokens":  # of one answer
+        limit, most = most if limit is None else min(limit, most), None
+    async with budget.lock:
+        while budget.in_flight >= budget.window and len(budget.sessions) > 1:
+            await asyncio.sleep(_LOOK)  # a session waits for its own alone
+        position = min(budget.asked, session.problem.num_tasks - 1)
+        question = Question("proxy", f"request-{budget.asked}", chat.text, "")
+        if (known := budget.known.get(chats.menu)) is None:
+            group = int(np.searchsorted(LENGTHS, len(chat.text)))
+        else:  # a language model may take its time
+            group = int((await asyncio.to_thread(known.group, [chat.text], {}))[0])
+        ticket = await session.admit(position, question, group, limit, chat.choices, most, chats.prepare, grows)
+        budget.asked += ticket is not None
+        return ticket
+
+
+def not_answered(row: Row, reply: Reply, headers: Mapping[str, str]) -> Refused:
+    """The error of a question that was admitted: the endpoint's own status and words, where it told some.
+
+    What it may have cost is charged: asking again is a new question, so a client may do that by itself only where nothing
+    was generated.
+    """
+    from roi_env.answering.base import Failure
+
+    if reply.attempts == 0:  # not sent: the client's cap leaves no room for the tier at this endpoint
+        message = f"max_tokens: {reply.error}"
+        return Refused(400, "unsupported", message, "max_tokens", {**headers, "x-should-retry": "false"})
+    failure = reply.failure or Failure(None, reply.error or "no answer came")
+    told = failure.status if failure.status is not None and 400 <= failure.status <= 599 else 502
+    if reply.lost and told not in (502, 504):
+        told = 502  # clients repeat a 408 by themselves
+    again = failure.again and not row.charged
+    headers = {**headers, "x-should-retry": "true" if again else "false"}
+    return Refused(told, failure.code or "upstream_error", failure.message, failure.param, headers)
+
+
+def internal_error(error: Exception) -> Refused:
+    """What a client is told of a fault of the proxy itself."""
+    return Refused(500, "internal_error", f"this proxy failed ({type(error).__name__}); its log says how")
+
+
+def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """A response of JSON."""
+    from starlette.responses import Response
+
+    return Response(json_text(content), status, headers, "application/json")
