@@ -1,4 +1,4 @@
-"""Tiers over several models, as a file names them: who answers each, how long it may get, and what it costs.
+"""Tiers over several models, as a file names them: who answers each, how long it may get, and what it costs::
 
     tiers:                                # cheapest first
       - {name: quick, endpoint: URL, backend: vllm, model: small, cap: 512, price: {prompt: 0.05, completion: 0.20}}
