@@ -18,10 +18,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+if TYPE_CHECKING:
+    from roi_env.sources.importing.terms import Terms
 
 MAX_DOCUMENT = 2**28
 """Bytes of a JSON document, unpacked: it is held whole."""
@@ -81,11 +84,13 @@ class LogFile:
 
     :param kind: ``zip``, ``parquet``, ``json`` (a document), ``lines`` (JSON Lines) or ``csv``.
     :param notes: what was inferred, or went wrong without harm, in reading.
+    :param terms: what a file of ours says beside its rows; its reader sets them.
     """
 
     path: Path
     kind: str = ""
     notes: list[str] = field(default_factory=list)
+    terms: Terms | None = None
     _parsed: Any = None
 
     def __post_init__(self) -> None:
@@ -351,6 +356,15 @@ class LogFile:
             if found[1] > 1 and found[:2] > best[:2]:
                 best = found
         return best[2]
+
+    def metadata(self) -> dict[bytes, bytes]:
+        """The metadata of a Parquet file; nothing of the others."""
+        if self.kind != "parquet":
+            return {}
+        try:
+            return dict(pq.read_schema(self.path).metadata or {})
+        except (pa.ArrowException, OSError) as error:
+            raise self.damaged("Parquet", error) from error
 
     def _parquet(self) -> Iterator[tuple[str, dict[str, Any]]]:
         try:

@@ -23,6 +23,7 @@ class Generation:
     :param thought_tokens: tokens of the thought, where the log counts them.
     :param model: who answered; ``effort``: how much it thought. Together they are the tier, unless ``tier`` is given.
     :param menu: menu that the tier belongs to.
+    :param counted: who counted ``tokens``, where a table of ours tells.
     :param sample: number of the generation; None: numbered as rows come.
     :param name: that no other generation has: a second time it is a copy.
     :param place: where it stands, for errors.
@@ -43,6 +44,7 @@ class Generation:
     texts: tuple[str, ...] = ()
     thought: str | None = None
     thought_tokens: Any = None
+    counted: str = ""
     sample: Any = None
     tier_order: Any = None
     name: str = ""

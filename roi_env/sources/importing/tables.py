@@ -17,6 +17,7 @@ from roi_env.sources.importing.files import CompanionError, LogError, LogFile, p
 from roi_env.sources.importing.formats import TABULAR, find_format
 from roi_env.sources.importing.generations import Generation, Options, Report
 from roi_env.sources.importing.tabular import LABELS
+from roi_env.sources.importing.terms import joined
 from roi_env.sources.outcome_tables import OutcomeTable
 from roi_env.sources.table_files import MAX_TOKENS
 from roi_env.sources.texts import normalised
@@ -145,7 +146,8 @@ def _table(found: list[tuple[LogFile, Generation]], options: Options, report: Re
         )
     _say_shared_ids(kept, report)
     unit = _unit(kept, options, report)
-    rows = []
+    rows: list[tuple[Generation, dict[str, Any]]] = []
+    sources: list[LogFile] = []
     correct = _correct(kept, options, report)
     counts: Counter[str] = Counter()
     for (file, one), right in zip(kept, correct, strict=True):
@@ -154,6 +156,7 @@ def _table(found: list[tuple[LogFile, Generation]], options: Options, report: Re
             report.dropped["no cost" if unit == "micro-usd" else "no tokens and no text"] += 1
             continue
         counts[counted] += 1
+        sources.append(file)
         rows.append((one, {"tokens": cost, "correct": right, "counted": counted}))
     if not rows:
         what = "cost in US dollars" if unit == "micro-usd" else "tokens, and no text to count"
@@ -194,7 +197,8 @@ def _table(found: list[tuple[LogFile, Generation]], options: Options, report: Re
         report.dropped["of unknown reason"] += left
     if any(not one.question_id.strip() for one, _ in rows):
         report.note("questions without an id have one from their text")
-    arrow = pa.table(table).replace_schema_metadata({"unit": unit})
+    terms = joined(sources, labels, samples is not None, report)
+    arrow = pa.table(table).replace_schema_metadata({"unit": unit, **terms})
     return OutcomeTable.from_arrow(arrow, name)
 
 
@@ -362,7 +366,7 @@ def _tokens(file: LogFile, one: Generation, options: Options) -> tuple[int | Non
         number = _as_number(file, one, "tokens", one.tokens, expected)
         if number != int(number) or number > MAX_TOKENS:
             raise file.error(f"{one.place}, tokens: expected {expected}, got {one.tokens}; correct it or drop the row")
-        return int(number), "log"
+        return int(number), one.counted or "log"
     if one.text is None:
         return None, ""
     texts = [one.text, *one.texts, *([one.thought] if one.thought else [])]
@@ -389,8 +393,8 @@ def _say_counts(
             "(counted=estimate): give the model's --tokenizer DIR, or a column of counts with --column tokens=..."
         )
     by_tier: dict[tuple[str, str], list[Generation]] = {}
-    for (one, values), label in zip(rows, labels, strict=True):
-        if values["counted"] != "log":
+    for (one, _), label in zip(rows, labels, strict=True):
+        if _missing(one.tokens):
             by_tier.setdefault(label, []).append(one)
     for (menu, tier), mine in by_tier.items():
         if not thinks(menu if "+" not in menu else "", tier):
@@ -401,7 +405,7 @@ def _say_counts(
                 f"HIDDEN THOUGHTS: {tier} is said to think, but {len(mine) - shown:,} of its {len(mine):,} texts hold no thought. It was "
                 "billed and is not in the text, so these tokens are far too few: use counts of the provider's bill"
             )
-    if empty := sum(values["counted"] != "log" and not (one.text or "").strip() for one, values in rows):
+    if empty := sum(_missing(one.tokens) and not (one.text or "").strip() for one, _ in rows):
         report.warn(f"{empty:,} generations have an empty text: what they cost is unknown, and counted as 0 tokens")
 
 

@@ -20,8 +20,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from roi_env.sources.importing.files import LogFile, printable
 from roi_env.sources.importing.generations import Generation, Options, Report, text_of
+from roi_env.sources.importing.terms import Terms
+from roi_env.sources.outcome_tables import OutcomeTable
 from roi_env.sources.table_files import own_name
 
 OURS = (
@@ -67,9 +71,34 @@ def read(file: LogFile, options: Options, report: Report, others: list[LogFile])
         # What has our names already.
         if own_name(path) in OURS and own_name(path) not in columns:
             columns[own_name(path)] = path
+    micro = {b"level_edges", b"pairing"} <= file.metadata().keys() and _read_ours(file, columns)
+    other = [path for path in paths if "." not in path and not _used(path, columns)]
+    if other:
+        report.note(f"{file.path.name}: columns that are not taken: {_some(other)}")
     constants = _constants(file, columns, paths, report)
     _check_complete(file, columns, paths, len(others))
-    yield from rows(file, columns, constants, report)
+    yield from rows(file, columns, constants, report, micro=micro)
+
+
+def _read_ours(file: LogFile, columns: dict[str, str]) -> bool:
+    """Take what a table of ours says beside its rows; give whether its column ``tokens`` holds micro-dollars.
+
+    :raises OutcomeTableError: where it is no whole table.
+    """
+    table = OutcomeTable.from_arrow(pq.read_table(file.path), str(file.path))
+    file.terms = Terms(table.level_edges, table.tier_caps, table.decision_cost, table.pairing)
+    if "counted" in table.rows.column_names:
+        columns["counted"] = "counted"
+    if table.unit == "tokens" or columns.get("tokens") != "tokens":
+        return False
+    columns["cost"] = columns.pop("tokens")
+    columns.pop("text", None)
+    return True
+
+
+def _used(path: str, columns: Mapping[str, str]) -> bool:
+    """Whether a mapping takes something of a column."""
+    return any(path == theirs or theirs.startswith(f"{path}.") or f"{{{path}" in theirs for theirs in columns.values())
 
 
 def router_matches(file: LogFile, first: Any) -> bool:
@@ -94,13 +123,13 @@ def read_router(file: LogFile, options: Options, report: Report, others: list[Lo
 
 
 def rows(
-    file: LogFile, columns: Mapping[str, str], constants: Mapping[str, str], report: Report
+    file: LogFile, columns: Mapping[str, str], constants: Mapping[str, str], report: Report, *, micro: bool = False
 ) -> Iterator[Generation]:
-    """Generations of all rows under a mapping."""
+    """Generations of all rows under a mapping; ``micro``: costs are micro-dollars, not dollars."""
     prefix = next(
         (text.partition("*")[0].rstrip(".") for text in columns.values() if "*" in text and "{" not in text), None
     )
-    micro = own_name(columns.get("cost", "")).endswith(("micro_usd", "usd_micros", "micros", "microusd"))
+    micro = micro or own_name(columns.get("cost", "")).endswith(("micro_usd", "usd_micros", "micros", "microusd"))
     for place, record in file.records():
         if not isinstance(record, dict):
             raise file.error(f"{place} is no object of columns: write one JSON object a row")
@@ -185,6 +214,7 @@ def _generation(file: LogFile, place: str, found: Mapping[str, Any], micro: bool
         tokens=given("tokens"),
         usd=usd,
         text=text("text") if "text" in found else None,
+        counted=text("counted"),
         sample=given("sample"),
         place=place,
     )

@@ -247,6 +247,7 @@ def test_journals_of_a_local_recording_keep_tiers_and_their_order(tmp_path: Path
     table, report = load(path)
     assert table.tier_names("m") == ("none", "long")
     assert column(table, "tokens") == [3, 2, 3, 2]
+    assert table.tier_caps == table.level_edges == {"m": {"none": 8, "long": 73}}
     assert report.dropped == {"a line of a journal that cannot be read": 1}
     with pytest.raises(LogError, match="alone, with --grader"):
         load(lines(path, [settings | {"menu": "m"}]))

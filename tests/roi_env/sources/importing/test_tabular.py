@@ -15,6 +15,7 @@ import pytest
 
 from roi_env.sources.importing import files
 from roi_env.sources.importing.files import LogError
+from roi_env.sources.outcome_tables import OutcomeTable
 from tests.roi_env.sources.importing.test_formats import column, lines, load
 
 ROWS: list[dict[str, Any]] = [
@@ -285,3 +286,66 @@ def test_names_inside_a_zip_are_never_paths_and_names_of_tiers_never_steer_a_ter
 def test_half_surrogates_become_replacement_marks(tmp_path: Path) -> None:
     table, _ = load(lines(tmp_path / "a.jsonl", [ROWS[0] | {"q": "x \ud800 y"}]), columns=COLUMNS)
     assert column(table, "question") == ["x ? y"]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Our own tables
+
+
+def own_table(path: Path, unit: str = "tokens", cap: int = 30, **more: str) -> Path:
+    made = [
+        {
+            "dataset": "d",
+            "question_id": f"{path.stem}-{number}",
+            "question": f"{path.stem}: what is {number} + 2?",
+            "answer": str(number + 2),
+            "menu": "m",
+            "tier": tier,
+            "tier_order": order,
+            "tokens": 10 * order + number,
+            "correct": order == 2,
+            "sample": 1 - sample,
+            "counted": "estimate" if number else "log",
+            "topic": "sums",
+        }
+        for number in range(3)
+        for sample in range(2)
+        for order, tier in enumerate(("low", "high"), 1)
+    ]
+    terms = {
+        "level_edges": json.dumps({"m": {"low": 15, "high": 25}}),
+        "tier_caps": json.dumps({"m": {"low": 20, "high": cap}}),
+        "decision_cost": "2",
+        "pairing": "true",
+        "unit": unit,
+    }
+    OutcomeTable.from_arrow(pa.Table.from_pylist(made).replace_schema_metadata(terms | more), "made").write(path)
+    return path
+
+
+@pytest.mark.parametrize("unit", ["tokens", "micro-usd"])
+def test_our_own_table_keeps_its_unit_edges_caps_costs_and_pairing(tmp_path: Path, unit: str) -> None:
+    path = own_table(tmp_path / "a.parquet", unit)
+    table, report = load(path)
+    before = OutcomeTable.read(path)
+    for name in ("level_edges", "tier_caps", "decision_cost", "pairing", "unit"):
+        assert getattr(table, name) == getattr(before, name), name
+    for name in ("tokens", "sample", "tier_order", *(["counted"] if unit == "tokens" else [])):
+        assert table.rows[name].to_pylist() == before.rows[name].to_pylist(), name
+    assert "a.parquet: columns that are not taken: topic" in report.notes
+
+
+def test_our_own_tables_join_where_they_agree(tmp_path: Path) -> None:
+    one, two = own_table(tmp_path / "a.parquet"), own_table(tmp_path / "b.parquet")
+    table, report = load(one, two)
+    assert table.tier_caps == {"m": {"low": 20, "high": 30}}
+    assert table.decision_cost == 2
+    assert not table.pairing
+    assert any("several files do not share thoughts" in text for text in report.warnings)
+    with pytest.raises(LogError, match=r"tier_caps of tier 'high' of menu 'm' is 31 in it and 30 in another file"):
+        load(one, own_table(tmp_path / "c.parquet", cap=31))
+    with pytest.raises(LogError, match="a decision costs 3 in it and 2 in"):
+        load(one, own_table(tmp_path / "e.parquet", decision_cost="3"))
+    renamed, report = load(one, columns={"menu": "'other'"})
+    assert renamed.level_edges == {}
+    assert sum("are left out" in text for text in report.warnings) == 4
