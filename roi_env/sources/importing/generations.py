@@ -80,11 +80,15 @@ class Options:
 
 @dataclass
 class Report:
-    """What a user must know of an import: what was left out, by reason, and what was inferred."""
+    """What a user must know of an import: what was left out, by reason, and what was inferred.
+
+    ``chosen``: of judges that stood side by side the one that was taken; it is so in all files, whatever their order.
+    """
 
     dropped: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    chosen: dict[frozenset[str], str] = field(default_factory=dict)
 
     def note(self, text: str) -> None:
         """Say something once."""
@@ -141,8 +145,10 @@ def choose(names: list[str], wanted: str | None, what: str, report: Report) -> s
     """One of several judges: the wanted one, else the first, which is said; None where the wanted one is not among them."""
     if wanted is not None:
         return wanted if wanted in names else None
-    if len(names) > 1:
-        report.warn(
-            f"several {what}s judge one generation ({', '.join(names)}): {names[0]} is taken; --filter takes another"
-        )
-    return names[0] if names else None
+    if len(names) < 2:
+        return names[0] if names else None
+    taken = report.chosen.setdefault(frozenset(names), names[0])
+    report.warn(
+        f"several {what}s judge one generation ({', '.join(sorted(names))}): {taken} is taken; --filter takes another"
+    )
+    return taken

@@ -159,10 +159,10 @@ def _table(found: list[tuple[LogFile, Generation]], options: Options, report: Re
         sources.append(file)
         rows.append((one, {"tokens": cost, "correct": right, "counted": counted}))
     if not rows:
-        what = "cost in US dollars" if unit == "micro-usd" else "tokens, and no text to count"
+        what = "a cost in US dollars" if unit == "micro-usd" else "tokens, or a text to count"
         raise LogError(
             name,
-            f"no generation has a {what}: name its column with --column {'cost' if unit == 'micro-usd' else 'tokens'}=...",
+            f"no generation has {what}: name its column with --column {'cost' if unit == 'micro-usd' else 'tokens'}=...",
         )
     labels = _labels([one for one, _ in rows], report)
     samples = _samples([one for one, _ in rows], labels, report)
@@ -320,7 +320,9 @@ def _number(text: str) -> Decimal | None:
 def _unit(kept: Iterable[tuple[LogFile, Generation]], options: Options, report: Report) -> Unit:
     if options.unit is not None:
         return "micro-usd" if options.unit == "micro-usd" else "tokens"
-    if any(one.tokens is not None or one.text is not None for _, one in kept):
+    if any(one.tokens is not None or one.text is not None for _, one in kept) or all(
+        _missing(one.usd) for _, one in kept
+    ):
         return "tokens"
     report.note("the logs count US dollars alone: costs are micro-dollars (--unit micro-usd)")
     return "micro-usd"

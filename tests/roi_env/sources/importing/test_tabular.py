@@ -188,7 +188,7 @@ def test_decimal_commas_of_costs(tmp_path: Path) -> None:
     table, _ = load(path, columns=columns)
     assert table.unit == "micro-usd"
     assert column(table, "tokens") == [2100, 500_000]
-    with pytest.raises(LogError, match="no generation has a tokens"):
+    with pytest.raises(LogError, match="no generation has tokens"):
         load(path, columns=columns, unit="tokens")
 
 
