@@ -9,6 +9,9 @@ from typing import Any, NamedTuple
 
 from roi_env.sources.importing.files import LogFile
 
+NO_SAMPLES = "none: a question with an empty list of samples"
+"""Why nothing came of a row."""
+
 
 @dataclass(slots=True)
 class Generation:

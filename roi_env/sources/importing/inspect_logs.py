@@ -46,7 +46,7 @@ def read(file: LogFile, options: Options, report: Report, others: list[LogFile])
 
 def _open(file: LogFile) -> tuple[dict[str, Any], Iterator[tuple[str, Any]]]:
     if file.kind != "zip":
-        document = file.first()
+        document = file.only()
         samples = document.get("samples") or []
         if not isinstance(samples, list):
             raise file.error("'samples' is no list")

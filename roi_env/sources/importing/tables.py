@@ -28,6 +28,7 @@ CHARACTERS_A_TOKEN = 4
 """Of the estimate where a log has neither counts nor a tokenizer: English text and code have about so many."""
 _RIGHT = ("true", "t", "yes", "y", "correct", "right", "pass", "passed", "success", "c")
 _WRONG = ("false", "f", "no", "n", "incorrect", "wrong", "fail", "failed", "failure", "i")
+_THOUSANDS = re.compile(r"[1-9]\d{0,2}(\.\d{3})+")
 _MOST_FILES = 10_000
 _NO_LOGS = (".md", ".txt", ".py", ".yaml", ".yml", ".html", ".png", ".lock", ".log")
 _THOUGHT = re.compile(r"<think|<thought|<\|?(begin_of_)?thought|<reasoning|\[think", re.IGNORECASE)
@@ -211,19 +212,21 @@ def _id_of(question: str) -> str:
 
 
 def _say_shared_ids(kept: list[tuple[LogFile, Generation]], report: Report) -> None:
-    """Warn of ids that are different questions in different files: they would be one."""
+    """Warn of ids that are different questions in different files or rows: they would be one."""
     seen: dict[tuple[str, str], tuple[Path, str]] = {}
     shared: dict[tuple[str, str], None] = {}
+    places: set[str] = set()
     for file, one in kept:
         text = normalised(one.question)
         if one.question_id.strip() and text:
             key = one.dataset, one.question_id
             path, before = seen.setdefault(key, (file.path, text))
-            if path != file.path and before != text:
+            if before != text:
                 shared[key] = None
+                places.add("files" if path != file.path else "rows")
     if shared:
         report.warn(
-            f"{len(shared):,} ids have other texts in other files (e.g. {printable(next(iter(shared))[1])!r}): if these are different "
+            f"{len(shared):,} ids have other texts in other {' and '.join(sorted(places))} (e.g. {printable(next(iter(shared))[1])!r}): if these are different "
             "questions, tell their data sets apart with --column dataset={file} or another column, or leave out --column question_id"
         )
 
@@ -293,7 +296,7 @@ def _judged(file: LogFile, one: Generation) -> bool | float:
         number = _number(plain.removesuffix("%"))
         if number is not None:
             return float(number) / (100 if percent else 1)
-    elif isinstance(score, int | float) and math.isfinite(score):
+    elif isinstance(score, int | float | Decimal) and math.isfinite(score):
         return float(score)
     raise file.error(
         f"{one.place}: expected a score (true or false, a number, C or I), got {printable(str(score))[:60]!r}; correct it, or name "
@@ -365,6 +368,9 @@ def _micro_usd(file: LogFile, one: Generation) -> tuple[int | None, str]:
 def _tokens(file: LogFile, one: Generation, options: Options) -> tuple[int | None, str]:
     if not _missing(one.tokens):
         expected = f"generated tokens, an integer from 0 to {MAX_TOKENS}"
+        if isinstance(one.tokens, str) and _THOUSANDS.fullmatch(one.tokens.strip()):
+            expected += " without a point, which may stand for thousands or a fraction"
+            raise file.error(f"{one.place}, tokens: expected {expected}, got {one.tokens!r}; write it without")
         number = _as_number(file, one, "tokens", one.tokens, expected)
         if number != int(number) or number > MAX_TOKENS:
             raise file.error(f"{one.place}, tokens: expected {expected}, got {one.tokens}; correct it or drop the row")
@@ -436,6 +442,10 @@ def _labels(rows: list[Generation], report: Report) -> list[tuple[str, str]]:
             )
         return printable(name).strip() or "default"
 
+    if nameless := sum(not (one.tier or one.model or one.effort) for one in rows):
+        report.warn(
+            f"{nameless:,} generations have no tier: it is called 'default' here; complete its column, or name it with --column tier=..."
+        )
     tiers = [tier_of(one) for one in rows]
     menus: dict[str, dict[str, None]] = {}
     for one, tier in zip(rows, tiers, strict=True):

@@ -23,7 +23,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from roi_env.sources.importing.files import LogFile, printable
-from roi_env.sources.importing.generations import Generation, Options, Report, text_of
+from roi_env.sources.importing.generations import NO_SAMPLES, Generation, Options, Report, text_of
 from roi_env.sources.importing.terms import Terms
 from roi_env.sources.outcome_tables import OutcomeTable
 from roi_env.sources.table_files import own_name
@@ -146,11 +146,14 @@ def rows(
             for name, theirs in columns.items():
                 if name not in constants:
                     found[name] = _value(file, record, theirs, key, child, prefix)
-            for one in _samples(file, place, found):
+            made = _samples(file, place, found, constants)
+            if not made:
+                report.dropped[NO_SAMPLES] += 1
+            for one in made:
                 yield _generation(file, place, one, micro)
 
 
-def _samples(file: LogFile, place: str, found: dict[str, Any]) -> list[dict[str, Any]]:
+def _samples(file: LogFile, place: str, found: dict[str, Any], constants: Mapping[str, str]) -> list[dict[str, Any]]:
     """The row itself, or one row an element where columns are lists."""
     for name in _SAMPLED:
         value = found.get(name)
@@ -171,6 +174,13 @@ def _samples(file: LogFile, place: str, found: dict[str, Any]) -> list[dict[str,
         raise file.error(
             f"{place}: {next(iter(lists))!r} is a list, but 'correct' is one value: which sample was right?"
         )
+    if "correct" in lists and len(lists["correct"]) > 1:
+        costs = [name for name in ("tokens", "cost", "text") if found.get(name) not in (None, "", _MISSING)]
+        if costs and costs[0] not in lists and costs[0] not in constants:
+            raise file.error(
+                f"{place}: 'correct' is a list of {len(lists['correct'])} samples, but {costs[0]!r} is one value: that of each, or of "
+                "all of them? Write a list of as many"
+            )
     return [found | dict(zip(lists, values, strict=True)) for values in zip(*lists.values(), strict=True)]
 
 
