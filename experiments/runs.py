@@ -36,6 +36,17 @@ def check_folder(folder: Path, mark: str | None) -> bool:
     return held
 
 
+def check_file(option: str, path: Path) -> None:
+    """Refuse a file that cannot be written, before the work for it is done.
+
+    :raises ConfigError: where its folder is not there, or it is a folder itself.
+    """
+    if not path.absolute().parent.is_dir():
+        raise ConfigError(f"{option} {path}: there is no folder {path.absolute().parent}")
+    if path.is_dir():
+        raise ConfigError(f"{option} {path}: is a folder: name a file in it")
+
+
 def check_same(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any], go_on: str) -> None:
     """Refuse to go on in a folder with other settings than it has.
 

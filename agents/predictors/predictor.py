@@ -165,6 +165,12 @@ class Predictor:
                     row[:] = own
         return np.concatenate([found, given], 1)
 
+    @property
+    def reads(self) -> list[str]:
+        """Columns that it reads beside the text, where they are there."""
+        parts = [part for part, _ in self.reader.parts] if isinstance(self.reader, Several) else [self.reader]
+        return sorted({name for part in parts if isinstance(part, Given) for name in part.names})
+
     def knows(self, texts: Sequence[str]) -> int:
         """How many of these texts it was fitted on."""
         return sum(_fingerprint(text) in self.seen for text in texts)

@@ -10,6 +10,7 @@ import typer
 from rich.markup import escape
 
 from experiments.config import ConfigError
+from experiments.runs import check_file
 from experiments.terminal import console
 from roi_env.sources.units import UNITS
 
@@ -64,8 +65,7 @@ def import_log(
 
     if out.suffix != ".parquet":
         raise ConfigError(f"--out {out}: outcome tables are written as .parquet")
-    if not out.absolute().parent.is_dir():
-        raise ConfigError(f"--out {out}: there is no folder {out.absolute().parent}")
+    check_file("--out", out)
     if unit is not None and unit not in UNITS:
         raise ConfigError(f"--unit {unit!r}: choose one of {', '.join(UNITS)}")
     if correct_at is not None and not correct_at > float("-inf"):

@@ -14,6 +14,7 @@ from rich.table import Table
 from experiments.config import ConfigError
 from experiments.options import DATA, PREDICTORS, helped
 from experiments.predicting import helps, print_recovery
+from experiments.runs import check_file
 from experiments.terminal import console
 from roi_env.files import replacing
 from roi_env.sources.units import COST_NAMES, cost_text
@@ -52,6 +53,7 @@ def fit(
 
     if out.suffix != SUFFIX:
         raise ConfigError(f"--out {out}: a predictor's file ends in {SUFFIX}")
+    check_file("--out", out)
     if is_file(predictor):
         raise ConfigError(f"--predictor {predictor}: name a kind to fit, not a file: {PREDICTORS}")
     read = OutcomeTable.read(table)
@@ -104,6 +106,8 @@ def show(
         given[name] = [value] * len(question)
     try:
         made = load_predictor(file)
+        if unread := sorted(given.keys() - set(made.reads)):
+            raise ConfigError(f"--column {unread[0]}: {file} reads no such column; it reads {made.reads}")
         scores = made.scores(question, given)
         groups = made.nearest(scores)
     except PredictorError as error:

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from experiments.config import ConfigError
+from experiments.runs import check_file
 from roi_env.files import replacing
 from roi_env.sources.outcome_tables import DEFAULT_FRACTIONS, SPLITS, OutcomeTable
 from roi_env.sources.units import COST_NAMES, UNIT_NAMES, Unit, cost_text, cost_with_unit
@@ -38,13 +39,15 @@ def describe_table(
     :raises OutcomeTableError: for a malformed file, naming file, column and first offending row.
     :raises ConfigError: for another kind of picture, or one of too many menus.
     """
+    if picture is not None:
+        if picture.suffix not in (".png", ".svg"):
+            raise ConfigError(f"--picture {picture}: pictures are written as .png or .svg")
+        check_file("--picture", picture)
     table = OutcomeTable.read(path)
     table = table if menu is None else table.select(menu)
     console = console or Console(emoji=False)
     print_table(table, console)
     if picture is not None:
-        if picture.suffix not in (".png", ".svg"):
-            raise ConfigError(f"--picture {picture}: pictures are written as .png or .svg")
         if len(table.menus) > MENUS_SHOWN:
             raise ConfigError(
                 f"--picture shows {MENUS_SHOWN} menus at most, {path} has {len(table.menus)}: choose one with --menu"

@@ -10,6 +10,7 @@ import json
 import re
 import subprocess
 import zipfile
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +27,7 @@ from experiments.config import CompareConfig, ConfigError, as_dict
 from roi_env.exams.config import EXAM_FORMAT
 from roi_env.files import replacing
 from roi_env.sources.outcome_tables import OutcomeTable
+from roi_env.sources.table_files import files_of
 
 CONFIG = "compare.yaml"
 """A run folder's configuration."""
@@ -69,7 +71,7 @@ def exam_identity(setting: Setting) -> dict[str, Any]:
     exam: dict[str, Any] = {"format": EXAM_FORMAT, **setting.exam.differing()}
     exam["budget"] = setting.budget
     if setting.family.outcomes is not None:
-        exam["table"] = content_hash(setting.family.outcomes)
+        exam["table"] = _hash_of_all(files_of(Path(setting.family.outcomes)))
         if texts := _same_text(setting.family.outcomes):
             # Splits follow it; where no text is repeated they follow the file alone.
             exam["same_text"] = texts
@@ -86,6 +88,12 @@ def _digest(identity: Any) -> str:
 def content_hash(file: str) -> str:
     """Hash of a file's bytes: it may move, its content is what counts."""
     return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+
+
+def _hash_of_all(files: Sequence[Path]) -> str:
+    """Hash of one file, or of several in their order."""
+    found = [content_hash(str(file)) for file in files]
+    return found[0] if len(found) == 1 else hashlib.sha256("".join(found).encode()).hexdigest()
 
 
 @lru_cache(maxsize=64)

@@ -107,12 +107,7 @@ def read_folder(path: Path) -> tuple[pa.Table, tuple[str, ...]]:
 
     :raises OutcomeTableError: where there are no shards, or they differ in columns or metadata.
     """
-    folder = _from_hub(path) if str(path).startswith(HUB) else path
-    shards = sorted((folder / "data").glob("*.parquet")) or sorted(folder.glob("*.parquet"))
-    if not shards:
-        raise OutcomeTableError(
-            str(path), "is a folder without data/*.parquet: give a file, or a folder that `roi publish-table` wrote"
-        )
+    shards = files_of(path)
     for shard in shards:
         if match := re.search(r"-of-(\d+)$", shard.stem):
             if int(match[1]) != len(shards):
@@ -128,6 +123,22 @@ def read_folder(path: Path) -> tuple[pa.Table, tuple[str, ...]]:
         return pa.concat_tables(tables, promote_options="permissive").unify_dictionaries(), ()
     except pa.ArrowException as error:
         raise OutcomeTableError(str(path), f"its shards do not fit together: {error}") from error
+
+
+def files_of(path: Path) -> list[Path]:
+    """The files that hold a table: itself, or the shards of a folder, here or of the hub.
+
+    :raises OutcomeTableError: where a folder has no shards.
+    """
+    if not is_folder(path):
+        return [path]
+    folder = _from_hub(path) if str(path).startswith(HUB) else path
+    shards = sorted((folder / "data").glob("*.parquet")) or sorted(folder.glob("*.parquet"))
+    if not shards:
+        raise OutcomeTableError(
+            str(path), "is a folder without data/*.parquet: give a file, or a folder that `roi publish-table` wrote"
+        )
+    return shards
 
 
 def _from_hub(path: Path) -> Path:

@@ -18,10 +18,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+if TYPE_CHECKING:
+    from roi_env.sources.importing.terms import Terms
 
 MAX_DOCUMENT = 2**28
 """Bytes of a JSON document, unpacked: it is held whole."""
@@ -81,11 +84,13 @@ class LogFile:
 
     :param kind: ``zip``, ``parquet``, ``json`` (a document), ``lines`` (JSON Lines) or ``csv``.
     :param notes: what was inferred, or went wrong without harm, in reading.
+    :param terms: what a file of ours says beside its rows; its reader sets them.
     """
 
     path: Path
     kind: str = ""
     notes: list[str] = field(default_factory=list)
+    terms: Terms | None = None
     _parsed: Any = None
 
     def __post_init__(self) -> None:
@@ -173,8 +178,8 @@ class LogFile:
         """The text; line ends as they are."""
         return io.TextIOWrapper(self.open(), self.encoding, newline="")
 
-    def lines(self) -> Iterator[tuple[int, str]]:
-        """``(number, line)`` of every line with text, counted from 1.
+    def lines(self, *, blank: bool = False) -> Iterator[tuple[int, str]]:
+        """``(number, line)`` of every line with text, counted from 1; ``blank``: of those without, too.
 
         :raises LogError: for a line or file that is too long, or text that is not UTF-8.
         """
@@ -186,7 +191,7 @@ class LogFile:
                     size += len(line)
                     self._bound(len(line), MAX_LINE, f"line {number}")
                     self._bound(size, MAX_FILE, "the file")
-                    if not line.isspace():
+                    if blank or not line.isspace():
                         yield number, line
         except UnicodeDecodeError as error:
             raise self.error(f"line {number + 1} is not UTF-8 text ({error.reason}): save the file as UTF-8") from error
@@ -304,14 +309,29 @@ class LogFile:
         """The first record, or None."""
         return next((value for _, value in self.records()), None)
 
+    def only(self) -> Any:
+        """The document that the file is.
+
+        :raises LogError: where it holds several.
+        """
+        found = self.records()
+        _, document = next(found)
+        if (other := next(found, None)) is not None:
+            raise self.error(f"{other[0]} is a second log: give every log a file of its own")
+        return document
+
     def _csv(self) -> Iterator[tuple[str, dict[str, str]]]:
         delimiter = self._delimiter()
         if delimiter != ",":
             name = {"\t": "tabs"}.get(delimiter, repr(delimiter))
             self._note(f"fields are separated by {name}")
         csv.field_size_limit(MAX_LINE)
-        lines = (line for number, line in self.lines() if number > 1 or not _SEPARATOR.match(line))
-        reader = csv.reader(lines, delimiter=delimiter, strict=True)
+        # Fields in quotes may hold empty lines.
+        lines = (line for number, line in self.lines(blank=True) if number > 1 or not _SEPARATOR.match(line))
+        reader = (
+            fields for fields in csv.reader(lines, delimiter=delimiter, strict=True) if any(map(str.strip, fields))
+        )
+        number = 0
         try:
             header = [name.strip() for name in next(reader)]
             if repeated := sorted({name for name in header if header.count(name) > 1}):
@@ -324,7 +344,7 @@ class LogFile:
                     )
                 yield f"row {number}", dict(zip(header, fields, strict=True))
         except csv.Error as error:
-            raise self.damaged("CSV", error) from error
+            raise self.damaged("CSV", error, f" after row {number}") from error
 
     def _note(self, text: str) -> None:
         if text not in self.notes:
@@ -352,6 +372,15 @@ class LogFile:
                 best = found
         return best[2]
 
+    def metadata(self) -> dict[bytes, bytes]:
+        """The metadata of a Parquet file; nothing of the others."""
+        if self.kind != "parquet":
+            return {}
+        try:
+            return dict(pq.read_schema(self.path).metadata or {})
+        except (pa.ArrowException, OSError) as error:
+            raise self.damaged("Parquet", error) from error
+
     def _parquet(self) -> Iterator[tuple[str, dict[str, Any]]]:
         try:
             with pq.ParquetFile(self.path) as file:
@@ -361,9 +390,18 @@ class LogFile:
                 for batch in file.iter_batches(1024):
                     for row in batch.to_pylist():
                         number += 1
-                        yield f"row {number}", row
+                        yield f"row {number}", _plain(row)
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise self.damaged("Parquet", error) from error
+
+
+def _plain(value: Any) -> Any:
+    """A value of Parquet with bytes, as older writers store texts, as text."""
+    if isinstance(value, bytes):
+        return value.decode()
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return {name: _plain(item) for name, item in value.items()} if isinstance(value, dict) else value
 
 
 def _json(text: str) -> Any:

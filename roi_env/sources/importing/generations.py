@@ -9,6 +9,9 @@ from typing import Any, NamedTuple
 
 from roi_env.sources.importing.files import LogFile
 
+NO_SAMPLES = "none: a question with an empty list of samples"
+"""Why nothing came of a row."""
+
 
 @dataclass(slots=True)
 class Generation:
@@ -23,6 +26,7 @@ class Generation:
     :param thought_tokens: tokens of the thought, where the log counts them.
     :param model: who answered; ``effort``: how much it thought. Together they are the tier, unless ``tier`` is given.
     :param menu: menu that the tier belongs to.
+    :param counted: who counted ``tokens``, where a table of ours tells.
     :param sample: number of the generation; None: numbered as rows come.
     :param name: that no other generation has: a second time it is a copy.
     :param place: where it stands, for errors.
@@ -43,6 +47,7 @@ class Generation:
     texts: tuple[str, ...] = ()
     thought: str | None = None
     thought_tokens: Any = None
+    counted: str = ""
     sample: Any = None
     tier_order: Any = None
     name: str = ""
@@ -78,11 +83,15 @@ class Options:
 
 @dataclass
 class Report:
-    """What a user must know of an import: what was left out, by reason, and what was inferred."""
+    """What a user must know of an import: what was left out, by reason, and what was inferred.
+
+    ``chosen``: of judges that stood side by side the one that was taken; it is so in all files, whatever their order.
+    """
 
     dropped: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    chosen: dict[frozenset[str], str] = field(default_factory=dict)
 
     def note(self, text: str) -> None:
         """Say something once."""
@@ -139,8 +148,10 @@ def choose(names: list[str], wanted: str | None, what: str, report: Report) -> s
     """One of several judges: the wanted one, else the first, which is said; None where the wanted one is not among them."""
     if wanted is not None:
         return wanted if wanted in names else None
-    if len(names) > 1:
-        report.warn(
-            f"several {what}s judge one generation ({', '.join(names)}): {names[0]} is taken; --filter takes another"
-        )
-    return names[0] if names else None
+    if len(names) < 2:
+        return names[0] if names else None
+    taken = report.chosen.setdefault(frozenset(names), names[0])
+    report.warn(
+        f"several {what}s judge one generation ({', '.join(sorted(names))}): {taken} is taken; --filter takes another"
+    )
+    return taken

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from roi_env.sources.importing.files import LogFile, printable
@@ -32,6 +33,9 @@ def read(file: LogFile, options: Options, report: Report, others: list[LogFile])
         if not isinstance(sample, dict) or "input" not in sample:
             raise file.error(f"{place} is no sample of Inspect (an object with id, input, scores)")
         found += 1
+        if options.filter is None:
+            # The first scored sample decides for all: another scorer of a later one is another judgement.
+            options = replace(options, filter=_score(_scores(sample), options, report)[1])
         if (made := _generation(file, spec, header, sample, place, options, report)) is not None:
             yield made
     if not found:
@@ -42,7 +46,7 @@ def read(file: LogFile, options: Options, report: Report, others: list[LogFile])
 
 def _open(file: LogFile) -> tuple[dict[str, Any], Iterator[tuple[str, Any]]]:
     if file.kind != "zip":
-        document = file.first()
+        document = file.only()
         samples = document.get("samples") or []
         if not isinstance(samples, list):
             raise file.error("'samples' is no list")
@@ -65,10 +69,7 @@ def _generation(
     options: Options,
     report: Report,
 ) -> Generation | None:
-    scores = sample.get("scores")
-    if not isinstance(scores, dict) or not scores:
-        scores = {"score": sample["score"]} if sample.get("score") is not None else {}  # version 1
-    if not scores:
+    if not (scores := _scores(sample)):
         report.dropped["ended in an error" if sample.get("error") else "no score"] += 1
         return None
     value, scorer = _score(scores, options, report)
@@ -105,6 +106,13 @@ def _generation(
         name=text_of(sample.get("uuid")),
         place=place,
     )
+
+
+def _scores(sample: Mapping[str, Any]) -> dict[str, Any]:
+    scores = sample.get("scores")
+    if isinstance(scores, dict) and scores:
+        return scores
+    return {"score": sample["score"]} if sample.get("score") is not None else {}  # version 1
 
 
 def _score(scores: Mapping[str, Any], options: Options, report: Report) -> tuple[Any, str | None]:
@@ -179,8 +187,9 @@ def _usage(
         if all(_tokens(one) is not None for one in used):
             costs = [one.get("total_cost") for one in used]
             thoughts = [one.get("reasoning_tokens") or 0 for one in used]
+            counts = list(map(_tokens, used))
             return (
-                sum(map(_tokens, used)),
+                sum(counts) if all(type(one) in (int, float) for one in counts) else counts,
                 sum(costs) if all(isinstance(cost, int | float) for cost in costs) else None,
                 sum(thoughts) if all(isinstance(one, int) for one in thoughts) else None,
             )

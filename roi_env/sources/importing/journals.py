@@ -5,11 +5,13 @@ Journals of endpoints hold texts without a judgement: ``roi regrade`` judges the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from roi_env.answering.base import ThinkingTier
 from roi_env.sources.importing.files import LogError, LogFile
 from roi_env.sources.importing.generations import Generation, Options, Report, text_of
+from roi_env.sources.importing.terms import Terms
 
 
 def matches(file: LogFile, first: Any) -> bool:
@@ -37,6 +39,7 @@ def read(file: LogFile, options: Options, report: Report, others: list[LogFile])
             is_log=True,
         )
     tiers = [text_of(tier[0]) if isinstance(tier, list) and tier else text_of(tier) for tier in settings["tiers"]]
+    _read_terms(file, settings, tiers, report)
     for number, line in lines:
         place = f"line {number}"
         try:
@@ -55,7 +58,7 @@ def read(file: LogFile, options: Options, report: Report, others: list[LogFile])
                 score=outcome.get("correct"),
                 dataset=text_of(record.get("dataset")),
                 question_id=text_of(record.get("question_id")),
-                menu=text_of(settings.get("model")) or "model",
+                menu=_menu(settings),
                 tier=tier,
                 tier_order=order,
                 tokens=outcome.get("tokens"),
@@ -64,3 +67,20 @@ def read(file: LogFile, options: Options, report: Report, others: list[LogFile])
                 sample=record.get("sample"),
                 place=place,
             )
+
+
+def _menu(settings: Mapping[str, Any]) -> str:
+    return text_of(settings.get("model")) or "model"
+
+
+def _read_terms(file: LogFile, settings: Mapping[str, Any], tiers: list[str], report: Report) -> None:
+    """Most tokens of every tier: those of its thought and its answer."""
+    limits = [tier[1:] for tier in settings["tiers"] if isinstance(tier, list)]
+    if len(limits) == len(tiers) and all(len(one) == 2 and all(type(most) is int for most in one) for one in limits):
+        most = [ThinkingTier(name, *limit).most_tokens for name, limit in zip(tiers, limits, strict=True)]
+        caps = {_menu(settings): dict(zip(tiers, most, strict=True))}
+        file.terms = Terms(caps, caps)
+    report.note(
+        f"{file.path.name}: a journal does not tell what a decision costs, nor whether samples are paired across tiers: the same "
+        "`roi record` writes a table that does"
+    )

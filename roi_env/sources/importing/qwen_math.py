@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from roi_env.sources.importing.files import LogFile
-from roi_env.sources.importing.generations import Generation, Options, Report, text_of, with_options
+from roi_env.sources.importing.generations import NO_SAMPLES, Generation, Options, Report, text_of, with_options
 
 _RUN = re.compile(r"(train|test|val|validation)_.*")
 
@@ -29,6 +29,8 @@ def read(file: LogFile, options: Options, report: Report, others: list[LogFile])
             continue
         if len(scores) != len(record["code"]):
             raise file.error(f"{place}: {len(record['code'])} texts in 'code' but {len(scores)} values in 'score'")
+        if not scores:
+            report.dropped[NO_SAMPLES] += 1
         question = next((record[name] for name in ("question", "problem") if isinstance(record.get(name), str)), "")
         answer = next((record[name] for name in ("gt", "answer") if record.get(name) is not None), None)
         for text, score in zip(record["code"], scores, strict=True):

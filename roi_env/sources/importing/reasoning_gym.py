@@ -25,7 +25,7 @@ def matches(file: LogFile, first: Any) -> bool:
 
 def read(file: LogFile, options: Options, report: Report, others: list[LogFile]) -> Iterator[Generation]:
     """Every completion of every question is a generation."""
-    document = file.first()
+    document = file.only()
     model = _model(file.path, document, report)
     for dataset in _datasets(file, document):
         results = dataset.get("results")

@@ -17,6 +17,7 @@ from roi_env.sources.importing.files import CompanionError, LogError, LogFile, p
 from roi_env.sources.importing.formats import TABULAR, find_format
 from roi_env.sources.importing.generations import Generation, Options, Report
 from roi_env.sources.importing.tabular import LABELS
+from roi_env.sources.importing.terms import joined
 from roi_env.sources.outcome_tables import OutcomeTable
 from roi_env.sources.table_files import MAX_TOKENS
 from roi_env.sources.texts import normalised
@@ -27,6 +28,7 @@ CHARACTERS_A_TOKEN = 4
 """Of the estimate where a log has neither counts nor a tokenizer: English text and code have about so many."""
 _RIGHT = ("true", "t", "yes", "y", "correct", "right", "pass", "passed", "success", "c")
 _WRONG = ("false", "f", "no", "n", "incorrect", "wrong", "fail", "failed", "failure", "i")
+_THOUSANDS = re.compile(r"[1-9]\d{0,2}(\.\d{3})+")
 _MOST_FILES = 10_000
 _NO_LOGS = (".md", ".txt", ".py", ".yaml", ".yml", ".html", ".png", ".lock", ".log")
 _THOUGHT = re.compile(r"<think|<thought|<\|?(begin_of_)?thought|<reasoning|\[think", re.IGNORECASE)
@@ -145,7 +147,8 @@ def _table(found: list[tuple[LogFile, Generation]], options: Options, report: Re
         )
     _say_shared_ids(kept, report)
     unit = _unit(kept, options, report)
-    rows = []
+    rows: list[tuple[Generation, dict[str, Any]]] = []
+    sources: list[LogFile] = []
     correct = _correct(kept, options, report)
     counts: Counter[str] = Counter()
     for (file, one), right in zip(kept, correct, strict=True):
@@ -154,12 +157,13 @@ def _table(found: list[tuple[LogFile, Generation]], options: Options, report: Re
             report.dropped["no cost" if unit == "micro-usd" else "no tokens and no text"] += 1
             continue
         counts[counted] += 1
+        sources.append(file)
         rows.append((one, {"tokens": cost, "correct": right, "counted": counted}))
     if not rows:
-        what = "cost in US dollars" if unit == "micro-usd" else "tokens, and no text to count"
+        what = "a cost in US dollars" if unit == "micro-usd" else "tokens, or a text to count"
         raise LogError(
             name,
-            f"no generation has a {what}: name its column with --column {'cost' if unit == 'micro-usd' else 'tokens'}=...",
+            f"no generation has {what}: name its column with --column {'cost' if unit == 'micro-usd' else 'tokens'}=...",
         )
     labels = _labels([one for one, _ in rows], report)
     samples = _samples([one for one, _ in rows], labels, report)
@@ -194,7 +198,8 @@ def _table(found: list[tuple[LogFile, Generation]], options: Options, report: Re
         report.dropped["of unknown reason"] += left
     if any(not one.question_id.strip() for one, _ in rows):
         report.note("questions without an id have one from their text")
-    arrow = pa.table(table).replace_schema_metadata({"unit": unit})
+    terms = joined(sources, labels, samples is not None, report)
+    arrow = pa.table(table).replace_schema_metadata({"unit": unit, **terms})
     return OutcomeTable.from_arrow(arrow, name)
 
 
@@ -207,19 +212,21 @@ def _id_of(question: str) -> str:
 
 
 def _say_shared_ids(kept: list[tuple[LogFile, Generation]], report: Report) -> None:
-    """Warn of ids that are different questions in different files: they would be one."""
+    """Warn of ids that are different questions in different files or rows: they would be one."""
     seen: dict[tuple[str, str], tuple[Path, str]] = {}
     shared: dict[tuple[str, str], None] = {}
+    places: set[str] = set()
     for file, one in kept:
         text = normalised(one.question)
         if one.question_id.strip() and text:
             key = one.dataset, one.question_id
             path, before = seen.setdefault(key, (file.path, text))
-            if path != file.path and before != text:
+            if before != text:
                 shared[key] = None
+                places.add("files" if path != file.path else "rows")
     if shared:
         report.warn(
-            f"{len(shared):,} ids have other texts in other files (e.g. {printable(next(iter(shared))[1])!r}): if these are different "
+            f"{len(shared):,} ids have other texts in other {' and '.join(sorted(places))} (e.g. {printable(next(iter(shared))[1])!r}): if these are different "
             "questions, tell their data sets apart with --column dataset={file} or another column, or leave out --column question_id"
         )
 
@@ -289,7 +296,7 @@ def _judged(file: LogFile, one: Generation) -> bool | float:
         number = _number(plain.removesuffix("%"))
         if number is not None:
             return float(number) / (100 if percent else 1)
-    elif isinstance(score, int | float) and math.isfinite(score):
+    elif isinstance(score, int | float | Decimal) and math.isfinite(score):
         return float(score)
     raise file.error(
         f"{one.place}: expected a score (true or false, a number, C or I), got {printable(str(score))[:60]!r}; correct it, or name "
@@ -316,7 +323,9 @@ def _number(text: str) -> Decimal | None:
 def _unit(kept: Iterable[tuple[LogFile, Generation]], options: Options, report: Report) -> Unit:
     if options.unit is not None:
         return "micro-usd" if options.unit == "micro-usd" else "tokens"
-    if any(one.tokens is not None or one.text is not None for _, one in kept):
+    if any(one.tokens is not None or one.text is not None for _, one in kept) or all(
+        _missing(one.usd) for _, one in kept
+    ):
         return "tokens"
     report.note("the logs count US dollars alone: costs are micro-dollars (--unit micro-usd)")
     return "micro-usd"
@@ -359,10 +368,13 @@ def _micro_usd(file: LogFile, one: Generation) -> tuple[int | None, str]:
 def _tokens(file: LogFile, one: Generation, options: Options) -> tuple[int | None, str]:
     if not _missing(one.tokens):
         expected = f"generated tokens, an integer from 0 to {MAX_TOKENS}"
+        if isinstance(one.tokens, str) and _THOUSANDS.fullmatch(one.tokens.strip()):
+            expected += " without a point, which may stand for thousands or a fraction"
+            raise file.error(f"{one.place}, tokens: expected {expected}, got {one.tokens!r}; write it without")
         number = _as_number(file, one, "tokens", one.tokens, expected)
         if number != int(number) or number > MAX_TOKENS:
             raise file.error(f"{one.place}, tokens: expected {expected}, got {one.tokens}; correct it or drop the row")
-        return int(number), "log"
+        return int(number), one.counted or "log"
     if one.text is None:
         return None, ""
     texts = [one.text, *one.texts, *([one.thought] if one.thought else [])]
@@ -389,8 +401,8 @@ def _say_counts(
             "(counted=estimate): give the model's --tokenizer DIR, or a column of counts with --column tokens=..."
         )
     by_tier: dict[tuple[str, str], list[Generation]] = {}
-    for (one, values), label in zip(rows, labels, strict=True):
-        if values["counted"] != "log":
+    for (one, _), label in zip(rows, labels, strict=True):
+        if _missing(one.tokens):
             by_tier.setdefault(label, []).append(one)
     for (menu, tier), mine in by_tier.items():
         if not thinks(menu if "+" not in menu else "", tier):
@@ -401,7 +413,7 @@ def _say_counts(
                 f"HIDDEN THOUGHTS: {tier} is said to think, but {len(mine) - shown:,} of its {len(mine):,} texts hold no thought. It was "
                 "billed and is not in the text, so these tokens are far too few: use counts of the provider's bill"
             )
-    if empty := sum(values["counted"] != "log" and not (one.text or "").strip() for one, values in rows):
+    if empty := sum(_missing(one.tokens) and not (one.text or "").strip() for one, _ in rows):
         report.warn(f"{empty:,} generations have an empty text: what they cost is unknown, and counted as 0 tokens")
 
 
@@ -430,6 +442,10 @@ def _labels(rows: list[Generation], report: Report) -> list[tuple[str, str]]:
             )
         return printable(name).strip() or "default"
 
+    if nameless := sum(not (one.tier or one.model or one.effort) for one in rows):
+        report.warn(
+            f"{nameless:,} generations have no tier: it is called 'default' here; complete its column, or name it with --column tier=..."
+        )
     tiers = [tier_of(one) for one in rows]
     menus: dict[str, dict[str, None]] = {}
     for one, tier in zip(rows, tiers, strict=True):

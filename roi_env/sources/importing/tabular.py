@@ -20,8 +20,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from roi_env.sources.importing.files import LogFile, printable
-from roi_env.sources.importing.generations import Generation, Options, Report, text_of
+from roi_env.sources.importing.generations import NO_SAMPLES, Generation, Options, Report, text_of
+from roi_env.sources.importing.terms import Terms
+from roi_env.sources.outcome_tables import OutcomeTable
 from roi_env.sources.table_files import own_name
 
 OURS = (
@@ -67,9 +71,34 @@ def read(file: LogFile, options: Options, report: Report, others: list[LogFile])
         # What has our names already.
         if own_name(path) in OURS and own_name(path) not in columns:
             columns[own_name(path)] = path
+    micro = {b"level_edges", b"pairing"} <= file.metadata().keys() and _read_ours(file, columns)
+    other = [path for path in paths if "." not in path and not _used(path, columns)]
+    if other:
+        report.note(f"{file.path.name}: columns that are not taken: {_some(other)}")
     constants = _constants(file, columns, paths, report)
     _check_complete(file, columns, paths, len(others))
-    yield from rows(file, columns, constants, report)
+    yield from rows(file, columns, constants, report, micro=micro)
+
+
+def _read_ours(file: LogFile, columns: dict[str, str]) -> bool:
+    """Take what a table of ours says beside its rows; give whether its column ``tokens`` holds micro-dollars.
+
+    :raises OutcomeTableError: where it is no whole table.
+    """
+    table = OutcomeTable.from_arrow(pq.read_table(file.path), str(file.path))
+    file.terms = Terms(table.level_edges, table.tier_caps, table.decision_cost, table.pairing)
+    if "counted" in table.rows.column_names:
+        columns["counted"] = "counted"
+    if table.unit == "tokens" or columns.get("tokens") != "tokens":
+        return False
+    columns["cost"] = columns.pop("tokens")
+    columns.pop("text", None)
+    return True
+
+
+def _used(path: str, columns: Mapping[str, str]) -> bool:
+    """Whether a mapping takes something of a column."""
+    return any(path == theirs or theirs.startswith(f"{path}.") or f"{{{path}" in theirs for theirs in columns.values())
 
 
 def router_matches(file: LogFile, first: Any) -> bool:
@@ -94,13 +123,13 @@ def read_router(file: LogFile, options: Options, report: Report, others: list[Lo
 
 
 def rows(
-    file: LogFile, columns: Mapping[str, str], constants: Mapping[str, str], report: Report
+    file: LogFile, columns: Mapping[str, str], constants: Mapping[str, str], report: Report, *, micro: bool = False
 ) -> Iterator[Generation]:
-    """Generations of all rows under a mapping."""
+    """Generations of all rows under a mapping; ``micro``: costs are micro-dollars, not dollars."""
     prefix = next(
         (text.partition("*")[0].rstrip(".") for text in columns.values() if "*" in text and "{" not in text), None
     )
-    micro = own_name(columns.get("cost", "")).endswith(("micro_usd", "usd_micros", "micros", "microusd"))
+    micro = micro or own_name(columns.get("cost", "")).endswith(("micro_usd", "usd_micros", "micros", "microusd"))
     for place, record in file.records():
         if not isinstance(record, dict):
             raise file.error(f"{place} is no object of columns: write one JSON object a row")
@@ -117,11 +146,14 @@ def rows(
             for name, theirs in columns.items():
                 if name not in constants:
                     found[name] = _value(file, record, theirs, key, child, prefix)
-            for one in _samples(file, place, found):
+            made = _samples(file, place, found, constants)
+            if not made:
+                report.dropped[NO_SAMPLES] += 1
+            for one in made:
                 yield _generation(file, place, one, micro)
 
 
-def _samples(file: LogFile, place: str, found: dict[str, Any]) -> list[dict[str, Any]]:
+def _samples(file: LogFile, place: str, found: dict[str, Any], constants: Mapping[str, str]) -> list[dict[str, Any]]:
     """The row itself, or one row an element where columns are lists."""
     for name in _SAMPLED:
         value = found.get(name)
@@ -142,6 +174,13 @@ def _samples(file: LogFile, place: str, found: dict[str, Any]) -> list[dict[str,
         raise file.error(
             f"{place}: {next(iter(lists))!r} is a list, but 'correct' is one value: which sample was right?"
         )
+    if "correct" in lists and len(lists["correct"]) > 1:
+        costs = [name for name in ("tokens", "cost", "text") if found.get(name) not in (None, "", _MISSING)]
+        if costs and costs[0] not in lists and costs[0] not in constants:
+            raise file.error(
+                f"{place}: 'correct' is a list of {len(lists['correct'])} samples, but {costs[0]!r} is one value: that of each, or of "
+                "all of them? Write a list of as many"
+            )
     return [found | dict(zip(lists, values, strict=True)) for values in zip(*lists.values(), strict=True)]
 
 
@@ -185,6 +224,7 @@ def _generation(file: LogFile, place: str, found: Mapping[str, Any], micro: bool
         tokens=given("tokens"),
         usd=usd,
         text=text("text") if "text" in found else None,
+        counted=text("counted"),
         sample=given("sample"),
         place=place,
     )

@@ -66,7 +66,7 @@ def test_budgets_are_checked_where_they_meet_a_table(table: Path, tmp_path: Path
     questions = tmp_path / "q.jsonl"
     questions.write_text('{"question": "1+1?"}')
     options = ("--endpoint", "http://127.0.0.1:9", "--model", "m", "--out", str(tmp_path / "o"), "--budget", "1usd")
-    with pytest.raises(ConfigError, match="live budgets are tokens"):
+    with pytest.raises(ConfigError, match="the tiers have no prices"):
         roi("answer", str(questions), *options)
 
 

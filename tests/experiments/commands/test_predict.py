@@ -93,6 +93,8 @@ def test_fit_and_show(files: Path, tmp_path: Path) -> None:
         (("compare", "--table", "told.parquet", "--predictor", "leak.npz"), "fitted on 2 of the .* test questions"),
         (("compare", "--table", "mute.parquet", "--predictor", "text"), "no question has a text"),
         (("compare", "--table", "told.parquet", "--predictor", "given:colour"), "no column 'colour'"),
+        (("predict", "show", "p.npz", "q", "--column", "colour=red"), r"--column colour: .* reads no such column; it reads \['dataset'"),
+        (("predict", "fit", "told.parquet", "--out", "no/folder/p.npz"), "--out no/folder/p.npz: there is no folder"),
         (("play", "--family", "heavy", "--predictor", "text", "--agent", "fixed-1"), "it needs recorded outcomes"),
         (("train", "sb3-ppo", "--table", "told.parquet", "--predictor", "none.npz"), "no such file"),
         (("answer", "set0.jsonl", "--predictor", "none.npz"), "no such file"),

@@ -119,6 +119,8 @@ def test_a_picture_has_a_panel_a_menu_and_a_line_a_data_set(tmp_path: Path) -> N
     describe_table(path, Console(file=io.StringIO()), menu="second", picture=tmp_path / "c.png")
     with pytest.raises(ConfigError, match=r"c\.jpg: pictures are written as"):
         describe_table(path, Console(file=io.StringIO()), picture=tmp_path / "c.jpg")
+    with pytest.raises(ConfigError, match=r"there is no folder .*none"):
+        describe_table(path, Console(file=io.StringIO()), picture=tmp_path / "none" / "c.png")
     many = [row | {"menu": f"m{n}"} for n in range(7) for row in rows]
     pq.write_table(pa.Table.from_pylist(many), path)
     with pytest.raises(ConfigError, match="has 7: choose one with --menu"):

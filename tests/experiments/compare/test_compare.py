@@ -28,6 +28,8 @@ from experiments.compare.store import (
 from experiments.config import CompareConfig, ConfigError, FamilyConfig, load_config
 from experiments.report.analysis import summarise
 from roi_env.exams.exam import draw_exams
+from roi_env.sources.outcome_tables import OutcomeTable
+from roi_env.sources.published import publish_table
 
 
 def small() -> CompareConfig:
@@ -274,6 +276,34 @@ def test_a_small_table_on_the_command_line(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "good: m" in done.output
     assert "nan" not in done.output
+
+
+def test_a_published_folder_on_the_command_line(tmp_path: Path) -> None:
+    """What tells exams of a folder apart is the content of all of its shards."""
+    table = OutcomeTable.read(tiered_table(tmp_path / "t.jsonl", 2))
+    publish_table(table, tmp_path / "set", name="me/set", licence="mit", rows_a_shard=100)
+    arguments = [
+        "compare",
+        "--table",
+        str(tmp_path / "set"),
+        "--agent",
+        "fixed-1",
+        "--workers",
+        "1",
+        "--num-tasks",
+        "3",
+    ]
+    arguments += ["--budget", "0.6", "exams=6", "replicates=2"]
+    done = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "run")])
+    assert done.exit_code == 0, done.output
+    hashes = set()
+    for length in (table.num_rows, table.num_rows - 1):
+        folder = tmp_path / str(length)
+        publish_table(table.shard(0, length), folder, name="me/set", licence="mit", rows_a_shard=100)
+        variant = FamilyConfig(family="recorded", table=str(folder), menu="m", num_tasks=3)
+        [setting] = expand(CompareConfig(families=[variant], budgets=[0.6]))
+        hashes.add(exam_identity(setting)["table"])
+    assert len(hashes) == 2
 
 
 def test_plans_name_unknown_agents_and_repeated_settings() -> None:

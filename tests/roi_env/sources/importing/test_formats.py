@@ -139,10 +139,34 @@ def test_one_scorer_of_several(tmp_path: Path) -> None:
     scores = {"strict": {"value": "I"}, "loose": {"value": {"x": 1, "y": 0}}}
     path.write_text(json.dumps(log([sample(1, scores=scores)])))
     assert column(load(path)[0], "correct") == [False]
-    assert "strict, loose" in load(path)[1].warnings[0]
+    assert "loose, strict" in load(path)[1].warnings[0]
     assert column(load(path, filter="loose.x")[0], "correct") == [True]
     with pytest.raises(LogError, match=r"no scorer 'no' \(strict, loose\)"):
         load(path, filter="no")
+
+
+def test_one_scorer_judges_all_samples_whatever_their_order(tmp_path: Path) -> None:
+    def judged(number: int, **grades: str) -> dict[str, Any]:
+        return sample(number, scores={name: {"value": grade} for name, grade in grades.items()})
+
+    (tmp_path / "a.json").write_text(
+        json.dumps(log([judged(1, a="C", b="I"), judged(2, b="I", a="C"), judged(3, b="C")]))
+    )
+    (tmp_path / "b.json").write_text(json.dumps(log([judged(4, b="I", a="C")])))
+    table, report = load(tmp_path)
+    assert column(table, "question_id") == ["1", "2", "4"]
+    assert column(table, "correct") == [True] * 3
+    assert report.dropped == {"no scorer 'a' (b)": 1}
+
+
+def test_counts_of_turns_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    events = [{"event": "model", "output": {"usage": {"output_tokens": tokens}}} for tokens in ("12", 3)]
+    (tmp_path / "a.json").write_text(json.dumps(log([sample(1, events=events)])))
+    with pytest.raises(LogError, match=r"sample 1, tokens: expected .*, got .*12"):
+        load(tmp_path)
+    (tmp_path / "a.json").write_text(json.dumps(log([sample(1) | {"output": None}])))
+    with pytest.raises(LogError, match=r"no generation has tokens, or a text to count"):
+        load(tmp_path)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -247,6 +271,7 @@ def test_journals_of_a_local_recording_keep_tiers_and_their_order(tmp_path: Path
     table, report = load(path)
     assert table.tier_names("m") == ("none", "long")
     assert column(table, "tokens") == [3, 2, 3, 2]
+    assert table.tier_caps == table.level_edges == {"m": {"none": 8, "long": 73}}
     assert report.dropped == {"a line of a journal that cannot be read": 1}
     with pytest.raises(LogError, match="alone, with --grader"):
         load(lines(path, [settings | {"menu": "m"}]))

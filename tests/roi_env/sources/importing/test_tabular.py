@@ -6,6 +6,7 @@ import gzip
 import json
 import pickle
 import zipfile
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import pytest
 
 from roi_env.sources.importing import files
 from roi_env.sources.importing.files import LogError
+from roi_env.sources.importing.generations import NO_SAMPLES
+from roi_env.sources.outcome_tables import OutcomeTable
 from tests.roi_env.sources.importing.test_formats import column, lines, load
 
 ROWS: list[dict[str, Any]] = [
@@ -187,7 +190,7 @@ def test_decimal_commas_of_costs(tmp_path: Path) -> None:
     table, _ = load(path, columns=columns)
     assert table.unit == "micro-usd"
     assert column(table, "tokens") == [2100, 500_000]
-    with pytest.raises(LogError, match="no generation has a tokens"):
+    with pytest.raises(LogError, match="no generation has tokens"):
         load(path, columns=columns, unit="tokens")
 
 
@@ -285,3 +288,134 @@ def test_names_inside_a_zip_are_never_paths_and_names_of_tiers_never_steer_a_ter
 def test_half_surrogates_become_replacement_marks(tmp_path: Path) -> None:
     table, _ = load(lines(tmp_path / "a.jsonl", [ROWS[0] | {"q": "x \ud800 y"}]), columns=COLUMNS)
     assert column(table, "question") == ["x ? y"]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Our own tables
+
+
+def own_table(path: Path, unit: str = "tokens", cap: int = 30, **more: str) -> Path:
+    made = [
+        {
+            "dataset": "d",
+            "question_id": f"{path.stem}-{number}",
+            "question": f"{path.stem}: what is {number} + 2?",
+            "answer": str(number + 2),
+            "menu": "m",
+            "tier": tier,
+            "tier_order": order,
+            "tokens": 10 * order + number,
+            "correct": order == 2,
+            "sample": 1 - sample,
+            "counted": "estimate" if number else "log",
+            "topic": "sums",
+        }
+        for number in range(3)
+        for sample in range(2)
+        for order, tier in enumerate(("low", "high"), 1)
+    ]
+    terms = {
+        "level_edges": json.dumps({"m": {"low": 15, "high": 25}}),
+        "tier_caps": json.dumps({"m": {"low": 20, "high": cap}}),
+        "decision_cost": "2",
+        "pairing": "true",
+        "unit": unit,
+    }
+    OutcomeTable.from_arrow(pa.Table.from_pylist(made).replace_schema_metadata(terms | more), "made").write(path)
+    return path
+
+
+@pytest.mark.parametrize("unit", ["tokens", "micro-usd"])
+def test_our_own_table_keeps_its_unit_edges_caps_costs_and_pairing(tmp_path: Path, unit: str) -> None:
+    path = own_table(tmp_path / "a.parquet", unit)
+    table, report = load(path)
+    before = OutcomeTable.read(path)
+    for name in ("level_edges", "tier_caps", "decision_cost", "pairing", "unit"):
+        assert getattr(table, name) == getattr(before, name), name
+    for name in ("tokens", "sample", "tier_order", *(["counted"] if unit == "tokens" else [])):
+        assert table.rows[name].to_pylist() == before.rows[name].to_pylist(), name
+    assert "a.parquet: columns that are not taken: topic" in report.notes
+
+
+def test_our_own_tables_join_where_they_agree(tmp_path: Path) -> None:
+    one, two = own_table(tmp_path / "a.parquet"), own_table(tmp_path / "b.parquet")
+    table, report = load(one, two)
+    assert table.tier_caps == {"m": {"low": 20, "high": 30}}
+    assert table.decision_cost == 2
+    assert not table.pairing
+    assert any("several files do not share thoughts" in text for text in report.warnings)
+    with pytest.raises(LogError, match=r"tier_caps of tier 'high' of menu 'm' is 31 in it and 30 in another file"):
+        load(one, own_table(tmp_path / "c.parquet", cap=31))
+    with pytest.raises(LogError, match="a decision costs 3 in it and 2 in"):
+        load(one, own_table(tmp_path / "e.parquet", decision_cost="3"))
+    renamed, report = load(one, columns={"menu": "'other'"})
+    assert renamed.level_edges == {}
+    assert sum("are left out" in text for text in report.warnings) == 4
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Nothing silently lost
+
+
+ROW = {"question": "q", "tier": "a", "tokens": 1, "correct": True}
+
+
+def test_empty_lines_inside_quotes_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text('question;tier;tokens;correct\n"one\n\ntwo";a;1;1\n\n;;;\n"x;y";a;2;0,0\n')
+    table, report = load(path)
+    assert column(table, "question") == ["one\n\ntwo", "x;y"]
+    assert not report.dropped
+    path.write_text('question,tier,tokens,correct\nq,a,1,1\n"torn,a,1,1\n')
+    with pytest.raises(LogError, match="cannot be read as CSV after row 1"):
+        load(path)
+
+
+def test_parquet_of_bytes_and_decimals(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    marks = [Decimal("1.0"), Decimal("0.0")]
+    pq.write_table(pa.table({"question": [b"q", b"r"], "tier": [b"a", b"a"], "tokens": marks, "correct": marks}), path)
+    table, _ = load(path)
+    assert column(table, "question") == ["q", "r"]
+    assert column(table, "correct") == [True, False]
+
+
+def test_questions_without_samples_are_counted(tmp_path: Path) -> None:
+    empty = {"tokens": [], "correct": []}
+    _, report = load(lines(tmp_path / "a.jsonl", [ROW, ROW | empty]))
+    assert report.dropped == {NO_SAMPLES: 1}
+    _, report = load(lines(tmp_path / "b.jsonl", [{"idx": n, "code": n * ["t"], "score": n * [True]} for n in (1, 0)]))
+    assert report.dropped == {NO_SAMPLES: 1}
+
+
+@pytest.mark.parametrize("cost", [{"tokens": 9}, {"cost": 0.5}, {"text": "It is 3."}])
+def test_one_cost_of_several_samples_is_refused(tmp_path: Path, cost: dict[str, Any]) -> None:
+    made = {"question": "q", "tier": "a", "correct": [True, False]} | cost
+    with pytest.raises(
+        LogError, match=f"line 1: 'correct' is a list of 2 samples, but '{next(iter(cost))}' is one value"
+    ):
+        load(lines(tmp_path / "a.jsonl", [made]))
+    assert load(lines(tmp_path / "b.jsonl", [made | {"tokens": [1, 2]}]))[0].num_rows == 2
+
+
+def test_tokens_with_a_point_of_thousands_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(LogError, match=r"line 1, tokens: .* thousands or a fraction, got '1\.000'"):
+        load(lines(tmp_path / "a.jsonl", [ROW | {"tokens": "1.000"}]))
+    assert column(load(lines(tmp_path / "b.jsonl", [ROW | {"tokens": "12.0"}]))[0], "tokens") == [12]
+
+
+def test_rows_without_a_tier_and_ids_of_two_texts_are_told(tmp_path: Path) -> None:
+    path = lines(
+        tmp_path / "a.jsonl", [ROW | {"question_id": 1}, ROW | {"question_id": 1, "question": "r", "tier": None}]
+    )
+    warnings = load(path)[1].warnings
+    assert any("1 ids have other texts in other rows" in text for text in warnings)
+    assert any("1 generations have no tier" in text for text in warnings)
+
+
+def test_several_logs_in_one_file_are_refused(tmp_path: Path) -> None:
+    run = {"eval": {"task": "t", "model": "m"}, "status": "success", "samples": []}
+    results = {"name": "d", "results": [{"question": "q", "completions": [{"score": 1, "full_model_response": "a"}]}]}
+    for document in (run, results):
+        with pytest.raises(LogError, match="line 2 is a second log"):
+            load(lines(tmp_path / "a.jsonl", [document, document]))
