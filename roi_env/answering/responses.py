@@ -18,6 +18,8 @@ from roi_env.answering.backends import ERRORS, FINISHES, FREE, UNKNOWN, Backend,
 from roi_env.answering.base import Ask, Counted, Finish, Reply
 from roi_env.answering.streams import MOST_TOKENS, exceeds
 
+_DEAREST = 1e6
+"""Dollars that no answer costs."""
 _THOUGHT = re.compile(r"(redacted_)?(thinking|thought|reasoning|summary)")
 _FIELDS_OF_THOUGHT = ("thinking", "reasoning", "reasoning_content", "content", "text")
 """Where a part that is a thought holds it."""
@@ -385,7 +387,7 @@ def _usage(backend: Backend, data: Any, shown: _Shown, notes: list[str]) -> _Usa
         split = None
     price = next((value for path in backend.usd for value in find(data, path)), None)
     usd = _number(price)
-    if price is not None and (usd is None or usd < 0):
+    if price is not None and (usd is None or not 0 <= usd < _DEAREST):
         notes.append(f"{str(price)[:20]} is no price")
         usd = None
     if prompt is not None:
