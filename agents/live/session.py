@@ -299,8 +299,9 @@ class Session:
 
         async def meter(tokens: int, lead: int) -> bool:
             nonlocal stopped
-            stopped = not await self._go_on(ticket, tokens, lead)
-            return not stopped
+            goes_on = await self._go_on(ticket, tokens, lead)
+            stopped = tokens > 0 and not goes_on  # before it began there was nothing to stop
+            return goes_on
 
         try:
             if ticket.cap > 0:

@@ -401,7 +401,8 @@ class HTTPSolver:
             body = self.body(ask)
         except EndpointError as error:
             return _error(str(error), attempts=0)
-        streams = ask.sink is not None or (ask.meter is not None and self.counts)
+        # Chunks that do not count may have been found out since this was reserved: all of it is now, or it is stopped in time.
+        streams = ask.sink is not None or (ask.meter is not None and (self.counts or not await ask.meter(0, ask.most)))
         if streams and backend.streams is not None:
             body = {**body, "stream": True, **backend.streams}
             if self._pace.counts is False and _COUNTS in str(backend.streams):

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import StreamingResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from agents.base import public_problem
@@ -38,7 +38,11 @@ class Liar:
         self.ends, self.last = True, None
         self.address = ""
 
-    async def chat(self, request: Request) -> StreamingResponse:
+    async def chat(self, request: Request) -> Response:
+        if not (await request.json()).get("stream"):
+            choice = {"index": 0, "message": {"content": "w"}, "finish_reason": "stop"}
+            return JSONResponse({"choices": [choice], "usage": {"prompt_tokens": 9, "completion_tokens": self.last}})
+
         def chunk(words: int, told: Any, finish: str | None = None) -> str:
             choice = {"index": 0, "delta": {"content": "w " * words} if words else {}, "finish_reason": finish}
             usage = {} if told is None else {"usage": {"prompt_tokens": 9, "completion_tokens": told}}
@@ -135,3 +139,34 @@ def test_wrong_counts_cost_at_least_what_is_known(
     assert row.overshoot == max(0, charged - row.reserved)
     if ends and charged < 1000 and charged != last:
         assert "its usage is smaller" in (reply.note or "")
+
+
+@pytest.mark.parametrize(("other", "charged"), [(0, 700), (900, 7)])
+def test_an_answer_that_turns_out_not_to_count_is_reserved_before_it_is_asked(
+    liar: Liar, other: int, charged: int
+) -> None:
+    """Other streams showed it between the reservation and the request.
+
+    :param other: what other requests hold of 1000.
+    """
+    liar.script, liar.ends, liar.last = [(1, None)] * 700, True, 700
+
+    async def run() -> None:
+        solver, books = HTTPSolver(liar.address, "m", "vllm", retries=0), Ledger(None)
+        solver._pace.counts = True
+        solver._pace.came(3, True)
+        question = Question("q", "0", "x", "")
+        problem = public_problem(exam_spec(live_source([question], (TIER,)), num_tasks=1, budget=1000))
+        session = Session(make_live("fixed-1", problem), solver, (TIER,), [0], ledger=books)
+        ticket = await session.admit(0, question)
+        assert ticket is not None
+        assert books.reserved < 10
+        held = books.enter((1, "q", 1, 0), other)
+        solver._pace.counts = False
+        row, _ = await session.finish(ticket)
+        assert (row.charged, row.overshoot) == (charged, 0)
+        books.settle(held, other, {})
+        assert books.charged <= 1000
+        await solver.close()
+
+    asyncio.run(run())
