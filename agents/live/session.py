@@ -52,7 +52,7 @@ class Row:
     :param answer: the text.
     :param reserved: before sending.
     :param charged: decision cost included.
-    :param overshoot: what was generated (in dollars also read) beyond what was reserved; included in ``charged``.
+    :param overshoot: what was charged beyond what was reserved; included in ``charged``.
     :param remaining: after it was settled.
     :param tokens: generated.
     :param prompt_tokens: of what was asked, where known.
@@ -299,8 +299,9 @@ class Session:
 
         async def meter(tokens: int, lead: int) -> bool:
             nonlocal stopped
-            stopped = not await self._go_on(ticket, tokens, lead)
-            return not stopped
+            goes_on = await self._go_on(ticket, tokens, lead)
+            stopped = tokens > 0 and not goes_on  # before it began there was nothing to stop
+            return goes_on
 
         try:
             if ticket.cap > 0:
@@ -342,9 +343,8 @@ class Session:
                 position, question.question_id, tier.name, "unknown", "", entry.reserved, entry.reserved,
                 remaining=remaining, counted="reserved", error="in flight when the run was killed",
             )  # fmt: skip
-        reply, cap, choices, correct = _settled(entry.facts)
+        reply, cap, _, correct = _settled(entry.facts)
         _, cut = judged(reply, cap, tier, 0, 0)
-        over = (entry.charged or 0) - entry.reserved if self.rates.prices else reply.tokens - cap * choices
         return Row(
             position,
             question.question_id,
@@ -353,7 +353,7 @@ class Session:
             reply.text,
             entry.reserved,
             entry.charged or 0,
-            max(0, over),
+            max(0, (entry.charged or 0) - entry.reserved),
             remaining,
             reply.tokens,
             reply.prompt_tokens,

@@ -146,6 +146,7 @@ def parse_tiers(texts: Sequence[str], answer: int, dialect: Dialect | None = Non
     :param dialect: says what their numbers are caps of; default: of the thought.
     :raises ConfigError: for a text that cannot be read, repeated names or caps that do not grow.
     """
+    from roi_env.answering.base import SKIP
     from roi_env.answering.dialect import THINKING
 
     tiers, numbers = [], []
@@ -154,6 +155,10 @@ def parse_tiers(texts: Sequence[str], answer: int, dialect: Dialect | None = Non
         if match is None:
             raise ConfigError(
                 f"--tier {text!r} must read NAME=TOKENS, e.g. short=48, short=48+24 or high=4096+512@high"
+            )
+        if match[1] == SKIP:
+            raise ConfigError(
+                f"--tier {text!r}: {SKIP!r} is what becomes of a question that is not asked: name it otherwise"
             )
         try:
             numbers.append(int(match[2]))

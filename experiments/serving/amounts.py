@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -100,6 +100,16 @@ def read_file(path: Path) -> dict[Any, Any]:
     return found
 
 
+def check_names(found: Mapping[Any, Any], where: str) -> None:
+    """YAML tells ``true`` and ``'true'`` apart, names do not.
+
+    :raises ConfigError: for two names that read the same.
+    """
+    names = [str(name) for name in found]
+    if twice := [name for place, name in enumerate(names) if name in names[:place]]:
+        raise ConfigError(f"{where}: {twice[0]!r} is named twice")
+
+
 def read_plans(path: Path) -> list[Plan]:
     """The budgets of a file.
 
@@ -110,6 +120,7 @@ def read_plans(path: Path) -> list[Plan]:
         raise ConfigError(f"{path}: budgets: must hold a budget a name")
     if not found:
         raise ConfigError(f"{path}: budgets: there is none")
+    check_names(found, f"{path}: budgets")
     plans = [_plan(str(name), value, f"{path}: budgets.{name}") for name, value in found.items()]
     check_units(plans, str(path))
     return plans

@@ -233,7 +233,14 @@ def refuse_unpriced(chat: Chat) -> None:
     for name, harmless in _UNPRICED.items():
         if chat.fields.get(name, harmless[0]) not in harmless:
             raise _unsupported(name, "what it costs is not in the tier's price")
+    for number, tool in enumerate(chat.fields.get("tools", ())):
+        if isinstance(tool, dict) and tool.get("type", "function") not in ("function", "custom"):
+            raise _unsupported(
+                f"tools.{number}", f"what a tool of type {_short(tool['type'])} costs is not in the tier's price"
+            )
     for number, message in enumerate(chat.messages):
+        if (message.whole or {}).get("audio"):
+            raise _unsupported(f"messages.{number}.audio", "what an earlier answer in sound costs is not known before")
         content = (message.whole or {}).get("content")
         for place, part in enumerate(content if isinstance(content, list) else ()):
             if part["type"] not in ("text", "refusal", *IMAGES):

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.config import ConfigError
-from experiments.serving.amounts import read_file
-from roi_env.answering.base import ThinkingTier
+from experiments.serving.amounts import check_names, read_file
+from roi_env.answering.base import SKIP, ThinkingTier
 from roi_env.answering.prices import Price, Rates
 from roi_env.sources.units import UNIT_NAMES, Unit
 
@@ -107,6 +107,7 @@ def read_menus(path: Path) -> list[Menu]:
     menus = found.get("menus", {DEFAULT: list(seats)})
     if not isinstance(menus, dict) or not menus:
         raise ConfigError(f"{path}: menus: must hold a list of tiers a name")
+    check_names(menus, f"{path}: menus")
     return [_menu(str(name), value, seats, f"{path}: menus.{name}") for name, value in menus.items()]
 
 
@@ -115,7 +116,7 @@ def _menu(name: str, value: Any, seats: dict[str, Seat], where: str) -> Menu:
         raise ConfigError(f"{where}: {_NAMED}")
     if not isinstance(value, list) or not value or len(set(map(str, value))) < len(value):
         raise ConfigError(f"{where}: must be a list of different tiers, got {value!r}")
-    if unknown := [one for one in value if one not in seats]:
+    if unknown := [one for one in value if not isinstance(one, str) or one not in seats]:
         raise ConfigError(f"{where}: there is no tier {unknown[0]!r}, but {', '.join(seats)}")
     return Menu(name, tuple(seats[one] for one in value))
 
@@ -135,6 +136,8 @@ def _seat(value: Any, where: str) -> Seat:
             raise ConfigError(f"{where}.{name}: must be a text, got {texts[name]!r}")
     if _NAME.fullmatch(texts["name"]) is None:
         raise ConfigError(f"{where}.name: {_NAMED}, got {texts['name']!r}")
+    if texts["name"] == SKIP:
+        raise ConfigError(f"{where}.name: {SKIP!r} is what becomes of a question that is not asked: name it otherwise")
     if texts["backend"] not in BACKENDS:
         raise ConfigError(f"{where}.backend: there is no {texts['backend']!r}, but {', '.join(BACKENDS)}")
     return Seat(

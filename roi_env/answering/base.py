@@ -41,6 +41,10 @@ class Question:
     line: int = field(default=0, compare=False)
 
 
+SKIP = "skip"
+"""What becomes of a question that is not asked, where tiers are told by name: no tier is called so."""
+
+
 @dataclass(frozen=True)
 class ThinkingTier:
     """A reasoning tier with budget forcing: thinking is cut after ``thinking`` tokens and an answer is forced.

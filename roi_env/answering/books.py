@@ -81,6 +81,8 @@ class DatabaseLedger:
                 if unit != "tokens":
                     raise JournalError(f"{journal} is of tokens: " + other_unit(name, "tokens", unit))
                 self._read_in(journal)
+            if ahead := base.ahead(name):
+                self.messages.append(ahead)
             base.keep_log()
         except BaseException as error:
             self._thread.shutdown()
@@ -270,11 +272,14 @@ class DatabaseLedger:
     def resize(self, entry: Entry, tokens: int) -> None:
         """Give a request that is not settled another reservation, which counts after :meth:`on_disk`.
 
-        :raises NoRoom: where the budget has not so many left; then nothing is changed.
+        :raises NoRoom: where the budget has not so many left, or others held this process dead and settled the request; then
+            nothing is changed.
         """
         with self.database.transaction():
             self._take(tokens - entry.reserved)
-            self.database.run("UPDATE requests SET reserved = :tokens WHERE id = :id", tokens=tokens, id=entry.number)
+            statement = "UPDATE requests SET reserved = :tokens WHERE id = :id AND charged IS NULL"
+            if not self.database.run(statement, tokens=tokens, id=entry.number):
+                raise NoRoom
         entry.reserved = tokens
 
     def _take(self, tokens: int) -> None:
@@ -321,6 +326,24 @@ class DatabaseLedger:
                     reserved=entry.reserved,
                     name=self.name,
                 )
+            else:
+                self._add(entry, tokens, facts)
+
+    def _add(self, entry: Entry, tokens: int, facts: Mapping[str, Any]) -> None:
+        """Charge what a request took beyond what others charged, who held this process dead."""
+        (was,) = self.database.one("SELECT charged FROM requests WHERE id = :id", id=entry.number)
+        entry.charged, more = max(was, tokens), max(0, tokens - was)
+        self.database.run(
+            "UPDATE requests SET charged = charged + :more, facts = :facts WHERE id = :id",
+            more=more,
+            facts=self._kept(facts),
+            id=entry.number,
+        )
+        self.database.run(
+            "UPDATE budgets SET charged = charged + :more, spent = spent + :more WHERE name = :name",
+            more=more,
+            name=self.name,
+        )
 
     def note(self, record: Mapping[str, Any]) -> None:
         """Charge a decision to skip a question."""

@@ -80,7 +80,8 @@ class Database:
     """What statements may raise."""
 
     def __init__(self, path: Path) -> None:
-        self.path: Path | str = path
+        # A link's own folder would show no locks to those who open the file itself.
+        self.path: Path | str = (path := path.resolve() if path.is_symlink() else path)
         self.owner = uuid.uuid4().hex
         self._lock: Any = None
         self._log: int | None = None
@@ -224,19 +225,32 @@ class Database:
             self.run(f"UPDATE budgets SET {column} WHERE name = :name", amount=amount, name=name)
 
     def roll(self, name: str) -> None:
-        """Begin a new period where it is time; what was overspent is a debt of the new one."""
+        """Begin a new period where it is time; what was overspent is a debt of the new one.
+
+        A clock that was put back, or another machine's that is slower, begins none: what was charged would be forgotten.
+        """
         found = self.one("SELECT period, current FROM budgets WHERE name = :name", name=name)
-        if found is None or (now := period_now(found[0])) == found[1]:
+        if found is None or (now := period_now(found[0])) <= found[1]:
             return
         with self.transaction():
             self.run(
                 "UPDATE budgets SET current = :now, "
                 "added = CASE WHEN carry != 0 AND tokens + added > charged THEN tokens + added - charged ELSE 0 END, "
                 "charged = CASE WHEN charged > tokens + added THEN charged - tokens - added ELSE 0 END "
-                "WHERE name = :name AND current != :now",
+                "WHERE name = :name AND current < :now",
                 now=now,
                 name=name,
             )
+
+    def ahead(self, name: str) -> str | None:
+        """What a user should know of a budget whose period lies in the future by this machine's clock."""
+        period, current = self.one("SELECT period, current FROM budgets WHERE name = :name", name=name)
+        if (now := period_now(period)) >= current:
+            return None
+        return (
+            f"the budget {name!r} stands in the {period} {current}, and by this machine's clock it is {now}: it begins anew "
+            f"after {current}"
+        )
 
     def keep_log(self) -> None:
         """Be ready for :meth:`sync`."""

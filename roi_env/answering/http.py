@@ -401,7 +401,8 @@ class HTTPSolver:
             body = self.body(ask)
         except EndpointError as error:
             return _error(str(error), attempts=0)
-        streams = ask.sink is not None or (ask.meter is not None and self.counts)
+        # Chunks that do not count may have been found out since this was reserved: all of it is now, or it is stopped in time.
+        streams = ask.sink is not None or (ask.meter is not None and (self.counts or not await ask.meter(0, ask.most)))
         if streams and backend.streams is not None:
             body = {**body, "stream": True, **backend.streams}
             if self._pace.counts is False and _COUNTS in str(backend.streams):
@@ -423,8 +424,9 @@ class HTTPSolver:
                             reply = unsent_reply()
                             break
                         attempts, sent, unsent = attempts + 1, time.perf_counter(), False
-                        data = await self._send(body, ask, relay)
-                    reply = self._told(backend, self._read(ask, data), data)
+                        counter = Counter(backend, self._pace)
+                        data = await self._send(body, ask, relay, counter)
+                    reply = self._told(backend, self._read(ask, data, counter.told, counter.pieces), data)
                     self._deaths.answered()
                     break
                 except _Closed as closed:
@@ -439,7 +441,9 @@ class HTTPSolver:
                     if failed.broke and self.sends_seeds:
                         self._deaths.broke(failed, sent)
                     if failed.lost:
-                        reply = _error(str(failed), tokens=ask.most, lost=True, failure=failed.failure)
+                        reply = _error(
+                            str(failed), tokens=max(ask.most, counter.told), lost=True, failure=failed.failure
+                        )
                         break
                     if (
                         not failed.retry
@@ -521,7 +525,7 @@ class HTTPSolver:
             self._said_until = now + wait
             self.say(f"waiting {wait:,.0f} s for the endpoint: {reason}")
 
-    async def _send(self, body: Mapping[str, Any], ask: Ask, relay: Sink) -> Any:
+    async def _send(self, body: Mapping[str, Any], ask: Ask, relay: Sink, counter: Counter) -> Any:
         """The response as JSON; that of a stream put together, after its chunks were relayed."""
         self._sent += 1
         client = self._clients[self._sent % len(self._clients)]
@@ -536,7 +540,7 @@ class HTTPSolver:
                     async with client.stream("POST", address, content=content) as response:
                         kind = response.headers.get("content-type", "")
                         if response.is_success and kind.startswith("text/event-stream"):
-                            return await self._relay(response, ask, relay)
+                            return await self._relay(response, ask, relay, counter)
                         await response.aread()
                         if response.is_success:
                             self._pace.counts = False
@@ -570,9 +574,9 @@ class HTTPSolver:
             kind = response.headers.get("content-type", "no content type")
             raise _Failed(f"the answer is not JSON ({kind}, {len(response.content)} bytes)", lost=True) from None
 
-    async def _relay(self, response: httpx.Response, ask: Ask, relay: Sink) -> Any:
+    async def _relay(self, response: httpx.Response, ask: Ask, relay: Sink, counter: Counter) -> Any:
         """Pass a stream on, chunk by chunk; one that goes beyond its cap is cut."""
-        whole, done, counter = Whole(), False, Counter(self._backend(ask), self._pace)
+        whole, done = Whole(), False
         async for text in events(response.aiter_bytes()):
             if done:
                 continue
@@ -591,8 +595,9 @@ class HTTPSolver:
             if chunk.get("error"):
                 break
             tokens = counter.add(chunk, whole.pieces, whole.pieces > before)
-            if whole.pieces > ask.most:
-                whole.cut(whole.pieces)
+            # Of several answers some endpoints tell the sum with each.
+            if whole.pieces > ask.most or (tokens > ask.most and ask.choices == 1 and not whole.ended):
+                whole.cut(tokens)
                 break
             await relay(text, chunk)
             if ask.meter is not None and not whole.ended:
@@ -605,11 +610,13 @@ class HTTPSolver:
             raise _Failed("the stream broke off before its end", lost=True)
         return data
 
-    def _read(self, ask: Ask, data: Any) -> Reply:
+    def _read(self, ask: Ask, data: Any, told: int = 0, pieces: int = 0) -> Reply:
         """The reply that a response is; raises where it is free to ask again."""
         try:
             asked = self._messages(ask)[-1].text
-            reply = responses.read(self._backend(ask), ask, data, asked=asked, count=self.count)
+            reply = responses.read(
+                self._backend(ask), ask, data, asked=asked, count=self.count, told=told, pieces=pieces
+            )
         except responses.NothingGenerated as failure:
             raise _Failed(self._clean(str(failure)), retry=True) from None
         except RecursionError:

@@ -2,7 +2,8 @@
 
 Everything is as in :mod:`roi_env.answering.database` but for what is the database's own: a commit is on its disk when it
 returns, and a process lives as long as its connection, which holds an advisory lock. One that lost its connection connects
-again under another name: what it had in flight may then be charged in full by others, and is not charged a second time.
+again under another name: what it had in flight may then be charged in full by others; only what it takes beyond that is
+charged besides.
 """
 
 from __future__ import annotations

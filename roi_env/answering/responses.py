@@ -16,11 +16,10 @@ from typing import Any
 
 from roi_env.answering.backends import ERRORS, FINISHES, FREE, UNKNOWN, Backend, find
 from roi_env.answering.base import Ask, Counted, Finish, Reply
+from roi_env.answering.streams import MOST_TOKENS, exceeds
 
-_TOLERANCE = 8
-"""Tokens by which a text that is tokenized again may exceed what was generated."""
-_MOST = 2**31 - 1
-"""Tokens above which a count is none: tables store no larger ones."""
+_DEAREST = 1e6
+"""Dollars that no answer costs."""
 _THOUGHT = re.compile(r"(redacted_)?(thinking|thought|reasoning|summary)")
 _FIELDS_OF_THOUGHT = ("thinking", "reasoning", "reasoning_content", "content", "text")
 """Where a part that is a thought holds it."""
@@ -123,11 +122,22 @@ class _Shown:
         return not (self.text.strip() or self.thoughts or self.refusal)
 
 
-def read(backend: Backend, ask: Ask, data: Any, *, asked: str, count: Callable[[str], int] | None = None) -> Reply:
+def read(
+    backend: Backend,
+    ask: Ask,
+    data: Any,
+    *,
+    asked: str,
+    count: Callable[[str], int] | None = None,
+    told: int = 0,
+    pieces: int = 0,
+) -> Reply:
     """The reply that a response with status 200 is.
 
     :param asked: the text that was asked last.
     :param count: text -> tokens.
+    :param told: the most tokens that its chunks told, where it is a stream.
+    :param pieces: chunks that held something.
     :raises NothingGenerated: see there.
     """
     notes: list[str] = []
@@ -185,11 +195,14 @@ def read(backend: Backend, ask: Ask, data: Any, *, asked: str, count: Callable[[
             # The end of the turn is generated too, where the cap left room for it.
             tokens, counted = max(mine, min(mine + 1, ask.cap)), "tokenizer"
         else:
-            tokens = max(ask.most, mine, usage.floor)
+            tokens = max(ask.most, mine, usage.floor, told)
             counted = "reserved" if lost or tokens == ask.most else "tokenizer" if tokens == mine else "server"
-    elif mine > 1.1 * tokens + _TOLERANCE:
-        notes.append(f"its usage is smaller than the text ({tokens} tokens instead of {mine})")
-        tokens, counted = mine, "tokenizer"
+    elif exceeds(shows := max(mine, pieces), max(tokens, told)):
+        notes.append(f"its usage is smaller than the text ({tokens} tokens instead of {shows})")
+        tokens, counted = shows, "tokenizer"
+    elif told > tokens:
+        notes.append(f"its usage is smaller than its stream told ({tokens} tokens instead of {told})")
+        tokens = told
     if tokens == 0:
         counted = "nothing"
     note = "; ".join(notes) or None
@@ -319,7 +332,7 @@ def _counts(data: Any, paths: Sequence[str], notes: list[str]) -> list[int]:
     for path in paths:
         for value in find(data, path):
             number = _number(value)
-            if number is None or not 0 <= number <= _MOST:
+            if number is None or not 0 <= number <= MOST_TOKENS:
                 notes.append(f"{path.rpartition('.')[2]} is no count of tokens ({str(value)[:20]})")
             else:
                 found.append(math.ceil(number))
@@ -374,7 +387,7 @@ def _usage(backend: Backend, data: Any, shown: _Shown, notes: list[str]) -> _Usa
         split = None
     price = next((value for path in backend.usd for value in find(data, path)), None)
     usd = _number(price)
-    if price is not None and (usd is None or usd < 0):
+    if price is not None and (usd is None or not 0 <= usd < _DEAREST):
         notes.append(f"{str(price)[:20]} is no price")
         usd = None
     if prompt is not None:

@@ -11,6 +11,11 @@ from roi_env.answering.backends import Backend, find
 _NAMES = frozenset({"id", "type", "role", "name", "object", "format"})
 """Texts that a later chunk replaces; all others grow."""
 
+MOST_TOKENS = 2**31 - 1
+"""Tokens above which a count is none: tables store no larger ones."""
+_TOLERANCE = 8
+"""Tokens by which a text that is tokenized again, or cut into pieces, may exceed what was generated."""
+
 
 async def events(parts: AsyncIterable[bytes]) -> AsyncIterator[str]:
     """The data of every event, in their order; comments and other fields are left out.
@@ -116,15 +121,23 @@ class Pace:
         self._most, self._known = max(self._most, tokens), self._known or whole_window
 
 
+def exceeds(shown: int, tokens: int) -> bool:
+    """Whether what an answer shows took more tokens than a count says; texts that are cut otherwise may have a few more."""
+    return shown > 1.1 * tokens + _TOLERANCE
+
+
 class Counter:
-    """The tokens of one stream, as its chunks tell them.
+    """The tokens of one stream, as its chunks tell them; a count that falls, or is less than what came, is a wrong one.
 
     :param pace: of the endpoint; learns.
+    :ivar told: the most tokens that chunks told.
+    :ivar pieces: chunks that held something.
     """
 
     def __init__(self, backend: Backend, pace: Pace) -> None:
         self._paths, self._pace = (*backend.output, *backend.least), pace
         self._told: dict[Any, int] = {}
+        self.told = self.pieces = 0
         self._since, self._before = 0.0, 0
 
     def add(self, chunk: Mapping[str, Any], pieces: int, generated: bool) -> int:
@@ -133,16 +146,17 @@ class Counter:
         :param pieces: chunks that held something, with this one.
         :param generated: whether this one does.
         """
-        counts = [
-            n for path in self._paths for n in find(chunk, path) if isinstance(n, int) and not isinstance(n, bool)
-        ]
+        found = [n for path in self._paths for n in find(chunk, path)]
+        counts = [n for n in found if isinstance(n, int) and not isinstance(n, bool) and n <= MOST_TOKENS]
         choices = chunk.get("choices")
-        if generated:
-            self._pace.counts = bool(counts) and self._pace.counts is not False
         if counts and choices:  # each of several answers tells its own
             index = choices[0].get("index") if isinstance(choices[0], dict) else None
-            self._told[index] = max(counts)
-        tokens = max(pieces, sum(self._told.values()))
+            self._told[index] = max(*counts, self._told.get(index, 0))
+        self.told, self.pieces = sum(self._told.values()), pieces
+        if generated:
+            fits = bool(counts) and self.told > 0 and not exceeds(pieces, self.told)
+            self._pace.counts = fits and self._pace.counts is not False
+        tokens = max(pieces, self.told)
         now = time.monotonic()
         if not self._since:
             self._since, self._before = now, tokens

@@ -35,3 +35,8 @@ def test_caps_of_thoughts_or_of_answers_grow(texts: list[str], caps: list[int]) 
 def test_others_are_refused_with_what_was_given(texts: list[str]) -> None:
     with pytest.raises(ConfigError, match=r"growing caps, or growing answers .* got (a=|long=0\+400)"):
         parse_tiers(texts, 24)
+
+
+def test_no_tier_is_called_like_what_is_not_asked() -> None:
+    with pytest.raises(ConfigError, match="'skip' is what becomes of a question that is not asked"):
+        parse_tiers(["skip=48"], 24)

@@ -165,6 +165,7 @@ def test_a_file_may_say_all_of_a_budget(tmp_path: Path, monkeypatch: pytest.Monk
     [
         ("", "must hold"),
         ("budgets: {}", "there is none"),
+        ("budgets: {true: 5, 'True': 6}", "budgets: 'True' is named twice"),
         ("budget: {a: 5}", "must hold"),
         ("budgets: [a]", "must hold"),
         ("budgets: {a: [", "budgets.yaml"),

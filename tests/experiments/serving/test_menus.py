@@ -252,6 +252,8 @@ def test_a_budget_too_small_for_the_prompt_is_spent(tmp_path: Path) -> None:
         ({"web_search_options": {"search_context_size": "low"}}, "web_search_options"),
         ({"service_tier": "priority"}, "service_tier"),
         ({"modalities": ["text", "audio"]}, "modalities"),
+        ({"tools": [{"type": "browser_search"}]}, "tools.0"),
+        ({"messages": [{"role": "assistant", "audio": {"id": "x"}}]}, "messages.0.audio"),
     ],
 )
 def test_what_has_no_price_is_refused_in_dollars(fields: dict[str, Any], param: str, tmp_path: Path) -> None:
@@ -323,6 +325,10 @@ GOOD = "{name: t, endpoint: http://h/v1, model: m, cap: 50, price: {prompt: 1, c
         (f"tiers: [{GOOD}]\nmenus: {{a: []}}", "menus.a: must be a list of different tiers"),
         (f"tiers: [{GOOD}]\nmenus: {{a b: [t]}}", "menus.a b: a name has"),
         (f"tiers: [{GOOD}]\nmenus: []", "menus: must hold"),
+        (f"tiers: [{GOOD}]\nmenus: {{a: [[t]]}}", r"menus.a: there is no tier \['t'\], but t"),
+        (f"tiers: [{GOOD}]\nmenus: {{true: [t], 'True': [t]}}", "menus: 'True' is named twice"),
+        (f"tiers: [{GOOD}]\nmenus: {{1.0: [t], '1.0': [t]}}", "menus: '1.0' is named twice"),
+        ("tiers: [{name: skip, endpoint: u, model: m, cap: 50}]", "tiers.0.name: 'skip' is what becomes"),
     ],
 )
 def test_a_file_of_tiers_that_cannot_be_used_is_named(text: str, message: str, tmp_path: Path) -> None:

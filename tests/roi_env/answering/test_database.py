@@ -214,6 +214,62 @@ def test_a_new_period_begins_anew(
     ledger.close()
 
 
+def test_a_clock_that_is_put_back_begins_no_period(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = before = datetime(2026, 1, 31, 23, 59, tzinfo=UTC)
+    after = datetime(2026, 2, 1, 0, 0, tzinfo=UTC)
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return now
+
+    monkeypatch.setattr(database, "datetime", Clock)
+    ledger = books(tmp_path, period="month")
+    for moment in (after, before, after, before, after):  # as two machines whose clocks differ would ask
+        now = moment
+        ledger.settle(ledger.enter((0, "q", 1, 100), 20), 20, FACTS)
+    assert ledger.limit - ledger.charged == 0
+    ledger.close()
+    now = before
+    again = books(tmp_path, period="month")
+    assert again.messages == [
+        "the budget 'a' stands in the month 2026-02, and by this machine's clock it is 2026-01: it begins anew after 2026-02"
+    ]
+    now = datetime(2026, 3, 1, tzinfo=UTC)
+    assert again.limit - again.charged == 100
+    again.close()
+
+
+@pytest.mark.parametrize("took", [5, 30, 60])
+def test_what_a_process_takes_after_others_held_it_dead_is_charged(took: int, tmp_path: Path) -> None:
+    ledger, other = books(tmp_path), books(tmp_path)
+    entry = ledger.enter((0, "q", 1, 100), 20)
+    (tmp_path / f"b.db.{ledger.database.owner}.lock").unlink()  # as where a folder is cleaned, or a connection was lost
+    other.reap()
+    assert (ledger.charged, ledger.reserved) == (20, 0)
+    with pytest.raises(NoRoom):  # its stream is stopped
+        ledger.resize(entry, 40)
+    assert (entry.reserved, ledger.reserved) == (20, 0)
+    ledger.settle(entry, took, FACTS)
+    assert ledger.charged == entry.charged == max(20, took)
+    assert consistent(tmp_path) == (max(20, took), 0)
+    ledger.close()
+    other.close()
+
+
+def test_a_link_to_a_database_is_the_database(tmp_path: Path) -> None:
+    ledger = books(tmp_path)
+    ledger.enter((0, "q", 1, 100), 20)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "b.db").symlink_to(tmp_path / "b.db")
+    other = books(tmp_path / "elsewhere")
+    assert (other.charged, other.reserved) == (0, 20), "the other lives"
+    other.settle(other.enter((1, "q", 1, 80), 80), 7, FACTS)
+    assert ledger.charged == 7
+    other.close()
+    ledger.close()
+
+
 def test_budgets_change_while_others_use_them(tmp_path: Path) -> None:
     ledger = books(tmp_path)
     with closing(Database(tmp_path / "b.db")) as other:

@@ -115,7 +115,7 @@ def test_top_ups_periods_and_unknown_budgets(url: str) -> None:
     assert books.limit == 150
     entry = books.enter(key(0), 150)
     books.settle(entry, 110, {})
-    base.run("UPDATE budgets SET current = 'yesterday'")
+    base.run("UPDATE budgets SET current = '2000-01-01'")
     assert (books.limit, books.charged) == (140, 0)
     with pytest.raises(JournalError, match="has no budget 'b'; there are a"):
         base.change("b", 1, add=True)

@@ -264,7 +264,16 @@ def test_totals_of_responses_and_what_anthropic_leaves_out() -> None:
 
 
 def test_prices_are_numbers() -> None:
-    for cost, usd in (("0.002", 0.002), (0.5, 0.5), (float("nan"), None), (-1, None), (True, None), ("free", None)):
+    given = (
+        ("0.002", 0.002),
+        (0.5, 0.5),
+        (float("nan"), None),
+        (-1, None),
+        (True, None),
+        ("free", None),
+        (1e300, None),
+    )
+    for cost, usd in given:
         reply = reply_to(chat(said("36"), usage={**usage(20, 30), "cost": cost}), "openrouter")
         assert (reply.usd, reply.note is None) == (usd, usd is not None), cost
 
