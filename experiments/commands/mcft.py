@@ -70,13 +70,13 @@ def _on_tasks(model: str, out: Path, overrides: list[str], seed: int, dry_run: b
     from roi_env.answering.ledger import JournalError
 
     recipe = overridden(MCFTRecipe(seed=seed), overrides)
+    check_folder(out, "mcft.json")
     train = family_tasks("train", recipe.questions, recipe.families)
     validation = family_tasks("validation", recipe.validation, recipe.families)
     console.print(
         f"{recipe}\n{len(train):,} training and {len(validation):,} validation questions x {recipe.samples} samples; folder {out}",
         highlight=False,
     )
-    check_folder(out, "mcft.json")
     if dry_run:
         return
     by_id = {task.question_id: task for task in (*train, *validation)}

@@ -23,6 +23,7 @@ from agents.base import (
     ExamsView,
     Problem,
     exams_view,
+    find_agent,
     load_agent,
     make_agent,
     public_problem,
@@ -612,7 +613,9 @@ def test_without_beliefs(name: str) -> None:
     spec = random_spec(rng, beliefs="none")
     problem, batch = public_problem(spec), draw_exams(spec, 0, np.arange(2))
     if name not in BELIEFLESS:
-        with pytest.raises(ValueError, match=f"'{name}'.*beliefs"):
+        entry = find_agent(name)
+        assert entry is not None
+        with pytest.raises(ValueError, match=f"'{getattr(entry.load(), 'name', name)}'.*beliefs"):
             make_agent(name, problem)
         return
     agent = make_agent(name, problem)

@@ -14,17 +14,14 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import IO, Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-
-if TYPE_CHECKING:
-    from roi_env.sources.importing.terms import Terms
 
 MAX_DOCUMENT = 2**28
 """Bytes of a JSON document, unpacked: it is held whole."""
@@ -76,6 +73,19 @@ def printable(text: str) -> str:
     return "".join(
         " " if char in "\t\r\n" else char if char.isprintable() or char == " " else "\ufffd" for char in text
     )
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a file of ours says beside its rows; see :class:`~roi_env.sources.outcome_tables.OutcomeTable`.
+
+    :param decision_cost: None where the file does not tell.
+    """
+
+    level_edges: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    tier_caps: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    decision_cost: int | None = None
+    pairing: bool = False
 
 
 @dataclass

@@ -8,10 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from roi_env.answering.base import ThinkingTier
-from roi_env.sources.importing.files import LogError, LogFile
+from roi_env.sources.importing.files import LogError, LogFile, Terms
 from roi_env.sources.importing.generations import Generation, Options, Report, text_of
-from roi_env.sources.importing.terms import Terms
 
 
 def matches(file: LogFile, first: Any) -> bool:
@@ -77,7 +75,8 @@ def _read_terms(file: LogFile, settings: Mapping[str, Any], tiers: list[str], re
     """Most tokens of every tier: those of its thought and its answer."""
     limits = [tier[1:] for tier in settings["tiers"] if isinstance(tier, list)]
     if len(limits) == len(tiers) and all(len(one) == 2 and all(type(most) is int for most in one) for one in limits):
-        most = [ThinkingTier(name, *limit).most_tokens for name, limit in zip(tiers, limits, strict=True)]
+        # A thought that is cut costs its forced end besides.
+        most = [thinking + answer + (thinking > 0) for thinking, answer in limits]
         caps = {_menu(settings): dict(zip(tiers, most, strict=True))}
         file.terms = Terms(caps, caps)
     report.note(

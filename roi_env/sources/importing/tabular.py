@@ -22,9 +22,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from roi_env.sources.importing.files import LogFile, printable
+from roi_env.sources.importing.files import LogFile, Terms, printable
 from roi_env.sources.importing.generations import NO_SAMPLES, Generation, Options, Report, text_of
-from roi_env.sources.importing.terms import Terms
 from roi_env.sources.outcome_tables import OutcomeTable
 from roi_env.sources.table_files import own_name
 

@@ -3,26 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 from roi_env.sources.importing.files import LogFile, printable
 from roi_env.sources.importing.generations import Report
 
 _MAPS = ("level_edges", "tier_caps")
-
-
-@dataclass(frozen=True)
-class Terms:
-    """Terms of one file; see :class:`~roi_env.sources.outcome_tables.OutcomeTable`.
-
-    :param decision_cost: None where the file does not tell.
-    """
-
-    level_edges: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    tier_caps: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    decision_cost: int | None = None
-    pairing: bool = False
 
 
 def joined(

@@ -178,12 +178,9 @@ def kill(taking: Taking) -> None:
     os.kill(taking.process, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("name", ["ppo", "grpo"])
-def test_a_runner_killed_while_it_samples(
-    name: str, nodes: Cluster, start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_runner_killed_while_it_samples(nodes: Cluster, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     with driving(nodes):
-        watched, other = start(name, 2), other_node(nodes)
+        watched, other = start("ppo", 2), other_node(nodes)
         watched.go_on(lambda: watched.taken_on(other, 0))
         struck = watched.strike(other, kill)
         assert watched.was_taken_again(struck)
@@ -191,7 +188,7 @@ def test_a_runner_killed_while_it_samples(
         watched.go_on(lambda: {taking.process for taking in watched.taken_on(other, struck.exam)} - {struck.process})
         watched.go_on()
         watched.algorithm.stop()
-        check(watched, name, monkeypatch)
+        check(watched, "ppo", monkeypatch)
 
 
 def test_a_runner_that_answers_late(nodes: Cluster, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,14 +215,11 @@ def test_a_runner_that_answers_late(nodes: Cluster, start: Start, monkeypatch: p
         check(watched, "grpo", monkeypatch)
 
 
-@pytest.mark.parametrize(("name", "times"), [("ppo", 1), ("grpo", 2)])
-def test_nodes_come_and_go(
-    name: str, times: int, nodes: Cluster, start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nodes_come_and_go(nodes: Cluster, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     with driving(nodes):
-        watched = start(name, 3)  # more than there are CPUs
+        watched = start("grpo", 3)  # more than there are CPUs
         watched.go_on()
-        for _ in range(times):
+        for _ in range(2):
             added, first = add_node(nodes), watched.algorithm.next_exam
             new = str(added.node_id)
             watched.go_on(lambda new=new, first=first: watched.taken_on(new, first))
@@ -233,7 +227,7 @@ def test_nodes_come_and_go(
             assert watched.was_taken_again(struck)
             watched.go_on()
         watched.algorithm.stop()  # although a runner waits for a CPU
-        check(watched, name, monkeypatch)
+        check(watched, "grpo", monkeypatch)
 
 
 def test_a_lost_learner_costs_nothing_but_time(nodes: Cluster, tmp_path: Path) -> None:
