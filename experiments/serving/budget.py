@@ -241,7 +241,8 @@ def _session(
         database or state / "budgets.db",
         plan.name,
         plan.amount,
-        {"tiers": [list(tier.__dict__.values()) for tier in menu.tiers]},
+        {"tiers": [list(tier.__dict__.values()) for tier in menu.tiers]}
+        | ({} if known is None else {"groups": list(known.names)}),
         period=plan.period,
         carry=plan.carry_over,
         journal=state / f"{plan.name}.jsonl",
@@ -253,7 +254,10 @@ def _session(
         session = Session(
             decides, solver, menu.tiers, [HIDDEN] * expected, ledger=ledger, window=window, rates=menu.rates
         )
-        session.relearn(ledger.newest_entries(RELEARNED))
+        # Numbers of groups mean nothing where a predictor came, went or was another.
+        groups = ledger.settings.get("groups")
+        entries = ledger.newest_entries(RELEARNED)
+        session.relearn([entry for entry in entries if entry.settings.get("groups") == groups])
         return session
     except ValueError:
         ledger.close()

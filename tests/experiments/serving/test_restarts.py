@@ -26,17 +26,20 @@ from experiments.serving.app import application
 from experiments.serving.budget import Budget, make_budget
 from roi_env.answering.base import ThinkingTier
 from roi_env.answering.http import HTTPSolver
+from roi_env.envs.live import KnownGroups, default_laws
 from tests.upstream import Upstream, serving
 
 TIERS = [ThinkingTier("now", 0, 10), ThinkingTier("long", 40, 10)]
 
 
 @contextmanager
-def proxy(state: Path, plan: Plan, agent: str = "online-lp") -> Iterator[tuple[str, Budget]]:
+def proxy(
+    state: Path, plan: Plan, agent: str = "online-lp", known: KnownGroups | None = None
+) -> Iterator[tuple[str, Budget]]:
     upstream = Upstream(answer=lambda prompt: "the answer is 42" if "easy" in prompt else "well " * 30)
     with serving(upstream.app()) as url:
         solver = HTTPSolver(f"{url}/v1", "stub", "vllm", first_wait=0.001, deadline=20.0)
-        budget = make_budget(plan.name, plan, solver, TIERS, agent, 50, 4, state)
+        budget = make_budget(plan.name, plan, solver, TIERS, agent, 50, 4, state, known=known)
         with serving(application([budget], solver)) as address:
             yield f"{address}/{plan.name}/v1/chat/completions", budget
 
@@ -72,6 +75,25 @@ def test_other_tiers_after_a_restart_are_not_taught_by_the_old_ones(tmp_path: Pa
             assert ask(address, "easy") == 200
     finally:
         TIERS[:] = old
+
+
+@pytest.mark.parametrize("agent", ["online-lp", "fixed-1", "remaining-share"])
+def test_groups_of_a_predictor_that_came_or_went_are_not_taken_for_others(agent: str, tmp_path: Path) -> None:
+    def groups(count: int, name: str) -> KnownGroups:
+        laws = default_laws(TIERS, np.linspace(0, 1, count).tolist())
+        names, key, share = tuple(f"{name}{n}" for n in range(count)), np.arange(count), np.full(count, 1 / count)
+        last = lambda texts, columns: np.full(len(texts), count - 1)  # noqa: E731
+        return KnownGroups(tuple(tier.name for tier in TIERS), names, laws, key.astype(np.int32), share, last)
+
+    for known in (groups(8, "a"), None, groups(2, "b"), groups(8, "c")):
+        with proxy(tmp_path, Plan("a", 5000), agent, known) as (address, budget):
+            fresh = budget.session._state
+            assert ask(address, "easy") == 200
+            if agent == "online-lp":
+                assert not fresh.count.any()
+    with proxy(tmp_path, Plan("a", 5000), agent, groups(8, "a")) as (_, budget):
+        assert agent != "online-lp" or budget.session._state.count.any(), "the same ones teach"
+        assert budget.asked == 4
 
 
 @contextmanager
