@@ -82,6 +82,8 @@ def read_file(path: Path) -> tuple[pa.Table, tuple[str, ...]]:
 
     :raises OutcomeTableError: where the file is of no known kind or cannot be read, naming the row where one is at fault.
     """
+    if not path.is_file():
+        raise OutcomeTableError(str(path), "is a folder, not a file" if path.is_dir() else "file not found")
     name = path.name.lower()
     suffix = Path(name.removesuffix(".gz")).suffix
     if suffix not in _READERS or name.endswith(".parquet.gz"):
@@ -90,8 +92,6 @@ def read_file(path: Path) -> tuple[pa.Table, tuple[str, ...]]:
             f"unknown file type {path.suffix!r}: give a .parquet, .csv, .tsv, .jsonl or .json file (or rename it); text may "
             "be gzipped, with .gz behind",
         )
-    if not path.is_file():
-        raise OutcomeTableError(str(path), "is a folder, not a file" if path.is_dir() else "file not found")
     if path.stat().st_size == 0:
         raise OutcomeTableError(str(path), "the file has 0 bytes: record or copy it again")
     return _READERS[suffix](path)

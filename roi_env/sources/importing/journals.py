@@ -80,6 +80,6 @@ def _read_terms(file: LogFile, settings: Mapping[str, Any], tiers: list[str], re
         caps = {_menu(settings): dict(zip(tiers, most, strict=True))}
         file.terms = Terms(caps, caps)
     report.note(
-        f"{file.path.name}: a journal does not tell what a decision costs, nor whether samples are paired across tiers: the same "
+        f"{file.path.name}: a journal has no texts of questions, and does not tell what a decision costs or whether samples are paired across tiers: the same "
         "`roi record` writes a table that does"
     )

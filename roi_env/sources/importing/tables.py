@@ -434,7 +434,7 @@ def _labels(rows: list[Generation], report: Report) -> list[tuple[str, str]]:
         if not name:
             effort = one.effort or "default"
             name = (
-                one.model
+                (one.model or effort)
                 if len(efforts[one.model]) == 1
                 else effort
                 if alone and one.model

@@ -198,9 +198,10 @@ def _list_of(text: str) -> list[Any] | None:
 def _generation(file: LogFile, place: str, found: Mapping[str, Any], micro: bool) -> Generation:
     def text(name: str) -> str:
         value = found.get(name, "")
-        if isinstance(value, dict):
+        if isinstance(value, dict) or (isinstance(value, list) and any(isinstance(one, dict | list) for one in value)):
+            what = ("an object", "a.b") if isinstance(value, dict) else ("a list of objects or lists", "a.0.b")
             raise file.error(
-                f"{place}, column {name!r}: expected text or a number, got an object; name a part of it (a.b)"
+                f"{place}, column {name!r}: expected text or a number, got {what[0]}; name a part of it ({what[1]})"
             )
         return "" if value is _MISSING else text_of(value)
 

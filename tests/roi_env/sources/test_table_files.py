@@ -534,3 +534,8 @@ def test_a_doubled_key_is_a_copy_a_filter_or_a_generation(again: Row, said: str,
     assert (caught.value.column, caught.value.row) == ("sample", 8)
     assert "already in row 2 (2 such rows)" in str(caught.value)
     assert differ in str(caught.value)
+
+
+def test_a_path_that_is_not_there_is_said_before_its_kind(tmp_path: Path) -> None:
+    with pytest.raises(OutcomeTableError, match="none: file not found"):
+        OutcomeTable.read(tmp_path / "none")

@@ -419,3 +419,10 @@ def test_several_logs_in_one_file_are_refused(tmp_path: Path) -> None:
     for document in (run, results):
         with pytest.raises(LogError, match="line 2 is a second log"):
             load(lines(tmp_path / "a.jsonl", [document, document]))
+
+
+def test_messages_are_no_text(tmp_path: Path) -> None:
+    path = lines(tmp_path / "a.jsonl", [ROW | {"question": [{"role": "user", "content": "What is 1 + 1?"}]}])
+    with pytest.raises(LogError, match=r"line 1, column 'question': .* a list of objects or lists; name a part"):
+        load(path)
+    assert column(load(path, columns={"question": "question.0.content"})[0], "question") == ["What is 1 + 1?"]
