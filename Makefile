@@ -10,7 +10,7 @@ ifneq ($(wildcard ../shared/data),)
 export ROI_DATA ?= $(abspath ../shared/data)
 endif
 
-.PHONY: docs compare test test-fast test-cuda test-models test-clients test-integrations test-gymnasium-latest test-wheel vllm test-vllm lint format types bench bench-pareto clean
+.PHONY: docs compare test test-fast coverage test-cuda test-models test-clients test-integrations test-gymnasium-latest test-wheel vllm test-vllm lint format types bench bench-pareto clean
 
 compare: .venv/ready
 	$(BIN)/roi compare --workers $(WORKERS)
@@ -20,6 +20,10 @@ test: .venv/ready
 
 test-fast: .venv/ready
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow"
+
+# Statements that the tests run, in subprocesses too; tests that start clusters take three times as long.
+coverage: .venv/ready
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --cov --cov-report=term:skip-covered
 
 # Language models on a GPU, beside the CPU's numbers. All other tests hide GPUs.
 test-cuda: .venv/ready
