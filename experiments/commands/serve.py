@@ -132,6 +132,9 @@ class _Budgets:
                     f"{config}: budgets.{bare} has no key, and --host {access.host} is reachable by others"
                 )
             made = {old.name: old for old in self.open}
+            for plan in plans:  # all of them, before anything is changed
+                if plan.name in made:
+                    made[plan.name].check(plan)
             made |= {plan.name: self.make(plan) for plan in plans if plan.name not in made}
             renewed = [made[plan.name].renewed(plan) for plan in plans]
         except (ValueError, OSError) as error:

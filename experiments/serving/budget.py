@@ -15,6 +15,7 @@ from experiments.serving.amounts import Plan
 from experiments.serving.attend import Queue
 from experiments.serving.chat import Refused
 from roi_env.answering.books import DatabaseLedger
+from roi_env.answering.database import other_unit
 from roi_env.answering.prices import TOKENS, Rates
 from roi_env.sources.units import SHORT_UNITS, UNIT_NAMES, cost_text, cost_with_unit
 
@@ -96,18 +97,26 @@ class Budget:
         """A cost as answers tell it: tokens, or dollars."""
         return cost if self.plan.unit == "tokens" else cost / 10**6
 
+    def check(self, plan: Plan) -> None:
+        """Whether it can go on under another plan.
+
+        :raises ValueError: where it names no menu of this proxy, or counts another unit.
+        """
+        if unknown := [menu for menu in plan.models if menu not in self.sessions]:
+            raise ValueError(
+                f"budgets.{plan.name}.models: there is no menu {unknown[0]!r}, but {', '.join(self.sessions)}"
+            )
+        if plan.unit != self.plan.unit:
+            raise ValueError(other_unit(plan.name, self.plan.unit, plan.unit))
+
     def renewed(self, plan: Plan) -> Budget:
-        """The same budget under another plan; requests in flight are settled as ever.
+        """The same budget under another plan that fits; requests in flight are settled as ever.
 
         :raises ValueError: where its books cannot be changed.
         """
         if plan != self.plan:
             books = self.session.ledger
             assert isinstance(books, DatabaseLedger)
-            if unknown := [menu for menu in plan.models if menu not in self.sessions]:
-                raise ValueError(
-                    f"budgets.{plan.name}.models: there is no menu {unknown[0]!r}, but {', '.join(self.sessions)}"
-                )
             books.replan(plan.amount, plan.period, plan.carry_over, plan.unit)
             self.plan = plan
         return self

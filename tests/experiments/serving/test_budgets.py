@@ -20,8 +20,12 @@ pytest.importorskip("uvicorn", reason="needs the extra [live]")
 from typer.testing import CliRunner
 
 from experiments.cli import app
+from experiments.commands.serve import Access, _Budgets
 from experiments.config import ConfigError
 from experiments.serving.amounts import Plan, digest, parse_tokens, read_plans
+from experiments.serving.budget import make_budget
+from roi_env.answering.base import ThinkingTier
+from roi_env.answering.http import HTTPSolver
 from tests.upstream import Upstream, serving
 
 BODY = {"model": "stub", "messages": [{"role": "user", "content": "six times seven?"}]}
@@ -114,6 +118,23 @@ def test_a_file_of_budgets_is_kept_and_read_again(tmp_path: Path) -> None:
     shown = CliRunner().invoke(app, ["budgets", "list", "--state", str(state)], catch_exceptions=False).output
     assert "month" in shown
     assert b"key-of-a" not in b"".join(path.read_bytes() for path in state.iterdir())
+
+
+@pytest.mark.parametrize("second", ["b: {tokens: 30, models: [nope]}", "b: a lot", "b: 5usd"])
+def test_budgets_that_cannot_all_be_read_again_stay_as_they_were(second: str, tmp_path: Path) -> None:
+    config, solver = tmp_path / "budgets.yaml", HTTPSolver("http://127.0.0.1:9/v1", "m")
+    config.write_text("budgets: {a: 50, b: 50}")
+    tiers = [ThinkingTier("t", 0, 10)]
+    budgets = _Budgets(
+        read_plans(config), lambda plan: make_budget(plan.name, plan, solver, tiers, "fixed-1", 5, 1, tmp_path)
+    )
+    config.write_text(f"budgets:\n  a: 70\n  {second}\n")
+    budgets.reload(config, [], Access(), ())
+    assert [(one.session.budget, one.plan.amount) for one in budgets.open] == [(50, 50), (50, 50)]
+    config.write_text("budgets:\n  a: 70\n  b: 80\n")
+    budgets.reload(config, [], Access(), ())
+    assert [(one.session.budget, one.plan.amount) for one in budgets.open] == [(70, 70), (80, 80)]
+    budgets.close()
 
 
 def test_two_proxies_share_a_budget(tmp_path: Path) -> None:
