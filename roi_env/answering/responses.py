@@ -151,7 +151,8 @@ def read(
         tokens = None
         notes.append("its usage says 0 tokens beside a text")
     # A text that repeats its prompt cannot be counted.
-    mine = 0 if count is None or shown.nothing or ask.fields.get("echo") else _seen(shown, usage.thought, count)
+    echoes = bool(ask.fields.get("echo"))
+    mine = 0 if count is None or shown.nothing or echoes else _seen(shown, usage.thought, count)
     offered = bool(ask.fields.get("tools") or ask.fields.get("functions"))
     countable = ask.choices == 1 and not shown.other  # only the first answer's text is looked at
 
@@ -197,7 +198,7 @@ def read(
         else:
             tokens = max(ask.most, mine, usage.floor, told)
             counted = "reserved" if lost or tokens == ask.most else "tokenizer" if tokens == mine else "server"
-    elif exceeds(shows := max(mine, pieces), max(tokens, told)):
+    elif exceeds(shows := max(mine, 0 if echoes else pieces), max(tokens, told)):
         notes.append(f"its usage is smaller than the text ({tokens} tokens instead of {shows})")
         tokens, counted = shows, "tokenizer"
     elif told > tokens:

@@ -263,6 +263,13 @@ def test_totals_of_responses_and_what_anthropic_leaves_out() -> None:
         assert reply_to(data, backend).tokens == 603
 
 
+@pytest.mark.parametrize(("echo", "tokens"), [(False, 90), (True, 30)])
+def test_pieces_of_a_stream_are_tokens_but_for_a_prompt_that_is_repeated(echo: bool, tokens: int) -> None:
+    data = {"choices": [{"index": 0, "text": "w " * 90, "finish_reason": "length"}], "usage": usage(20, 30)}
+    ask = Ask(Question("q", "0", "?", ""), ThinkingTier("t", 0, 100), 100, prompt="?", fields={"echo": echo})
+    assert read(BACKENDS["generic"].of_texts, ask, data, asked="?", pieces=90).tokens == tokens
+
+
 def test_prices_are_numbers() -> None:
     given = (
         ("0.002", 0.002),
