@@ -323,9 +323,14 @@ def _number(text: str) -> Decimal | None:
 def _unit(kept: Iterable[tuple[LogFile, Generation]], options: Options, report: Report) -> Unit:
     if options.unit is not None:
         return "micro-usd" if options.unit == "micro-usd" else "tokens"
-    if any(one.tokens is not None or one.text is not None for _, one in kept) or all(
-        _missing(one.usd) for _, one in kept
-    ):
+    tokens = {file.path for file, one in kept if one.tokens is not None or one.text is not None}
+    money = {file.path: file for file, one in kept if file.path not in tokens and not _missing(one.usd)}
+    if tokens and money:
+        file, other = next(iter(money.values())), printable(str(min(tokens)))
+        raise file.error(
+            f"counts US dollars, and {other} counts tokens: import them apart, or choose one with --unit (the others are left out)"
+        )
+    if not money:
         return "tokens"
     report.note("the logs count US dollars alone: costs are micro-dollars (--unit micro-usd)")
     return "micro-usd"

@@ -421,6 +421,15 @@ def test_several_logs_in_one_file_are_refused(tmp_path: Path) -> None:
             load(lines(tmp_path / "a.jsonl", [document, document]))
 
 
+def test_units_do_not_mix_in_silence(tmp_path: Path) -> None:
+    dollars, tokens = own_table(tmp_path / "a.parquet", "micro-usd"), own_table(tmp_path / "b.parquet")
+    with pytest.raises(LogError, match=r"a\.parquet: counts US dollars, and .*b\.parquet counts tokens"):
+        load(dollars, tokens)
+    table, report = load(dollars, tokens, unit="micro-usd")
+    assert table.unit == "micro-usd"
+    assert report.dropped == {"no cost": 12}
+
+
 def test_messages_are_no_text(tmp_path: Path) -> None:
     path = lines(tmp_path / "a.jsonl", [ROW | {"question": [{"role": "user", "content": "What is 1 + 1?"}]}])
     with pytest.raises(LogError, match=r"line 1, column 'question': .* a list of objects or lists; name a part"):
