@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from roi_env.answering.base import ThinkingTier
 from roi_env.sources.importing.files import LogError
 from roi_env.sources.importing.generations import Options, Report
 from roi_env.sources.importing.tables import import_logs
@@ -260,7 +261,7 @@ def test_a_router_s_dollars_are_micro_dollars(tmp_path: Path) -> None:
 
 
 def test_journals_of_a_local_recording_keep_tiers_and_their_order(tmp_path: Path) -> None:
-    settings = {"model": "m", "temperature": 0.7, "seed": 0, "tiers": [["none", 0, 8], ["long", 64, 8]]}
+    settings: dict[str, Any] = {"model": "m", "temperature": 0.7, "seed": 0, "tiers": [["none", 0, 8], ["long", 64, 8]]}
     outcomes = [
         {"text": "a", "tokens": 3, "cut": False, "correct": False},
         {"text": "b", "tokens": 2, "cut": False, "correct": True},
@@ -271,7 +272,8 @@ def test_journals_of_a_local_recording_keep_tiers_and_their_order(tmp_path: Path
     table, report = load(path)
     assert table.tier_names("m") == ("none", "long")
     assert column(table, "tokens") == [3, 2, 3, 2]
-    assert table.tier_caps == table.level_edges == {"m": {"none": 8, "long": 73}}
+    caps = {name: ThinkingTier(name, *limits).most_tokens for name, *limits in settings["tiers"]}
+    assert table.tier_caps == table.level_edges == {"m": caps}
     assert report.dropped == {"a line of a journal that cannot be read": 1}
     with pytest.raises(LogError, match="alone, with --grader"):
         load(lines(path, [settings | {"menu": "m"}]))
