@@ -71,11 +71,11 @@ def read(file: LogFile, options: Options, report: Report, others: list[LogFile])
         if own_name(path) in OURS and own_name(path) not in columns:
             columns[own_name(path)] = path
     micro = {b"level_edges", b"pairing"} <= file.metadata().keys() and _read_ours(file, columns)
+    constants = _constants(file, columns, paths, report)
+    _check_complete(file, columns, paths, len(others))
     other = [path for path in paths if "." not in path and not _used(path, columns)]
     if other:
         report.note(f"{file.path.name}: columns that are not taken: {_some(other)}")
-    constants = _constants(file, columns, paths, report)
-    _check_complete(file, columns, paths, len(others))
     yield from rows(file, columns, constants, report, micro=micro)
 
 
