@@ -11,7 +11,7 @@ import json
 import random
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,6 +79,8 @@ class Upstream:
     drip_seconds: float = 30.0
     latency: float = 0.0
     script: Sequence[Any] = ()
+    told: Mapping[str, Any] = field(default_factory=dict)
+    """Parts of every choice that are told instead of the generated ones."""
     version: str | None = None
     pace: float = 0.0
     """Seconds that a token takes where the answer streams."""
@@ -201,7 +203,8 @@ class Upstream:
             finish = "tool_calls"
         if finish == "stop" and seen.body.get("response_format", {}).get("type", "text") != "text":
             message["content"] = json.dumps({"answer": 42})
-        choices = [{"index": index, "message": message, "finish_reason": finish} for index in range(number)]
+        choice = {"message": message, "finish_reason": finish, **self.told}
+        choices = [{"index": index, **choice} for index in range(number)]
         return {
             "id": "x",
             "object": "chat.completion",
@@ -221,8 +224,8 @@ class Upstream:
         counts = counts and seen.body.get("stream_options", {}).get("continuous_usage_stats")
         sent = [0] * len(data["choices"])
 
-        def chunk(index: int, delta: dict[str, Any], finish: str | None = None) -> str:
-            choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}
+        def chunk(index: int, delta: dict[str, Any], **end: Any) -> str:
+            choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": None, **end}
             so_far = {"completion_tokens": sent[index], "prompt_tokens": 9, "total_tokens": 9 + sent[index]}
             return f"data: {json.dumps({**head, 'choices': [choice]} | ({'usage': so_far} if counts else {}))}\n\n"
 
@@ -230,7 +233,7 @@ class Upstream:
             for choice in data["choices"]:
                 message, index = choice["message"], choice["index"]
                 yield chunk(index, {"role": "assistant", "content": ""})
-                for name in ("reasoning", "content"):
+                for name in ("reasoning", "content", "refusal"):
                     words = (message.get(name) or "").split(" ") if message.get(name) else []
                     for place, word in enumerate(words):
                         if self.pace:
@@ -249,7 +252,9 @@ class Upstream:
                         yield chunk(index, {"tool_calls": [{"index": number, "function": {"arguments": piece}}]})
                 if seen.fault == "truncated":
                     return
-                yield chunk(index, {}, choice["finish_reason"])
+                yield chunk(
+                    index, {}, **{name: value for name, value in choice.items() if name not in ("index", "message")}
+                )
             seen.generated = seen.said
             if seen.body.get("stream_options", {}).get("include_usage") and seen.fault != "no-usage":
                 yield f"data: {json.dumps({**head, 'choices': [], 'usage': usage})}\n\n"

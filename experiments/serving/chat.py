@@ -501,7 +501,8 @@ def _choices(reply: Reply, chat: Chat) -> tuple[list[dict[str, Any]], dict[str, 
             message = choice.get("message")
             if not isinstance(message, dict) or not isinstance(message.get("content"), str | None):
                 return [], {}
-            if number == 0 and reply.finish == "refused" and not message.get("content"):
+            said = message.get("content") or message.get("refusal")
+            if number == 0 and reply.finish == "refused" and not (said and isinstance(said, str)):
                 return [], {}
             made["message"] = {"role": "assistant", "content": None, **message}
         if not isinstance(made["finish_reason"], str):

@@ -227,6 +227,8 @@ def _turn(entry: Any, place: str) -> list[dict[str, Any]]:
     if not isinstance(entry, dict) or entry.get("role") not in ("user", "assistant", "system"):
         raise _bad(f"{place}.role", "must be user or assistant")
     blocks = _blocks(entry.get("content"), f"{place}.content")
+    if not blocks and entry["role"] != "assistant":  # an answer may have been nothing but thought
+        raise _bad(f"{place}.content", "must have a block")
     if isinstance(entry.get("content"), str):
         return [{"role": entry["role"], "content": entry["content"]}]
     parts: list[dict[str, Any]] = []
@@ -252,7 +254,7 @@ def _turn(entry: Any, place: str) -> list[dict[str, Any]]:
             raise Refused(400, "unsupported", f"{where}: a block of type {kind!r} cannot be passed on", where)
     turn: dict[str, Any] = {"role": entry["role"]}
     if all(part["type"] == "text" for part in parts):
-        turn["content"] = "".join(part["text"] for part in parts) if parts else None
+        turn["content"] = None if calls and not parts else "".join(part["text"] for part in parts)
     else:
         turn["content"] = parts
     if calls:

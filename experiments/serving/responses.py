@@ -274,7 +274,7 @@ def _usage(usage: Mapping[str, Any]) -> dict[str, Any]:
     before = usage.get("prompt_tokens_details") or {}
     return {
         "input_tokens": usage["prompt_tokens"],
-        "input_tokens_details": {"cached_tokens": before.get("cached_tokens") or 0},
+        "input_tokens_details": {name: before.get(name) or 0 for name in ("cached_tokens", "cache_write_tokens")},
         "output_tokens": usage["completion_tokens"],
         "output_tokens_details": {"reasoning_tokens": details.get("reasoning_tokens") or 0},
         "total_tokens": usage["total_tokens"],

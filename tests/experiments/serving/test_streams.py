@@ -36,11 +36,11 @@ TOOLS: Any = [{"type": "function", "function": {"name": "ask", "parameters": {"t
 
 @contextlib.contextmanager
 def proxy(
-    upstream: Any, state: Path, tokens: int = 600, backend: str = "vllm", **options: Any
+    upstream: Any, state: Path, tokens: int = 600, backend: str = "vllm", agent: str = "fixed-2", **options: Any
 ) -> Iterator[tuple[str, Budget]]:
     with serving(upstream.app()) as url:
         solver = HTTPSolver(f"{url}/v1", "stub", backend, first_wait=0.001, deadline=20.0, retries=2)
-        budget = make_budget("a", tokens, solver, TIERS, "fixed-2", 50, 4, state, Queue(patience=20.0))
+        budget = make_budget("a", tokens, solver, TIERS, agent, 50, 4, state, Queue(patience=20.0))
         with serving(application([budget], solver, **options)) as address:
             yield address, budget
 
