@@ -105,7 +105,70 @@ def test_another_log_is_left_out_loudly_and_nothing_is_written_where_none_is_lef
     assert not (tmp_path / "u.parquet").exists()
 
 
-@pytest.mark.parametrize("option", ["tokns=a", "tokens", "tokens="])
-def test_options_are_checked(tmp_path: Path, option: str) -> None:
-    with pytest.raises(ConfigError, match="--column"):
-        roi("import", str(tmp_path), "--out", str(tmp_path / "t.parquet"), "--column", option)
+BAD_OPTIONS: dict[str, tuple[list[str], str]] = {
+    "unknown column": (["--column", "tokns=a"], "there is no column 'tokns'"),
+    "no path": (["--column", "tokens"], "must read ours=theirs"),
+    "empty path": (["--column", "tokens="], "must read ours=theirs"),
+    "twice": (["--column", "tokens=a", "--column", "tokens=b"], "--column tokens: given twice"),
+    "unit": (["--unit", "euros"], "--unit 'euros': choose one of"),
+    "no number": (["--correct-at", "nan"], "--correct-at nan: give a number"),
+    "no tokenizer": (["--tokenizer", "nowhere"], "--tokenizer nowhere: there is no nowhere there"),
+    "grader": (["--grader", "math"], "--grader belongs to the journal"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_OPTIONS)
+def test_options_are_checked_before_anything_is_written(tmp_path: Path, name: str) -> None:
+    options, message = BAD_OPTIONS[name]
+    log = router(tmp_path / "r.jsonl", 3)
+    with pytest.raises(ConfigError, match=message):
+        roi("import", str(log), "--out", str(tmp_path / "t.parquet"), *options)
+    with pytest.raises(ConfigError, match=r"t\.csv: outcome tables are written as \.parquet"):
+        roi("import", str(log), "--out", str(tmp_path / "t.csv"))
+    assert [path.name for path in tmp_path.iterdir()] == ["r.jsonl"]
+
+
+def test_a_tokenizer_counts_the_texts_of_logs_without_counts(tmp_path: Path) -> None:
+    tokenizers = pytest.importorskip("tokenizers", reason="needs the extra [llm]")
+    model = tokenizers.Tokenizer(tokenizers.models.WordLevel({"?": 0}, unk_token="?"))
+    model.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    (tmp_path / "model").mkdir()
+    file = tmp_path / "model" / "tokenizer.json"
+    model.save(str(file))
+    log = tmp_path / "texts.jsonl"
+    rows = [
+        {"question": f"P{n}", "tier": "m", "correct": n % 2 == 0, "said": " ".join(["word"] * (n + 1))}
+        for n in range(4)
+    ]
+    log.write_text("\n".join(map(json.dumps, rows)))
+    for number, path in enumerate((file, file.parent)):
+        out = tmp_path / f"{number}.parquet"
+        printed = roi("import", str(log), "--out", str(out), "--text", "said", "--tokenizer", str(path))
+        assert sorted(OutcomeTable.read(out).rows["tokens"].to_pylist()) == [1, 2, 3, 4]
+        assert "Not to be compared yet" in printed
+        assert "one tier alone" in printed
+    file.write_text("{}")
+    with pytest.raises(ConfigError, match=r"tokenizer\.json: cannot be read"):
+        roi("import", str(log), "--out", str(tmp_path / "u.parquet"), "--text", "said", "--tokenizer", str(file))
+
+
+def test_the_journal_of_an_endpoints_recording_needs_a_judge_and_takes_nothing_else(tmp_path: Path) -> None:
+    pytest.importorskip("uvicorn", reason="needs the extra [live]")
+    from tests.upstream import Upstream, serving
+
+    questions, out = tmp_path / "q.jsonl", tmp_path / "t.parquet"
+    lines = ({"id": f"q{n}", "question": f"{n}: six times seven?", "answer": str(42 + n % 2)} for n in range(4))
+    questions.write_text("\n".join(map(json.dumps, lines)))
+    with serving(Upstream().app()) as url:
+        roi(
+            "record", "stub", "--endpoint", f"{url}/v1", "--backend", "vllm", "--questions", str(questions), "--samples", "1",
+            *("--out", str(out), "--grader", "number", "--tier", "now=0+10", "--tier", "long=30+10"),
+        )  # fmt: skip
+    journal, imported = out.with_suffix(".journal.jsonl"), tmp_path / "i.parquet"
+    with pytest.raises(ConfigError, match="its answers are not judged"):
+        roi("import", str(journal), "--out", str(imported))
+    with pytest.raises(ConfigError, match="only --grader can be chosen"):
+        roi("import", str(journal), "--out", str(imported), "--grader", "number", "--unit", "tokens")
+    assert not imported.exists()
+    roi("import", str(journal), "--out", str(imported), "--grader", "number")
+    assert OutcomeTable.read(imported).rows.equals(OutcomeTable.read(out).rows)
