@@ -155,7 +155,7 @@ def test_an_answer_can_be_sent_back_as_it_came(tmp_path: Path) -> None:
             assert [one["id"] for one in messages[1].get("tool_calls", ())] == calls
 
 
-def test_logprobs_of_pieces_are_those_of_the_whole(tmp_path: Path) -> None:
+def test_logprobs_are_asked_for_and_told(tmp_path: Path) -> None:
     content = [{"token": "it", "logprob": -0.5, "bytes": None, "top_logprobs": []}]
     upstream = Upstream(told=said("stop", {"logprobs": {"content": content}}, content="it"))
     with proxy(upstream, tmp_path, backend="openai") as (address, _):
