@@ -90,18 +90,6 @@ def _parts(name: str, columns: Sequence[str]) -> tuple[Reader, Scorer]:
     return Several((Model(kind, argument), 3.0), (published, 1.0)), Linear()
 
 
-def check_name(name: str) -> None:
-    """See that a predictor of this name can be fitted, or read where it is a file.
-
-    :raises PredictorError: where it cannot.
-    """
-    if is_file(name):
-        load_predictor(name)
-    else:
-        _parts(name, ())
-        check_sklearn()
-
-
 @dataclass(frozen=True)
 class Groups:
     """Groups of predicted laws: what is published of a question.

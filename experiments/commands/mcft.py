@@ -48,6 +48,7 @@ def mcft(
     import torch
     from transformers.utils import logging
 
+    check_folder(out, "mcft.json")
     torch.set_num_threads(threads)
     # Its own bars, and a warning at every load of tied embeddings.
     logging.set_verbosity_error()
@@ -70,7 +71,6 @@ def _on_tasks(model: str, out: Path, overrides: list[str], seed: int, dry_run: b
     from roi_env.answering.ledger import JournalError
 
     recipe = overridden(MCFTRecipe(seed=seed), overrides)
-    check_folder(out, "mcft.json")
     train = family_tasks("train", recipe.questions, recipe.families)
     validation = family_tasks("validation", recipe.validation, recipe.families)
     console.print(
@@ -131,7 +131,6 @@ def _on_table(
         f"{', '.join(table.tier_names(menu))}; folder {out}",
         highlight=False,
     )
-    check_folder(out, "mcft.json")
     if dry_run:
         return
     told = {"table": file.name, "menu": menu, "table_tiers": list(table.tier_names(menu)), "rows": table.num_rows}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -101,7 +101,7 @@ class Local(endpoints.Speech):
 
 
 @dataclass(frozen=True)
-class Remote(endpoints.Connection):
+class Remote:
     """Options of a recording at an endpoint."""
 
     concurrency: endpoints.Concurrency = 16
@@ -163,6 +163,7 @@ def record(
     ] = None,
     wording: endpoints.Wording,
     local: Local,
+    connection: endpoints.Connection,
     remote: Remote,
     journal: Annotated[
         Path | None, typer.Option(help="Finished work (with texts); goes on there. Default: beside the table")
@@ -218,7 +219,6 @@ def record(
         settings = asdict(local) | asdict(wording) | {"name": name, "temperature": temperature, "seed": seed}
         _record_here(job, model, settings)
         return
-    connection = endpoints.Connection(**{one.name: getattr(remote, one.name) for one in fields(endpoints.Connection)})
     solver = endpoints.http_solver(
         endpoint,
         model,

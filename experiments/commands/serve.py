@@ -118,7 +118,8 @@ class _Budgets:
             for plan in plans:
                 self.open.append(make(plan))
         except (ValueError, OSError) as error:
-            self.close()
+            for made in self.open:
+                made.close()
             raise ConfigError(str(error)) from error
 
     def reload(self, config: Path, menus: Sequence[Menu], access: Access, keys: Collection[str]) -> None:
@@ -144,11 +145,6 @@ class _Budgets:
         self.closed += [old for old in self.open if old.name not in names]
         self.open[:] = renewed
         console.print(f"{config} was read again: {', '.join(plan.name for plan in plans)}", highlight=False)
-
-    def close(self) -> None:
-        """Close those that are served no more, or could not all be opened."""
-        for gone in self.closed or self.open:
-            gone.close()
 
 
 @option_groups

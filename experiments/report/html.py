@@ -9,7 +9,6 @@ from itertools import chain, starmap
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
 import matplotlib.figure
 import numpy as np
 from markupsafe import Markup
@@ -29,6 +28,7 @@ from experiments.report.analysis import (
     missing,
     summarise,
 )
+from experiments.templating import templates
 from experiments.training.workers import worker_pool
 from roi_env.files import replacing
 from roi_env.measures.metrics import Interval
@@ -53,13 +53,7 @@ def write_report(run: Path, resamples: int | None = None, workers: int = 1) -> P
     """
     comparison = analyse(run) if resamples is None else analyse(run, resamples)
     rows: list[dict[str, Any]] = summarise(run, comparison).to_pylist()
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("experiments"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates()
     environment.filters.update(number=_number)
     glyphs = figures.Glyphs()
 

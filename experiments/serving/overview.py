@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 
 from experiments.serving.amounts import Plan
+from experiments.templating import templates
 from roi_env.answering.books import DatabaseLedger
 from roi_env.sources.units import cost_text, cost_with_unit
 
@@ -39,13 +40,7 @@ LONGEST = 30 * 86400.0
 @cache
 def _template() -> tuple[jinja2.Template, str]:
     """The page, and the policy that goes with it."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("experiments"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates()
     environment.filters["n"] = lambda number: f"{number:,}"
     page = environment.get_template("budgets.html.j2")
     style = re.search("<style>(.*?)</style>", page.render(budgets=[], now=""), re.DOTALL)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import random
+from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -224,6 +225,14 @@ def test_what_answers_should_take_is_what_they_take() -> None:
     assert Lengths(np.zeros(0), np.zeros(0), 300).given(np.zeros(1))[0][0] == 300
 
 
+async def answered(controller: BudgetController, solver: HTTPSolver, questions: Sequence[Question]) -> Any:
+    """All of them; the connections are closed."""
+    try:
+        return await controller.answer(questions)
+    finally:
+        await solver.close()
+
+
 @pytest.mark.parametrize("backend", ["generic", "vllm"])
 def test_over_http_answers_grow_where_the_stream_counts(backend: str, tmp_path: Path) -> None:
     """The reservations of `roi answer`; a stream that cannot grow is closed."""
@@ -234,14 +243,7 @@ def test_over_http_answers_grow_where_the_stream_counts(backend: str, tmp_path: 
         controller = BudgetController(
             "fixed-1", solver, 900, tiers=[ThinkingTier("long", 0, 400)], window=8, ledger=tmp_path / "ledger.jsonl"
         )
-
-        async def run() -> Any:
-            try:
-                return await controller.answer(questions)
-            finally:
-                await solver.close()
-
-        result = asyncio.run(run())
+        result = asyncio.run(answered(controller, solver, questions))
     assert solver.lead is not None
     assert all(seen.body["stream"] for seen in upstream.seen)
     assert upstream.generated <= result.charged <= 900
@@ -257,14 +259,7 @@ def test_an_endpoint_that_never_counts_is_reserved_at_its_worst(counts: bool, tm
     with serving(upstream.app()) as url:
         solver = HTTPSolver(f"{url}/v1", "stub")
         controller = BudgetController("fixed-1", solver, 5000, tiers=[ThinkingTier("long", 0, 400)], window=1)
-
-        async def run() -> Any:
-            try:
-                return await controller.answer(questions)
-            finally:
-                await solver.close()
-
-        result = asyncio.run(run())
+        result = asyncio.run(answered(controller, solver, questions))
     assert result.charged == 360
     reserved = [row.reserved for row in result.rows]
     if counts:
@@ -293,14 +288,7 @@ def test_an_endpoint_that_refuses_to_count_is_asked_without(tmp_path: Path) -> N
     with serving(Starlette(routes=[Route("/v1/chat/completions", strict, methods=["POST"])])) as url:
         solver = HTTPSolver(f"{url}/v1", "stub")
         controller = BudgetController("fixed-1", solver, 500, tiers=[ThinkingTier("long", 0, 40)])
-
-        async def run() -> Any:
-            try:
-                return await controller.answer(questions)
-            finally:
-                await solver.close()
-
-        result = asyncio.run(run())
+        result = asyncio.run(answered(controller, solver, questions))
     assert refused == 1
     assert [row.status for row in result.rows] == ["answered"] * 3
     assert result.charged == upstream.generated

@@ -134,7 +134,8 @@ def test_budgets_that_cannot_all_be_read_again_stay_as_they_were(second: str, tm
     config.write_text("budgets:\n  a: 70\n  b: 80\n")
     budgets.reload(config, [], Access(), ())
     assert [(one.session.budget, one.plan.amount) for one in budgets.open] == [(70, 70), (80, 80)]
-    budgets.close()
+    for made in budgets.open:
+        made.close()
 
 
 def test_two_proxies_share_a_budget(tmp_path: Path) -> None:
