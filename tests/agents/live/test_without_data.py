@@ -67,7 +67,9 @@ def test_answers_cut_before_they_say_anything_are_given_up(graded: bool, window:
         for agent in scores:
             told = {"check": check} if graded else {}
             scores[agent] += right_answers(agent, seed, 200, 20_000, solver, window=window, **told)
-    assert 1.05 * scores["online-lp"] > scores["fixed-2"] > 2 * scores["fixed-1"], scores
+    # With several in flight grades arrive in whatever order the graders finish: a little is left to chance.
+    slack = 1.15 if graded and window > 1 else 1.05
+    assert slack * scores["online-lp"] > scores["fixed-2"] > 2 * scores["fixed-1"], scores
 
 
 def test_short_answers_that_suffice_are_kept() -> None:
