@@ -7,7 +7,7 @@ states after it, each seeing that and itself alone. That is where the time goes 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -239,7 +239,7 @@ def _sequences(
     return Sequences(*map(torch.from_numpy, (ids, positions, part, prompt, row, last)))
 
 
-def _shared_start(prompts: Ids, question_width: int) -> tuple[Ids, int]:
+def shared_start(prompts: Ids, question_width: int) -> tuple[Ids, int]:
     """The same prompts with what all state lines begin with moved to the questions, so that it is read once a sequence; their
     new width."""
     states = prompts[:, question_width:]
@@ -263,7 +263,14 @@ def hidden_states(model: Any, sequences: Sequences) -> torch.Tensor:
     ).last_hidden_state
 
 
-def last_hidden(model: Any, prompts: Ids, question_width: int, *, recompute: bool = False) -> torch.Tensor:
+def last_hidden(
+    model: Any,
+    prompts: Ids,
+    question_width: int,
+    *,
+    recompute: bool = False,
+    states: Callable[[Sequences], torch.Tensor] | None = None,
+) -> torch.Tensor:
     """(D, hidden) hidden state of the last token of every encoded prompt, after the model's final norm.
 
     Equal prompts are read once, and so is every question. Rows do not depend on the others but for the last bits.
@@ -271,15 +278,17 @@ def last_hidden(model: Any, prompts: Ids, question_width: int, *, recompute: boo
     :param model: causal LM of Hugging Face with causal attention in all layers (no sliding window shorter than a packed sequence).
     :param prompts: (D, width) encoded prompts.
     :param recompute: compute every forward pass anew when gradients flow back: memory of one pass instead of all.
+    :param states: another way to :func:`hidden_states`.
     """
     distinct, inverse = np.unique(prompts, axis=0, return_inverse=True)
     parts: list[torch.Tensor] = []
     order: list[torch.Tensor] = []
 
     def forward(sequences: Sequences) -> torch.Tensor:
-        return hidden_states(model, sequences)[sequences.row, sequences.last]
+        found = hidden_states(model, sequences) if states is None else states(sequences)
+        return found[sequences.row, sequences.last]
 
-    for sequences in packed(*_shared_start(distinct, question_width), pass_tokens(model)):
+    for sequences in packed(*shared_start(distinct, question_width), pass_tokens(model)):
         recomputed = recompute and torch.is_grad_enabled()
         parts.append(checkpoint(forward, sequences, use_reentrant=False) if recomputed else forward(sequences))
         order.append(sequences.prompt)
