@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 from agents.base import DecisionView, ExamsView
-from agents.llm.decisions.lower_layers import LowerLayers
-from agents.llm.decisions.tag_logits import Ids, PromptEncoder, action_tags, joined, last_hidden
+from agents.llm.decisions.lower_layers import LowerLayers, readings_of
+from agents.llm.decisions.tag_logits import Ids, PromptEncoder, action_tags, joined, last_hidden, tag_head
 
 MODELS: Final = Path(__file__).parents[1] / "models"
 """Models that come with the package, by name."""
@@ -173,7 +173,7 @@ class LMPolicy(nn.Module):
         critic: bool = False,
         lora: int = 0,
         layers: int = 0,
-        keep: bool = False,
+        keep: bool = True,
         dtype: str = "float32",
         recompute: bool = False,
         temperature: float = 1.0,
@@ -182,13 +182,18 @@ class LMPolicy(nn.Module):
         super().__init__()
         if temperature <= 0:
             raise ValueError(f"temperature must be positive, got {temperature}")
+        if layers and not lora:
+            raise ValueError(f"layers={layers} says where LoRA is: give its rank, lora=16")
         self.temperature = temperature
         self.question_width, self.recompute, self.lora = question_width, recompute, lora
         self.tags = action_tags(load_tokenizer(model), actions)
         causal = load_model(model, dtype)
         hidden = int(causal.config.get_text_config().hidden_size)
         first = _first_trained(causal, layers) if lora else 0
-        self.lower = LowerLayers(causal, first) if keep and first else None
+        self.lower = None
+        if keep and first:
+            shared = PromptEncoder(load_tokenizer(model), levels=actions).shared
+            self.lower = LowerLayers(causal, first, shared, readings_of(model, dtype, first))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed % 2**63)
             self.lm = _with_lora(causal, lora, first) if lora else causal
@@ -225,9 +230,9 @@ class LMPolicy(nn.Module):
 
     def heads(self, prompts: Ids, question_width: int) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The model's own logits (B, actions) of encoded prompts (B, width), and values (B,) or None."""
-        states = None if self.lower is None else self.lower.hidden_states
-        hidden = last_hidden(self.causal, prompts, question_width, recompute=self.recompute, states=states)
-        logits = self.causal.get_output_embeddings()(hidden)[:, self.tags].float()
+        how = {} if self.lower is None else {"states": self.lower.hidden_states, "shared": self.lower.shared}
+        hidden = last_hidden(self.causal, prompts, question_width, recompute=self.recompute, **how)
+        logits = tag_head(self.causal, hidden, self.tags)
         return logits, None if self.critic is None else self.critic(hidden.float()).squeeze(-1)
 
     @contextmanager
