@@ -46,7 +46,7 @@ def question_files(folder: Path, questions: int) -> list[Path]:
 
 
 def whole_path(model: str, folder: Path, tiers: Sequence[int], questions: int) -> None:
-    """Record, join, describe, compare, fine-tune, compare the fine-tuned model.
+    """Record, join, describe, compare, fine-tune, let the fine-tuned model learn from exams, compare all.
 
     :param tiers: caps, cheapest first, three.
     :param questions: of each data set.
@@ -103,14 +103,35 @@ def whole_path(model: str, folder: Path, tiers: Sequence[int], questions: int) -
     losses = json.loads((tuned / "mcft.json").read_text())["validation"]
     assert min(losses["single problems"]) <= losses["single problems"][0]
 
+    learned = folder / "learned"
+    exams = ("--family", "paper", "--table", str(whole), "--num-tasks", "2", "--budget", str(2 * tiers[1]))
+    settings = (
+        "lora=2",
+        "layers=1",
+        "dtype=bfloat16",
+        "budgets=[0.5,1]",
+        "anchor=1",
+        "exams=16",
+        "minibatch=16",
+        "group=4",
+        "bits=3",
+    )
+    parameters = [word for setting in settings for word in ("--param", setting)]
+    roi(
+        "train", "grpo", "--policy", "llm", "--model", str(tuned), *exams, *parameters, "--reward", "rational", "--steps", "40",
+        "--out", str(learned),
+    )  # fmt: skip
+
     run = folder / "run"
     spec = exam_spec("paper", table=whole, num_tasks=2, budget=2 * tiers[1])
     assert spec.source.num_strata == 2
     roi(
-        "compare", "--family", "paper", "--table", str(whole), "--num-tasks", "2", "--budget", str(2 * tiers[1]), "--workers", "1", "--out", str(run),
-        "--agent", "resolve", "--agent", f"llm(model='{tuned}')", "--agent", f"llm(model='{model}')", "exams=4", "replicates=4",
+        "compare", *exams, "--workers", "1", "--out", str(run), "exams=4", "replicates=4",
+        "--agent", "resolve", "--agent", f"llm(model='{tuned}')", "--agent", f"llm(model='{model}',dtype='bfloat16',bits=3)",
+        "--agent", f"predicted-levels(planner='greedy-knapsack',model='{tuned}')", "--agent", f"{learned}/agent.npz",
     )  # fmt: skip
     scores = pq.read_table(run / "scores.parquet").to_pydict()
     assert {"resolve", "optimum"} <= set(scores["agent"])
-    assert len([name for name in set(scores["agent"]) if name.startswith("llm")]) == 2
+    assert len([name for name in set(scores["agent"]) if name.startswith("llm(")]) == 2
+    assert len(set(scores["agent"])) == 6
     assert np.isfinite(scores["score"]).all()

@@ -58,8 +58,19 @@ AMPLE = (384, 1)
 """(tokens left, tasks left) where nothing is scarce: the level that a model announces there is what it thinks of a question.
 Calibration is measured there, and kept there while exams teach what to do in scarcity."""
 
-AMPLE_STATES = tuple((left, 1) for left in range(320, 449, 32))
-"""States like :data:`AMPLE` in which calibration is kept: several, so that it is plenty that counts and not one number."""
+
+def ample(top: int) -> tuple[int, int]:
+    """:data:`AMPLE`, or as much as the top level takes, where that is more.
+
+    :param top: upper edge of the last level that solves, in tokens.
+    """
+    return max(AMPLE[0], top), AMPLE[1]
+
+
+def ample_states(top: int) -> list[tuple[int, int]]:
+    """States like :func:`ample` in which calibration is kept: several, so that it is plenty that counts and not one number."""
+    left, tasks = ample(top)
+    return [(left * share // 12, tasks) for share in range(10, 15)]
 
 
 def exam_prompt(questions: Sequence[str], budget: int, strategy: str = "taught") -> str:

@@ -31,6 +31,7 @@ class LMSettings:
     :param model: to begin with, see :func:`agents.llm.decisions.policy.model_source`.
     :param bits: see :func:`agents.llm.decisions.tag_logits.bucketed`.
     :param lora: rank of LoRA; 0: all weights learn.
+    :param layers: number of last layers that learn (with LoRA); those below read a question, and a state of it, once; 0: all.
     :param dtype: of the model's weights: "float32" or "bfloat16".
     :param recompute: less memory in training, see :func:`agents.llm.decisions.tag_logits.last_hidden`.
     :param temperature: see :class:`agents.llm.decisions.policy.LMPolicy`.
@@ -46,6 +47,7 @@ class LMSettings:
     model: str = "tinylm-mcft"
     bits: Natural = 4
     lora: Natural = 0
+    layers: Natural = 0
     dtype: Literal["float32", "bfloat16"] = "float32"
     recompute: bool = False
     temperature: Positive = 2.0
@@ -68,7 +70,7 @@ class LMLearner(RLlibAgent):
 
     def make_network(self) -> torch.nn.Module:
         """The model as it begins."""
-        names = ("lora", "dtype", "recompute", "temperature")
+        names = ("lora", "layers", "dtype", "recompute", "temperature")
         options = {name: getattr(self.settings, name) for name in names}
         return LMPolicy(self.settings.model, self.problem.num_tiers + 1, critic=False, **options)
 
@@ -190,6 +192,7 @@ class RARLSettings:
     kl_coeff: NonNegative = 0.0
     temperature: Positive = 1.0
     lora: Natural = 0
+    layers: Natural = 0
     dtype: Literal["float32", "bfloat16"] = "float32"
     recompute: bool = False
     grader: str = "exact"

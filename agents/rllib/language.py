@@ -14,7 +14,7 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from agents.base import DecisionView, ExamsView
 from agents.llm.decisions.policy import ExamPrompts, LMPolicy, load_tokenizer
 from agents.llm.decisions.tag_logits import Ids, PromptEncoder, joined
-from agents.llm.prompts import AMPLE_STATES
+from agents.llm.prompts import ample_states
 from agents.rllib.losses import masked_log_softmax
 from agents.rllib.modules import ANCHORS, ExamModule
 from agents.rllib.rollouts import Observer
@@ -47,7 +47,7 @@ class PromptObserver(Observer):
         tokenizer = load_tokenizer(model)
         self._encoder = PromptEncoder(tokenizer, bits, spec.num_tiers + 1)
         texts = source_texts(spec)
-        self.anchors = self._encoder.states(*np.array(AMPLE_STATES).T)
+        self.anchors = self._encoder.states(*np.array(ample_states(int(spec.source.level_edges.max()))).T)
         self.widths = (
             self._encoder.questions(texts).shape[1],
             max(self._encoder.state_width(spec.budget, spec.num_tasks), self.anchors.shape[1]),
@@ -70,6 +70,7 @@ class LanguageSettings:
     model: str
     bits: int = 0
     lora: int = 0
+    layers: int = 0
     dtype: str = "float32"
     recompute: bool = False
     temperature: float = 1.0
@@ -87,7 +88,7 @@ class LanguageSettings:
 
     def policy_config(self, question_width: int, critic: bool, seed: int) -> dict[str, Any]:
         """Arguments of :class:`agents.llm.decisions.policy.LMPolicy`."""
-        names = ("model", "lora", "dtype", "recompute", "temperature")
+        names = ("model", "lora", "layers", "dtype", "recompute", "temperature")
         own = {name: getattr(self, name) for name in names}
         return own | {"question_width": question_width, "critic": critic, "seed": seed}
 
@@ -97,13 +98,13 @@ class LMExamModule(ExamModule):
     with LoRA: every process builds the same model from the same files).
 
     In training it also says what it thinks of every question of the batch at an *anchor*, a state in which nothing is
-    scarce (:data:`agents.llm.prompts.AMPLE_STATES`, in turn): kept as it was, self-assessment outlives what exams teach.
+    scarce (:func:`agents.llm.prompts.ample_states`, in turn): kept as it was, self-assessment outlives what exams teach.
     """
 
     def setup(self) -> None:
         """Load the model."""
         # RLlib adds settings of its own.
-        names = ("model", "question_width", "critic", "lora", "dtype", "recompute", "temperature", "seed")
+        names = ("model", "question_width", "critic", "lora", "layers", "dtype", "recompute", "temperature", "seed")
         config = {name: self.model_config[name] for name in names}
         self.network = LMPolicy(actions=int(self.action_space.n), **config)
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 try:
     import torch
 
+    from agents.llm.decisions.lower_layers import LowerLayers
     from agents.llm.decisions.policy import ExamPrompts, load_model, load_tokenizer
-    from agents.llm.decisions.tag_logits import Ids, PromptEncoder, action_tags, tag_logits
+    from agents.llm.decisions.tag_logits import Ids, PromptEncoder, action_tags, tag_head
     from agents.rllib.networks import one_thread
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
@@ -27,9 +28,21 @@ _PROMPTS = 4096
 
 
 @lru_cache(maxsize=2)
-def loaded(model: str) -> Any:
+def loaded(model: str, dtype: str = "float32") -> Any:
     """:func:`load_model`, the last two kept: comparisons ask the same model again and again."""
-    return load_model(model)
+    return load_model(model, dtype)
+
+
+@lru_cache(maxsize=2)
+def _reader(model: str, dtype: str, num_actions: int) -> LowerLayers:
+    shared = PromptEncoder(load_tokenizer(model), levels=num_actions).shared
+    return LowerLayers(loaded(model, dtype), None, shared)
+
+
+def asked(model: str, dtype: str, prompts: Ids, question_width: int, num_actions: int) -> torch.Tensor:
+    """(D, num_actions) logits of a model as it is for encoded prompts (D, width). What was asked before is not computed again."""
+    hidden = _reader(model, dtype, num_actions).last_hidden(prompts, question_width)
+    return tag_head(loaded(model, dtype), hidden, action_tags(load_tokenizer(model), num_actions))
 
 
 def answer(
@@ -68,6 +81,7 @@ class LMAgent(Agent):
     :param greedy: announce the most probable legal level (ties: the first action); else play the distribution itself.
     :param temperature: of the distribution.
     :param bits: see :func:`agents.llm.decisions.tag_logits.bucketed`.
+    :param dtype: of the model's weights; a large model is read faster in "bfloat16".
     """
 
     name = "llm"
@@ -80,11 +94,18 @@ class LMAgent(Agent):
         greedy: bool = True,
         temperature: float = 1.0,
         bits: Natural = 0,
+        dtype: Literal["float32", "bfloat16"] = "float32",
     ) -> None:
         super().__init__(problem)
         if temperature <= 0:
             raise ValueError(f"temperature must be positive, got {temperature}: for its limit 0 say greedy=True")
-        self._params: dict[str, Any] = {"model": model, "greedy": greedy, "temperature": temperature, "bits": bits}
+        self._params: dict[str, Any] = {
+            "model": model,
+            "greedy": greedy,
+            "temperature": temperature,
+            "bits": bits,
+            "dtype": dtype,
+        }
 
     def params(self) -> dict[str, Any]:
         """Constructor parameters."""
@@ -101,11 +122,10 @@ class LMAgent(Agent):
 
     def act(self, view: DecisionView, state: State) -> tuple[Probs, State]:
         """Ask the model. Answers do not depend on what else is asked, but for the last bits of probabilities."""
-        model = loaded(self._params["model"])
-        tags = action_tags(load_tokenizer(self._params["model"]), view.mask.shape[1])
+        model, dtype = self._params["model"], self._params["dtype"]
 
         def logits(prompts: Ids, question_width: int) -> torch.Tensor:
-            return tag_logits(model, prompts, question_width, tags)
+            return asked(model, dtype, prompts, question_width, view.mask.shape[1])
 
         how = {name: self._params[name] for name in ("greedy", "temperature")}
         return answer(logits, state, view, **how), state

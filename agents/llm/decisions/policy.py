@@ -17,7 +17,8 @@ import torch
 from torch import nn
 
 from agents.base import DecisionView, ExamsView
-from agents.llm.decisions.tag_logits import Ids, PromptEncoder, action_tags, joined, last_hidden
+from agents.llm.decisions.lower_layers import LowerLayers, readings_of
+from agents.llm.decisions.tag_logits import Ids, PromptEncoder, action_tags, joined, last_hidden, tag_head
 
 MODELS: Final = Path(__file__).parents[1] / "models"
 """Models that come with the package, by name."""
@@ -83,7 +84,7 @@ def load_model(model: str, dtype: str = "float32") -> Any:
 
 
 @lru_cache(maxsize=2)
-def load_encoder(model: str) -> Any:
+def load_encoder(model: str, dtype: str = "float32") -> Any:
     """The network below a model's head (an encoder, or a causal LM without its head), ready to be read.
 
     :raises ValueError: where there is none.
@@ -91,7 +92,7 @@ def load_encoder(model: str) -> Any:
     from transformers import AutoModel
 
     with _reading(model):
-        network = AutoModel.from_pretrained(model_source(model), dtype=torch.float32)
+        network = AutoModel.from_pretrained(model_source(model), dtype=getattr(torch, dtype))
     return network.to(own_device()).eval()
 
 
@@ -154,6 +155,7 @@ class LMPolicy(nn.Module):
     :param critic: whether a value is learned.
     :param lora: rank of LoRA on all linear layers but the head; 0: all weights are trained.
     :param layers: number of last layers that LoRA is on, so that gradients end above the others; 0: all.
+    :param keep: whether what the layers below those make of a prompt is kept (:mod:`agents.llm.decisions.lower_layers`).
     :param dtype: of the model's weights; LoRA's and the critic's are float32 always.
     :param recompute: see :func:`agents.llm.decisions.tag_logits.last_hidden`.
     :param temperature: of the distribution that acts and learns: above 1 an over-confident model explores.
@@ -171,6 +173,7 @@ class LMPolicy(nn.Module):
         critic: bool = False,
         lora: int = 0,
         layers: int = 0,
+        keep: bool = True,
         dtype: str = "float32",
         recompute: bool = False,
         temperature: float = 1.0,
@@ -179,14 +182,21 @@ class LMPolicy(nn.Module):
         super().__init__()
         if temperature <= 0:
             raise ValueError(f"temperature must be positive, got {temperature}")
+        if layers and not lora:
+            raise ValueError(f"layers={layers} says where LoRA is: give its rank, lora=16")
         self.temperature = temperature
         self.question_width, self.recompute, self.lora = question_width, recompute, lora
         self.tags = action_tags(load_tokenizer(model), actions)
         causal = load_model(model, dtype)
         hidden = int(causal.config.get_text_config().hidden_size)
+        first = _first_trained(causal, layers) if lora else 0
+        self.lower = None
+        if keep and first:
+            shared = PromptEncoder(load_tokenizer(model), levels=actions).shared
+            self.lower = LowerLayers(causal, first, shared, readings_of(model, dtype, first))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed % 2**63)
-            self.lm = _with_lora(causal, lora, layers) if lora else causal
+            self.lm = _with_lora(causal, lora, first) if lora else causal
             self.critic = nn.Linear(hidden, 1).to(causal.device) if critic else None
         if self.critic is not None:
             nn.init.zeros_(self.critic.weight)
@@ -220,8 +230,9 @@ class LMPolicy(nn.Module):
 
     def heads(self, prompts: Ids, question_width: int) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The model's own logits (B, actions) of encoded prompts (B, width), and values (B,) or None."""
-        hidden = last_hidden(self.causal, prompts, question_width, recompute=self.recompute)
-        logits = self.causal.get_output_embeddings()(hidden)[:, self.tags].float()
+        how = {} if self.lower is None else {"states": self.lower.hidden_states, "shared": self.lower.shared}
+        hidden = last_hidden(self.causal, prompts, question_width, recompute=self.recompute, **how)
+        logits = tag_head(self.causal, hidden, self.tags)
         return logits, None if self.critic is None else self.critic(hidden.float()).squeeze(-1)
 
     @contextmanager
@@ -258,12 +269,17 @@ class LMPolicy(nn.Module):
         load_tokenizer(model).save_pretrained(folder)
 
 
-def _with_lora(causal: Any, rank: int, layers: int) -> Any:
+def _first_trained(causal: Any, layers: int) -> int:
+    """Number of the first of so many last layers; 0 for 0, which are all."""
+    count = int(causal.config.get_text_config().num_hidden_layers)
+    if layers > count:
+        raise ValueError(f"layers={layers}: the model has {count}")
+    return count - layers if layers else 0
+
+
+def _with_lora(causal: Any, rank: int, first: int) -> Any:
     from peft import LoraConfig, get_peft_model
 
-    first = int(causal.config.get_text_config().num_hidden_layers) - layers if layers else 0
-    if first < 0:
-        raise ValueError(f"layers={layers}: the model has {first + layers}")
     # A module of a layer has the layer's number in its name.
     below = [
         name

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar, Final, NamedTuple
+from typing import Any, ClassVar, Final, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from agents.base import Agent, DecisionView, ExamsView, Problem, Probs, State, make_agent
-from agents.llm.decisions.agent import loaded
+from agents.llm.decisions.agent import asked
 from agents.llm.decisions.policy import load_tokenizer, question_texts
-from agents.llm.mcft.self_knowledge import tag_probabilities
-from agents.llm.prompts import AMPLE
+from agents.llm.decisions.tag_logits import PromptEncoder, joined
+from agents.llm.prompts import ample
 from agents.rllib.networks import one_thread
 from roi_env.sources.source import Laws, laws_from_cells
 
@@ -45,24 +46,32 @@ class PredictedLevels(Agent):
     A question whose level is l (what solving it takes, l < K) is solved by every tier from l on, at the cost of the level's
     centroid, the middle of its token interval (:class:`agents.planners.greedy.GreedyKnapsack`); cheaper tiers are cut at
     their edge and fail; a refused question (l = K) fails at every tier's edge. The law of a tier mixes these by the
-    model's probabilities of the levels, asked once a question where nothing is scarce (:data:`agents.llm.prompts.AMPLE`).
+    model's probabilities of the levels, asked once a question where nothing is scarce (:func:`agents.llm.prompts.ample`).
     Published beliefs are not used.
 
     :param planner: one of :data:`PLANNERS`.
-    :param model: see :func:`agents.llm.decisions.policy.model_source`; its vocabulary has the level tags.
+    :param model: see :func:`agents.llm.decisions.policy.model_source`.
+    :param dtype: see :class:`agents.llm.decisions.agent.LMAgent`.
     """
 
     name: ClassVar[str] = "predicted-levels"
 
-    def __init__(self, problem: Problem, *, planner: str = "resolve", model: str = "tinylm-mcft") -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        planner: str = "resolve",
+        model: str = "tinylm-mcft",
+        dtype: Literal["float32", "bfloat16"] = "float32",
+    ) -> None:
         super().__init__(problem)
         if planner not in PLANNERS:
             raise ValueError(f"planner must be one of {PLANNERS}, got {planner!r}")
-        self.planner, self.model = planner, model
+        self.planner, self.model, self.dtype = planner, model, dtype
 
     def params(self) -> dict[str, Any]:
         """Constructor parameters."""
-        return {"planner": self.planner, "model": self.model}
+        return {"planner": self.planner, "model": self.model, "dtype": self.dtype}
 
     def start(self, exams: ExamsView) -> State:
         """Ask the model about every question and plan.
@@ -94,9 +103,16 @@ class PredictedLevels(Agent):
 
     def probabilities(self, texts: list[str]) -> npt.NDArray[np.float64]:
         """(Q, K + 1) probabilities of the levels 0 .. K where nothing is scarce, K the refusal."""
-        model, tokenizer = loaded(self.model), load_tokenizer(self.model)
-        with one_thread():
-            return tag_probabilities(model, tokenizer, texts, *AMPLE, num_levels=self.problem.num_tiers + 1)
+        actions = self.problem.num_tiers + 1
+        encoder = PromptEncoder(load_tokenizer(self.model), levels=actions)
+        questions = encoder.questions(texts)
+        left, tasks_left = ample(int(self.problem.level_edges.max()))
+        states = np.repeat(encoder.states(np.array([left]), np.array([tasks_left])), len(texts), 0)
+        prompts = joined(questions, states, (questions.shape[1], states.shape[1]))
+        with torch.inference_mode(), one_thread():
+            logits = asked(self.model, self.dtype, prompts, questions.shape[1], actions)
+        # Action 0 skips, which is the last level.
+        return np.roll(logits.double().softmax(1).cpu().numpy(), -1, 1)
 
     def act(self, view: DecisionView, state: State) -> tuple[Probs, State]:
         """Let the planner decide."""

@@ -7,7 +7,7 @@ states after it, each seeing that and itself alone. That is where the time goes 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -125,6 +125,12 @@ class PromptEncoder:
         self._states.update(zip(new, encoded, strict=True))
         return _padded([self._states[pair] for pair in named])[inverse.ravel()]
 
+    @property
+    def shared(self) -> int:
+        """Number of tokens that all state lines begin with: up to the number of tokens left."""
+        left = 2 ** np.arange(10)  # rounded down to any number of binary digits they stay what they are
+        return _shared(self.states(left, np.ones_like(left)))
+
     def state_width(self, budget: int, num_tasks: int) -> int:
         """Width of the longest state line of exams with this budget."""
         remaining, tasks_left = np.meshgrid(
@@ -239,17 +245,26 @@ def _sequences(
     return Sequences(*map(torch.from_numpy, (ids, positions, part, prompt, row, last)))
 
 
-def _shared_start(prompts: Ids, question_width: int) -> tuple[Ids, int]:
+def shared_start(prompts: Ids, question_width: int, most: int | None = None) -> tuple[Ids, int]:
     """The same prompts with what all state lines begin with moved to the questions, so that it is read once a sequence; their
-    new width."""
+    new width.
+
+    :param most: tokens to move at most.
+    """
     states = prompts[:, question_width:]
-    same = (states == states[0]).all(0)
-    common = min(int(same.argmin()), int((states >= 0).sum(1).min()) - 1)
+    common = min(_shared(states), int((states >= 0).sum(1).min()) - 1)
+    common = common if most is None else min(common, most)
     place = (prompts[:, :question_width] >= 0).sum(1)[:, None] + np.arange(common)
     moved = prompts.copy()
     moved[:, question_width : question_width + common] = PADDING
     moved[np.arange(len(prompts))[:, None], place] = states[0, :common]
     return moved, question_width + common
+
+
+def _shared(rows: Ids) -> int:
+    """Number of first columns in which all rows agree."""
+    same = (rows == rows[0]).all(0)
+    return len(same) if same.all() else int(same.argmin())
 
 
 def hidden_states(model: Any, sequences: Sequences) -> torch.Tensor:
@@ -263,7 +278,15 @@ def hidden_states(model: Any, sequences: Sequences) -> torch.Tensor:
     ).last_hidden_state
 
 
-def last_hidden(model: Any, prompts: Ids, question_width: int, *, recompute: bool = False) -> torch.Tensor:
+def last_hidden(
+    model: Any,
+    prompts: Ids,
+    question_width: int,
+    *,
+    recompute: bool = False,
+    states: Callable[[Sequences], torch.Tensor] | None = None,
+    shared: int | None = None,
+) -> torch.Tensor:
     """(D, hidden) hidden state of the last token of every encoded prompt, after the model's final norm.
 
     Equal prompts are read once, and so is every question. Rows do not depend on the others but for the last bits.
@@ -271,15 +294,18 @@ def last_hidden(model: Any, prompts: Ids, question_width: int, *, recompute: boo
     :param model: causal LM of Hugging Face with causal attention in all layers (no sliding window shorter than a packed sequence).
     :param prompts: (D, width) encoded prompts.
     :param recompute: compute every forward pass anew when gradients flow back: memory of one pass instead of all.
+    :param states: another way to :func:`hidden_states`.
+    :param shared: see :func:`shared_start`.
     """
     distinct, inverse = np.unique(prompts, axis=0, return_inverse=True)
     parts: list[torch.Tensor] = []
     order: list[torch.Tensor] = []
 
     def forward(sequences: Sequences) -> torch.Tensor:
-        return hidden_states(model, sequences)[sequences.row, sequences.last]
+        found = hidden_states(model, sequences) if states is None else states(sequences)
+        return found[sequences.row, sequences.last]
 
-    for sequences in packed(*_shared_start(distinct, question_width), pass_tokens(model)):
+    for sequences in packed(*shared_start(distinct, question_width, shared), pass_tokens(model)):
         recomputed = recompute and torch.is_grad_enabled()
         parts.append(checkpoint(forward, sequences, use_reentrant=False) if recomputed else forward(sequences))
         order.append(sequences.prompt)
@@ -287,7 +313,13 @@ def last_hidden(model: Any, prompts: Ids, question_width: int, *, recompute: boo
     return torch.cat(parts)[place.to(parts[0].device)]
 
 
+def tag_head(model: Any, hidden: torch.Tensor, tags: Sequence[int]) -> torch.Tensor:
+    """(D, len(tags)) float32 logits over ``tags`` of (D, hidden) final hidden states: no others of the vocabulary are computed."""
+    head = model.get_output_embeddings()
+    bias = None if head.bias is None else head.bias[list(tags)]
+    return torch.nn.functional.linear(hidden, head.weight[list(tags)], bias).float()
+
+
 def tag_logits(model: Any, prompts: Ids, question_width: int, tags: Sequence[int]) -> torch.Tensor:
     """(D, len(tags)) float32 logits of the next token over ``tags`` for (D, width) encoded prompts."""
-    hidden = last_hidden(model, prompts, question_width)
-    return model.get_output_embeddings()(hidden)[:, list(tags)].float()
+    return tag_head(model, last_hidden(model, prompts, question_width), tags)

@@ -10,6 +10,7 @@ model answers is left to LoRA's small change of the weights.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,7 +22,7 @@ import numpy.typing as npt
 import torch
 
 from agents.llm.decisions.policy import LMPolicy, load_tokenizer, model_source
-from agents.llm.decisions.tag_logits import PromptEncoder, joined
+from agents.llm.decisions.tag_logits import Ids, PromptEncoder, joined
 from agents.llm.mcft.rejection import Sampled, write_labels
 from agents.llm.mcft.training import LABELS, RECIPE, Watch, draw_exam, planned, write_json
 from agents.llm.prompts import NUM_LEVELS, REFUSED
@@ -38,16 +39,17 @@ class TableRecipe:
     :param seed: of new weights, states and exams.
     :param keep: which right samples are kept: ``all`` or the ``shortest``.
     :param sampled: tiers whose generations count as samples; empty: the last alone, where reasoning is free.
-    :param states: budgets and numbers of tasks left that a question is read with in an epoch of the first stage.
+    :param states: budgets and numbers of tasks left that a question is read with in the first stage.
     :param num_tasks: most tasks of an exam.
     :param budget: smallest and largest budget of an exam of ``num_tasks`` tasks; of shorter exams in proportion.
-    :param exams: of an epoch of the second stage.
+    :param exams: of the second stage, the same in every epoch.
     :param single_epochs: most epochs of the first stage; ``exam_epochs`` of the second.
     :param patience: epochs without improvement on validation questions after which a stage ends.
     :param lr: peak of the learning rate (AdamW), linear to 0 after a tenth of warm-up; ``exam_lr`` in the second stage.
     :param batch: questions, or exams, of an update.
     :param lora: rank of LoRA on all linear layers but the head; 0: all weights are trained.
-    :param layers: number of last layers that LoRA is on, those below are only read; 0: all layers.
+    :param layers: number of last layers that LoRA is on; those below are run once a prompt, and what they gave is kept; 0: all
+        layers.
     :param dtype: of the model's weights (LoRA's own are float32).
     """
 
@@ -92,6 +94,10 @@ class Decision(NamedTuple):
     target: npt.NDArray[np.float64]
 
 
+Examples = Sequence[Sequence[Decision]]
+"""Decisions in lists that are read together."""
+
+
 def single_decisions(found: Sequence[Sampled], recipe: TableRecipe, rng: Random) -> list[list[Decision]]:
     """A question a list, under budgets that do not matter: what it takes is said, whatever is left."""
     return [
@@ -131,11 +137,13 @@ def fine_tune(
     train: Sequence[Sampled],
     validation: Sequence[Sampled],
     watch: Watch = lambda what, done, total: None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, list[float]]:
     """Train a model (see :func:`agents.llm.decisions.policy.model_source`), or go on after the last whole epoch; the folder becomes a model directory.
 
     :param table: what tells the table apart, kept with the recipe.
     :param train: labelled questions (:func:`agents.llm.mcft.rejection.table_samples`); ``validation``: for early stopping.
+    :param say: is told how long it will take, before it begins.
     :returns: nats a label on validation questions before and after each epoch, by stage.
     :raises ValueError: where the folder holds another model's, table's or recipe's work, or there are no questions.
     """
@@ -156,17 +164,16 @@ def fine_tune(
     write_json(record, begun)
     write_labels(folder / LABELS, {"train": train, "validation": validation})
     trainer = _Trainer(model, recipe, folder / CHECKPOINT, watch)
-    single = ample_decisions(validation, recipe)
-    trainer.stage(
-        "single problems", recipe.single_epochs, recipe.lr, lambda rng: single_decisions(train, recipe, rng), single
-    )
-    trainer.stage(
-        "exams",
-        recipe.exam_epochs,
-        recipe.exam_lr,
-        lambda rng: exam_decisions(train, recipe.exams, recipe, rng) + ample_decisions(train, recipe),
-        exam_decisions(validation, max(len(validation) // 2, 1), recipe, Random(f"{recipe.seed} validation")) + single,
-    )
+    # The same in every epoch, so that layers below the trained ones read them once.
+    single = single_decisions(train, recipe, Random(f"{recipe.seed} single problems"))
+    rng = Random(f"{recipe.seed} exams")
+    exams = exam_decisions(train, recipe.exams, recipe, rng) + ample_decisions(train, recipe)
+    ample = ample_decisions(validation, recipe)
+    rng = Random(f"{recipe.seed} validation")
+    scarce = exam_decisions(validation, max(len(validation) // 2, 1), recipe, rng) + ample
+    trainer.prepare([(single, ample, recipe.single_epochs), (exams, scarce, recipe.exam_epochs)], say)
+    trainer.stage("single problems", recipe.single_epochs, recipe.lr, single, ample)
+    trainer.stage("exams", recipe.exam_epochs, recipe.exam_lr, exams, scarce)
     trainer.policy.save(folder, model)
     write_json(record, begun | {"validation": trainer.losses})
     trainer.checkpoint.unlink()
@@ -181,7 +188,7 @@ class _Trainer:
 
     def __init__(self, model: str, recipe: TableRecipe, checkpoint: Path, watch: Watch) -> None:
         self.policy = LMPolicy(
-            model, NUM_LEVELS, lora=recipe.lora, layers=recipe.layers, dtype=recipe.dtype, seed=recipe.seed
+            model, NUM_LEVELS, lora=recipe.lora, layers=recipe.layers, keep=True, dtype=recipe.dtype, seed=recipe.seed
         )
         self.recipe, self.checkpoint, self.watch = recipe, checkpoint, watch
         self.encoder = PromptEncoder(load_tokenizer(model), levels=NUM_LEVELS)
@@ -197,12 +204,12 @@ class _Trainer:
         name: str,
         epochs: int,
         lr: float,
-        examples: Callable[[Random], list[list[Decision]]],
-        validation: Sequence[Sequence[Decision]],
+        examples: Examples,
+        validation: Examples,
     ) -> None:
         """Train one stage, or go on with it; at the end the policy has its best weights.
 
-        :param examples: makes those of an epoch, in lists whose decisions are read together.
+        :param examples: of every epoch, in lists whose decisions are read together.
         """
         losses = self.losses.setdefault(name, [])
         if list(self.losses)[-1] != name:
@@ -220,8 +227,7 @@ class _Trainer:
             if epoch + 1 - int(np.argmin(losses)) > self.recipe.patience:
                 break
             rng = Random(f"{self.recipe.seed} {name} {epoch}")
-            made = examples(rng)
-            rng.shuffle(made)
+            made = rng.sample(examples, len(examples))
             steps = -(-len(made) // self.recipe.batch)
             for step in range(steps):
                 done = epoch + (step + 1) / steps
@@ -240,18 +246,50 @@ class _Trainer:
             self._keep(best, optimizer)
         self._take(best)
 
-    def _loss(self, together: Sequence[Sequence[Decision]]) -> torch.Tensor:
-        """(D,) nats a label."""
-        decisions = [one for made in together for one in made]
+    def prepare(self, stages: Sequence[tuple[Examples, Examples, int]], say: Callable[[str], None]) -> None:
+        """Say how long the stages will take at most, measured on some questions; then read all prompts with the layers that are
+        not trained.
+
+        :param stages: examples, validation and epochs of each.
+        """
+        every = [
+            one for made, held_out, _ in stages for examples in (made, held_out) for row in examples for one in row
+        ]
+        chosen = Random(self.recipe.seed).sample(stages[0][0], min(self.recipe.batch, len(stages[0][0])))
+        some = {row[0].text for row in chosen}
+        sample, rest = ([one for one in every if (one.text in some) == inside] for inside in (True, False))
+        self._loss(chosen[:1]).mean().backward()  # type: ignore[no-untyped-call]  # warms up
+        reading = _seconds(lambda: self._read(sample, lambda done, total: None)) / len(sample)
+        learning = _seconds(lambda: self._loss(chosen).mean().backward()) / _decisions(chosen)  # type: ignore[no-untyped-call]
+        self.policy.zero_grad()
+        learnt = sum(epochs * _decisions(made) for made, _, epochs in stages)
+        # A forward pass is a third of a training step.
+        checked = sum((epochs + 1) * _decisions(held_out) for _, held_out, epochs in stages)
+        hours = (len(rest) * reading + (learnt + checked / 3) * learning) / 3600
+        say(
+            f"{len(every):,} decisions to read ({1 / reading if reading else 0:.1f} a second), {learnt:,} to learn from ({1 / learning:.1f} a second): "
+            f"about {hours:.2f} hours at most with {torch.get_num_threads()} threads"
+        )
+        self._read(rest, lambda done, total: self.watch("reading with layers that are not trained", done, total))
+
+    def _read(self, decisions: Sequence[Decision], watch: Callable[[int, int], None]) -> None:
+        if self.policy.lower is not None and decisions:
+            self.policy.lower.read(*self._prompts(decisions), watch)
+
+    def _prompts(self, decisions: Sequence[Decision]) -> tuple[Ids, int]:
+        """Encoded prompts, and the width of their questions."""
         questions = self.encoder.questions([one.text for one in decisions])
         states = self.encoder.states(*(np.array([one[at] for one in decisions]) for at in (1, 2)))
-        logits, _ = self.policy.heads(
-            joined(questions, states, (questions.shape[1], states.shape[1])), questions.shape[1]
-        )
+        return joined(questions, states, (questions.shape[1], states.shape[1])), questions.shape[1]
+
+    def _loss(self, together: Examples) -> torch.Tensor:
+        """(D,) nats a label."""
+        decisions = [one for made in together for one in made]
+        logits, _ = self.policy.heads(*self._prompts(decisions))
         target = torch.tensor(np.array([one.target for one in decisions])[:, _LEVELS], device=logits.device)
         return -(target * logits.double().log_softmax(1)).sum(1)
 
-    def _nats(self, validation: Sequence[Sequence[Decision]]) -> float:
+    def _nats(self, validation: Examples) -> float:
         with torch.no_grad():
             return float(torch.cat([self._loss(part) for part in _parts(validation, self.recipe.batch)]).mean())
 
@@ -274,6 +312,16 @@ class _Trainer:
             torch.save(self._kept, path)
 
 
-def _parts(made: Sequence[Sequence[Decision]], size: int) -> Iterator[Sequence[Sequence[Decision]]]:
+def _seconds(work: Callable[[], Any]) -> float:
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
+
+
+def _decisions(made: Examples) -> int:
+    return sum(map(len, made))
+
+
+def _parts(made: Examples, size: int) -> Iterator[Examples]:
     for first in range(0, len(made), size):
         yield made[first : first + size]

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.llm.prompts import (
+    AMPLE,
     ANSWER,
     END,
     END_ANSWER,
@@ -19,6 +20,8 @@ from agents.llm.prompts import (
     THINK,
     Completion,
     Tagged,
+    ample,
+    ample_states,
     answer_of,
     exam_prompt,
     parse,
@@ -182,3 +185,11 @@ def test_every_token_is_charged_to_one_problem(ids: list[int], problems: int) ->
     inner = [token for part in found[:-1] for token in ids[part.start + 1 : part.stop]]
     first_tag = next((place for place, token in enumerate(ids) if token in tags), len(ids))
     assert sum(token in tags for token in inner) <= (0 < first_tag < len(ids))
+
+
+def test_what_is_ample_follows_the_levels() -> None:
+    assert ample(185) == AMPLE
+    assert ample_states(185) == [(320, 1), (352, 1), (384, 1), (416, 1), (448, 1)]
+    assert ample(1024) == (1024, 1)
+    assert ample(1024) in ample_states(1024)
+    assert len(set(ample_states(1024))) == 5

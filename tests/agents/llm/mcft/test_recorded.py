@@ -135,10 +135,11 @@ class Stopped(Exception):
     """Ends a training early, as Ctrl-C would."""
 
 
-def test_an_interrupted_training_ends_in_the_same_weights(tmp_path: Path) -> None:
+@pytest.mark.parametrize("layers", [0, 1])
+def test_an_interrupted_training_ends_in_the_same_weights(layers: int, tmp_path: Path) -> None:
     model = str(tiny_model(tmp_path / "model"))
     train, validation = split("train"), split("validation")
-    recipe = dataclasses.replace(RECIPE_, single_epochs=3, exam_epochs=2)
+    recipe = dataclasses.replace(RECIPE_, layers=layers, single_epochs=3, exam_epochs=2)
     whole = fine_tune(model, recipe, tmp_path / "whole", {}, train, validation)
     stops = [("single problems", 8), ("exams", 1), ("exams", 8)]
 
@@ -195,3 +196,19 @@ def test_agents_that_read_are_told_of_questions_without_text() -> None:
             question_texts(exams_view(batch, public_problem(batch.spec)), "llm")
     batch = draw_exams(exam_spec("math", num_tasks=3, datasets=("gsm8k", "math-500")), 0, range(2))
     assert all(text for row in question_texts(exams_view(batch, public_problem(batch.spec)), "llm") for text in row)
+
+
+@pytest.mark.parametrize("layers", [0, 1])
+def test_how_long_it_will_take_is_said_before_it_begins(layers: int, tmp_path: Path) -> None:
+    model = str(tiny_model(tmp_path / "model"))
+    recipe = dataclasses.replace(RECIPE_, layers=layers, single_epochs=3, exam_epochs=0)
+    train, validation, order = split("train"), split("validation"), []
+    fine_tune(
+        model, recipe, tmp_path / "out", {}, train, validation,
+        lambda what, done, total: order.append(what.split(",")[0]), lambda text: order.append(text),
+    )  # fmt: skip
+    said, *then = order
+    assert f"{3 * recipe.states * len(train):,} to learn from" in said
+    assert "hours at most" in said
+    # What lower layers make of prompts is computed once, where there are such layers.
+    assert list(dict.fromkeys(then)) == ["reading with layers that are not trained"] * layers + ["single problems"]
