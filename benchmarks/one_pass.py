@@ -84,38 +84,39 @@ def read(journal: Path, settings: dict[str, Any]) -> dict[Key, list[int]]:
 
 
 def write(given: argparse.Namespace, done: dict[Key, list[int]]) -> None:
-    """Let the model write what is missing, in batches of one cell, each kept when it is whole."""
+    """Let the model write what is missing, exam by exam in all cells; a batch is kept when it is whole."""
     tokenizer, model = load_tokenizer(given.model), load_model(given.model, given.dtype)
-    stop = int(tokenizer.eos_token_id)
-    for order, strategy in CELLS:
+    texts = {}
+    for order in dict.fromkeys(order for order, _ in CELLS):
         batch = drawn(given.table, order, given.exams)
-        texts = question_texts(exams_view(batch, public_problem(batch.spec)), "one pass")
-        missing = [e for e in range(given.exams) if Key(order, strategy, e) not in done]
-        for first in range(0, len(missing), given.batch):
-            some = np.array(missing[first : first + given.batch])
-            prompts = [exam_ids(tokenizer, texts[e], BUDGETS[-1], strategy) for e in some]
-            numbers = action_numbers(np.uint64(EXAM_SEED), some, np.zeros_like(some), BUDGETS[-1])
-            begun = time.perf_counter()
-            made = generate(
-                model,
-                prompts,
-                np.arange(len(some)),
-                numbers,
-                stop=stop,
-                temperature=given.temperature,
-                batch=given.batch,
-            )
-            spent = time.perf_counter() - begun
-            with given.journal.open("a") as file:
-                for e, ids in zip(some.tolist(), made.ids, strict=True):
-                    row = Key(order, strategy, e)
-                    done[row] = ids[ids != PADDING].tolist()
-                    file.write(json.dumps({**row._asdict(), "ids": done[row]}) + "\n")
-            total = int(made.length.sum())
-            print(
-                f"{order}, {strategy}: exams {some[0]} to {some[-1]}, {total:,} tokens in {spent:.0f} s ({total / spent:.0f} a second)",
-                flush=True,
-            )
+        texts[order] = question_texts(exams_view(batch, public_problem(batch.spec)), "one pass")
+    every = [Key(*cell, exam) for exam in range(given.exams) for cell in CELLS]
+    missing = [key for key in every if key not in done]
+    for first in range(0, len(missing), given.batch):
+        some = missing[first : first + given.batch]
+        prompts = [exam_ids(tokenizer, texts[key.order][key.exam], BUDGETS[-1], key.strategy) for key in some]
+        exams = np.array([key.exam for key in some])
+        numbers = action_numbers(np.uint64(EXAM_SEED), exams, np.zeros_like(exams), BUDGETS[-1])
+        begun = time.perf_counter()
+        made = generate(
+            model,
+            prompts,
+            np.arange(len(some)),
+            numbers,
+            stop=int(tokenizer.eos_token_id),
+            temperature=given.temperature,
+            batch=given.batch,
+        )
+        spent, total = time.perf_counter() - begun, int(made.length.sum())
+        with given.journal.open("a") as file:
+            for key, ids in zip(some, made.ids, strict=True):
+                done[key] = ids[ids != PADDING].tolist()
+                file.write(json.dumps({**key._asdict(), "ids": done[key]}) + "\n")
+        left = (len(missing) - first - len(some)) * spent / len(some) / 60
+        print(
+            f"{len(done):,} of {len(every):,} transcripts, {total / spent:.0f} tokens a second, {left:.0f} minutes left",
+            flush=True,
+        )
 
 
 def _under(batch: ExamBatch, budget: int) -> ExamBatch:
