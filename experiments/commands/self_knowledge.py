@@ -105,8 +105,8 @@ def mcft_report(
 
     kinds = {name: labels.dataset == name for name in dict.fromkeys(labels.dataset.tolist())}
     groups = dict(kinds)
-    if hidden := [name for name in kinds if name in FAMILIES and FAMILIES[name].hidden]:
-        groups[HIDDEN] = np.isin(labels.dataset, hidden)
+    if unseen := [name for name in kinds if name in FAMILIES and FAMILIES[name].hidden]:
+        groups[HIDDEN] = np.isin(labels.dataset, unseen)
     groups[ALL] = np.ones(len(labels.texts), bool)
     for name, probabilities in controls.items():
         found[f"against_{name.split()[0]}"] = _against(name, sk.against(tags, probabilities, labels, groups))
