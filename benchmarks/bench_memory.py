@@ -92,14 +92,13 @@ def write(path: str) -> str:
 
 def load(path: str) -> str:
     """Read and check the table, then describe it as ``roi table`` does."""
-    from roi_env.sources.description import describe
     from roi_env.sources.outcome_tables import OutcomeTable
 
     before = peak()
     table = OutcomeTable.read(path)
     read = peak() - before
-    found = describe(table)
-    return f"{found['rows']:,} rows, {len(found['menus'])} menus; reading alone +{read:.2f} GB"
+    found = table.describe()
+    return f"{found['rows']:,} rows, {len(found['families'])} families; reading alone +{read:.2f} GB"
 
 
 def use(path: str) -> str:

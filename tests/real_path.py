@@ -99,7 +99,7 @@ def whole_path(model: str, folder: Path, tiers: Sequence[int], questions: int) -
     assert "untaught" in said
     report = json.loads((tuned / "self-knowledge.json").read_text())
     assert report["questions"] == len(set(table.split("test").rows["question_id"].to_pylist()))
-    assert {"tags", "surface", "untaught", "tags_interval"} <= report.keys()
+    assert {"tags", "surface", "untaught", "hidden", "tags_interval"} <= report.keys()
     losses = json.loads((tuned / "mcft.json").read_text())["validation"]
     assert min(losses["single problems"]) <= losses["single problems"][0]
 

@@ -7,10 +7,12 @@ fails closed: whatever is not exactly that has no answer.
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import NamedTuple
+
+from roi_env.answering.answers import boxes
 
 THINK, END_THINK = "<think>", "</think>"
 ANSWER, END_ANSWER = "<answer>", "</answer>"
@@ -73,26 +75,36 @@ def ample_states(top: int) -> list[tuple[int, int]]:
     return [(left * share // 12, tasks) for share in range(10, 15)]
 
 
-def exam_prompt(questions: Sequence[str], budget: int, strategy: str = "taught") -> str:
-    """A whole exam in one prompt.
+def exam_prompt(questions: Sequence[str], budget: int, strategy: str = "taught", boxed: bool = False) -> str:
+    r"""A whole exam in one prompt.
 
     :param strategy: one of :data:`STRATEGIES`: what is said beyond the problems.
-    :raises ValueError: for another.
+    :param boxed: whether answers are asked for in ``\boxed{}``, as of models that reason in the open.
+    :raises ValueError: for another strategy.
     """
     if strategy not in STRATEGIES:
         raise ValueError(f"strategy must be one of {list(STRATEGIES)}, got {strategy!r}")
     lines = [f"Tokens left: {budget}. Tasks left: {len(questions)}."]
     lines += [f"Problem {number}: {text}" for number, text in enumerate(questions, 1)]
-    return "\n".join([*lines, *filter(None, [STRATEGIES[strategy]])])
+    said = (BOXED_STRATEGIES if boxed else STRATEGIES)[strategy]
+    return "\n".join([*lines, *filter(None, [said])])
 
 
-_FORM = (
+_BUDGET = (
     "Solve the problems above in their order. All tokens that you write, for all problems together, come out of one "
     "budget, the number of tokens left; what is written beyond it is lost.\n"
+)
+_FORM = (
+    f"{_BUDGET}"
     f"For each problem first announce how much it will take: {LEVEL_TAGS[0]} for an answer at once, {LEVEL_TAGS[1]} for "
     f"a short thought, {LEVEL_TAGS[2]} for a long one. Then write {THINK}your thought{END_THINK}{ANSWER}the answer alone"
     f"{END_ANSWER} and go on with the next problem. A problem that is not worth its tokens is skipped by writing "
     f"{LEVEL_TAGS[REFUSED]}{REFUSAL}. Write nothing else."
+)
+_BOXES = (
+    f"{_BUDGET}"
+    "For each problem reason step by step and put its final answer within \\boxed{}, one box for every problem, then go on "
+    f"with the next problem. A problem that is not worth its tokens is skipped by writing {REFUSAL} for it."
 )
 
 STRATEGIES: dict[str, str] = {
@@ -106,6 +118,12 @@ STRATEGIES: dict[str, str] = {
 """What an exam's prompt says after the problems. ``taught``: nothing, the model was taught the form by fine-tuning. The others
 explain it, to models that follow instructions: alone, or as in Plan-and-Solve (Wang et al. 2023, arXiv 2305.04091) and
 Least-to-Most (Zhou et al. 2023, arXiv 2205.10625)."""
+
+BOXED_STRATEGIES = {
+    name: said.replace(_FORM, _BOXES).replace("In every thought", "For every problem")
+    for name, said in STRATEGIES.items()
+}
+"""The same to models that reason in the open."""
 
 
 class Completion(NamedTuple):
@@ -207,6 +225,55 @@ def text_segments(pieces: Sequence[str], problems: int) -> list[Segment]:
     ends = list(accumulate(map(len, pieces)))
     found = re.finditer("|".join(map(re.escape, LEVEL_TAGS)), "".join(pieces))
     return _charged(len(pieces), [bisect_right(ends, match.start()) for match in found][:problems], problems)
+
+
+class Part(NamedTuple):
+    """What an exam's transcript has on one problem.
+
+    :param segment: its tokens.
+    :param level: announced; None: nothing was.
+    :param answer: None: refused, or not in the required form.
+    :param finished: whether it is in the required form to its end.
+    """
+
+    segment: Segment
+    level: int | None
+    answer: str | None
+    finished: bool
+
+
+def tagged_parts(pieces: Sequence[str], problems: int) -> list[Part]:
+    """What a transcript says by level tags; see :func:`parse_exam` and :func:`text_segments`.
+
+    :param pieces: text of every token.
+    """
+    parts = []
+    for read, segment in zip(parse_exam("".join(pieces), problems), text_segments(pieces, problems), strict=True):
+        text = "".join(pieces[segment.start : segment.stop])
+        level = next((level for level, tag in enumerate(LEVEL_TAGS) if text.startswith(tag)), None)
+        answer = None if read is None or read.completion is None else read.completion.answer
+        parts.append(Part(segment, level, answer, read is not None))
+    return parts
+
+
+def boxed_parts(pieces: Sequence[str], problems: int) -> list[Part]:
+    r"""What a transcript says by its boxes: the i-th answers problem i, ``\boxed{NA}`` refuses it.
+
+    The token in which a box ends is the last of its problem; what follows the last box that counts belongs to the next problem, or
+    to the last of all, whose box is not taken back by further ones.
+
+    :param pieces: text of every token.
+    """
+    ends = list(accumulate(map(len, pieces)))
+    found = boxes("".join(pieces))[:problems]
+    starts = [0, *(bisect_left(ends, end) + 1 for end, _ in found)]
+    segments = _charged(len(pieces), [start for start in starts if start < len(pieces)][:problems], problems)
+    parts = []
+    for number, segment in enumerate(segments):
+        content = found[number][1] if number < len(found) else None
+        refused = content is not None and content.upper() == "NA"
+        parts.append(Part(segment, REFUSED if refused else None, None if refused else content, content is not None))
+    return parts
 
 
 def _charged(length: int, starts: Sequence[int], problems: int) -> list[Segment]:

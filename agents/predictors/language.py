@@ -14,17 +14,18 @@ _LONGEST = 512
 """Tokens of a text that are read: the last ones."""
 
 
-def text_states(model: str, texts: Sequence[str], how: str) -> Floats:
+def text_states(model: str, texts: Sequence[str], how: str, dtype: str = "float32") -> Floats:
     """(n, width) states of the last layer: ``how="embedding"``, their mean over the text; ``how="hidden"``, at its end.
 
     :param model: see :func:`agents.llm.decisions.policy.model_source`.
+    :param dtype: of its weights.
     :raises ValueError: where there is no such model.
     """
     import torch
 
     from agents.llm.decisions.policy import load_encoder, load_tokenizer
 
-    tokenizer, network = load_tokenizer(model), load_encoder(model)
+    tokenizer, network = load_tokenizer(model), load_encoder(model, dtype)
     found = []
     # By length, so that little is padded; a row's state does not depend on its neighbours but for the last bits.
     encoded = [_encoded(tokenizer, text, how)[-_LONGEST:] or [0] for text in texts]

@@ -44,6 +44,17 @@ def mcft_report(
     untaught: Annotated[
         str | None, typer.Option(help="The model before fine-tuning, whose zero-shot tags stand beside")
     ] = None,
+    hidden: Annotated[
+        str | None,
+        typer.Option(help="Model on whose state at the end of a question a logistic regression stands beside"),
+    ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--column",
+            help="Column of the table that people supplied (a level, say): logistic regression on it and the data set; repeatable",
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the figures (JSON) and the reliability picture")] = None,
     split: Annotated[str, typer.Option(help="train, validation, test or all")] = "test",
     remaining: Annotated[
@@ -61,15 +72,21 @@ def mcft_report(
 
     if split not in (*SPLITS, "all"):
         raise ConfigError(f"--split must be one of {[*SPLITS, 'all']}, got {split!r}")
-    recipe, train = _taught(labels_from or model)
+    recipe, train, validation = _taught(labels_from or model)
     labels = _labels_of(table, recipe, split, without)
     torch.set_num_threads(threads)
     left = remaining or recipe["budget"][1]
     costs = sk.level_costs(train)
-    tags = _tags(model, labels, left, tasks_left)
+    dtype = recipe.get("dtype", "float32")
+    tags = _tags(model, labels, left, tasks_left, dtype)
     controls = {"surface predictor": sk.SurfaceLevels(train).probabilities(labels)}
     if untaught is not None:
-        controls["untaught model, zero-shot"] = _tags(untaught, labels, left, tasks_left)
+        controls["untaught model, zero-shot"] = _tags(untaught, labels, left, tasks_left, dtype)
+    parts = [train, validation, labels]
+    if hidden is not None:
+        controls["hidden state, logistic"] = _linear(parts, [_states(hidden, part, dtype) for part in parts])
+    if columns:
+        controls[f"given {', '.join(columns)}"] = _linear(parts, _indicators(table, parts, columns))
     found: dict[str, Any] = {"questions": len(labels.texts), "prompt": {"remaining": left, "tasks_left": tasks_left}}
     shown = Table(title=f"Levels of {len(labels.texts):,} {split} questions [95 %, questions resampled]")
     shown.add_column("predictor")
@@ -88,8 +105,8 @@ def mcft_report(
 
     kinds = {name: labels.dataset == name for name in dict.fromkeys(labels.dataset.tolist())}
     groups = dict(kinds)
-    if hidden := [name for name in kinds if name in FAMILIES and FAMILIES[name].hidden]:
-        groups[HIDDEN] = np.isin(labels.dataset, hidden)
+    if unseen := [name for name in kinds if name in FAMILIES and FAMILIES[name].hidden]:
+        groups[HIDDEN] = np.isin(labels.dataset, unseen)
     groups[ALL] = np.ones(len(labels.texts), bool)
     for name, probabilities in controls.items():
         found[f"against_{name.split()[0]}"] = _against(name, sk.against(tags, probabilities, labels, groups))
@@ -122,8 +139,8 @@ def _row(shown: Table, name: str, figures: dict[str, float], ends: dict[str, Any
     shown.add_row(name, *cells)
 
 
-def _taught(model: str) -> tuple[dict[str, Any], Labels]:
-    """Recipe and training labels that `roi mcft` left in a folder.
+def _taught(model: str) -> tuple[dict[str, Any], Labels, Labels]:
+    """Recipe, training and validation labels that `roi mcft` left in a folder.
 
     :raises ConfigError: where there are none.
     """
@@ -137,7 +154,8 @@ def _taught(model: str) -> tuple[dict[str, Any], Labels]:
             f"{folder}: not a model directory of `roi mcft` (it lacks {RECIPE} or {LABELS}); "
             "for one that was trained further name that with --labels-from"
         )
-    return json.loads((folder / RECIPE).read_text())["recipe"], read_labels(folder / LABELS, "train")
+    train, validation = (read_labels(folder / LABELS, split) for split in ("train", "validation"))
+    return json.loads((folder / RECIPE).read_text())["recipe"], train, validation
 
 
 def _labels_of(file: Path, recipe: dict[str, Any], split: str, without: Path | None) -> Labels:
@@ -164,12 +182,47 @@ def _labels_of(file: Path, recipe: dict[str, Any], split: str, without: Path | N
     return labels.take(np.flatnonzero(with_text))
 
 
-def _tags(model: str, labels: Labels, remaining: int, tasks_left: int) -> Any:
+def _linear(parts: list[Labels], features: list[Any]) -> Any:
+    """What a logistic regression says of the last of train, validation and asked questions."""
+    from agents.llm.mcft.self_knowledge import LinearLevels
+
+    return LinearLevels(parts[0], features[0], parts[1], features[1]).probabilities(features[2])
+
+
+def _states(model: str, labels: Labels, dtype: str) -> Any:
+    from agents.predictors.language import text_states
+
+    try:
+        return text_states(model, labels.texts, "hidden", dtype)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _indicators(file: Path, parts: list[Labels], columns: list[str]) -> list[Any]:
+    """(Q, F) one column a value of the data set and of each column of the table; all 0 where a question has none."""
+    from roi_env.sources.outcome_tables import OutcomeTable
+
+    rows = OutcomeTable.read(file).rows
+    if missing := set(columns) - set(rows.column_names):
+        raise ConfigError(f"{file} has no column {sorted(missing)[0]!r}; there are {rows.column_names}")
+    known = ["dataset", *columns]
+    given = {row["question"]: [row[name] for name in known] for row in rows.select(["question", *known]).to_pylist()}
+    values = sorted(
+        {(at, value) for row in given.values() for at, value in enumerate(row) if value is not None}, key=str
+    )
+    if unknown := sum(text not in given for part in parts for text in part.texts):
+        raise ConfigError(f"{file} lacks {unknown} of the questions that the model was taught or is asked")
+    return [
+        np.array([[given[text][at] == value for at, value in values] for text in part.texts], float) for part in parts
+    ]
+
+
+def _tags(model: str, labels: Labels, remaining: int, tasks_left: int, dtype: str) -> Any:
     from agents.llm.decisions.policy import load_model, load_tokenizer
     from agents.llm.mcft.self_knowledge import tag_probabilities
 
     try:
-        return tag_probabilities(load_model(model), load_tokenizer(model), labels.texts, remaining, tasks_left)
+        return tag_probabilities(load_model(model, dtype), load_tokenizer(model), labels.texts, remaining, tasks_left)
     except ValueError as error:
         raise ConfigError(str(error)) from error
 

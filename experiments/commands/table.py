@@ -15,7 +15,6 @@ from rich.table import Table
 from experiments.config import ConfigError
 from experiments.runs import check_file
 from roi_env.files import replacing
-from roi_env.sources.description import describe
 from roi_env.sources.outcome_tables import DEFAULT_FRACTIONS, SPLITS, OutcomeTable
 from roi_env.sources.units import COST_NAMES, UNIT_NAMES, Unit, cost_text, cost_with_unit
 
@@ -131,7 +130,7 @@ def draw_curves(table: OutcomeTable) -> Figure:
 def print_table(table: OutcomeTable, console: Console) -> None:
     """Print what a table holds."""
     unit = table.unit
-    found = describe(table)
+    found = table.describe()
 
     console.print(
         f"[bold]{escape(found['path'])}[/]: {found['rows']:,} generations, {found['questions']:,} questions, "

@@ -114,13 +114,12 @@ def turns(text: str) -> list[str]:
     return [turn for turn in found if turn.strip()]
 
 
-def boxed(text: str) -> str | None:
-    r"""The content of the last complete ``\boxed``, braces balanced or without braces; of boxes that are a list ("a and b")
-    all of it. Empty boxes speak of boxes. None without one."""
+def _boxes(text: str) -> list[tuple[int, int, str]]:
+    """Complete boxes that are not empty, in the order of their ends: start, end, content; those inside others as well."""
     begin = text.find("\\boxed") if "\\fbox" not in text else 0
     if begin < 0:
-        return None
-    boxes: list[tuple[int, int, str]] = []
+        return []
+    found: list[tuple[int, int, str]] = []
     open_: list[tuple[int, int] | None] = []
     for mark in _BRACES.finditer(text, begin):
         if mark["box"]:
@@ -128,15 +127,29 @@ def boxed(text: str) -> str | None:
         elif mark[0] == "{":
             open_.append(None)
         elif mark[0] == "}" and open_ and (begun := open_.pop()):
-            boxes.append((begun[0], mark.end(), text[begun[1] : mark.start()]))
-    boxes += [(mark.start(), mark.end(), mark["bare"]) for mark in _BOX.finditer(text, begin) if mark["bare"]]
-    boxes = sorted((box for box in boxes if box[2].strip()), key=lambda box: box[1])
-    if not boxes:
+            found.append((begun[0], mark.end(), text[begun[1] : mark.start()]))
+    found += [(mark.start(), mark.end(), mark["bare"]) for mark in _BOX.finditer(text, begin) if mark["bare"]]
+    return sorted((box for box in found if box[2].strip()), key=lambda box: box[1])
+
+
+def boxes(text: str) -> list[tuple[int, str]]:
+    """Complete boxes that are not empty and stand in no other, in their order: where each ends, and its content."""
+    found: list[tuple[int, int, str]] = []
+    for box in _boxes(text):
+        found = [other for other in found if other[0] < box[0]] + [box]
+    return [(end, content.strip()) for _, end, content in found]
+
+
+def boxed(text: str) -> str | None:
+    r"""The content of the last complete ``\boxed``, braces balanced or without braces; of boxes that are a list ("a and b")
+    all of it. Empty boxes speak of boxes. None without one."""
+    found = _boxes(text)
+    if not found:
         return None
-    start, _, content = boxes.pop()
+    start, _, content = found.pop()
     contents = [content]
-    while boxes and boxes[-1][1] <= start and _JOINS.fullmatch(text[boxes[-1][1] : start]):
-        start, _, content = boxes.pop()
+    while found and found[-1][1] <= start and _JOINS.fullmatch(text[found[-1][1] : start]):
+        start, _, content = found.pop()
         contents.append(content)
     return ", ".join(dict.fromkeys(part.strip() for part in reversed(contents)))
 

@@ -394,27 +394,34 @@ class TransformersSolver:
         return logits
 
     def _choose(self, logits: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """(rows,) tokens, by inversion of the cumulative distribution."""
-        if self.temperature == 0:
-            return logits.argmax(-1).cpu()
-        together = max(1, _DRAWN_TOGETHER // logits.shape[-1])
-        return torch.cat(
-            [self._draw(*rows) for rows in zip(logits.split(together), noise.split(together), strict=True)]
-        )
+        return choose(logits, noise, self.temperature)
 
-    def _draw(self, logits: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        # Double precision where the logits have single precision; bfloat16 has no more than 8 bits itself.
-        exact = torch.float64 if logits.dtype == torch.float32 else torch.float32
-        weight = logits.to(exact)
-        weight = weight.sub_(weight.amax(-1, keepdim=True)).div_(self.temperature).exp_()
-        blocks = F.pad(weight, (0, -weight.shape[-1] % _BLOCK)).unflatten(-1, (-1, _BLOCK))
-        upto = blocks.sum(-1, dtype=torch.float64).cumsum(-1)  # (rows, blocks)
-        goal = noise[:, None].to(upto) * upto[:, -1:]
-        block = (upto <= goal).sum(-1).clamp(max=upto.shape[-1] - 1)
-        row = torch.arange(len(block), device=block.device)
-        goal -= torch.where(block > 0, upto[row, (block - 1).clamp(min=0)], 0)[:, None]
-        inside = (blocks[row, block].double().cumsum(-1) <= goal).sum(-1).clamp(max=_BLOCK - 1)
-        return (block * _BLOCK + inside).clamp(max=logits.shape[-1] - 1).cpu()
+
+def choose(logits: torch.Tensor, noise: torch.Tensor, temperature: float) -> torch.Tensor:
+    """(rows,) tokens of (rows, vocabulary) logits by (rows,) uniform numbers: inversion of the cumulative distribution.
+
+    :param temperature: 0: the most likely tokens.
+    """
+    if temperature == 0:
+        return logits.argmax(-1).cpu()
+    together = max(1, _DRAWN_TOGETHER // logits.shape[-1])
+    parts = zip(logits.split(together), noise.split(together), strict=True)
+    return torch.cat([_draw(*rows, temperature) for rows in parts])
+
+
+def _draw(logits: torch.Tensor, noise: torch.Tensor, temperature: float) -> torch.Tensor:
+    # Double precision where the logits have single precision; bfloat16 has no more than 8 bits itself.
+    exact = torch.float64 if logits.dtype == torch.float32 else torch.float32
+    weight = logits.to(exact)
+    weight = weight.sub_(weight.amax(-1, keepdim=True)).div_(temperature).exp_()
+    blocks = F.pad(weight, (0, -weight.shape[-1] % _BLOCK)).unflatten(-1, (-1, _BLOCK))
+    upto = blocks.sum(-1, dtype=torch.float64).cumsum(-1)  # (rows, blocks)
+    goal = noise[:, None].to(upto) * upto[:, -1:]
+    block = (upto <= goal).sum(-1).clamp(max=upto.shape[-1] - 1)
+    row = torch.arange(len(block), device=block.device)
+    goal -= torch.where(block > 0, upto[row, (block - 1).clamp(min=0)], 0)[:, None]
+    inside = (blocks[row, block].double().cumsum(-1) <= goal).sum(-1).clamp(max=_BLOCK - 1)
+    return (block * _BLOCK + inside).clamp(max=logits.shape[-1] - 1).cpu()
 
 
 class LocalLive:

@@ -38,7 +38,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from roi_env.files import replacing
-from roi_env.sources.keys import by_first_appearance, differing, joint_keys
 from roi_env.sources.table_files import (
     COLUMNS,
     MAX_TOKENS,
@@ -57,6 +56,7 @@ from roi_env.sources.table_files import (
     with_own_names,
 )
 from roi_env.sources.texts import normalised
+from roi_env.sources.thoughts import hidden_thoughts
 from roi_env.sources.units import COST_NAMES, UNITS, Unit, cost_text
 
 __all__ = [
@@ -69,6 +69,7 @@ __all__ = [
     "OutcomeTableError",
     "Questions",
     "Split",
+    "by_first_appearance",
     "split_of",
 ]
 
@@ -378,7 +379,7 @@ class OutcomeTable:
         codes = np.array([_split_code(question, edges) for question in ids], np.int8)[code]
         if renamed := self._texts_of_several_ids():
             pairs = self.questions()
-            texts = [renamed.get(name) for name in self.pair_names(pairs)]
+            texts = [renamed.get(name) for name in self._pair_names(pairs)]
             of_text = np.array([-1 if text is None else _split_code(text, edges) for text in texts], np.int8)
             codes = np.where(of_text[pairs.of_row] < 0, codes, of_text[pairs.of_row])
         return codes
@@ -392,7 +393,7 @@ class OutcomeTable:
         first: dict[object, int] = {}
         same = [
             first.setdefault(self.same_text.get(name, name), number)
-            for number, name in enumerate(self.pair_names(pairs))
+            for number, name in enumerate(self._pair_names(pairs))
         ]
         return Questions(*by_first_appearance(np.array(same, np.int64)[pairs.of_row]))
 
@@ -402,8 +403,7 @@ class OutcomeTable:
         question, ids = self.codes("question_id")
         return Questions(*by_first_appearance(dataset * len(ids) + question))
 
-    def pair_names(self, pairs: Questions) -> list[tuple[str, str]]:
-        """(dataset, question_id) of every question."""
+    def _pair_names(self, pairs: Questions) -> list[tuple[str, str]]:
         columns = [self.rows[name].take(pairs.first_row).to_pylist() for name in ("dataset", "question_id")]
         return list(zip(*columns, strict=True))
 
@@ -432,7 +432,7 @@ class OutcomeTable:
         members: dict[int, list[int]] = {}
         for node in sorted(parent):
             members.setdefault(root(node), []).append(node)
-        names, known = self.pair_names(pairs), list(number)
+        names, known = self._pair_names(pairs), list(number)
         found: dict[tuple[str, str], str] = {}
         for chain in members.values():
             own = [names[node - size] for node in chain if node >= size]
@@ -494,7 +494,7 @@ class OutcomeTable:
         if column == "question":
             codes = np.unique([normalised(text) for text in values], return_inverse=True)[1][codes]
         out = np.zeros(len(questions.first_row), bool)
-        out[questions.of_row[differing(questions.of_row, codes)]] = True
+        out[questions.of_row[self._spread(questions.of_row, codes)]] = True
         return out
 
     def has_one_answer(self) -> npt.NDArray[np.bool_]:
@@ -508,6 +508,201 @@ class OutcomeTable:
         out[questions.of_row[(text == text[first]) & (answer != answer[first])]] = False
         return out
 
+    def describe(self) -> dict[str, Any]:
+        """What the table holds, as plain data (dicts, lists, str, int, float, bool).
+
+        Keys: ``path, rows, questions, pairing, unit, decision_cost, datasets`` (name -> questions), ``splits`` (name ->
+        questions, default shares), ``menus``, ``problems`` and ``notes``.
+
+        * A menu: ``menu, questions, complete_questions`` (questions with all tiers), ``splits, tiers``.
+        * A tier: ``tier, tier_order, rows, questions, samples_min, samples_max, tokens_mean, tokens_p50, tokens_p90,
+          accuracy``; means and percentiles over generations.
+        * A problem: ``menu, kind, message``. Kinds: ``missing_tiers``, ``unequal_samples``, ``tier_order`` (a later
+          tier costs less), ``trap`` (dearer and less often correct), ``non_monotone`` (questions where the last tier is
+          right less often than the first), ``zero_tokens``, ``several_judgements`` (of one generation?),
+          ``hidden_thought`` (tokens that cannot hold what was generated). Tiers are compared on the questions that have
+          both, every question counting once. Of the whole table (``menu`` is ``""``): ``equal_texts`` (of several
+          ids), ``tier_texts`` (other texts at other tiers of one id), ``several_texts`` and ``several_answers`` (that
+          differ between generations), ``similar_names`` (of datasets, menus or tiers).
+        """
+        menus, problems = [], self._describe_texts()
+        for name in self.menus:
+            entry, found = self.select(name)._describe_menu(name)
+            menus.append(entry)
+            problems.extend(found)
+        first_row = self.distinct_questions().first_row
+        dataset, names = self.codes("dataset")
+        counts = np.bincount(dataset[first_row], minlength=len(names))
+        return {
+            "path": self.path,
+            "rows": self.num_rows,
+            "questions": len(first_row),
+            "pairing": self.pairing,
+            "unit": self.unit,
+            "decision_cost": self.decision_cost,
+            "datasets": {name: int(count) for name, count in zip(names, counts, strict=True) if count},
+            "splits": self._split_sizes(first_row),
+            "menus": menus,
+            "problems": problems,
+            "notes": list(self.notes),
+        }
+
+    def _describe_texts(self) -> list[dict[str, str]]:
+        """Problems of the whole table: questions that are not what their ids say."""
+        problems = []
+
+        def report(kind: str, message: str) -> None:
+            problems.append({"menu": "", "kind": kind, "message": message})
+
+        for column in ("dataset", "menu", "tier"):
+            like: dict[str, list[str]] = {}
+            for value in self.codes(column)[1]:
+                like.setdefault(normalised(value), []).append(value)
+            for values in like.values():
+                if len(values) > 1:
+                    report("similar_names", f"column {column!r} has {some(values)}: if they are one, write them alike")
+        pairs = self.questions()
+        names = self._pair_names(pairs)
+        if self.same_text:
+            under: dict[str, list[str]] = {}
+            for (dataset, question), text in self.same_text.items():
+                under.setdefault(text, []).append(f"{dataset}: {question}")
+            example = max(under.values(), key=len)
+            report(
+                "equal_texts",
+                f"{len(under)} texts stand under {len(self.same_text)} ids (e.g. {some(example)}): each text is one "
+                "question, in one split, with the generations of all its ids; if they are different questions, complete "
+                "their texts or empty them",
+            )
+        # Of single ids: what several ids of one text differ in is said above.
+        code, texts = self.codes("question")
+        plain = np.unique([normalised(text) for text in texts], return_inverse=True)[1][code]
+        inside, across = (np.unique(pairs.of_row[self._spread(key, plain)]) for key in (self._cells(), pairs.of_row))
+        if len(by_tier := np.setdiff1d(across, inside)):
+            said = some([names[at][1] for at in by_tier])
+            report(
+                "tier_texts",
+                f"{len(by_tier)} ids have another text at another tier or menu ({said}): if these are different questions, "
+                "give them different ids; if it is the prompt that differs, write the bare question",
+            )
+        if len(inside):
+            said = some([names[at][1] for at in inside])
+            report(
+                "several_texts",
+                f"{len(inside)} ids have several texts at one tier ({said}): shuffled options? Agents that read see "
+                "the first",
+            )
+        if (several := self.varies("answer")).any():
+            ids = self.rows["question_id"].take(self.distinct_questions().first_row[several]).to_pylist()
+            report(
+                "several_answers",
+                f"{several.sum()} questions have several answers ({some(ids)}): shuffled options? The answer belongs to "
+                "the generation; texts with options cannot be graded again from one letter",
+            )
+        return problems
+
+    @staticmethod
+    def _spread(key: npt.NDArray[np.int64], values: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """(rows,) rows whose value differs from that of the first row with their key."""
+        _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
+        return np.asarray(values != values[first][inverse])
+
+    def _describe_menu(self, menu: str) -> tuple[dict[str, Any], list[dict[str, str]]]:
+        of_row, first_row = self.distinct_questions()
+        names = self.tier_names(menu)
+        code, values = self.codes("tier")
+        tier, shape = np.array([names.index(value) for value in values])[code], (len(first_row), len(names))
+        tokens, correct, order = self.numbers("tokens"), self.numbers("correct"), self.numbers("tier_order")
+        cell = of_row * len(names) + tier
+        count = np.bincount(cell, minlength=shape[0] * shape[1]).reshape(shape)
+        mean_tokens = np.bincount(cell, tokens, minlength=count.size).reshape(shape) / np.maximum(count, 1)
+        accuracy = np.bincount(cell, correct, minlength=count.size).reshape(shape) / np.maximum(count, 1)
+        offered = count > 0
+
+        tiers = []
+        for k, name in enumerate(names):
+            mine = tokens[tier == k]
+            p50, p90 = np.quantile(mine, [0.5, 0.9])
+            tiers.append(
+                {
+                    "tier": name,
+                    "tier_order": int(order[np.argmax(tier == k)]),
+                    "rows": len(mine),
+                    "questions": int(offered[:, k].sum()),
+                    "samples_min": int(count[offered[:, k], k].min()),
+                    "samples_max": int(count[:, k].max()),
+                    "tokens_mean": float(mine.mean()),
+                    "tokens_p50": float(p50),
+                    "tokens_p90": float(p90),
+                    "accuracy": float(correct[tier == k].mean()),
+                }
+            )
+
+        problems: list[dict[str, str]] = []
+
+        def report(kind: str, message: str) -> None:
+            problems.append({"menu": menu, "kind": kind, "message": message})
+
+        complete = offered.all(1)
+        if not complete.all():
+            report("missing_tiers", f"{(~complete).sum()} of {shape[0]} questions lack a tier")
+        for entry in tiers:
+            if entry["samples_min"] != entry["samples_max"]:
+                report(
+                    "unequal_samples",
+                    f"{entry['tier']}: {entry['samples_min']} to {entry['samples_max']} samples a question",
+                )
+        suffix = " tokens" if self.unit == "tokens" else ""
+        for low in range(len(names)):
+            for high in range(low + 1, len(names)):
+                both = offered[:, low] & offered[:, high]
+                if not both.any():
+                    continue
+                cost = mean_tokens[both][:, [low, high]].mean(0)
+                right = accuracy[both][:, [low, high]].mean(0)
+                if cost[1] < cost[0]:
+                    report(
+                        "tier_order",
+                        f"{names[high]} comes after {names[low]} but costs less ({cost_text(cost[1], self.unit)} against "
+                        f"{cost_text(cost[0], self.unit)}{suffix})",
+                    )
+                dear, cheap = (1, 0) if cost[1] >= cost[0] else (0, 1)
+                if right[dear] < right[cheap]:
+                    pair = (names[low], names[high])
+                    report(
+                        "trap",
+                        f"{pair[dear]} is dearer and worse than {pair[cheap]} ({cost_text(cost[dear], self.unit)} against "
+                        f"{cost_text(cost[cheap], self.unit)}{suffix}, {right[dear]:.3f} against {right[cheap]:.3f} correct)",
+                    )
+        ends = offered[:, 0] & offered[:, -1]
+        worse = int((accuracy[ends, -1] < accuracy[ends, 0]).sum())
+        if worse:
+            report("non_monotone", f"{worse} of {ends.sum()} questions: {names[-1]} right less often than {names[0]}")
+        zero = int((tokens == 0).sum())
+        if zero:
+            report("zero_tokens", f"{zero} generations of 0 tokens; exams charge 1 token for them")
+        for name, differs in self._judged(cell, named=False):
+            if several := len(np.unique(cell[differs])):
+                report(
+                    "several_judgements",
+                    f"column {name!r} has several values in {several} of {len(np.unique(cell))} questions and tiers: if they are "
+                    "judgements or filters of one generation, each is counted as a generation; keep one",
+                )
+        if self.unit == "tokens":
+            for message in hidden_thoughts(self.rows, tier, names):
+                report("hidden_thought", message)
+        return {
+            "menu": menu,
+            "questions": shape[0],
+            "complete_questions": int(complete.sum()),
+            "splits": self._split_sizes(first_row),
+            "tiers": tiers,
+        }, problems
+
+    def _split_sizes(self, first_row: npt.NDArray[np.int64]) -> dict[str, int]:
+        counts = np.bincount(self.split_codes()[first_row], minlength=len(SPLITS))
+        return {name: int(count) for name, count in zip(SPLITS, counts, strict=True)}
+
     def _check_menu(self, menu: str) -> None:
         if menu not in self.menus:
             raise OutcomeTableError(self.path, f"no rows for menu {menu!r}; there are {list(self.menus)}", "menu")
@@ -518,7 +713,7 @@ class OutcomeTable:
         order = self.numbers("tier_order").astype(np.int64)
         # One tier, one order, and one order, one tier: both inside a menu.
         for key, value in ((menu * len(tiers) + tier, order), (menu * 2**31 + order, tier)):
-            differs = differing(key, value)
+            differs = self._spread(key, value)
             if differs.any():
                 row = int(differs.argmax())
                 before = int(np.argmax(key == key[row]))
@@ -532,15 +727,23 @@ class OutcomeTable:
                     row,
                 )
 
-    def cells(self) -> npt.NDArray[np.int64]:
+    def _cells(self) -> npt.NDArray[np.int64]:
         """(rows,) number of every row's (dataset, question_id, menu, tier)."""
-        return joint_keys(self.questions().of_row, self.codes("menu")[0], self.codes("tier")[0])
+        return self._keys(self.questions().of_row, self.codes("menu")[0], self.codes("tier")[0])
+
+    @staticmethod
+    def _keys(key: npt.NDArray[np.int64], *columns: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        # Compressed after every column: the product of all their sizes may not fit 64 bits.
+        for codes in columns:
+            _, small = np.unique(codes, return_inverse=True)
+            _, key = np.unique(key * (small.max() + 1) + small, return_inverse=True)
+        return key
 
     def _with_tier_order(self) -> tuple[OutcomeTable, str]:
         """The table with the order of mean tokens as ``tier_order``, and the sentence that says so."""
         menu, menus = self.codes("menu")
         tier, tiers = self.codes("tier")
-        key = joint_keys(menu, tier)
+        key = self._keys(menu, tier)
         _, first = np.unique(key, return_index=True)
         mean = np.bincount(key, self.numbers("tokens")) / np.bincount(key)
         order, said = np.empty(len(first), np.int32), []
@@ -564,8 +767,8 @@ class OutcomeTable:
                 "one thought; add them or leave 'pairing' out",
                 "sample",
             )
-        cell = self.cells()
-        for name, differs in self.judged(cell):
+        cell = self._cells()
+        for name, differs in self._judged(cell):
             if differs.any():
                 row = int(differs.argmax())
                 raise OutcomeTableError(
@@ -580,7 +783,7 @@ class OutcomeTable:
         sample = np.empty(len(cell), np.int64)
         sample[order] = np.arange(len(cell)) - np.repeat(start, np.diff(np.append(start, len(cell))))
         note = "no sample: generations of a question and tier are numbered in the order of their rows"
-        everything = joint_keys(cell, *self._plain_columns().values())
+        everything = self._keys(cell, *self._plain_columns().values())
         if copies := len(cell) - len(np.unique(everything)):
             note += (
                 f"; {copies:,} rows equal another one in every column: where they are copies (or filters of one generation) "
@@ -588,20 +791,20 @@ class OutcomeTable:
             )
         return replace(self, rows=self._with("sample", sample)), note
 
-    def judged(self, cell: npt.NDArray[np.int64], *, named: bool = True) -> list[tuple[str, npt.NDArray[np.bool_]]]:
+    def _judged(self, cell: npt.NDArray[np.int64], *, named: bool = True) -> list[tuple[str, npt.NDArray[np.bool_]]]:
         """``(column, (rows,) bool)`` of columns that tell judges apart: rows with another one than the first of their cell.
 
         :param named: only columns that are named so; else also those whose every value comes with the tokens of another
             one of its cell: the generation is the same.
         """
         found = []
-        tokens = joint_keys(cell, self.numbers("tokens"))
+        tokens = self._keys(cell, self.numbers("tokens"))
         for name, codes in self._plain_columns().items():
             if name in COLUMNS:
                 continue
-            same = not named and bool(np.isin(tokens, tokens[differing(tokens, codes)]).all())
+            same = not named and bool(np.isin(tokens, tokens[self._spread(tokens, codes)]).all())
             if same or own_name(name) in _JUDGES:
-                found.append((name, differing(cell, codes)))
+                found.append((name, self._spread(cell, codes)))
         return found
 
     def _plain_columns(self) -> dict[str, npt.NDArray[np.int64]]:
@@ -619,7 +822,7 @@ class OutcomeTable:
         return self.rows.set_column(self.rows.column_names.index(name), name, pa.chunked_array([values]))
 
     def _check_duplicates(self) -> None:
-        key = joint_keys(self.cells(), self.numbers("sample"))
+        key = self._keys(self._cells(), self.numbers("sample"))
         order = np.argsort(key, kind="stable")
         again = order[1:][key[order][1:] == key[order][:-1]]
         if len(again):
@@ -656,6 +859,15 @@ class OutcomeTable:
 @cache
 def _log_once(path: str, text: str) -> None:
     logger.warning("%s: %s", path, text)
+
+
+def by_first_appearance(keys: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """``(codes, first)``: codes 0, 1, ... for the distinct keys as they appear, and where each appears first."""
+    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order))
+    return rank[inverse], first[order].astype(np.int64)
 
 
 def split_of(question_id: str, fractions: Sequence[float] = DEFAULT_FRACTIONS) -> Split:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from roi_env.sources.description import describe
 from roi_env.sources.outcome_tables import OutcomeTable, OutcomeTableError
 from roi_env.sources.table_files import COLUMNS
 from roi_env.sources.units import UNIT_NAMES, cost_with_unit
@@ -62,7 +61,7 @@ def publish_table(
 
 
 def _card(table: OutcomeTable, name: str, licence: str) -> str:
-    found = describe(table)
+    found = table.describe()
     size = next((text for limit, text in _SIZES if table.num_rows < limit), "n>10M")
     schema = "\n".join(
         f"| `{item.name}` | {_type(item.type)} | {_meaning(item.name, table)} |" for item in table.rows.schema

@@ -11,12 +11,12 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from roi_env.sources.keys import by_first_appearance
 from roi_env.sources.outcome_tables import (
     DEFAULT_FRACTIONS,
     OutcomeTable,
     OutcomeTableError,
     Split,
+    by_first_appearance,
 )
 from roi_env.sources.source import Coupling, Laws, Source, Tier, laws_from_cells
 

@@ -61,6 +61,46 @@ class SurfaceLevels:
         return found
 
 
+STRENGTHS = (1e-4, 1e-3, 1e-2, 0.1, 1.0)
+"""Inverse strengths of the penalty that are tried."""
+
+
+class LinearLevels:
+    """A control: logistic regression on some features of a question; the penalty is the best of several on validation questions.
+
+    Every question weighs 1, divided over its labels.
+
+    :param features: (Q, F) of the training questions; ``held_out``: of the validation questions.
+    """
+
+    def __init__(self, train: Labels, features: Floats, validation: Labels, held_out: Floats) -> None:
+        from sklearn.linear_model import LogisticRegression
+
+        self._mean, self._scale = features.mean(0), features.std(0) + 1e-6
+        question, level = train.counts.nonzero()
+        self._levels = np.unique(level)
+        if len(self._levels) == 1:
+            return
+        tried = [LogisticRegression(C=strength, max_iter=2000) for strength in STRENGTHS]
+        for one in tried:
+            one.fit(self._scaled(features)[question], level, train.shares[question, level])
+        self._fitted = min(tried, key=lambda one: float(nats(self._of(one, held_out), validation).mean()))
+
+    def _scaled(self, features: Floats) -> Floats:
+        return (features - self._mean) / self._scale
+
+    def _of(self, fitted: Any, features: Floats) -> Floats:
+        found = np.zeros((len(features), NUM_LEVELS))
+        found[:, self._levels] = fitted.predict_proba(self._scaled(features))
+        return found
+
+    def probabilities(self, features: Floats) -> Floats:
+        """(Q, NUM_LEVELS) of (Q, F) features."""
+        if len(self._levels) == 1:
+            return np.tile(np.eye(NUM_LEVELS)[self._levels[0]], (len(features), 1))
+        return self._of(self._fitted, features)
+
+
 def level_costs(train: Labels) -> Floats:
     """(NUM_LEVELS,) mean tokens of thinking freely at questions of each level: what a tag says about cost."""
     weights = train.shares

@@ -14,19 +14,13 @@ import numpy.typing as npt
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from agents.llm.decisions.tag_logits import PADDING, Ids, Sequences, hidden_states, packed, pass_tokens
-from agents.llm.prompts import (
-    LEVEL_TAGS,
-    NUM_LEVELS,
-    REFUSED,
-    THINK,
-    exam_prompt,
-    parse_exam,
-    text_segments,
-)
+from agents.llm.decisions.tag_logits import PADDING, Ids, Sequences, hidden_states, packed, pass_tokens, taught_tags
+from agents.llm.prompts import NUM_LEVELS, REFUSED, THINK, Part, boxed_parts, exam_prompt, tagged_parts
 from agents.llm.small_model.tokenizer import prompt_text
 from agents.one_pass import Papers
+from roi_env.answering.dialect import dialect_of
 from roi_env.answering.kv_cache import growing_cache, keep
+from roi_env.answering.local import choose
 
 BATCH: Final = 128
 """Rows generated together."""
@@ -34,12 +28,17 @@ _COMPACT: Final = 0.9
 """Finished rows leave the batch when fewer than this share of its rows go on."""
 
 
+def boxed_form(tokenizer: Any) -> bool:
+    """Whether a model answers exams in boxes: it reasons in the open, and was not taught the level tags."""
+    return not dialect_of(tokenizer).closing and not taught_tags(tokenizer)
+
+
 def exam_ids(tokenizer: Any, questions: Sequence[str], budget: int, strategy: str = "taught") -> list[int]:
     """Token ids of an exam's prompt, the assistant's turn begun with no think block opened.
 
     :param strategy: see :data:`agents.llm.prompts.STRATEGIES`.
     """
-    text = prompt_text(tokenizer, exam_prompt(questions, budget, strategy))
+    text = prompt_text(tokenizer, exam_prompt(questions, budget, strategy, boxed_form(tokenizer)))
     ids: list[int] = tokenizer(
         text.rstrip().removesuffix(THINK) if text.rstrip().endswith(THINK) else text, add_special_tokens=False
     ).input_ids
@@ -206,10 +205,10 @@ def _choose(logits: torch.Tensor, uniform: torch.Tensor, temperature: float) -> 
     """(rows,) tokens by inversion of the cumulative distribution, and their log-probabilities."""
     if temperature == 0:
         return logits.argmax(-1).cpu(), torch.zeros(len(logits))
-    logp = (logits.float() / temperature).log_softmax(-1)
-    total = logp.double().exp().cumsum(-1)
-    token = (total <= uniform[:, None].to(total.device) * total[:, -1:]).sum(-1).clamp(max=logits.shape[-1] - 1)
-    return token.cpu(), logp.gather(1, token[:, None]).squeeze(1).cpu()
+    token = choose(logits, uniform, temperature)
+    scaled = logits.float() / temperature
+    chosen = scaled.gather(1, token[:, None].to(scaled.device)).squeeze(1)
+    return token, (chosen - scaled.logsumexp(-1)).cpu()
 
 
 class Reader:
@@ -220,6 +219,7 @@ class Reader:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
+        self._boxed = boxed_form(tokenizer)
         self._pieces: dict[int, str] = {}
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
@@ -228,12 +228,16 @@ class Reader:
             self._pieces[token] = self._tokenizer.decode([token], clean_up_tokenization_spaces=False)
         return [self._pieces[token] for token in ids]
 
+    def parts(self, ids: Sequence[int], problems: int) -> list[Part]:
+        """What a transcript has on each problem, by tags or by boxes."""
+        return (boxed_parts if self._boxed else tagged_parts)(self.pieces(ids), problems)
+
     def problem_of(self, written: Ids, problems: int) -> npt.NDArray[np.int64]:
         """(D, budget) int64 problem that every token is charged to; -1 where there is none."""
         out = np.full(written.shape, -1)
         for at, row in enumerate(written):
-            for number, segment in enumerate(text_segments(self.pieces(row[row != PADDING].tolist()), problems)):
-                out[at, segment.start : segment.stop] = number
+            for number, part in enumerate(self.parts(row[row != PADDING].tolist(), problems)):
+                out[at, part.segment.start : part.segment.stop] = number
         return out
 
     def papers(self, written: Ids, problems: int) -> Papers:
@@ -251,26 +255,14 @@ class Reader:
         answers = []
         for at, row in enumerate(written):
             ids = row[row != PADDING].tolist()
-            pieces = self.pieces(ids)
-            text = "".join(pieces)
-            read = parse_exam(text, problems)
-            answers.append(
-                tuple(None if part is None or part.completion is None else part.completion.answer for part in read)
-            )
-            last = -1
-            for number, segment in enumerate(text_segments(pieces, problems)):
-                if segment.stop == segment.start:
-                    continue
-                last = number
+            parts = self.parts(ids, problems)
+            answers.append(tuple(part.answer for part in parts))
+            reached = [number for number, part in enumerate(parts) if part.segment.stop > part.segment.start]
+            for number in reached:
+                segment, level, *_ = parts[number]
                 tokens[at, number] = segment.stop - segment.start
-                level = announcement("".join(pieces[segment.start : segment.stop]))
                 announced[at, number] = level is not None
                 action[at, number] = REFUSED if level is None else (level + 1) % NUM_LEVELS
             out_of_tokens = len(ids) == written.shape[1] and ids[-1] != stop
-            cut[at, last] = out_of_tokens and read[last] is None
+            cut[at, reached[-1]] = out_of_tokens and not parts[reached[-1]].finished
         return Papers(action, tokens, tokens > 0, announced, cut, tuple(answers))
-
-
-def announcement(text: str) -> int | None:
-    """The level with whose tag a text begins."""
-    return next((level for level, tag in enumerate(LEVEL_TAGS) if text.startswith(tag)), None)

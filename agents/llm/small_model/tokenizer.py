@@ -70,7 +70,9 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int = VOCABULARY) -> PreTr
 
 
 def prompt_text(tokenizer: PreTrainedTokenizerFast, question: str, thinking: bool = True) -> str:
-    """The chat prompt of one question, its think block open (or, without thinking, closed)."""
+    """The chat prompt of one question, its think block open (or, without thinking, closed); without a chat template bare text."""
+    if not tokenizer.chat_template:
+        return f"{question}\n"
     text = tokenizer.apply_chat_template(
         [{"role": "user", "content": question}],
         tokenize=False,

@@ -174,11 +174,14 @@ def test_from_a_model_to_what_its_tags_know(tmp_path: Path) -> None:
         "--out",
         str(tmp_path / "figures"),
     ]
-    assert "surface" in roi(*report, "--other", str(tmp_path / "other.parquet"))
+    controls = ["--hidden", str(tuned), "--column", "difficulty"]
+    assert "surface" in roi(*report, "--other", str(tmp_path / "other.parquet"), *controls)
     found = json.loads((tmp_path / "figures" / "self-knowledge.json").read_text())
     assert found["questions"] == found["questions_of_both"]
-    assert {"tags", "surface", "own", "other"} <= found.keys()
+    assert {"tags", "surface", "hidden", "given", "given_interval", "own", "other"} <= found.keys()
     assert [row["task"] for row in found["against_surface"]] == ["prod", "all"]
+    with pytest.raises(ConfigError, match="no column 'mood'"):
+        roi(*report, "--column", "mood")
     with pytest.raises(ConfigError, match="all of its questions are in"):
         roi(*report, "--without", str(table))
     assert (tmp_path / "figures" / "reliability.png").read_bytes().startswith(b"\x89PNG")

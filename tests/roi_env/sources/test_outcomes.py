@@ -18,7 +18,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from roi_env.sources.description import describe
 from roi_env.sources.outcome_tables import (
     COLUMNS,
     MAX_TOKENS,
@@ -527,7 +526,7 @@ def test_describe_is_plain_data_and_finds_problems() -> None:
         row("q0", "low", 0, menu="other", tokens=50),
         row("q0", "high", 0, menu="other", tokens=40),
     ]
-    found = describe(OutcomeTable.from_arrow(pa.Table.from_pylist(content)))
+    found = OutcomeTable.from_arrow(pa.Table.from_pylist(content)).describe()
     assert json.loads(json.dumps(found)) == found
     assert (found["rows"], found["questions"], found["datasets"]) == (8, 3, {"math": 2, "code": 1})
     assert sum(found["splits"].values()) == 3
@@ -557,11 +556,11 @@ def test_importing_the_environment_imports_no_pyarrow() -> None:
 @pytest.mark.parametrize("path", REAL, ids=lambda path: path.stem)
 def test_real_tables_load_describe_and_survive_a_round_trip(path: Path, tmp_path: Path) -> None:
     table = OutcomeTable.read(path)
-    found = describe(table)
+    found = table.describe()
     assert found["rows"] == table.num_rows == sum(t["rows"] for f in found["menus"] for t in f["tiers"])
     assert [f["menu"] for f in found["menus"]] == list(table.menus)
     table.write(tmp_path / path.name)
-    assert describe(OutcomeTable.read(tmp_path / path.name)) == found | {"path": str(tmp_path / path.name)}
+    assert OutcomeTable.read(tmp_path / path.name).describe() == found | {"path": str(tmp_path / path.name)}
 
 
 # --- Equal texts -----------------------------------------------------------------------------------------------------
@@ -597,7 +596,7 @@ def test_a_text_is_in_one_split_whatever_its_ids(seed: int) -> None:
     assert all(len(codes) == 1 for codes in of_text.values())
     assert {next(iter(codes)) for codes in of_text.values()} == {0, 1, 2}
     assert len(table.distinct_questions().first_row) == 40
-    found = describe(table)
+    found = table.describe()
     assert found["questions"] == sum(found["splits"].values()) == 40
     (problem,) = (problem for problem in found["problems"] if problem["kind"] == "equal_texts")
     assert "40 texts stand under 160 ids" in problem["message"]
@@ -667,7 +666,7 @@ def test_published_tables_split_by_id_alone(path: Path) -> None:
 
 
 def kinds(content: list[Row]) -> dict[str, str]:
-    found = describe(OutcomeTable.from_arrow(pa.Table.from_pylist(content)))
+    found = OutcomeTable.from_arrow(pa.Table.from_pylist(content)).describe()
     return {problem["kind"]: problem["message"] for problem in found["problems"]}
 
 

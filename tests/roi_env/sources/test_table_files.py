@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from roi_env.sources.description import describe
 from roi_env.sources.outcome_tables import OutcomeTable, OutcomeTableError
 from tests.roi_env.sources.test_outcomes import Row, plain, row, rows
 
@@ -485,7 +484,7 @@ def test_judgements_are_no_samples() -> None:
     assert OutcomeTable.from_arrow(pa.Table.from_pylist(one)).numbers("sample").tolist() == [r["sample"] for r in EIGHT]
     # Numbered, they are read as generations, and reported.
     numbered = OutcomeTable.from_arrow(pa.Table.from_pylist([r | {"sample": k} for k, r in enumerate(bare)]))
-    (problem,) = (p for p in describe(numbered)["problems"] if p["kind"] == "several_judgements")
+    (problem,) = (p for p in numbered.describe()["problems"] if p["kind"] == "several_judgements")
     assert "'filter' has several values in 4 of 4 questions and tiers" in problem["message"]
     # A judge without a name is none of the less.
     nameless = [r | {"filter": None if r["filter"] == "strict-match" else r["filter"]} for r in bare]
@@ -495,7 +494,7 @@ def test_judgements_are_no_samples() -> None:
 
 def test_a_column_is_a_judge_by_its_rows_too() -> None:
     def judges(content: list[Row]) -> list[str]:
-        found = describe(OutcomeTable.from_arrow(pa.Table.from_pylist(content)))["problems"]
+        found = OutcomeTable.from_arrow(pa.Table.from_pylist(content)).describe()["problems"]
         return [problem["message"].split()[1] for problem in found if problem["kind"] == "several_judgements"]
 
     bare = [

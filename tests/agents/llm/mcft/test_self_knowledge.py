@@ -45,6 +45,26 @@ def test_figures_as_by_hand() -> None:
     assert (perfect.accuracy, perfect.nats, perfect.ece, perfect.auc) == (1, 0, 0, 1)
 
 
+def test_logistic_regression_finds_what_features_tell_and_no_more() -> None:
+    rng = np.random.default_rng(0)
+    parts = [labels(*rng.choice([0, 2, REFUSED], count, p=[0.2, 0.3, 0.5])) for count in (120, 60, 200)]
+    telling = [np.eye(4)[part.level] + 0.1 * rng.standard_normal((len(part.texts), 4)) for part in parts]
+    noise = [rng.standard_normal((len(part.texts), 300)) for part in parts]
+    found = sk.LinearLevels(parts[0], telling[0], parts[1], telling[1]).probabilities(telling[2])
+    np.testing.assert_allclose(found.sum(1), 1)
+    assert sk.right(found, parts[2]).mean() > 0.98
+    # 300 columns of noise could tell 120 questions apart: validation questions choose the penalty that leaves the shares.
+    found = sk.LinearLevels(parts[0], noise[0], parts[1], noise[1]).probabilities(noise[2])
+    shares = np.tile(parts[0].shares.mean(0), (200, 1))
+    assert sk.nats(found, parts[2]).mean() < sk.nats(shares, parts[2]).mean() + 0.1
+    assert found[:, 1].tolist() == [0] * 200, "a level that no training question has"
+    one = labels(1, 1, 1)
+    features = np.eye(3)
+    np.testing.assert_array_equal(
+        sk.LinearLevels(one, features, one, features).probabilities(features), np.eye(4)[[1] * 3]
+    )
+
+
 def test_never_refusing_has_no_precision() -> None:
     found = sk.measure(np.eye(4)[[0, 0]], labels(0, REFUSED), np.zeros(4))
     assert np.isnan(found.precision)

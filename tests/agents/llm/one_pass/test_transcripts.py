@@ -19,10 +19,12 @@ from agents.llm.decisions.tag_logits import PADDING, Ids
 from agents.llm.one_pass.transcripts import Generated, Reader, exam_ids, generate, written_logp
 from agents.llm.prompts import LEVEL_TAGS, REFUSED, STRATEGIES, Completion, Tagged, text_segments
 from agents.llm.small_model.tokenizer import ASSISTANT, END, USER
+from agents.one_pass import Papers
 from agents.playing import evaluate, rollout
 from roi_env.exams.exam import draw_exams
 from tests.agents.llm.exams import three_tier_spec, worded_spec
 from tests.agents.llm.forms import render_exam, segments
+from tests.tiny_models import TEMPLATES, tiny_tokenizer
 
 QUESTIONS = ["1 = A#", "12 = A# and B#", "Solve the following multiplication: 12 * 34."]
 
@@ -231,3 +233,57 @@ def test_exams_that_cannot_be_written_are_refused(exam_model: Path) -> None:
         agent = make_agent(f"exam-taker(model={str(exam_model)!r})", public_problem(spec))
         with pytest.raises(ValueError, match=message):
             evaluate(agent, draw_exams(spec, 0, np.arange(2)))
+
+
+def boxed_papers(text: str, problems: int = 3, room: int = 3) -> Papers:
+    tokenizer = tiny_tokenizer(TEMPLATES["instruct"])
+    ids = tokenizer(text, add_special_tokens=False).input_ids
+    return Reader(tokenizer).papers(np.array([ids + [PADDING] * room], np.int32), problems)
+
+
+@pytest.mark.parametrize(
+    ("text", "answers", "actions"),
+    [
+        (r"a \boxed{1} b \boxed{\frac{1}{2}} c \boxed{3}<|im_end|>", ("1", r"\frac{1}{2}", "3"), [3, 3, 3]),
+        (r"\boxed{1} \boxed{NA} \boxed{ 3 }", ("1", None, "3"), [3, 0, 3]),
+        (r"within \boxed{}: \boxed{\text{two \boxed{2}}} and", (r"\text{two \boxed{2}}", None, None), [3, 3, 0]),
+        (r"\boxed{1}\boxed{2}\boxed{3}\boxed{4} more", ("1", "2", "3"), [3, 3, 3]),
+        ("nothing", (None, None, None), [3, 0, 0]),
+        (r"\boxed{1} then \boxed{2", ("1", None, None), [3, 3, 0]),
+    ],
+)
+def test_boxes_answer_in_their_order(text: str, answers: tuple[str | None, ...], actions: list[int]) -> None:
+    papers = boxed_papers(text)
+    assert papers.answers == (answers,)
+    assert papers.action[0].tolist() == actions
+    assert papers.announced[0].tolist() == [action == 0 and text.count("NA") > 0 for action in actions]
+    # Every token is charged to one problem: that of its box, the last of all what follows.
+    tokenizer = tiny_tokenizer(TEMPLATES["instruct"])
+    assert papers.tokens.sum() == len(tokenizer(text, add_special_tokens=False).input_ids)
+    assert papers.reached[0].tolist() == (papers.tokens[0] > 0).tolist()
+    assert not papers.cut.any(), "there was room"
+
+
+def test_the_budget_cuts_what_has_no_box_yet() -> None:
+    text = r"so \boxed{12} and \boxed{5}"
+    tokenizer = tiny_tokenizer(TEMPLATES["instruct"])
+    ids = tokenizer(text, add_special_tokens=False).input_ids
+    first = len(tokenizer(r"so \boxed{12}", add_special_tokens=False).input_ids)
+    for budget in range(1, len(ids) + 1):
+        papers = Reader(tokenizer).papers(np.array([ids[:budget]], np.int32), 2)
+        assert papers.tokens[0].tolist() == [min(budget, first), max(budget - first, 0)]
+        assert papers.answers[0] == ("12" if budget >= first else None, "5" if budget == len(ids) else None)
+        assert papers.cut[0].tolist() == [budget < first, first < budget < len(ids)]
+
+
+@pytest.mark.parametrize("dialect", list(TEMPLATES))
+def test_exams_are_asked_for_as_a_model_speaks(dialect: str) -> None:
+    tokenizer = tiny_tokenizer(TEMPLATES[dialect], ("<think>", "</think>") if dialect == "thinking" else ())
+    asked = {name: tokenizer.decode(exam_ids(tokenizer, QUESTIONS[:2], 77, name)) for name in STRATEGIES}
+    assert len(set(asked.values())) == len(STRATEGIES)
+    for name, text in asked.items():
+        assert f"Problem 2: {QUESTIONS[1]}" in text
+        assert not text.rstrip().endswith("<think>")
+        if name != "taught":
+            assert ("<answer>" in text) == ("<predicted_level>" in text) == (dialect == "thinking")
+            assert (r"within \boxed{}" in text) == (dialect != "thinking")
