@@ -20,6 +20,7 @@ from experiments.terminal import console, progress_bar
 if TYPE_CHECKING:
     from agents.llm.small_model.tasks import Task
     from roi_env.answering.base import Question, ThinkingTier
+    from roi_env.answering.dialect import Dialect
     from roi_env.answering.http import HTTPSolver
     from roi_env.answering.recording import LiveRecording, RecordingProgress
 
@@ -183,10 +184,9 @@ def record(
     if endpoint is None:
         if remote.no_seeds:
             raise ConfigError("--no-seeds belongs to --endpoint: a model in this process draws its own random numbers")
-        spoken = endpoints.local_dialect(model, local.dialect)
+        spoken: Dialect | None = endpoints.local_dialect(model, local.dialect)
     else:
-        local.refuse()
-        spoken = None
+        spoken = local.at_endpoint(connection, wording.prompt)
     whole = spoken is not None and spoken.whole_caps
     if asked.questions is not None:
         questions = endpoints.load_questions(asked.questions, asked.column, asked.limit)
@@ -224,6 +224,8 @@ def record(
         model,
         backend,
         connection,
+        spoken,
+        job.tiers,
         name=name,
         prompt=wording.prompt or "{question}",
         system=wording.system,
@@ -255,11 +257,14 @@ def _journal(out: Path, journal: Path | None, resume: bool) -> Path:
 
 def _record_there(job: _Job, solver: HTTPSolver, remote: Remote) -> None:
     """Record a model at an endpoint, as far as it goes, and say how that ended."""
+    from roi_env.answering.forcing import ForcingSolver
     from roi_env.answering.ledger import JournalError, Ledger
     from roi_env.answering.recording import Limits, LiveRecording, record_live
 
     settings = {**solver.settings, "menu": solver.name, "tiers": [list(entry.__dict__.values()) for entry in job.tiers]}
     try:
+        if isinstance(solver, ForcingSolver):
+            settings["reasoning"] = max(map(solver.dialect.reasoning, job.tiers))
         ledger = Ledger(job.journal, {**settings, "decision_cost": job.cost}, refuse=_other_generations)
     except JournalError as error:
         raise ConfigError(str(error)) from error

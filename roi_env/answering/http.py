@@ -360,6 +360,10 @@ class HTTPSolver:
         how = backend.think if tier.thinking > 0 and thinking > 0 else backend.direct
         body = merge(fill(backend.body, values), fill(how, values) or {})
         body = merge(body, self.extra)
+        if ask.continues:
+            if backend.continues is None:
+                raise EndpointError(f"{backend.name} is not known to go on with a text that it began")
+            body = merge(body, backend.continues)
         for name, value in ask.fields.items():
             path = backend.takes[name]
             if isinstance(value, Mapping) and find(how, name):  # of an object that the tier is part of, its part stays
