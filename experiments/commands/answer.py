@@ -13,12 +13,13 @@ import typer
 from rich.table import Table
 
 from experiments.commands import endpoints
-from experiments.commands.record import OPEN_ANSWER_TOKENS, OPEN_TIERS
+from experiments.commands.record import OPEN_TIERS
 from experiments.config import ConfigError
 from experiments.options import Imports, option_groups, own_agents
 from experiments.serving.amounts import parse_tokens
 from experiments.serving.menus import Menu, check_unit, read_menus
 from experiments.terminal import console, progress_bar
+from roi_env.answering.dialect import OPEN_ANSWER_TOKENS
 from roi_env.answering.prices import TOKENS
 from roi_env.exams.config import parse_budget
 from roi_env.sources.units import COST_NAMES, Unit, cost_text, cost_with_unit
@@ -229,7 +230,7 @@ def answer(
     ledger = _ledger(out, resume)
     pool: Any = None
     http: dict[str, Any] = {
-        "prompt": wording.prompt or "{question}",
+        "prompt": wording.prompt,
         "system": wording.system,
         "temperature": temperature,
         "patience": patience,

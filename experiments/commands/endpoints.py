@@ -292,12 +292,15 @@ def http_solver(
         settings["extra"] = json.loads(body) if body else {}
         if not isinstance(settings["extra"], dict):
             raise ConfigError(f"--body must be a JSON object, got {body!r}")
+        prompt = settings.pop("prompt", None) or "{question}"
         if dialect is None:
-            return HTTPSolver(endpoint, model, backend, **settings)
-        from roi_env.answering.forcing import ForcingSolver
+            solver = HTTPSolver(endpoint, model, backend, prompt=prompt, **settings)
+        else:
+            from roi_env.answering.forcing import ForcingSolver
 
-        settings.pop("prompt", None)
-        return ForcingSolver(endpoint, model, backend, tokenizer=read, dialect=dialect, tiers=tiers, **settings)
+            solver = ForcingSolver(endpoint, model, backend, tokenizer=read, dialect=dialect, **settings)
+        solver.check(tiers)
+        return solver
     except json.JSONDecodeError as error:
         raise ConfigError(f"--body is not JSON: {error}") from None
     except ValueError as error:
@@ -311,13 +314,18 @@ def menu_solver(menus: Sequence[Menu], connection: Connection, **options: Any) -
     """
     from roi_env.answering.http import ByTier
 
-    made: dict[tuple[str | None, ...], HTTPSolver] = {}
+    made: dict[tuple[Any, ...], HTTPSolver] = {}
     solvers = {}
     for seat in (seat for menu in menus for seat in menu.seats):
-        place = (seat.endpoint, seat.model, seat.backend, seat.key_env)
+        place = (seat.endpoint, seat.model, seat.backend, seat.key_env, seat.speech, seat.tokenizer)
         if place not in made:
-            own = replace(connection, key_env=seat.key_env)
-            made[place] = http_solver(seat.endpoint, seat.model, seat.backend, own, **options)
+            own = replace(connection, key_env=seat.key_env, tokenizer=seat.tokenizer)
+            spoken = seat.speech.at_endpoint(own, options.get("prompt"))
+            made[place] = http_solver(seat.endpoint, seat.model, seat.backend, own, spoken, **options)
+        try:
+            made[place].check([seat.tier])
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
         solvers[seat.tier.name] = made[place]
     return ByTier(solvers)
 

@@ -16,6 +16,7 @@ from experiments.commands import endpoints
 from experiments.config import ConfigError
 from experiments.options import option_groups
 from experiments.terminal import console, progress_bar
+from roi_env.answering.dialect import OPEN_ANSWER_TOKENS
 
 if TYPE_CHECKING:
     from agents.llm.small_model.tasks import Task
@@ -35,8 +36,6 @@ SEEDS_KILL = "0.32"
 _TIERS = ("answer=0", "short=48", "long=160")
 OPEN_TIERS = ("256=256", "512=512", "1024=1024")
 """The paper's levels, of models that reason in the open."""
-OPEN_ANSWER_TOKENS = 32
-"""Of them for the forced text (about 8) and the answer."""
 Grader = Annotated[
     str | None,
     typer.Option(
@@ -227,7 +226,7 @@ def record(
         spoken,
         job.tiers,
         name=name,
-        prompt=wording.prompt or "{question}",
+        prompt=wording.prompt,
         system=wording.system,
         temperature=temperature,
         seed=seed,

@@ -18,7 +18,7 @@ import typer
 
 from experiments.commands import endpoints
 from experiments.commands.answer import ANSWER_TOKENS, TIERS
-from experiments.commands.record import OPEN_ANSWER_TOKENS, OPEN_TIERS
+from experiments.commands.record import OPEN_TIERS
 from experiments.config import ConfigError
 from experiments.options import Imports, option_groups, own_agents
 from experiments.serving.amounts import NAME, Plan, check_units, parse_amount, read_file, read_plans
@@ -29,6 +29,7 @@ from experiments.serving.guard import BODY_SECONDS, LOOPBACK, patient_protocol
 from experiments.serving.menus import Menu, check_unit, read_menus
 from experiments.serving.metrics import log_to_stderr
 from experiments.terminal import console
+from roi_env.answering.dialect import OPEN_ANSWER_TOKENS
 from roi_env.sources.units import cost_text, cost_with_unit
 
 if TYPE_CHECKING:

@@ -100,6 +100,8 @@ class Dialect:
         return text + (self.opening if self.opening and not text.rstrip().endswith(self.opening) else "")
 
 
+OPEN_ANSWER_TOKENS = 32
+"""Tokens of a tier that reasons in the open which are kept for the forced text (about 8) and the answer."""
 _BOX = r"{question}" + "\n\n" + r"Please reason step by step, and put your final answer within \boxed{}."
 _MARKS = (("<think>", "</think>"), ("[THINK]", "[/THINK]"), ("<seed:think>", "</seed:think>"))
 """Pairs of marks that models put around their reasoning."""

@@ -30,8 +30,8 @@ _TAKES = (
 """Fields of a request that leave its answer one text."""
 
 
-def forcing_backend(backend: str | Backend) -> Backend:
-    """A backend as an answer is forced from it: one text, whole.
+def forcing_backend(backend: str | Backend, dialect: Dialect) -> Backend:
+    """A backend as an answer is forced from it: one text, whole; nothing is said of thoughts but to the chat template.
 
     :raises EndpointError: where it cannot go on with a text.
     """
@@ -45,7 +45,9 @@ def forcing_backend(backend: str | Backend) -> Backend:
             f"out (the endpoint cuts thoughts by itself, as its --backend says), or serve the model by one of {able}"
         )
     takes = {name: path for name, path in row.takes.items() if name in _TAKES}
-    return replace(row, chat=False, streams=None, counts=False, takes=takes)
+    # vLLM refuses its cap of the thought where it has no reasoning parser.
+    told = {"chat_template_kwargs": dict(dialect.variables)} if "chat_template_kwargs" in row.takes else {}
+    return replace(row, chat=False, streams=None, counts=False, takes=takes, direct=told)
 
 
 class ForcingSolver(HTTPSolver):
@@ -54,8 +56,7 @@ class ForcingSolver(HTTPSolver):
     :param url: as in :class:`~roi_env.answering.http.HTTPSolver`, like ``model``, ``backend`` and further options.
     :param tokenizer: of the model: counts the forced text, cuts reasonings, renders prompts.
     :param dialect: how the model speaks; its prompt is what a question is asked with.
-    :param tiers: that it will be asked at.
-    :raises ValueError: where the endpoint cannot go on with a text, or a tier leaves no token to answer.
+    :raises EndpointError: where the endpoint cannot go on with a text.
     """
 
     paired = True
@@ -68,14 +69,22 @@ class ForcingSolver(HTTPSolver):
         *,
         tokenizer: Any,
         dialect: Dialect = INSTRUCT,
-        tiers: Sequence[ThinkingTier] = (),
         **options: Any,
     ) -> None:
-        super().__init__(url, model, forcing_backend(backend), prompt=dialect.prompt, **options)
+        super().__init__(url, model, forcing_backend(backend, dialect), prompt=dialect.prompt, **options)
         self.tokenizer, self.dialect = tokenizer, dialect
         self.forced = len(self._ids(dialect.force))
         """Tokens of the text that forces an answer."""
-        dialect.check(tiers, self.forced)
+
+    def check(self, tiers: Sequence[ThinkingTier]) -> None:
+        """Refuse tiers that leave no token to answer.
+
+        :raises EndpointError: naming the first of them.
+        """
+        try:
+            self.dialect.check(tiers, self.forced)
+        except ValueError as error:
+            raise EndpointError(str(error)) from None
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -23,7 +23,7 @@ import os
 import random
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC
 from email.utils import parsedate_to_datetime
@@ -43,6 +43,7 @@ from roi_env.answering.base import (
     Question,
     Reply,
     Sink,
+    ThinkingTier,
     mark_unsent,
     unsent_reply,
 )
@@ -283,6 +284,9 @@ class HTTPSolver:
         """Close all connections."""
         for client in self._clients:
             await client.aclose()
+
+    def check(self, tiers: Sequence[ThinkingTier]) -> None:
+        """Refuse tiers at which it cannot answer; this one takes all."""
 
     def for_tier(self, tier: str) -> HTTPSolver:
         """Who answers a tier: this one all."""
