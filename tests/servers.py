@@ -104,7 +104,7 @@ def transformers_serve() -> Iterator[str]:
         str(port),
     ]
     process = subprocess.Popen(
-        [*command, "--device", "cpu"],
+        [*command, "--device", "cpu", "--dtype", "float32"],
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -13,12 +13,13 @@ import typer
 from rich.table import Table
 
 from experiments.commands import endpoints
-from experiments.commands.record import OPEN_ANSWER_TOKENS, OPEN_TIERS
+from experiments.commands.record import OPEN_TIERS
 from experiments.config import ConfigError
 from experiments.options import Imports, option_groups, own_agents
 from experiments.serving.amounts import parse_tokens
 from experiments.serving.menus import Menu, check_unit, read_menus
 from experiments.terminal import console, progress_bar
+from roi_env.answering.dialect import OPEN_ANSWER_TOKENS
 from roi_env.answering.prices import TOKENS
 from roi_env.exams.config import parse_budget
 from roi_env.sources.units import COST_NAMES, Unit, cost_text, cost_with_unit
@@ -26,6 +27,7 @@ from roi_env.sources.units import COST_NAMES, Unit, cost_text, cost_with_unit
 if TYPE_CHECKING:
     from agents.live.answer import BudgetController, Result
     from roi_env.answering.base import LiveSolver, Question, ThinkingTier
+    from roi_env.answering.dialect import Dialect
     from roi_env.envs.live import KnownGroups
 
 TIERS = ("direct=0+512", "low=1024+512@low", "high=8192+512@high")
@@ -101,20 +103,28 @@ class Answerer:
     answer_tokens: Annotated[
         int | None,
         typer.Option(
-            help="Answer tokens of tiers that name none; default: 512, of a local model in the dialect instruct 32",
+            help="Answer tokens of tiers that name none; default: 512, in the dialect instruct 32",
             min=1,
         ),
     ] = None
 
-    def tiers(
-        self, speech: endpoints.Speech, connection: endpoints.Connection
-    ) -> tuple[Menu | None, list[ThinkingTier]]:
+    def dialect(self, speech: endpoints.Speech, connection: endpoints.Connection, prompt: str | None) -> Dialect | None:
+        """How the model speaks; None: an endpoint cuts thoughts itself.
+
+        :raises ConfigError: for options that do not belong together.
+        """
+        if self.endpoint is None and self.tiers_file is None:
+            return None if self.model is None else endpoints.local_dialect(self.model, speech.dialect)
+        spoken = speech.at_endpoint(connection, prompt)
+        if spoken is not None and self.tiers_file is not None:
+            raise ConfigError(f"--dialect {spoken.name}: a file of tiers says it itself, as `dialect: {spoken.name}`")
+        return spoken
+
+    def tiers(self, spoken: Dialect | None, connection: endpoints.Connection) -> tuple[Menu | None, list[ThinkingTier]]:
         """The tiers, and the menu of a file that says who answers each; None: the options say it.
 
         :raises ConfigError: for what cannot be read, and options that do not belong together.
         """
-        if self.endpoint is not None or self.tiers_file is not None:
-            speech.refuse()
         if self.tiers_file is not None:
             said: dict[str, Any] = {"endpoint": self.endpoint, "model": self.model, "tier": self.tier}
             said |= {
@@ -125,8 +135,6 @@ class Answerer:
             menu = _menu(self.tiers_file)
             return menu, list(menu.tiers)
         endpoints.parse_tiers(self.tier or TIERS, 1)  # what is written wrongly is said before anything is read
-        local = self.endpoint is None and self.model is not None
-        spoken = endpoints.local_dialect(str(self.model), speech.dialect) if local else None
         whole = spoken is not None and spoken.whole_caps
         return None, endpoints.parse_tiers(
             self.tier or (OPEN_TIERS if whole else TIERS),
@@ -138,6 +146,7 @@ class Answerer:
         self,
         tiers: Sequence[ThinkingTier],
         connection: endpoints.Connection,
+        spoken: Dialect | None,
         local: dict[str, Any],
         http: dict[str, Any],
     ) -> LiveSolver:
@@ -160,7 +169,7 @@ class Answerer:
             except (OSError, ValueError) as error:
                 raise ConfigError(f"model {self.model!r}: {error}") from error
         model = self.model or endpoints.only_model(self.endpoint, self.backend, connection)
-        return endpoints.http_solver(self.endpoint, model, self.backend, connection, **http)
+        return endpoints.http_solver(self.endpoint, model, self.backend, connection, spoken, tiers, **http)
 
 
 @option_groups
@@ -215,12 +224,13 @@ def answer(
     from roi_env.answering.ledger import JournalError
 
     asked = endpoints.load_questions(questions, column, limit, answers=grader is not None, distinct=False)
-    menu_asked, tiers = answerer.tiers(speech, connection)
+    spoken = answerer.dialect(speech, connection, wording.prompt)
+    menu_asked, tiers = answerer.tiers(spoken, connection)
     amount = _amount(budget, menu_asked, decision_cost)
     ledger = _ledger(out, resume)
     pool: Any = None
     http: dict[str, Any] = {
-        "prompt": wording.prompt or "{question}",
+        "prompt": wording.prompt,
         "system": wording.system,
         "temperature": temperature,
         "patience": patience,
@@ -259,7 +269,7 @@ def answer(
             return
         if menu_asked is None:
             local = asdict(speech) | asdict(wording)
-            controller.solver = answerer.solver(tiers, connection, local, http)
+            controller.solver = answerer.solver(tiers, connection, spoken, local, http)
         if grader:
             from roi_env.answering.grading import GradingPool
 

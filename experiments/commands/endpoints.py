@@ -7,7 +7,6 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -47,7 +46,8 @@ DialectName = Annotated[
     typer.Option(
         "--dialect",
         help="How the model speaks: thinking (in a block that is closed to cut it), instruct (in the open; a text that asks "
-        "for the answer cuts it) or auto (by its tokenizer and chat template)",
+        "for the answer cuts it; at an endpoint too, with --tokenizer) or auto (by its tokenizer and chat template; an endpoint "
+        "cuts thoughts by itself, as its --backend says)",
     ),
 ]
 Force = Annotated[
@@ -90,7 +90,11 @@ Prompt = Annotated[
 System = Annotated[str | None, typer.Option(help="System message")]
 Body = Annotated[str | None, typer.Option(help="Further request fields as JSON, e.g. '{\"top_p\": 0.9}'")]
 Tokenizer = Annotated[
-    Path | None, typer.Option(help="Tokenizer of the model (folder): counts tokens where an endpoint says none")
+    str | None,
+    typer.Option(
+        help="Tokenizer of the model (folder or hub id): counts tokens where an endpoint says none, and in the dialect instruct "
+        "what is forced"
+    ),
 ]
 
 
@@ -114,24 +118,50 @@ class Wording:
 
 
 @dataclass(frozen=True)
-class Speech:
-    """Options of how a model in this process speaks and computes."""
+class Dialects:
+    """Options of how a model speaks."""
 
     dialect: DialectName = "auto"
     force: Force = None
-    dtype: Dtype = "auto"
 
-    def refuse(self) -> None:
-        """Refuse these options where an endpoint answers.
+    def at_endpoint(self, connection: Connection, prompt: str | None = None) -> Dialect | None:
+        """How the model behind an endpoint speaks; None: it cuts thoughts itself, as its backend says.
 
-        :raises ConfigError: naming the option.
+        :param prompt: what a question is asked with; default: the dialect's.
+        :raises ConfigError: naming an option that is for a model in this process, or is missing.
         """
+        from roi_env.answering.dialect import INSTRUCT, DialectError, named_dialect
+
+        own = {field.name for field in fields(Dialects)}
         for field in fields(self):
-            if getattr(self, field.name) != field.default:
-                raise ConfigError(
-                    f"--{field.name} belongs to a model in this process: an endpoint cuts reasoning itself, as its "
-                    "--backend says"
-                )
+            if field.name not in own and getattr(self, field.name) != field.default:
+                raise ConfigError(f"--{field.name} belongs to a model in this process: an endpoint decides that itself")
+        try:
+            spoken = INSTRUCT if self.dialect == "auto" else named_dialect(self.dialect)
+            if self.dialect == INSTRUCT.name:
+                if connection.tokenizer is None:
+                    raise ConfigError(
+                        f"--dialect {self.dialect} at an endpoint needs --tokenizer FOLDER, that of the model (or its hub id): "
+                        "the text that forces an answer is counted with it, and reasonings are cut"
+                    )
+                return replace(spoken, prompt=prompt or spoken.prompt, force=self.force or spoken.force)
+        except DialectError as error:
+            raise ConfigError(str(error)) from error
+        if self.dialect != "auto":
+            raise ConfigError(
+                f"--dialect {self.dialect} belongs to a model in this process: an endpoint cuts thoughts in a block itself, as "
+                "its --backend says"
+            )
+        if self.force is not None:
+            raise ConfigError("--force at an endpoint needs --dialect instruct (reasoning in the open) and --tokenizer")
+        return None
+
+
+@dataclass(frozen=True)
+class Speech(Dialects):
+    """Options of how a model in this process speaks and computes."""
+
+    dtype: Dtype = "auto"
 
 
 def report(text: str) -> None:
@@ -234,34 +264,46 @@ def http_solver(
     model: str,
     backend: str,
     connection: Connection,
+    dialect: Dialect | None = None,
+    tiers: Sequence[ThinkingTier] = (),
     **options: Any,
 ) -> HTTPSolver:
     """The solver that the options describe.
 
+    :param dialect: in which answers are forced, see :meth:`Dialects.at_endpoint`.
+    :param tiers: that are checked then.
     :raises ConfigError: where httpx is not installed or the options do not fit.
     """
     try:
-        from roi_env.answering.http import EndpointError, HTTPSolver
+        from roi_env.answering.http import HTTPSolver
     except ImportError as error:
         raise ConfigError(f'{error}; endpoints need: pip install "roi-reasoning[live]"') from None
-    settings = asdict(connection)
-    tokenizer, body, count = settings.pop("tokenizer"), settings.pop("body"), None
+    settings = asdict(connection) | options
+    tokenizer, body, read = settings.pop("tokenizer"), settings.pop("body"), None
     if tokenizer is not None:
         from transformers import AutoTokenizer
 
-        read = AutoTokenizer.from_pretrained(tokenizer)
-
-        def count(text: str) -> int:
-            return len(read(text, add_special_tokens=False).input_ids)
-
+        try:
+            read = AutoTokenizer.from_pretrained(tokenizer)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"--tokenizer {tokenizer}: {error}") from error
+        settings["count"] = lambda text: len(read(text, add_special_tokens=False).input_ids)
     try:
-        extra = json.loads(body) if body else {}
-        if not isinstance(extra, dict):
+        settings["extra"] = json.loads(body) if body else {}
+        if not isinstance(settings["extra"], dict):
             raise ConfigError(f"--body must be a JSON object, got {body!r}")
-        return HTTPSolver(endpoint, model, backend, count=count, extra=extra, **settings, **options)
+        prompt = settings.pop("prompt", None) or "{question}"
+        if dialect is None:
+            solver = HTTPSolver(endpoint, model, backend, prompt=prompt, **settings)
+        else:
+            from roi_env.answering.forcing import ForcingSolver
+
+            solver = ForcingSolver(endpoint, model, backend, tokenizer=read, dialect=dialect, **settings)
+        solver.check(tiers)
+        return solver
     except json.JSONDecodeError as error:
         raise ConfigError(f"--body is not JSON: {error}") from None
-    except EndpointError as error:
+    except ValueError as error:
         raise ConfigError(str(error)) from error
 
 
@@ -272,13 +314,18 @@ def menu_solver(menus: Sequence[Menu], connection: Connection, **options: Any) -
     """
     from roi_env.answering.http import ByTier
 
-    made: dict[tuple[str | None, ...], HTTPSolver] = {}
+    made: dict[tuple[Any, ...], HTTPSolver] = {}
     solvers = {}
     for seat in (seat for menu in menus for seat in menu.seats):
-        place = (seat.endpoint, seat.model, seat.backend, seat.key_env)
+        place = (seat.endpoint, seat.model, seat.backend, seat.key_env, seat.speech, seat.tokenizer)
         if place not in made:
-            own = replace(connection, key_env=seat.key_env)
-            made[place] = http_solver(seat.endpoint, seat.model, seat.backend, own, **options)
+            own = replace(connection, key_env=seat.key_env, tokenizer=seat.tokenizer)
+            spoken = seat.speech.at_endpoint(own, options.get("prompt"))
+            made[place] = http_solver(seat.endpoint, seat.model, seat.backend, own, spoken, **options)
+        try:
+            made[place].check([seat.tier])
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
         solvers[seat.tier.name] = made[place]
     return ByTier(solvers)
 

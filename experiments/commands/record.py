@@ -16,10 +16,12 @@ from experiments.commands import endpoints
 from experiments.config import ConfigError
 from experiments.options import option_groups
 from experiments.terminal import console, progress_bar
+from roi_env.answering.dialect import OPEN_ANSWER_TOKENS
 
 if TYPE_CHECKING:
     from agents.llm.small_model.tasks import Task
     from roi_env.answering.base import Question, ThinkingTier
+    from roi_env.answering.dialect import Dialect
     from roi_env.answering.http import HTTPSolver
     from roi_env.answering.recording import LiveRecording, RecordingProgress
 
@@ -34,8 +36,6 @@ SEEDS_KILL = "0.32"
 _TIERS = ("answer=0", "short=48", "long=160")
 OPEN_TIERS = ("256=256", "512=512", "1024=1024")
 """The paper's levels, of models that reason in the open."""
-OPEN_ANSWER_TOKENS = 32
-"""Of them for the forced text (about 8) and the answer."""
 Grader = Annotated[
     str | None,
     typer.Option(
@@ -183,10 +183,9 @@ def record(
     if endpoint is None:
         if remote.no_seeds:
             raise ConfigError("--no-seeds belongs to --endpoint: a model in this process draws its own random numbers")
-        spoken = endpoints.local_dialect(model, local.dialect)
+        spoken: Dialect | None = endpoints.local_dialect(model, local.dialect)
     else:
-        local.refuse()
-        spoken = None
+        spoken = local.at_endpoint(connection, wording.prompt)
     whole = spoken is not None and spoken.whole_caps
     if asked.questions is not None:
         questions = endpoints.load_questions(asked.questions, asked.column, asked.limit)
@@ -224,8 +223,10 @@ def record(
         model,
         backend,
         connection,
+        spoken,
+        job.tiers,
         name=name,
-        prompt=wording.prompt or "{question}",
+        prompt=wording.prompt,
         system=wording.system,
         temperature=temperature,
         seed=seed,
@@ -255,11 +256,14 @@ def _journal(out: Path, journal: Path | None, resume: bool) -> Path:
 
 def _record_there(job: _Job, solver: HTTPSolver, remote: Remote) -> None:
     """Record a model at an endpoint, as far as it goes, and say how that ended."""
+    from roi_env.answering.forcing import ForcingSolver
     from roi_env.answering.ledger import JournalError, Ledger
     from roi_env.answering.recording import Limits, LiveRecording, record_live
 
     settings = {**solver.settings, "menu": solver.name, "tiers": [list(entry.__dict__.values()) for entry in job.tiers]}
     try:
+        if isinstance(solver, ForcingSolver):
+            settings["reasoning"] = max(map(solver.dialect.reasoning, job.tiers))
         ledger = Ledger(job.journal, {**settings, "decision_cost": job.cost}, refuse=_other_generations)
     except JournalError as error:
         raise ConfigError(str(error)) from error

@@ -18,6 +18,7 @@ import typer
 
 from experiments.commands import endpoints
 from experiments.commands.answer import ANSWER_TOKENS, TIERS
+from experiments.commands.record import OPEN_TIERS
 from experiments.config import ConfigError
 from experiments.options import Imports, option_groups, own_agents
 from experiments.serving.amounts import NAME, Plan, check_units, parse_amount, read_file, read_plans
@@ -28,10 +29,12 @@ from experiments.serving.guard import BODY_SECONDS, LOOPBACK, patient_protocol
 from experiments.serving.menus import Menu, check_unit, read_menus
 from experiments.serving.metrics import log_to_stderr
 from experiments.terminal import console
+from roi_env.answering.dialect import OPEN_ANSWER_TOKENS
 from roi_env.sources.units import cost_text, cost_with_unit
 
 if TYPE_CHECKING:
     from roi_env.answering.base import ThinkingTier
+    from roi_env.answering.dialect import Dialect
     from roi_env.answering.http import ByTier, HTTPSolver
 
 
@@ -47,15 +50,26 @@ class Upstream:
     backend: endpoints.BackendName = "generic"
     tier: endpoints.Tiers = None
     answer_tokens: Annotated[
-        int | None, typer.Option(help="Answer tokens of tiers that name none; default: 512", min=1)
+        int | None,
+        typer.Option(help="Answer tokens of tiers that name none; default: 512, in the dialect instruct 32", min=1),
     ] = None
 
-    def tiers(self) -> list[ThinkingTier]:
-        """Its tiers."""
-        return endpoints.parse_tiers(self.tier or TIERS, self.answer_tokens or ANSWER_TOKENS)
+    def tiers(self, spoken: Dialect | None) -> list[ThinkingTier]:
+        """Its tiers.
+
+        :param spoken: how the model speaks; None: the endpoint cuts thoughts itself.
+        """
+        answer = ANSWER_TOKENS if spoken is None else OPEN_ANSWER_TOKENS
+        default = TIERS if spoken is None else OPEN_TIERS
+        return endpoints.parse_tiers(self.tier or default, self.answer_tokens or answer, spoken)
 
     def open(
-        self, menus: Sequence[Menu], connection: endpoints.Connection, config: Path | None, **http: Any
+        self,
+        menus: Sequence[Menu],
+        connection: endpoints.Connection,
+        config: Path | None,
+        spoken: Dialect | None,
+        **http: Any,
     ) -> tuple[HTTPSolver | ByTier, Sequence[ThinkingTier] | Sequence[Served]]:
         """Who answers, and what is served.
 
@@ -63,7 +77,11 @@ class Upstream:
         :raises ConfigError: where both are given, or none.
         """
         if menus:
-            said: dict[str, Any] = asdict(self) | {"backend": None if self.backend == "generic" else self.backend}
+            said: dict[str, Any] = (
+                asdict(self)
+                | {"dialect": spoken and spoken.name}
+                | {"backend": None if self.backend == "generic" else self.backend}
+            )
             endpoints.refuse_beside_tiers(connection, f"{config}: tiers", **said)
             for note in (note for menu in menus for note in menu.dearer_first()):
                 endpoints.report(note)
@@ -71,8 +89,8 @@ class Upstream:
             return endpoints.menu_solver(menus, connection, **http), served
         if self.upstream is None:
             raise ConfigError("give the endpoint: --upstream URL, or `tiers:` in --config FILE")
-        name = self.model or endpoints.only_model(self.upstream, self.backend, connection)
-        return endpoints.http_solver(self.upstream, name, self.backend, connection, **http), self.tiers()
+        name, tiers = self.model or endpoints.only_model(self.upstream, self.backend, connection), self.tiers(spoken)
+        return endpoints.http_solver(self.upstream, name, self.backend, connection, spoken, tiers, **http), tiers
 
 
 @dataclass(frozen=True)
@@ -190,6 +208,7 @@ def serve(
         ),
     ] = None,
     access: Access,
+    speech: endpoints.Dialects,
     spent_status: Annotated[
         int, typer.Option(help="HTTP status of a spent budget: 429, or 402, 403 for clients that retry 429 for ever")
     ] = 429,
@@ -219,7 +238,8 @@ def serve(
         raise ConfigError(f'{error}; the proxy needs: pip install "roi-reasoning[live]"') from None
     if spent_status not in (402, 403, 429):
         raise ConfigError(f"--spent-status must be 402, 403 or 429, got {spent_status}")
-    endpoint.tiers()  # what is written wrongly is said before anything is read
+    spoken = speech.at_endpoint(connection)
+    endpoint.tiers(spoken)  # what is written wrongly is said before anything is read
     menus = [] if config is None else read_menus(config)
     in_file = config is not None and "budgets" in read_file(config)
     if in_file == bool(budget):
@@ -238,6 +258,7 @@ def serve(
         menus,
         connection,
         config,
+        spoken,
         temperature=temperature,
         patience=patience,
         concurrency=window * len(plans),

@@ -6,6 +6,8 @@
          price: {prompt: 1.25, completion: 10}}
     menus: {auto: [quick, deep], small: [quick]}     # default: auto, with all tiers
 
+A tier whose model reasons in the open says ``dialect: instruct, tokenizer: FOLDER``: its cap is one of reasoning, forced text and answer,
+of which ``answer: 32`` tokens are kept for the last two; a cap of just these answers at once. ``force: TEXT`` is another forced text.
 A price is US dollars per million tokens. All tiers have one, and budgets are dollars, or none, and budgets are tokens.
 """
 
@@ -18,14 +20,18 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
+from experiments.commands import endpoints
 from experiments.config import ConfigError
 from experiments.serving.amounts import check_names, read_file
 from roi_env.answering.base import SKIP, ThinkingTier
+from roi_env.answering.dialect import OPEN_ANSWER_TOKENS, Dialect
 from roi_env.answering.prices import Price, Rates
 from roi_env.sources.units import UNIT_NAMES, Unit
 
 DEFAULT = "auto"
-_FIELDS = ("name", "endpoint", "backend", "model", "key_env", "cap", "thinking", "effort", "price")
+_OPEN = ("dialect", "tokenizer", "force", "answer")
+"""Fields of tiers that are forced."""
+_FIELDS = ("name", "endpoint", "backend", "model", "key_env", "cap", "thinking", "effort", "price", *_OPEN)
 _NAME = re.compile(r"[\w.:/-]{1,128}", re.ASCII)
 _NAMED = "a name has up to 128 letters, digits and . : / - _"
 
@@ -35,6 +41,7 @@ class Seat:
     """One tier of a file, and who answers it.
 
     :param price: None: costs are tokens.
+    :param speech: how its model speaks, and the tokenizer that forces answers.
     """
 
     tier: ThinkingTier
@@ -43,6 +50,8 @@ class Seat:
     model: str
     key_env: str | None
     price: Price | None
+    speech: endpoints.Dialects
+    tokenizer: str | None
 
 
 @dataclass(frozen=True)
@@ -129,7 +138,8 @@ def _seat(value: Any, where: str) -> Seat:
     if unknown := [str(name) for name in value if name not in _FIELDS]:
         raise ConfigError(f"{where}.{unknown[0]}: there is no such field, but {', '.join(_FIELDS)}")
     texts: dict[str, Any] = {"backend": "generic", "key_env": None, "effort": None, **value}
-    for name in ("name", "endpoint", "model", "backend", "key_env", "effort"):
+    texts = {"dialect": "auto", "tokenizer": None, "force": None, **texts}
+    for name in ("name", "endpoint", "model", "backend", "key_env", "effort", "dialect", "tokenizer", "force"):
         if name not in texts:
             raise ConfigError(f"{where}.{name}: is missing")
         if not isinstance(texts[name], str) and (texts[name] is not None or name in value):
@@ -140,17 +150,41 @@ def _seat(value: Any, where: str) -> Seat:
         raise ConfigError(f"{where}.name: {SKIP!r} is what becomes of a question that is not asked: name it otherwise")
     if texts["backend"] not in BACKENDS:
         raise ConfigError(f"{where}.backend: there is no {texts['backend']!r}, but {', '.join(BACKENDS)}")
+    speech = endpoints.Dialects(texts["dialect"], texts["force"])
+    try:
+        spoken = speech.at_endpoint(endpoints.Connection(tokenizer=texts["tokenizer"]))
+    except ConfigError as error:
+        raise ConfigError(f"{where}.dialect: {error}") from None
     return Seat(
-        _tier(value, texts["name"], texts["effort"], where),
+        _tier(value, texts["name"], texts["effort"], where) if spoken is None else _open(value, spoken, where),
         texts["endpoint"].rstrip("/"),
         texts["backend"],
         texts["model"],
         texts["key_env"],
         _price(value["price"], f"{where}.price") if "price" in value else None,
+        speech,
+        texts["tokenizer"],
     )
 
 
+def _open(value: dict[Any, Any], spoken: Dialect, where: str) -> ThinkingTier:
+    """A tier whose model reasons in the open."""
+    for field in ("thinking", "effort"):
+        if field in value:
+            raise ConfigError(f"{where}.{field}: is of a thought in a block, not of the dialect {spoken.name}")
+    cap, answer = value.get("cap"), value.get("answer", OPEN_ANSWER_TOKENS)
+    for field, number in (("cap", cap), ("answer", answer)):
+        if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number < 2**30:
+            raise ConfigError(f"{where}.{field}: must be a whole number of tokens below 2**30, got {number!r}")
+    try:
+        return spoken.tier(str(value["name"]), 0 if cap == answer else cap, answer)
+    except ValueError as error:
+        raise ConfigError(f"{where}.cap: {error}") from None
+
+
 def _tier(value: dict[Any, Any], name: str, effort: str | None, where: str) -> ThinkingTier:
+    if "answer" in value:
+        raise ConfigError(f"{where}.answer: is kept of the cap in the dialect instruct alone (dialect: instruct)")
     thinking, cap = value.get("thinking", 0), value.get("cap")
     for field, number, least in (("cap", cap, 1), ("thinking", thinking, 0)):
         if isinstance(number, bool) or not isinstance(number, int) or not least <= number < 2**30:

@@ -66,6 +66,10 @@ class Backend:
     usd: tuple[str, ...] = ()
     model: tuple[str, ...] = ("model",)
     takes: Mapping[str, str] = field(default_factory=dict)
+    continues: Mapping[str, Any] | None = None
+    """Fields of a request that goes on with its last message, the beginning of the answer; None: it knows none."""
+    raw: bool = False
+    """Whether its text completions take any prompt, a rendered conversation too."""
     chat: bool = False
     """Whether it speaks chat completions: conversations are passed on as they are, tools, images and names with them."""
     streams: Mapping[str, Any] | None = None
@@ -157,6 +161,7 @@ _COUNTING: Mapping[str, Any] = {
     "streams": {"stream_options": {"include_usage": True, "continuous_usage_stats": True}},
     "counts": True,
 }
+_CONTINUES = {"continue_final_message": True, "add_generation_prompt": False}
 _CHAT_BODY = {
     "model": "$model",
     "messages": "$messages",
@@ -264,6 +269,7 @@ BACKENDS: Mapping[str, Backend] = {
             think={"thinking_token_budget": "$thinking", "chat_template_kwargs": {"enable_thinking": True}},
             direct={"thinking_token_budget": 0, "chat_template_kwargs": {"enable_thinking": False}},
             takes={**_OPEN_MODELS, **_SERVERS, **_VLLM},
+            continues=_CONTINUES,
             key_env="VLLM_API_KEY",
             stops=True,
         ),
@@ -277,6 +283,7 @@ BACKENDS: Mapping[str, Backend] = {
             },
             direct={"chat_template_kwargs": {"enable_thinking": False, "thinking": False}},
             takes={**_OPEN_MODELS, **_SERVERS, **_SGLANG},
+            continues=_CONTINUES,
             key_env="SGLANG_API_KEY",
             stops=True,
         ),
@@ -288,6 +295,7 @@ BACKENDS: Mapping[str, Backend] = {
             direct={"chat_template_kwargs": {"enable_thinking": False}},
             takes={**_SAMPLING, **_alike("logit_bias", "tools", "chat_template_kwargs")},
             streams={},  # the usage comes by itself, and stream_options are refused
+            raw=True,
             key_env="TRANSFORMERS_API_KEY",
             echoes_prompt=True,
         ),
@@ -412,11 +420,19 @@ BACKENDS: Mapping[str, Backend] = {
             least=(*_CHAT["least"], "timings.predicted_n"),
             streams={**_USAGE, "timings_per_token": True},
             counts=True,
+            raw=True,
             key_env="LLAMA_API_KEY",
             stops=True,
         ),
         _row(
-            "generic", {**_CHAT, **_COUNTING}, "none", body=_OLD_CAP, think={}, direct={}, takes={**_OPENAI, **_HOSTED}
+            "generic",
+            {**_CHAT, **_COUNTING},
+            "none",
+            body=_OLD_CAP,
+            think={},
+            direct={},
+            takes={**_OPENAI, **_HOSTED},
+            raw=True,
         ),
     )
 }

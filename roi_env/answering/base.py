@@ -44,6 +44,9 @@ class Question:
 SKIP = "skip"
 """What becomes of a question that is not asked, where tiers are told by name: no tier is called so."""
 
+REASONING = "(reasoning)"
+"""What a reasoning that serves all tiers is called among them; no tier is called so."""
+
 
 @dataclass(frozen=True)
 class ThinkingTier:
@@ -142,6 +145,7 @@ class Ask(NamedTuple):
         ``seed``, ...); they replace the solver's own.
     :param wanted: whether somebody still waits for the answer; where nobody does, nothing more is sent.
     :param meter: asked while the answer comes, where the endpoint's stream counts; None: all of the cap is reserved.
+    :param continues: whether the last message is the beginning of the answer, to be gone on with.
     """
 
     question: Question
@@ -155,6 +159,7 @@ class Ask(NamedTuple):
     choices: int = 1
     sink: Sink | None = None
     meter: Meter | None = None
+    continues: bool = False
 
     @property
     def most(self) -> int:
@@ -254,9 +259,9 @@ class LiveSolver(Protocol):
         ...
 
 
-def mark_unsent(error: BaseException) -> None:
-    """Say of what interrupts a request that nothing was sent, so that nothing was generated."""
-    error.unsent = True  # type: ignore[attr-defined]
+def mark_unsent(error: BaseException, unsent: bool = True) -> None:
+    """Say of what interrupts a request whether nothing was sent, so that nothing was generated."""
+    error.unsent = unsent  # type: ignore[attr-defined]
 
 
 def is_unsent(error: BaseException) -> bool:

@@ -7,7 +7,7 @@ r"""How a model speaks: where it reasons, how its reasoning is cut, and how an a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -70,7 +70,38 @@ class Dialect:
         """Most tokens of reasoning at a tier, before it is cut."""
         return tier.most_tokens - tier.answer if self.whole_caps else tier.thinking
 
+    def check(self, tiers: Sequence[ThinkingTier], forced: int) -> None:
+        """Refuse tiers that leave no token to answer.
 
+        :param forced: tokens of the text that forces an answer.
+        :raises ValueError: naming the first of them.
+        """
+        for tier in tiers:
+            if not self.closing and tier.answer <= forced:
+                raise ValueError(
+                    f"tier {tier.name!r} keeps {tier.answer} tokens for the forced text and the answer; the text "
+                    f"{self.force!r} has {forced}, so at least {forced + 1} are needed"
+                )
+
+    def rendered(self, tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> str:
+        """A conversation as the model reads it, its answer begun where the dialect says how; without a chat template the bare
+        texts.
+
+        :raises DialectError: where the chat template refuses it (some take no system message).
+        """
+        if not tokenizer.chat_template:
+            return "\n\n".join(message["content"] for message in messages) + "\n"
+        try:
+            text: str = tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True, **self.variables
+            )
+        except Exception as error:
+            raise DialectError(f"its chat template refuses the prompt: {error}") from error
+        return text + (self.opening if self.opening and not text.rstrip().endswith(self.opening) else "")
+
+
+OPEN_ANSWER_TOKENS = 32
+"""Tokens of a tier that reasons in the open which are kept for the forced text (about 8) and the answer."""
 _BOX = r"{question}" + "\n\n" + r"Please reason step by step, and put your final answer within \boxed{}."
 _MARKS = (("<think>", "</think>"), ("[THINK]", "[/THINK]"), ("<seed:think>", "</seed:think>"))
 """Pairs of marks that models put around their reasoning."""

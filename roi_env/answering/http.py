@@ -23,7 +23,7 @@ import os
 import random
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC
 from email.utils import parsedate_to_datetime
@@ -43,6 +43,7 @@ from roi_env.answering.base import (
     Question,
     Reply,
     Sink,
+    ThinkingTier,
     mark_unsent,
     unsent_reply,
 )
@@ -284,6 +285,9 @@ class HTTPSolver:
         for client in self._clients:
             await client.aclose()
 
+    def check(self, tiers: Sequence[ThinkingTier]) -> None:
+        """Refuse tiers at which it cannot answer; this one takes all."""
+
     def for_tier(self, tier: str) -> HTTPSolver:
         """Who answers a tier: this one all."""
         return self
@@ -360,6 +364,10 @@ class HTTPSolver:
         how = backend.think if tier.thinking > 0 and thinking > 0 else backend.direct
         body = merge(fill(backend.body, values), fill(how, values) or {})
         body = merge(body, self.extra)
+        if ask.continues:
+            if backend.continues is None:
+                raise EndpointError(f"{backend.name} is not known to go on with a text that it began")
+            body = merge(body, backend.continues)
         for name, value in ask.fields.items():
             path = backend.takes[name]
             if isinstance(value, Mapping) and find(how, name):  # of an object that the tier is part of, its part stays

@@ -25,7 +25,7 @@ from transformers.cache_utils import Cache
 
 from roi_env.answering.base import Ask, Finish, Generation, Question, Reply, Request, ThinkingTier
 from roi_env.answering.branching import Branch, Text, generate
-from roi_env.answering.dialect import Dialect, named_dialect, single_token
+from roi_env.answering.dialect import Dialect, DialectError, named_dialect, single_token
 from roi_env.answering.kv_cache import growing_cache, keep
 
 _COMPACT = 0.8
@@ -183,23 +183,14 @@ class TransformersSolver:
 
         :raises ValueError: where the chat template takes no system message and one is set.
         """
-        asked = self.dialect.asked(question)
-        if not self.tokenizer.chat_template:
-            text = asked if self.system is None else f"{self.system}\n\n{asked}"
-            bare: list[int] = self.tokenizer(f"{text}\n").input_ids
-            return bare
-        messages = [{"role": "user", "content": asked}]
+        messages = [{"role": "user", "content": self.dialect.asked(question)}]
         if self.system is not None:
             messages = [{"role": "system", "content": self.system}, *messages]
         try:
-            text = self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True, **self.dialect.variables
-            )
-        except Exception as error:
-            raise ValueError(f"model {self.name!r}: its chat template refuses the prompt: {error}") from error
-        if self.dialect.opening and not text.rstrip().endswith(self.dialect.opening):
-            text += self.dialect.opening
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
+            text = self.dialect.rendered(self.tokenizer, messages)
+        except DialectError as error:
+            raise ValueError(f"model {self.name!r}: {error}") from error
+        ids: list[int] = self.tokenizer(text, add_special_tokens=not self.tokenizer.chat_template).input_ids
         return ids
 
     def check(self, tiers: Sequence[ThinkingTier]) -> None:
@@ -207,12 +198,7 @@ class TransformersSolver:
 
         :raises ValueError: naming the first of them.
         """
-        for tier in tiers:
-            if self._end_think is None and tier.answer <= len(self._force):
-                raise ValueError(
-                    f"tier {tier.name!r} keeps {tier.answer} tokens for the forced text and the answer; the text "
-                    f"{self.dialect.force!r} has {len(self._force)}, so at least {len(self._force) + 1} are needed"
-                )
+        self.dialect.check(tiers, len(self._force))
 
     def generate(self, requests: Sequence[Request]) -> list[Generation]:
         """One generation for each request, in their order."""

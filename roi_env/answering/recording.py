@@ -10,14 +10,16 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
 
 from roi_env.answering.backends import BACKENDS
 from roi_env.answering.base import (
+    REASONING,
     Ask,
     Checker,
     Generation,
@@ -32,6 +34,9 @@ from roi_env.answering.base import (
 )
 from roi_env.answering.ledger import JournalError, Ledger, LineFile, reply_facts, reply_of
 from roi_env.sources.outcome_tables import OutcomeTable
+
+if TYPE_CHECKING:
+    from roi_env.answering.forcing import ForcingSolver
 
 
 class Journal:
@@ -245,6 +250,11 @@ class LiveRecording:
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
+        self.reasonings: dict[tuple[str, str, int], Reply] = {}
+        """By data set, question and sample, where all tiers of a sample come from one reasoning."""
+        for entry in ledger.entries:
+            if entry.key[2] == REASONING and entry.facts is not None and "error" not in entry.facts:
+                self.reasonings[entry.key[0], entry.key[1], entry.key[3]] = reply_of(entry.facts)
         self.questions: dict[tuple[str, str], Question] = {}
         self.without_seeds: tuple[int, str] | None = None
         """(Number of the first request without a seed, why); None: as the settings say."""
@@ -288,8 +298,9 @@ class LiveRecording:
 
         Where some show that the prompt opens the think block, a cut answer that does not end it is an unfinished thought.
         """
-        outcomes = {key: reply for key, reply in self.replies() if reply.error is None}
-        if any(reply.opened for reply in outcomes.values()) and self.ledger.file is not None:
+        outcomes = {key: reply for key, reply in self.replies() if reply.error is None and key[2] != REASONING}
+        opened = any(reply.opened for reply in outcomes.values()) and not self.reasonings
+        if opened and self.ledger.file is not None:
             tiers = [ThinkingTier(*fields) for fields in self.ledger.file.settings.get("tiers", [])]
             think = {tier.name for tier in tiers if tier.thinking}
             for key, reply in outcomes.items():
@@ -304,7 +315,8 @@ class LiveRecording:
         return {
             key: reply
             for key, reply in self.replies()
-            if reply.error is not None and not reply.lost and reply.retry_in is None and key not in outcomes
+            if reply.error is not None and not reply.lost and reply.retry_in is None
+            if key not in outcomes and key[2] != REASONING
         }
 
 
@@ -324,6 +336,8 @@ async def record_live(
 ) -> RecordingProgress:
     """Let an endpoint answer what the ledger lacks.
 
+    :param solver: one that forces answers writes one reasoning for all tiers of a (question, sample), which stands in the ledger
+        as a request of its own; what a tier is charged is then what its own request cost.
     :param concurrency: questions worked on at a time.
     :param lost_retries: how often a request of unknown fate is asked again; each is charged.
     :param retry_errors: ask again what ended in a permanent error.
@@ -332,86 +346,191 @@ async def record_live(
     :returns: the end; ``stopped`` names the limit where one was reached, ``gone`` says that the endpoint is gone, ``held``
         that it asks to wait too long: what could not be asked is no permanent error and stays to be asked.
     """
-    recording = LiveRecording(ledger)
-    finished = set(recording.outcomes())
-    errors = {key for key, reply in recording.errors().items() if not reply.unreachable}
-    if not retry_errors:
-        finished |= errors
-    wanted = iter(
-        [
-            (question, tier, sample)
-            for question in questions
-            for sample in range(samples)
-            for tier in tiers
-            if (question.dataset, question.question_id, tier.name, sample) not in finished
-        ]
-    )
     total = len(questions) * len(tiers) * samples
-    unknown = len(ledger.unknown) + sum(reply.lost for _, reply in recording.replies())
-    usd = sum(limits.price(entry.reserved, 0) for entry in ledger.unknown)
-    usd += sum(_usd(reply, limits) for _, reply in recording.replies())
-    usd_reserved = 0.0
-    stopped: str | None = None
-    absent: str | None = None
-    held: str | None = None
-    reached = 0  # requests that came to the endpoint
+    run = _Requests(ledger, limits, lost_retries, total, watch, gone)
+    finished = run.finished if retry_errors else run.finished | run.errors
+    wanted = [
+        (question, sample, [tier for tier in tiers if (*_name(question), tier.name, sample) not in finished])
+        for question in questions
+        for sample in range(samples)
+    ]
 
-    def progress() -> RecordingProgress:
-        done = len(finished) + len(errors - finished)
-        return RecordingProgress(done, total, len(errors), unknown, ledger.charged, usd, stopped, absent, held)
+    async def apart(question: Question, tier: ThinkingTier, sample: int) -> None:
+        ask = Ask(question, tier, tier.most_tokens, sample)
+        await run.ask(ask, tier.most_tokens, lambda: solver.answer(ask))
 
-    async def work() -> None:
-        nonlocal stopped, absent, held, reached, unknown, usd, usd_reserved
-        for question, tier, sample in wanted:
-            key = (question.dataset, question.question_id, tier.name, sample)
-            for _ in range(1 + lost_retries):
-                # A byte is at least a token: the most that the prompt can cost.
-                most_usd = limits.price(tier.most_tokens, len(question.text.encode()) + 64)
-                if limits.tokens is not None and ledger.charged + ledger.reserved + tier.most_tokens > limits.tokens:
-                    stopped = f"{limits.tokens:,} tokens"
-                if limits.usd is not None and usd + usd_reserved + most_usd > limits.usd:
-                    stopped = f"{limits.usd:g} USD"
-                if stopped or absent or held:
-                    return
-                usd_reserved += most_usd
-                if (question.dataset, question.question_id) not in recording.questions:
-                    recording.questions[question.dataset, question.question_id] = question
-                    ledger.note({"question": {**question.__dict__, "extra": dict(question.extra)}})
-                entry, before, sent = ledger.enter(key, tier.most_tokens), reached, False
-                try:
-                    await ledger.on_disk()
-                    sent = True
-                    reply = await solver.answer(Ask(question, tier, tier.most_tokens, sample))
-                except asyncio.CancelledError as error:
-                    if not sent or is_unsent(error):
-                        ledger.settle(entry, 0, reply_facts(unsent_reply()))
-                    raise
-                ledger.settle(entry, reply.tokens, reply_facts(reply))
-                usd_reserved -= most_usd
-                usd += _usd(reply, limits)
-                unknown += reply.lost
-                if reply.error is None:
-                    finished.add(key)
-                    errors.discard(key)
-                elif reply.retry_in is not None:
-                    held = held or reply.error
-                elif not reply.lost and not reply.unreachable:
-                    errors.add(key)
-                if reply.unreachable and reached == before:
-                    absent = absent or reply.error  # not this question's fault: none came through meanwhile
-                absent = absent or gone()
-                reached += not reply.unreachable
-                watch(progress())
-                if not reply.lost:
-                    break
+    async def together(question: Question, sample: int, missing: Sequence[ThinkingTier]) -> None:
+        await _record_pair(run, cast("ForcingSolver", solver), question, sample, missing, tiers)
 
-    watch(progress())
-    await asyncio.gather(*(work() for _ in range(concurrency)))
-    return progress()
+    work: Iterator[Callable[[], Awaitable[None]]]
+    if getattr(solver, "paired", False):
+        work = (partial(together, question, sample, missing) for question, sample, missing in wanted if missing)
+    else:
+        work = (partial(apart, question, tier, sample) for question, sample, missing in wanted for tier in missing)
+
+    async def worker() -> None:
+        for one in work:
+            if run.ended:
+                return
+            await one()
+
+    watch(run.progress())
+    await asyncio.gather(*(worker() for _ in range(concurrency)))
+    return run.progress()
 
 
-def _usd(reply: Reply, limits: Limits) -> float:
-    return limits.price(reply.tokens, reply.prompt_tokens or 0) if reply.usd is None else reply.usd
+def _name(question: Question) -> tuple[str, str]:
+    return question.dataset, question.question_id
+
+
+async def _record_pair(
+    run: _Requests,
+    solver: ForcingSolver,
+    question: Question,
+    sample: int,
+    missing: Sequence[ThinkingTier],
+    tiers: Sequence[ThinkingTier],
+) -> None:
+    """The tiers of a (question, sample) that are missing, from one reasoning."""
+    caps = {tier.name: solver.dialect.reasoning(tier) for tier in tiers}
+    reasoning = run.recording.reasonings.get((*_name(question), sample))
+    if reasoning is None and any(caps[tier.name] for tier in missing):
+        most = max(caps.values())
+        ask = Ask(question, ThinkingTier(REASONING, most, 1), most, sample)
+        reasoning = await run.ask(ask, most, lambda: solver.reason(ask, most))
+        if reasoning is None or (reasoning.error is not None and not run.is_permanent(reasoning)):
+            return
+    for tier in missing:
+        cap, text = caps[tier.name], ""
+        ask = Ask(question, tier, tier.most_tokens, sample)
+        if cap and reasoning is not None and not solver.is_cut(reasoning, cap):
+            await run.ask(ask, 0, partial(_given, replace(reasoning, prompt_tokens=0, usd=None)), reasoning.tokens)
+            continue
+        if cap and reasoning is not None:
+            text = solver.head(reasoning, cap)
+        await run.ask(ask, tier.answer, partial(solver.force, ask, text, cap), cap, read=text)
+
+
+async def _given(reply: Reply) -> Reply:
+    return reply
+
+
+class _Requests:
+    """Requests of a recording: entered in its ledger, sent, settled; and where it stops.
+
+    :param total: outcomes in all.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        limits: Limits,
+        lost_retries: int,
+        total: int,
+        watch: Callable[[RecordingProgress], None],
+        gone: Callable[[], str | None],
+    ) -> None:
+        self.ledger, self.limits, self.total = ledger, limits, total
+        self._lost_retries, self._watch, self._gone = lost_retries, watch, gone
+        self.recording = LiveRecording(ledger)
+        self.finished = set(self.recording.outcomes())
+        self.errors = {key for key, reply in self.recording.errors().items() if not reply.unreachable}
+        self._unknown = len(ledger.unknown) + sum(reply.lost for _, reply in self.recording.replies())
+        self._usd = sum(limits.price(entry.reserved, 0) for entry in ledger.unknown)
+        self._usd += sum(
+            _usd(entry.charged or 0, reply_of(entry.facts), limits)
+            for entry in ledger.entries
+            if entry.facts is not None
+        )
+        self._usd_reserved = 0.0
+        self._stopped: str | None = None
+        self._absent: str | None = None
+        self._held: str | None = None
+        self._reached = 0  # requests that came to the endpoint
+
+    def progress(self) -> RecordingProgress:
+        """How far it is."""
+        done = len(self.finished) + len(self.errors - self.finished)
+        counts = (done, self.total, len(self.errors), self._unknown)
+        return RecordingProgress(*counts, self.ledger.charged, self._usd, self._stopped, self._absent, self._held)
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more may be sent."""
+        return bool(self._stopped or self._absent or self._held)
+
+    @staticmethod
+    def is_permanent(reply: Reply) -> bool:
+        """Whether a reply is an error that asking again does not mend."""
+        return reply.error is not None and reply.retry_in is None and not reply.lost and not reply.unreachable
+
+    async def ask(
+        self, ask: Ask, most: int, send: Callable[[], Awaitable[Reply]], shared: int = 0, *, read: str = ""
+    ) -> Reply | None:
+        """One request, again where its fate is unknown; the last reply. None: there was no room for it.
+
+        :param most: tokens that it may be charged.
+        :param shared: of the reply's tokens, those that another request was charged for.
+        :param read: what it reads beside the question.
+        """
+        question, ledger, limits, reply = ask.question, self.ledger, self.limits, None
+        key = (*_name(question), ask.tier.name, ask.sample)
+        for _ in range(1 + self._lost_retries):
+            # A byte is at least a token: the most that the prompt can cost.
+            most_usd = limits.price(most, len((question.text + read).encode()) + 64) if most else 0.0
+            if limits.tokens is not None and ledger.charged + ledger.reserved + most > limits.tokens:
+                self._stopped = f"{limits.tokens:,} tokens"
+            if limits.usd is not None and self._usd + self._usd_reserved + most_usd > limits.usd:
+                self._stopped = f"{limits.usd:g} USD"
+            if self.ended:
+                return reply
+            self._usd_reserved += most_usd
+            if _name(question) not in self.recording.questions:
+                self.recording.questions[_name(question)] = question
+                ledger.note({"question": {**question.__dict__, "extra": dict(question.extra)}})
+            entry, before, sent = ledger.enter(key, most), self._reached, False
+            try:
+                await ledger.on_disk()
+                sent = True
+                reply = await send()
+            except asyncio.CancelledError as error:
+                if not sent or is_unsent(error):
+                    ledger.settle(entry, 0, reply_facts(unsent_reply()))
+                raise
+            charge = max(0, reply.tokens - shared)
+            ledger.settle(entry, charge, reply_facts(reply))
+            self._usd_reserved -= most_usd
+            self._usd += _usd(charge, reply, limits)
+            self._settled(key, reply, before)
+            self._watch(self.progress())
+            if not reply.lost:
+                break
+        return reply
+
+    def _settled(self, key: tuple[str, str, str, int], reply: Reply, before: int) -> None:
+        """Take in what a request said.
+
+        :param before: requests that had come to the endpoint when it was sent.
+        """
+        self._unknown += reply.lost
+        if key[2] == REASONING:
+            if reply.error is None:
+                self.recording.reasonings[key[0], key[1], key[3]] = reply
+        elif reply.error is None:
+            self.finished.add(key)
+            self.errors.discard(key)
+        elif self.is_permanent(reply):
+            self.errors.add(key)
+        if reply.retry_in is not None:
+            self._held = self._held or reply.error
+        if reply.unreachable and self._reached == before:
+            self._absent = self._absent or reply.error  # not this question's fault: none came through meanwhile
+        self._absent = self._absent or self._gone()
+        self._reached += not reply.unreachable
+
+
+def _usd(tokens: int, reply: Reply, limits: Limits) -> float:
+    return limits.price(tokens, reply.prompt_tokens or 0) if reply.usd is None else reply.usd
 
 
 def live_table(
@@ -450,4 +569,5 @@ def live_table(
     path = str(recording.ledger.file.path) if recording.ledger.file else "<memory>"
     if not rows:
         raise JournalError(f"{path}: no answer came; nothing can be tabulated")
-    return _table(rows, path, tiers, menu, False, decision_cost, {"seeds": json.dumps(recording.seeds())})
+    paired = bool(recording.reasonings)
+    return _table(rows, path, tiers, menu, paired, decision_cost, {"seeds": json.dumps(recording.seeds())})

@@ -17,6 +17,7 @@ from experiments.config import ConfigError
 from roi_env.answering.dialect import INSTRUCT
 from roi_env.sources.outcome_tables import OutcomeTable
 from tests.commands import roi
+from tests.servers import MODEL
 from tests.tiny_models import tiny_model
 
 FORCE = "\n12: "
@@ -94,6 +95,10 @@ def test_what_generations_depend_on_may_not_change(tmp_path: Path, questions: Pa
             roi(*record, *change)
 
 
+AWAY = ["--endpoint", "http://127.0.0.1:9/v1"]
+TINYLM = str(MODEL)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -105,8 +110,20 @@ def test_what_generations_depend_on_may_not_change(tmp_path: Path, questions: Pa
         (["--dialect", "chatty"], "unknown dialect 'chatty'; there are auto, thinking, instruct"),
         (["--dtype", "int3"], "dtype must be auto, float32 or bfloat16"),
         (["--prompt", "no place"], r"must hold \{question\}"),
-        (["--endpoint", "http://127.0.0.1:9/v1", "--force", "x"], "--force belongs to a model in this process"),
-        (["--endpoint", "http://127.0.0.1:9/v1", "--dialect", "instruct"], "--dialect belongs to a model in this"),
+        ([*AWAY, "--force", "x"], "--force at an endpoint needs --dialect instruct"),
+        ([*AWAY, "--dialect", "instruct"], "at an endpoint needs --tokenizer FOLDER"),
+        ([*AWAY, "--dialect", "thinking"], "--dialect thinking belongs to a model in this process"),
+        ([*AWAY, "--dialect", "chatty"], "unknown dialect 'chatty'"),
+        ([*AWAY, "--dtype", "float32"], "--dtype belongs to a model in this process"),
+        ([*AWAY, "--tokenizer", "/nowhere", "--dialect", "instruct"], "--tokenizer /nowhere"),
+        (
+            [*AWAY, "--tokenizer", TINYLM, "--dialect", "instruct", "--backend", "openai"],
+            "openai is not known to go on",
+        ),
+        (
+            [*AWAY, "--tokenizer", TINYLM, "--dialect", "instruct", "--tier", "a=0+8"],
+            "tier 'a' keeps 8 tokens .* at least 13",
+        ),
     ],
 )
 def test_wrong_arguments_say_what_is_wrong(tmp_path: Path, questions: Path, arguments: list[str], message: str) -> None:

@@ -18,7 +18,9 @@ import roi_env  # noqa: F401 - registers the ids
 from experiments.config import ConfigError
 from roi_env.answering.base import Question, ThinkingTier
 from roi_env.answering.http import HTTPSolver
+from roi_env.answering.ledger import Ledger
 from roi_env.answering.questions import read_questions
+from roi_env.answering.recording import LiveRecording
 from roi_env.sources.outcome_tables import OutcomeTable
 from roi_env.sources.recorded import recorded_source
 from tests.commands import roi
@@ -85,6 +87,49 @@ def test_record_through_faults_and_regrade(server: str, tmp_path: Path) -> None:
     assert OutcomeTable.read(again).numbers("correct").tolist() == table.numbers("correct").tolist()
     roi("regrade", str(tmp_path / "t.journal.jsonl"), "--out", str(again), "--grader", "choice")
     assert not OutcomeTable.read(again).numbers("correct").any()
+
+
+def test_a_forced_answer_costs_and_says_the_same_here_and_there(server: str, tmp_path: Path) -> None:
+    """At temperature 0 a recording over an endpoint is that of the model in this process, token by token."""
+    options = ["--questions", SUMS, "--limit", "4", "--samples", "1", "--grader", "reasoning-gym", "--temperature", "0"]
+    options += ["--dialect", "instruct", "--prompt", "{question}", "--answer-tokens", "14"]
+    options += ["--tier", "now=0", "--tier", "cut=17", "--tier", "whole=40"]
+    here, there = tmp_path / "here.parquet", tmp_path / "there.parquet"
+    roi("record", str(MODEL), *options, "--dtype", "float32", "--threads", "1", "--out", str(here))
+    there_too = ["--endpoint", server, "--backend", "transformers", "--tokenizer", str(MODEL)]
+    roi("record", str(MODEL), *options, *there_too, "--out", str(there))
+    tables = [OutcomeTable.read(path) for path in (here, there)]
+    assert tables[0].pairing
+    assert tables[1].pairing
+    assert list(tables[0].level_edges.values()) == list(tables[1].level_edges.values())
+    kept = ("question_id", "tier", "sample", "tokens", "correct")
+    found = [[tuple(row[name] for name in kept) for row in table.rows.to_pylist()] for table in tables]
+    assert found[0] == found[1]
+    lines = [json.loads(line) for line in here.with_suffix(".journal.jsonl").read_text().splitlines()[1:]]
+    texts = [outcome["text"] for line in lines for outcome in line["tiers"]]
+    assert any(outcome["cut"] for line in lines for outcome in line["tiers"])
+    replies = LiveRecording(Ledger(there.with_suffix(".journal.jsonl"))).outcomes()
+    assert [replies[key].text for key in sorted(replies, key=lambda key: (key[1], key[2]))] == [
+        text for _, text in sorted(zip(((row[0], row[1]) for row in found[0]), texts, strict=True))
+    ]
+    answer = [
+        "answer",
+        SUMS,
+        "--limit",
+        "6",
+        "--budget",
+        "100",
+        "--agent",
+        "fixed-2",
+        *there_too[:4],
+        "--model",
+        str(MODEL),
+    ]
+    answer += ["--tokenizer", str(MODEL), *options[-12:], "--temperature", "0", "--grader", "reasoning-gym"]
+    roi(*answer, "--out", str(tmp_path / "answers"))
+    audit = json.loads((tmp_path / "answers" / "audit.json").read_text())
+    assert audit["within"]
+    assert (audit["charged"], audit["overshoot"]) == (100, 0)
 
 
 def test_answer_through_faults(server: str, tmp_path: Path) -> None:
