@@ -45,7 +45,7 @@ QUESTIONS = (50, 100, 200, 500)
 SAMPLES = (1, 2, 4, 8)
 DRAWS, MANY = 2, 200
 """Draws of the questions of a learning curve, up to so many; of more one."""
-PARTS = ("tables", "curves", "transfer")
+PARTS = ("tables", "curves", "transfer", "speed")
 TRANSFER = ("tinylm", "math", "jhu gpt-4", "jhu gpt-35-turbo")
 
 
@@ -175,7 +175,7 @@ def curve(case: Case, known: Sequence[Known]) -> list[dict[str, Any]]:
     train = int((found.split == SPLITS.index("train")).sum())
     most = int(found.count.max())
     result = []
-    for questions in (*(n for n in QUESTIONS if n < train), train):
+    for questions in (*(n for n in QUESTIONS if n < 0.9 * train), train):
         for samples in (s for s in SAMPLES if s <= most):
             draws = []
             for seed in range(DRAWS if questions <= MANY else 1):
@@ -262,6 +262,43 @@ def whose_difficulty(one: Case, other: Case) -> dict[str, Any]:
     } | _shares(rows)
 
 
+def speed(questions: Path) -> dict[str, Any]:
+    """CPU time of the text predictor on 1,000 word problems x 5 tiers x 2 samples with made-up outcomes: the longer, the harder."""
+    texts = [json.loads(line)["question"] for line in questions.open(encoding="utf-8")][:1000]
+    rng, tiers = np.random.default_rng(0), np.arange(5)
+    hard = np.array([len(text) for text in texts]) / 250 + rng.normal(size=len(texts))
+    at, tier, sample = (part.ravel() for part in np.indices((len(texts), 5, 2)))
+    table = pa.table(
+        {
+            "dataset": ["problems"] * len(at),
+            "question_id": at.astype(str),
+            "question": [texts[one] for one in at],
+            "answer": [""] * len(at),
+            "menu": ["model"] * len(at),
+            "tier": np.array([f"tier {one}" for one in tiers])[tier],
+            "tier_order": tier + 1,
+            "tokens": 1 + rng.poisson(20.0 * 2**tier),
+            "correct": rng.random(len(at)) < 1 / (1 + np.exp(hard[at] - tier)),
+            "sample": sample,
+        }
+    )
+    case = Case(OutcomeTable.from_arrow(table, "problems"), {})
+    began = time.process_time()
+    predictor = fit_predictor("text", case)
+    fitted = time.process_time()
+    for start in range(0, 960, 64):
+        predictor.group(texts[start : start + 64])
+    batches = time.process_time()
+    for one in texts[:200]:
+        predictor.group([one])
+    alone = time.process_time()
+    return {
+        "seconds_to_fit": fitted - began,
+        "milliseconds_in_64": (batches - fitted) / 960 * 1000,
+        "milliseconds_alone": (alone - batches) / 200 * 1000,
+    }
+
+
 def text(document: dict[str, Any]) -> str:
     """The document as Markdown."""
     lines = []
@@ -329,6 +366,15 @@ def text(document: dict[str, Any]) -> str:
             told = f"{row['correlation']:.2f} | {row['correlation_within_data_sets']:.2f}"
             lines.append(f"| {row['on']} | {row['told_by']} | {told} | {shares} |")
         lines.append("")
+    if document["speed"]:
+        found = document["speed"]
+        lines += [
+            "### Speed",
+            "",
+            f"CPU time of `text`, 1,000 word problems x 5 tiers: {found['seconds_to_fit']:.1f} s to fit; "
+            f"{found['milliseconds_in_64']:.2f} ms a question in batches of 64, {found['milliseconds_alone']:.2f} ms alone.",
+            "",
+        ]
     return "\n".join(lines)
 
 
@@ -358,7 +404,7 @@ def main() -> None:
     every = cases()
     found = {name: one for name, one in every.items() if options.only in (None, name)}
     document: dict[str, Any] = {"budgets": list(BUDGETS), "exams": EXAMS, "tables": {}, "curves": {}}
-    document |= {"transfer": [], "whose_difficulty": []}
+    document |= {"transfer": [], "whose_difficulty": [], "speed": {}}
     options.out.mkdir(parents=True, exist_ok=True)
     if (before := options.out / "predictors.json").exists():
         document |= json.loads(before.read_text(encoding="utf-8"))
@@ -369,6 +415,9 @@ def main() -> None:
         if "curves" in options.parts and case.records().count.max() > 1:
             document["curves"][name] = curve(case, known_of(case, exams=EXAMS))
             _write(options.out, document)
+    if "speed" in options.parts and (data := os.environ.get("ROI_DATA")):
+        document["speed"] = speed(Path(data) / "questions" / "gsm8k_test.jsonl")
+        _write(options.out, document)
     if "transfer" in options.parts:
         same = [case for name, (case, _) in every.items() if name in ("jhu gpt-4", "jhu gpt-35-turbo")]
         if same:
