@@ -11,13 +11,13 @@ minutes of CPU time in all.
   five.
 * ``optimum``: agents close to the optimum: samples of 60 and of 200 exams out of 2,500 evaluated exactly.
 * ``recovery``: the information that a predictor recovers: questions of four kinds, of which a column tells two apart and the
-  predictor all four; its true value is that of the same train laws on 6,000 further questions.
+  predictor all four; its true value is that of the same train laws on 20,000 further questions.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -291,41 +291,47 @@ def optimum(count: int = 2000, pool: int = 2500) -> None:
             print(f"| {agent}, {family} t=.15 | {truth:.4f} | {exams} | {' | '.join(cells)} |", flush=True)
 
 
-class RecoveryTrial(NamedTuple):
-    """What was recovered on one table, and the truth by the same names."""
+class Taught(NamedTuple):
+    """A train set of 200 questions, and the true values of what it teaches, by the names of :class:`Recovered`."""
 
-    found: Recovered
+    train: Questions
     truth: dict[str, float]
 
 
-def recovery_trials(
-    seed: int, count: int, *, questions: int, num_tasks: int = 5, samples: int = 4, exams: int = 100, sets: int = 4
-) -> Iterator[RecoveryTrial]:
-    """Tables of ``questions`` test questions, ``count`` in all, of ``sets`` train sets of 200 questions."""
-    rng, names = np.random.default_rng(seed), split_names(80_000)
-    population = draw_questions(rng, 6_000, samples, 4)
+def taught(seed: int, names: dict[str, npt.NDArray[np.str_]], sets: int = 4, size: int = 20_000) -> list[Taught]:
+    """Train sets; true values are those on ``size`` further questions, whose own luck is small beside that of 300."""
+    rng = np.random.default_rng(seed)
+    population = draw_questions(rng, size, 4, 4)
+    found = []
     for _ in range(sets):
-        train = draw_questions(rng, 200, samples, 4)
-        truth = _recovery_values(names, train, population, num_tasks, 0, 2_000)[1].mean(1)
-        for trial in range(count // sets):
-            test = draw_questions(rng, questions, samples, 4)
-            items, (grouped, plain, known, own) = _recovery_values(names, train, test, num_tasks, trial, exams)
-            with_it, without, informed, _ = truth
-            yield RecoveryTrial(
-                recovered(grouped, plain, known, own, items, 1000, trial),
-                {
-                    "share": (with_it - without) / (informed - without),
-                    "gain": with_it / without - 1,
-                    "information": informed / without - 1,
-                },
-            )
+        train = draw_questions(rng, 200, 4, 4)
+        with_it, without, informed, _ = _recovery_values(names, train, population, 0, size // 3)[1].mean(1)
+        truth = {
+            "share": (with_it - without) / (informed - without),
+            "gain": with_it / without - 1,
+            "information": informed / without - 1,
+        }
+        found.append(Taught(train, truth))
+    return found
+
+
+def recovery_trials(
+    seed: int, names: dict[str, npt.NDArray[np.str_]], sets: Sequence[Taught], count: int, questions: int
+) -> Iterator[tuple[Recovered, dict[str, float]]]:
+    """What was recovered on tables of ``questions`` test questions, ``count`` in all, and the truth."""
+    rng = np.random.default_rng(seed)
+    for one in sets:
+        for trial in range(count // len(sets)):
+            test = draw_questions(rng, questions, 4, 4)
+            items, (grouped, plain, known, own) = _recovery_values(names, one.train, test, trial, 100)
+            yield recovered(grouped, plain, known, own, items, 1000, trial), one.truth
 
 
 def _recovery_values(
-    names: dict[str, npt.NDArray[np.str_]], train: Questions, test: Questions, num_tasks: int, seed: int, exams: int
+    names: dict[str, npt.NDArray[np.str_]], train: Questions, test: Questions, seed: int, exams: int
 ) -> tuple[npt.NDArray[np.int32], Floats]:
-    """(E, N) questions and the (4, E) values of :func:`roi_env.measures.recovery.recovered`."""
-    plain, fine = (table_spec(names, train, test, num_tasks, column) for column in ("coarse", "dataset"))
+    """(E, 5) questions and the (4, E) values of :func:`roi_env.measures.recovery.recovered`."""
+    plain, fine = (table_spec(names, train, test, 5, column) for column in ("coarse", "dataset"))
     batch, grouped = (draw_exams(spec, seed, np.arange(exams)) for spec in (plain, fine))
     values = (reachable_values(grouped), reachable_values(batch), informed_apart(batch).value, informed_values(batch))
     return batch.items, np.stack(values)
@@ -333,19 +339,21 @@ def _recovery_values(
 
 def recovery(count: int = 240) -> None:
     """Print the table on the information recovered."""
+    names = split_names(80_000)
+    sets = taught(11, names)
     print(
         f"| test questions ({count} tables) | share recovered: truth, coverage (mean width) | gain in score | information | share without interval |"
     )
     print("|---|---|---|---|---|")
     for questions in (30, 60, 120, 300):
-        trials = list(recovery_trials(11, count, questions=questions))
+        trials = list(recovery_trials(questions, names, sets, count, questions))
         cells = []
         for name in ("share", "gain", "information"):
-            made = [(getattr(trial.found, name), trial.truth[name]) for trial in trials]
+            made = [(getattr(found, name), truth[name]) for found, truth in trials]
             ends = [i for i, _ in made if np.isfinite(i.low)]
             width = np.mean([i.high - i.low for i in ends]) if ends else float("nan")
             cells.append(f"{np.mean([t for _, t in made]):.3f}, {coverage(made):.3f} ({width:.3f})")
-        bare = np.mean([not np.isfinite(trial.found.share.low) for trial in trials])
+        bare = np.mean([not np.isfinite(found.share.low) for found, _ in trials])
         print(f"| {questions} | {' | '.join(cells)} | {bare:.2f} |", flush=True)
 
 

@@ -1,7 +1,7 @@
 """What predictors recover on recorded tables: the tables of docs/results/predictors.md.
 
     ROI_DATA=... python benchmarks/predictors.py              # writes benchmarks/results/predictors
-    ROI_DATA=... python benchmarks/predictors.py --only tinylm
+    ROI_DATA=... python benchmarks/predictors.py --only tinylm --parts curves
 
 Without ROI_DATA the packaged recording alone is measured. Everything is fitted on train questions, chosen on validation
 questions and scored on test questions.
@@ -15,26 +15,38 @@ import json
 import math
 import os
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from agents.predictors.exams import Case, fit_predictor
 from agents.predictors.predictor import PredictorError
-from experiments.predicting import BUDGETS, judge, percent, recovery_of, verdict
+from agents.predictors.quality import quality
+from agents.predictors.records import Records, with_column
+from experiments.predicting import BUDGETS, Known, Row, judge, known_of, percent, recovered_by, recovery_of, verdict
+from roi_env.measures.item_response import fit_item_response
 from roi_env.measures.metrics import Interval
 from roi_env.measures.recovery import Recovered
 from roi_env.sources.importing.generations import Options
 from roi_env.sources.importing.tables import import_logs
-from roi_env.sources.outcome_tables import SPLITS, OutcomeTable
-from roi_env.sources.packaged import tinylm_table
+from roi_env.sources.outcome_tables import SPLITS, OutcomeTable, OutcomeTableError
+from roi_env.sources.packaged import math_table, tinylm_table
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 
 RESULTS = Path(__file__).parent / "results" / "predictors"
 EXAMS = 200
 QUESTIONS = (50, 100, 200, 500)
 SAMPLES = (1, 2, 4, 8)
+DRAWS, MANY = 2, 200
+"""Draws of the questions of a learning curve, up to so many; of more one."""
+PARTS = ("tables", "curves", "transfer", "speed")
+TRANSFER = ("tinylm", "math", "jhu gpt-4", "jhu gpt-35-turbo")
 
 
 def cases() -> dict[str, tuple[Case, tuple[str, ...]]]:
@@ -42,12 +54,15 @@ def cases() -> dict[str, tuple[Case, tuple[str, ...]]]:
     plain = ("surface", "text", "neighbours")
     own = ("given:difficulty", "embedding:tinylm", "hidden:tinylm", "levels:tinylm-mcft")
     found: dict[str, tuple[Case, tuple[str, ...]]] = {
-        "tinylm": (Case(tinylm_table(), {"menu": "tinylm"}), (*plain, *own))
+        "tinylm": (Case(tinylm_table(), {"menu": "tinylm"}), (*plain, *own)),
+        "math": (Case(math_table(), {"menu": math_table().menus[0]}), plain),
     }
     if data := os.environ.get("ROI_DATA"):
         jhu = OutcomeTable.read(Path(data) / "outcomes" / "jhu_concise_cot.parquet")
         for menu in ("gpt-4", "gpt-35-turbo"):
             found[f"jhu {menu}"] = (Case(jhu, {"menu": menu}), (*plain, "given:topic"))
+        maths = {"menu": "gpt-4", "datasets": ("aqua-rat", "sat-math")}
+        found["jhu gpt-4, mathematics"] = (Case(jhu, maths), (*plain, "given:topic"))
         # An answer is right where its reward is .9 or more.
         log, _, _ = import_logs(
             [Path(data) / "logs" / "paretobandit" / "test_k4.jsonl"], Options(correct_at=0.9), "log"
@@ -66,12 +81,12 @@ def measure(case: Case, names: tuple[str, ...]) -> list[dict[str, Any]]:
     rows = recovery_of(case, made, exams=EXAMS)
     first, *judged = judge(case, made)
     result: list[dict[str, Any]] = [{"predictor": first.name, "log_loss": float(np.nanmean(first.found.log_loss))}]
-    for one, quality, found, taken in zip(made, judged, rows, seconds, strict=True):
+    for one, one_judged, found, taken in zip(made, judged, rows, seconds, strict=True):
         result.append(
             {
                 "predictor": one.name,
-                "log_loss": float(np.nanmean(quality.found.log_loss)),
-                "milliseconds": list(quality.milliseconds),
+                "log_loss": float(np.nanmean(one_judged.found.log_loss)),
+                "milliseconds": list(one_judged.milliseconds),
                 "seconds_to_fit": taken,
                 "groups": one.facts["groups"],
                 "validation_gain": one.facts["validation_gain"],
@@ -86,72 +101,202 @@ def measure(case: Case, names: tuple[str, ...]) -> list[dict[str, Any]]:
     return result
 
 
-def shortened(case: Case, questions: int | None, samples: int | None) -> Case:
-    """A case with fewer train questions, and fewer samples of train and validation questions."""
-    table = case.table.select(case.arguments["menu"])
-    _, first = table.distinct_questions()
-    of_row = table.distinct_questions().of_row
-    split = table.split_codes()[first]
-    keep = np.ones(len(first), np.bool_)
-    if questions is not None:
-        train = np.flatnonzero(split == SPLITS.index("train"))
-        keep[np.random.default_rng(0).permutation(train)[questions:]] = False
-    rows = keep[of_row]
-    if samples is not None:
-        tier = table.codes("tier")[0]
-        cell = of_row * (tier.max() + 1) + tier
-        order = np.lexsort((table.generations(), cell))
-        start = np.flatnonzero(np.diff(cell[order], prepend=-1))
-        place = np.empty(len(cell), np.int64)
-        place[order] = np.arange(len(cell)) - np.repeat(start, np.diff(np.append(start, len(cell))))
-        rows &= (place < samples) | (split[of_row] == SPLITS.index("test"))
-    return case._replace(table=dataclasses.replace(table, rows=table.rows.filter(pa.array(rows))))
+def generation_numbers(table: OutcomeTable) -> tuple[Ints, Ints, Ints]:
+    """(rows,) each: question, tier, and which generation of that cell a row is, from 0."""
+    of_row, _ = table.distinct_questions()
+    code, values = table.codes("tier")
+    names = table.tier_names(table.menus[0])
+    tier = np.array([names.index(value) for value in values])[code]
+    cell = of_row * len(names) + tier
+    order = np.lexsort((table.generations(), cell))
+    start = np.flatnonzero(np.diff(cell[order], prepend=-1))
+    number = np.empty(len(cell), np.int64)
+    number[order] = np.arange(len(cell)) - np.repeat(start, np.diff(np.append(start, len(cell))))
+    return of_row, tier, number
 
 
-def curve(case: Case) -> list[dict[str, Any]]:
-    """The text predictor from fewer questions and fewer samples, and what recording them took."""
+def recorded_as(case: Case, samples: Ints) -> Case:
+    """A case as if of every question and tier only the first ``samples`` (Q, K) generations had been recorded."""
+    table = case.table.select(**{name: case.arguments.get(name) for name in ("menu", "tiers", "datasets")})
+    question, tier, number = generation_numbers(table)
+    rows = table.rows.filter(pa.array(number < samples[question, tier]))
+    return case._replace(table=dataclasses.replace(table, rows=rows))
+
+
+def share_of(found: Records, split: str, share: float, seed: int) -> npt.NDArray[np.bool_]:
+    """(Q,) a random share of a split's questions, of every data set; a larger share holds a smaller one of the same seed."""
+    mine = np.flatnonzero(found.split == SPLITS.index(split))
+    rng = np.random.default_rng([seed, SPLITS.index(split)])
+    place = np.empty(len(mine))
+    for dataset in sorted(set(found.columns["dataset"])):
+        inside = np.array([found.columns["dataset"][at] == dataset for at in mine])
+        place[inside] = (rng.permutation(inside.sum()) + rng.random()) / max(inside.sum(), 1)
+    chosen = np.zeros(len(found), np.bool_)
+    chosen[mine[np.argsort(place)[: round(share * len(mine))]]] = True
+    return chosen
+
+
+class Tried(NamedTuple):
+    """What a text predictor from some of the recordings is worth on all test questions.
+
+    :param tokens: of train and validation questions.
+    :param share: of the information, by budget, against what all train questions reach without a predictor.
+    """
+
+    tokens: int
+    log_loss: float
+    reached: list[float]
+    share: list[float]
+
+
+def try_recording(case: Case, some: Case, known: Sequence[Known]) -> Tried:
+    """Fit on ``some`` recordings of the case and score on its test questions.
+
+    :raises PredictorError: where there are too few.
+    """
+    learned = some.records()
+    tokens = int(learned.take(learned.split != SPLITS.index("test")).tokens.sum())
+    predictor = fit_predictor("text", some)
+    rows = recovered_by(some, predictor, known)
+    all_of_them = case.records()
+    test = all_of_them.take(all_of_them.split == SPLITS.index("test"))
+    scores = predictor.scores(test.texts, test.columns)
+    found = quality(test, predictor.heads.probability(scores), predictor.heads.expected_cost(scores))
+    shares = [
+        float((row.score - one.without.mean()) / (one.informed.value.mean() - one.without.mean()))
+        for row, one in zip(rows, known, strict=True)
+    ]
+    return Tried(tokens, float(np.nanmean(found.log_loss)), [row.score for row in rows], shares)
+
+
+def curve(case: Case, known: Sequence[Known]) -> list[dict[str, Any]]:
+    """The text predictor from fewer questions (train and validation in proportion) and fewer samples."""
     found = case.records()
     train = int((found.split == SPLITS.index("train")).sum())
     most = int(found.count.max())
-    plans: list[tuple[int | None, int | None]] = [(n, None) for n in QUESTIONS if n < train] + [(None, None)]
-    plans += [(None, s) for s in SAMPLES if s < most]
-    plans += [(n, s) for n in QUESTIONS if n < train for s in SAMPLES[:2] if s < most]
     result = []
-    for questions, samples in plans:
-        some = shortened(case, questions, samples)
-        record: dict[str, Any] = {"questions": questions or train, "samples": samples or most}
-        learned = some.records()
-        mine = learned.take(learned.split != SPLITS.index("test"))
-        record["tokens"] = int(mine.tokens.sum())
-        try:
-            predictor = fit_predictor("text", some)
-        except PredictorError as error:
-            result.append(record | {"reason": str(error)})
-            continue
-        rows = recovery_of(some, [predictor], exams=EXAMS)[0]
-        # Against what all train questions reach without a predictor: the same for all plans.
-        result.append(
-            record
-            | {
-                "gain": [list(row.found.gain) for row in rows],
-                "recovered": [list(row.found.share) for row in rows],
-                "groups": predictor.facts["groups"],
-                "reached": [row.score for row in rows],
-            }
-        )
+    for questions in (*(n for n in QUESTIONS if n < 0.9 * train), train):
+        for samples in (s for s in SAMPLES if s <= most):
+            draws = []
+            for seed in range(DRAWS if questions <= MANY else 1):
+                kept = found.split == SPLITS.index("test")
+                chosen = [share_of(found, split, questions / train, seed) for split in ("train", "validation")]
+                count = np.where(np.logical_or(*chosen), samples, np.where(kept, most, 0))
+                try:
+                    draws.append(
+                        try_recording(case, recorded_as(case, np.repeat(count[:, None], len(found.tiers), 1)), known)
+                    )
+                except (PredictorError, OutcomeTableError) as error:
+                    result.append({"questions": questions, "samples": samples, "reason": str(error)})
+                    break
+            else:
+                result.append(
+                    {"questions": questions, "samples": samples, "draws": [one._asdict() for one in draws]}
+                    | {name: np.mean([getattr(one, name) for one in draws], 0).tolist() for name in Tried._fields}
+                )
+            print(questions, samples, result[-1].get("share", result[-1].get("reason")), flush=True)
     return result
 
 
-def transfer(one: Case, other: Case) -> list[dict[str, Any]]:
-    """The text predictor of one model's table on the other's questions (beliefs are the other's own)."""
-    made = [fit_predictor("text", case) for case in (other, one)]
-    rows = recovery_of(other, made, exams=EXAMS)
-    names = (f"fitted on {other.arguments['menu']} itself", f"fitted on {one.arguments['menu']}")
-    return [
-        {"on": other.arguments["menu"], "predictor": name, "recovered": [list(row.found.share) for row in found]}
-        | {"gain": [list(row.found.gain) for row in found]}
-        for name, found in zip(names, rows, strict=True)
-    ]
+def transfer(cases: Mapping[str, Case]) -> list[dict[str, Any]]:
+    """The text predictors of all tables on the questions of each (beliefs are the latter's own)."""
+    made = {name: fit_predictor("text", case) for name, case in cases.items()}
+    result = []
+    for on, case in cases.items():
+        known = known_of(case, exams=EXAMS)
+        for name, predictor in made.items():
+            rows = recovered_by(case, predictor, known)
+            result.append({"on": on, "fitted_on": name} | _shares(rows))
+    return result
+
+
+def _shares(rows: Sequence[Row]) -> dict[str, Any]:
+    return {"recovered": [list(row.found.share) for row in rows], "gain": [list(row.found.gain) for row in rows]}
+
+
+def eases(case: Case) -> tuple[list[str], Floats]:
+    """Texts, and (3, Q) ease of every question: from all samples, from every other one, from the rest; by item response."""
+    found = case.records()
+    table = case.table.select(case.arguments["menu"])
+    question, tier, number = generation_numbers(table)
+    correct = table.numbers("correct").astype(np.float64)
+    result = []
+    for rows in (number >= 0, number % 2 == 0, number % 2 == 1):
+        cell = question[rows] * len(found.tiers) + tier[rows]
+        right, count = (
+            np.bincount(cell, weights, found.count.size).reshape(found.count.shape).astype(np.float64)
+            for weights in (correct[rows], None)
+        )
+        result.append(fit_item_response(right, count).ease(right, count))
+    return list(found.texts), np.stack(result)
+
+
+def whose_difficulty(one: Case, other: Case) -> dict[str, Any]:
+    """How much of the ease of one model's questions another model's answers to the same questions tell.
+
+    The correlation of measured eases is divided by what halves of the samples say of their own noise. What it is worth is
+    measured with the other model's ease, from all its samples, as a column that is given.
+    """
+    texts, mine = eases(one)
+    their_texts, theirs = eases(other)
+    assert texts == their_texts, "two models on the same questions"
+    dataset = np.unique(one.records().columns["dataset"], return_inverse=True)[1]
+
+    def within(values: Floats) -> Floats:
+        means = np.stack([np.bincount(dataset, row) for row in values]) / np.bincount(dataset)
+        return np.asarray(values - means[:, dataset])
+
+    def correlation(a: Floats, b: Floats) -> float:
+        """Between the two models, without the noise of their samples."""
+        between = np.corrcoef(a[1:], b[1:])[:2, 2:].mean()
+        return float(between / np.sqrt(np.corrcoef(a[1:])[0, 1] * np.corrcoef(b[1:])[0, 1]))
+
+    table = with_column(one.table.select(one.arguments["menu"]), "other", [f"{value:.6f}" for value in theirs[0]])
+    told = one._replace(table=table)
+    rows = recovery_of(told, [fit_predictor("given:other", told)], exams=EXAMS)[0]
+    return {
+        "on": one.arguments["menu"],
+        "told_by": other.arguments["menu"],
+        "correlation": correlation(mine, theirs),
+        "correlation_within_data_sets": correlation(within(mine), within(theirs)),
+    } | _shares(rows)
+
+
+def speed(questions: Path) -> dict[str, Any]:
+    """CPU time of the text predictor on 1,000 word problems x 5 tiers x 2 samples with made-up outcomes: the longer, the harder."""
+    texts = [json.loads(line)["question"] for line in questions.open(encoding="utf-8")][:1000]
+    rng, tiers = np.random.default_rng(0), np.arange(5)
+    hard = np.array([len(text) for text in texts]) / 250 + rng.normal(size=len(texts))
+    at, tier, sample = (part.ravel() for part in np.indices((len(texts), 5, 2)))
+    table = pa.table(
+        {
+            "dataset": ["problems"] * len(at),
+            "question_id": at.astype(str),
+            "question": [texts[one] for one in at],
+            "answer": [""] * len(at),
+            "menu": ["model"] * len(at),
+            "tier": np.array([f"tier {one}" for one in tiers])[tier],
+            "tier_order": tier + 1,
+            "tokens": 1 + rng.poisson(20.0 * 2**tier),
+            "correct": rng.random(len(at)) < 1 / (1 + np.exp(hard[at] - tier)),
+            "sample": sample,
+        }
+    )
+    case = Case(OutcomeTable.from_arrow(table, "problems"), {})
+    began = time.process_time()
+    predictor = fit_predictor("text", case)
+    fitted = time.process_time()
+    for start in range(0, 960, 64):
+        predictor.group(texts[start : start + 64])
+    batches = time.process_time()
+    for one in texts[:200]:
+        predictor.group([one])
+    alone = time.process_time()
+    return {
+        "seconds_to_fit": fitted - began,
+        "milliseconds_in_64": (batches - fitted) / 960 * 1000,
+        "milliseconds_alone": (alone - batches) / 200 * 1000,
+    }
 
 
 def text(document: dict[str, Any]) -> str:
@@ -185,23 +330,51 @@ def text(document: dict[str, Any]) -> str:
         lines += [
             f"### Learning curve, {name}",
             "",
-            "| train questions | samples a cell | tokens recorded | score at t=.15 | .3 | .6 | recovered at t=.15 | .3 | .6 |",
+            "Shares of what there is to recover against what all train questions reach without a predictor; means of draws of "
+            "the questions (in brackets the least and the most).",
+            "",
+            "| train questions | samples a cell | draws | tokens recorded | log-loss | score at t=.15 | .3 | .6 | recovered at t=.15 | .3 | .6 |",
+            "|---|---|---|---|---|---|---|---|---|---|---|",
         ]
-        lines.append("|---|---|---|---|---|---|---|---|---|")
         for row in rows:
-            head = f"| {row['questions']} | {row['samples']} | {row['tokens']:,} | "
+            head = f"| {row['questions']} | {row['samples']} |"
             if "reason" in row:
-                lines.append(f"{head}{row['reason']} | | | | | |")
+                lines.append(f"{head} {row['reason']} | | | | | | | | |")
                 continue
-            score = " | ".join(f"{value:.2f}" for value in row["reached"])
-            lines.append(f"{head}{score} | {' | '.join(percent(_interval(found)) for found in row['recovered'])} |")
+            cells = [f"{len(row['draws'])}", f"{row['tokens']:,.0f}", f"{row['log_loss']:.3f}"]
+            cells += [f"{value:.2f}" for value in row["reached"]]
+            for budget, value in enumerate(row["share"]):
+                ends = sorted(one["share"][budget] for one in row["draws"])
+                cells.append(f"{value:.2f}" + (f" ({ends[0]:.2f}, {ends[-1]:.2f})" if len(ends) > 1 else ""))
+            lines.append(f"{head} {' | '.join(cells)} |")
         lines.append("")
     if document["transfer"]:
-        lines += ["### Transfer", "", "| on | predictor | recovered at t=.15 | .3 | .6 |", "|---|---|---|---|---|"]
+        lines += ["### Transfer", "", "| on | fitted on | gain in score at t=.15 | .3 | .6 |", "|---|---|---|---|---|"]
         for row in document["transfer"]:
-            shares = " | ".join(percent(_interval(found)) for found in row["recovered"])
-            lines.append(f"| {row['on']} | {row['predictor']} | {shares} |")
+            shares = " | ".join(percent(_interval(found)) for found in row["gain"])
+            lines.append(f"| {row['on']} | {row['fitted_on']} | {shares} |")
         lines.append("")
+    if document["whose_difficulty"]:
+        lines += [
+            "### Another model's answers to the same questions",
+            "",
+            "| on | told by | correlation of eases | within data sets | recovered at t=.15 | .3 | .6 |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for row in document["whose_difficulty"]:
+            shares = " | ".join(percent(_interval(found)) for found in row["recovered"])
+            told = f"{row['correlation']:.2f} | {row['correlation_within_data_sets']:.2f}"
+            lines.append(f"| {row['on']} | {row['told_by']} | {told} | {shares} |")
+        lines.append("")
+    if document["speed"]:
+        found = document["speed"]
+        lines += [
+            "### Speed",
+            "",
+            f"CPU time of `text`, 1,000 word problems x 5 tiers: {found['seconds_to_fit']:.1f} s to fit; "
+            f"{found['milliseconds_in_64']:.2f} ms a question in batches of 64, {found['milliseconds_alone']:.2f} ms alone.",
+            "",
+        ]
     return "\n".join(lines)
 
 
@@ -223,30 +396,34 @@ def _plain(value: Any) -> Any:
 
 def main() -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", help="name of one table; the file keeps what it has of others")
-    parser.add_argument(
-        "--no-curves", action="store_true", help="no learning curves and no transfer (minutes instead of an hour)"
-    )
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
-    found = {name: one for name, one in cases().items() if options.only in (None, name)}
-    document: dict[str, Any] = {"budgets": list(BUDGETS), "exams": EXAMS, "tables": {}, "curves": {}, "transfer": []}
+    every = cases()
+    found = {name: one for name, one in every.items() if options.only in (None, name)}
+    document: dict[str, Any] = {"budgets": list(BUDGETS), "exams": EXAMS, "tables": {}, "curves": {}}
+    document |= {"transfer": [], "whose_difficulty": [], "speed": {}}
     options.out.mkdir(parents=True, exist_ok=True)
     if (before := options.out / "predictors.json").exists():
-        document = json.loads(before.read_text(encoding="utf-8"))
+        document |= json.loads(before.read_text(encoding="utf-8"))
     for name, (case, names) in found.items():
-        document["tables"][name] = measure(case, names)
-        print(name, "measured", flush=True)
-        _write(options.out, document)
-        if not options.no_curves and case.records().count.max() > 1:
-            document["curves"][name] = curve(case)
+        if "tables" in options.parts:
+            document["tables"][name] = measure(case, names)
             _write(options.out, document)
-    if (
-        not options.no_curves
-        and len(models := [case for name, (case, _) in found.items() if name.startswith("jhu")]) == 2
-    ):
-        document["transfer"] = transfer(*models) + transfer(*models[::-1])
+        if "curves" in options.parts and case.records().count.max() > 1:
+            document["curves"][name] = curve(case, known_of(case, exams=EXAMS))
+            _write(options.out, document)
+    if "speed" in options.parts and (data := os.environ.get("ROI_DATA")):
+        document["speed"] = speed(Path(data) / "questions" / "gsm8k_test.jsonl")
+        _write(options.out, document)
+    if "transfer" in options.parts:
+        same = [case for name, (case, _) in every.items() if name in ("jhu gpt-4", "jhu gpt-35-turbo")]
+        if same:
+            document["whose_difficulty"] = [whose_difficulty(*same), whose_difficulty(*same[::-1])]
+            _write(options.out, document)
+        document["transfer"] = transfer({name: every[name][0] for name in TRANSFER if name in every})
         _write(options.out, document)
 
 

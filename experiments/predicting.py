@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from rich.markup import escape
 from rich.table import Table
 
@@ -22,11 +23,13 @@ from roi_env.answering.base import Question
 from roi_env.envs.live import KnownGroups, shared_columns
 from roi_env.exact.policy_tables import auto_grid
 from roi_env.exams.config import exam_spec
-from roi_env.exams.exam import draw_exams
+from roi_env.exams.exam import ExamBatch, draw_exams
 from roi_env.measures.metrics import Interval
-from roi_env.measures.recovery import Method, Recovered, informed_apart, recovered
+from roi_env.measures.recovery import Informed, Method, Recovered, informed_apart, recovered
 from roi_env.measures.references import informed_values, reachable_values
 from roi_env.sources.outcome_tables import SPLITS, OutcomeTable, OutcomeTableError
+
+Floats = npt.NDArray[np.float64]
 
 
 def percent(found: Interval) -> str:
@@ -112,31 +115,52 @@ class Row(NamedTuple):
     score: float
 
 
+class Known(NamedTuple):
+    """Exams of test questions at one budget, and what predictors are held against there.
+
+    :param without: (E,) score of the train laws' optimum given the published column.
+    :param raw: (E,) informed value on the very samples that it knows.
+    """
+
+    budget: float
+    batch: ExamBatch
+    without: Floats
+    informed: Informed
+    raw: Floats
+
+
+def known_of(case: Case, budgets: Sequence[float] = BUDGETS, exams: int = 200, seed: int = 0) -> list[Known]:
+    """What there is to recover on a case's test questions, by budget."""
+    source = case.source("test")
+    tasks = min(10, len(source.row_item))
+    found = []
+    for budget in budgets:
+        spec = exam_spec(source, num_tasks=tasks, budget=budget, decision_cost=case.table.decision_cost)
+        batch = draw_exams(spec, seed, np.arange(exams))
+        grid = auto_grid(batch.spec.budget, source.laws, tasks, spec.decision_cost)
+        found.append(Known(budget, batch, reachable_values(batch), informed_apart(batch), informed_values(batch, grid)))
+    return found
+
+
+def recovered_by(case: Case, predictor: Predictor, known: Sequence[Known], seed: int = 0) -> list[Row]:
+    """What a predictor recovers of the known; beliefs of its groups are the case's, whose test questions are the known's."""
+    source = case._replace(table=grouped_table(case, predictor)).source("test", COLUMN)
+    rows = []
+    for one in known:
+        spec = exam_spec(source, num_tasks=one.batch.spec.num_tasks, decision_cost=case.table.decision_cost)
+        exams = np.arange(len(one.batch))
+        with_it = reachable_values(draw_exams(spec.replace(budget=one.batch.spec.budget), seed, exams))
+        share = recovered(with_it, one.without, one.informed.value, one.raw, one.batch.items, seed=seed)
+        rows.append(Row(one.budget, one.informed.method, share, float(with_it.mean())))
+    return rows
+
+
 def recovery_of(
     case: Case, predictors: Sequence[Predictor], budgets: Sequence[float] = BUDGETS, exams: int = 200, seed: int = 0
 ) -> list[list[Row]]:
     """Rows by predictor and budget, on the same exams of test questions."""
-    source = case.source("test")
-    sources = [case._replace(table=grouped_table(case, one)).source("test", COLUMN) for one in predictors]
-    found: list[list[Row]] = [[] for _ in predictors]
-    for budget in budgets:
-        tasks = min(10, len(source.row_item))
-        batch = draw_exams(
-            exam_spec(source, num_tasks=tasks, budget=budget, decision_cost=case.table.decision_cost),
-            seed,
-            np.arange(exams),
-        )
-        without, informed = reachable_values(batch), informed_apart(batch)
-        spec = batch.spec
-        grid = auto_grid(spec.budget, source.laws, tasks, spec.decision_cost)
-        raw = informed_values(batch, grid)
-        for rows, grouped in zip(found, sources, strict=True):
-            spec = exam_spec(grouped, num_tasks=tasks, decision_cost=case.table.decision_cost)
-            spec = spec.replace(budget=batch.spec.budget)
-            with_it = reachable_values(draw_exams(spec, seed, np.arange(exams)))
-            share = recovered(with_it, without, informed.value, raw, batch.items, seed=seed)
-            rows.append(Row(budget, informed.method, share, float(with_it.mean())))
-    return found
+    known = known_of(case, budgets, exams, seed)
+    return [recovered_by(case, one, known, seed) for one in predictors]
 
 
 class Judged(NamedTuple):

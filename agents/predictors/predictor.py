@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from agents.predictors.features import READERS, SURFACE, Arrays, Columns, Given, Model, Reader, Several, Surface, Words
 from agents.predictors.heads import Heads, fit_heads
-from agents.predictors.records import Records, near_duplicates, training_questions
+from agents.predictors.records import Records, apart, near_duplicates
 from agents.predictors.scores import SCORERS, SCORES, Boosted, Linear, Neighbours, Scorer, Trees, folds_of, targets
 from roi_env.envs.live import KnownGroups
 from roi_env.files import replacing
@@ -296,7 +296,7 @@ def _under(prefix: str, arrays: Arrays) -> Arrays:
 def fit_scores(name: str, found: Records, columns: Sequence[str] = ("dataset",)) -> Predictor:
     """Fit a predictor (without groups) on the train questions of :func:`agents.predictors.records.records`.
 
-    Near duplicates of validation and test questions are left out; validation questions help to calibrate the curves.
+    Near duplicates of questions of later splits are left out; validation questions help to calibrate the curves.
 
     :param name: one of :data:`KINDS`, with its argument after a colon.
     :param columns: published columns to read beside the text.
@@ -305,7 +305,8 @@ def fit_scores(name: str, found: Records, columns: Sequence[str] = ("dataset",))
     """
     reader, scorer = _parts(name, columns)
     check_sklearn()
-    chosen = training_questions(found) & (found.count.sum(1) > 0)
+    usable = apart(found) & (found.count.sum(1) > 0)
+    chosen, held_back = (usable & (found.split == SPLITS.index(split)) for split in ("train", "validation"))
     train = found.take(chosen)
     if len(train) < LEAST_QUESTIONS:
         raise PredictorError(
@@ -314,7 +315,7 @@ def fit_scores(name: str, found: Records, columns: Sequence[str] = ("dataset",))
         )
     if not any(normalised(text) for text in train.texts):
         raise PredictorError("no train question has a text: a predictor reads texts")
-    checked = found.take((found.split == SPLITS.index("validation")) & (found.count.sum(1) > 0))
+    checked = found.take(held_back)
     fold = folds_of(near_duplicates(train.texts))
     try:
         reader.fit(train.texts, train.columns)
@@ -327,7 +328,7 @@ def fit_scores(name: str, found: Records, columns: Sequence[str] = ("dataset",))
     except ValueError as error:
         raise PredictorError(f"predictor {name!r}: {error}") from error
     # Out-of-fold and held-out scores together, in the order of the table.
-    calibrating = chosen | ((found.split == SPLITS.index("validation")) & (found.count.sum(1) > 0))
+    calibrating = chosen | held_back
     both, is_train = found.take(calibrating), chosen[calibrating]
     scores = np.empty((len(both), out_of_fold.shape[1]))
     scores[is_train], scores[~is_train] = out_of_fold, held_out

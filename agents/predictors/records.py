@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from roi_env.sources.outcome_tables import SPLITS, OutcomeTable, OutcomeTableError
+from roi_env.sources.outcome_tables import OutcomeTable, OutcomeTableError
 from roi_env.sources.texts import normalised
 from roi_env.sources.units import Unit
 
@@ -215,8 +215,10 @@ def near_duplicates(texts: Sequence[str]) -> Ints:
     return np.asarray(connected_components(links, directed=False)[1], np.int64)
 
 
-def training_questions(found: Records) -> npt.NDArray[np.bool_]:
-    """(Q,) train questions that are no near duplicate of a validation or test question."""
+def apart(found: Records) -> npt.NDArray[np.bool_]:
+    """(Q,) questions that are no near duplicate of one in a later split: what train, validation and test may learn from,
+    choose by and be scored on."""
     cluster = near_duplicates(found.texts)
-    train = found.split == SPLITS.index("train")
-    return train & ~np.isin(cluster, cluster[~train])
+    last = np.zeros(len(found), np.int64)
+    np.maximum.at(last, cluster, found.split)
+    return np.asarray(found.split == last[cluster])

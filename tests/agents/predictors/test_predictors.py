@@ -15,7 +15,7 @@ pytest.importorskip("sklearn", reason="needs the extra [predict]")
 from agents.predictors.exams import COLUMN, Case, fit_predictor, grouped_table
 from agents.predictors.predictor import Predictor, PredictorError, fit_scores, load_predictor
 from agents.predictors.quality import column_means, quality
-from agents.predictors.records import Records, near_duplicates, records, training_questions
+from agents.predictors.records import Records, apart, near_duplicates, records
 from agents.predictors.scores import Trees, folds_of, targets
 from experiments.predicting import recovery_of
 from roi_env.exams.config import exam_spec
@@ -121,7 +121,7 @@ def test_test_outcomes_are_never_read(table: OutcomeTable, made: Predictor) -> N
 
 def test_train_questions_are_scored_out_of_fold(clear: Records, made: Predictor) -> None:
     """A train question looks no better known than a new one: fitted to itself it would."""
-    train = clear.take(training_questions(clear))
+    train = split(clear, "train")
     own, fitted = (
         loss(train, one.success(train.texts, train.columns)) for one in (made, dataclasses.replace(made, seen={}))
     )
@@ -193,21 +193,19 @@ def test_near_duplicates() -> None:
     assert near_duplicates(["What is 1 + 2?", "what is 1+2?", "What is 2 + 1?"]).tolist() == [0, 0, 2]
 
 
-def test_near_duplicates_of_test_questions_are_left_out() -> None:
-    table = told(120)
-    found = records(table)
-    # Every train question gets the text of a test question, with one word more.
-    test = [text for text, place in zip(found.texts, found.split, strict=True) if place == 2]
-    copies = dataclasses.replace(
-        found,
-        texts=tuple(
-            f"{test[at % len(test)]} again" if place == 0 and at % 2 else text
-            for at, (text, place) in enumerate(zip(found.texts, found.split, strict=True))
-        ),
-    )
-    kept = training_questions(copies)
-    assert not kept[np.arange(len(found)) % 2 == 1].any()
-    assert kept[(np.arange(len(found)) % 2 == 0) & (found.split == 0)].all()
+def test_near_duplicates_of_later_splits_are_left_out() -> None:
+    found = records(told(120))
+    # Every other train question gets the text of a validation question, every other validation question that of a test
+    # question, with one word more.
+    odd = np.arange(len(found)) % 2 == 1
+    texts = list(found.texts)
+    for place in (0, 1):
+        later = [found.texts[at] for at in np.flatnonzero(~odd & (found.split == place + 1))]
+        for at in np.flatnonzero(odd & (found.split == place)):
+            texts[at] = f"{later[at % len(later)]} again"
+    kept = apart(dataclasses.replace(found, texts=tuple(texts)))
+    assert kept[found.split == 2].all()
+    np.testing.assert_array_equal(kept[found.split < 2], ~odd[found.split < 2])
 
 
 def test_groups_recover_what_the_column_cannot_tell(table: OutcomeTable, made: Predictor) -> None:
