@@ -31,7 +31,8 @@ class LMSettings:
     :param model: to begin with, see :func:`agents.llm.decisions.policy.model_source`.
     :param bits: see :func:`agents.llm.decisions.tag_logits.bucketed`.
     :param lora: rank of LoRA; 0: all weights learn.
-    :param layers: number of last layers that learn (with LoRA); those below read a question, and a state of it, once; 0: all.
+    :param layers: number of last layers that learn (with LoRA); those below read a question, and a state of it, once; 0: all. A
+        continued run then equals an uninterrupted one but for the last bits.
     :param dtype: of the model's weights: "float32" or "bfloat16".
     :param recompute: less memory in training, see :func:`agents.llm.decisions.tag_logits.last_hidden`.
     :param temperature: see :class:`agents.llm.decisions.policy.LMPolicy`.

@@ -6,7 +6,7 @@ below the first one that is trained.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -20,8 +20,10 @@ from torch.nn.utils.rnn import pad_sequence
 
 from agents.llm.decisions.tag_logits import Ids, Sequences, hidden_states, pass_tokens, shared_start
 
-KEPT_BYTES: Final = 3 * 2**30
+KEPT_BYTES: Final = 2**31
 """Most memory of questions that are kept, and of states: when it is full, all are forgotten."""
+_ENTRY_BYTES: Final = 500
+"""About what an entry takes beside its numbers."""
 
 _WATCHED: Final = 64
 """Prompts read between two calls of who watches."""
@@ -40,15 +42,38 @@ class _Read(NamedTuple):
 
 @dataclass
 class Readings:
-    """What one model's layers have read, by token ids; states: (S, hidden) what the last layer gave."""
+    """What one model's layers have read, by token ids; states: (S, hidden) what the last layer gave. Their sizes in bytes."""
 
     questions: dict[_Question, _Read] = field(default_factory=dict)
     states: dict[_Prompt, torch.Tensor] = field(default_factory=dict)
+    questions_bytes: int = 0
+    states_bytes: int = 0
+
+    def add_question(self, question: _Question, read: _Read) -> None:
+        """Keep it."""
+        numbers = sum(one.nbytes for pair in read.cache for one in pair) + read.hidden.nbytes
+        self.questions_bytes += numbers + len(question) + _ENTRY_BYTES
+        self.questions[question] = read
+
+    def add_state(self, prompt: _Prompt, hidden: torch.Tensor) -> None:
+        """Keep it."""
+        self.states_bytes += hidden.nbytes + sum(map(len, prompt)) + _ENTRY_BYTES
+        self.states[prompt] = hidden
+
+    def make_room(self) -> None:
+        """Forget what is too much."""
+        if self.states_bytes > KEPT_BYTES:
+            self.states, self.states_bytes = {}, 0
+        if self.questions_bytes > KEPT_BYTES:
+            self.questions, self.questions_bytes = {}, 0
 
 
-@lru_cache(maxsize=2)
-def readings_of(model: str, dtype: str, first: int) -> Readings:
-    """Those that all policies of this process share which begin with the same files and train the same layers."""
+@lru_cache(maxsize=1)
+def readings_of(model: str, written: tuple[int, ...], dtype: str, first: int) -> Readings:
+    """Those that all policies of this process share which begin with the same files and train the same layers.
+
+    :param written: when its files were.
+    """
     return Readings()
 
 
@@ -115,7 +140,7 @@ class LowerLayers:
 
         if not missing():
             return
-        _make_room(kept)
+        kept.make_room()
         new = missing()
         # Tensors made in inference mode could not be learned from later.
         with torch.inference_mode(False), torch.no_grad():
@@ -143,7 +168,7 @@ class LowerLayers:
             own = slice(len(question) // np.dtype(np.int64).itemsize)
             pairs = ((layer.keys, layer.values) for layer in cache.layers)
             kept = tuple(tuple(one[row, :, own].transpose(0, 1).clone() for one in pair) for pair in pairs)
-            self._kept.questions[question] = _Read(hidden[row, own].clone(), kept)  # type: ignore[arg-type]
+            self._kept.add_question(question, _Read(hidden[row, own].clone(), kept))  # type: ignore[arg-type]
 
     def _read_states(self, prompts: list[_Prompt], ids: torch.Tensor) -> None:
         read = [self._kept.questions[question] for question, _ in prompts]
@@ -158,7 +183,7 @@ class LowerLayers:
         for row, prompt in enumerate(prompts):
             stop = len(prompt[1]) // np.dtype(np.int64).itemsize
             start = stop - 1 if self._next is None else 0  # of a whole model the last token alone is asked for
-            self._kept.states[prompt] = hidden[row, start:stop].clone()
+            self._kept.add_state(prompt, hidden[row, start:stop].clone())
 
     def _layers(self, ids: torch.Tensor, positions: torch.Tensor, seen: torch.Tensor, cache: Any) -> torch.Tensor:
         """(B, L, hidden) what the layers give of (B, L) ids; ``seen`` (B, L, before and L): what each token looks at."""
@@ -209,16 +234,6 @@ def _cache() -> Any:
 
 def _key(ids: npt.NDArray[np.int32]) -> bytes:
     return ids[ids >= 0].astype(np.int64).tobytes()
-
-
-def _make_room(kept: Readings) -> None:
-    def size(tensors: Iterable[torch.Tensor]) -> int:
-        return sum(one.nbytes for one in tensors)
-
-    if size(kept.states.values()) > KEPT_BYTES:
-        kept.states.clear()
-    if size(one for read in kept.questions.values() for pair in read.cache for one in pair) > KEPT_BYTES:
-        kept.questions.clear()
 
 
 def _places(sequences: Sequences) -> Iterator[tuple[int, npt.NDArray[np.int64], npt.NDArray[np.int64]]]:

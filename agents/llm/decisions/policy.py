@@ -30,6 +30,12 @@ def model_source(model: str | os.PathLike[str]) -> str:
     return str(bundled) if not Path(model).is_dir() and bundled.is_dir() else str(model)
 
 
+def _written(model: str) -> tuple[int, ...]:
+    """When the files of a model directory were written."""
+    folder = Path(model_source(model))
+    return tuple(sorted(one.stat().st_mtime_ns for one in folder.iterdir())) if folder.is_dir() else ()
+
+
 @contextmanager
 def _reading(model: str) -> Iterator[None]:
     """Quietly read a model; what is not there is named.
@@ -193,7 +199,7 @@ class LMPolicy(nn.Module):
         self.lower = None
         if keep and first:
             shared = PromptEncoder(load_tokenizer(model), levels=actions).shared
-            self.lower = LowerLayers(causal, first, shared, readings_of(model, dtype, first))
+            self.lower = LowerLayers(causal, first, shared, readings_of(model, _written(model), dtype, first))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed % 2**63)
             self.lm = _with_lora(causal, lora, first) if lora else causal
