@@ -19,8 +19,8 @@ import httpx
 MODEL = Path(__file__).parents[1] / "agents" / "llm" / "models" / "tinylm"
 
 
-VLLM = Path(__file__).parents[1] / ".venv-vllm"
-"""The virtual environment that `make vllm` sets up."""
+VLLM = Path(os.environ.get("ROI_VLLM_VENV", Path(__file__).parents[1] / ".venv-vllm"))
+"""The virtual environment that `make vllm` sets up, or another one."""
 
 
 def _wait(process: subprocess.Popen[bytes], url: str) -> None:
@@ -40,19 +40,15 @@ def _free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def start_vllm(port: int) -> subprocess.Popen[bytes]:
-    """Start vLLM with hard thinking budgets; the model's name is ``tiny``."""
+def start_vllm(port: int, model: str | Path = MODEL, parser: bool = True) -> subprocess.Popen[bytes]:
+    """Start vLLM; the model's name is ``tiny``.
+
+    :param parser: with hard thinking budgets, and thoughts apart from the text.
+    """
     think = '{"reasoning_start_str":"<think>","reasoning_end_str":"</think>"}'
-    command = [str(VLLM / "bin" / "vllm"), "serve", str(MODEL), "--served-model-name", "tiny", "--dtype", "float32"]
-    command += [
-        "--max-model-len",
-        "1024",
-        "--enforce-eager",
-        "--reasoning-parser",
-        "qwen3",
-        "--reasoning-config",
-        think,
-    ]
+    command = [str(VLLM / "bin" / "vllm"), "serve", str(model), "--served-model-name", "tiny", "--dtype", "float32"]
+    command += ["--max-model-len", "1024", "--enforce-eager", "--generation-config", "vllm"]
+    command += ["--reasoning-parser", "qwen3", "--reasoning-config", think] if parser else []
     command += ["--host", "127.0.0.1", "--port", str(port)]
     settings = {
         "VLLM_TARGET_DEVICE": "cpu",
@@ -66,16 +62,16 @@ def start_vllm(port: int) -> subprocess.Popen[bytes]:
 
 
 @contextmanager
-def vllm_serve() -> Iterator[str]:
-    """Serve the small model by vLLM on a free port; gives the base address.
+def vllm_serve(model: str | Path = MODEL, parser: bool = True) -> Iterator[str]:
+    """Serve a model by vLLM on a free port; gives the base address.
 
-    ``ROI_VLLM_ENDPOINT`` names one that runs already.
+    ``ROI_VLLM_ENDPOINT`` names one that serves the small model already.
     """
-    if os.environ.get("ROI_VLLM_ENDPOINT"):
+    if parser and os.environ.get("ROI_VLLM_ENDPOINT"):
         yield os.environ["ROI_VLLM_ENDPOINT"]
         return
     port = _free_port()
-    process = start_vllm(port)
+    process = start_vllm(port, model, parser)
     try:
         _wait(process, f"http://127.0.0.1:{port}")
         yield f"http://127.0.0.1:{port}/v1"

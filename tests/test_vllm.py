@@ -18,7 +18,7 @@ from roi_env.answering.http import HTTPSolver
 from roi_env.answering.questions import read_questions
 from roi_env.sources.outcome_tables import OutcomeTable
 from tests import commands
-from tests.servers import vllm_serve
+from tests.servers import MODEL, vllm_serve
 from tests.upstream import Upstream, schedule, serving
 
 pytestmark = pytest.mark.skipif("ROI_VLLM" not in os.environ, reason="needs vLLM: make test-vllm")
@@ -96,6 +96,26 @@ def test_record_answer_and_the_proxy(server: str, tmp_path: Path) -> None:
     assert audit["overshoot"] == 0
     assert 150 < audit["charged"] <= 250
     assert audit["tokens_by_count"].keys() == {"server"}
+
+
+def test_a_forced_answer_costs_and_says_the_same_here_and_there(tmp_path: Path) -> None:
+    """At temperature 0; of ``ROI_MODEL`` where it names one, a model that reasons in the open."""
+    model = os.environ.get("ROI_MODEL", str(MODEL))
+    options = ["--questions", SUMS, "--limit", "6", "--samples", "1", "--grader", "reasoning-gym", "--temperature", "0"]
+    options += ["--dialect", "instruct", "--tier", "now=0+32", "--tier", "cut=36+32", "--tier", "whole=96+32"]
+    here, there = tmp_path / "here.parquet", tmp_path / "there.parquet"
+    with vllm_serve(model, parser=False) as url:
+        at = ["--endpoint", url, "--backend", "vllm", "--tokenizer", model]
+        roi("record", "tiny", *options, *at, "--no-seeds", "--out", str(there))
+    roi("record", model, *options, "--dtype", "float32", "--out", str(here))
+    kept = ("question_id", "tier", "sample", "tokens", "correct")
+    found = [
+        [tuple(row[name] for name in kept) for row in OutcomeTable.read(path).rows.to_pylist()]
+        for path in (here, there)
+    ]
+    assert OutcomeTable.read(there).pairing
+    # Sums in another order decide between tokens that are nearly as likely.
+    assert sum(a == b for a, b in zip(*found, strict=True)) >= len(found[0]) - 1
 
 
 def test_the_openai_client_through_the_proxy(server: str, tmp_path: Path) -> None:

@@ -172,23 +172,29 @@ def _open(value: dict[Any, Any], spoken: Dialect, where: str) -> ThinkingTier:
     for field in ("thinking", "effort"):
         if field in value:
             raise ConfigError(f"{where}.{field}: is of a thought in a block, not of the dialect {spoken.name}")
-    cap, answer = value.get("cap"), value.get("answer", OPEN_ANSWER_TOKENS)
-    for field, number in (("cap", cap), ("answer", answer)):
-        if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number < 2**30:
-            raise ConfigError(f"{where}.{field}: must be a whole number of tokens below 2**30, got {number!r}")
+    cap, answer = (
+        _tokens(found, f"{where}.{field}", 1)
+        for field, found in (("cap", value.get("cap")), ("answer", value.get("answer", OPEN_ANSWER_TOKENS)))
+    )
     try:
         return spoken.tier(str(value["name"]), 0 if cap == answer else cap, answer)
     except ValueError as error:
         raise ConfigError(f"{where}.cap: {error}") from None
 
 
+def _tokens(number: Any, where: str, least: int) -> int:
+    if isinstance(number, bool) or not isinstance(number, int) or not least <= number < 2**30:
+        raise ConfigError(f"{where}: must be a whole number of tokens below 2**30, got {number!r}")
+    return number
+
+
 def _tier(value: dict[Any, Any], name: str, effort: str | None, where: str) -> ThinkingTier:
     if "answer" in value:
         raise ConfigError(f"{where}.answer: is kept of the cap in the dialect instruct alone (dialect: instruct)")
-    thinking, cap = value.get("thinking", 0), value.get("cap")
-    for field, number, least in (("cap", cap, 1), ("thinking", thinking, 0)):
-        if isinstance(number, bool) or not isinstance(number, int) or not least <= number < 2**30:
-            raise ConfigError(f"{where}.{field}: must be a whole number of tokens below 2**30, got {number!r}")
+    cap, thinking = (
+        _tokens(found, f"{where}.{field}", least)
+        for field, found, least in (("cap", value.get("cap"), 1), ("thinking", value.get("thinking", 0), 0))
+    )
     answer = cap - thinking - (thinking > 0)
     if answer < 1:
         raise ConfigError(
