@@ -347,7 +347,7 @@ def recovery(count: int = 240) -> None:
     """Print the table on the information recovered."""
     names = split_names(80_000)
     print(
-        f"| the column tells; test questions ({count} tables) | gain in score: truth, coverage (mean width) | information | share recovered | shares with an interval |"
+        f"| the column tells; test questions ({count} tables) | gain in score: truth, coverage (median width) | information | share recovered | shares with an interval |"
     )
     print("|---|---|---|---|---|")
     for column, told in (("coarse", "two kinds from two"), ("menu", "nothing")):
@@ -358,7 +358,7 @@ def recovery(count: int = 240) -> None:
             for name in ("gain", "information", "share"):
                 made = [(getattr(found, name), truth[name]) for found, truth in trials]
                 ends = [i for i, _ in made if np.isfinite(i.low)]
-                width = np.mean([i.high - i.low for i in ends]) if ends else float("nan")
+                width = np.median([i.high - i.low for i in ends]) if ends else float("nan")
                 cells.append(f"{np.mean([t for _, t in made]):.3f}, {coverage(made):.3f} ({width:.3f})")
             given = np.mean([np.isfinite(found.share.low) for found, _ in trials])
             print(f"| {told}; {questions} | {' | '.join(cells)} | {given:.2f} |", flush=True)
