@@ -225,7 +225,8 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=4)
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
-    cases = {"tinylm": Case(tinylm_table(), {"menu": "tinylm"})}
+    # Samples of tiers go their own ways, so that tiers cannot be coupled.
+    cases = {"tinylm": Case(tinylm_table(), {"menu": "tinylm", "coupling": "independent"})}
     if data := os.environ.get("ROI_DATA"):
         jhu = OutcomeTable.read(Path(data) / "outcomes" / "jhu_concise_cot.parquet")
         cases["jhu gpt-35-turbo"] = Case(jhu, {"menu": "gpt-35-turbo"})

@@ -43,10 +43,10 @@ def percent(found: Interval) -> str:
 
 def verdict(found: Recovered) -> str:
     """The information recovered, and in words where it is none."""
-    if not math.isfinite(found.information.low):
-        return f"{percent(found.share)}: no interval"
-    if not found.information.low > 0:
+    if found.information.low <= 0:
         return "nothing to recover is seen"
+    if not math.isfinite(found.share.low):
+        return f"{percent(found.share)}: no interval"
     if found.share.low > 0:
         return percent(found.share)
     # A share of next to nothing is a large number that says nothing.

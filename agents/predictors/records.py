@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from roi_env.sources.outcome_tables import OutcomeTable, OutcomeTableError
 from roi_env.sources.texts import normalised
@@ -140,17 +142,24 @@ def _columns(table: OutcomeTable) -> dict[str, tuple[str, ...]]:
         if name in _NOT_KNOWN_BEFORE:
             continue
         try:
-            codes, values = table.constant_per_question(name)
-        except OutcomeTableError:
-            continue  # a property of generations
+            codes, values = _filled(table, name).constant_per_question(name)
+        except (OutcomeTableError, pa.ArrowNotImplementedError):
+            continue  # a property of generations, or no text or number
         found[name] = tuple(str(values[code]) for code in codes)
     return found
 
 
+def _filled(table: OutcomeTable, name: str) -> OutcomeTable:
+    """The table with a column in which nothing is empty: questions of another data set may lack it (MATH's level)."""
+    column = table.rows[name]
+    if not column.null_count:
+        return table
+    filled = pc.fill_null(column.cast(pa.string()), "")
+    return dataclasses.replace(table, rows=table.rows.set_column(table.rows.column_names.index(name), name, filled))
+
+
 def with_column(table: OutcomeTable, name: str, values: Sequence[str]) -> OutcomeTable:
     """The table with a text column, the same in all rows of a question: (Q,) values by distinct question."""
-    import pyarrow as pa
-
     labels = list(dict.fromkeys(values))
     place = {label: number for number, label in enumerate(labels)}
     codes = np.array([place[value] for value in values], np.int32)[table.distinct_questions().of_row]

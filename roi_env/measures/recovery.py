@@ -187,7 +187,7 @@ def _cost_shapes(laws: Laws, law: int) -> list[tuple[npt.NDArray[np.int32], Floa
 class Recovered(NamedTuple):
     """What a predictor recovers in one setting.
 
-    :param share: of the information, with its interval; NaN ends where the information is not clearly above 0.
+    :param share: of the information, with Fieller's interval; NaN ends where the information is not clearly above 0.
     :param gain: reachable with it minus without, as a share of the latter.
     :param information: informed (samples kept apart) minus reachable without, as a share of the latter.
     :param raw: the same with ``informed`` on the very samples that it knows.
@@ -218,28 +218,42 @@ def recovered(
     :param raw: (E,) of :class:`roi_env.measures.references.References`.
     :param questions: (E, N) identifiers of the questions.
     """
-    values = np.stack([with_it, without, informed, raw])
-    weights = metrics.bootstrap_weights(values.shape[1], resamples, np.random.default_rng([seed, 20]), questions)
-    means, replicates = values.mean(1), metrics.resampled_means(values[:, None, :], weights)
-    no_interval = metrics.no_interval(values.shape[1], questions) is not None
-    design = None if no_interval else metrics.QuestionDesign(questions)
+    weights = metrics.bootstrap_weights(len(without), resamples, np.random.default_rng([seed, 20]), questions)
+    design = None if metrics.no_interval(len(without), questions) else metrics.QuestionDesign(questions)
 
-    def ratio(top: Floats, bottom: Floats) -> Interval:
-        """Ratio of two contrasts of the four values."""
-        below = float(bottom @ means)
-        if below == 0:
+    def mean(values: Floats) -> Interval:
+        stretch = 1.0 if design is None else design.stretch(values)
+        return metrics.interval(float(values.mean()), metrics.resampled_means(values, weights), stretch=stretch)
+
+    def relative(values: Floats) -> Interval:
+        """Mean as a share of the mean without, linearised."""
+        base = float(without.mean())
+        if base == 0:
             return Interval(float("nan"), float("nan"), float("nan"))
-        value = float(top @ means) / below
-        parts = (top - value * bottom) @ values / below
-        stretch = 1.0 if design is None else design.stretch(parts)
-        # Linearised: the ratio of two small differences has replicates without bound.
-        around = value + (replicates @ (top - value * bottom)) / below
-        return metrics.interval(value, around, stretch=stretch)
+        value = float(values.mean()) / base
+        found = mean((values - value * without) / base)
+        return Interval(value, value + found.low - found.value, value + found.high - found.value)
 
-    contrast = np.eye(4)
-    base = contrast[1]
-    information = ratio(contrast[2] - base, base)
-    share = ratio(contrast[0] - base, contrast[2] - base)
-    if not information.low > 0:
-        share = Interval(share.value if information.value > 0 else float("nan"), float("nan"), float("nan"))
-    return Recovered(share, ratio(contrast[0] - base, base), information, ratio(contrast[3] - base, base))
+    gain, information = with_it - without, informed - without
+    share = _fieller(mean(gain), mean(information), mean(gain - information))
+    return Recovered(share, relative(gain), relative(information), relative(raw - without))
+
+
+def _fieller(top: Interval, bottom: Interval, difference: Interval) -> Interval:
+    """Ratio of two means, with Fieller's interval: the values r at which top - r bottom is not seen to differ from 0. It has ends
+    only where the lower mean is seen to be above 0, and reaches far up where it is barely so (E. C. Fieller, "Some problems in
+    interval estimation", J. R. Stat. Soc. B 16, 1954).
+
+    :param difference: of the two; it says how much they have in common.
+    """
+    value = top.value / bottom.value if bottom.value > 0 else float("nan")
+    of_top, of_bottom, of_both = (
+        (one.high - one.low) / 2 if np.isfinite(one.low) else 0.0 for one in (top, bottom, difference)
+    )
+    common = (of_top**2 + of_bottom**2 - of_both**2) / 2
+    clear = bottom.value**2 - of_bottom**2
+    middle = top.value * bottom.value - common
+    root = np.sqrt(max(middle**2 - (top.value**2 - of_top**2) * clear, 0.0))
+    if not (bottom.value > of_bottom and root > metrics.SAME_SCORE * clear):
+        return Interval(value, float("nan"), float("nan"))
+    return Interval(value, float((middle - root) / clear), float((middle + root) / clear))

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 pytest.importorskip("sklearn", reason="needs the extra [predict]")
@@ -288,6 +289,18 @@ def test_a_column_that_is_needed_is_asked_for() -> None:
     made = fit_scores("given:kind", records(told(80)))
     with pytest.raises(PredictorError, match="no column 'kind'"):
         made.scores(["a text"], {})
+
+
+def test_a_column_that_only_some_questions_have_can_be_given() -> None:
+    """As MATH's level in a table that has other data sets too."""
+    table = told(120)
+    rows = table.rows.select(["kind", "dataset"]).to_pylist()
+    of_one = [row["kind"] if row["dataset"] == "set0" else None for row in rows]
+    table = dataclasses.replace(table, rows=table.rows.append_column("level", pa.array(of_one)))
+    made = fit_scores("given:level", records(table))
+    columns = {"dataset": ["set0", "set0", "set1"], "level": ["0", "2", ""]}
+    easy, hopeless, unknown = made.success(["a", "b", "c"], columns)[:, 1]
+    assert easy > unknown > hopeless
 
 
 def test_one_sample_a_cell_is_held_against_item_response() -> None:

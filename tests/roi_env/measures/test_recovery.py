@@ -7,6 +7,7 @@ import pytest
 
 from roi_env.exams.config import exam_spec
 from roi_env.exams.exam import draw_exams
+from roi_env.measures import metrics
 from roi_env.measures.item_response import ItemResponse, fit_item_response
 from roi_env.measures.recovery import informed_apart, recovered
 
@@ -76,3 +77,20 @@ def test_shares_are_paired_and_open_where_nothing_is_to_recover() -> None:
     noise = rng.normal(size=100)
     assert np.isnan(recovered(without + 0.3, without, without + noise - noise.mean(), without, questions).share.low)
     assert np.isnan(recovered(without, without, without - 1.0, without, questions).share.value)
+
+
+def test_shares_of_little_information_have_fiellers_interval() -> None:
+    """Its ends are the ratios at which the contrast of the two gains is just seen to differ from 0."""
+    rng = np.random.default_rng(1)
+    questions = np.stack([rng.permutation(200)[:5] for _ in range(200)])
+    without = 5 + rng.normal(size=200)[questions].sum(1)
+    noise = rng.normal(size=(2, 200))[:, questions].sum(2) / 5
+    gain, information = 0.3 + noise[0], 0.4 + noise.mean(0)
+    found = recovered(without + gain, without, without + information, without, questions, seed=3)
+    weights = metrics.bootstrap_weights(200, 2000, np.random.default_rng([3, 20]), questions)
+    for end in (found.share.low, found.share.high):
+        contrast = gain - end * information
+        stretch = metrics.QuestionDesign(questions).stretch(contrast)
+        at = metrics.interval(contrast.mean(), metrics.resampled_means(contrast, weights), stretch=stretch)
+        assert abs(contrast.mean()) == pytest.approx((at.high - at.low) / 2, rel=0.08)
+    assert found.share.low < found.share.value < found.share.high
