@@ -94,12 +94,13 @@ def whole_path(model: str, folder: Path, tiers: Sequence[int], questions: int) -
         "exam_epochs=1",
         "exams=4",
         "lora=4",
+        "layers=1",
         f"budget=[{tiers[0]},{tiers[-1]}]",
     )
     assert "untaught" in said
     report = json.loads((tuned / "self-knowledge.json").read_text())
     assert report["questions"] == len(set(table.split("test").rows["question_id"].to_pylist()))
-    assert {"tags", "surface", "untaught", "hidden", "tags_interval"} <= report.keys()
+    assert {"tags", "surface", "untaught", "frozen", "tags_interval"} <= report.keys()
     losses = json.loads((tuned / "mcft.json").read_text())["validation"]
     assert min(losses["single problems"]) <= losses["single problems"][0]
 

@@ -146,13 +146,14 @@ def _on_table(
                 validation,
                 lambda what, done, total: bar.update(task, description=what, completed=done, total=total),
                 lambda text: console.print(text, highlight=False),
+                _labelled(table, recipe, "test"),
             )
     except (OSError, ValueError) as error:
         raise ConfigError(str(error)) from error
     for stage, nats in losses.items():
         console.print(f"{stage}: nats a label on validation questions {' '.join(f'{loss:.3f}' for loss in nats)}")
     console.print(f"Model: [bold]{out}[/bold]")
-    mcft_report(str(out), file, untaught=model, hidden=model, out=out, threads=threads)
+    mcft_report(str(out), file, untaught=model, out=out, threads=threads)
 
 
 def _labelled(table: OutcomeTable, recipe: Any, split: Split) -> list[Any]:

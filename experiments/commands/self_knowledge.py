@@ -18,6 +18,7 @@ from roi_env.files import replacing
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from agents.llm.mcft.recorded import Announced
     from agents.llm.mcft.rejection import Labels
     from agents.llm.mcft.self_knowledge import Against, Reliability
 
@@ -78,11 +79,18 @@ def mcft_report(
     left = remaining or recipe["budget"][1]
     costs = sk.level_costs(train)
     dtype = recipe.get("dtype", "float32")
-    tags = _tags(model, labels, left, tasks_left, dtype)
+    parts = [train, validation, labels]
+    # Where everything is asked as `roi mcft` asked it, nothing is read again.
+    kept = None if (left, tasks_left) != (recipe["budget"][1], 1) else _kept(model, parts)
+    tags = _tags(model, labels, left, tasks_left, dtype) if kept is None else kept[2].taught
     controls = {"surface predictor": sk.SurfaceLevels(train).probabilities(labels)}
     if untaught is not None:
-        controls["untaught model, zero-shot"] = _tags(untaught, labels, left, tasks_left, dtype)
-    parts = [train, validation, labels]
+        began = kept is not None and Path(untaught).name == _record(model)["model"]
+        controls["untaught model, zero-shot"] = (
+            kept[2].untaught if kept is not None and began else _tags(untaught, labels, left, tasks_left, dtype)
+        )
+    if kept is not None:
+        controls["frozen layers' state, logistic"] = _linear(parts, [one.state for one in kept])
     if hidden is not None:
         controls["hidden state, logistic"] = _linear(parts, [_states(hidden, part, dtype) for part in parts])
     if columns:
@@ -155,7 +163,15 @@ def _taught(model: str) -> tuple[dict[str, Any], Labels, Labels]:
             "for one that was trained further name that with --labels-from"
         )
     train, validation = (read_labels(folder / LABELS, split) for split in ("train", "validation"))
-    return json.loads((folder / RECIPE).read_text())["recipe"], train, validation
+    return _record(str(folder))["recipe"], train, validation
+
+
+def _record(model: str) -> dict[str, Any]:
+    """What `roi mcft` wrote down of its work."""
+    from agents.llm.decisions.policy import model_source
+    from agents.llm.mcft.training import RECIPE
+
+    return json.loads((Path(model_source(model)) / RECIPE).read_text())  # type: ignore[no-any-return]
 
 
 def _labels_of(file: Path, recipe: dict[str, Any], split: str, without: Path | None) -> Labels:
@@ -180,6 +196,18 @@ def _labels_of(file: Path, recipe: dict[str, Any], split: str, without: Path | N
             f"[yellow]Left out:[/] {(~with_text).sum()} {split} questions of {file} have no text", highlight=False
         )
     return labels.take(np.flatnonzero(with_text))
+
+
+def _kept(model: str, parts: list[Labels]) -> list[Announced] | None:
+    """What `roi mcft` kept of all questions, each part's stacked; None where it did not."""
+    from agents.llm.decisions.policy import model_source
+    from agents.llm.mcft.recorded import Announced, announced
+
+    found = announced(Path(model_source(model)))
+    if found is None or any(text not in found for part in parts for text in part.texts):
+        return None
+    rows = [[found[text] for text in part.texts] for part in parts]
+    return [Announced(*map(np.array, zip(*part, strict=True))) for part in rows]
 
 
 def _linear(parts: list[Labels], features: list[Any]) -> Any:

@@ -107,8 +107,13 @@ class LowerLayers:
             self._read(asked[done : done + _WATCHED])
             watch(min(done + _WATCHED, len(asked)), len(asked))
 
+    def of(self, model: Any) -> LowerLayers:
+        """The same layers of another model that has the same weights in them: what was read is shared."""
+        return LowerLayers(model, len(self._below) if self._next else None, self.shared, self._kept)
+
     def last_hidden(self, prompts: Ids, question_width: int) -> torch.Tensor:
-        """As :func:`agents.llm.decisions.tag_logits.last_hidden`, of a whole model."""
+        """(D, hidden) what the layers give of the last token; of a whole model as
+        :func:`agents.llm.decisions.tag_logits.last_hidden`."""
         asked = self._asked(prompts, question_width)
         self._read(asked)
         return torch.stack([self._kept.states[prompt][-1] for prompt in asked])

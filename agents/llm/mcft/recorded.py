@@ -27,7 +27,9 @@ from agents.llm.mcft.rejection import Sampled, write_labels
 from agents.llm.mcft.training import LABELS, RECIPE, Watch, draw_exam, planned, write_json
 from agents.llm.prompts import NUM_LEVELS, REFUSED
 
-CHECKPOINT = "training.pt"
+CHECKPOINT, ANNOUNCED = "training.pt", "announced.npz"
+_TOGETHER = 16
+"""Decisions read together where nothing is learned."""
 _LEVELS = [REFUSED, *range(REFUSED)]
 """Levels in the order of actions."""
 
@@ -138,12 +140,14 @@ def fine_tune(
     validation: Sequence[Sampled],
     watch: Watch = lambda what, done, total: None,
     say: Callable[[str], None] = lambda text: None,
+    asked: Sequence[Sampled] = (),
 ) -> dict[str, list[float]]:
     """Train a model (see :func:`agents.llm.decisions.policy.model_source`), or go on after the last whole epoch; the folder becomes a model directory.
 
     :param table: what tells the table apart, kept with the recipe.
     :param train: labelled questions (:func:`agents.llm.mcft.rejection.table_samples`); ``validation``: for early stopping.
     :param say: is told how long it will take, before it begins.
+    :param asked: questions that are announced as well, for a report (:func:`announced`).
     :returns: nats a label on validation questions before and after each epoch, by stage.
     :raises ValueError: where the folder holds another model's, table's or recipe's work, or there are no questions.
     """
@@ -171,13 +175,38 @@ def fine_tune(
     ample = ample_decisions(validation, recipe)
     rng = Random(f"{recipe.seed} validation")
     scarce = exam_decisions(validation, max(len(validation) // 2, 1), recipe, rng) + ample
-    trainer.prepare([(single, ample, recipe.single_epochs), (exams, scarce, recipe.exam_epochs)], say)
+    every = ample_decisions([*train, *validation, *asked], recipe)
+    trainer.prepare([(single, ample, recipe.single_epochs), (exams, scarce, recipe.exam_epochs), ([], every, 0)], say)
     trainer.stage("single problems", recipe.single_epochs, recipe.lr, single, ample)
     trainer.stage("exams", recipe.exam_epochs, recipe.exam_lr, exams, scarce)
     trainer.policy.save(folder, model)
+    # The folder's weights are bfloat16: of others the frozen layers would not be those that read.
+    if trainer.policy.lower is not None and recipe.dtype == "bfloat16":
+        trainer.announce(folder, [one for (one,) in every])
     write_json(record, begun | {"validation": trainer.losses})
     trainer.checkpoint.unlink()
     return trainer.losses
+
+
+def announced(folder: Path) -> dict[str, Announced] | None:
+    """What was announced of questions after a training of the last layers alone, by text; None where nothing was kept."""
+    if not (folder / ANNOUNCED).exists():
+        return None
+    with np.load(folder / ANNOUNCED) as kept:
+        columns = [kept[name] for name in ("texts", *Announced._fields)]
+    return {str(text): Announced(*rest) for text, *rest in zip(*columns, strict=True)}
+
+
+class Announced(NamedTuple):
+    """Of one question with the largest budget, as the only one left.
+
+    :param taught: (NUM_LEVELS,) probabilities of the levels 0, 1, .. of the model as it was written; ``untaught``: of the model that it began as.
+    :param state: (hidden,) what the frozen layers give the first trained one at the place where the level is announced.
+    """
+
+    taught: npt.NDArray[np.float64]
+    untaught: npt.NDArray[np.float64]
+    state: npt.NDArray[np.float32]
 
 
 class _Trainer:
@@ -271,6 +300,31 @@ class _Trainer:
             f"about {hours:.2f} hours at most with {torch.get_num_threads()} threads"
         )
         self._read(rest, lambda done, total: self.watch("reading with layers that are not trained", done, total))
+
+    def announce(self, folder: Path, decisions: Sequence[Decision]) -> None:
+        """Keep what the model in the folder, and the one that it began as, announce; layers that were not trained are not run again."""
+        lower = self.policy.lower
+        assert lower is not None
+        with self.policy.without_adapters():
+            untaught = self._probabilities(self.policy, decisions)
+        written = LMPolicy(str(folder), NUM_LEVELS, dtype=self.recipe.dtype)
+        written.lower = lower.of(written.causal)
+        np.savez_compressed(
+            folder / ANNOUNCED,
+            texts=[one.text for one in decisions],
+            taught=self._probabilities(written, decisions),
+            untaught=untaught,
+            state=lower.last_hidden(*self._prompts(decisions)).float().cpu().numpy(),
+        )
+
+    def _probabilities(self, policy: LMPolicy, decisions: Sequence[Decision]) -> npt.NDArray[np.float64]:
+        """(D, NUM_LEVELS) of the levels 0, 1, .."""
+        found = []
+        with torch.no_grad():
+            for first in range(0, len(decisions), _TOGETHER):
+                logits, _ = policy.heads(*self._prompts(decisions[first : first + _TOGETHER]))
+                found.append(logits.double().softmax(1)[:, np.argsort(_LEVELS)].cpu().numpy())
+        return np.concatenate(found)
 
     def _read(self, decisions: Sequence[Decision], watch: Callable[[int, int], None]) -> None:
         if self.policy.lower is not None and decisions:

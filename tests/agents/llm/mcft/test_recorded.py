@@ -23,6 +23,7 @@ from agents.llm.mcft.recorded import (
     CHECKPOINT,
     TableRecipe,
     ample_decisions,
+    announced,
     exam_decisions,
     fine_tune,
     single_decisions,
@@ -212,3 +213,29 @@ def test_how_long_it_will_take_is_said_before_it_begins(layers: int, tmp_path: P
     assert "hours at most" in said
     # What lower layers make of prompts is computed once, where there are such layers.
     assert list(dict.fromkeys(then)) == ["reading with layers that are not trained"] * layers + ["single problems"]
+
+
+def test_what_is_kept_for_the_report_is_what_both_models_announce(tmp_path: Path) -> None:
+    model, out = str(tiny_model(tmp_path / "model")), tmp_path / "out"
+    recipe = dataclasses.replace(RECIPE_, layers=1, dtype="bfloat16", single_epochs=2)
+    train, validation, test = split("train"), split("validation"), split("test")
+    fine_tune(model, recipe, out, {}, train, validation, asked=test)
+    kept = announced(out)
+    assert kept is not None
+    texts = [one.question.text for one in (*train, *validation, *test)]
+    assert list(kept) == texts
+    for source, ours in (
+        (str(out), [kept[text].taught for text in texts]),
+        (model, [kept[text].untaught for text in texts]),
+    ):
+        read = tag_probabilities(load_model(source, "bfloat16"), load_tokenizer(source), texts, recipe.budget[1], 1)
+        np.testing.assert_allclose(ours, read, atol=0.02)
+    taught, untaught = (np.array([getattr(kept[text], name) for text in texts]) for name in ("taught", "untaught"))
+    assert np.abs(taught - untaught).max() > 0.1
+    # Weights of another type are not those of the folder, and without frozen layers nothing is saved by it.
+    for other in ({"dtype": "float32"}, {"layers": 0}):
+        folder = tmp_path / str(other)
+        fine_tune(
+            model, dataclasses.replace(recipe, single_epochs=1, exam_epochs=0, **other), folder, {}, train, validation
+        )  # type: ignore[arg-type]
+        assert announced(folder) is None
