@@ -94,7 +94,8 @@ class LowerLayers:
         if first is not None and not lists:
             raise ValueError(f"{type(model).__name__} has no list of its {count} layers: train all of them (layers=0)")
         self._model, self.shared = model, shared
-        self._below, self._next = ([], None) if first is None else (list(lists[0][:first]), lists[0][first])
+        self._below: list[nn.Module] = [] if first is None else list(lists[0][:first])
+        self._next: nn.Module | None = None if first is None else lists[0][first]
         self._kept = Readings() if readings is None else readings
 
     def read(self, prompts: Ids, question_width: int, watch: Callable[[int, int], None]) -> None:
