@@ -295,29 +295,23 @@ class Taught(NamedTuple):
     """A train set of 200 questions, and the true values of what it teaches, by the names of :class:`Recovered`."""
 
     train: Questions
-    column: str
     truth: dict[str, float]
 
 
-def taught(
-    seed: int, names: dict[str, npt.NDArray[np.str_]], column: str, sets: int = 4, size: int = 20_000
-) -> list[Taught]:
-    """Train sets; true values are those on ``size`` further questions, whose own luck is small beside that of 300.
-
-    :param column: what is published without a predictor: "coarse" tells two kinds from the other two, "menu" none.
-    """
+def taught(seed: int, names: dict[str, npt.NDArray[np.str_]], sets: int = 4, size: int = 20_000) -> list[Taught]:
+    """Train sets; true values are those on ``size`` further questions, whose own luck is small beside that of 300."""
     rng = np.random.default_rng(seed)
     population = draw_questions(rng, size, 4, 4)
     found = []
     for _ in range(sets):
         train = draw_questions(rng, 200, 4, 4)
-        with_it, without, informed, _ = _recovery_values(names, train, population, column, 0, size // 3)[1].mean(1)
+        with_it, without, informed, _ = _recovery_values(names, train, population, 0, size // 3)[1].mean(1)
         truth = {
             "share": (with_it - without) / (informed - without),
             "gain": with_it / without - 1,
             "information": informed / without - 1,
         }
-        found.append(Taught(train, column, truth))
+        found.append(Taught(train, truth))
     return found
 
 
@@ -329,15 +323,15 @@ def recovery_trials(
     for one in sets:
         for trial in range(count // len(sets)):
             test = draw_questions(rng, questions, 4, 4)
-            items, (grouped, plain, known, own) = _recovery_values(names, one.train, test, one.column, trial, 100)
+            items, (grouped, plain, known, own) = _recovery_values(names, one.train, test, trial, 100)
             yield recovered(grouped, plain, known, own, items, 1000, trial), one.truth
 
 
 def _recovery_values(
-    names: dict[str, npt.NDArray[np.str_]], train: Questions, test: Questions, column: str, seed: int, exams: int
+    names: dict[str, npt.NDArray[np.str_]], train: Questions, test: Questions, seed: int, exams: int
 ) -> tuple[npt.NDArray[np.int32], Floats]:
     """(E, 5) questions and the (4, E) values of :func:`roi_env.measures.recovery.recovered`."""
-    plain, fine = (table_spec(names, train, test, 5, name) for name in (column, "dataset"))
+    plain, fine = (table_spec(names, train, test, 5, name) for name in ("coarse", "dataset"))
     batch, grouped = (draw_exams(spec, seed, np.arange(exams)) for spec in (plain, fine))
     values = (reachable_values(grouped), reachable_values(batch), informed_apart(batch).value, informed_values(batch))
     return batch.items, np.stack(values)
@@ -346,22 +340,20 @@ def _recovery_values(
 def recovery(count: int = 240) -> None:
     """Print the table on the information recovered."""
     names = split_names(80_000)
+    sets = taught(11, names)
     print(
-        f"| the column tells; test questions ({count} tables) | gain in score: truth, coverage (median width) | information | share recovered | shares with an interval |"
+        f"| test questions ({count} tables) | gain in score: truth, coverage (median width) | information | share recovered | shares with an interval |"
     )
     print("|---|---|---|---|---|")
-    for column, told in (("coarse", "two kinds from two"), ("menu", "nothing")):
-        sets = taught(11, names, column)
-        for questions in (30, 60, 120, 300):
-            trials = list(recovery_trials(questions, names, sets, count, questions))
-            cells = []
-            for name in ("gain", "information", "share"):
-                made = [(getattr(found, name), truth[name]) for found, truth in trials]
-                ends = [i for i, _ in made if np.isfinite(i.low)]
-                width = np.median([i.high - i.low for i in ends]) if ends else float("nan")
-                cells.append(f"{np.mean([t for _, t in made]):.3f}, {coverage(made):.3f} ({width:.3f})")
-            given = np.mean([np.isfinite(found.share.low) for found, _ in trials])
-            print(f"| {told}; {questions} | {' | '.join(cells)} | {given:.2f} |", flush=True)
+    for questions in (30, 120, 300):
+        trials = list(recovery_trials(questions, names, sets, count, questions))
+        cells = []
+        for name in ("gain", "information", "share"):
+            made = [(getattr(found, name), truth[name]) for found, truth in trials]
+            width = np.median([i.high - i.low for i, _ in made if np.isfinite(i.low)])
+            cells.append(f"{np.mean([t for _, t in made]):.3f}, {coverage(made):.3f} ({width:.3f})")
+        given = np.mean([np.isfinite(found.share.low) for found, _ in trials])
+        print(f"| {questions} | {' | '.join(cells)} | {given:.2f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def cases() -> dict[str, tuple[Case, tuple[str, ...]]]:
     own = ("given:difficulty", "embedding:tinylm", "hidden:tinylm", "levels:tinylm-mcft")
     found: dict[str, tuple[Case, tuple[str, ...]]] = {
         "tinylm": (Case(tinylm_table(), {"menu": "tinylm"}), (*plain, *own)),
-        "math": (Case(math_table(), {"menu": math_table().menus[0]}), plain),
+        "math": (Case(math_table(), {"menu": math_table().menus[0]}), (*plain, "given:level")),
     }
     if data := os.environ.get("ROI_DATA"):
         jhu = OutcomeTable.read(Path(data) / "outcomes" / "jhu_concise_cot.parquet")

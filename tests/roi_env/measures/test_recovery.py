@@ -94,3 +94,19 @@ def test_shares_of_little_information_have_fiellers_interval() -> None:
         at = metrics.interval(contrast.mean(), metrics.resampled_means(contrast, weights), stretch=stretch)
         assert abs(contrast.mean()) == pytest.approx((at.high - at.low) / 2, rel=0.08)
     assert found.share.low < found.share.value < found.share.high
+
+
+@pytest.mark.parametrize("information", [1.0, 0.25])
+def test_shares_are_covered_where_there_is_much_and_given_seldom_where_there_is_little(information: float) -> None:
+    rng, trials, given, missed = np.random.default_rng(5), 300, 0, 0
+    for trial in range(trials):
+        questions = rng.permuted(np.tile(np.arange(100), (100, 1)), axis=1)[:, :5]
+        of_question = rng.normal(size=(3, 100))[:, questions].sum(2)
+        known = information + 0.3 * of_question[0] + 0.3 * rng.normal(size=100)
+        gain = 0.6 * information + 0.2 * of_question[0] + 0.1 * of_question[1] + 0.2 * rng.normal(size=100)
+        without = 5 + of_question[2]
+        share = recovered(without + gain, without, without + known, without, questions, 300, trial).share
+        given += bool(np.isfinite(share.low))
+        missed += bool(share.low > 0.6 or share.high < 0.6)
+    assert missed / trials < 0.083  # three standard errors above .05
+    assert given == trials if information == 1 else 0.1 < given / trials < 0.8
