@@ -126,7 +126,7 @@ def test_the_openai_client_through_the_proxy(server: str, tmp_path: Path) -> Non
     tiers = [ThinkingTier("answer", 0, 24), ThinkingTier("short", 16, 24)]
     solver = HTTPSolver(server, "tiny", "vllm", temperature=0.7)
     budget = make_budget("a", 200, solver, tiers, "fixed-2", 20, 4, tmp_path)
-    with serving(application([budget], solver, None)) as address:
+    with serving(application([budget], None)) as address:
         client = openai.OpenAI(base_url=f"{address}/a/v1", api_key="unused", timeout=60)
         charged = 0
 

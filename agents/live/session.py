@@ -381,8 +381,14 @@ class Session:
             reply, cap, choices, correct = _settled(entry.facts)
             if reply.error is None:
                 _, cut = judged(reply, cap, self.tiers[action - 1], 0, 0)
-                free = 0 if self.rates.prices else (entry.charged or 0) - reply.tokens
-                paid = free + _each((entry.charged or 0) - free, choices)
+                charged = entry.charged or 0
+                if not self.rates.prices:
+                    paid = charged - reply.tokens + _each(reply.tokens, choices)
+                elif reply.prompt_tokens is None:
+                    paid = _each(charged, choices)
+                else:  # at today's prices
+                    cost = self.rates.charge(self.tiers[action - 1].name, reply, 0)
+                    paid = _each(cost, choices) + self.problem.decision_cost
                 nothing = bool(entry.facts.get("nothing", gave_nothing(reply)))
                 self._learn(view, action, paid, correct, overspent=cut, failed=nothing)
                 if not cut:

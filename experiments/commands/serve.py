@@ -9,6 +9,7 @@ environment.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from experiments.options import Imports, option_groups, own_agents
 from experiments.serving.amounts import NAME, Plan, check_units, parse_amount, read_file, read_plans
 from experiments.serving.app import application
 from experiments.serving.attend import Queue
-from experiments.serving.budget import Budget, Served, make_budget
+from experiments.serving.budget import Budget, Served, check_models, make_budget
 from experiments.serving.guard import BODY_SECONDS, LOOPBACK, patient_protocol
 from experiments.serving.menus import Menu, check_unit, read_menus
 from experiments.serving.metrics import log_to_stderr
@@ -122,47 +123,81 @@ class Access:
         return next((plan.name for plan in plans if plan.key is None and plan.name not in keys), None)
 
 
+Maker = Callable[[Sequence[Menu], Sequence[Plan]], Callable[[Plan], Budget]]
+"""Given the tiers and all budgets: how one of them is opened."""
+_LEFT = 600.0
+"""Seconds without work after which a budget that others replaced is closed, when the file is read again."""
+
+
 class _Budgets:
     """The budgets that are served, and how they are read again.
 
-    :param make: opens one.
+    :param menus: of the configuration.
     """
 
-    def __init__(self, plans: Sequence[Plan], make: Callable[[Plan], Budget]) -> None:
-        self.make = make
-        self.open: list[Budget] = []
-        self.closed: list[Budget] = []
+    def __init__(self, plans: Sequence[Plan], menus: Sequence[Menu], maker: Maker) -> None:
+        self.plans, self.menus, self.maker = plans, menus, maker
+        self.make = maker(menus, plans)
         try:
-            for plan in plans:
-                self.open.append(make(plan))
+            self.open = _opened(self.make, plans)
         except (ValueError, OSError) as error:
-            for made in self.open:
-                made.close()
             raise ConfigError(str(error)) from error
+        self.left: dict[Budget, float] = {}
+        """Budgets in whose place others are, and when they were last seen at work: requests that began there end there."""
 
-    def reload(self, config: Path, menus: Sequence[Menu], access: Access, keys: Collection[str]) -> None:
-        """Read the configuration's budgets again; where it cannot be read they stay as they were."""
+    async def reload(self, config: Path, access: Access, keys: Collection[str]) -> None:
+        """Read the configuration again; where it cannot be used everything stays as it was.
+
+        Other tiers and prices are for requests from now on. What was charged stays charged; agents begin anew and learn
+        from the answers so far, at their present prices.
+        """
         try:
-            plans = read_plans(config)
-            if read_menus(config) != menus:
-                endpoints.report(f"{config}: other tiers and menus are known after a restart, the budgets now")
+            plans = read_plans(config) if "budgets" in read_file(config) else self.plans
             if (bare := access.bare(plans, keys)) is not None:
                 raise ConfigError(
                     f"{config}: budgets.{bare} has no key, and --host {access.host} is reachable by others"
                 )
-            made = {old.name: old for old in self.open}
-            for plan in plans:  # all of them, before anything is changed
-                if plan.name in made:
-                    made[plan.name].check(plan)
-            made |= {plan.name: self.make(plan) for plan in plans if plan.name not in made}
+            menus, made = read_menus(config), {old.name: old for old in self.open}
+            if menus != self.menus:
+                for plan in plans:  # all of them, before anything is changed
+                    check_models(plan, [menu.name for menu in menus])
+                make, made = self.maker(menus, plans), {}
+            else:
+                make = self.make
+                for plan in plans:
+                    if plan.name in made:
+                        made[plan.name].check(plan)
+            made |= {one.name: one for one in _opened(make, [plan for plan in plans if plan.name not in made])}
             renewed = [made[plan.name].renewed(plan) for plan in plans]
         except (ValueError, OSError) as error:
             endpoints.report(f"The budgets stay as they were: {error}")
             return
-        names = {plan.name for plan in plans}
-        self.closed += [old for old in self.open if old.name not in names]
+        now = time.monotonic()
+        quiet = [old for old, since in self.left.items() if not old.busy and now - since > _LEFT]
+        self.left |= {old: now for old in self.left if old.busy} | {old: now for old in self.open if old not in renewed}
         self.open[:] = renewed
-        console.print(f"{config} was read again: {', '.join(plan.name for plan in plans)}", highlight=False)
+        self.plans, self.menus, self.make = plans, menus, make
+        for old in quiet:
+            del self.left[old]
+            old.close()
+        in_use = {one.solver for one in (*self.open, *self.left)}
+        for solver in {old.solver for old in quiet} - in_use:
+            await solver.close()
+        names = ", ".join(plan.name for plan in plans)
+        console.print(f"{config} was read again: {names}", highlight=False, soft_wrap=True)
+
+
+def _opened(make: Callable[[Plan], Budget], plans: Sequence[Plan]) -> list[Budget]:
+    """All of them, or none."""
+    made: list[Budget] = []
+    try:
+        for plan in plans:
+            made.append(make(plan))
+    except BaseException:
+        for one in made:
+            one.close()
+        raise
+    return made
 
 
 @option_groups
@@ -179,8 +214,8 @@ def serve(
     config: Annotated[
         Path | None,
         typer.Option(
-            help="YAML file with budgets (instead of --budget; read again at SIGHUP), and tiers over several models (instead of "
-            "--upstream, --tier)"
+            help="YAML file with budgets (instead of --budget), and tiers over several models (instead of --upstream, --tier); read "
+            "again at SIGHUP"
         ),
     ] = None,
     agent: Annotated[
@@ -245,7 +280,6 @@ def serve(
     if in_file == bool(budget):
         raise ConfigError("give the budgets: --budget NAME=AMOUNT, or `budgets:` in --config FILE")
     plans = read_plans(config) if in_file and config else parse_budgets(budget or ())
-    check_unit(plans[0].unit, menus, f"the budget {plans[0].name!r}", str(config or "--budget"))
     known = None if predictor is None else groups_of_file(predictor)
     token = _secret("--token-env", access.token_env) if access.token_env else None
     keys = parse_keys(access.key or (), [plan.name for plan in plans])
@@ -254,31 +288,30 @@ def serve(
             f"--host {access.host} is reachable by others: give --key {bare}=VARIABLE with a key of this budget, or "
             "--token-env VARIABLE with one for all"
         )
-    solver, served = endpoint.open(
-        menus,
-        connection,
-        config,
-        spoken,
-        temperature=temperature,
-        patience=patience,
-        concurrency=window * len(plans),
-        say=endpoints.report,
-    )
+    http = {"temperature": temperature, "patience": patience, "say": endpoints.report}
 
-    def make(plan: Plan) -> Budget:
-        waiting = Queue(queue, patience)
-        return make_budget(plan.name, plan, solver, served, agent, expected, window, state, waiting, database, known)
+    def maker(menus: Sequence[Menu], plans: Sequence[Plan]) -> Callable[[Plan], Budget]:
+        check_unit(plans[0].unit, menus, f"the budget {plans[0].name!r}", str(config or "--budget"))
+        solver, served = endpoint.open(menus, connection, config, spoken, concurrency=window * len(plans), **http)
 
-    budgets = _Budgets(plans, make)
+        def make(plan: Plan) -> Budget:
+            waiting = Queue(queue, patience)
+            return make_budget(
+                plan.name, plan, solver, served, agent, expected, window, state, waiting, database, known
+            )
+
+        return make
+
+    budgets = _Budgets(plans, menus, maker)
     app = application(
         budgets.open,
-        solver,
         token,
         keys=keys,
         admin=_secret("--admin-key-env", access.admin_key_env) if access.admin_key_env else None,
         hosts=LOOPBACK if access.host in LOOPBACK else None,
         spent_status=spent_status,
-        reload=(lambda: budgets.reload(config, menus, access, keys)) if in_file and config else None,
+        left=budgets.left,
+        reload=None if config is None else lambda: budgets.reload(config, access, keys),
     )
     options = uvicorn.Config(
         app, host=access.host, port=access.port, log_level="warning", http=patient_protocol(BODY_SECONDS)
@@ -293,11 +326,7 @@ def serve(
             soft_wrap=True,
         )
     log_to_stderr()
-    try:
-        uvicorn.Server(options).run(sockets=[listening])
-    finally:
-        for gone in budgets.closed:
-            gone.close()
+    uvicorn.Server(options).run(sockets=[listening])
 
 
 def parse_budgets(texts: Sequence[str]) -> list[Plan]:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import hmac
 import signal
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -112,7 +112,7 @@ class _Proxy:
 
     async def health(self, request: Request) -> Response:
         """Whether this process and the endpoint take requests."""
-        waits = {one.url: round(one.closed_for) for one in self.desk.solver.each}
+        waits = {one.url: round(one.closed_for) for solver in _solvers(self.budgets) for one in solver.each}
         closed = [f"{url} asks to wait {wait} s" for url, wait in waits.items() if wait]
         return json_response({"status": "ok", "endpoint": "; ".join(closed) if closed else "open"})
 
@@ -150,7 +150,6 @@ class _Proxy:
 
 def application(
     budgets: Sequence[Budget],
-    solver: HTTPSolver | ByTier,
     token: str | None = None,
     *,
     keys: Mapping[str, str] | None = None,
@@ -158,12 +157,14 @@ def application(
     hosts: Collection[str] | None = LOOPBACK,
     spent_status: int = 429,
     body_seconds: float = BODY_SECONDS,
-    reload: Callable[[], None] | None = None,
+    left: Collection[Budget] = (),
+    reload: Callable[[], Coroutine[Any, Any, None]] | None = None,
 ) -> Starlette:
     """The ASGI application.
 
     :param budgets: may change while it runs.
-    :param reload: changes them; called at SIGHUP.
+    :param left: budgets that were among them and may still be at work; closed with them.
+    :param reload: changes both; called at SIGHUP.
     :param token: the key of budgets that have none of their own; None: they need none.
     :param keys: keys by budget.
     :param admin: the key of ``/metrics`` and of all budgets at ``/``; None: they are open on this machine's own addresses,
@@ -177,7 +178,7 @@ def application(
     from starlette.exceptions import HTTPException
     from starlette.routing import Route
 
-    desk = Desk(solver, spent_status)
+    desk = Desk(spent_status)
     proxy = _Proxy(budgets, desk, token, keys or {}, admin, hosts, body_seconds)
 
     async def refused(request: Request, error: Exception) -> Response:
@@ -194,12 +195,21 @@ def application(
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        running: set[asyncio.Task[None]] = set()
+
+        def again() -> None:
+            assert reload is not None
+            running.add(task := asyncio.create_task(reload()))
+            task.add_done_callback(running.discard)
+
         if reload is not None:
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, again)
         yield
         await desk.close()
-        await solver.close()
-        for budget in budgets:
+        await asyncio.gather(*running)
+        for solver in _solvers([*budgets, *left]):
+            await solver.close()
+        for budget in (*budgets, *left):
             budget.close()
 
     routes = [
@@ -217,6 +227,11 @@ def application(
         lifespan=lifespan,
         exception_handlers={Refused: refused, HTTPException: unknown, Exception: failed},
     )
+
+
+def _solvers(budgets: Sequence[Budget]) -> list[HTTPSolver | ByTier]:
+    """Who answers, each once."""
+    return list(dict.fromkeys(budget.solver for budget in budgets))
 
 
 def _path(request: Request) -> str:

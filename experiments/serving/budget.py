@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,10 +34,11 @@ RELEARNED = 1000
 """Newest requests of a budget that agents learn from after a restart."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Budget:
     """One named budget.
 
+    :param solver: who answers.
     :param sessions: by menu: each admits and settles, all in one ledger.
     :param window: questions of all sessions in flight.
     :param lock: questions are admitted one after the other.
@@ -48,6 +49,7 @@ class Budget:
     """
 
     name: str
+    solver: HTTPSolver | ByTier
     sessions: dict[str, Session]
     window: int
     lock: asyncio.Lock
@@ -70,6 +72,11 @@ class Budget:
     def in_flight(self) -> int:
         """Requests at endpoints."""
         return sum(session.in_flight for session in self.sessions.values())
+
+    @property
+    def busy(self) -> bool:
+        """Whether requests are at endpoints, or wait."""
+        return self.in_flight + self.queue.waiting > 0
 
     def menu_of(self, model: Any) -> str:
         """The menu that a client's ``model`` names; its first one where it names none.
@@ -102,10 +109,7 @@ class Budget:
 
         :raises ValueError: where it names no menu of this proxy, or counts another unit.
         """
-        if unknown := [menu for menu in plan.models if menu not in self.sessions]:
-            raise ValueError(
-                f"budgets.{plan.name}.models: there is no menu {unknown[0]!r}, but {', '.join(self.sessions)}"
-            )
+        check_models(plan, self.sessions)
         if plan.unit != self.plan.unit:
             raise ValueError(other_unit(plan.name, self.plan.unit, plan.unit))
 
@@ -157,6 +161,15 @@ class Served:
     models: Sequence[str] = ()
 
 
+def check_models(plan: Plan, menus: Collection[str]) -> None:
+    """Whether a plan names menus that there are.
+
+    :raises ValueError: naming the first that is none.
+    """
+    if unknown := [menu for menu in plan.models if menu not in menus]:
+        raise ValueError(f"budgets.{plan.name}.models: there is no menu {unknown[0]!r}, but {', '.join(menus)}")
+
+
 def make_budget(
     name: str,
     amount: int | Plan,
@@ -184,9 +197,7 @@ def make_budget(
     plan = amount if isinstance(amount, Plan) else Plan(name, amount)
     menus = [one for one in tiers if isinstance(one, Served)]
     menus = menus or [Served(solver.name, [one for one in tiers if not isinstance(one, Served)])]
-    if unknown := [menu for menu in plan.models if menu not in {one.name for one in menus}]:
-        there = ", ".join(one.name for one in menus)
-        raise ValueError(f"budgets.{name}.models: there is no menu {unknown[0]!r}, but {there}")
+    check_models(plan, [one.name for one in menus])
     known_by_menu = {
         one.name: known for one in menus if known is not None and [tier.name for tier in one.tiers] == [*known.tiers]
     }
@@ -205,7 +216,7 @@ def make_budget(
         raise
     first = next(iter(sessions.values())).ledger
     assert isinstance(first, DatabaseLedger)
-    return Budget(name, sessions, window, asyncio.Lock(), first.asked, queue or Queue(), plan, known_by_menu)
+    return Budget(name, solver, sessions, window, asyncio.Lock(), first.asked, queue or Queue(), plan, known_by_menu)
 
 
 def _session(

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from agents.live.steps import Ticket
     from roi_env.answering.backends import Backend
     from roi_env.answering.base import Ask, Reply
-    from roi_env.answering.http import ByTier, HTTPSolver
 
 
 Wire = ChatWire | MessagesWire | ResponsesWire
@@ -172,12 +171,11 @@ class Chats:
 class Desk:
     """Answers questions, and counts them.
 
-    :param solver: who answers.
     :param spent_status: of HTTP, where a budget is spent.
     """
 
-    def __init__(self, solver: HTTPSolver | ByTier, spent_status: int) -> None:
-        self.solver, self.spent_status, self.metrics = solver, spent_status, Metrics()
+    def __init__(self, spent_status: int) -> None:
+        self.spent_status, self.metrics = spent_status, Metrics()
         self._running: set[asyncio.Task[dict[str, Any]]] = set()
         self._telling: set[asyncio.Task[None]] = set()
 
@@ -197,7 +195,7 @@ class Desk:
 
         asked = read_object(body)
         menu = budget.menu_of(asked.get("model"))
-        backends = {tier.name: self.solver.for_tier(tier.name).backend for tier in budget.sessions[menu].tiers}
+        backends = {tier.name: budget.solver.for_tier(tier.name).backend for tier in budget.sessions[menu].tiers}
         read = {one.name: wire.read(asked, one) for one in backends.values()}
         chats = Chats(menu, {tier: read[backend.name] for tier, backend in backends.items()}, backends)
         chat = chats.any
@@ -283,7 +281,7 @@ class Desk:
         def stops() -> bool:
             backend = chats.backends.get(visit.tier or "", chats.backend)
             asked = visit.tier in session.problem.tier_names  # and not skipped
-            streams = relay is not None or (grows and asked and self.solver.for_tier(str(visit.tier)).counts)
+            streams = relay is not None or (grows and asked and budget.solver.for_tier(str(visit.tier)).counts)
             return backend.stops or (streams and backend.streams is not None)
 
         async def finish(ticket: Ticket, wanted: Callable[[], bool]) -> tuple[Row, Reply | None]:
@@ -298,7 +296,7 @@ class Desk:
             return row, reply
 
         try:
-            outcome = await attend(request, budget.queue, self.solver, admit, finish, stops=stops)
+            outcome = await attend(request, budget.queue, budget.solver, admit, finish, stops=stops)
             if outcome is None:
                 raise self._spent(budget)
             row, reply = outcome

@@ -289,7 +289,7 @@ def test_the_proxy_reads_requests(made: Predictor, tmp_path: Path) -> None:
     with serving(Upstream(answer=lambda prompt: "five words").app()) as url:
         solver = HTTPSolver(f"{url}/v1", "stub", "vllm")
         budget = make_budget("a", 80, solver, LIVE, "online-lp", 20, 1, tmp_path, known=made.known_groups())
-        with serving(application([budget], solver, None)) as proxy:
+        with serving(application([budget], None)) as proxy:
             for word in ("simple", "impossible"):
                 message = {"role": "user", "content": f"A {word} question of moon?"}
                 sent = httpx.post(f"{proxy}/a/v1/chat/completions", json={"model": "stub", "messages": [message]})

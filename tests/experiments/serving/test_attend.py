@@ -61,7 +61,7 @@ def proxy(
             make_budget(name, tokens, solver, TIERS, "fixed-2", 200, window, state, queue=Queue(**queue))
             for name in names
         ]
-        with serving(application(budgets, solver, None)) as address:
+        with serving(application(budgets, None)) as address:
             yield address, budgets, solver
 
 

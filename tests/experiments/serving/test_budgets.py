@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import signal
 import subprocess
@@ -33,29 +34,20 @@ BODY = {"model": "stub", "messages": [{"role": "user", "content": "six times sev
 
 @contextmanager
 def running(config: Path, upstream: str, state: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """A proxy of one endpoint in a process of its own; gives its address."""
+    options = ["--upstream", f"{upstream}/v1", "--model", "stub", "--backend", "vllm", "--agent", "fixed-2"]
+    options += ["--tier", "now=0+10", "--tier", "long=40+10"]
+    with started("--config", str(config), "--state", str(state), *options) as found:
+        yield found
+
+
+@contextmanager
+def started(*options: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """A proxy in a process of its own; gives its address."""
     code = "import sys; from experiments.cli import main; sys.argv = ['roi', *sys.argv[1:]]; main()"
-    command = [
-        sys.executable,
-        "-c",
-        code,
-        "serve",
-        "--config",
-        str(config),
-        "--upstream",
-        f"{upstream}/v1",
-        "--port",
-        "0",
-    ]
-    command += ["--model", "stub", "--backend", "vllm", "--agent", "fixed-2", "--state", str(state)]
-    command += ["--tier", "now=0+10", "--tier", "long=40+10"]
+    command = [sys.executable, "-c", code, "serve", "--port", "0", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        while "base address" not in line:
-            assert line, "the proxy ended"
-            line = process.stdout.readline()
-        address = "/".join(line.split("base address ")[1].split("/")[:3])
+        address = "/".join(says(process, "base address").split("base address ")[1].split("/")[:3])
         while True:
             try:
                 httpx.get(f"{address}/health")
@@ -73,6 +65,16 @@ def until(true: Callable[[], Any]) -> None:
     while not true():
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+def says(process: subprocess.Popen[str], text: str) -> str:
+    """Wait for a line with this text."""
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    while text not in line:
+        assert line, "the proxy ended"
+        line = process.stdout.readline()
+    return line
 
 
 def test_a_file_of_budgets_is_kept_and_read_again(tmp_path: Path) -> None:
@@ -109,11 +111,7 @@ def test_a_file_of_budgets_is_kept_and_read_again(tmp_path: Path) -> None:
         assert ask("b").headers["x-roi-remaining"] == "0", "what was charged stays charged"
         config.write_text("budgets:\n  c: a lot\n")
         process.send_signal(signal.SIGHUP)
-        assert process.stdout is not None
-        lines = [process.stdout.readline()]
-        while "stay as they were" not in lines[-1]:
-            assert lines[-1]
-            lines.append(process.stdout.readline())
+        says(process, "stay as they were")
         assert ask("c").status_code == 200
     shown = CliRunner().invoke(app, ["budgets", "list", "--state", str(state)], catch_exceptions=False).output
     assert "month" in shown
@@ -126,13 +124,15 @@ def test_budgets_that_cannot_all_be_read_again_stay_as_they_were(second: str, tm
     config.write_text("budgets: {a: 50, b: 50}")
     tiers = [ThinkingTier("t", 0, 10)]
     budgets = _Budgets(
-        read_plans(config), lambda plan: make_budget(plan.name, plan, solver, tiers, "fixed-1", 5, 1, tmp_path)
+        read_plans(config),
+        [],
+        lambda menus, plans: lambda plan: make_budget(plan.name, plan, solver, tiers, "fixed-1", 5, 1, tmp_path),
     )
     config.write_text(f"budgets:\n  a: 70\n  {second}\n")
-    budgets.reload(config, [], Access(), ())
+    asyncio.run(budgets.reload(config, Access(), ()))
     assert [(one.session.budget, one.plan.amount) for one in budgets.open] == [(50, 50), (50, 50)]
     config.write_text("budgets:\n  a: 70\n  b: 80\n")
-    budgets.reload(config, [], Access(), ())
+    asyncio.run(budgets.reload(config, Access(), ()))
     assert [(one.session.budget, one.plan.amount) for one in budgets.open] == [(70, 70), (80, 80)]
     for made in budgets.open:
         made.close()

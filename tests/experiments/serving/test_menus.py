@@ -95,7 +95,7 @@ def proxy(
             make_budget(plan.name, plan, solver, served, agent, 50, window, folder / "state")
             for plan in read_plans(config)
         ]
-        with serving(application(made, solver)) as address:
+        with serving(application(made)) as address:
             yield address
 
 
@@ -268,7 +268,7 @@ def test_what_has_no_price_is_refused_in_dollars(fields: dict[str, Any], param: 
         solver = endpoints.menu_solver(menus, endpoints.Connection())
         served = [Served(menu.name, menu.tiers, menu.rates, menu.models) for menu in menus]
         budget = make_budget("a", read_plans(config)[0], solver, served, "fixed-1", 5, 1, tmp_path)
-        with serving(application([budget], solver)) as address:
+        with serving(application([budget])) as address:
             body = {"messages": [{"role": "user", "content": "?"}], **fields}
             refused = httpx.post(f"{address}/v1/chat/completions", json=body)
             assert (refused.status_code, refused.json()["error"]["param"]) == (400, param)
@@ -406,7 +406,7 @@ def test_the_example_serves_two_models(tmp_path: Path, monkeypatch: pytest.Monke
         budgets = [
             make_budget(plan.name, plan, solver, served, "online-lp", 20, 8, tmp_path) for plan in read_plans(config)
         ]
-        with serving(application(budgets, solver)) as address:
+        with serving(application(budgets)) as address:
             assert ask(address, "team-a", "key-of-a", model="auto").headers["x-roi-unit"] == "usd"
             assert ask(address, "team-b", "key-of-b").headers["x-roi-tier"] == "quick"
             assert ask(address, "team-b", "key-of-b", model="auto").status_code == 404
@@ -481,6 +481,6 @@ def test_several_models_share_a_budget_of_tokens(tmp_path: Path) -> None:
         served = [Served(menu.name, menu.tiers, menu.rates, menu.models) for menu in menus]
         budget = make_budget("a", read_plans(config)[0], solver, served, "fixed-1", 5, 1, tmp_path)
         assert budget.sessions["both"].problem.one_request == (0, 0), "two models are not one request cut at two caps"
-        with serving(application([budget], solver)) as address:
+        with serving(application([budget])) as address:
             assert [ask(address, model=name).headers["x-roi-tier"] for name in ("both", "one")] == ["s", "l"]
             assert ask(address).headers["x-roi-remaining"] == "88"

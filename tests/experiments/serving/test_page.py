@@ -32,7 +32,7 @@ def proxy(state: Path, plans: Sequence[Plan], **options: Any) -> Iterator[tuple[
     with serving(Upstream().app()) as url:
         solver = HTTPSolver(f"{url}/v1", "stub", "vllm", first_wait=0.001, deadline=20.0)
         made = [make_budget(plan.name, plan, solver, TIERS, "fixed-2", 50, 4, state) for plan in plans]
-        with serving(application(made, solver, **options)) as address:
+        with serving(application(made, **options)) as address:
             yield address, made
 
 

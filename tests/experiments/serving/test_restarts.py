@@ -40,7 +40,7 @@ def proxy(
     with serving(upstream.app()) as url:
         solver = HTTPSolver(f"{url}/v1", "stub", "vllm", first_wait=0.001, deadline=20.0)
         budget = make_budget(plan.name, plan, solver, TIERS, agent, 50, 4, state, known=known)
-        with serving(application([budget], solver)) as address:
+        with serving(application([budget])) as address:
             yield f"{address}/{plan.name}/v1/chat/completions", budget
 
 

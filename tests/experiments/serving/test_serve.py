@@ -74,7 +74,7 @@ def proxy(
         made = [
             make_budget(name, tokens, solver, tiers, agent, expected, window, state) for name, tokens in budgets.items()
         ]
-        with serving(application(made, solver, token, **options)) as address:
+        with serving(application(made, token, **options)) as address:
             yield address
 
 
@@ -580,7 +580,7 @@ HEAD = "POST /a/v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type:
 def test_a_request_that_does_not_end_is_ended(sent: str, told: bytes, tmp_path: Path) -> None:
     solver = HTTPSolver("http://127.0.0.1:9/v1", "stub", "vllm")
     budget = make_budget("a", 600, solver, TIERS, "fixed-2", 50, 4, tmp_path)
-    app = application([budget], solver, body_seconds=0.3)
+    app = application([budget], body_seconds=0.3)
     with serving(app, http=patient_protocol(0.3)) as address, contextlib.ExitStack() as stack:
         port = int(address.rpartition(":")[2])
         waiting = [stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(20)]
@@ -599,7 +599,7 @@ def test_a_request_that_does_not_end_is_ended(sent: str, told: bytes, tmp_path: 
 def test_a_connection_may_be_kept_between_requests(tmp_path: Path) -> None:
     solver = HTTPSolver("http://127.0.0.1:9/v1", "stub", "vllm")
     budget = make_budget("a", 600, solver, TIERS, "fixed-2", 50, 4, tmp_path)
-    with serving(application([budget], solver), http=patient_protocol(0.3)) as address, httpx.Client() as caller:
+    with serving(application([budget]), http=patient_protocol(0.3)) as address, httpx.Client() as caller:
         kept = set()
         for _ in range(3):
             response = caller.get(f"{address}/budgets")

@@ -41,7 +41,7 @@ def proxy(
     with serving(upstream.app()) as url:
         solver = HTTPSolver(f"{url}/v1", "stub", backend, first_wait=0.001, deadline=20.0, retries=2)
         budget = make_budget("a", tokens, solver, TIERS, agent, 50, 4, state, Queue(patience=20.0))
-        with serving(application([budget], solver, **options)) as address:
+        with serving(application([budget], **options)) as address:
             yield address, budget
 
 
