@@ -83,7 +83,10 @@ def mcft_report(
     # Where everything is asked as `roi mcft` asked it, nothing is read again.
     kept = None if (left, tasks_left) != (recipe["budget"][1], 1) else _kept(model, parts)
     tags = _tags(model, labels, left, tasks_left, dtype) if kept is None else kept[2].taught
-    controls = {"surface predictor": sk.SurfaceLevels(train).probabilities(labels)}
+    controls = {
+        "surface predictor": sk.SurfaceLevels(train).probabilities(labels),
+        "shares of the data set": sk.dataset_shares(train, labels),
+    }
     if untaught is not None:
         began = kept is not None and Path(untaught).name == _record(model)["model"]
         controls["untaught model, zero-shot"] = (

@@ -28,6 +28,8 @@ from agents.llm.mcft.training import LABELS, RECIPE, Watch, draw_exam, planned, 
 from agents.llm.prompts import NUM_LEVELS, REFUSED
 
 CHECKPOINT, ANNOUNCED = "training.pt", "announced.npz"
+ADAPTER = "adapter"
+"""Folder of LoRA's weights alone, as peft reads them."""
 _TOGETHER = 16
 """Decisions read together where nothing is learned."""
 _LEVELS = [REFUSED, *range(REFUSED)]
@@ -180,6 +182,8 @@ def fine_tune(
     trainer.stage("single problems", recipe.single_epochs, recipe.lr, single, ample)
     trainer.stage("exams", recipe.exam_epochs, recipe.exam_lr, exams, scarce)
     trainer.policy.save(folder, model)
+    if recipe.lora:
+        trainer.policy.lm.save_pretrained(folder / ADAPTER)
     # The folder's weights are bfloat16: of others the frozen layers would not be those that read.
     if trainer.policy.lower is not None and recipe.dtype == "bfloat16":
         trainer.announce(folder, [one for (one,) in every])

@@ -61,6 +61,13 @@ class SurfaceLevels:
         return found
 
 
+def dataset_shares(train: Labels, labels: Labels) -> Floats:
+    """(Q, NUM_LEVELS) what a question's data set alone tells: shares of the levels among its training questions, and one more
+    question that may be anything."""
+    same = (labels.dataset[:, None] == train.dataset).astype(float)
+    return np.asarray((same @ train.shares + 1 / NUM_LEVELS) / (same.sum(1, keepdims=True) + 1))
+
+
 STRENGTHS = (1e-4, 1e-3, 1e-2, 0.1, 1.0)
 """Inverse strengths of the penalty that are tried."""
 

@@ -178,7 +178,7 @@ def test_from_a_model_to_what_its_tags_know(tmp_path: Path) -> None:
     assert "surface" in roi(*report, "--other", str(tmp_path / "other.parquet"), *controls)
     found = json.loads((tmp_path / "figures" / "self-knowledge.json").read_text())
     assert found["questions"] == found["questions_of_both"]
-    assert {"tags", "surface", "hidden", "given", "given_interval", "own", "other"} <= found.keys()
+    assert {"tags", "surface", "shares", "hidden", "given", "given_interval", "own", "other"} <= found.keys()
     assert [row["task"] for row in found["against_surface"]] == ["prod", "all"]
     with pytest.raises(ConfigError, match="no column 'mood'"):
         roi(*report, "--column", "mood")

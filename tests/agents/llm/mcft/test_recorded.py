@@ -15,11 +15,14 @@ import pytest
 pytest.importorskip("reasoning_gym", reason="needs the extra [llm]")
 pytest.importorskip("peft", reason="needs the extra [llm]")
 
+import torch
+from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from agents.base import exams_view, public_problem
 from agents.llm.decisions.policy import LMPolicy, load_model, load_tokenizer, question_texts
 from agents.llm.mcft.recorded import (
+    ADAPTER,
     CHECKPOINT,
     TableRecipe,
     ample_decisions,
@@ -106,6 +109,9 @@ def test_examples_of_both_stages() -> None:
     assert refused_worth_solving > 0, "budgets are scarce at times"
 
 
+@pytest.mark.filterwarnings(
+    "ignore:`is_gradient_checkpointing`:FutureWarning"
+)  # peft 0.21 asks transformers 5.24 for it
 @pytest.mark.parametrize(
     ("architecture", "dialect"), [("qwen2", "instruct"), ("llama", "thinking"), ("gpt_neox", "bare")]
 )
@@ -125,6 +131,10 @@ def test_any_model_learns_what_the_table_says(architecture: str, dialect: str, t
     # An ordinary model directory with the same parts, finished: it is not trained again.
     base, tuned = (AutoModelForCausalLM.from_pretrained(one).state_dict() for one in (model, tmp_path / "out"))
     assert base.keys() == tuned.keys()
+    # LoRA alone makes the same of the model that it began as.
+    adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model), tmp_path / "out" / ADAPTER)
+    for name, weight in adapted.merge_and_unload().state_dict().items():
+        torch.testing.assert_close(weight.bfloat16(), tuned[name], msg=name)
     written = (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns
     assert fine_tune(model, RECIPE_, tmp_path / "out", {"table": "made"}, train, validation) == losses
     assert (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns == written

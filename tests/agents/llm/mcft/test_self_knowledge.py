@@ -45,6 +45,14 @@ def test_figures_as_by_hand() -> None:
     assert (perfect.accuracy, perfect.nats, perfect.ece, perfect.auc) == (1, 0, 0, 1)
 
 
+def test_shares_of_a_data_set_are_those_of_its_training_questions() -> None:
+    train, asked = labels(0, 0, REFUSED, 1), labels(0, 1, 2)
+    train = train._replace(dataset=np.array(["a", "a", "a", "b"]))
+    asked = asked._replace(dataset=np.array(["a", "b", "c"]))
+    expected = [[2.25 / 4, 0.25 / 4, 0.25 / 4, 1.25 / 4], [0.125, 0.625, 0.125, 0.125], [0.25] * 4]
+    np.testing.assert_allclose(sk.dataset_shares(train, asked), expected)
+
+
 def test_logistic_regression_finds_what_features_tell_and_no_more() -> None:
     rng = np.random.default_rng(0)
     parts = [labels(*rng.choice([0, 2, REFUSED], count, p=[0.2, 0.3, 0.5])) for count in (120, 60, 200)]
