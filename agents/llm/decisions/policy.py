@@ -236,8 +236,10 @@ class LMPolicy(nn.Module):
 
     def heads(self, prompts: Ids, question_width: int) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The model's own logits (B, actions) of encoded prompts (B, width), and values (B,) or None."""
-        how = {} if self.lower is None else {"states": self.lower.hidden_states, "shared": self.lower.shared}
-        hidden = last_hidden(self.causal, prompts, question_width, recompute=self.recompute, **how)
+        states, shared = (None, None) if self.lower is None else (self.lower.hidden_states, self.lower.shared)
+        hidden = last_hidden(
+            self.causal, prompts, question_width, recompute=self.recompute, states=states, shared=shared
+        )
         logits = tag_head(self.causal, hidden, self.tags)
         return logits, None if self.critic is None else self.critic(hidden.float()).squeeze(-1)
 
