@@ -57,12 +57,24 @@ def answering(name: str, given: argparse.Namespace, questions: Path, budget: int
         given.tokenizer,
     ]
     command += ["--dialect", "instruct", *(word for tier, cap in TIERS.items() for word in ("--tier", f"{tier}={cap}"))]
-    command += ["--temperature", "0.7", "--grader", "number", "--window", str(given.window), "--agent", agent, *beliefs]
+    command += [
+        "--temperature",
+        "0.7",
+        "--grader",
+        "number",
+        "--window",
+        str(given.window),
+        "--deadline",
+        "3600",
+        "--agent",
+        agent,
+        *beliefs,
+    ]
     command += ["--out", str(out), *(["--resume"] if (out / "ledger.jsonl").exists() else [])]
     return subprocess.Popen(command)
 
 
-def result(name: str, folder: Path, budget: int) -> dict[str, Any]:
+def result(name: str, folder: Path) -> dict[str, Any]:
     """Right answers and tokens of one agent."""
     out = folder / ROWS[name][0]
     audit = json.loads((out / "audit.json").read_text())
@@ -74,7 +86,7 @@ def result(name: str, folder: Path, budget: int) -> dict[str, Any]:
         "right": audit["right"],
         "interval": [round(audit["questions"] * end, 1) for end in (low, high)],
         "charged": audit["charged"],
-        "budget": budget,
+        "budget": audit["budget"],
         "within": audit["within"],
         "by_status": audit["by_status"],
         "by_tier": {
@@ -111,7 +123,8 @@ def main() -> None:
     failed = [name for name, process in working.items() if process.wait()]
     if failed:
         sys.exit(f"stopped: {', '.join(failed)}; the same command goes on")
-    found = [result(name, given.folder, budget) for name in working]
+    done = [name for name, (agent, _) in ROWS.items() if (given.folder / agent / "audit.json").exists()]
+    found = [result(name, given.folder) for name in done]
     given.out.write_text(json.dumps(found, indent=1) + "\n")
     print(given.out.read_text())
 
