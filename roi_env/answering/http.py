@@ -58,9 +58,9 @@ _HELD = (
     *("generationConfig.maxOutputTokens", "generationConfig.candidateCount"),
 )
 """Fields on which the guarantee of a budget rests."""
-_IMAGE = 50_000
+IMAGE = 50_000
 """Tokens that an image is reserved at: more than any vendor is known to count."""
-_TEMPLATE = 256
+TEMPLATE = 256
 """Tokens that a chat template may begin with by itself: a system message of its own, a date."""
 _SECRET = re.compile(r"(?i)\b(bearer\s+|sk-)[\w*.~+/=-]{6,}")
 _POOL = 64
@@ -397,7 +397,7 @@ class HTTPSolver:
             size = len(json.dumps(self.body(asked), ensure_ascii=False).encode("utf-8", "surrogatepass"))
         except EndpointError:
             return 0  # it will not be sent
-        return size + _TEMPLATE + images * _IMAGE
+        return size + TEMPLATE + images * IMAGE
 
     async def answer(self, ask: Ask) -> Reply:
         """Answer within the cap; see the module's text for what errors cost."""
@@ -584,7 +584,7 @@ class HTTPSolver:
 
     async def _relay(self, response: httpx.Response, ask: Ask, relay: Sink, counter: Counter) -> Any:
         """Pass a stream on, chunk by chunk; one that goes beyond its cap is cut."""
-        whole, done = Whole(), False
+        whole, done, first = Whole(), False, self._backend(ask).echoes_prompt
         async for text in events(response.aiter_bytes()):
             if done:
                 continue
@@ -598,6 +598,10 @@ class HTTPSolver:
                 raise _Failed(f"an event of the stream is not JSON ({self._clean(text, 80)})", lost=True) from None
             if not isinstance(chunk, dict):
                 raise _Failed(f"an event of the stream is no object ({self._clean(text, 80)})", lost=True)
+            if first and (shown := next(iter(find(chunk, "choices.0.delta.content")), None)):
+                first = False
+                if responses.is_echo(str(shown), self._messages(ask)[-1].text, cut=False):
+                    continue  # nobody generated it
             before = whole.pieces
             whole.add(chunk)
             if chunk.get("error"):

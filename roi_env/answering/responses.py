@@ -143,7 +143,7 @@ def read(
     notes: list[str] = []
     shown = _show(backend, data, notes)
     reason, finish = _finish(backend, data)
-    if backend.echoes_prompt and shown.thoughts and _echo(shown.text, asked, cut=finish == "length"):
+    if backend.echoes_prompt and shown.thoughts and is_echo(shown.text, asked, cut=finish == "length"):
         shown.raw = shown.text = ""
     usage = _usage(backend, data, shown, notes)
     tokens = usage.tokens
@@ -307,7 +307,7 @@ def _once(thoughts: Sequence[str]) -> list[str]:
     ]
 
 
-def _echo(text: str, asked: str, *, cut: bool) -> bool:
+def is_echo(text: str, asked: str, *, cut: bool) -> bool:
     """Whether the text is the prompt: with the roles that a chat template writes around it or, in a cut answer, bare."""
     if not asked.strip():
         return False

@@ -262,3 +262,36 @@ def test_metrics_and_the_log_tell_requests_without_texts(tmp_path: Path, caplog:
         (200, "long", 24), (200, "long", 24), (200, "long", 12), (429, None, 0),
     ]  # fmt: skip
     assert not any("seven" in record.message or "answer" in record.message for record in caplog.records)
+
+
+class EchoesPrompt:
+    """Streams as transformers serve 5.24 does: the whole prompt is a chunk of its own, before exactly ``max_tokens`` tokens."""
+
+    def app(self) -> Starlette:
+        return Starlette(routes=[Route("/v1/chat/completions", self._chat, methods=["POST"])])
+
+    async def _chat(self, request: Request) -> StreamingResponse:
+        body = await request.json()
+        prompt = "".join(f"<|{turn['role']}|>{turn['content']}<|end|>" for turn in body["messages"]) + "<|assistant|>"
+        cap = body.get("max_completion_tokens") or body["max_tokens"]
+        words, usage = ["6"] * cap, {"prompt_tokens": 13, "completion_tokens": cap}
+        deltas = [{"role": "assistant"}, {"content": prompt}, *({"reasoning_content": word} for word in words), {}]
+
+        async def lines() -> Any:
+            for place, delta in enumerate(deltas):
+                last = place == len(deltas) - 1
+                choice = {"index": 0, "delta": delta, "finish_reason": "length" if last else None}
+                yield f"data: {json.dumps({'choices': [choice]} | ({'usage': usage} if last else {}))}\n\n"
+            yield "data: [DONE]\n\n"
+
+        return StreamingResponse(lines(), media_type="text/event-stream")
+
+
+@pytest.mark.parametrize("cap", [1, 7, 51])
+def test_a_prompt_that_the_endpoint_repeats_is_neither_charged_nor_shown(cap: int, tmp_path: Path) -> None:
+    with proxy(EchoesPrompt(), tmp_path, backend="transformers") as (address, budget):
+        pieces = list(stream(address, max_tokens=cap))
+        assert (pieces[-1].usage.completion_tokens, pieces[-1].usage.prompt_tokens) == (cap, 13)
+        assert budget.session.charged == pieces[-1].usage.roi["charged"] == cap
+        assert pieces[-1].usage.roi["overshoot"] == 0
+        assert text_of(pieces) == ""
