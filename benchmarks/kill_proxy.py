@@ -48,7 +48,7 @@ def serve(upstream: str, state: Path, database: str | None, told: Connection) ->
     """One proxy, until it is killed."""
     solver = HTTPSolver(f"{upstream}/v1", "stub", "vllm", concurrency=CLIENTS)
     budget = make_budget("a", BUDGET, solver, TIERS, "fixed-2", 50, CLIENTS, state, database=database)
-    config = uvicorn.Config(application([budget], solver), host="127.0.0.1", port=0, log_level="critical")
+    config = uvicorn.Config(application([budget]), host="127.0.0.1", port=0, log_level="critical")
     listening = config.bind_socket()
     told.send(listening.getsockname()[1])
     uvicorn.Server(config).run(sockets=[listening])
