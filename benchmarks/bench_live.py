@@ -76,7 +76,7 @@ def proxy(requests: int = 200) -> None:
     with serving(Upstream().app()) as url, tempfile.TemporaryDirectory() as folder:
         solver = HTTPSolver(f"{url}/v1", "stub", "vllm")
         budget = make_budget("a", 10**8, solver, TIERS, "online-lp", 100, 8, Path(folder))
-        with serving(application([budget], solver, None)) as address:
+        with serving(application([budget])) as address:
             body = {"messages": [{"role": "user", "content": "?"}], "max_completion_tokens": 50}
             times: dict[str, list[float]] = {"direct": [], "proxy": []}
             with httpx.Client(verify=False) as client:
