@@ -141,7 +141,8 @@ def scored(given: argparse.Namespace, done: dict[Key, list[int]]) -> list[dict[s
             records = mark(papers, _under(whole, budget), given.grader, np.arange(len(exams)))
             score = records.value.sum(1)
             weights = bootstrap_weights(len(exams), 4000, np.random.default_rng(0), whole.items)
-            value = interval(float(score.mean()), resampled_means(score, weights))
+            most = float(whole.items.shape[1])
+            value = interval(float(score.mean()), resampled_means(score, weights), bounds=(0.0, most))
             rows.append(
                 {
                     "order": order,
