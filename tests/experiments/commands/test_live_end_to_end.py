@@ -91,13 +91,14 @@ def test_record_through_faults_and_regrade(server: str, tmp_path: Path) -> None:
 
 def test_a_forced_answer_costs_and_says_the_same_here_and_there(server: str, tmp_path: Path) -> None:
     """At temperature 0 a recording over an endpoint is that of the model in this process, token by token."""
-    options = ["--questions", SUMS, "--limit", "4", "--samples", "1", "--grader", "reasoning-gym", "--temperature", "0"]
+    options = ["--questions", SUMS, "--limit", "4", "--samples", "1", "--grader", "number", "--temperature", "0"]
     options += ["--dialect", "instruct", "--prompt", "{question}", "--answer-tokens", "14"]
     options += ["--tier", "now=0", "--tier", "cut=17", "--tier", "whole=40"]
     here, there = tmp_path / "here.parquet", tmp_path / "there.parquet"
-    roi("record", str(MODEL), *options, "--dtype", "float32", "--threads", "1", "--out", str(here))
+    patient = ["--grade-seconds", "100"]
+    roi("record", str(MODEL), *options, *patient, "--dtype", "float32", "--threads", "1", "--out", str(here))
     there_too = ["--endpoint", server, "--backend", "transformers", "--tokenizer", str(MODEL)]
-    roi("record", str(MODEL), *options, *there_too, "--out", str(there))
+    roi("record", str(MODEL), *options, *patient, *there_too, "--out", str(there))
     tables = [OutcomeTable.read(path) for path in (here, there)]
     assert tables[0].pairing
     assert tables[1].pairing
@@ -125,7 +126,7 @@ def test_a_forced_answer_costs_and_says_the_same_here_and_there(server: str, tmp
         "--model",
         str(MODEL),
     ]
-    answer += ["--tokenizer", str(MODEL), *options[-12:], "--temperature", "0", "--grader", "reasoning-gym"]
+    answer += ["--tokenizer", str(MODEL), *options[-12:], "--temperature", "0", "--grader", "number"]
     roi(*answer, "--out", str(tmp_path / "answers"))
     audit = json.loads((tmp_path / "answers" / "audit.json").read_text())
     assert audit["within"]
