@@ -341,7 +341,8 @@ def text(document: dict[str, Any]) -> str:
             if "reason" in row:
                 lines.append(f"{head} {row['reason']} | | | | | | | | |")
                 continue
-            cells = [f"{len(row['draws'])}", f"{row['tokens']:,.0f}", f"{row['log_loss']:.3f}"]
+            loss = "-" if row["log_loss"] is None else f"{row['log_loss']:.3f}"
+            cells = [f"{len(row['draws'])}", f"{row['tokens']:,.0f}", loss]
             cells += [f"{value:.2f}" for value in row["reached"]]
             for budget, value in enumerate(row["share"]):
                 ends = sorted(one["share"][budget] for one in row["draws"])
