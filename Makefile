@@ -33,9 +33,12 @@ test-cuda: .venv/ready
 test-models: .venv/ready
 	ROI_MODEL="$(MODEL)" $(BIN)/python -m pytest -q tests/test_models.py
 
-# Clients of the proxy (openai, anthropic, litellm, LangChain), in an environment of their own, against `roi serve`.
-test-clients: .venv/ready .venv-clients/ready
-	ROI_PYTHON=$(abspath $(BIN)/python) .venv-clients/bin/python -m pytest -q -c tests/clients/pytest.ini tests/clients
+# Clients of the proxy (OpenAI's for Python and Node, Anthropic's, litellm, LangChain, LlamaIndex, lm-evaluation-harness, Inspect,
+# curl), in environments of their own, against `roi serve`. Needs npm and curl.
+test-clients: export ROI_PYTHON := $(abspath $(BIN)/python)
+test-clients: .venv/ready .venv-clients/ready .venv-clients-llama-index/ready
+	.venv-clients/bin/python -m pytest -q -c tests/clients/pytest.ini tests/clients --ignore tests/clients/test_llama_index.py
+	.venv-clients-llama-index/bin/python -m pytest -q -c tests/clients/pytest.ini tests/clients/test_llama_index.py
 
 # Adapters to other packages, each against the released one in an environment of its own (together some 5 GB, not part of CI).
 # One alone: make test-integrations INTEGRATIONS=langchain
@@ -118,6 +121,12 @@ bench: .venv/ready
 .venv-clients/ready: tests/clients/requirements.txt
 	$(PYTHON) -m venv .venv-clients
 	.venv-clients/bin/pip install -q $(PIP_OPTIONS) -r tests/clients/requirements.txt
+	npm install --silent --no-audit --no-fund --prefix .venv-clients/node openai@7.59.0
+	touch $@
+
+.venv-clients-llama-index/ready: tests/clients/llama_index.txt
+	$(PYTHON) -m venv .venv-clients-llama-index
+	.venv-clients-llama-index/bin/pip install -q $(PIP_OPTIONS) -r tests/clients/llama_index.txt
 	touch $@
 
 .venv-with-%/ready: tests/integrations/%.txt pyproject.toml
@@ -137,5 +146,5 @@ bench: .venv/ready
 	touch $@
 
 clean:
-	rm -rf .venv .venv-with-* .venv-clients .venv-vllm .venv-gymnasium .venv-pareto .venv-wheel runs docs/_build docs/_generated .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-with-* .venv-clients* .venv-vllm .venv-gymnasium .venv-pareto .venv-wheel runs docs/_build docs/_generated .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

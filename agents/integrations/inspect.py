@@ -1,4 +1,4 @@
-"""Inspect: one hard token budget for a whole evaluation run, an agent deciding what each sample may cost, or that it is skipped.
+"""Inspect: one hard budget of tokens or dollars for a whole evaluation run, an agent deciding what each sample may cost, or that it is skipped.
 
 Before a sample begins the agent decides, and the most that its tier can cost is reserved; all model calls of the sample
 together stay within that. A sample that is skipped, or has spent what it got, ends by a limit of Inspect's: it is scored with
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -30,6 +30,7 @@ from inspect_ai.hooks import (
     hooks,
 )
 from inspect_ai.log import EvalSample
+from inspect_ai.model import ModelUsage
 from inspect_ai.scorer import value_to_float
 from inspect_ai.util import LimitExceededError
 
@@ -39,8 +40,11 @@ from agents.live.session import Row, Session
 from agents.live.steps import Ticket
 from roi_env.answering.backends import UNKNOWN
 from roi_env.answering.base import Ask, Question, Reply, ThinkingTier
+from roi_env.answering.http import IMAGE, TEMPLATE
 from roi_env.answering.ledger import Ledger
+from roi_env.answering.prices import TOKENS, Price, Rates
 from roi_env.sources.outcome_tables import OutcomeTable
+from roi_env.sources.units import cost_with_unit
 
 _REPEATS = frozenset(
     {"openai", "openai-api", "azureai", "anthropic", "together", "fireworks", "openrouter", "grok", "vllm", "sglang"}
@@ -50,22 +54,33 @@ _REPEATS = frozenset(
 
 @dataclass
 class _Sample:
-    """A sample at work.
+    """A sample at work; costs are in the budget's unit.
 
-    :ivar used: tokens charged by calls that ended, ``unknown`` of them because nobody knows better.
-    :ivar open: caps of calls in flight by the task that makes them.
+    :ivar used: charged by calls that ended.
+    :ivar tokens: that they generated, ``unknown`` of them because nobody knows better.
+    :ivar prompt: tokens that they read, where they cost.
+    :ivar open: (most that it costs, cap) of calls in flight by the task that makes them.
     """
 
     ticket: Ticket
     used: int = 0
+    tokens: int = 0
     unknown: int = 0
+    prompt: int = 0
     calls: int = 0
-    open: dict[int, int] = field(default_factory=dict)
+    open: dict[int, tuple[int, int]] = field(default_factory=dict)
+
+    def left(self) -> tuple[int, int]:
+        """(cost, tokens) that further calls may take."""
+        costs, caps = (sum(column) for column in zip((0, 0), *self.open.values(), strict=True))
+        assert self.ticket.entry is not None
+        return self.ticket.entry.reserved - self.used - costs, self.ticket.cap - self.tokens - caps
 
     def lose(self, task: int) -> None:
         """A call ended, and what it generated is not known."""
-        cap = self.open.pop(task, 0)
-        self.used += cap
+        cost, cap = self.open.pop(task, (0, 0))
+        self.used += cost
+        self.tokens += cap
         self.unknown += cap
 
 
@@ -84,8 +99,19 @@ class _Known:
     async def answer(self, ask: Ask) -> Reply:
         return self.replies.pop(ask.question.question_id)
 
+    def most_prompt(self, ask: Ask) -> int:
+        """Of a sample's first call, as far as its data set tells; every call is bounded again."""
+        return len(ask.question.text.encode()) + TEMPLATE
+
     async def close(self) -> None:
         """Nothing is open."""
+
+
+class _Billed(Rates):
+    """What a sample cost is the sum over its calls, whichever models they asked."""
+
+    def charge(self, tier: str, reply: Reply, prompt: int) -> int:
+        return super().charge(tier, reply, prompt) if reply.usd is None else round(reply.usd * 10**6)
 
 
 class EvalBudget:
@@ -96,8 +122,11 @@ class EvalBudget:
     (:attr:`scoring_tokens`), so that a budget that is gone leaves no answer unjudged.
 
     :param tasks: all tasks of the run, with their data sets and epochs as they will be run.
-    :param budget: tokens; a float is a fraction of what always the dearest tier would cost by what is believed.
+    :param budget: tokens; dollars (``"2.50usd"``) with ``prices``; a float is a fraction of what always the dearest tier would
+        cost by what is believed.
     :param tiers: cheapest first; ``most_tokens`` is all that a sample may generate in all its calls.
+    :param prices: of the models that samples may call, by Inspect's name for them (``openai/gpt-5``), the evaluated one first;
+        prompts are charged too.
     :param settings: tier's name -> fields of Inspect's ``GenerateConfig`` for its calls; beside the tier's effort
         (``reasoning_effort``) and thinking tokens (``reasoning_tokens``).
     :param group_by: a sample's group is this field of its metadata, or its task's data set for "dataset".
@@ -110,9 +139,10 @@ class EvalBudget:
     def __init__(
         self,
         tasks: Task | Sequence[Task],
-        budget: int | float,
+        budget: int | float | str,
         *,
         tiers: Sequence[ThinkingTier],
+        prices: Mapping[str, Price] | None = None,
         settings: Mapping[str, Mapping[str, Any]] | None = None,
         agent: str | Agent = "online-lp",
         table: OutcomeTable | str | None = None,
@@ -131,7 +161,8 @@ class EvalBudget:
         self.settings = {tier.name: {**_asks(tier), **(settings or {}).get(tier.name, {})} for tier in tiers}
         if strange := sorted(set(settings or ()) - set(self.settings)):
             raise ValueError(f"settings: there is no tier {strange[0]!r}, but {', '.join(self.settings)}")
-        self.questions, self.correct_at = questions, correct_at
+        self.questions, self.correct_at, self.prices = questions, correct_at, dict(prices or {})
+        rates = _Billed({tier.name: next(iter(self.prices.values())) for tier in tiers}) if self.prices else TOKENS
         self._right: dict[str, bool | None] = {}
         self._known = _Known()
 
@@ -140,17 +171,19 @@ class EvalBudget:
 
         controller = BudgetController(
             agent, self._known, budget, tiers=tiers, table=table, menu=menu, group_by=group_by, check=check,
-            feedback=feedback, seed=seed,
+            feedback=feedback, seed=seed, rates=rates,
         )  # fmt: skip
         spec = controller.spec(questions)
         decides = controller.make_agent(public_problem(spec))
         ways = {"budget": spec.budget, "decision_cost": 0, "tiers": [list(tier.__dict__.values()) for tier in tiers]}
+        ways |= controller.unit_settings(spec)
         self.session = Session(
             decides, self._known, tiers, spec.source.row_group.tolist(), ledger=Ledger(ledger, ways),
             window=len(questions), seed=seed, check=check, texts=spec.source.texts,
+            rates=rates,
         )  # fmt: skip
         name = agent if isinstance(agent, str) else getattr(agent, "name", type(agent).__name__)
-        self.result = Result(spec.budget, str(name), "inspect", len(questions))
+        self.result = Result(spec.budget, str(name), "inspect", len(questions), unit=rates.unit)
         self.result.lost = self.session.charged  # by earlier runs with this ledger
         self.scoring_tokens = 0
         """Tokens that were generated while samples were scored; no part of the budget."""
@@ -185,10 +218,10 @@ class EvalBudget:
         ticket = await self.session.admit(self._places[name], question)
         if ticket is None:
             self._keep(Row(self._places[name], name, None, "not reached"))
-            _stop(f"the run's budget of {self.session.budget:,} tokens is spent")
+            _stop(f"the run's budget of {self._text(self.session.budget)} is spent")
         if ticket.entry is None:
             self._keep((await self.session.finish(ticket))[0])
-            _stop(f"skipped: {self.session.remaining:,} tokens are left for the run, and others need them more")
+            _stop(f"skipped: {self._text(self.session.remaining)} are left for the run, and others need them more")
         self._samples[data.sample_id] = sample = _Sample(ticket)
         _current.set(sample)
 
@@ -201,26 +234,46 @@ class EvalBudget:
             _stop("a model is called for a sample that was not admitted")
         task = anyio.get_current_task().id
         sample.lose(task)  # an attempt before this one that told nothing
-        choices = data.config.num_choices or 1
-        left = sample.ticket.cap - sample.used - sum(sample.open.values())
+        choices, (cost, left), rates = data.config.num_choices or 1, sample.left(), self._rates(data.model_name)
+        prompt = 0
+        if rates.prices:
+            prompt = _most_prompt(data)
+            affords = rates.affords(data.model_name, cost, prompt)
+            left = left if affords is None else min(left, affords)
         cap = min(left // choices, data.config.max_tokens or left)
         if cap < 1:
-            _stop(f"the sample has spent the {sample.ticket.cap:,} tokens that it got", sample.ticket.cap)
+            assert sample.ticket.entry is not None
+            got = sample.ticket.entry.reserved
+            _stop(f"the sample has spent the {self._text(got)} that it got", got)
         tier = self.session.tiers[sample.ticket.action - 1]
         for field_name, value in self.settings[tier.name].items():
             setattr(data.config, field_name, value)
         data.config.max_tokens = cap
         sample.calls += 1
-        sample.open[task] = cap * choices
+        sample.open[task] = (rates.cost(data.model_name, cap * choices, prompt), cap * choices)
 
-    def spent(self, tokens: int) -> None:
+    def spent(self, model: str, usage: ModelUsage) -> None:
         """A call of the current task ended."""
-        sample = _current.get()
+        sample, tokens = _current.get(), max(usage.output_tokens, usage.reasoning_tokens or 0)
         if sample == "scoring":
             self.scoring_tokens += tokens
         elif sample is not None:
             sample.open.pop(anyio.get_current_task().id, None)
-            sample.used += tokens
+            read = usage.input_tokens + (usage.input_tokens_cache_read or 0) + (usage.input_tokens_cache_write or 0)
+            sample.used += self._rates(model).cost(model, tokens, read)
+            sample.tokens += tokens
+            sample.prompt += read
+
+    def _rates(self, model: str) -> Rates:
+        """What calls of a model cost."""
+        if not self.prices:
+            return TOKENS
+        if model not in self.prices:
+            _stop(f"there is no price of the model {model}, but of {', '.join(self.prices)}")
+        return Rates({model: self.prices[model]})
+
+    def _text(self, cost: int) -> str:
+        return cost_with_unit(cost, self.result.unit)
 
     def failed(self, data: ModelRetry) -> None:
         """An attempt failed: it is free where the endpoint refused it."""
@@ -251,18 +304,24 @@ class EvalBudget:
         self._known.replies[name] = Reply(
             text,
             None,
-            sample.used,
+            sample.tokens,
             None,
             "error" if error else "length" if full else "stop",
             "reserved" if sample.unknown else "server" if sample.calls else "nothing",
             error,
             lost=sample.unknown > 0,
             attempts=sample.calls,
+            prompt_tokens=sample.prompt or None,
+            usd=sample.used / 10**6 if self.prices else None,
         )
         value = next((score.value for score in ((done and done.scores) or {}).values()), None)
         known = isinstance(value, (str, int, float))  # a value of several parts says nothing that an agent could learn
         self._right[name] = value_to_float()(value) >= self.correct_at if known else None
-        self._keep((await self.session.finish(sample.ticket))[0])
+        ticket = sample.ticket
+        if full and self.prices:  # money ran out before the tier's tokens did
+            ticket = replace(ticket, cap=sample.tokens)
+        self._keep((await self.session.finish(ticket))[0])
+        self._known.replies.pop(name, None)
         self._right.pop(name, None)
 
     async def close(self) -> None:
@@ -291,6 +350,13 @@ def _questions(task: Task, group_by: str) -> Iterator[Question]:
 
 def _name(task: str, sample: int | str, epoch: int) -> str:
     return f"{task}/{sample}/{epoch}"
+
+
+def _most_prompt(data: BeforeModelGenerate) -> int:
+    """Most tokens that a call reads: no token is shorter than a byte."""
+    parts = [part for turn in data.input if not isinstance(turn.content, str) for part in turn.content]
+    size = sum(len(part.model_dump_json().encode()) for part in (*data.input, *data.tools))
+    return size + TEMPLATE + IMAGE * sum(part.type not in ("text", "reasoning") for part in parts)
 
 
 def _was_cut(done: EvalSample) -> bool:
@@ -332,10 +398,10 @@ def _hooks_of(budget: EvalBudget) -> type[Hooks]:
                 raise _fault(error) from error
 
         async def on_model_usage(self, data: ModelUsageData) -> None:
-            budget.spent(max(data.usage.output_tokens, data.usage.reasoning_tokens or 0))
+            budget.spent(data.model_name, data.usage)
 
         async def on_model_cache_usage(self, data: ModelCacheUsageData) -> None:
-            budget.spent(0)
+            budget.spent(data.model_name, ModelUsage())
 
         async def on_model_retry(self, data: ModelRetry) -> None:
             budget.failed(data)

@@ -178,6 +178,13 @@ class BudgetController:
             decision_cost=self.decision_cost,
         )
 
+    def unit_settings(self, spec: ExamSpec) -> dict[str, Any]:
+        """What a ledger of money is told: its unit, and the most that a question costs."""
+        if not self.rates.prices:
+            return {}
+        most = max(tier.cap or 0 for tier in spec.source.tiers) + self.decision_cost
+        return {"unit": self.rates.unit, "most": most}
+
     def make_agent(self, problem: Problem) -> Agent:
         """The agent for a problem.
 
@@ -229,9 +236,7 @@ class BudgetController:
             "tiers": [list(tier.__dict__.values()) for tier in self.tiers],
             "questions": [question.question_id for question in questions],
         }
-        if self.rates.prices:
-            most = max(tier.cap or 0 for tier in spec.source.tiers) + self.decision_cost
-            settings |= {"unit": self.rates.unit, "most": most}
+        settings |= self.unit_settings(spec)
         ledger = Ledger(self.path, settings, refuse=_other_questions)
         name = self.agent if isinstance(self.agent, str) else getattr(agent, "name", type(agent).__name__)
         result = Result(spec.budget, str(name), self.solver.name, len(questions), unit=self.rates.unit)

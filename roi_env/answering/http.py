@@ -60,6 +60,7 @@ _HELD = (
 """Fields on which the guarantee of a budget rests."""
 IMAGE = 50_000
 """Tokens that an image is reserved at: more than any vendor is known to count."""
+_CONTENT, _THOUGHT = "choices.0.delta.content", "choices.0.delta.reasoning_content"
 TEMPLATE = 256
 """Tokens that a chat template may begin with by itself: a system message of its own, a date."""
 _SECRET = re.compile(r"(?i)\b(bearer\s+|sk-)[\w*.~+/=-]{6,}")
@@ -598,9 +599,10 @@ class HTTPSolver:
                 raise _Failed(f"an event of the stream is not JSON ({self._clean(text, 80)})", lost=True) from None
             if not isinstance(chunk, dict):
                 raise _Failed(f"an event of the stream is no object ({self._clean(text, 80)})", lost=True)
-            if first and (shown := next(iter(find(chunk, "choices.0.delta.content")), None)):
-                first = False
-                if responses.is_echo(str(shown), self._messages(ask)[-1].text, cut=False):
+            if first and (shown := "".join(map(str, find(chunk, _CONTENT) + find(chunk, _THOUGHT)))):
+                # A long history comes in two pieces, the second one as if it were thought.
+                first = any(responses.is_echo(shown, message.text, cut=False) for message in self._messages(ask))
+                if first:
                     continue  # nobody generated it
             before = whole.pieces
             whole.add(chunk)

@@ -1,84 +1,19 @@
-"""Real clients against a real `roi serve`: a process of its own, in front of an endpoint in another.
-
-``make test-clients`` runs this in an environment that holds the clients and none of this project; ``ROI_PYTHON`` is the
-interpreter of the one that holds it.
-"""
+"""OpenAI's and Anthropic's clients for Python, litellm and LangChain against a real `roi serve`."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
-import subprocess
-import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
+import anthropic
+import langchain_openai
+import litellm
+import openai
 import pytest
-
-anthropic = pytest.importorskip("anthropic", reason="needs the environment of make test-clients")
-openai = pytest.importorskip("openai", reason="needs the environment of make test-clients")
-litellm = pytest.importorskip("litellm", reason="needs the environment of make test-clients")
-langchain_openai = pytest.importorskip("langchain_openai", reason="needs the environment of make test-clients")
-
-ROOT = Path(__file__).parents[2]
-PYTHON = os.environ.get("ROI_PYTHON", str(ROOT / ".venv" / "bin" / "python"))
-ASKED: list[Any] = [{"role": "user", "content": "six times seven?"}]
-SCHEMA = {"type": "object", "properties": {"question": {"type": "string"}}}
-TOOLS: Any = [{"type": "function", "function": {"name": "ask", "parameters": SCHEMA}}]
-ANSWER = "the answer is 42"
-
-
-@pytest.fixture(scope="module")
-def upstream() -> Iterator[str]:
-    command = [PYTHON, "-m", "tests.upstream"]
-    with subprocess.Popen(
-        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "PACE": "0.01"}
-    ) as process:
-        assert process.stdout is not None
-        yield process.stdout.readline().strip()
-        process.terminate()
-
-
-@pytest.fixture(scope="module")
-def proxy(upstream: str) -> Iterator[str]:
-    code = "import sys; from experiments.cli import main; sys.argv = ['roi', *sys.argv[1:]]; main()"
-    options = [
-        "--model",
-        "stub",
-        "--backend",
-        "vllm",
-        "--agent",
-        "fixed-2",
-        "--tier",
-        "now=0+10",
-        "--tier",
-        "long=40+10",
-    ]
-    with tempfile.TemporaryDirectory() as state:
-        command = [PYTHON, "-c", code, "serve", "--budget", "a=1000000", "--budget", "small=30", "--state", state]
-        command += ["--upstream", f"{upstream}/v1", "--port", "0", *options]
-        with subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        ) as process:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            while "http://" not in line:
-                assert line, "the proxy ended"
-                line = process.stdout.readline()
-            address = line.split("base address ")[1].split("/a/v1")[0].strip()
-            while True:
-                try:
-                    urllib.request.urlopen(f"{address}/health")
-                    break
-                except OSError:
-                    assert process.poll() is None, "the proxy ended"
-                    time.sleep(0.1)
-            yield address
-            process.terminate()
+from asked import ANSWER, ASKED, COST, SCHEMA, TOOLS, Proxy, seen
 
 
 @pytest.fixture
@@ -89,13 +24,6 @@ def chat(proxy: str) -> Any:
 @pytest.fixture
 def claude(proxy: str) -> Any:
     return anthropic.Anthropic(base_url=f"{proxy}/a", api_key="unused", max_retries=0, timeout=60)
-
-
-def seen(upstream: str) -> dict[str, Any]:
-    """What the endpoint was asked last."""
-    with urllib.request.urlopen(f"{upstream}/seen") as response:
-        last: dict[str, Any] = json.load(response)[-1]
-    return last
 
 
 def test_openai_chat(chat: Any) -> None:
@@ -177,7 +105,7 @@ def test_openai_responses(chat: Any, upstream: str) -> None:
 
 def test_openai_text_completions_and_models(chat: Any) -> None:
     answer = chat.completions.create(model="stub", prompt=["a", "b"], max_tokens=3)
-    assert [choice.text for choice in answer.choices] == ["the answer is"] * 2
+    assert [choice.text.strip() for choice in answer.choices] == ["the answer is"] * 2
     assert answer.usage.roi["charged"] == 6
     pieces = list(chat.completions.create(model="stub", prompt="a", max_tokens=3, stream=True))
     assert "".join(piece.choices[0].text for piece in pieces).strip() == "the answer is"
@@ -189,11 +117,11 @@ def test_openai_text_completions_and_models(chat: Any) -> None:
         chat.embeddings.create(model="stub", input="x")
 
 
-def test_openai_a_spent_budget_and_a_client_that_leaves(proxy: str, chat: Any, upstream: str) -> None:
-    small = openai.OpenAI(base_url=f"{proxy}/small/v1", api_key="unused", timeout=60)
+def test_openai_a_spent_budget_and_a_client_that_leaves(served: Proxy, chat: Any, upstream: str) -> None:
+    small = openai.OpenAI(base_url=f"{served.address}/small/v1", api_key="unused", timeout=60)
     small.chat.completions.create(model="stub", messages=ASKED)
     assert small.chat.completions.create(model="stub", messages=ASKED).choices[0].finish_reason == "length"
-    with pytest.raises(openai.RateLimitError, match="is spent"):
+    with served.refuses(), pytest.raises(openai.RateLimitError, match="is spent"):
         small.chat.completions.create(model="stub", messages=ASKED)
     stream = chat.chat.completions.create(model="stub", messages=ASKED, stream=True)
     next(iter(stream))
@@ -259,26 +187,57 @@ def test_anthropic_tools_there_and_back(claude: Any, upstream: str) -> None:
 
 
 def test_anthropic_errors_and_models(claude: Any, proxy: str) -> None:
-    with pytest.raises(anthropic.BadRequestError) as caught:
+    with pytest.raises(anthropic.NotFoundError) as caught:
         claude.messages.create(model="other", max_tokens=60, messages=ASKED)
-    assert caught.value.body["error"]["type"] == "invalid_request_error"
+    assert caught.value.body["error"]["type"] == "not_found_error"
     with pytest.raises(anthropic.NotFoundError):
         claude.messages.count_tokens(model="stub", messages=ASKED)
     assert [model.id for model in claude.models.list()] == ["stub"]
 
 
-def test_litellm(proxy: str) -> None:
-    options = {"model": "openai/stub", "api_base": f"{proxy}/a/v1", "api_key": "unused"}
-    assert litellm.completion(messages=ASKED, **options).choices[0].message.content == ANSWER
-    pieces = list(litellm.completion(messages=ASKED, stream=True, **options))
-    assert "".join(piece.choices[0].delta.content or "" for piece in pieces) == ANSWER
-    called = litellm.completion(messages=ASKED, tools=TOOLS, **options)
-    assert called.choices[0].message.tool_calls[0].function.name == "ask"
+def test_anthropic_is_told_that_a_budget_is_spent(served: Proxy) -> None:
+    client = anthropic.Anthropic(base_url=f"{served.address}/spent", api_key="unused", timeout=60)
+    for stream in (False, True):
+        with served.refuses(), pytest.raises(anthropic.RateLimitError, match="is spent"):
+            client.messages.create(model="stub", max_tokens=60, messages=ASKED, stream=stream)
 
 
-def test_langchain(proxy: str) -> None:
-    model = langchain_openai.ChatOpenAI(model="stub", base_url=f"{proxy}/a/v1", api_key="unused")
-    assert model.invoke("six times seven?").content == ANSWER
-    assert "".join(str(piece.content) for piece in model.stream("six times seven?")) == ANSWER
-    (call,) = model.bind_tools(TOOLS).invoke("six times seven?").tool_calls
+def test_litellm(served: Proxy) -> None:
+    options = {"model": "openai/stub", "api_base": f"{served.address}/a/v1", "api_key": "unused"}
+    with served.charges(3 * COST):
+        answer = litellm.completion(messages=ASKED, **options)
+        assert (answer.choices[0].message.content, answer.usage.completion_tokens) == (ANSWER, COST)
+        pieces = list(
+            litellm.completion(messages=ASKED, stream=True, stream_options={"include_usage": True}, **options)
+        )
+        assert "".join(piece.choices[0].delta.content or "" for piece in pieces if piece.choices) == ANSWER
+        assert pieces[-1].usage.completion_tokens == COST
+        called = litellm.completion(messages=ASKED, tools=TOOLS, **options)
+    (call,) = called.choices[0].message.tool_calls
+    assert (call.function.name, json.loads(call.function.arguments)) == ("ask", {"question": "6 * 7"})
+    history = [*ASKED, called.choices[0].message, {"role": "tool", "tool_call_id": call.id, "content": "42"}]
+    assert litellm.completion(messages=history, tools=TOOLS, **options).choices[0].message.content == ANSWER
+    spent = {**options, "api_base": f"{served.address}/spent/v1"}
+    for stream in (False, True):
+        with served.refuses(), pytest.raises(litellm.RateLimitError, match="is spent"):
+            list(litellm.completion(messages=ASKED, stream=stream, **spent))
+
+
+def test_langchain(served: Proxy) -> None:
+    model = langchain_openai.ChatOpenAI(model="stub", base_url=f"{served.address}/a/v1", api_key="unused")
+    with served.charges(3 * COST):
+        answer = model.invoke("six times seven?")
+        assert (answer.content, answer.usage_metadata["output_tokens"]) == (ANSWER, COST)
+        pieces = list(model.stream("six times seven?", stream_usage=True))
+        assert "".join(str(piece.content) for piece in pieces) == ANSWER
+        assert sum(piece.usage_metadata["output_tokens"] for piece in pieces if piece.usage_metadata) == COST
+        called = model.bind_tools(TOOLS).invoke("six times seven?")
+    (call,) = called.tool_calls
     assert (call["name"], call["args"]) == ("ask", {"question": "6 * 7"})
+    history = [("user", "six times seven?"), called, {"role": "tool", "tool_call_id": call["id"], "content": "42"}]
+    assert model.bind_tools(TOOLS).invoke(history).content == ANSWER
+    spent = langchain_openai.ChatOpenAI(model="stub", base_url=f"{served.address}/spent/v1", api_key="unused")
+    with served.refuses(), pytest.raises(openai.RateLimitError, match="is spent"):
+        spent.invoke("six times seven?")
+    with served.refuses(), pytest.raises(openai.RateLimitError, match="is spent"):
+        list(spent.stream("six times seven?"))

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from inspect_ai.solver import Generate, TaskState, generate, solver
 from agents.base import Agent, DecisionView, Probs, one_hot
 from agents.integrations.inspect import EvalBudget
 from roi_env.answering.base import ThinkingTier
+from roi_env.answering.prices import Price
 from tests.upstream import Upstream, serving
 
 TIERS = [ThinkingTier("now", 0, 10), ThinkingTier("long", 40, 10, "high")]
@@ -238,3 +240,60 @@ def test_the_example(tmp_path: Path) -> None:
     assert upstream.generated <= sum(spent), "a connection that broke is charged what it may have cost"
     assert 2100 <= spent[0] < 2300
     assert max(spent[1:]) <= 1050
+
+
+PRICES = {"openai-api/local/stub": Price(Decimal(1), Decimal(10))}
+"""A prompt of the endpoint has 9 tokens: an answer at the second tier costs 249 micro-dollars."""
+
+
+@pytest.mark.parametrize("budget", ["0.0001usd", "0.0005usd", "0.002usd", "$0.004", "1usd"])
+def test_dollars_are_charged_to_the_micro_dollar_and_never_overspent(budget: str, tmp_path: Path) -> None:
+    upstream, asked = Upstream(), task()
+    with serving(upstream.app()) as url:
+        made = EvalBudget(asked, budget, prices=PRICES, tiers=TIERS, settings=DIRECT, agent="fixed-2")
+        (log,) = run(asked, url, tmp_path)
+    audit = made.audit()
+    assert audit["unit"] == "micro-usd"
+    assert audit["charged"] == 10 * upstream.generated + 9 * len(upstream.seen) <= audit["budget"]
+    assert (log.status, len(log.samples or ()), audit["within"]) == ("success", 20, True)
+    assert right(log) == (20 if budget == "1usd" else audit["by_status"].get("answered", 0))
+    if budget == "$0.004":
+        assert right(log) >= 12, "what is not spent is not held back"
+    limits = [sample.limit.reason for sample in log.samples or () if sample.limit]
+    assert all("USD" in reason and "tokens" not in reason for reason in limits)
+
+
+def test_every_call_is_charged_at_its_own_models_price(tmp_path: Path) -> None:
+    """Growing prompts too; a model without a price is not asked."""
+
+    @solver
+    def asks_another(name: str) -> Any:
+        async def solve(state: TaskState, generate: Generate) -> TaskState:
+            state = await generate(state)
+            other = get_model(name, base_url=f"{url}/v1", api_key="-", max_retries=0)
+            await other.generate(state.messages)
+            return state
+
+        return solve
+
+    prices = {**PRICES, "openai-api/local/other": Price(Decimal("0.1"), Decimal(1))}
+    upstream = Upstream()
+    with serving(upstream.app()) as url:
+        for name, charged in (("openai-api/local/other", 249 + 25), ("openai-api/local/unknown", 249)):
+            asked = task(3, solver=asks_another(name))
+            made = EvalBudget(asked, "1usd", prices=prices, tiers=TIERS, agent="fixed-2")
+            (log,) = run(asked, url, tmp_path / name)
+            assert made.audit()["charged"] == 3 * charged
+    assert all("no price of the model" in sample.limit.reason for sample in log.samples or () if sample.limit)
+    assert {seen.body["model"] for seen in upstream.seen} == {"stub", "other"}
+
+
+def test_dollars_of_failures_are_the_most_that_they_may_have_cost(tmp_path: Path) -> None:
+    for fault in ("502", "no-usage"):
+        upstream, asked = Upstream(faults=[fault]), task(1)
+        with serving(upstream.app()) as url:
+            made = EvalBudget(asked, "0.01usd", prices=PRICES, tiers=TIERS, agent="fixed-2")
+            run(asked, url, tmp_path / fault, max_retries=1)
+        audit = made.audit()
+        assert 51 * 10 <= audit["charged"] <= made.result.rows[0].reserved
+        assert audit["charged"] >= 10 * upstream.generated + 9 * len(upstream.seen)

@@ -265,7 +265,8 @@ def test_metrics_and_the_log_tell_requests_without_texts(tmp_path: Path, caplog:
 
 
 class EchoesPrompt:
-    """Streams as transformers serve 5.24 does: the whole prompt is a chunk of its own, before exactly ``max_tokens`` tokens."""
+    """Streams as transformers serve 5.24 does: the prompt comes before exactly ``max_tokens`` tokens, what follows the first
+    question as if it were thought."""
 
     def app(self) -> Starlette:
         return Starlette(routes=[Route("/v1/chat/completions", self._chat, methods=["POST"])])
@@ -275,7 +276,9 @@ class EchoesPrompt:
         prompt = "".join(f"<|{turn['role']}|>{turn['content']}<|end|>" for turn in body["messages"]) + "<|assistant|>"
         cap = body.get("max_completion_tokens") or body["max_tokens"]
         words, usage = ["6"] * cap, {"prompt_tokens": 13, "completion_tokens": cap}
-        deltas = [{"role": "assistant"}, {"content": prompt}, *({"reasoning_content": word} for word in words), {}]
+        head, _, tail = prompt.partition("<|assistant|>")
+        echoed = [{"content": f"{head}<|assistant|>"}, *([{"reasoning_content": f"{tail}<think>"}] if tail else [])]
+        deltas = [{"role": "assistant"}, *echoed, *({"reasoning_content": word} for word in words), {}]
 
         async def lines() -> Any:
             for place, delta in enumerate(deltas):
@@ -290,8 +293,15 @@ class EchoesPrompt:
 @pytest.mark.parametrize("cap", [1, 7, 51])
 def test_a_prompt_that_the_endpoint_repeats_is_neither_charged_nor_shown(cap: int, tmp_path: Path) -> None:
     with proxy(EchoesPrompt(), tmp_path, backend="transformers") as (address, budget):
-        pieces = list(stream(address, max_tokens=cap))
-        assert (pieces[-1].usage.completion_tokens, pieces[-1].usage.prompt_tokens) == (cap, 13)
-        assert budget.session.charged == pieces[-1].usage.roi["charged"] == cap
-        assert pieces[-1].usage.roi["overshoot"] == 0
-        assert text_of(pieces) == ""
+        first = {"role": "user", "content": "six times seven?"}
+        history = [first, {"role": "assistant", "content": "42"}, {"role": "user", "content": "seven times seven?"}]
+        for number, messages in enumerate(([first], history), 1):
+            pieces = list(stream(address, max_tokens=cap, messages=messages))
+            assert (pieces[-1].usage.completion_tokens, pieces[-1].usage.prompt_tokens) == (cap, 13)
+            assert pieces[-1].usage.roi["charged"] == cap
+            assert budget.session.charged == number * cap
+            assert pieces[-1].usage.roi["overshoot"] == 0
+            assert text_of(pieces) == ""
+            assert (
+                sum(piece.choices[0].delta.reasoning_content == "6" for piece in pieces[1:-1] if piece.choices) == cap
+            )
