@@ -131,7 +131,7 @@ def run(
     :param checkpoint: file that is written after every iteration, and continued from where it exists: then the result
         is, bit for bit, that of a run that was never interrupted. An interruption at any moment (Ctrl-C) leaves a
         valid file.
-    :returns: after each iteration the weights and the progress.
+    :returns: after each iteration the weights and the progress; once, where the checkpoint is of a finished run.
     :raises CheckpointError: for a checkpoint of another run, or a file that is none.
     """
     config, path = training.config, None if checkpoint is None else Path(checkpoint)
@@ -150,6 +150,8 @@ def run(
         training.learner_group.set_state({COMPONENT_LEARNER: state["learner"]})
         training.next_exam, training.steps = state["next_exam"], state["steps"]
         updates, spent = state["updates"], state["cpu_seconds"]
+        if training.steps >= steps:  # nothing is left to do: its weights are the result
+            yield module_weights(training.learner_group), Progress(training.steps, steps, updates, spent, training.score)
     while training.steps < steps:
         begun, remote = time.process_time(), training.remote_cpu_seconds
         training.train()

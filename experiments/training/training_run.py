@@ -124,7 +124,8 @@ def train_stepwise(
         since = time.perf_counter()
         scores.append(progress.score)
         due = progress.total_steps * (len(curve) + 1) / points
-        if validation is not None and (progress.steps >= due or progress.steps >= progress.total_steps):
+        new = not curve or progress.steps > curve[-1].steps  # a finished run that is resumed has nothing new
+        if validation is not None and new and (progress.steps >= due or progress.steps >= progress.total_steps):
             finite = [score for score in scores if np.isfinite(score)]
             curve.append(
                 Point(

@@ -140,6 +140,15 @@ def test_a_stopped_training_run_goes_on_from_its_checkpoint(tmp_path: Path) -> N
     assert evaluate(loaded, batch).score.tolist() == evaluate(agent, batch).score.tolist()
 
 
+@pytest.mark.parametrize("agent", ["sb3-a2c", "rllib-ppo", "rllib-grpo"])
+def test_a_finished_training_run_that_is_resumed_stays_as_it_is(agent: str, tmp_path: Path) -> None:
+    config_ = TrainConfig(agent=agent, params={"steps": 400}, family=FamilyConfig(family="signal", num_tasks=3))
+    train_run(config_, tmp_path, lambda progress, curve: None)
+    files = {name: (tmp_path / name).read_bytes() for name in ("agent.npz", "agent.parquet")}
+    train_run(read_config(tmp_path), tmp_path, lambda progress, curve: None)
+    assert {name: (tmp_path / name).read_bytes() for name in files} == files
+
+
 def test_train_command_and_its_refusals(tmp_path: Path) -> None:
     command = ["train", "sb3-a2c", "--num-tasks", "3", "--steps", "400", "--param", "num_envs=8", "--out"]
     result = CliRunner().invoke(app, [*command, str(tmp_path / "run")], catch_exceptions=False)
