@@ -248,8 +248,8 @@ def whose_difficulty(one: Case, other: Case) -> dict[str, Any]:
 
     def correlation(a: Floats, b: Floats) -> float:
         """Between the two models, without the noise of their samples."""
-        between = np.corrcoef(a[1:], b[1:])[:2, 2:].mean()
-        return float(between / np.sqrt(np.corrcoef(a[1:])[0, 1] * np.corrcoef(b[1:])[0, 1]))
+        found = np.asarray(np.corrcoef(a[1:], b[1:]))
+        return float(found[:2, 2:].mean() / np.sqrt(found[0, 1] * found[2, 3]))
 
     table = with_column(one.table.select(one.arguments["menu"]), "other", [f"{value:.6f}" for value in theirs[0]])
     told = one._replace(table=table)
