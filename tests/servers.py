@@ -55,7 +55,6 @@ def start_vllm(port: int, model: str | Path = MODEL, parser: bool = True) -> sub
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_USE_V2_MODEL_RUNNER": "0",  # it needs Triton's GPU drivers, and is chosen where Triton happens to be installed
         "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "60",  # 5 s: busy clients meet connections that are just being closed
         "HF_HUB_OFFLINE": "1",
     }

@@ -2,8 +2,8 @@ r"""Reasoning in the open at an endpoint: cut at a tier's cap, and an answer for
 
 An endpoint speaks the dialect ``instruct`` (:mod:`roi_env.answering.dialect`) as a model in this process does. A first request
 generates the reasoning, up to the tier's cap less what is kept for the answer. Where that cut it, a second one goes on with the
-cut text and the text that forces an answer. Where the backend has fields for it (``continues``) both are chat completions; else
-both are text completions, whose prompt is rendered here by the tokenizer's chat template.
+cut text and the text that forces an answer. Where the backend has fields for it (``continues``), and the chat template writes such
+a text where an answer begins, both are chat completions; else both are text completions, whose prompt is rendered here by the tokenizer's chat template.
 
 **What it costs.** Generated tokens of both requests, as the endpoint counts them, and the tokens of the forced text, as if the
 model had written it: so a cap is the same here and in this process, though the endpoint reads the forced text as part of a
@@ -75,6 +75,22 @@ class ForcingSolver(HTTPSolver):
         self.tokenizer, self.dialect = tokenizer, dialect
         self.forced = len(self._ids(dialect.force))
         """Tokens of the text that forces an answer."""
+        self._chats = self.backend.continues is not None and (self._goes_on() or not self.backend.raw)
+
+    def _goes_on(self) -> bool:
+        """Whether the chat template writes the beginning of an answer where the answer would begin: Llama 3's takes line breaks
+        off it, Qwen3's leaves out the empty think block that its prompt ends with."""
+        if not self.tokenizer.chat_template:
+            return False
+        asked = [{"role": "user", "content": "?"}]
+        begun = [*asked, {"role": "assistant", "content": self.dialect.force}]
+        try:
+            there = self.tokenizer.apply_chat_template(
+                begun, tokenize=False, continue_final_message=True, **self.dialect.variables
+            )
+            return bool(there == self.dialect.rendered(self.tokenizer, asked) + self.dialect.force)
+        except Exception:  # whatever a template raises: it does not write it so
+            return False
 
     def check(self, tiers: Sequence[ThinkingTier]) -> None:
         """Refuse tiers that leave no token to answer.
@@ -174,7 +190,7 @@ class ForcingSolver(HTTPSolver):
         tier = ThinkingTier(ask.tier.name if begun else REASONING, 0, cap)
         ask = ask._replace(tier=tier, cap=cap, meter=None, sink=None)
         messages = self._messages(ask)
-        if self.backend.continues is not None:
+        if self._chats:
             turns = (*messages, Message("assistant", begun)) if begun else messages
             return await super().answer(ask._replace(messages=turns, continues=bool(begun)))
         said = [] if self.system is None else [{"role": "system", "content": self.system}]

@@ -32,7 +32,7 @@ def proxy(upstream: Upstream, budget: int, folder: Path, backend: str = "vllm") 
     with serving(upstream.app()) as url:
         solver = ForcingSolver(f"{url}/v1", "stub", backend, tokenizer=TOKENIZER, first_wait=0.01)
         made = make_budget("a", budget, solver, TIERS, "fixed-2", 20, 4, folder)
-        with serving(application([made], solver)) as address:
+        with serving(application([made])) as address:
             yield f"{address}/a/v1"
 
 
@@ -93,7 +93,7 @@ def test_a_file_of_tiers_says_how_models_speak(tmp_path: Path) -> None:
         solver = endpoints.menu_solver([menu], endpoints.Connection())
         served = [Served(menu.name, menu.tiers, menu.rates, menu.models)]
         budget = make_budget("a", 10**4, solver, served, "fixed-2", 20, 4, tmp_path)
-        with serving(application([budget], solver)) as address:
+        with serving(application([budget])) as address:
             asked = client(f"{address}/a/v1").chat.completions.create(
                 model="auto", messages=[{"role": "user", "content": "x"}]
             )

@@ -22,7 +22,9 @@ from tests.tiny_models import CHAT, tiny_tokenizer
 from tests.upstream import Upstream, serving
 
 FORCE = INSTRUCT.force
-TOKENIZER = tiny_tokenizer(CHAT)
+# As Qwen2.5's: a turn is written alike whether it is begun or there.
+ALIKE = CHAT.replace("<|im_start|>assistant\n", "{{ '<|im_start|>assistant\n' }}")
+TOKENIZER = tiny_tokenizer(ALIKE)
 FORCED = len(TOKENIZER(FORCE, add_special_tokens=False).input_ids)
 ANSWER = FORCED + 5
 TIERS = [INSTRUCT.tier("now", 0, ANSWER), INSTRUCT.tier("short", ANSWER + 6, ANSWER), INSTRUCT.tier("long", 60, ANSWER)]
@@ -134,6 +136,31 @@ def test_a_rendered_prompt_stands_where_nothing_else_goes_on(backend: str) -> No
     assert (first["prompt"], first["max_tokens"]) == (rendered, 6)
     assert (second["prompt"], second["max_tokens"]) == (rendered + "hm hm hm hm hm hm" + FORCE, ANSWER - FORCED)
     assert reply.tokens == SHORT.most_tokens == upstream.generated + FORCED
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        ALIKE + "{%- if add_generation_prompt -%}<think>\n\n</think>\n\n{%- endif -%}",
+        ALIKE.replace("message.content }}", "message.content | trim }}"),
+        None,
+    ],
+)
+def test_a_template_that_writes_an_answer_otherwise_is_rendered_here(template: str | None) -> None:
+    upstream, own = Upstream(answer=speaks(100), thinks=0), tiny_tokenizer(template)
+
+    async def run(url: str) -> Reply:
+        one = ForcingSolver(f"{url}/v1", "stub", "vllm", tokenizer=own)
+        try:
+            return await one.answer(Ask(QUESTIONS[1], SHORT, SHORT.most_tokens))
+        finally:
+            await one.close()
+
+    with serving(upstream.app()) as url:
+        reply = asyncio.run(run(url))
+    first, second = (seen.body["prompt"] for seen in upstream.seen)
+    assert second == first + "hm hm hm hm hm hm" + FORCE
+    assert reply.tokens == SHORT.most_tokens
 
 
 def test_a_prompt_begins_once() -> None:
