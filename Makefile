@@ -15,11 +15,12 @@ endif
 compare: .venv/ready
 	$(BIN)/roi compare --workers $(WORKERS)
 
+# One thread a worker: the workers share the cores already.
 test: .venv/ready
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 test-fast: .venv/ready
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow"
 
 # Statements that the tests run, in subprocesses too; tests that start clusters take three times as long.
 coverage: .venv/ready

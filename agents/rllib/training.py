@@ -151,7 +151,10 @@ def run(
         training.next_exam, training.steps = state["next_exam"], state["steps"]
         updates, spent = state["updates"], state["cpu_seconds"]
         if training.steps >= steps:  # nothing is left to do: its weights are the result
-            yield module_weights(training.learner_group), Progress(training.steps, steps, updates, spent, training.score)
+            yield (
+                module_weights(training.learner_group),
+                Progress(training.steps, steps, updates, spent, training.score),
+            )
     while training.steps < steps:
         begun, remote = time.process_time(), training.remote_cpu_seconds
         training.train()

@@ -17,7 +17,7 @@ from experiments.commands.record import OPEN_TIERS
 from experiments.config import ConfigError
 from experiments.options import Imports, option_groups, own_agents
 from experiments.serving.amounts import parse_tokens
-from experiments.serving.menus import Menu, check_unit, read_menus
+from experiments.serving.menus import Menu, check_unit, menu_solver, read_menus
 from experiments.terminal import console, progress_bar
 from roi_env.answering.dialect import OPEN_ANSWER_TOKENS
 from roi_env.answering.prices import TOKENS
@@ -241,7 +241,7 @@ def answer(
     try:
         controller = BudgetController(
             agent,
-            _Absent() if menu_asked is None else endpoints.menu_solver([menu_asked], connection, **http),
+            _Absent() if menu_asked is None else menu_solver([menu_asked], connection, **http),
             amount,
             tiers=tiers,
             window=window,

@@ -16,10 +16,9 @@ from experiments.config import ConfigError
 from experiments.terminal import console
 
 if TYPE_CHECKING:
-    from experiments.serving.menus import Menu
     from roi_env.answering.base import Question, ThinkingTier
     from roi_env.answering.dialect import Dialect
-    from roi_env.answering.http import ByTier, HTTPSolver
+    from roi_env.answering.http import HTTPSolver
 
 Endpoint = Annotated[str | None, typer.Option(help="Base address of an endpoint, e.g. http://127.0.0.1:8000/v1")]
 BackendName = Annotated[
@@ -305,29 +304,6 @@ def http_solver(
         raise ConfigError(f"--body is not JSON: {error}") from None
     except ValueError as error:
         raise ConfigError(str(error)) from error
-
-
-def menu_solver(menus: Sequence[Menu], connection: Connection, **options: Any) -> ByTier:
-    """The solver of menus: every tier is asked of its own endpoint.
-
-    :param options: of all of them, as in :func:`http_solver`.
-    """
-    from roi_env.answering.http import ByTier
-
-    made: dict[tuple[Any, ...], HTTPSolver] = {}
-    solvers = {}
-    for seat in (seat for menu in menus for seat in menu.seats):
-        place = (seat.endpoint, seat.model, seat.backend, seat.key_env, seat.speech, seat.tokenizer)
-        if place not in made:
-            own = replace(connection, key_env=seat.key_env, tokenizer=seat.tokenizer)
-            spoken = seat.speech.at_endpoint(own, options.get("prompt"))
-            made[place] = http_solver(seat.endpoint, seat.model, seat.backend, own, spoken, **options)
-        try:
-            made[place].check([seat.tier])
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
-        solvers[seat.tier.name] = made[place]
-    return ByTier(solvers)
 
 
 def refuse_beside_tiers(connection: Connection, where: str, **options: Any) -> None:

@@ -27,7 +27,7 @@ from experiments.serving.app import application
 from experiments.serving.attend import Queue
 from experiments.serving.budget import Budget, Served, check_models, make_budget
 from experiments.serving.guard import BODY_SECONDS, LOOPBACK, patient_protocol
-from experiments.serving.menus import Menu, check_unit, read_menus
+from experiments.serving.menus import Menu, check_unit, menu_solver, read_menus
 from experiments.serving.metrics import log_to_stderr
 from experiments.terminal import console
 from roi_env.answering.dialect import OPEN_ANSWER_TOKENS
@@ -87,7 +87,7 @@ class Upstream:
             for note in (note for menu in menus for note in menu.dearer_first()):
                 endpoints.report(note)
             served = [Served(menu.name, menu.tiers, menu.rates, menu.models) for menu in menus]
-            return endpoints.menu_solver(menus, connection, **http), served
+            return menu_solver(menus, connection, **http), served
         if self.upstream is None:
             raise ConfigError("give the endpoint: --upstream URL, or `tiers:` in --config FILE")
         name, tiers = self.model or endpoints.only_model(self.upstream, self.backend, connection), self.tiers(spoken)

@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from experiments.commands import endpoints
 from experiments.config import ConfigError
@@ -27,6 +27,9 @@ from roi_env.answering.base import SKIP, ThinkingTier
 from roi_env.answering.dialect import OPEN_ANSWER_TOKENS, Dialect
 from roi_env.answering.prices import Price, Rates
 from roi_env.sources.units import UNIT_NAMES, Unit
+
+if TYPE_CHECKING:
+    from roi_env.answering.http import ByTier, HTTPSolver
 
 DEFAULT = "auto"
 _OPEN = ("dialect", "tokenizer", "force", "answer")
@@ -225,6 +228,29 @@ def _price(value: Any, where: str) -> Price:
         return Price(*numbers)
     except ValueError as error:
         raise ConfigError(f"{where}.{error}") from None
+
+
+def menu_solver(menus: Sequence[Menu], connection: endpoints.Connection, **options: Any) -> ByTier:
+    """The solver of menus: every tier is asked of its own endpoint.
+
+    :param options: of all of them, as in :func:`experiments.commands.endpoints.http_solver`.
+    """
+    from roi_env.answering.http import ByTier
+
+    made: dict[tuple[Any, ...], HTTPSolver] = {}
+    solvers = {}
+    for seat in (seat for menu in menus for seat in menu.seats):
+        place = (seat.endpoint, seat.model, seat.backend, seat.key_env, seat.speech, seat.tokenizer)
+        if place not in made:
+            own = replace(connection, key_env=seat.key_env, tokenizer=seat.tokenizer)
+            spoken = seat.speech.at_endpoint(own, options.get("prompt"))
+            made[place] = endpoints.http_solver(seat.endpoint, seat.model, seat.backend, own, spoken, **options)
+        try:
+            made[place].check([seat.tier])
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        solvers[seat.tier.name] = made[place]
+    return ByTier(solvers)
 
 
 def check_unit(unit: Unit, menus: Sequence[Menu], budget: str, where: str) -> None:

@@ -17,7 +17,7 @@ from experiments.commands import endpoints
 from experiments.config import ConfigError
 from experiments.serving.app import application
 from experiments.serving.budget import Served, make_budget
-from experiments.serving.menus import read_menus
+from experiments.serving.menus import menu_solver, read_menus
 from roi_env.answering.dialect import INSTRUCT
 from roi_env.answering.forcing import ForcingSolver
 from tests.roi_env.answering.test_forcing import ANSWER, FORCED, TIERS, TOKENIZER, speaks
@@ -90,7 +90,7 @@ def test_a_file_of_tiers_says_how_models_speak(tmp_path: Path) -> None:
         (menu,) = read_menus(config)
         assert [tier.most_tokens for tier in menu.tiers] == [32, 256, 300, 400]
         assert [INSTRUCT.reasoning(tier) for tier in menu.tiers[:3]] == [0, 224, 280]
-        solver = endpoints.menu_solver([menu], endpoints.Connection())
+        solver = menu_solver([menu], endpoints.Connection())
         served = [Served(menu.name, menu.tiers, menu.rates, menu.models)]
         budget = make_budget("a", 10**4, solver, served, "fixed-2", 20, 4, tmp_path)
         with serving(application([budget])) as address:
@@ -125,4 +125,4 @@ def test_tiers_that_leave_no_answer_are_refused(tmp_path: Path) -> None:
     more = f"dialect: instruct, tokenizer: {MODEL}, answer: {ANSWER - FORCED}"
     config.write_text(f"tiers:\n- {{name: a, endpoint: http://h/v1, model: m, backend: vllm, cap: 90, {more}}}\n")
     with pytest.raises(ConfigError, match="tier 'a' keeps 5 tokens for the forced text"):
-        endpoints.menu_solver(read_menus(config), endpoints.Connection())
+        menu_solver(read_menus(config), endpoints.Connection())

@@ -31,7 +31,7 @@ from experiments.config import ConfigError
 from experiments.serving.amounts import Plan, read_plans
 from experiments.serving.app import application
 from experiments.serving.budget import Served, make_budget
-from experiments.serving.menus import read_menus
+from experiments.serving.menus import menu_solver, read_menus
 from roi_env.answering.base import ThinkingTier
 from roi_env.answering.ledger import JournalError
 from roi_env.answering.prices import Price
@@ -89,7 +89,7 @@ def proxy(
         config = folder / "serve.yaml"
         config.write_text(TIERS.format(small=one, large=two) + f"budgets: {budgets}\n")
         menus = read_menus(config)
-        solver = endpoints.menu_solver(menus, endpoints.Connection(retries=0), concurrency=64)
+        solver = menu_solver(menus, endpoints.Connection(retries=0), concurrency=64)
         served = [Served(menu.name, menu.tiers, menu.rates, menu.models) for menu in menus]
         made = [
             make_budget(plan.name, plan, solver, served, agent, 50, window, folder / "state")
@@ -265,7 +265,7 @@ def test_what_has_no_price_is_refused_in_dollars(fields: dict[str, Any], param: 
             "budgets: {a: 5usd}\n"
         )
         menus = read_menus(config)
-        solver = endpoints.menu_solver(menus, endpoints.Connection())
+        solver = menu_solver(menus, endpoints.Connection())
         served = [Served(menu.name, menu.tiers, menu.rates, menu.models) for menu in menus]
         budget = make_budget("a", read_plans(config)[0], solver, served, "fixed-1", 5, 1, tmp_path)
         with serving(application([budget])) as address:
@@ -401,7 +401,7 @@ def test_the_example_serves_two_models(tmp_path: Path, monkeypatch: pytest.Monke
         menus = read_menus(config)
         assert [menu.name for menu in menus] == ["auto", "small"]
         assert not [note for menu in menus for note in menu.dearer_first()]
-        solver = endpoints.menu_solver(menus, endpoints.Connection())
+        solver = menu_solver(menus, endpoints.Connection())
         served = [Served(menu.name, menu.tiers, menu.rates, menu.models) for menu in menus]
         budgets = [
             make_budget(plan.name, plan, solver, served, "online-lp", 20, 8, tmp_path) for plan in read_plans(config)
@@ -477,7 +477,7 @@ def test_several_models_share_a_budget_of_tokens(tmp_path: Path) -> None:
             "menus: {both: [s, l], one: [l]}\nbudgets: {a: 100}\n"
         )
         menus = read_menus(config)
-        solver = endpoints.menu_solver(menus, endpoints.Connection())
+        solver = menu_solver(menus, endpoints.Connection())
         served = [Served(menu.name, menu.tiers, menu.rates, menu.models) for menu in menus]
         budget = make_budget("a", read_plans(config)[0], solver, served, "fixed-1", 5, 1, tmp_path)
         assert budget.sessions["both"].problem.one_request == (0, 0), "two models are not one request cut at two caps"

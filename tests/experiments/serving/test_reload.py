@@ -20,7 +20,7 @@ from experiments.commands.serve import Access, _Budgets
 from experiments.serving.amounts import Plan, read_plans
 from experiments.serving.app import application
 from experiments.serving.budget import Budget, Served, make_budget
-from experiments.serving.menus import Menu, read_menus
+from experiments.serving.menus import Menu, menu_solver, read_menus
 from tests.experiments.serving.test_budgets import says, started, until
 from tests.experiments.serving.test_menus import ask
 from tests.upstream import Upstream, serving
@@ -83,7 +83,7 @@ def test_what_was_learned_counts_at_the_new_prices(tmp_path: Path, monkeypatch: 
     config, upstream = tmp_path / "serve.yaml", Upstream(thinks=0)
 
     def maker(menus: Sequence[Menu], plans: Sequence[Plan]) -> Callable[[Plan], Budget]:
-        solver = endpoints.menu_solver(menus, endpoints.Connection(), concurrency=8)
+        solver = menu_solver(menus, endpoints.Connection(), concurrency=8)
         served = [Served(menu.name, menu.tiers, menu.rates, menu.models) for menu in menus]
         return lambda plan: make_budget(plan.name, plan, solver, served, "online-lp", 50, 8, tmp_path / "state")
 

@@ -212,14 +212,14 @@ def test_agents_that_read_are_told_of_questions_without_text() -> None:
 @pytest.mark.parametrize("layers", [0, 1])
 def test_how_long_it_will_take_is_said_before_it_begins(layers: int, tmp_path: Path) -> None:
     model = str(tiny_model(tmp_path / "model"))
-    recipe = dataclasses.replace(RECIPE_, layers=layers, single_epochs=3, exam_epochs=0)
+    recipe = dataclasses.replace(RECIPE_, layers=layers, single_epochs=1, exam_epochs=0)
     train, validation, order = split("train"), split("validation"), []
     fine_tune(
         model, recipe, tmp_path / "out", {}, train, validation,
         lambda what, done, total: order.append(what.split(",")[0]), lambda text: order.append(text),
     )  # fmt: skip
     said, *then = order
-    assert f"{3 * recipe.states * len(train):,} to learn from" in said
+    assert f"{recipe.states * len(train):,} to learn from" in said
     assert "hours at most" in said
     # What lower layers make of prompts is computed once, where there are such layers.
     assert list(dict.fromkeys(then)) == ["reading with layers that are not trained"] * layers + ["single problems"]
