@@ -13,13 +13,11 @@ import typer
 from rich.table import Table
 
 from experiments.commands import endpoints
-from experiments.commands.record import OPEN_TIERS
 from experiments.config import ConfigError
 from experiments.options import Imports, option_groups, own_agents
 from experiments.serving.amounts import parse_tokens
 from experiments.serving.menus import Menu, check_unit, menu_solver, read_menus
 from experiments.terminal import console, progress_bar
-from roi_env.answering.dialect import OPEN_ANSWER_TOKENS
 from roi_env.answering.prices import TOKENS
 from roi_env.exams.config import parse_budget
 from roi_env.sources.units import COST_NAMES, Unit, cost_text, cost_with_unit
@@ -135,12 +133,7 @@ class Answerer:
             menu = _menu(self.tiers_file)
             return menu, list(menu.tiers)
         endpoints.parse_tiers(self.tier or TIERS, 1)  # what is written wrongly is said before anything is read
-        whole = spoken is not None and spoken.whole_caps
-        return None, endpoints.parse_tiers(
-            self.tier or (OPEN_TIERS if whole else TIERS),
-            self.answer_tokens or (OPEN_ANSWER_TOKENS if whole else ANSWER_TOKENS),
-            spoken,
-        )
+        return None, endpoints.chosen_tiers(self.tier, self.answer_tokens, spoken, TIERS, ANSWER_TOKENS)
 
     def solver(
         self,

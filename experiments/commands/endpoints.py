@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from roi_env.answering.dialect import Dialect
     from roi_env.answering.http import HTTPSolver
 
+OPEN_TIERS = ("256=256", "512=512", "1024=1024")
+"""The paper's levels, of models that reason in the open."""
 Endpoint = Annotated[str | None, typer.Option(help="Base address of an endpoint, e.g. http://127.0.0.1:8000/v1")]
 BackendName = Annotated[
     str,
@@ -166,6 +168,23 @@ class Speech(Dialects):
 def report(text: str) -> None:
     """Tell the user something that needs attention."""
     console.print(f"[yellow]{escape(text)}[/]", highlight=False, soft_wrap=True)
+
+
+def chosen_tiers(
+    tier: Sequence[str] | None, answer: int | None, spoken: Dialect | None, default: Sequence[str], default_answer: int
+) -> list[ThinkingTier]:
+    """Tiers of the options; where they say nothing those of the dialect, else a command's own.
+
+    :param tier: ``--tier``; ``answer``: ``--answer-tokens``.
+    :param spoken: how the model speaks; None: an endpoint cuts thoughts itself.
+    :param default: tiers of models that think in a block, which keep ``default_answer`` tokens for the answer.
+    :raises ConfigError: see :func:`parse_tiers`.
+    """
+    from roi_env.answering.dialect import OPEN_ANSWER_TOKENS
+
+    if spoken is not None and spoken.whole_caps:
+        default, default_answer = OPEN_TIERS, OPEN_ANSWER_TOKENS
+    return parse_tiers(tier or default, answer or default_answer, spoken)
 
 
 def parse_tiers(texts: Sequence[str], answer: int, dialect: Dialect | None = None) -> list[ThinkingTier]:

@@ -16,7 +16,6 @@ from experiments.commands import endpoints
 from experiments.config import ConfigError
 from experiments.options import option_groups
 from experiments.terminal import console, progress_bar
-from roi_env.answering.dialect import OPEN_ANSWER_TOKENS
 
 if TYPE_CHECKING:
     from agents.llm.small_model.tasks import Task
@@ -34,8 +33,6 @@ PAIRS = 2
 SEEDS_KILL = "0.32"
 """Version of vLLM that was seen to die of seeded requests (built for the CPU)."""
 _TIERS = ("answer=0", "short=48", "long=160")
-OPEN_TIERS = ("256=256", "512=512", "1024=1024")
-"""The paper's levels, of models that reason in the open."""
 Grader = Annotated[
     str | None,
     typer.Option(
@@ -196,11 +193,7 @@ def record(
     job = _Job(
         questions,
         [] if whole or asked.grader is not None else tasks,
-        endpoints.parse_tiers(
-            tier or (OPEN_TIERS if whole else _TIERS),
-            answer_tokens or (OPEN_ANSWER_TOKENS if whole else ANSWER_TOKENS),
-            spoken,
-        ),
+        endpoints.chosen_tiers(tier, answer_tokens, spoken, _TIERS, ANSWER_TOKENS),
         samples,
         file,
         out,

@@ -19,7 +19,6 @@ import typer
 
 from experiments.commands import endpoints
 from experiments.commands.answer import ANSWER_TOKENS, TIERS
-from experiments.commands.record import OPEN_TIERS
 from experiments.config import ConfigError
 from experiments.options import Imports, option_groups, own_agents
 from experiments.serving.amounts import NAME, Plan, check_units, parse_amount, read_file, read_plans
@@ -30,7 +29,6 @@ from experiments.serving.guard import BODY_SECONDS, LOOPBACK, patient_protocol
 from experiments.serving.menus import Menu, check_unit, menu_solver, read_menus
 from experiments.serving.metrics import log_to_stderr
 from experiments.terminal import console
-from roi_env.answering.dialect import OPEN_ANSWER_TOKENS
 from roi_env.sources.units import cost_text, cost_with_unit
 
 if TYPE_CHECKING:
@@ -60,9 +58,7 @@ class Upstream:
 
         :param spoken: how the model speaks; None: the endpoint cuts thoughts itself.
         """
-        answer = ANSWER_TOKENS if spoken is None else OPEN_ANSWER_TOKENS
-        default = TIERS if spoken is None else OPEN_TIERS
-        return endpoints.parse_tiers(self.tier or default, self.answer_tokens or answer, spoken)
+        return endpoints.chosen_tiers(self.tier, self.answer_tokens, spoken, TIERS, ANSWER_TOKENS)
 
     def open(
         self,
@@ -78,11 +74,8 @@ class Upstream:
         :raises ConfigError: where both are given, or none.
         """
         if menus:
-            said: dict[str, Any] = (
-                asdict(self)
-                | {"dialect": spoken and spoken.name}
-                | {"backend": None if self.backend == "generic" else self.backend}
-            )
+            said: dict[str, Any] = asdict(self) | {"dialect": spoken and spoken.name}
+            said["backend"] = None if self.backend == "generic" else self.backend
             endpoints.refuse_beside_tiers(connection, f"{config}: tiers", **said)
             for note in (note for menu in menus for note in menu.dearer_first()):
                 endpoints.report(note)

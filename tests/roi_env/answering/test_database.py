@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -189,6 +190,17 @@ def test_a_journal_of_an_earlier_version_is_read_in_once(tmp_path: Path) -> None
     assert journal.read_bytes().startswith(before), "nothing recorded is lost"
 
 
+def set_clock(monkeypatch: pytest.MonkeyPatch, now: Callable[[], datetime]) -> None:
+    """The database's clock says what a function says."""
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return now()
+
+    monkeypatch.setattr(database, "datetime", Clock)
+
+
 @pytest.mark.parametrize(
     ("carry", "charge", "left"), [(False, 30, 100), (True, 30, 170), (False, 120, 80), (True, 120, 80)]
 )
@@ -197,12 +209,7 @@ def test_a_new_period_begins_anew(
 ) -> None:
     now = datetime(2026, 1, 31, 23, 59, tzinfo=UTC)
 
-    class Clock(datetime):
-        @classmethod
-        def now(cls, tz: Any = None) -> Any:
-            return now
-
-    monkeypatch.setattr(database, "datetime", Clock)
+    set_clock(monkeypatch, lambda: now)
     ledger = books(tmp_path, period="day", carry=carry)
     waiting = ledger.enter((1, "q", 1, 0), 1)
     ledger.settle(ledger.enter((0, "q", 1, 100), 40), charge, FACTS)
@@ -218,12 +225,7 @@ def test_a_clock_that_is_put_back_begins_no_period(tmp_path: Path, monkeypatch: 
     now = before = datetime(2026, 1, 31, 23, 59, tzinfo=UTC)
     after = datetime(2026, 2, 1, 0, 0, tzinfo=UTC)
 
-    class Clock(datetime):
-        @classmethod
-        def now(cls, tz: Any = None) -> Any:
-            return now
-
-    monkeypatch.setattr(database, "datetime", Clock)
+    set_clock(monkeypatch, lambda: now)
     ledger = books(tmp_path, period="month")
     for moment in (after, before, after, before, after):  # as two machines whose clocks differ would ask
         now = moment
