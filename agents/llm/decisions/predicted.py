@@ -12,7 +12,7 @@ import torch
 from agents.base import Agent, DecisionView, ExamsView, Problem, Probs, State, make_agent
 from agents.llm.decisions.agent import asked
 from agents.llm.decisions.policy import load_tokenizer, question_texts
-from agents.llm.decisions.tag_logits import PromptEncoder, joined
+from agents.llm.decisions.tag_logits import PromptEncoder
 from agents.llm.prompts import ample
 from agents.rllib.networks import one_thread
 from roi_env.sources.source import Laws, laws_from_cells
@@ -105,12 +105,9 @@ class PredictedLevels(Agent):
         """(Q, K + 1) probabilities of the levels 0 .. K where nothing is scarce, K the refusal."""
         actions = self.problem.num_tiers + 1
         encoder = PromptEncoder(load_tokenizer(self.model), levels=actions)
-        questions = encoder.questions(texts)
-        left, tasks_left = ample(int(self.problem.level_edges.max()))
-        states = np.repeat(encoder.states(np.array([left]), np.array([tasks_left])), len(texts), 0)
-        prompts = joined(questions, states, (questions.shape[1], states.shape[1]))
+        prompts = encoder.prompts(texts, *ample(int(self.problem.level_edges.max())))
         with torch.inference_mode(), one_thread():
-            logits = asked(self.model, self.dtype, prompts, questions.shape[1], actions)
+            logits = asked(self.model, self.dtype, *prompts, actions)
         # Action 0 skips, which is the last level.
         return np.roll(logits.double().softmax(1).cpu().numpy(), -1, 1)
 

@@ -125,6 +125,15 @@ class PromptEncoder:
         self._states.update(zip(new, encoded, strict=True))
         return _padded([self._states[pair] for pair in named])[inverse.ravel()]
 
+    def prompts(self, texts: Sequence[str], remaining: npt.ArrayLike, tasks_left: npt.ArrayLike) -> tuple[Ids, int]:
+        """(D, width) encoded prompts of D questions, and the width of the questions.
+
+        :param remaining: tokens left, one number or one a question; ``tasks_left`` likewise.
+        """
+        questions = self.questions(texts)
+        states = self.states(*(np.broadcast_to(one, len(texts)) for one in (remaining, tasks_left)))
+        return joined(questions, states, (questions.shape[1], states.shape[1])), questions.shape[1]
+
     @property
     def shared(self) -> int:
         """Number of tokens that all state lines begin with: up to the number of tokens left."""

@@ -22,7 +22,7 @@ import numpy.typing as npt
 import torch
 
 from agents.llm.decisions.policy import LMPolicy, load_tokenizer, model_source
-from agents.llm.decisions.tag_logits import Ids, PromptEncoder, joined
+from agents.llm.decisions.tag_logits import Ids, PromptEncoder
 from agents.llm.mcft.rejection import Sampled, write_labels
 from agents.llm.mcft.training import LABELS, RECIPE, Watch, draw_exam, planned, write_json
 from agents.llm.prompts import NUM_LEVELS, REFUSED
@@ -336,9 +336,8 @@ class _Trainer:
 
     def _prompts(self, decisions: Sequence[Decision]) -> tuple[Ids, int]:
         """Encoded prompts, and the width of their questions."""
-        questions = self.encoder.questions([one.text for one in decisions])
-        states = self.encoder.states(*(np.array([one[at] for one in decisions]) for at in (1, 2)))
-        return joined(questions, states, (questions.shape[1], states.shape[1])), questions.shape[1]
+        left, tasks_left = [one.remaining for one in decisions], [one.tasks_left for one in decisions]
+        return self.encoder.prompts([one.text for one in decisions], left, tasks_left)
 
     def _loss(self, together: Examples) -> torch.Tensor:
         """(D,) nats a label."""

@@ -23,15 +23,12 @@ def tag_probabilities(
     """(Q, num_levels) probabilities of the levels 0, 1, .. as the next token of a decision prompt, tags alone; the last refuses."""
     import torch
 
-    from agents.llm.decisions.tag_logits import PromptEncoder, action_tags, joined, tag_logits
+    from agents.llm.decisions.tag_logits import PromptEncoder, action_tags, tag_logits
 
-    encoder = PromptEncoder(tokenizer, levels=num_levels)
-    questions = encoder.questions(texts)
-    states = encoder.states(np.array([remaining]), np.array([tasks_left]))
-    prompts = joined(questions, np.repeat(states, len(texts), 0), (questions.shape[1], states.shape[1]))
+    prompts = PromptEncoder(tokenizer, levels=num_levels).prompts(texts, remaining, tasks_left)
     skip, *solve = action_tags(tokenizer, num_levels)
     with torch.inference_mode():
-        logits = tag_logits(model, prompts, questions.shape[1], [*solve, skip])
+        logits = tag_logits(model, *prompts, [*solve, skip])
     return np.asarray(logits.double().softmax(1).cpu().numpy())
 
 
