@@ -15,12 +15,15 @@ endif
 compare: .venv/ready
 	$(BIN)/roi compare --workers $(WORKERS)
 
-# One thread a worker: the workers share the cores already.
+# One thread a worker: the workers share the cores already. One worker more than `make compare` has, since tests wait for
+# clusters, servers and processes; in the order of tests/conftest.py.
+TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $$(($(WORKERS) + 1)) --dist loadfile --no-loadscope-reorder
+
 test: .venv/ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(TEST)
 
 test-fast: .venv/ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow"
+	$(TEST) -m "not slow"
 
 # Statements that the tests run, in subprocesses too; tests that start clusters take three times as long.
 coverage: .venv/ready
