@@ -28,8 +28,8 @@ DECISION_COST = 1
 """Tokens of a level tag."""
 ANSWER_TOKENS = 24
 TASKS = "tasks"
-PAIRS = 2
-"""Times the rows of a batch: (question, sample) pairs between two writes of a journal."""
+PAIRS = 512
+"""(question, sample) pairs that a model is given together, if it does not take more: many, as the last of them write alone."""
 SEEDS_KILL = "0.32"
 """Version of vLLM that was seen to die of seeded requests (built for the CPU)."""
 _TIERS = ("answer=0", "short=48", "long=160")
@@ -492,7 +492,7 @@ def _record_here(job: _Job, model: str, settings: dict[str, Any]) -> None:
                     solver,
                     check,
                     kept,
-                    batch=PAIRS * solver.batch,
+                    batch=max(PAIRS, 2 * solver.batch),
                     watch=lambda done, _: bar.update(shown, completed=done),
                 )
             table = outcome_table(

@@ -8,7 +8,7 @@ keeps a budget must settle every request.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -101,8 +101,8 @@ class Solver(Protocol):
     name: str
     paired: bool
 
-    def generate(self, requests: Sequence[Request]) -> list[Generation]:
-        """One generation for each request, in their order."""
+    def finished(self, requests: Sequence[Request]) -> Iterator[list[tuple[int, Generation]]]:
+        """Generations and the numbers of their requests, as they are finished: all of a question's sample together."""
         ...
 
 

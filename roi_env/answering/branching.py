@@ -8,7 +8,7 @@ length at which an answer is to be forced, a copy of its row goes on from there,
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -106,15 +106,15 @@ class _Source(NamedTuple):
 @torch.inference_mode()
 def generate(
     model: Any, texts: Sequence[Text], force: Sequence[int], stops: Sequence[int], choose: Choose, rows: int
-) -> list[Made]:
-    """Generate all texts.
+) -> Iterator[list[tuple[int, Made]]]:
+    """Generate all texts: those, by number, that were finished together, as they are finished.
 
     :param model: causal LM of Hugging Face.
     :param force: token ids that are put in where an answer is forced.
     :param stops: token ids that end a text or an answer.
     :param rows: in a batch at most, before answers branch off.
     """
-    return _Batch(model, texts, force, stops, choose, rows).run()
+    yield from _Batch(model, texts, force, stops, choose, rows).run()
 
 
 class _Batch:
@@ -133,12 +133,14 @@ class _Batch:
             prompts.setdefault(text.prompt, []).append(number)
         self.waiting = deque(sorted(prompts.items(), key=lambda item: len(item[0])))
 
-    def run(self) -> list[Made]:
+    def run(self) -> Iterator[list[tuple[int, Made]]]:
         branched: list[tuple[_Row, _Source]] = []
         while self.rows or branched or self.waiting:
             self._arrange(branched)
             branched = self._steps()
-        return self.done
+            going = {row.number for row in self.rows if not row.ended} | {row.number for row, _ in branched}
+            if finished := {row.number for row in self.rows} - going:
+                yield [(number, self.done[number]) for number in sorted(finished)]
 
     # -- the batch is put together anew -----------------------------------------------------------------------------
 

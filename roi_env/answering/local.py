@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache as cached
 from typing import Any, NamedTuple
@@ -202,19 +202,27 @@ class TransformersSolver:
 
     def generate(self, requests: Sequence[Request]) -> list[Generation]:
         """One generation for each request, in their order."""
-        return self._branched(requests) if self._end_think is None else self._closed(requests)
+        found = dict(one for ready in self.finished(requests) for one in ready)
+        return [found[number] for number in range(len(requests))]
 
-    def _branched(self, requests: Sequence[Request]) -> list[Generation]:
+    def finished(self, requests: Sequence[Request]) -> Iterator[list[tuple[int, Generation]]]:
+        """Generations and the numbers of their requests, as they are finished: all of a question's sample together."""
+        return self._branched(requests) if self._end_think is None else iter([list(enumerate(self._closed(requests)))])
+
+    def _branched(self, requests: Sequence[Request]) -> Iterator[list[tuple[int, Generation]]]:
         """Reasoning in the open: all tiers of a sample in one batch."""
         numbers: dict[tuple[str, str, int], int] = {}
         tiers: list[dict[ThinkingTier, int]] = []  # of each text: its branches
         asked: list[Question] = []
-        for question, tier, sample in requests:
+        of_text: list[list[int]] = []  # its requests
+        for place, (question, tier, sample) in enumerate(requests):
             number = numbers.setdefault((question.dataset, question.question_id, sample), len(numbers))
             if number == len(tiers):
                 tiers.append({})
                 asked.append(question)
+                of_text.append([])
             tiers[number].setdefault(tier, len(tiers[number]))
+            of_text[number].append(place)
         self.check(list(dict.fromkeys(request.tier for request in requests)))
         prompts = {question: tuple(self.prompt(question.text)) for question in dict.fromkeys(asked)}
         texts = []
@@ -225,19 +233,24 @@ class TransformersSolver:
             )
             longest = max(tiers[number], key=lambda tier: tier.most_tokens)
             texts.append(Text(prompts[asked[number]], branches, self._noise(key, "", longest)))
-        made = generate(self.model, texts, self._force, self._stops, self._choose, self.batch)
-        done = []
-        for question, tier, sample in requests:
-            number = numbers[question.dataset, question.question_id, sample]
-            ids, answer = made[number].ids, made[number].answers[tiers[number][tier]]
-            if answer is None:
-                done.append(Generation(self._text(ids), len(ids), False))
-                continue
-            cut = ids[: self.dialect.reasoning(tier)]
-            # What is forced costs as if the model had written it: a cap is a cap of all that stands in the model's turn.
-            text = self._text([*cut, *self._force, *answer])
-            done.append(Generation(text, len(cut) + len(self._force) + len(answer), bool(cut)))
-        return done
+        for ready in generate(self.model, texts, self._force, self._stops, self._choose, self.batch):
+            yield [
+                (
+                    place,
+                    self._answered(made.ids, made.answers[tiers[number][requests[place].tier]], requests[place].tier),
+                )
+                for number, made in ready
+                for place in of_text[number]
+            ]
+
+    def _answered(self, ids: list[int], answer: list[int] | None, tier: ThinkingTier) -> Generation:
+        """Reasoning that ended by itself within a tier (``answer`` None), or that was cut there and the forced answer."""
+        if answer is None:
+            return Generation(self._text(ids), len(ids), False)
+        cut = ids[: self.dialect.reasoning(tier)]
+        # What is forced costs as if the model had written it: a cap is a cap of all that stands in the model's turn.
+        text = self._text([*cut, *self._force, *answer])
+        return Generation(text, len(cut) + len(self._force) + len(answer), bool(cut))
 
     def _closed(self, requests: Sequence[Request]) -> list[Generation]:
         """Reasoning in a block: first the thoughts, then the answers where one must be closed by force."""

@@ -95,7 +95,9 @@ def record(
 ) -> None:
     """Let the solver answer what the journal lacks.
 
-    :param batch: (question, sample) pairs between two writes.
+    What is finished is written at once.
+
+    :param batch: (question, sample) pairs that the solver is given together.
     :param watch: called with pairs done and in all, at the start and after every write.
     """
     wanted = [
@@ -106,19 +108,26 @@ def record(
     ]
     total = len(questions) * samples
     watch(total - len(wanted), total)
+    done = total - len(wanted)
     for start in range(0, len(wanted), batch):
         pairs = wanted[start : start + batch]
-        made = iter(solver.generate([Request(question, tier, sample) for question, sample in pairs for tier in tiers]))
-        journal.append(
-            {
-                "dataset": question.dataset,
-                "question_id": question.question_id,
-                "sample": sample,
-                "tiers": [_outcome(question, next(made), check) for _ in tiers],
-            }
-            for question, sample in pairs
-        )
-        watch(total - len(wanted) + min(start + batch, len(wanted)), total)
+        requests = [Request(question, tier, sample) for question, sample in pairs for tier in tiers]
+        for ready in solver.finished(requests):
+            made: dict[int, dict[int, Generation]] = {}
+            for number, generation in ready:
+                pair, tier_number = divmod(number, len(tiers))
+                made.setdefault(pair, {})[tier_number] = generation
+            journal.append(
+                {
+                    "dataset": question.dataset,
+                    "question_id": question.question_id,
+                    "sample": sample,
+                    "tiers": [_outcome(question, by_tier[tier_number], check) for tier_number in range(len(tiers))],
+                }
+                for (question, sample), by_tier in ((pairs[pair], by_tier) for pair, by_tier in made.items())
+            )
+            done += len(made)
+            watch(done, total)
 
 
 def _outcome(question: Question, made: Generation, check: Checker) -> dict[str, Any]:

@@ -170,6 +170,20 @@ def test_samples_do_not_depend_on_batches_or_company(folders: dict[tuple[str, st
     assert other != together
 
 
+@pytest.mark.parametrize("template", ["instruct", "thinking"])
+def test_samples_come_when_all_their_tiers_are_finished(folders: dict[tuple[str, str], Path], template: str) -> None:
+    solver = TransformersSolver(folders["qwen2", template], dtype="float32", temperature=3, batch=2)
+    asked = requests(TIERS, samples=3) * 2  # a request may come twice
+    groups = list(solver.finished(asked))
+    made = dict(one for ready in groups for one in ready)
+    assert sum(map(len, groups)) == len(made) == len(asked)
+    assert [made[place] for place in range(len(asked))] == solver.generate(asked)
+    for ready in groups:
+        together = {(asked[place].question, asked[place].sample) for place, _ in ready}
+        assert len(ready) == 2 * len(TIERS) * len(together)
+    assert template == "thinking" or len(groups) > 1, "the first need not wait for the last"
+
+
 def test_a_prompt_is_read_once_for_all_samples_and_tiers(folders: dict[tuple[str, str], Path]) -> None:
     solver = TransformersSolver(folders["qwen2", "instruct"], force=FORCE, dtype="float32", batch=5)
     read: list[int] = []
