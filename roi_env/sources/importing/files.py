@@ -6,15 +6,17 @@ declared size is never believed.
 
 from __future__ import annotations
 
+import bz2
 import csv
 import gzip
 import io
 import json
+import lzma
 import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -37,16 +39,30 @@ _ZSTD = 93
 """Method of zip that Python before 3.14 does not know."""
 _SEPARATOR = re.compile(r"sep=(.)\s*$")
 """What Excel writes before a header."""
+_A_TABLE = 2
+"""Rows of a text that make it a table: one that differs before is no log, and others can go on without it."""
 _DELIMITERS = ",;\t|:^~"
 _REFUSED = (
     (b"\x80", "a Python pickle: it runs code when it is read, so it is never opened; write JSON Lines from it"),
     (b"SQLite format 3\x00", "an SQLite database: write the rows as CSV or JSON Lines"),
     (b"\x89HDF", "an HDF5 file: write the rows as Parquet, CSV or JSON Lines"),
+    (b"version https://git-lfs", "a pointer of Git LFS, not the file itself: run `git lfs pull`"),
     (b"ARROW1", "an Arrow file: write it as Parquet"),
-    (b"\xfd7zXZ\x00", "packed with xz: unpack it first"),
-    (b"BZh", "packed with bzip2: unpack it first"),
-    (b"\x28\xb5\x2f\xfd", "packed with zstd: unpack it first"),
 )
+
+
+def _open_zstd(path: Path, mode: str) -> IO[bytes]:
+    return cast(IO[bytes], pa.CompressedInputStream(pa.OSFile(str(path)), "zstd"))
+
+
+_PACKED: dict[bytes, tuple[str, Callable[[Path, str], Any]]] = {
+    b"\x1f\x8b": ("gzip", gzip.open),
+    b"BZh": ("bzip2", bz2.open),
+    b"\xfd7zXZ\x00": ("xz", lzma.open),
+    b"\x28\xb5\x2f\xfd": ("zstd", _open_zstd),
+}
+"""First bytes of packed files: what packs them, and how they are opened."""
+_DAMAGED = (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException)
 
 
 class LogError(ValueError):
@@ -65,6 +81,17 @@ class CompanionError(LogError):
 
     def __init__(self, path: str, message: str) -> None:
         super().__init__(path, message, is_log=True)
+
+
+class LackingError(LogError):
+    """A file whose columns do not say all that a table needs.
+
+    :param lacking: how much is missing; of several files the one that lacks least tells most.
+    """
+
+    def __init__(self, path: str, message: str, lacking: int) -> None:
+        super().__init__(path, message, is_log=True)
+        self.lacking = lacking
 
 
 def printable(text: str) -> str:
@@ -110,7 +137,10 @@ class LogFile:
     def stem(self) -> str:
         """The file's name without the endings of kinds; models' names have points themselves."""
         return re.sub(
-            r"(\.(jsonl|json|ndjson|csv|tsv|txt|parquet|eval))?(\.gz)?$", "", self.path.name, flags=re.IGNORECASE
+            r"(\.(jsonl|json|ndjson|csv|tsv|txt|parquet|eval))?(\.(gz|zst|bz2|xz))?$",
+            "",
+            self.path.name,
+            flags=re.IGNORECASE,
         ) or (self.path.name)
 
     def error(self, message: str, *, is_log: bool = False) -> LogError:
@@ -128,12 +158,12 @@ class LogFile:
         if not self.path.is_file():
             raise self.error("file not found" if not self.path.exists() else "is no ordinary file")
         if self.path.stat().st_size == 0:
-            raise self.error("the file has 0 bytes: copy it again, or leave it out")
+            raise self.error("the file has 0 bytes: copy it again, or leave it out", is_log=True)
         with self.path.open("rb") as file:
-            start = file.read(16)
+            start = file.read(32)
         for mark, what in _REFUSED:
             if start.startswith(mark):
-                raise self.error(f"is {what}")
+                raise self.error(f"is {what}", is_log=True)
         if start.startswith(b"PK"):
             return "zip"
         if start.startswith(b"PAR1"):
@@ -141,14 +171,15 @@ class LogFile:
         with self.open() as raw:
             head = self._read(raw, 2**16)
         if head.startswith(_REFUSED[0][0]):
-            raise self.error(f"is {_REFUSED[0][1]}")
+            raise self.error(f"is {_REFUSED[0][1]}", is_log=True)
         if b"\x00" in head and not head.startswith((b"\xff\xfe", b"\xfe\xff")):
             raise self.error(
-                "holds bytes that no text has: give JSON, JSON Lines, CSV, Parquet or an Inspect log (.eval)"
+                "holds bytes that no text has: give JSON, JSON Lines, CSV, Parquet or an Inspect log (.eval)",
+                is_log=True,
             )
         text = head.decode(self.encoding, "replace").lstrip("\ufeff \t\r\n")
         if not text:
-            raise self.error("holds white space alone: copy it again, or leave it out")
+            raise self.error("holds white space alone: copy it again, or leave it out", is_log=True)
         if text[0] == "[":
             return "json" if not self._first_line_is_whole() else "lines"
         if text[0] == "{":
@@ -175,14 +206,23 @@ class LogFile:
     def _read(self, file: IO[bytes], size: int) -> bytes:
         try:
             return file.read(size)
-        except (OSError, EOFError, zlib.error) as error:
-            raise self.damaged("gzip", error) from error
+        except _DAMAGED as error:
+            raise self._unpacking(error) from error
 
     def open(self) -> IO[bytes]:
-        """The bytes, unpacked where they are gzipped."""
+        """The bytes, unpacked where they are packed."""
+        opener = _PACKED[self._mark][1] if self._mark else Path.open
+        return cast(IO[bytes], opener(self.path, "rb"))
+
+    @cached_property
+    def _mark(self) -> bytes:
+        """The first bytes of a packed file; nothing of another."""
         with self.path.open("rb") as file:
-            packed = file.read(2) == b"\x1f\x8b"
-        return cast(IO[bytes], gzip.open(self.path, "rb")) if packed else self.path.open("rb")
+            start = file.read(8)
+        return next((mark for mark in _PACKED if start.startswith(mark)), b"")
+
+    def _unpacking(self, error: BaseException, place: str = "") -> LogError:
+        return self.damaged(_PACKED[self._mark][0] if self._mark else "text", error, place)
 
     def text(self) -> io.TextIOWrapper:
         """The text; line ends as they are."""
@@ -205,8 +245,8 @@ class LogFile:
                         yield number, line
         except UnicodeDecodeError as error:
             raise self.error(f"line {number + 1} is not UTF-8 text ({error.reason}): save the file as UTF-8") from error
-        except (OSError, EOFError, zlib.error) as error:
-            raise self.damaged("gzip", error, f" after line {number}") from error
+        except _DAMAGED as error:
+            raise self._unpacking(error, f" after line {number}") from error
 
     def _bound(self, size: int, most: int, what: str) -> None:
         if size > most:
@@ -219,8 +259,8 @@ class LogFile:
         try:
             with self.open() as file:
                 data = file.read(MAX_DOCUMENT + 1)
-        except (OSError, EOFError, zlib.error) as error:
-            raise self.damaged("gzip", error) from error
+        except _DAMAGED as error:
+            raise self._unpacking(error) from error
         self._bound(len(data), MAX_DOCUMENT, "the document")
         self._parsed = self.parsed(data, "JSON")
         return self._parsed
@@ -350,7 +390,8 @@ class LogFile:
                 if len(fields) != len(header):
                     raise self.error(
                         f"row {number} has {len(fields)} fields, the header {len(header)} (separated by {delimiter!r}): quote "
-                        "fields that hold the separator"
+                        "fields that hold the separator",
+                        is_log=number <= _A_TABLE,
                     )
                 yield f"row {number}", dict(zip(header, fields, strict=True))
         except csv.Error as error:

@@ -70,14 +70,14 @@ def _generation(
     report: Report,
 ) -> Generation | None:
     if not (scores := _scores(sample)):
-        report.dropped["ended in an error" if sample.get("error") else "no score"] += 1
+        report.dropped["ended in an error" if sample.get("error") else "no score (see `inspect score`)"] += 1
         return None
     value, scorer = _score(scores, options, report)
     if scorer is None:
         names = ", ".join(printable(str(name)) for name in scores)
         report.dropped[f"no scorer {options.filter!r} ({names})"] += 1
         return None
-    attachments = sample.get("attachments")
+    attachments = sample.get("attachments", dict_of(sample.get("transcript")).get("content"))
 
     def resolved(text: str) -> str:
         found: Mapping[str, Any] = attachments if isinstance(attachments, dict) else {}
@@ -88,7 +88,9 @@ def _generation(
     text, thought = _content(message.get("content") if message else output.get("completion"))
     config = {**dict_of(dict_of(header.get("plan")).get("config")), **dict_of(spec.get("model_generate_config"))}
     tokens, usd, thought_tokens = _usage(spec, sample, output, file, report)
-    turns = _generated(sample)
+    # A solver's calls that leave no message (a critique, a vote) were paid too.
+    calls = [_output_text(call) for call in _calls_before_scoring(sample)]
+    turns = calls if len(calls) > 1 else _generated(sample)
     shown = "\n".join(turns) if len(turns) > 1 else text
     return Generation(
         score=_GRADES.get(value, value) if isinstance(value, str) else value,
@@ -103,9 +105,17 @@ def _generation(
         text=resolved(shown) if shown is not None else None,
         thought=thought,
         thought_tokens=thought_tokens,
-        name=text_of(sample.get("uuid")),
+        name=_name(spec, sample),
         place=place,
     )
+
+
+def _name(spec: Mapping[str, Any], sample: Mapping[str, Any]) -> str:
+    """What no other sample is called: older versions gave no uuid, but every run of a task an id, which a retry keeps."""
+    if uuid := text_of(sample.get("uuid")):
+        return uuid
+    task = text_of(spec.get("task_id"))
+    return f"{task} {text_of(sample.get('id'))} {text_of(sample.get('epoch'))}" if task else ""
 
 
 def _scores(sample: Mapping[str, Any]) -> dict[str, Any]:
@@ -161,6 +171,12 @@ def _generated(sample: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _output_text(call: Mapping[str, Any]) -> str:
+    output = dict_of(call.get("output"))
+    text, thought = _content(_message(output).get("content", output.get("completion")))
+    return "\n".join(filter(None, (thought, text)))
+
+
 def _question(given: Any) -> str:
     if isinstance(given, str):
         return given
@@ -181,7 +197,7 @@ def _usage(
 ) -> tuple[Any, Any, Any]:
     """``(tokens, dollars, tokens of the thought)`` of what the model wrote until it was scored; graders are left out."""
     last = dict_of(output.get("usage"))
-    calls = _calls_before_scoring(sample.get("events"))
+    calls = _calls_before_scoring(sample)
     if len(calls) > 1:
         used = [dict_of(dict_of(call.get("output")).get("usage")) for call in calls]
         if all(_tokens(one) is not None for one in used):
@@ -219,8 +235,9 @@ def _tokens(usage: Mapping[str, Any] | None) -> Any:
     return found
 
 
-def _calls_before_scoring(events: Any) -> list[dict[str, Any]]:
+def _calls_before_scoring(sample: Mapping[str, Any]) -> list[dict[str, Any]]:
     calls = []
+    events = sample.get("events", dict_of(sample.get("transcript")).get("events"))  # versions of 2024 had a transcript
     for event in events if isinstance(events, list) else []:
         if not isinstance(event, dict):
             continue

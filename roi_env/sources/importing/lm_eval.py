@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from roi_env.sources.importing.files import LogError, LogFile
 from roi_env.sources.importing.generations import Generation, Options, Report, choose, dict_of, text_of, with_options
@@ -37,10 +39,11 @@ def is_results(first: Any) -> bool:
 def read(file: LogFile, options: Options, report: Report, others: list[LogFile]) -> Iterator[Generation]:
     """Generations of a file: one filter of several, one metric of several."""
     name = _SAMPLES.match(file.stem)
-    task = name["task"] if name else file.stem
-    model, effort = _model(file, name["time"] if name else "", report)
-    filters = list(dict.fromkeys(text_of(_record(file, place, value).get("filter")) for place, value in file.records()))
-    metrics = _metrics(file)
+    run = _run(file.path.parent, name["time"] if name else "")
+    task = name["task"] if name else next((one for one in run.filters if file.stem.endswith(f"_{one}")), file.stem)
+    model, effort = _model(file, name["time"] if name else "", run, report)
+    labels = _filters(file, run.filters.get(task, ()))
+    filters, metrics = list(dict.fromkeys(labels)), _metrics(file)
     by_filter, by_metric = options.filter in filters, options.filter in metrics
     if options.filter is not None and not (by_filter or by_metric):
         raise file.error(
@@ -50,10 +53,10 @@ def read(file: LogFile, options: Options, report: Report, others: list[LogFile])
     if not metrics:
         raise file.error("has no metric that says whether an answer is right (exact_match, acc, ...)", is_log=True)
     metric = choose(metrics, options.filter if by_metric else None, "metric", report) or ""
-    for place, value in file.records():
+    for (place, value), label in zip(file.records(), labels, strict=True):
         record = _record(file, place, value)
-        if text_of(record.get("filter")) != taken:
-            report.dropped[f"other filter of the same generation ({text_of(record.get('filter'))})"] += 1
+        if label != taken:
+            report.dropped[f"other filter of the same generation ({label})"] += 1
             continue
         if (texts := _texts(record.get("resps"))) is None:
             report.dropped["chosen by likelihood: nothing was generated"] += 1
@@ -84,6 +87,22 @@ def _record(file: LogFile, place: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict) or "doc_id" not in value:
         raise file.error(f"{place} is no sample of lm-evaluation-harness (an object with doc_id)")
     return value
+
+
+def _filters(file: LogFile, names: Sequence[str]) -> list[str]:
+    """The filter of every record. Versions before 0.4.6 wrote a generation once for each filter and did not say which: the first
+    of the task's filters comes first."""
+    seen: Counter[tuple[str, str]] = Counter()
+    found = []
+    for place, value in file.records():
+        record = _record(file, place, value)
+        if "filter" not in record:
+            key = text_of(record["doc_id"]), json.dumps(record.get("resps"))
+            number, seen[key] = seen[key], seen[key] + 1
+            found.append(names[number] if number < len(names) else f"filter {number + 1}")
+        else:
+            found.append(text_of(record["filter"]))
+    return found
 
 
 def _metrics(file: LogFile) -> list[str]:
@@ -149,33 +168,38 @@ def _answer(target: Any) -> str:
     return text.rpartition("####")[2].strip()
 
 
-def _model(file: LogFile, time: str, report: Report) -> tuple[str, str]:
+class _Run(NamedTuple):
+    """What the results file of a run tells: who answered, and the names of every task's filters."""
+
+    model: str = ""
+    effort: str = ""
+    filters: Mapping[str, Sequence[str]] = {}
+
+
+def _model(file: LogFile, time: str, run: _Run, report: Report) -> tuple[str, str]:
     """``(model, effort)``: from the results file of the same run beside it, else the folder that the harness names after the
     model, else the time of the run."""
-    found = _run(file.path.parent, time) if time else None
-    if found is not None:
-        return found
+    if run.model:
+        return run.model, run.effort
     folder = file.path.absolute().parent.name
     if "__" in folder:
         return folder.replace("__", "/", 1), ""
     report.warn(
         "no results file names the model of some runs: they are told apart by their time or file name; put results_TIME.json "
-        "beside the samples, or name tiers with --column tier=..."
+        "beside the samples, or name tiers with --column tier=... (and --column dataset=... where files are named after models)"
     )
     return time.partition(".")[0] or file.stem, ""
 
 
 @lru_cache(maxsize=256)
-def _run(folder: Path, time: str) -> tuple[str, str] | None:
-    path = folder / f"results_{time}.json"
+def _run(folder: Path, time: str) -> _Run:
+    path = folder / (f"results_{time}.json" if time else "results.json")
     if not path.is_file():
-        return None
+        return _Run()
     try:
-        results = LogFile(path).document()
+        results = dict_of(LogFile(path).document())
     except LogError:
-        return None
-    if not isinstance(results, dict):
-        return None
+        return _Run()
     config = dict_of(results.get("config"))
     arguments = _settings(config.get("model_args"))
     model = text_of(
@@ -184,7 +208,12 @@ def _run(folder: Path, time: str) -> tuple[str, str] | None:
     settings = _settings(config.get("gen_kwargs"))
     named = ("reasoning_effort", "enable_thinking", "thinking_budget", "max_gen_toks", "max_tokens")
     effort = " ".join(f"{name}={text_of(settings[name])}" for name in named if settings.get(name) not in (None, ""))
-    return (model, effort) if model else None
+    return _Run(model, effort, {task: _names(of) for task, of in dict_of(results.get("configs")).items()})
+
+
+def _names(task: Any) -> list[str]:
+    filters = dict_of(task).get("filter_list")
+    return [text_of(dict_of(one).get("name")) for one in filters] if isinstance(filters, list) else ["none"]
 
 
 def _settings(value: Any) -> dict[str, Any]:

@@ -50,8 +50,9 @@ def read(file: LogFile, options: Options, report: Report, others: list[LogFile])
                 yield Generation(
                     score=completion["score"],
                     dataset=name,
-                    question_id=text_of(_metadata(result).get("source_index", number)),
-                    question=text_of(result.get("question")),
+                    # Numbers say nothing: another seed or version asks another question under the same one.
+                    question_id="" if (question := text_of(result.get("question"))) else str(number),
+                    question=question,
                     answer=text_of(result.get("expected_answer")),
                     model=model,
                     tokens=completion.get("output_tokens", completion.get("completion_tokens")),

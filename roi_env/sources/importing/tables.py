@@ -8,12 +8,13 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from decimal import Decimal, InvalidOperation
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from roi_env.sources.importing.files import CompanionError, LogError, LogFile, printable
+from roi_env.sources.importing.files import CompanionError, LackingError, LogError, LogFile, printable
 from roi_env.sources.importing.formats import TABULAR, find_format
 from roi_env.sources.importing.generations import Generation, Options, Report
 from roi_env.sources.importing.tabular import LABELS
@@ -30,35 +31,46 @@ _RIGHT = ("true", "t", "yes", "y", "correct", "right", "pass", "passed", "succes
 _WRONG = ("false", "f", "no", "n", "incorrect", "wrong", "fail", "failed", "failure", "i")
 _THOUSANDS = re.compile(r"[1-9]\d{0,2}(\.\d{3})+")
 _MOST_FILES = 10_000
+_NOTHING_LACKS = 8
+"""How far a file is from a table that lacks no column, but is none for another reason."""
 _NO_LOGS = (".md", ".txt", ".py", ".yaml", ".yml", ".html", ".png", ".lock", ".log")
+_form = lru_cache(maxsize=2**16)(normalised)
+"""A question is asked of many tiers, many times."""
 _THOUGHT = re.compile(r"<think|<thought|<\|?(begin_of_)?thought|<reasoning|\[think", re.IGNORECASE)
 
 
-def find_logs(paths: Sequence[Path]) -> list[Path]:
-    """The files, and all files of folders but hidden ones and those of kinds that are no logs; none twice.
+def find_logs(paths: Sequence[Path], report: Report) -> list[Path]:
+    """The files, and all files of folders but hidden ones, links and those of kinds that are no logs; none twice.
 
     :raises LogError: where there are none, or too many.
     """
     found: dict[Path, Path] = {}
     for path in paths:
-        if path.is_dir():
-            inside = [
-                file
-                for file in sorted(path.rglob("*"))
-                if file.is_file()
-                and not file.is_symlink()
-                and not any(part.startswith(".") for part in file.relative_to(path).parts)
-                and file.suffix.lower() not in _NO_LOGS
-            ]
-            if not inside:
-                raise LogError(str(path), "the folder has no files that could be logs")
-        else:
-            inside = [path]
+        inside, skipped = _inside(path) if path.is_dir() else ([path], "")
+        if not inside:
+            raise LogError(str(path), f"the folder has no files that could be logs{skipped}")
+        if skipped:
+            report.note(f"not looked at in {printable(str(path))}{skipped}")
         for file in inside:
             found.setdefault(file.resolve(), file)
     if len(found) > _MOST_FILES:
         raise LogError(str(paths[0]), f"{len(found):,} files, more than {_MOST_FILES:,}: import some at a time")
     return list(found.values())
+
+
+def _inside(folder: Path) -> tuple[list[Path], str]:
+    """The files of a folder that could be logs, and which others are not read."""
+    inside, skipped = [], Counter[str]()
+    for file in sorted(folder.rglob("*")):
+        if any(part.startswith(".") for part in file.relative_to(folder).parts) or not file.is_file():
+            continue
+        if file.is_symlink():
+            skipped["links (name what they lead to)"] += 1
+        elif file.suffix.lower() in _NO_LOGS:
+            skipped[file.suffix.lower()] += 1
+        else:
+            inside.append(file)
+    return inside, f" ({', '.join(f'{count} {what}' for what, count in skipped.items())})" if skipped else ""
 
 
 def import_logs(paths: Sequence[Path], options: Options, name: str) -> tuple[OutcomeTable, dict[str, int], Report]:
@@ -70,7 +82,7 @@ def import_logs(paths: Sequence[Path], options: Options, name: str) -> tuple[Out
     :raises LogError: for damaged files, values that cannot be read, and where nothing is left.
     """
     report = Report()
-    files, reasons = _distinct(find_logs(paths), report)
+    files, reasons = _distinct(find_logs(paths, report), report)
     kinds: Counter[str] = Counter()
     generations: list[tuple[LogFile, Generation]] = []
     for file in files:
@@ -90,22 +102,29 @@ def import_logs(paths: Sequence[Path], options: Options, name: str) -> tuple[Out
             report.note(f"{file.path.name}: {note}")
         generations += [(file, one) for one in mine]
     if reasons and not kinds:
-        more = f" (and {len(reasons) - 1} more files like it)" if len(reasons) > 1 else ""
-        raise LogError(reasons[0].path, str(reasons[0]).partition(": ")[2] + more)
-    for reason in reasons:
-        if isinstance(reason, CompanionError):
-            report.note(f"{printable(Path(reason.path).name)} tells about its run, and has no answers of its own")
-        else:
-            report.warn(f"left out: {reason}")
-    return _table(generations, options, report, name), dict(kinds), report
+        least = min(reasons, key=lambda one: one.lacking if isinstance(one, LackingError) else _NOTHING_LACKS)
+        raise LogError(
+            least.path,
+            str(least).partition(": ")[2]
+            + (f" ({len(reasons) - 1} more files cannot be imported as they are either)" if reasons[1:] else ""),
+        )
+    _say_left_out(reasons, report)
+    return _table(generations, files, options, report, name), dict(kinds), report
 
 
 def _distinct(paths: Sequence[Path], report: Report) -> tuple[list[LogFile], list[LogError]]:
     """Files that differ: a copy would count every generation twice."""
     seen: dict[bytes, Path] = {}
     files: list[LogFile] = []
+    reasons = []
     for path in paths:
-        file = LogFile(path)
+        try:
+            file = LogFile(path)
+        except LogError as error:
+            if not error.is_log or len(paths) == 1:
+                raise
+            reasons.append(error)
+            continue
         with path.open("rb") as raw:
             digest = hashlib.file_digest(raw, "sha256").digest()
         if digest in seen:
@@ -113,7 +132,25 @@ def _distinct(paths: Sequence[Path], report: Report) -> tuple[list[LogFile], lis
             continue
         seen[digest] = path
         files.append(file)
-    return files, []
+    return files, reasons
+
+
+def _say_left_out(reasons: Iterable[LogError], report: Report) -> None:
+    """Tell of files that are no logs; one speaks for others of the same folder and fault."""
+    alike: dict[tuple[type, str], list[LogError]] = {}
+    for reason in reasons:
+        fault = str(reason).partition(": ")[2].partition(" It has ")[0]
+        alike.setdefault((type(reason), fault), []).append(reason)
+    for (kind, fault), mine in alike.items():
+        names = ", ".join(printable(Path(one.path).name) for one in mine[:3]) + (
+            f" and {len(mine) - 3:,} more" if mine[3:] else ""
+        )
+        if kind is CompanionError:
+            report.note(f"{names}: about a run, without answers of its own")
+        elif len(mine) == 1:
+            report.warn(f"left out: {mine[0]}")
+        else:
+            report.warn(f"left out: {len(mine):,} files ({names}): {fault}")
 
 
 def _labelled(file: LogFile, one: Generation, options: Options) -> Generation:
@@ -135,17 +172,21 @@ def _labelled(file: LogFile, one: Generation, options: Options) -> Generation:
     return one
 
 
-def _table(found: list[tuple[LogFile, Generation]], options: Options, report: Report, name: str) -> OutcomeTable:
+def _table(
+    found: list[tuple[LogFile, Generation]], files: list[LogFile], options: Options, report: Report, name: str
+) -> OutcomeTable:
     total = len(found)
     kept = _without_copies(found, report)
     kept = [(file, one) for file, one in kept if _has_score(one, report)]
     if not kept:
         said = ", ".join(f"{count:,} {reason}" for reason, count in report.dropped.items())
         raise LogError(
-            name,
+            ", ".join(dict.fromkeys(str(file.path) for file in files[:3]))
+            + (f" and {len(files) - 3:,} more" if files[3:] else ""),
             f"no generation is left ({said or 'the logs have none'}): a table needs answers that were generated and judged",
         )
     _say_shared_ids(kept, report)
+    _say_several_answers(kept, report)
     unit = _unit(kept, options, report)
     rows: list[tuple[Generation, dict[str, Any]]] = []
     sources: list[LogFile] = []
@@ -162,7 +203,7 @@ def _table(found: list[tuple[LogFile, Generation]], options: Options, report: Re
     if not rows:
         what = "a cost in US dollars" if unit == "micro-usd" else "tokens, or a text to count"
         raise LogError(
-            name,
+            str(kept[0][0].path),
             f"no generation has {what}: name its column with --column {'cost' if unit == 'micro-usd' else 'tokens'}=...",
         )
     labels = _labels([one for one, _ in rows], report)
@@ -208,7 +249,7 @@ def _text(text: str) -> str:
 
 
 def _id_of(question: str) -> str:
-    return "q-" + hashlib.sha256((normalised(question) or question).encode()).hexdigest()[:12]
+    return "q-" + hashlib.sha256((_form(question) or question).encode()).hexdigest()[:12]
 
 
 def _say_shared_ids(kept: list[tuple[LogFile, Generation]], report: Report) -> None:
@@ -217,7 +258,7 @@ def _say_shared_ids(kept: list[tuple[LogFile, Generation]], report: Report) -> N
     shared: dict[tuple[str, str], None] = {}
     places: set[str] = set()
     for file, one in kept:
-        text = normalised(one.question)
+        text = _form(one.question)
         if one.question_id.strip() and text:
             key = one.dataset, one.question_id
             path, before = seen.setdefault(key, (file.path, text))
@@ -231,6 +272,20 @@ def _say_shared_ids(kept: list[tuple[LogFile, Generation]], report: Report) -> N
         )
 
 
+def _say_several_answers(kept: Iterable[tuple[LogFile, Generation]], report: Report) -> None:
+    """Warn where a column of references seems to hold what models wrote."""
+    known: dict[tuple[str, str], set[str]] = {}
+    for _, one in kept:
+        if one.answer:
+            known.setdefault((one.dataset, one.question_id or one.question), set()).add(one.answer)
+    several = sum(len(answers) > 1 for answers in known.values())
+    if several > len(known) / 2:
+        report.warn(
+            f"{several:,} of {len(known):,} questions have several reference answers: the column may hold what was generated. Name the "
+            "reference with --column answer=..., or that column with --text; beside counts and scores it changes nothing"
+        )
+
+
 def _without_copies(found: list[tuple[LogFile, Generation]], report: Report) -> list[tuple[LogFile, Generation]]:
     seen: set[str] = set()
     kept = []
@@ -239,7 +294,7 @@ def _without_copies(found: list[tuple[LogFile, Generation]], report: Report) -> 
             report.dropped["copy of a generation of another log (the same uuid)"] += 1
             continue
         seen.add(one.name)
-        if not (one.question_id.strip() or normalised(one.question)):
+        if not (one.question_id.strip() or _form(one.question)):
             report.dropped["neither an id nor a text of the question"] += 1
             continue
         kept.append((file, one))
@@ -405,13 +460,11 @@ def _say_counts(
             f"tokens of {counts['estimate']:,} of {len(rows):,} generations are estimated, {CHARACTERS_A_TOKEN} characters a token "
             "(counted=estimate): give the model's --tokenizer DIR, or a column of counts with --column tokens=..."
         )
-    by_tier: dict[tuple[str, str], list[Generation]] = {}
-    for (one, _), label in zip(rows, labels, strict=True):
-        if _missing(one.tokens):
-            by_tier.setdefault(label, []).append(one)
-    for (menu, tier), mine in by_tier.items():
-        if not thinks(menu if "+" not in menu else "", tier):
-            continue
+    by_tier: dict[str, list[Generation]] = {}
+    for (one, _), (menu, tier) in zip(rows, labels, strict=True):
+        if _missing(one.tokens) and thinks(menu if "+" not in menu else "", tier):
+            by_tier.setdefault(tier, []).append(one)
+    for tier, mine in by_tier.items():
         shown = sum(bool(one.thought) or bool(one.text and _THOUGHT.search(one.text)) for one in mine)
         if shown < len(mine) / 2:
             report.warn(

@@ -4,6 +4,7 @@
 
 * a column, or a path into nested objects and lists: ``usage.completion_tokens``, ``choices.0.text``;
 * with ``*`` every key of an object (or element of a list) is a generation: ``arms.*.cost``; ``{*}`` is the key;
+* with ``*`` inside a name, of columns side by side: ``correct=*``, ``cost=*|total_cost``; ``{*}`` is what it stands for;
 * text with ``{file}``, ``{folder}``, ``{*}`` or ``{path}`` in it: ``tier={file}``, ``tier={model} {effort}``;
 * of ``tier``, ``menu`` and ``dataset`` also a constant: ``menu='mine'``, or a bare word that is no column.
 
@@ -16,13 +17,15 @@ import ast
 import difflib
 import json
 import re
-from collections.abc import Iterator, Mapping
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from typing import Any
 
 import pyarrow.parquet as pq
 
-from roi_env.sources.importing.files import LogFile, Terms, printable
+from roi_env.sources.importing.files import LackingError, LogFile, Terms, printable
 from roi_env.sources.importing.generations import NO_SAMPLES, Generation, Options, Report, text_of
 from roi_env.sources.outcome_tables import OutcomeTable
 from roi_env.sources.table_files import own_name
@@ -33,26 +36,44 @@ OURS = (
 LABELS = ("dataset", "menu", "tier")
 _SAMPLED = ("correct", "tokens", "cost", "text", "sample")
 _PROPOSED = {
-    "question": ("question", "prompt", "problem", "input", "query", "instruction", "q", "task_prompt", "question_text"),
-    "question_id": ("question_id", "id", "qid", "uid", "doc_id", "problem_id", "task_id", "example_id", "idx", "index"),
+    "question": (
+        "question", "prompt", "problem", "input", "query", "instruction", "q", "task_prompt", "question_text", "problem_statement",
+        "full_prompt", "user_prompt", "input_text",
+    ),
+    "question_id": (
+        "question_id", "id", "qid", "uid", "doc_id", "problem_id", "task_id", "instance_id", "sample_id", "item_id", "example_id", "idx",
+        "index", "key",
+    ),
     "answer": ("answer", "target", "gt", "expected_answer", "reference", "gold", "ground_truth", "solution", "label"),
-    "tier": ("tier", "effort", "reasoning_effort", "level", "mode", "model", "model_name", "arm", "engine", "system"),
+    "tier": (
+        "tier", "effort", "reasoning_effort", "level", "mode", "model", "model_name", "model_id", "model_name_or_path", "arm", "engine",
+        "system", "llm", "strategy", "policy", "agent",
+    ),
     "tokens": (
         "tokens", "output_tokens", "completion_tokens", "generated_tokens", "num_tokens", "n_tokens", "token_count", "tokens_out",
-        "num_generated_tokens", "response_tokens", "length",
+        "num_generated_tokens", "response_tokens", "completiontokens", "outputtokens", "length", "token_len",
     ),
     "cost": ("cost", "cost_usd", "usd", "price", "total_cost", "dollars"),
     "correct": (
         "correct", "is_correct", "score", "scores", "reward", "exact_match", "acc", "passed", "pass", "success", "right",
-        "grade", "result", "em",
+        "grade", "result", "em", "resolved", "correctness", "performance",
     ),
-    "text": ("text", "response", "output", "completion", "generation", "model_output", "code", "full_response", "answer_text"),
+    "text": (
+        "text", "response", "output", "completion", "generation", "model_output", "code", "full_response", "answer_text", "prediction",
+        "generated_text", "model_response", "raw_output", "responses", "outputs", "generations", "content",
+    ),
     "dataset": ("dataset", "task", "benchmark", "source", "subset", "category"),
 }  # fmt: skip
 """Their usual names for what a table needs, for proposals alone."""
+_ANOTHER = re.compile(
+    r"prompt|input|max|total|cache|request|session|run|user|response|answer|trace|judge|grader|model|group|parent"
+)
+"""What, before a usual name, makes it something else: ``prompt_tokens``, ``request_id``."""
 _MISSING = object()
 _LOOKED_AT = 200
 """Rows whose names are all names that a file has."""
+_ALIKE = 3
+"""Objects of the same names that are parts of one kind, not columns."""
 
 
 def matches(file: LogFile, first: Any) -> bool:
@@ -72,10 +93,10 @@ def read(file: LogFile, options: Options, report: Report, others: list[LogFile])
             columns[own_name(path)] = path
     micro = {b"level_edges", b"pairing"} <= file.metadata().keys() and _read_ours(file, columns)
     constants = _constants(file, columns, paths, report)
-    _check_complete(file, columns, paths, len(others))
+    _check_complete(file, columns, paths)
     other = [path for path in paths if "." not in path and not _used(path, columns)]
     if other:
-        report.note(f"{file.path.name}: columns that are not taken: {_some(other)}")
+        report.note(f"columns that are not taken: {_some(other)}")
     yield from rows(file, columns, constants, report, micro=micro)
 
 
@@ -97,7 +118,13 @@ def _read_ours(file: LogFile, columns: dict[str, str]) -> bool:
 
 def _used(path: str, columns: Mapping[str, str]) -> bool:
     """Whether a mapping takes something of a column."""
-    return any(path == theirs or theirs.startswith(f"{path}.") or f"{{{path}" in theirs for theirs in columns.values())
+    return any(
+        path == theirs
+        or theirs.startswith(f"{path}.")
+        or f"{{{path}" in theirs
+        or ("{" not in theirs and fnmatchcase(path, theirs))
+        for theirs in columns.values()
+    )
 
 
 def router_matches(file: LogFile, first: Any) -> bool:
@@ -125,15 +152,22 @@ def rows(
     file: LogFile, columns: Mapping[str, str], constants: Mapping[str, str], report: Report, *, micro: bool = False
 ) -> Iterator[Generation]:
     """Generations of all rows under a mapping; ``micro``: costs are micro-dollars, not dollars."""
-    prefix = next(
-        (text.partition("*")[0].rstrip(".") for text in columns.values() if "*" in text and "{" not in text), None
-    )
+    starred = [text for text in columns.values() if "*" in text and "{" not in text]
+    beside = any(re.search(r"[^.]\*|\*[^.]", text) for text in starred)
+    prefixes = {text.partition("*")[0].rstrip(".") for text in starred}
+    if len(prefixes) > 1 and not beside:
+        raise file.error(
+            f"'*' stands for the parts of one object or list, not of several ({', '.join(sorted(starred))})"
+        )
+    prefix = min(prefixes, default=None)
     micro = micro or own_name(columns.get("cost", "")).endswith(("micro_usd", "usd_micros", "micros", "microusd"))
     for place, record in file.records():
         if not isinstance(record, dict):
             raise file.error(f"{place} is no object of columns: write one JSON object a row")
         branches: list[tuple[str, Any]] = [("", None)]
-        if prefix is not None:
+        if beside:
+            branches = [(key, record) for key in _stems(file, place, record, starred)]
+        elif prefix is not None:
             inner = _get(record, prefix) if prefix else record
             if not isinstance(inner, dict | list):
                 raise file.error(f"{place}: {prefix!r} is no object or list, whose parts {'*'!r} could stand for")
@@ -144,12 +178,30 @@ def rows(
             found: dict[str, Any] = dict(constants)
             for name, theirs in columns.items():
                 if name not in constants:
-                    found[name] = _value(file, record, theirs, key, child, prefix)
+                    text = theirs.replace("*", key) if beside and theirs in starred else theirs
+                    found[name] = _value(file, record, text, key, child, prefix)
             made = _samples(file, place, found, constants)
             if not made:
                 report.dropped[NO_SAMPLES] += 1
             for one in made:
                 yield _generation(file, place, one, micro)
+
+
+def _stems(file: LogFile, place: str, record: Mapping[str, Any], starred: Sequence[str]) -> list[str]:
+    """What ``*`` may stand for in names of columns, so that all of them exist.
+
+    :raises LogError: where nothing does.
+    """
+    before, _, after = max(starred, key=len).partition("*")
+    stems = [
+        name[len(before) : len(name) - len(after)]
+        for name in record
+        if name.startswith(before) and name.endswith(after) and len(name) > len(before) + len(after)
+    ]
+    found = [stem for stem in stems if all(_get(record, text.replace("*", stem)) is not _MISSING for text in starred)]
+    if not found:
+        raise file.error(f"{place}: '*' stands for no name so that there are columns {' and '.join(starred)}")
+    return found
 
 
 def _samples(file: LogFile, place: str, found: dict[str, Any], constants: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -248,7 +300,7 @@ def _value(file: LogFile, record: Mapping[str, Any], theirs: str, key: str, chil
         }
         return re.sub(r"\{([^{}]+)\}", lambda match: known.get(match[1]) or _part(record, match[1]), theirs)
     if prefix is not None and "*" in theirs:
-        rest = theirs.partition("*")[2].lstrip(".")
+        rest = theirs.partition("*")[2].replace(".*", "").lstrip(".")
         return _get(child, rest) if rest else child
     return _get(record, theirs)
 
@@ -282,34 +334,47 @@ def _get(value: Any, path: str) -> Any:
     return _MISSING
 
 
-def _paths(file: LogFile) -> list[str]:
-    """Columns, and paths into nested ones, of the first rows."""
-    found: dict[str, None] = {}
+def _paths(file: LogFile) -> dict[str, bool]:
+    """Columns, and paths into nested ones, of the first rows, and whether each leads to values rather than to objects."""
+    found: dict[str, bool] = {}
     for number, (place, record) in enumerate(file.records()):
         if not isinstance(record, dict):
             raise file.error(f"{place} is no object of columns: write one JSON object a row")
         level: list[tuple[str, Any]] = [("", record)]
-        for _ in range(4):
+        for _ in range(5):
             level = [
-                (f"{path}.{name}" if path else str(name), child)
-                for path, item in level
-                for name, child in (
-                    item.items()
-                    if isinstance(item, dict)
-                    else [("*", item[0])]
-                    if path and isinstance(item, list) and item and isinstance(item[0], dict)
-                    else ()
-                )
+                (f"{path}.{name}" if path else str(name), child) for path, item in level for name, child in _parts(item)
             ][:2000]
-            found |= dict.fromkeys(path for path, _ in level)
+            for path, child in level:
+                found[path] = found.get(path, False) or not (
+                    child is None or isinstance(child, dict) or _objects(child)
+                )
         if number == _LOOKED_AT:
             break
     if not found:
         raise file.error("has no rows", is_log=True)
-    return list(found)
+    return found
 
 
-def _constants(file: LogFile, columns: Mapping[str, str], paths: list[str], report: Report) -> dict[str, str]:
+def _parts(item: Any) -> list[tuple[str, Any]]:
+    """Names and children of an object; those that are alike stand for all of them under the name ``*``."""
+    if isinstance(item, list):
+        return [("*", item[0])] if _objects(item) else []
+    if not isinstance(item, dict):
+        return []
+    children = list(item.values())
+    alike = len(children) >= _ALIKE and all(isinstance(child, dict) and child for child in children)
+    if alike and all(child.keys() == children[0].keys() for child in children):
+        return [("*", children[0])]
+    return list(item.items())
+
+
+def _objects(value: Any) -> bool:
+    """Whether a value is a list of objects."""
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
+
+
+def _constants(file: LogFile, columns: Mapping[str, str], paths: Mapping[str, bool], report: Report) -> dict[str, str]:
     """Columns that are given as texts.
 
     :raises LogError: for what is neither a column nor a text, with the names that it may mean.
@@ -323,9 +388,9 @@ def _constants(file: LogFile, columns: Mapping[str, str], paths: list[str], repo
         if "{" in theirs:
             inner = [part for part in re.findall(r"\{([^{}]+)\}", theirs) if part not in ("file", "folder", "*")]
         else:
-            inner = [] if "*" in theirs else [theirs]
+            inner = [theirs]
         for part in inner:
-            if any(_get(record, part) is not _MISSING for record in first):
+            if any(_leads(record, part) for record in first):
                 continue
             like = _like(part, paths)
             usual = [] if like or name in LABELS else _proposed(name, paths)[:1] if name in _PROPOSED else []
@@ -339,20 +404,33 @@ def _constants(file: LogFile, columns: Mapping[str, str], paths: list[str], repo
                 else ""
             )
             raise file.error(
-                f"no column {part!r} for {name}: {meant}It has {_some(paths)}"
+                f"no column {part!r} for {name}: {meant}It has {_some(list(paths))}"
                 + (f"; a constant is written in quotes, {name}=\"'...'\"" if name in LABELS else ""),
                 is_log=True,
             )
     return constants
 
 
-def _like(name: str, paths: list[str]) -> list[str]:
+def _leads(record: Any, path: str) -> bool:
+    """Whether a path, perhaps with a ``*``, leads to something."""
+    before, star, after = path.partition("*")
+    if not star or path in record:
+        return _get(record, path) is not _MISSING
+    if re.search(r"[^.]$", before) or re.match(r"[^.]", after):
+        return True  # columns side by side: told where rows are read
+    inner = _get(record, before[:-1]) if before else record
+    rest = after.replace(".*", "").removeprefix(".")
+    children = inner.values() if isinstance(inner, dict) else inner if isinstance(inner, list) else ()
+    return any(not rest or _get(child, rest) is not _MISSING for child in children)
+
+
+def _like(name: str, paths: Iterable[str]) -> list[str]:
     leaves = {path: path.rpartition(".")[2] for path in paths}
     found = [path for path, leaf in leaves.items() if own_name(leaf) == own_name(name.rpartition(".")[2])]
     return (found or difflib.get_close_matches(name, paths, 3, 0.75))[:3]
 
 
-def _check_complete(file: LogFile, columns: Mapping[str, str], paths: list[str], files: int) -> None:
+def _check_complete(file: LogFile, columns: Mapping[str, str], paths: Mapping[str, bool]) -> None:
     """Whether a mapping gives all that a table needs.
 
     :raises LogError: with options that would.
@@ -368,36 +446,65 @@ def _check_complete(file: LogFile, columns: Mapping[str, str], paths: list[str],
         lacking.append(("tier", "who answered, or how much it thought"))
     if not lacking:
         return
-    proposals = []
+    instead = {"tokens": ("tokens", "cost", "text"), "question": ("question", "question_id")}
+    proposals = {}
     for name, _ in lacking:
-        wanted = (
-            ("tokens", "cost", "text")
-            if name == "tokens"
-            else ("question", "question_id")
-            if name == "question"
-            else (name,)
-        )
-        options = [f"--column {ours}={path}" for ours in wanted for path in _proposed(ours, paths)]
-        if name == "tier" and not options:
-            options = ["--column tier={file}"]
+        options = [(ours, path) for ours in instead.get(name, (name,)) for path in _proposed(ours, paths)]
         if options:
-            proposals.append(options[0])
-    more = f" Perhaps: {' '.join(proposals)}." if proposals else ""
-    raise file.error(
+            proposals[options[0][0]] = options[0][1]
+    if "correct" not in {*proposals, *columns}:
+        proposals |= _side_by_side(paths)
+    if "tier" not in {*proposals, *columns}:
+        proposals["tier"] = "{file}"
+    given = " ".join(f"--column {_quoted(f'{ours}={theirs}')}" for ours, theirs in proposals.items())
+    raise LackingError(
+        str(file.path),
         f"no column says {'; or '.join(what for _, what in lacking)} ({', '.join(name for name, _ in lacking)}). It has "
-        f"{_some(paths)}.{more} Name columns with --column ours=theirs",
-        is_log=True,
+        f"{_some(list(paths))}. Perhaps: {given}. Name columns with --column ours=theirs",
+        len(lacking) if len(proposals) >= len(lacking) else 9,
     )
 
 
-def _proposed(ours: str, paths: list[str]) -> list[str]:
+def _quoted(text: str) -> str:
+    """A word of a command line, as a shell needs it."""
+    return text if re.fullmatch(r"[\w=.{}@%+:,/-]+", text) else shlex.quote(text)
+
+
+def _proposed(ours: str, paths: Mapping[str, bool]) -> list[str]:
+    """Paths to values that have a usual name of a column of ours, or end in one."""
+    leaves = {path: own_name(path.rpartition(".")[2]) for path, is_value in paths.items() if is_value}
     for wanted in _PROPOSED[ours]:
-        found = [path for path in paths if own_name(path.rpartition(".")[2]) == wanted]
-        if found:
+        if found := [path for path, leaf in leaves.items() if leaf == wanted]:
+            return found
+    for wanted in _PROPOSED[ours]:
+        ends = {path: leaf.removesuffix(f"_{wanted}") for path, leaf in leaves.items() if leaf.endswith(f"_{wanted}")}
+        if found := [path for path, before in ends.items() if not _ANOTHER.search(before)]:
             return found
     return []
 
 
-def _some(paths: list[str], most: int = 30) -> str:
+def _side_by_side(paths: Iterable[str]) -> dict[str, str]:
+    """A mapping for tables with columns for every model, side by side: ``gpt-4``, ``gpt-4|total_cost``, ``llama``, ...; or nothing."""
+    names = set(paths)
+    usual = {name for group in _PROPOSED.values() for name in group}
+    found: dict[tuple[str, str], set[str]] = {}
+    for ours in ("correct", "tokens", "cost", "text"):
+        for path in names:
+            for wanted in _PROPOSED[ours]:
+                match = re.fullmatch(rf"(.+?)([^0-9A-Za-z]+{wanted})", path, re.IGNORECASE)
+                if match and own_name(match[1]) not in usual and not _ANOTHER.fullmatch(own_name(match[1])):
+                    found.setdefault((ours, f"*{match[2]}"), set()).add(match[1])
+    judged = {pattern: stems for (ours, pattern), stems in found.items() if ours == "correct"}
+    for ours in ("tokens", "cost", "text"):
+        for (other, pattern), stems in found.items():
+            if other != ours:
+                continue
+            for right, judges in {**judged, "*": names}.items():
+                if len(stems & judges) > 1:
+                    return {"correct": right, ours: pattern, "tier": "{*}"}
+    return {}
+
+
+def _some(paths: Sequence[str], most: int = 30) -> str:
     shown = ", ".join(printable(path)[:60] for path in paths[:most])
     return shown + (f" and {len(paths) - most} more" if len(paths) > most else "")

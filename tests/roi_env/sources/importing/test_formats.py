@@ -97,6 +97,40 @@ def test_samples_without_a_score_are_counted_and_copies_of_a_retried_run_are_one
     assert sum(report.dropped.values()) == 2
 
 
+def test_one_run_in_both_forms_is_one_where_its_version_gave_no_uuids(tmp_path: Path) -> None:
+    spec = {"task": "sums", "model": "maker/m", "task_id": "t1"}
+    samples = [sample(1), sample(1, "I", epoch=2)]
+    (tmp_path / "a.json").write_text(json.dumps(log(samples, eval=spec)))
+    with zipfile.ZipFile(tmp_path / "a.eval", "w") as archive:
+        archive.writestr("header.json", json.dumps(log([], eval=spec)))
+        for number, one in enumerate(samples):
+            archive.writestr(f"samples/1_epoch_{number}.json", json.dumps(one))
+    table, report = load(tmp_path)
+    assert sorted(column(table, "correct")) == [False, True]
+    assert sum(report.dropped.values()) == 2
+    (tmp_path / "b.json").write_text(json.dumps(log(samples, eval=spec | {"task_id": "t2"})))
+    assert load(tmp_path)[0].num_rows == 4  # another run
+
+
+def test_calls_that_leave_no_message_are_paid_in_old_transcripts_too(tmp_path: Path) -> None:
+    def call(text: str) -> dict[str, Any]:
+        return {"event": "model", "output": {"choices": [{"message": {"content": text}}]}}
+
+    events = [call("a" * 400), call("b" * 80), {"event": "step", "action": "begin", "type": "scorer"}, call("c" * 4000)]
+    output = {"choices": [{"message": {"content": "b" * 80}}]}
+    kept = {"transcript": {"events": events, "content": {"f" * 32: "Long?"}}, "input": f"attachment://{'f' * 32}"}
+    (tmp_path / "a.json").write_text(json.dumps(log([sample(1, output=output, model_usage={}, **kept)])))
+    table, _ = load(tmp_path / "a.json")
+    assert column(table, "tokens") == [121]  # characters of both, and the line end between them, by 4
+    assert column(table, "question") == ["Long?"]
+
+
+def test_a_log_that_was_not_scored_is_named_with_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(log([sample(1, scores=None), sample(2, scores=None)])))
+    with pytest.raises(LogError, match=r"a\.json: no generation is left \(2 no score \(see `inspect score`\)\)"):
+        load(tmp_path / "a.json")
+
+
 def zip_with_zstd(path: Path, name: str, data: bytes) -> None:
     """Method 93, as Inspect writes it and Python's zipfile does not: a stored zip whose headers are patched."""
     import struct
@@ -205,6 +239,47 @@ def test_one_filter_of_several_and_the_model_from_the_results_file(tmp_path: Pat
         load(tmp_path / f"samples_gsm8k_{time}.jsonl", filter="x")
 
 
+def unnamed(number: int, **more: Any) -> dict[str, Any]:
+    """A sample as versions before 0.4.6 wrote it: without the name of the filter."""
+    return {
+        "doc_id": number,
+        "doc": {"question": f"What is {number} plus 1?"},
+        "target": str(number + 1),
+        "arguments": [[f"Q: {number}", {"until": ["Q:"]}]],
+        "resps": [[f"It is {number}."]],
+        "filtered_resps": [str(number)],
+        **more,
+    }
+
+
+@pytest.mark.parametrize("with_results", [True, False])
+def test_filters_that_old_versions_did_not_name_are_not_more_generations(tmp_path: Path, with_results: bool) -> None:
+    strict = [unnamed(number, exact_match=0.0) for number in range(3)]
+    flexible = [unnamed(number, exact_match=1.0) for number in range(3)]
+    (tmp_path / "pretrained__org__m-1,dtype__float16_my_sums.jsonl").write_text(json.dumps(strict + flexible, indent=2))
+    if with_results:
+        filters = [{"name": "strict-match"}, {"name": "flexible-extract"}]
+        results = {
+            "results": {"my_sums": {}},
+            "configs": {"my_sums": {"filter_list": filters}},
+            "config": {"model": "hf", "model_args": "pretrained=org/m-1,dtype=float16"},
+        }
+        (tmp_path / "results.json").write_text(json.dumps(results))
+    table, report = load(tmp_path)
+    assert column(table, "correct") == [False] * 3
+    assert sum(report.dropped.values()) == 3
+    second = "flexible-extract" if with_results else "filter 2"
+    assert column(load(tmp_path, filter=second)[0], "correct") == [True] * 3
+    if with_results:
+        assert set(column(table, "tier")) == {"org/m-1"}
+        assert set(column(table, "dataset")) == {"my_sums"}
+
+
+def test_samples_that_differ_are_generations_although_no_filter_is_named(tmp_path: Path) -> None:
+    path = lines(tmp_path / "a.jsonl", [unnamed(1, acc=1.0), unnamed(1, acc=0.0, resps=[["It is not."]])])
+    assert column(load(path)[0], "correct") == [True, False]
+
+
 def test_choices_by_likelihood_generate_nothing(tmp_path: Path) -> None:
     row = doc(0, "none", 1.0) | {"resps": [[["-1.5", "False"]], [["-0.5", "True"]]]}
     with pytest.raises(LogError, match="chosen by likelihood"):
@@ -220,6 +295,19 @@ def test_aggregates_alone_are_no_table(tmp_path: Path) -> None:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Others
+
+
+def test_numbers_of_reasoning_gym_are_no_ids(tmp_path: Path) -> None:
+    """Another seed asks another question under the same number."""
+    for model, first in (("a", 0), ("b", 2)):
+        results = [
+            {"question": f"What is {number}?", "completions": [{"score": 1.0, "full_model_response": "x"}]}
+            for number in range(first, first + 4)
+        ]
+        (tmp_path / f"{model}.json").write_text(json.dumps({"name": "sums", "model": model, "results": results}))
+    table, report = load(tmp_path)
+    assert len(set(column(table, "question_id"))) == 6
+    assert not [text for text in report.warnings if "other texts" in text]
 
 
 def test_every_completion_of_reasoning_gym_is_a_generation(tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def test_rows_inside_a_document_are_named_by_a_star(tmp_path: Path) -> None:
     path.write_text(
         json.dumps({"model": "m", "runs": [{"q": f"Q {n}", "tokens": n, "passed": True} for n in range(3)]})
     )
-    with pytest.raises(LogError, match=r"--column correct=runs\.\*\.passed --column tokens=runs\.\*\.tokens"):
+    with pytest.raises(LogError, match=r"--column 'correct=runs\.\*\.passed' --column 'tokens=runs\.\*\.tokens'"):
         load(path)
     columns = {"question": "runs.*.q", "tier": "model", "tokens": "runs.*.tokens", "correct": "runs.*.passed"}
     assert column(load(path, columns=columns)[0], "tokens") == [0, 1, 2]
@@ -146,6 +146,88 @@ def test_missing_names_are_proposed(tmp_path: Path) -> None:
     with pytest.raises(LogError, match=r"did you mean --column tokens=usage\.output_tokens"):
         load(path, columns=named | {"tokens": "output_tokns"})
     assert column(load(path, columns=named | {"tokens": "usage.output_tokens"})[0], "tokens") == [3]
+
+
+@pytest.mark.parametrize(
+    ("row", "options"),
+    [
+        (
+            {
+                "item_id": 3,
+                "chosen_model": "m",
+                "judge_score": 2,
+                "main_score": 1,
+                "prompt_tokens": 9,
+                "gen_completion_tokens": 3,
+            },
+            ("question_id=item_id", "tier=chosen_model", "correct=main_score", "tokens=gen_completion_tokens"),
+        ),
+        (  # objects are no scores
+            {"input": "Q", "sample_score": {"score": {"value": {"acc": 1.0}, "prediction": "so"}}},
+            (
+                "question=input",
+                "tier={file}",
+                "correct=sample_score.score.value.acc",
+                "text=sample_score.score.prediction",
+            ),
+        ),
+        (
+            {"prompt": "Q", "m 1.5": True, "m 1.5_response": "a", "n": 0, "n_response": "b"},
+            ("'correct=*'", "'text=*_response'", "'tier={*}'"),
+        ),
+        (
+            {"prompt": "Q", "m|performance": 1, "m|total_cost": 0.1, "n|performance": 0, "n|total_cost": 0.2},
+            ("'correct=*|performance'", "'cost=*|total_cost'", "'tier={*}'"),
+        ),
+    ],
+)
+def test_names_that_end_in_usual_ones_are_proposed(
+    tmp_path: Path, row: dict[str, Any], options: tuple[str, ...]
+) -> None:
+    with pytest.raises(LogError) as caught:
+        load(lines(tmp_path / "a.jsonl", [row]))
+    for option in options:
+        assert f"--column {option}" in str(caught.value)
+
+
+def test_columns_of_models_side_by_side(tmp_path: Path) -> None:
+    path = tmp_path / "wide.csv"
+    path.write_text("prompt,m-1.5,n,m-1.5|total_cost,n|total_cost\nA,True,0.0,0.1,0.002\nB,False,1.0,0.2,0.003\n")
+    columns = {"question": "prompt", "correct": "*", "cost": "*|total_cost", "tier": "{*}"}
+    table, report = load(path, columns=columns)
+    assert column(table, "tier") == ["m-1.5", "n"] * 2
+    assert column(table, "correct") == [True, False, False, True]
+    assert column(table, "tokens") == [100_000, 2000, 200_000, 3000]
+    assert not [note for note in report.notes if "not taken" in note]
+    with pytest.raises(LogError, match=r"row 1: '\*' stands for no name"):
+        load(path, columns=columns | {"correct": "*_ok"})
+
+
+def test_stars_of_two_lists_and_stars_that_lead_nowhere_are_refused(tmp_path: Path) -> None:
+    path = lines(tmp_path / "a.jsonl", [{"q": "Q", "by": {"m": {"ok": 1, "n": 3}}, "texts": {"m": {"t": "x"}}}])
+    columns = {"question": "q", "tier": "{*}", "correct": "by.*.ok"}
+    with pytest.raises(LogError, match="of one object or list, not of several"):
+        load(path, columns=columns, text="texts.*.t")
+    with pytest.raises(LogError, match=r"no column 'by\.\*\.tokens' for tokens"):
+        load(path, columns=columns | {"tokens": "by.*.tokens"})
+
+
+def test_alike_parts_of_a_large_object_are_one_kind(tmp_path: Path) -> None:
+    parts = {f"task-{number}": {"prompt": f"Q{number}", "resolved": True, "tokens": number} for number in range(3000)}
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"model": "m", "instances": parts}))
+    with pytest.raises(LogError, match=r"It has model, instances, instances\.\*, instances\.\*\.prompt") as caught:
+        load(path)
+    assert len(str(caught.value)) < 1000
+    assert "'correct=instances.*.resolved'" in str(caught.value)
+
+
+def test_references_that_differ_may_be_what_models_wrote(tmp_path: Path) -> None:
+    rows = [row | {"answer": f"{row['model']} says so"} for row in ROWS]
+    _, report = load(lines(tmp_path / "a.jsonl", rows), columns=COLUMNS)
+    assert [text for text in report.warnings if "several reference answers" in text]
+    rows = [row | {"answer": str(row["id"] * 3)} for row in ROWS]
+    assert not load(lines(tmp_path / "a.jsonl", rows), columns=COLUMNS)[1].warnings
 
 
 @pytest.mark.parametrize(
@@ -255,6 +337,60 @@ def test_damaged_and_hostile_files_are_refused(
     assert not (tmp_path / "trapped").exists()
 
 
+@pytest.mark.parametrize("codec", ["bz2", "zstd", "gzip", "xz"])
+def test_packed_files_are_unpacked_within_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codec: str) -> None:
+    import bz2
+    import lzma
+
+    def packed(data: bytes) -> bytes:
+        ours = {"xz": lzma.compress, "bz2": bz2.compress, "gzip": gzip.compress}
+        return ours[codec](data) if codec in ours else pa.compress(data, codec=codec, asbytes=True)  # type: ignore[no-any-return]
+
+    text = "\n".join(map(json.dumps, ROWS * 999)).encode()
+    path = tmp_path / "m1.jsonl.zst"
+    path.write_bytes(packed(text))
+    table, _ = load(path, columns=COLUMNS | {"tier": "{file}"})
+    assert table.num_rows == len(ROWS) * 999
+    assert set(column(table, "tier")) == {"m1"}
+    path.write_bytes(packed(text)[: len(packed(text)) // 2])
+    with pytest.raises(LogError, match="truncated or damaged"):
+        load(path, columns=COLUMNS)
+    monkeypatch.setattr(files, "MAX_FILE", 20_000)
+    path.write_bytes(packed(text))
+    with pytest.raises(LogError, match="more than is read"):
+        load(path, columns=COLUMNS)
+
+
+def test_other_files_of_a_folder_are_left_out_and_told(tmp_path: Path) -> None:
+    lines(tmp_path / "a.jsonl", ROWS)
+    (tmp_path / "weights.bin").write_bytes(pickle.dumps(Trap()))
+    (tmp_path / "empty.json").touch()
+    (tmp_path / "readme.md").write_text("x")
+    (tmp_path / "pointer.parquet").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    (tmp_path / "settings").write_text("a: 1\nb: 2: 3\n")
+    (tmp_path / "link.jsonl").symlink_to(tmp_path / "a.jsonl")
+    for name in ("b", "c"):
+        (tmp_path / f"{name}_metrics.json").write_text(json.dumps({"acc": 0.5, "n": 3 if name == "b" else 4}))
+    table, report = load(tmp_path, columns=COLUMNS)
+    assert table.num_rows == len(ROWS)
+    said = "\n".join(report.warnings)
+    for words in ("a Python pickle", "0 bytes", "Git LFS", "settings: row 1 has", "b_metrics.json"):
+        assert words in said
+    assert any("1 links" in note and "1 .md" in note for note in report.notes)
+    (tmp_path / "a.jsonl").unlink()
+    with pytest.raises(LogError):
+        load(tmp_path, columns=COLUMNS)
+
+
+def test_the_file_that_lacks_least_speaks_for_a_folder_of_none(tmp_path: Path) -> None:
+    (tmp_path / "a_summary.csv").write_text("group,share\nx,0.5\n")
+    lines(tmp_path / "b.jsonl", [{"prompt": "Q", "tokens": 3, "correct": True, "model": "m"}])
+    with pytest.raises(
+        LogError, match=r"b\.jsonl: no column says which question.*--column question=prompt.*1 more files"
+    ):
+        load(tmp_path)
+
+
 def test_sizes_are_bounded_whatever_a_file_says_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "MAX_DOCUMENT", 10_000)
     monkeypatch.setattr(files, "MAX_FILE", 50_000)
@@ -334,7 +470,7 @@ def test_our_own_table_keeps_its_unit_edges_caps_costs_and_pairing(tmp_path: Pat
         assert getattr(table, name) == getattr(before, name), name
     for name in ("tokens", "sample", "tier_order", *(["counted"] if unit == "tokens" else [])):
         assert table.rows[name].to_pylist() == before.rows[name].to_pylist(), name
-    assert "a.parquet: columns that are not taken: topic" in report.notes
+    assert "columns that are not taken: topic" in report.notes
 
 
 def test_our_own_tables_join_where_they_agree(tmp_path: Path) -> None:
