@@ -37,7 +37,7 @@ except KeyboardInterrupt:
 from agents.base import AGENTS
 from experiments.commands import answer, budgets, import_log, llm, mcft, predict, probe, record, serve
 from experiments.commands.parameters import read_parameters
-from experiments.config import CompareConfig, ConfigError, FamilyConfig, as_dict, load_config
+from experiments.config import CompareConfig, ConfigError, FamilyConfig, as_dict, at_budgets, load_config
 from experiments.options import (
     BUDGET_HELP,
     COMPARE,
@@ -247,14 +247,11 @@ def _resolve(
         path = config or DEFAULT_CONFIG
     resolved = load_config(path, overrides, base)
     if families:
-        known = {family.family: family for family in resolved.families}
-        for name in families:
-            check_family(name)
-        resolved.families = [known.get(name, FamilyConfig(family=name)) for name in families]
+        known = {name: [one for one in resolved.families if one.family == name] for name in map(check_family, families)}
+        resolved.families = [one for name, found in known.items() for one in found or [FamilyConfig(family=name)]]
     if budgets:
-        resolved.budgets = [read_budget(text) for text in budgets]
-        for chosen in resolved.families:
-            chosen.budgets = None
+        resolved.budgets = list(dict.fromkeys(map(read_budget, budgets)))
+        resolved.families = at_budgets(resolved.families, resolved.budgets)
     if names:
         resolved.agents = names
         for chosen in resolved.families:
@@ -331,10 +328,11 @@ def _print_summary(run: Path) -> None:
 
     rows = pq.read_table(run / "summary.parquet").to_pylist()
     recorded = any(row["of_reachable"] is not None for row in rows)
-    shown = Table(title="optimum-normalised score, 95 % intervals (best five agents a setting)")
+    shown = Table(title="share of the optimum, 95 % intervals (best five agents a setting)")
     columns = ["setting", "agent", "score", *(["of the train laws' optimum"] if recorded else []), "of the optimum"]
     for column in (*columns, "evaluation"):
-        shown.add_column(column, justify="left" if column in ("setting", "agent", "evaluation") else "right")
+        justify = "left" if column in ("setting", "agent", "evaluation") else "right"
+        shown.add_column(column, justify=justify, overflow="fold")  # what tells two agents apart is often at the end
     by_setting: dict[int, list[dict[str, Any]]] = {}
     for row in rows:
         if row["agent"] != "optimum":
@@ -345,7 +343,7 @@ def _print_summary(run: Path) -> None:
             shares.append(interval_text(row, "normalised"))
             if row["worst_seed"] is not None:
                 shares[-1] += f"; worst of {row['seeds']} seeds {row['worst_seed']:.3f}"
-            texts = (row["agent"], f"{row['score']:.2f}", *map(escape, shares), row["evaluation"])
+            texts = (escape(row["agent"]), f"{row['score']:.2f}", *map(escape, shares), row["evaluation"])
             shown.add_row(escape(row["label"]), *texts)
         shown.add_section()
     console.print(shown)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -139,6 +139,23 @@ class CompareConfig:
     """Predictors (kinds of `roi predict fit`, or its files) whose worth on the recorded outcomes is measured."""
     trained: list[str] = field(default_factory=list)
     """Folders of trained agents: a job found there is loaded instead of trained again."""
+
+
+def at_budgets(families: list[FamilyConfig], budgets: list[int | float | str]) -> list[FamilyConfig]:
+    """The families at these budgets instead of their own.
+
+    Where a file has several entries of a family, at different budgets with different agents, each budget is taken from
+    the entry that names it, else from the one with the fewest agents.
+    """
+    entries: dict[str, list[FamilyConfig]] = {}
+    for one in families:
+        entries.setdefault(repr(replace(one, budgets=None, agents=[])), []).append(one)
+    chosen = [
+        (min(same, key=lambda one: (budget not in (one.budgets or ()), len(one.agents))), budget)
+        for same in entries.values()
+        for budget in budgets
+    ]
+    return [replace(one, budgets=[budget]) for one, budget in chosen]
 
 
 def load_config(path: Path | None, overrides: list[str], base: CompareConfig | None = None) -> CompareConfig:

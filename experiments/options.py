@@ -116,7 +116,7 @@ def absolute_predictor(name: str) -> str:
 
 PREDICTORS = "text, surface, neighbours, given:COLUMN, embedding:MODEL, hidden:MODEL, levels:MODEL"
 BUDGET_HELP = (
-    f"Fraction of N x mean top-tier cost (0.3), tokens (512), dollars (2.50usd, of a table that costs them), or "
+    f"Fraction of N x mean top-tier cost (0.3), tokens (512, 50k), dollars (2.50usd, of a table that costs them), or "
     f"{', '.join(BUDGET_PRESETS)}"
 )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +14,6 @@ from rich.table import Table
 from experiments.commands import endpoints
 from experiments.config import ConfigError
 from experiments.options import Imports, option_groups, own_agents
-from experiments.serving.amounts import parse_tokens
 from experiments.serving.menus import Menu, check_unit, menu_solver, read_menus
 from experiments.terminal import console, progress_bar
 from roi_env.answering.prices import TOKENS
@@ -336,7 +334,7 @@ def _menu(path: Path) -> Menu:
 def _amount(text: str, menu: Menu | None, decision_cost: int) -> int | float | str:
     """The budget, checked against what the tiers cost."""
     try:
-        amount = parse_tokens(text, "--budget") if re.fullmatch(r"[0-9.]+[kmgKMG]", text) else parse_budget(text)
+        amount = parse_budget(text)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     if not isinstance(amount, float):

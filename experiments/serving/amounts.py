@@ -15,7 +15,6 @@ from experiments.config import ConfigError
 from experiments.serving.webhooks import is_address
 from roi_env.sources.units import UNIT_NAMES, Unit, read_cost
 
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 PERIODS = ("once", "hour", "day", "month")
 NAME = re.compile("[A-Za-z0-9_-]{1,64}")
 
@@ -31,25 +30,15 @@ def parse_amount(text: Any, where: str) -> tuple[int, Unit]:
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from None
     if read is None:
-        return parse_tokens(text, where), "tokens"
+        number = re.fullmatch(r"[0-9]{1,18}(?:\.[0-9]{1,6})?(?:e[0-9]{1,2})?", str(text).strip().lower(), re.ASCII)
+        tokens = Decimal(number[0] if number else 0)
+        read = int(tokens) if tokens == int(tokens) else 0, "tokens"
     if not 0 < read[0] < 10**18:
-        raise ConfigError(f"{where}: {text!r} must be positive and below 10^18 {read[1]}")
-    return read
-
-
-def parse_tokens(text: Any, where: str) -> int:
-    """A number of tokens: 50000, 50k, 1.5m, 1e6.
-
-    :param where: named in errors.
-    :raises ConfigError: for all others.
-    """
-    match = re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]{1,6})?(?:e[0-9]{1,2})?)([kmg]?)", str(text).strip().lower(), re.ASCII)
-    amount = Decimal(0) if match is None or isinstance(text, bool) else Decimal(match[1]) * _UNITS[match[2]]
-    if not 0 < amount < 10**18 or amount != int(amount):
         raise ConfigError(
-            f"{where}: {text!r} must be a positive whole number of tokens: 50000, 50k, 1.5m or 1e6; or dollars: 2.50usd"
+            f"{where}: {text!r} must be a positive whole number of tokens: 50000, 50k, 1.5m or 1e6; or dollars: 2.50usd; "
+            "below 10^18"
         )
-    return int(amount)
+    return read
 
 
 @dataclass(frozen=True)

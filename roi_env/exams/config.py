@@ -292,7 +292,7 @@ def _count(name: str, value: Any, least: int) -> int:
 
 def parse_budget(text: str) -> int | float | str:
     """Read a budget as the command line and the environments take it: ``"512"`` tokens, ``"0.3"`` or a preset's name, or an
-    amount with its unit: ``"2.50usd"``, ``"$2.50"``, ``"300 micro-usd"``, ``"512 tokens"``.
+    amount with its unit: ``"2.50usd"``, ``"$2.50"``, ``"300 micro-usd"``, ``"512 tokens"``, ``"50k"``.
 
     :returns: tokens (int) or a fraction (float), whose range :func:`exam_spec` checks; money stays text, which
         :func:`exam_spec` reads where costs are money.
@@ -316,7 +316,7 @@ def parse_budget(text: str) -> int | float | str:
     except ValueError:
         hint = " (a percentage is written as a fraction: 30% is 0.3)" if text.endswith("%") else ""
         raise ValueError(
-            f"budget {text!r} is neither tokens (512) nor dollars (2.50usd) nor a fraction (0.3) nor one of "
+            f"budget {text!r} is neither tokens (512, 50k) nor dollars (2.50usd) nor a fraction (0.3) nor one of "
             f"{list(BUDGET_PRESETS)}{hint}"
         ) from None
 

@@ -16,7 +16,10 @@ SHORT_UNITS = {"tokens": "tokens", "micro-usd": "usd"}
 _MONEY = re.compile(
     r"\s*(?:\$\s*(?P<sign>[0-9.]+)|(?P<number>[0-9.]+)\s*(?P<unit>micro-?usd|usd|\$))\s*", re.IGNORECASE | re.ASCII
 )
-_COUNT = re.compile(r"\s*(?P<number>[0-9]+)\s*tokens?\s*", re.IGNORECASE | re.ASCII)
+_COUNT = re.compile(
+    r"\s*(?P<number>[0-9]+(?:\.[0-9]+)?)\s*(?:(?P<scale>[kmg])\s*(?:tokens?)?|tokens?)\s*", re.IGNORECASE | re.ASCII
+)
+_SCALES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 
 
 def cost_text(cost: float, unit: Unit) -> str:
@@ -35,12 +38,15 @@ def cost_with_unit(cost: float, unit: Unit) -> str:
 
 
 def read_cost(text: str) -> tuple[int, Unit] | None:
-    """A cost that names its unit, in that unit: ``2.50usd``, ``$2.50``, ``300 micro-usd``, ``512 tokens``; None for other texts.
+    """A cost that names its unit or scale: ``2.50usd``, ``$2.50``, ``300 micro-usd``, ``512 tokens``, ``50k``; None for other texts.
 
-    :raises ValueError: for money that is no whole number of micro-dollars, or no number.
+    :raises ValueError: for parts of a token or of a micro-dollar, and for what is no number.
     """
     if match := _COUNT.fullmatch(text):
-        return int(match["number"]), "tokens"
+        tokens = Decimal(match["number"]) * _SCALES[(match["scale"] or "").lower()]
+        if tokens != int(tokens):
+            raise ValueError(f"{text!r} is no whole number of tokens")
+        return int(tokens), "tokens"
     if not (match := _MONEY.fullmatch(text)):
         return None
     number = match["sign"] or match["number"]

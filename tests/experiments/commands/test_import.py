@@ -83,6 +83,13 @@ def test_agents_are_of_one_unit(table: Path, tmp_path: Path) -> None:
 def test_amounts() -> None:
     assert read_cost("2.50usd") == read_cost(" $2.5 ") == read_cost("2500000 micro-usd") == (2_500_000, "micro-usd")
     assert read_cost("512 tokens") == (512, "tokens")
+    assert (
+        read_cost("50k")
+        == read_cost("50K tokens")
+        == read_cost("0.05m")
+        == (parse_budget("50k"), "tokens")
+        == (50_000, "tokens")
+    )
     assert read_cost("0.3") is None
     assert parse_budget("2.50usd") == "2.50usd"
     for text in ("0.0000001usd", "1.2.3usd", "-1usd", "1eur", "usd"):

@@ -25,7 +25,7 @@ from experiments.compare.store import (
     to_train,
     training_identity,
 )
-from experiments.config import CompareConfig, ConfigError, FamilyConfig, load_config
+from experiments.config import CompareConfig, ConfigError, FamilyConfig, at_budgets, load_config
 from experiments.report.analysis import summarise
 from roi_env.exams.exam import draw_exams
 from roi_env.sources.outcome_tables import OutcomeTable
@@ -261,6 +261,34 @@ def test_overrides_reach_into_families() -> None:
     )
     assert [(v.family, v.num_tasks) for v in config.families] == [("signal", None), ("cap", 4)]
     assert config.budgets == [0.3]
+
+
+def test_families_and_budgets_of_the_command_line_choose_among_all_entries_of_a_family() -> None:
+    """The published comparison has two entries of `heavy`, and of `signal`, at different budgets with different agents."""
+
+    def planned(*arguments: str) -> list[str]:
+        done = CliRunner().invoke(app, ["compare", *arguments, "--dry-run"], terminal_width=400)
+        assert done.exit_code == 0, done.output
+        return [line.split(":")[0].strip() for line in done.output.splitlines() if line.startswith("  ")]
+
+    one = ("--agent", "fixed-1")
+    assert planned("--family", "heavy", *one) == ["heavy t=0.15", "heavy t=0.3", "heavy t=0.6"]
+    everywhere = planned("--budget", "0.5", "--budget", ".5", *one)
+    assert len(everywhere) == len(set(everywhere))
+    assert {"heavy t=0.5", "signal t=0.5", "paper t=0.5 hard_first"} <= set(everywhere)
+
+    families = [
+        FamilyConfig(family="signal", budgets=[0.15, 0.6]),
+        FamilyConfig(family="signal", budgets=[0.3], agents=["sb3-ppo"]),
+        FamilyConfig(family="signal", num_tasks=4, agents=["sb3-a2c"]),
+    ]
+    chosen = at_budgets(families, [0.3, 0.2])
+    assert [(one.budgets, one.num_tasks, one.agents) for one in chosen] == [
+        ([0.3], None, ["sb3-ppo"]),
+        ([0.2], None, []),
+        ([0.3], 4, ["sb3-a2c"]),
+        ([0.2], 4, ["sb3-a2c"]),
+    ]
 
 
 def test_a_small_table_on_the_command_line(tmp_path: Path) -> None:

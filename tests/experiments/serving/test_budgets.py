@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from experiments.cli import app
 from experiments.commands.serve import Access, _Budgets
 from experiments.config import ConfigError
-from experiments.serving.amounts import Plan, digest, parse_tokens, read_plans
+from experiments.serving.amounts import Plan, digest, parse_amount, read_plans
 from experiments.serving.budget import make_budget
 from roi_env.answering.base import ThinkingTier
 from roi_env.answering.http import HTTPSolver
@@ -162,15 +162,15 @@ def test_two_proxies_share_a_budget(tmp_path: Path) -> None:
     ("text", "tokens"), [("50000", 50000), ("50k", 50000), ("1.5m", 1500000), ("1e6", 10**6), (7, 7), ("2G", 2 * 10**9)]
 )
 def test_amounts(text: Any, tokens: int) -> None:
-    assert parse_tokens(text, "x") == tokens
+    assert parse_amount(text, "x") == (tokens, "tokens")
 
 
 @pytest.mark.parametrize(
-    "text", ["", "0", "-5", "1.5", "50kk", "2.50usd", "٣", "1e99", True, None, "k", "nan", "1_000"]
+    "text", ["", "0", "-5", "1.5", "50kk", "1.5555k", "٣", "1e99", True, None, "k", "nan", "1_000"]
 )
 def test_what_is_no_amount_is_named(text: Any) -> None:
     with pytest.raises(ConfigError, match=r"x: .* tokens"):
-        parse_tokens(text, "x")
+        parse_amount(text, "x")
 
 
 def test_a_file_may_say_all_of_a_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
