@@ -135,9 +135,9 @@ class Books(Ledger):
         self.peak[entry.number] = tokens
         return entry
 
-    def resize(self, entry: Entry, tokens: int) -> None:
+    async def resize(self, entry: Entry, tokens: int) -> None:
         """As ever."""
-        super().resize(entry, tokens)
+        await super().resize(entry, tokens)
         self.peak[entry.number] = max(self.peak[entry.number], tokens)
 
 

@@ -13,8 +13,8 @@ from typing import Any, Literal
 from agents.base import Agent, Problem, is_saved, public_problem
 from agents.live.session import Check, Row, Session, check_live, learns_from_table, make_live, prompt_bound
 from agents.live.steps import Ticket
-from roi_env.answering.base import LiveSolver, Question, ThinkingTier, unsent_reply
-from roi_env.answering.ledger import Entry, Ledger, reply_facts
+from roi_env.answering.base import LiveSolver, Question, ThinkingTier
+from roi_env.answering.ledger import Entry, Ledger, unsent_facts
 from roi_env.answering.prices import TOKENS, Rates
 from roi_env.envs.live import KnownGroups, live_source
 from roi_env.exams.config import ExamSpec, exam_spec
@@ -271,7 +271,7 @@ class BudgetController:
                 texts=spec.source.texts,
                 rates=self.rates,
             )
-            for row in self._resumed(session, questions):
+            for row in self._resumed(session, ledger, questions):
                 keep(row)
 
             async def finish(ticket: Ticket) -> None:
@@ -305,7 +305,7 @@ class BudgetController:
             for entry in ledger.entries:
                 position = entry.key[0]
                 if entry.charged is None and entry not in ledger.unknown:  # admitted, and stopped before it began
-                    ledger.settle(entry, 0, {**reply_facts(unsent_reply()), "cap": entry.reserved})
+                    ledger.settle(entry, 0, unsent_facts(entry))
                 if position not in rows and not _undecided(entry):
                     keep(session.row(entry, questions[position], session.remaining))
             raise error
@@ -313,13 +313,13 @@ class BudgetController:
             ledger.close()
         return result
 
-    def _resumed(self, session: Session, questions: Sequence[Question]) -> Iterator[Row]:
+    def _resumed(self, session: Session, ledger: Ledger, questions: Sequence[Question]) -> Iterator[Row]:
         """Rows of an earlier run, in the order of its decisions; the agent takes them in."""
         earlier: list[tuple[tuple[Any, ...], Entry | None, int]] = [
-            (tuple(note["skipped"]), None, note["decision"]) for note in session.ledger.notes if "skipped" in note
+            (tuple(note["skipped"]), None, note["decision"]) for note in ledger.notes if "skipped" in note
         ]
-        earlier += [(entry.key, entry, 0) for entry in session.ledger.entries if not _undecided(entry)]
-        left = session.budget - session.ledger.lost
+        earlier += [(entry.key, entry, 0) for entry in ledger.entries if not _undecided(entry)]
+        left = session.budget - ledger.lost
         rows: dict[int, Row] = {}
         for (position, _, action, seen), entry, paid in sorted(earlier, key=lambda item: int(item[0][0])):
             question = questions[position]

@@ -198,6 +198,7 @@ class Session:
         while True:
             while self.in_flight >= self.window:
                 await self._settled.wait()
+            await self.ledger.refresh()
             if self.remaining == 0 and not self.in_flight and not self.ledger.reserved:
                 return None
             # The agent plans with what requests in flight should cost; whether there is room for it is another question.
@@ -227,31 +228,26 @@ class Session:
                 continue  # decided again, knowing more
             key = (position, question.question_id, action, seen)
             room = min(worst, self.remaining)
-            if action:
-                try:
-                    entry = self.ledger.enter(key, min(first, room))
-                except NoRoom:
-                    await self._change()
-                    continue
-            self._state = state
+            self._state = state  # what is learned meanwhile is learned on top of it
+            try:
+                if action:
+                    entry = await self.ledger.reserve(key, min(first, room))
+                else:
+                    await self.ledger.skip(key, room)
+            except NoRoom:
+                await self._change()
+                continue
             break
         if action == 0:
-            paid = min(cost, self.remaining)
             if not self.ledger.shared:  # shared books charge decisions themselves
-                self._paid_decisions += paid
-            self.ledger.note({"skipped": key, "decision": paid})
-            self._learn(view, 0, paid, None, overspent=cost > paid)
-            return Ticket(position, question, 0, view, 0, None, choices, paid)
+                self._paid_decisions += room
+            self._learn(view, 0, room, None, overspent=cost > room)
+            return Ticket(position, question, 0, view, 0, None, choices, room)
         affords = self.rates.affords(tier.name, max(0, room - cost), bound)
         cap = each if affords is None else min(each, affords // choices)
         price, fixed = self.rates.price(tier.name), self.rates.cost(tier.name, 0, bound)
         ticket = Ticket(position, question, action, view, cap, entry, choices, 0, bound, grows, price, fixed)
         self.flights.begin(ticket)
-        try:
-            await self.ledger.on_disk()
-        except BaseException:
-            self.drop(ticket)
-            raise
         return ticket
 
     async def _change(self) -> None:
@@ -263,12 +259,7 @@ class Session:
             async with asyncio.timeout(0.1):
                 await self._settled.wait()
         except TimeoutError:
-            self.ledger.reap()
-
-    def drop(self, ticket: Ticket) -> None:
-        """Settle an admitted question whose request was never begun: it costs nothing, and is not decided."""
-        if ticket.entry is not None:
-            self._settle(ticket, 0, unsent_reply())
+            await self.ledger.reap()
 
     async def finish(
         self,
@@ -332,6 +323,7 @@ class Session:
             assert ticket.entry is not None
         # What the endpoint did not take is not decided: it will be asked again.
         self._settle(ticket, 0 if reply.retry_in is not None else charge, reply, correct)
+        await self.ledger.written()
         return self.row(entry, question, self.remaining), reply
 
     def row(self, entry: Entry, question: Question, remaining: int) -> Row:
@@ -445,13 +437,11 @@ class Session:
             return entry.reserved >= least
         shrinks = grown < entry.reserved
         try:
-            self.ledger.resize(entry, grown)
+            await self.ledger.resize(entry, grown)
         except NoRoom:
             return entry.reserved >= least
         if shrinks:
             self._changed()
-        else:
-            await self.ledger.on_disk()
         return True
 
     def _changed(self) -> None:

@@ -8,6 +8,7 @@ environment.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -29,6 +30,7 @@ from experiments.serving.guard import BODY_SECONDS, LOOPBACK, patient_protocol
 from experiments.serving.menus import Menu, check_unit, menu_solver, read_menus
 from experiments.serving.metrics import log_to_stderr
 from experiments.terminal import console
+from roi_env.answering.ledger import BooksAway
 from roi_env.sources.units import cost_text, cost_with_unit
 
 if TYPE_CHECKING:
@@ -160,9 +162,10 @@ class _Budgets:
                 for plan in plans:
                     if plan.name in made:
                         made[plan.name].check(plan)
-            made |= {one.name: one for one in _opened(make, [plan for plan in plans if plan.name not in made])}
-            renewed = [made[plan.name].renewed(plan) for plan in plans]
-        except (ValueError, OSError) as error:
+            new = [plan for plan in plans if plan.name not in made]
+            made |= {one.name: one for one in await asyncio.to_thread(_opened, make, new)}
+            renewed = [await made[plan.name].renewed(plan) for plan in plans]
+        except (ValueError, OSError, BooksAway) as error:
             endpoints.report(f"The budgets stay as they were: {error}")
             return
         now = time.monotonic()
@@ -172,7 +175,7 @@ class _Budgets:
         self.plans, self.menus, self.make = plans, menus, make
         for old in quiet:
             del self.left[old]
-            old.close()
+            await asyncio.to_thread(old.close)
         in_use = {one.solver for one in (*self.open, *self.left)}
         for solver in {old.solver for old in quiet} - in_use:
             await solver.close()

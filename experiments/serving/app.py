@@ -14,12 +14,13 @@ from experiments.serving import overview
 from experiments.serving.amounts import digest
 from experiments.serving.budget import Budget
 from experiments.serving.chat import Refused
-from experiments.serving.desk import Desk, Wire, internal_error, json_response
+from experiments.serving.desk import Desk, Wire, books_away, internal_error, json_response
 from experiments.serving.guard import BODY_SECONDS, LOOPBACK, bearer, check_origin, fits, no_key, read_json, shown
 from experiments.serving.messages import MessagesWire
 from experiments.serving.metrics import Visit
 from experiments.serving.responses import ResponsesWire
 from experiments.serving.wires import ChatWire, TextWire
+from roi_env.answering.ledger import BooksAway
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -108,13 +109,17 @@ class _Proxy:
 
     async def status(self, request: Request) -> Response:
         """How budgets stand."""
-        return json_response({"budgets": [budget.state() for budget in self._open_to(request)]})
+        budgets = self._open_to(request)
+        await asyncio.gather(*(budget.clerk.refresh() for budget in budgets))
+        return json_response({"budgets": [budget.state() for budget in budgets]})
 
     async def health(self, request: Request) -> Response:
-        """Whether this process and the endpoint take requests."""
+        """Whether this process, the endpoint and the database of the budgets take requests."""
         waits = {one.url: round(one.closed_for) for solver in _solvers(self.budgets) for one in solver.each}
         closed = [f"{url} asks to wait {wait} s" for url, wait in waits.items() if wait]
-        return json_response({"status": "ok", "endpoint": "; ".join(closed) if closed else "open"})
+        database = "away" if any(budget.clerk.away for budget in self.budgets) else "open"
+        told = {"status": "ok", "endpoint": "; ".join(closed) if closed else "open", "database": database}
+        return json_response(told)
 
     async def page(self, request: Request) -> Response:
         """Budgets as people see them."""
@@ -131,7 +136,7 @@ class _Proxy:
             refused = no_key("this page needs the key of --admin-key-env, or of a budget, as the password")
             ask = {"www-authenticate": 'Basic realm="budgets", charset="UTF-8"'}
             return PlainTextResponse(str(refused), refused.status, ask)
-        text, headers = overview.page([(one.plan, one.session, one.asked) for one in seen])
+        text, headers = await overview.page(seen)
         return HTMLResponse(text, headers=headers)
 
     async def metrics(self, request: Request) -> Response:
@@ -141,8 +146,15 @@ class _Proxy:
         check_origin(request, self.hosts)
         if (self.admin is None and self.hosts is None) or not fits(shown(request), self.admin):
             raise no_key("this page needs the key of --admin-key-env")
+        # Where their database is away: as they stood last.
+        await asyncio.gather(*(budget.clerk.refresh() for budget in self.budgets), return_exceptions=True)
         told = (
-            {**budget.state(), "in_flight": budget.in_flight, "waiting": budget.queue.waiting}
+            {
+                **budget.state(),
+                "in_flight": budget.in_flight,
+                "waiting": budget.queue.waiting,
+                "database_up": int(budget.clerk.away is None),
+            }
             for budget in self.budgets
         )
         return PlainTextResponse(self.desk.metrics.text(told), media_type="text/plain; version=0.0.4")
@@ -190,6 +202,9 @@ def application(
         what = f"{request.method} {request.url.path}: {error.detail}"
         return _error(request, Refused(error.status_code, "invalid_request", what, headers=error.headers))
 
+    async def away(request: Request, error: Exception) -> Response:
+        return _error(request, books_away(charged=False))
+
     async def failed(request: Request, error: Exception) -> Response:
         return _error(request, internal_error(error))
 
@@ -210,7 +225,7 @@ def application(
         for solver in _solvers([*budgets, *left]):
             await solver.close()
         for budget in (*budgets, *left):
-            budget.close()
+            await asyncio.to_thread(budget.close)
 
     routes = [
         Route(f"{prefix}/v1{path}", endpoint, methods=[method])
@@ -225,7 +240,7 @@ def application(
     return Starlette(
         routes=[*routes, *(Route(path, endpoint) for path, endpoint in pages.items())],
         lifespan=lifespan,
-        exception_handlers={Refused: refused, HTTPException: unknown, Exception: failed},
+        exception_handlers={Refused: refused, BooksAway: away, HTTPException: unknown, Exception: failed},
     )
 
 

@@ -15,11 +15,13 @@ from experiments.serving.amounts import Plan
 from experiments.serving.attend import Queue
 from experiments.serving.chat import Refused
 from roi_env.answering.books import DatabaseLedger
+from roi_env.answering.clerk import Clerk
 from roi_env.answering.database import other_unit
 from roi_env.answering.prices import TOKENS, Rates
 from roi_env.sources.units import SHORT_UNITS, UNIT_NAMES, cost_text, cost_with_unit
 
 if TYPE_CHECKING:
+    from agents.base import Agent
     from agents.live.session import Session
     from roi_env.answering.base import ThinkingTier
     from roi_env.answering.http import ByTier, HTTPSolver
@@ -39,7 +41,8 @@ class Budget:
     """One named budget.
 
     :param solver: who answers.
-    :param sessions: by menu: each admits and settles, all in one ledger.
+    :param clerk: keeps the books of all sessions.
+    :param sessions: by menu: each admits and settles.
     :param window: questions of all sessions in flight.
     :param lock: questions are admitted one after the other.
     :param asked: questions so far.
@@ -50,6 +53,7 @@ class Budget:
 
     name: str
     solver: HTTPSolver | ByTier
+    clerk: Clerk
     sessions: dict[str, Session]
     window: int
     lock: asyncio.Lock
@@ -92,9 +96,8 @@ class Budget:
         return model
 
     def close(self) -> None:
-        """Close its ledgers."""
-        for session in self.sessions.values():
-            session.ledger.close()
+        """Settle what is left, and close its books."""
+        self.clerk.close()
 
     def text(self, cost: int) -> str:
         """A cost as a header tells it."""
@@ -113,22 +116,23 @@ class Budget:
         if plan.unit != self.plan.unit:
             raise ValueError(other_unit(plan.name, self.plan.unit, plan.unit))
 
-    def renewed(self, plan: Plan) -> Budget:
+    async def renewed(self, plan: Plan) -> Budget:
         """The same budget under another plan that fits; requests in flight are settled as ever.
 
         :raises ValueError: where its books cannot be changed.
+        :raises BooksAway: where they are not there.
         """
         if plan != self.plan:
-            books = self.session.ledger
-            assert isinstance(books, DatabaseLedger)
-            books.replan(plan.amount, plan.period, plan.carry_over, plan.unit)
+            await self.clerk.ask(lambda books: books.replan(plan.amount, plan.period, plan.carry_over, plan.unit))
             self.plan = plan
         return self
 
-    @property
-    def warning(self) -> str | None:
-        """What a client should know of it."""
-        share, left = self.plan.warn_at, self.session.remaining
+    def warning(self, own: int = 0) -> str | None:
+        """What a client should know of it.
+
+        :param own: that its request has reserved.
+        """
+        share, left = self.plan.warn_at, self.session.remaining + own
         if share is None or self.session.budget - left < share * self.session.budget:
             return None
         return f"{cost_text(left, self.plan.unit)} of {cost_with_unit(self.session.budget, self.plan.unit)} are left"
@@ -205,33 +209,62 @@ def make_budget(
         there = "; ".join(f"{one.name}: {', '.join(tier.name for tier in one.tiers)}" for one in menus)
         raise ValueError(f"the predictor's tiers are {', '.join(known.tiers)}, the live ones {there}: name them alike")
     state.mkdir(parents=True, exist_ok=True)
-    sessions: dict[str, Session] = {}
+    takers = {menu.name: _taker(plan, menu, solver, agent, expected, known_by_menu.get(menu.name)) for menu in menus}
+    settings = [_settings(menu, known_by_menu.get(menu.name)) for menu in menus]
+    # What was charged is charged, whatever the budget and the tiers are now.
+    books = DatabaseLedger(
+        database or state / "budgets.db",
+        plan.name,
+        plan.amount,
+        settings[0],
+        period=plan.period,
+        carry=plan.carry_over,
+        journal=state / f"{plan.name}.jsonl",
+        unit=plan.unit,
+    )
+    for message in books.messages:
+        endpoints.report(message)
+    clerk = Clerk(books, lambda text: endpoints.report(f"{plan.name}: {text}"))
     try:
-        for menu in menus:
-            own = known_by_menu.get(menu.name)
-            sessions[menu.name] = _session(plan, menu, solver, agent, expected, window, state, database, own)
+        sessions = {
+            menu.name: _session(menu, solver, takers[menu.name], expected, window, clerk.under(own))
+            for menu, own in zip(menus, settings, strict=True)
+        }
     except ValueError:
-        for made in sessions.values():
-            made.ledger.close()
+        clerk.close()
         raise
-    first = next(iter(sessions.values())).ledger
-    assert isinstance(first, DatabaseLedger)
-    return Budget(name, solver, sessions, window, asyncio.Lock(), first.asked, queue or Queue(), plan, known_by_menu)
+    return Budget(
+        name, solver, clerk, sessions, window, asyncio.Lock(), books.asked, queue or Queue(), plan, known_by_menu
+    )
+
+
+def _settings(menu: Served, known: KnownGroups | None) -> dict[str, Any]:
+    """What requests of a menu are entered with."""
+    tiers = {"tiers": [list(tier.__dict__.values()) for tier in menu.tiers]}
+    return tiers if known is None else {**tiers, "groups": list(known.names)}
 
 
 def _session(
-    plan: Plan,
-    menu: Served,
-    solver: HTTPSolver | ByTier,
-    agent: str,
-    expected: int,
-    window: int,
-    state: Path,
-    database: str | None,
-    known: KnownGroups | None,
+    menu: Served, solver: HTTPSolver | ByTier, agent: Agent, expected: int, window: int, clerk: Clerk
 ) -> Session:
-    from agents.base import HIDDEN, public_problem
-    from agents.live.session import Session, make_live, prompt_bound
+    """The session of a menu, which has learned from its earlier answers."""
+    from agents.base import HIDDEN
+    from agents.live.session import Session
+
+    session = Session(agent, solver, menu.tiers, [HIDDEN] * expected, ledger=clerk, window=window, rates=menu.rates)
+    # Numbers of groups mean nothing where a predictor came, went or was another.
+    groups = clerk.books.settings.get("groups")
+    entries = clerk.books.newest_entries(RELEARNED)
+    session.relearn([entry for entry in entries if entry.settings.get("groups") == groups])
+    return session
+
+
+def _taker(
+    plan: Plan, menu: Served, solver: HTTPSolver | ByTier, agent: str, expected: int, known: KnownGroups | None
+) -> Agent:
+    """Who decides the questions of a menu."""
+    from agents.base import public_problem
+    from agents.live.session import make_live, prompt_bound
     from roi_env.answering.base import Question
     from roi_env.envs.live import live_source
     from roi_env.exams.config import exam_spec
@@ -255,30 +288,4 @@ def _session(
     planned = min(plan.amount, MOST_PLANNED)
     text = f"{planned} {plan.unit}"
     spec = exam_spec(source, num_tasks=expected, budget=text, preview=False)
-    decides = make_live(agent, public_problem(spec))
-    # What was charged is charged, whatever the budget and the tiers are now.
-    ledger = DatabaseLedger(
-        database or state / "budgets.db",
-        plan.name,
-        plan.amount,
-        {"tiers": [list(tier.__dict__.values()) for tier in menu.tiers]}
-        | ({} if known is None else {"groups": list(known.names)}),
-        period=plan.period,
-        carry=plan.carry_over,
-        journal=state / f"{plan.name}.jsonl",
-        unit=plan.unit,
-    )
-    for message in ledger.messages:
-        endpoints.report(message)
-    try:
-        session = Session(
-            decides, solver, menu.tiers, [HIDDEN] * expected, ledger=ledger, window=window, rates=menu.rates
-        )
-        # Numbers of groups mean nothing where a predictor came, went or was another.
-        groups = ledger.settings.get("groups")
-        entries = ledger.newest_entries(RELEARNED)
-        session.relearn([entry for entry in entries if entry.settings.get("groups") == groups])
-        return session
-    except ValueError:
-        ledger.close()
-        raise
+    return make_live(agent, public_problem(spec))

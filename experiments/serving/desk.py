@@ -21,7 +21,7 @@ from experiments.serving.metrics import Metrics, Visit
 from experiments.serving.responses import ResponsesWire
 from experiments.serving.webhooks import tell
 from experiments.serving.wires import ChatWire
-from roi_env.answering.books import DatabaseLedger
+from roi_env.answering.ledger import BooksAway
 from roi_env.sources.units import SHORT_UNITS, cost_with_unit
 
 if TYPE_CHECKING:
@@ -204,8 +204,6 @@ class Desk:
                 refuse_unpriced(one)
         visit.stream = chat.stream
         headers = {"x-roi-budget": quote(budget.name), "x-roi-unit": SHORT_UNITS[budget.plan.unit]}
-        if budget.warning is not None:
-            headers["x-roi-warning"] = budget.warning
         if chat.replaced:
             headers["x-roi-replaced"] = ",".join(chat.replaced)
         if not chat.stream:
@@ -273,6 +271,9 @@ class Desk:
 
         async def admit() -> Ticket | None:
             ticket = await _admit(budget, chats, grows)
+            own = ticket.entry.reserved if ticket is not None and ticket.entry is not None else 0
+            if (warning := budget.warning(own)) is not None:
+                headers["x-roi-warning"] = warning
             if ticket is not None:
                 visit.tier = session.tiers[ticket.action - 1].name if ticket.action else "skip"
                 headers["x-roi-tier"] = quote(visit.tier)
@@ -301,8 +302,8 @@ class Desk:
                 raise self._spent(budget)
             row, reply = outcome
             headers |= {"x-roi-charged": budget.text(row.charged), "x-roi-remaining": budget.text(session.remaining)}
-            if budget.warning is not None:
-                headers["x-roi-warning"] = budget.warning
+            if (warning := budget.warning()) is not None:
+                headers["x-roi-warning"] = warning
             if reply is not None and reply.error is not None:
                 if reply.attempts == 0 and not _limited(chats, row, priced):
                     raise self._spent(budget, reply.error)
@@ -321,20 +322,19 @@ class Desk:
         except Busy as busy:
             wait = {"x-roi-budget": quote(budget.name), "retry-after": busy.retry_after}
             raise _coded(visit, Refused(503, "busy", str(busy), headers=wait)) from None
+        except BooksAway:
+            raise _coded(visit, books_away(charged=visit.tier is not None)) from None
         except Refused as refused:
             raise _coded(visit, refused) from None
 
     def _warn(self, budget: Budget) -> None:
         """Tell the budget's webhook, once, where its soft limit is reached."""
-        plan, session, ledger = budget.plan, budget.session, budget.session.ledger
+        plan, session = budget.plan, budget.session
         if plan.webhook is None or plan.warn_at is None or session.charged < plan.warn_at * session.budget:
             return
-        if isinstance(ledger, DatabaseLedger) and ledger.warns(plan.warn_at):
-            telling = asyncio.create_task(
-                tell(plan.webhook, {**budget.state(), "warn_at": plan.warn_at}, endpoints.report)
-            )
-            self._telling.add(telling)
-            telling.add_done_callback(self._telling.discard)
+        telling = asyncio.create_task(_tell(budget, plan.webhook, plan.warn_at))
+        self._telling.add(telling)
+        telling.add_done_callback(self._telling.discard)
 
     def _too_dear(self, budget: Budget, row: Row, chat: Chat) -> Refused:
         """The error of a request for which nothing could be generated."""
@@ -351,6 +351,13 @@ class Desk:
         headers["x-roi-unit"] = SHORT_UNITS[budget.plan.unit]
         message = f"the budget {budget.name!r} of {cost_with_unit(budget.session.budget, budget.plan.unit)} is spent"
         return Refused(self.spent_status, "budget_exhausted", f"{message}: {why}" if why else message, headers=headers)
+
+
+async def _tell(budget: Budget, webhook: str, share: float) -> None:
+    """Tell a webhook that a soft limit is reached, unless that was told."""
+    with contextlib.suppress(BooksAway):  # the next answer tries again
+        if await budget.clerk.ask(lambda books: books.warns(share)):
+            await tell(webhook, {**budget.state(), "warn_at": share}, endpoints.report)
 
 
 def _limited(chats: Chats, row: Row, priced: bool) -> bool:
@@ -402,6 +409,16 @@ def not_answered(row: Row, reply: Reply, headers: Mapping[str, str]) -> Refused:
     again = failure.again and not row.charged
     headers = {**headers, "x-should-retry": "true" if again else "false"}
     return Refused(told, failure.code or "upstream_error", failure.message, failure.param, headers)
+
+
+def books_away(*, charged: bool) -> Refused:
+    """What a client is told where the database of the budgets is away.
+
+    :param charged: whether its question was admitted.
+    """
+    what = "the answer was stopped and costs its reservation" if charged else "nothing was asked and nothing is charged"
+    headers = {"retry-after": "2", "x-should-retry": "false" if charged else "true"}
+    return Refused(503, "budget_unavailable", f"the database of the budgets does not answer: {what}", headers=headers)
 
 
 def internal_error(error: Exception) -> Refused:

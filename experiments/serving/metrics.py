@@ -125,6 +125,12 @@ class Metrics:
             ("remaining", f"roi_remaining_{unit}", "gauge", f"{what} neither charged nor reserved."),
             ("in_flight", "roi_requests_in_flight", "gauge", "Requests at the endpoint."),
             ("waiting", "roi_requests_waiting", "gauge", "Requests that wait for their turn."),
+            (
+                "database_up",
+                "roi_database_up",
+                "gauge",
+                "0: the database is away, and how the budget stood last is told.",
+            ),
         ):
             lines.extend((f"# HELP {name} {help_}", f"# TYPE {name} {kind}"))
             lines.extend(f"{name}{_labels({'budget': one['budget']})} {one[key]}" for one in told)

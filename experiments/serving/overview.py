@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import jinja2
@@ -23,10 +23,8 @@ from roi_env.answering.books import DatabaseLedger
 from roi_env.sources.units import cost_text, cost_with_unit
 
 if TYPE_CHECKING:
-    from agents.live.session import Session
+    from experiments.serving.budget import Budget
 
-Shown = tuple[Plan, "Session", int]
-"""A budget as configured, what keeps it, and the requests ever."""
 NEWEST = 2000
 """Requests that tell what a budget went to."""
 SHOWN = 20
@@ -52,8 +50,11 @@ def _template() -> tuple[jinja2.Template, str]:
     return page, rules
 
 
-def page(budgets: Sequence[Shown]) -> tuple[str, dict[str, str]]:
-    """The page on these budgets, and its headers."""
+async def page(budgets: Sequence[Budget]) -> tuple[str, dict[str, str]]:
+    """The page on these budgets, and its headers.
+
+    :raises BooksAway: where their books are not there.
+    """
     template, rules = _template()
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     headers = {
@@ -62,27 +63,32 @@ def page(budgets: Sequence[Shown]) -> tuple[str, dict[str, str]]:
         "referrer-policy": "no-referrer",
         "x-content-type-options": "nosniff",
     }
-    return template.render(budgets=[overview(*budget) for budget in budgets], now=now), headers
+    told = [await one.clerk.ask(partial(overview, one.plan, one.asked)) for one in budgets]
+    return template.render(budgets=told, now=now), headers
 
 
-def overview(plan: Plan, session: Session, asked: int) -> dict[str, Any]:
+def overview(plan: Plan, asked: int, ledger: DatabaseLedger) -> dict[str, Any]:
     """What the page tells of a budget."""
-    ledger, unit = session.ledger, plan.unit
-    assert isinstance(ledger, DatabaseLedger)
+    unit, standing = plan.unit, ledger.standing()
     rows = [_request(one) for one in ledger.newest(NEWEST)]
     settled = [row for row in rows if row["charged"] is not None]
     answered = [row["charged"] for row in settled if row["tier"] != "skip"]
     decisions = [row["charged"] for row in settled if row["tier"] == "skip"]
     mean = sum(answered) / len(answered) if answered else 0.0
-    numbers = {"charged": session.charged, "reserved": ledger.reserved, "left": session.remaining}
-    whole = max(1, session.budget, session.charged + ledger.reserved)
+    held = standing.charged + standing.reserved
+    numbers = {
+        "charged": standing.charged,
+        "reserved": standing.reserved,
+        "left": max(0, standing.limit - held),
+    }
+    whole = max(1, standing.limit, held)
     return {
         "name": plan.name,
         "period": plan.period,
         "unit": "tokens" if unit == "tokens" else "US dollars",
         "cost": lambda cost: cost_text(cost, unit),
         "told": lambda cost: cost_with_unit(cost, unit),
-        "amount": session.budget,
+        "amount": standing.limit,
         **numbers,
         "asked": asked,
         "bar": {name: round(100 * numbers[name] / whole, 2) for name in ("charged", "reserved")},

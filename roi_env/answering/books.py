@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
+import copy
 import json
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 from roi_env.answering.database import Database, Period, other_unit, period_now
 from roi_env.answering.ledger import Entry, JournalError, Ledger, NoRoom, Settings
@@ -28,8 +27,23 @@ def open_database(where: Path | str) -> Database:
     return Database(where) if isinstance(where, Path) else Postgres(where)
 
 
+class Standing(NamedTuple):
+    """How a budget stands.
+
+    :param limit: tokens of the present period, top-ups included.
+    :param charged: in the present period, decisions included.
+    :param reserved: by requests in flight, of all processes.
+    """
+
+    limit: int
+    charged: int
+    reserved: int
+
+
 class DatabaseLedger:
     """One budget of a database, as :class:`roi_env.answering.ledger.Ledger` keeps it in a file.
+
+    Every method waits for the database; :class:`roi_env.answering.clerk.Clerk` does not let an event loop wait.
 
     :param where: of the database, see :func:`open_database`; every ledger opens it for itself.
     :param name: of the budget; made where absent, otherwise it goes on with these tokens and settings.
@@ -38,9 +52,6 @@ class DatabaseLedger:
     :param answers: whether what was answered is kept.
     :param unit: what it counts; a budget of that name that counts another one is refused.
     """
-
-    shared = True
-    """Whether others may reserve and settle too."""
 
     def __init__(
         self,
@@ -61,17 +72,11 @@ class DatabaseLedger:
             )
         self.name, self.settings, self.answers = name, settings, answers
         self.messages: list[str] = []
-        self.lost = 0
         self.database = base = open_database(where)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
-        self._written = self._synced = 0
         try:
             base.own()
             base.reap()
-            text = json.dumps(settings, sort_keys=True)
-            with base.transaction():
-                base.run("INSERT INTO settings (text) VALUES (:text) ON CONFLICT (text) DO NOTHING", text=text)
-                (self._settings,) = base.one("SELECT id FROM settings WHERE text = :text", text=text)
+            self._settings = self._settings_id()
             self.replan(tokens, period, carry, unit)
             if (
                 journal is not None
@@ -85,11 +90,23 @@ class DatabaseLedger:
                 self.messages.append(ahead)
             base.keep_log()
         except BaseException as error:
-            self._thread.shutdown()
             base.close()
             if isinstance(error, base.errors):
                 raise JournalError(f"{base.path}: it cannot be used ({error})") from None
             raise
+
+    def _settings_id(self) -> int:
+        text = json.dumps(self.settings, sort_keys=True)
+        with self.database.transaction():
+            self.database.run("INSERT INTO settings (text) VALUES (:text) ON CONFLICT (text) DO NOTHING", text=text)
+            return int(self.database.one("SELECT id FROM settings WHERE text = :text", text=text)[0])
+
+    def under(self, settings: Settings) -> DatabaseLedger:
+        """The same budget, by the same connection, for requests under other settings."""
+        other = copy.copy(self)
+        other.settings, other.messages = settings, []
+        other._settings = other._settings_id()
+        return other
 
     def replan(self, tokens: int, period: Period, carry: bool, unit: Unit = "tokens") -> None:
         """Give the budget another amount, another period; what was charged stays charged.
@@ -163,24 +180,33 @@ class DatabaseLedger:
             return None
         return json.dumps(facts if self.answers else {name: facts[name] for name in facts if name not in _TEXTS})
 
-    def _column(self, name: str) -> int:
-        self.database.roll(self.name)
-        return int(self.database.one(f"SELECT {name} FROM budgets WHERE name = :name", name=self.name)[0])
+    def standing(self) -> Standing:
+        """How the budget stands now."""
+        row = self._row()
+        if period_now(row[3]) > row[4]:
+            self.database.roll(self.name)
+            row = self._row()
+        return Standing(*map(int, row[:3]))
+
+    def _row(self) -> Any:
+        return self.database.one(
+            "SELECT tokens + added, charged, reserved, period, current FROM budgets WHERE name = :name", name=self.name
+        )
 
     @property
     def limit(self) -> int:
-        """Tokens of the present period, top-ups included."""
-        return self._column("tokens + added")
+        """See :class:`Standing`."""
+        return self.standing().limit
 
     @property
     def charged(self) -> int:
-        """Tokens charged in the present period, decisions included."""
-        return self._column("charged")
+        """See :class:`Standing`."""
+        return self.standing().charged
 
     @property
     def reserved(self) -> int:
-        """Tokens reserved by requests in flight, of all processes."""
-        return self._column("reserved")
+        """See :class:`Standing`."""
+        return self.standing().reserved
 
     @property
     def asked(self) -> int:
@@ -253,13 +279,8 @@ class DatabaseLedger:
         """Requests that were in flight when their process died."""
         return [entry for entry in self.entries if entry.charged is not None and entry.facts is None]
 
-    @property
-    def notes(self) -> list[dict[str, Any]]:
-        """None: decisions are charged like requests."""
-        return []
-
-    def enter(self, key: tuple[Any, ...], tokens: int) -> Entry:
-        """Reserve tokens for a request, which may not be sent before :meth:`on_disk`.
+    def enter(self, key: Sequence[Any], tokens: int) -> Entry:
+        """Reserve tokens for a request, which may not be sent before :meth:`roi_env.answering.database.Database.sync`.
 
         :raises NoRoom: where the budget has not so many left.
         """
@@ -267,19 +288,25 @@ class DatabaseLedger:
         with self.database.transaction():
             self._take(tokens)
             number = self._insert(key, tokens, None, None)
-        return Entry(number, key, tokens, settings=self.settings)
+            self.database.in_flight |= {number}
+        return Entry(number, tuple(key), tokens, settings=self.settings)
 
     def resize(self, entry: Entry, tokens: int) -> None:
-        """Give a request that is not settled another reservation, which counts after :meth:`on_disk`.
+        """Give a request that is not settled another reservation, which counts once it is on the disk.
 
         :raises NoRoom: where the budget has not so many left, or others held this process dead and settled the request; then
             nothing is changed.
         """
+        statement = "UPDATE requests SET reserved = :tokens WHERE id = :id AND charged IS NULL"
         with self.database.transaction():
-            self._take(tokens - entry.reserved)
-            statement = "UPDATE requests SET reserved = :tokens WHERE id = :id AND charged IS NULL"
+            found = self.database.one("SELECT reserved FROM requests WHERE id = :id", id=entry.number)
             if not self.database.run(statement, tokens=tokens, id=entry.number):
                 raise NoRoom
+            try:
+                self._take(tokens - found[0])
+            except NoRoom:
+                self.database.run(statement, tokens=found[0], id=entry.number)
+                raise
         entry.reserved = tokens
 
     def _take(self, tokens: int) -> None:
@@ -293,23 +320,10 @@ class DatabaseLedger:
         if not taken:
             raise NoRoom
 
-    async def on_disk(self) -> None:
-        """Wait until all reservations are on the disk; one thread syncs, and what was written meanwhile shares one fsync."""
-        self._written += 1
-        await asyncio.shield(asyncio.wrap_future(self._thread.submit(self._sync, self._written)))
-
-    def _sync(self, number: int) -> None:
-        """Bring what was written before the ``number``-th wait, and all that was by now, to the disk."""
-        if self._synced < number:
-            now = self._written
-            self.database.sync()
-            self._synced = now
-
     def settle(self, entry: Entry, tokens: int, facts: Mapping[str, Any]) -> None:
         """Enter what a request cost, once; a kill does not lose it when this returns."""
         if entry.charged is not None:
             raise ValueError(f"request {entry.number} was settled already")
-        entry.charged, entry.facts = tokens, facts
         with self.database.transaction():
             done = self.database.run(
                 "UPDATE requests SET charged = :tokens, facts = :facts, ended = :now WHERE id = :id AND charged IS NULL",
@@ -321,18 +335,21 @@ class DatabaseLedger:
             if done:
                 self.database.run(
                     "UPDATE budgets SET charged = charged + :tokens, spent = spent + :tokens, "
-                    "reserved = reserved - :reserved WHERE name = :name",
+                    "reserved = reserved - (SELECT reserved FROM requests WHERE id = :id) WHERE name = :name",
                     tokens=tokens,
-                    reserved=entry.reserved,
+                    id=entry.number,
                     name=self.name,
                 )
+                charged = tokens
             else:
-                self._add(entry, tokens, facts)
+                charged = self._add(entry, tokens, facts)
+            self.database.in_flight -= {entry.number}
+        entry.charged, entry.facts = charged, facts
 
-    def _add(self, entry: Entry, tokens: int, facts: Mapping[str, Any]) -> None:
-        """Charge what a request took beyond what others charged, who held this process dead."""
+    def _add(self, entry: Entry, tokens: int, facts: Mapping[str, Any]) -> int:
+        """Charge what a request took beyond what others charged, who held this process dead; gives both."""
         (was,) = self.database.one("SELECT charged FROM requests WHERE id = :id", id=entry.number)
-        entry.charged, more = max(was, tokens), max(0, tokens - was)
+        more = max(0, tokens - was)
         self.database.run(
             "UPDATE requests SET charged = charged + :more, facts = :facts WHERE id = :id",
             more=more,
@@ -344,23 +361,17 @@ class DatabaseLedger:
             more=more,
             name=self.name,
         )
+        return int(was + more)
 
-    def note(self, record: Mapping[str, Any]) -> None:
-        """Charge a decision to skip a question."""
+    def skip(self, key: Sequence[Any], tokens: int) -> None:
+        """Charge a decision to skip a question.
+
+        :raises NoRoom: see :meth:`enter`.
+        """
         with self.database.transaction():
-            self._insert(record["skipped"], 0, record["decision"], {"skipped": True})
-            self.database.run(
-                "UPDATE budgets SET charged = charged + :tokens, spent = spent + :tokens WHERE name = :name",
-                tokens=record["decision"],
-                name=self.name,
-            )
-
-    def reap(self) -> None:
-        """Charge what other processes had in flight when they died."""
-        self.database.reap()
+            self.settle(self.enter(key, tokens), tokens, {"skipped": True})
 
     def close(self) -> None:
-        """Bring everything to the disk and close the file."""
-        self._thread.submit(self.database.sync).result()
-        self._thread.shutdown()
+        """Bring everything to the disk and close the database."""
+        self.database.sync()
         self.database.close()

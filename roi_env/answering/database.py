@@ -78,6 +78,11 @@ class Database:
 
     errors: tuple[type[Exception], ...] = (sqlite3.Error,)
     """What statements may raise."""
+    away: tuple[type[Exception], ...] = (sqlite3.OperationalError,)
+    """Those of them for which the database is to blame, not the statement."""
+    in_flight: frozenset[int] = frozenset()
+    """Requests that this process has entered and not settled."""
+    _inside = False
 
     def __init__(self, path: Path) -> None:
         # A link's own folder would show no locks to those who open the file itself.
@@ -91,7 +96,7 @@ class Database:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         try:
             # One thread at a time uses it; servers make it in another one than they serve in.
-            self.connection: Any = sqlite3.connect(path, timeout=30.0, isolation_level=None, check_same_thread=False)
+            self.connection: Any = sqlite3.connect(path, timeout=10.0, isolation_level=None, check_same_thread=False)
             for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON"):
                 self.connection.execute(f"PRAGMA {pragma}")
             self._prepare()
@@ -122,7 +127,27 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All or nothing; others wait."""
+        """All or nothing; others wait. One inside another is part of it."""
+        if self._inside:
+            yield
+            return
+        self._inside, before = True, self.in_flight
+        try:
+            with self._transaction():
+                yield
+        except BaseException:
+            self.in_flight = before
+            raise
+        finally:
+            self._inside = False
+
+    @property
+    def lost(self) -> bool:
+        """Whether the connection is lost; the next statement makes another one."""
+        return False
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
         self.connection.execute("BEGIN IMMEDIATE")
         try:
             yield
@@ -185,9 +210,11 @@ class Database:
                 "SELECT id, budget, reserved FROM requests WHERE charged IS NULL AND owner = :owner", owner=owner
             ):
                 done = self.run(
-                    "UPDATE requests SET charged = reserved, ended = :now WHERE id = :id AND charged IS NULL",
+                    "UPDATE requests SET charged = reserved, ended = :now "
+                    "WHERE id = :id AND owner = :owner AND charged IS NULL",
                     now=time.time(),
                     id=number,
+                    owner=owner,
                 )
                 if done:
                     self.run(

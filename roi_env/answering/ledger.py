@@ -28,7 +28,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from roi_env.answering.base import Reply, ThinkingTier
+from roi_env.answering.base import Reply, ThinkingTier, unsent_reply
 from roi_env.files import replacing
 
 Settings = Mapping[str, Any]
@@ -60,6 +60,10 @@ class NoRoom(Exception):
     """A budget has not so many tokens left: another process took them."""
 
 
+class BooksAway(Exception):
+    """The database of the budgets cannot be reached, or does not answer."""
+
+
 class Books(Protocol):
     """What keeps the reservations and settlements of one budget."""
 
@@ -74,18 +78,8 @@ class Books(Protocol):
         ...
 
     @property
-    def notes(self) -> list[dict[str, Any]]:
+    def notes(self) -> Sequence[dict[str, Any]]:
         """Records of other kinds that are not part of ``charged``."""
-        ...
-
-    @property
-    def entries(self) -> list[Entry]:
-        """All requests."""
-        ...
-
-    @property
-    def lost(self) -> int:
-        """Tokens charged for what cannot be read."""
         ...
 
     @property
@@ -98,27 +92,31 @@ class Books(Protocol):
         """Whether other processes may reserve and settle too."""
         ...
 
-    def enter(self, key: tuple[Any, ...], tokens: int) -> Entry:
-        """Reserve; raises :class:`NoRoom` where another process took the tokens."""
+    async def refresh(self) -> None:
+        """Learn what other processes did; this and the following may raise :class:`BooksAway`."""
         ...
 
-    def resize(self, entry: Entry, tokens: int) -> None:
+    async def reserve(self, key: tuple[Any, ...], tokens: int) -> Entry:
+        """Enter a request; it is on the disk when this returns. Raises :class:`NoRoom` where another process took the tokens."""
+        ...
+
+    async def resize(self, entry: Entry, tokens: int) -> None:
         """Give a request that is not settled another reservation; raises :class:`NoRoom` where the budget lacks it."""
         ...
 
-    async def on_disk(self) -> None:
-        """Wait until all reservations are on the disk."""
+    async def skip(self, key: tuple[Any, ...], tokens: int) -> None:
+        """Keep a decision to skip; raises :class:`NoRoom` as above."""
         ...
 
     def settle(self, entry: Entry, tokens: int, facts: Mapping[str, Any]) -> None:
-        """Enter what a request cost."""
+        """Hand in what a request cost."""
         ...
 
-    def note(self, record: Mapping[str, Any]) -> None:
-        """Keep a decision to skip."""
+    async def written(self) -> None:
+        """Wait until a kill loses nothing of what was handed in."""
         ...
 
-    def reap(self) -> None:
+    async def reap(self) -> None:
         """Charge what other processes had in flight when they died."""
         ...
 
@@ -421,13 +419,23 @@ class Ledger:
         """False: one process writes at a time."""
         return False
 
-    def reap(self) -> None:
+    async def refresh(self) -> None:
         """Nothing: there are no other processes."""
 
+    async def reap(self) -> None:
+        """Nothing: there are no other processes."""
+
+    async def written(self) -> None:
+        """Nothing: what was written is the system's."""
+
     async def reserve(self, key: tuple[Any, ...], tokens: int) -> Entry:
-        """Enter a request; it is on the disk when this returns, and may be sent."""
+        """Enter a request; it is on the disk when this returns, and may be sent. What interrupts that gives it back."""
         entry = self.enter(key, tokens)
-        await self.on_disk()
+        try:
+            await self.on_disk()
+        except BaseException:
+            self.settle(entry, 0, unsent_facts(entry))
+            raise
         return entry
 
     def enter(self, key: tuple[Any, ...], tokens: int) -> Entry:
@@ -439,11 +447,18 @@ class Ledger:
         self.reserved += tokens
         return entry
 
-    def resize(self, entry: Entry, tokens: int) -> None:
-        """Give a request that is not settled another reservation, which counts when it is on the disk."""
-        self.reserved += tokens - entry.reserved
+    async def resize(self, entry: Entry, tokens: int) -> None:
+        """Give a request that is not settled another reservation; a larger one is on the disk when this returns."""
+        more = tokens - entry.reserved
+        self.reserved += more
         entry.reserved = tokens
         self._write({"n": entry.number, "resize": tokens})
+        if more > 0:
+            await self.on_disk()
+
+    async def skip(self, key: tuple[Any, ...], tokens: int) -> None:
+        """Keep a decision to skip."""
+        self.note({"skipped": key, "decision": tokens})
 
     async def on_disk(self) -> None:
         """Wait until all records are on the disk; one thread syncs, and what was written meanwhile shares one fsync."""
@@ -700,6 +715,11 @@ def reply_facts(reply: Reply) -> dict[str, Any]:
         for name, value in reply.__dict__.items()
         if name not in ("failure", "model", "whole") and value is not None and value is not False and value != ""
     }
+
+
+def unsent_facts(entry: Entry) -> dict[str, Any]:
+    """What is written of a request that was never sent."""
+    return {**reply_facts(unsent_reply()), "cap": entry.reserved}
 
 
 def reply_of(facts: Mapping[str, Any]) -> Reply:

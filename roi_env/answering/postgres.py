@@ -2,8 +2,9 @@
 
 Everything is as in :mod:`roi_env.answering.database` but for what is the database's own: a commit is on its disk when it
 returns, and a process lives as long as its connection, which holds an advisory lock. One that lost its connection connects
-again under another name: what it had in flight may then be charged in full by others; only what it takes beyond that is
-charged besides.
+again under another name and takes what it has in flight with it. What others have charged in full meanwhile stays charged;
+only what it takes beyond that is charged besides. A reservation of which nobody knows whether it was made before the
+connection broke was never sent, and is given back.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 from roi_env.answering.database import VERSION, Database
@@ -19,6 +21,13 @@ from roi_env.answering.ledger import JournalError
 
 _SCHEMA_LOCK = 7_264_001
 """Advisory lock of whoever makes the tables."""
+_SECONDS = 10
+"""That a connection, or a statement, may take: whoever waits for more is told that the database is away."""
+_PATIENCE: dict[str, Any] = {
+    "connect_timeout": _SECONDS,
+    "keepalives_idle": _SECONDS,
+    "tcp_user_timeout": 1000 * _SECONDS,
+}
 
 
 class Postgres(Database):
@@ -34,8 +43,9 @@ class Postgres(Database):
         except ImportError as error:
             raise JournalError(f'{error}; PostgreSQL needs: pip install "roi-reasoning[postgres]"') from None
         self.errors = (psycopg.Error,)
+        self.away = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalError)
         self.path = re.sub("//([^:@/]*):[^@/]*@", r"//\1:***@", url)
-        self._url, self._owns = url, False
+        self._url, self.owner, self._owns = url, uuid.uuid4().hex, False
         self._connect()
         try:
             self._prepare()
@@ -46,14 +56,11 @@ class Postgres(Database):
     def _connect(self) -> None:
         import psycopg
 
-        self.owner = uuid.uuid4().hex
         try:
-            self.connection = psycopg.connect(self._url, autocommit=True, connect_timeout=10)
+            self.connection = psycopg.connect(self._url, autocommit=True, **_PATIENCE)
+            self.connection.execute(f"SET statement_timeout = {1000 * _SECONDS}")
         except psycopg.Error as error:
             raise JournalError(f"{self.path}: there is no connection ({str(error).strip()})") from None
-        if self._owns:
-            self._owns = False
-            self.own()
 
     def _version(self) -> int:
         self.connection.execute("SELECT pg_advisory_xact_lock(%s)", (_SCHEMA_LOCK,))
@@ -66,6 +73,7 @@ class Postgres(Database):
         self.connection.execute("INSERT INTO roi_version VALUES (%s)", (VERSION,))
 
     @staticmethod
+    @cache
     def _spoken(statement: str) -> str:
         for ours, theirs in (
             (r"\bid INTEGER PRIMARY KEY", "id BIGSERIAL PRIMARY KEY"),
@@ -77,36 +85,70 @@ class Postgres(Database):
             statement = re.sub(ours, theirs, statement)
         return statement
 
+    @property
+    def lost(self) -> bool:
+        """Whether the connection is lost; the next statement makes another one."""
+        return bool(self.connection.closed)
+
     @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """All or nothing. Rows that a transaction changes are its own until it ends."""
-        if self.connection.closed:
-            self._connect()
+    def _transaction(self) -> Iterator[None]:
+        self._reconnect()
         with self.connection.transaction():
             yield
 
     def one(self, statement: str, **values: Any) -> Any:
         """The first row; None: there is none."""
-        if self.connection.closed:
-            self._connect()
+        if not self._inside:
+            self._reconnect()
         return super().one(statement, **values)
 
     def all(self, statement: str, **values: Any) -> list[Any]:
         """All rows."""
-        if self.connection.closed:
-            self._connect()
+        if not self._inside:
+            self._reconnect()
         return super().all(statement, **values)
+
+    def _reconnect(self) -> None:
+        """Connect again where the connection is lost, under another name: the server may hold the old one's lock for a while."""
+        if not self.lost:
+            return
+        self._connect()
+        if self._owns:
+            name = uuid.uuid4().hex
+            self._hold(name)
+            self._take_over(name)
+            self.owner = name
+
+    def _take_over(self, name: str) -> None:
+        """Bring what this process has in flight under another name of it, and give back what it was never told of."""
+        with self.connection.transaction():
+            for number, budget, reserved in self.all(
+                "SELECT id, budget, reserved FROM requests WHERE charged IS NULL AND owner = :owner", owner=self.owner
+            ):
+                sent = number in self.in_flight
+                done = self.run(
+                    "UPDATE requests SET owner = :name, charged = :charged WHERE id = :id AND charged IS NULL",
+                    name=name,
+                    charged=None if sent else 0,
+                    id=number,
+                )
+                if done and not sent:
+                    self.run("UPDATE budgets SET reserved = reserved - :tokens WHERE name = :budget",
+                             tokens=reserved, budget=budget)  # fmt: skip
+
+    def own(self) -> None:
+        """Say that this process lives, for as long as its connection."""
+        if not self._owns:
+            self._hold(self.owner)
+            self._owns = True
+
+    def _hold(self, name: str) -> None:
+        self.connection.execute("SELECT pg_advisory_lock(%s)", (self._number(name),))
 
     @staticmethod
     def _number(owner: str) -> int:
         """The advisory lock of a process."""
         return int(owner[:15], 16)
-
-    def own(self) -> None:
-        """Say that this process lives, for as long as its connection."""
-        if not self._owns:
-            self.connection.execute("SELECT pg_advisory_lock(%s)", (self._number(self.owner),))
-            self._owns = True
 
     @contextmanager
     def _dead(self, owner: str) -> Iterator[bool]:

@@ -21,6 +21,7 @@ from agents.live.session import Session, make_live
 from agents.live.steps import Lengths
 from roi_env.answering.base import Ask, Question, Reply, ThinkingTier
 from roi_env.answering.books import DatabaseLedger
+from roi_env.answering.clerk import Clerk
 from roi_env.answering.http import HTTPSolver
 from roi_env.answering.ledger import Books, Ledger
 from roi_env.answering.prices import Price, Rates
@@ -164,12 +165,13 @@ def test_a_database_and_a_journal_keep_the_same_books(tmp_path: Path) -> None:
         lengths = [int(min(400, rng.lognormvariate(3, 1.2))) + 1 for _ in range(30)]
         solver = Pouring(lengths, 1, 5, {}, rng)
         books: Any = (
-            DatabaseLedger(tmp_path / "budgets.db", "a", 900, {})
+            Clerk(DatabaseLedger(tmp_path / "budgets.db", "a", 900, {}))
             if name == "database"
             else Ledger(tmp_path / "ledger.jsonl", {})
         )
         asyncio.run(play(books, solver, 900, 30, 8, "fixed-2"))
-        kept.append([(entry.key[0], entry.reserved, entry.charged) for entry in books.entries])
+        entries = books.books.entries if isinstance(books, Clerk) else books.entries
+        kept.append([(entry.key[0], entry.reserved, entry.charged) for entry in entries])
         books.close()
     assert kept[0] == kept[1]
     again = Ledger(tmp_path / "ledger.jsonl", {})
@@ -181,8 +183,8 @@ def test_a_database_and_a_journal_keep_the_same_books(tmp_path: Path) -> None:
 def test_a_killed_process_is_charged_what_it_had_reserved_last(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger.jsonl", {})
     first, second = ledger.enter((0, "a", 1, 9), 10), ledger.enter((1, "b", 1, 9), 10)
-    ledger.resize(first, 70)
-    ledger.resize(second, 4)
+    asyncio.run(ledger.resize(first, 70))
+    asyncio.run(ledger.resize(second, 4))
     ledger.close()  # writes nothing
     again = Ledger(tmp_path / "ledger.jsonl", {})
     assert again.charged == 74
@@ -198,8 +200,8 @@ def test_reservations_hold_little_more_than_answers_cost() -> None:
         peak: dict[int, int] = {}
         resize = books.resize
 
-        def resized(entry: Any, tokens: int, resize: Any = resize, peak: Any = peak) -> None:
-            resize(entry, tokens)
+        async def resized(entry: Any, tokens: int, resize: Any = resize, peak: Any = peak) -> None:
+            await resize(entry, tokens)
             peak[entry.number] = max(peak.get(entry.number, 0), tokens)
 
         books.resize = resized  # type: ignore[method-assign]

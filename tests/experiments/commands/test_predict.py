@@ -271,7 +271,7 @@ def test_the_proxy_plans_for_the_groups_that_came(made: Predictor, tmp_path: Pat
     known, solver = made.known_groups(), HTTPSolver("http://h", "m")
     budget = make_budget("a", 500, solver, LIVE, "online-lp", 10, 1, tmp_path, known=known)
     problem = budget.session.problem
-    budget.session.ledger.close()
+    budget.close()
     np.testing.assert_allclose(problem.group_probability.mean(0), known.share, atol=0.06)
     np.testing.assert_array_equal(problem.beliefs.success_probability, known.laws.success_probability)
 

@@ -94,11 +94,10 @@ def answered(address: str, count: int, budgets: str = "a") -> list[httpx.Respons
 def settled(budget: Budget, seconds: float = 20.0) -> None:
     """Wait until nothing is in flight; then nothing may be left of what was."""
     end = time.monotonic() + seconds
-    while budget.session.in_flight or budget.queue.waiting:
+    while budget.session.in_flight or budget.queue.waiting or budget.clerk.reserved:
         assert time.monotonic() < end, (budget.session.in_flight, budget.queue.waiting)
         time.sleep(0.01)
-    assert budget.session.ledger.reserved == 0
-    entries = budget.session.ledger.entries
+    entries = asyncio.run(budget.clerk.ask(lambda books: books.entries))
     assert all(entry.charged is not None for entry in entries)
     assert budget.session.charged == sum(entry.charged or 0 for entry in entries)
 

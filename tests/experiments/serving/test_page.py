@@ -92,9 +92,9 @@ def test_skipped_questions_and_charges_are_counted(tmp_path: Path) -> None:
     with proxy(tmp_path, [Plan("a", 10_000)]) as (address, (budget,)):
         for _ in range(2):
             ask(address, "a")
-        ledger = budget.session.ledger
+        ledger = budget.clerk.books
         for number in range(3):
-            ledger.note({"skipped": (number, "q", 0, 9), "decision": 1})
+            ledger.skip((number, "q", 0, 9), 1)
         charged = ledger.charged
         text = get(address).text
     each = (charged - 3) // 2
@@ -166,7 +166,7 @@ def test_in_a_browser_it_fits_a_phone_and_a_desk(tmp_path: Path) -> None:
         for _ in range(4):
             ask(address, "a" * 64)
         ask(address, "b")
-        made[0].session.ledger.note({"skipped": (0, "q", 0, 9), "decision": 1})
+        made[0].clerk.books.skip((0, "q", 0, 9), 1)
         for width, height in ((390, 844), (1280, 900)):
             metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
             call("POST", "goog/cdp/execute", cmd="Emulation.setDeviceMetricsOverride", params=metrics)

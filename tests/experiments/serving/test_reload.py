@@ -114,5 +114,5 @@ def test_what_was_learned_counts_at_the_new_prices(tmp_path: Path, monkeypatch: 
             asyncio.run(budgets.reload(config, Access(), ()))
             assert not budgets.left
             with pytest.raises(sqlite3.ProgrammingError, match="closed"):
-                _ = old.session.charged
+                _ = old.clerk.books.charged
             assert ask(address, "team").status_code == 200

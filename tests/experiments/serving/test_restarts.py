@@ -121,7 +121,7 @@ def test_a_warning_is_sent_once_to_the_configured_address_alone(status: int, tmp
                 assert ask(there, "easy") == 200
         with proxy(tmp_path, plan, "fixed-2") as (there, budget):
             assert ask(there, "easy") == 200
-            budget.session.ledger.database.change("a", 100, add=True)  # type: ignore[attr-defined]
+            budget.clerk.books.database.change("a", 100, add=True)
             assert ask(there, "easy") == 200
     assert [(one["budget"], one["tokens"]) for one in told] == [("a", 100), ("a", 200)]
     assert told[0]["charged"] == 72

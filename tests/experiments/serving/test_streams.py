@@ -60,10 +60,9 @@ def text_of(pieces: Sequence[Any]) -> str:
 
 def settled(budget: Budget) -> None:
     end = time.monotonic() + 20
-    while budget.session.in_flight:
+    while budget.session.in_flight or budget.clerk.reserved:
         assert time.monotonic() < end
         time.sleep(0.01)
-    assert budget.session.ledger.reserved == 0
 
 
 def test_tokens_come_while_the_endpoint_still_generates(tmp_path: Path) -> None:
@@ -109,7 +108,7 @@ def test_calls_of_tools_come_in_pieces_and_several_answers_apart(tmp_path: Path)
         for choice in final.choices:
             (call,) = choice.message.tool_calls
             assert (call.function.name, json.loads(call.function.arguments)) == ("ask", {"question": "6 * 7"})
-        assert budget.session.ledger.entries[0].reserved == 2 * 51
+        assert budget.clerk.books.entries[0].reserved == 2 * 51
         assert budget.session.charged == upstream.generated == 48
         assert (upstream.seen[0].body["n"], upstream.seen[0].cap) == (2, 51)
 

@@ -45,14 +45,14 @@ def consistent(path: Path, name: str = "a") -> tuple[int, int]:
 def test_a_budget_is_reserved_settled_and_goes_on(tmp_path: Path) -> None:
     ledger = books(tmp_path)
     entry = ledger.enter((0, "q", 1, 100), 60)
-    asyncio.run(ledger.on_disk())
+    ledger.database.sync()
     with pytest.raises(NoRoom):
         ledger.enter((1, "q", 1, 40), 41)
     assert (ledger.charged, ledger.reserved, ledger.limit) == (0, 60, 100)
     ledger.settle(entry, 7, FACTS)
     with pytest.raises(ValueError, match="already"):
         ledger.settle(entry, 7, FACTS)
-    ledger.note({"skipped": (1, "q", 0, 93), "decision": 2})
+    ledger.skip((1, "q", 0, 93), 2)
     assert (ledger.charged, ledger.reserved, ledger.asked) == (9, 0, 2)
     ledger.close()
     again = books(tmp_path, 50)
@@ -91,7 +91,7 @@ def test_what_a_dead_process_had_in_flight_is_charged_and_a_living_ones_is_not(t
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "b.db")], check=False)
     assert (living.charged, living.reserved) == (0, 40)
-    living.reap()
+    living.database.reap()
     assert (living.charged, living.reserved) == (30, 10)
     assert [entry.reserved for entry in living.unknown] == [30]
     other = books(tmp_path)
@@ -247,7 +247,7 @@ def test_what_a_process_takes_after_others_held_it_dead_is_charged(took: int, tm
     ledger, other = books(tmp_path), books(tmp_path)
     entry = ledger.enter((0, "q", 1, 100), 20)
     (tmp_path / f"b.db.{ledger.database.owner}.lock").unlink()  # as where a folder is cleaned, or a connection was lost
-    other.reap()
+    other.database.reap()
     assert (ledger.charged, ledger.reserved) == (20, 0)
     with pytest.raises(NoRoom):  # its stream is stopped
         ledger.resize(entry, 40)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import pwd
 import shutil
@@ -12,6 +13,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +23,17 @@ import pytest
 
 pytest.importorskip("psycopg", reason="needs the extra [postgres]")
 
+import httpx
 import psycopg
 
+from experiments.serving.app import application
+from experiments.serving.budget import Budget, make_budget
+from roi_env.answering.base import ThinkingTier
 from roi_env.answering.books import DatabaseLedger, open_database
-from roi_env.answering.ledger import JournalError, NoRoom
+from roi_env.answering.clerk import Clerk
+from roi_env.answering.http import HTTPSolver
+from roi_env.answering.ledger import BooksAway, Entry, JournalError, NoRoom
+from tests.upstream import Upstream, serving
 
 
 def _programs() -> Path | None:
@@ -33,45 +44,68 @@ def _programs() -> Path | None:
     return versions[-1].parent if versions else None
 
 
+class Server:
+    """A server of an unprivileged user in a folder of its own, on a socket there.
+
+    :ivar url: of its first database.
+    """
+
+    def __init__(self, programs: Path, folder: str) -> None:
+        self.folder, self.url = folder, f"postgresql:///postgres?host={folder}&user=roi"
+        self.programs, self.how = programs, dict[str, Any](stdout=subprocess.DEVNULL, cwd=folder)
+        if os.getuid() == 0:  # it refuses to run as root
+            nobody = pwd.getpwnam("nobody")
+            os.chown(folder, nobody.pw_uid, nobody.pw_gid)
+            self.how |= {"user": "nobody", "group": nobody.pw_gid, "extra_groups": []}
+        command = [programs / "initdb", "-D", f"{folder}/data", "-A", "trust", "-U", "roi"]
+        subprocess.run(command, check=True, stderr=subprocess.PIPE, **self.how)
+        self.start()
+
+    def start(self) -> None:
+        """Start it; it answers when this returns."""
+        command = [
+            self.programs / "postgres",
+            "-D",
+            f"{self.folder}/data",
+            "-k",
+            self.folder,
+            "-c",
+            "listen_addresses=",
+        ]
+        self.process = subprocess.Popen(command, stderr=subprocess.DEVNULL, **self.how)
+        for _ in range(600):
+            assert self.process.poll() is None, "the server ended"
+            try:
+                psycopg.connect(self.url).close()
+                return
+            except psycopg.OperationalError:
+                time.sleep(0.1)
+
+    def stop(self) -> None:
+        """End it at once, as a crash does."""
+        self.process.send_signal(signal.SIGQUIT)
+        self.process.wait()
+
+
 @pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """A server of an unprivileged user in a folder of its own, on a socket there: the address of its first database."""
+def server() -> Iterator[Server]:
+    """A server that the tests of this module share."""
     programs = _programs()
     if programs is None:
         pytest.skip("needs PostgreSQL's programs: Debian's postgresql")
-    as_user: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        user = pwd.getpwuid(os.getuid()).pw_name
-        if os.getuid() == 0:  # it refuses to run as root
-            user = "nobody"
-            as_user = {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}
-            os.chown(folder, pwd.getpwnam(user).pw_uid, pwd.getpwnam(user).pw_gid)
-        data = f"{folder}/data"
-        quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "cwd": folder}
-        subprocess.run([programs / "initdb", "-D", data, "-A", "trust", "-U", "roi"], check=True, **quiet, **as_user)
-        command = [programs / "postgres", "-D", data, "-k", folder, "-c", "listen_addresses="]
-        with subprocess.Popen(command, **{**quiet, "stderr": subprocess.DEVNULL}, **as_user) as process:
-            url = f"postgresql:///postgres?host={folder}&user=roi"
-            try:
-                for _ in range(600):
-                    assert process.poll() is None, "the server ended"
-                    try:
-                        psycopg.connect(url).close()
-                        break
-                    except psycopg.OperationalError:
-                        time.sleep(0.1)
-                yield url
-            finally:
-                process.send_signal(signal.SIGINT)
+        started = Server(programs, folder)
+        yield started
+        started.stop()
 
 
 @pytest.fixture
-def url(server: str) -> str:
+def url(server: Server) -> str:
     """A database of its own."""
     name = f"test_{time.monotonic_ns()}"
-    with psycopg.connect(server, autocommit=True) as connection:
+    with psycopg.connect(server.url, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
-    return server.replace("///postgres", f"///{name}")
+    return server.url.replace("///postgres", f"///{name}")
 
 
 def ledger(url: str, tokens: int = 1000, name: str = "a", **options: Any) -> DatabaseLedger:
@@ -86,14 +120,13 @@ def test_a_request_is_reserved_resized_settled_and_told(url: str) -> None:
     books = ledger(url)
     entry = books.enter(key(0), 100)
     books.resize(entry, 300)
-    asyncio.run(books.on_disk())
     assert (books.reserved, books.charged, books.limit) == (300, 0, 1000)
     with pytest.raises(NoRoom):
         books.resize(entry, 1001)
     with pytest.raises(NoRoom):
         books.enter(key(1), 701)
     books.settle(entry, 120, {"text": "secret", "tokens": 120, "finish": "stop"})
-    books.note({"skipped": key(2), "decision": 3})
+    books.skip(key(2), 3)
     assert (books.reserved, books.charged, books.asked) == (0, 123, 2)
     (kept,) = books.entries
     assert (kept.charged, kept.facts) == (120, {"tokens": 120, "finish": "stop"})
@@ -197,16 +230,16 @@ def test_a_process_that_is_killed_is_charged_once_and_one_that_lives_is_not(url:
     with subprocess.Popen([sys.executable, "-c", _VICTIM, url], stdout=subprocess.PIPE, text=True) as victim:
         assert victim.stdout is not None
         assert victim.stdout.readline().strip() == "reserved"
-        books.reap()
+        books.database.reap()
         assert (books.reserved, books.charged) == (210, 0), "it lives"
         victim.kill()
     end = time.monotonic() + 60
     while books.charged == 0 and time.monotonic() < end:  # the server hears of the closed connection
-        books.reap()
+        books.database.reap()
         time.sleep(0.05)
     others = [ledger(url) for _ in range(3)]
     for other in others:
-        other.reap()
+        other.database.reap()
     assert (books.reserved, books.charged) == (50, 160)
     books.settle(mine, 20, {})
     assert books.charged == 180
@@ -214,21 +247,174 @@ def test_a_process_that_is_killed_is_charged_once_and_one_that_lives_is_not(url:
         one.close()
 
 
+def cut_off(other: DatabaseLedger) -> None:
+    """End all connections to the database but one."""
+    other.database.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid != pg_backend_pid() AND "
+                       "datname = current_database()")  # fmt: skip
+
+
 def test_a_lost_connection_is_made_again_and_nothing_is_charged_twice(url: str) -> None:
     books, other = ledger(url), ledger(url)
     entry = books.enter(key(0), 100)
-    other.database.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid != pg_backend_pid() AND "
-                       "datname = current_database()")  # fmt: skip
+    cut_off(other)
     with pytest.raises(psycopg.OperationalError):
         assert books.charged == 0
-    other.reap()
+    other.database.reap()
     assert other.charged == 100
     books.settle(entry, 30, {})  # too late: it was charged
     assert (books.charged, books.reserved) == (100, 0)
     second = books.enter(key(1), 10)
-    other.reap()
+    other.database.reap()
     assert other.reserved == 10, "it lives again"
     books.settle(second, 5, {})
     assert books.charged == 105
     books.close()
     other.close()
+
+
+def test_who_connects_again_takes_along_what_it_has_in_flight_and_gives_back_what_it_never_heard_of(url: str) -> None:
+    books, other = ledger(url), ledger(url)
+    entry = books.enter(key(0), 100)
+    books.enter(key(1), 40)
+    books.database.in_flight -= {entry.number + 1}  # as where the connection broke before the answer came
+    cut_off(other)
+    with pytest.raises(psycopg.OperationalError):
+        assert books.charged == 0
+    books.resize(entry, 150)
+    other.database.reap()
+    assert (other.charged, other.reserved) == (0, 150)
+    books.settle(entry, 120, {})
+    assert (other.charged, other.reserved) == (120, 0)
+    books.close()
+    other.close()
+
+
+def test_a_clerk_does_what_comes_together_in_one_transaction_and_again_after_a_break(url: str) -> None:
+    clerk, other = Clerk(ledger(url)), ledger(url)
+
+    async def play() -> None:
+        entries = await asyncio.gather(*(clerk.reserve(key(n), 100) for n in range(12)), return_exceptions=True)
+        taken = [one for one in entries if isinstance(one, Entry)]
+        assert len(taken) == 10
+        assert all(isinstance(one, NoRoom) for one in entries if not isinstance(one, Entry))
+        cut_off(other)
+        await asyncio.gather(*(clerk.resize(one, 50 + n) for n, one in enumerate(taken)))
+        assert clerk.reserved == other.reserved == 545
+        asked = asyncio.create_task(clerk.reserve(key(20), 300))
+        await asyncio.sleep(0)
+        asked.cancel()  # whoever asks has left
+        for one in taken:
+            clerk.settle(one, 7, {})
+        assert clerk.charged == 70, "it counts before it is written"
+        await asyncio.gather(asked, return_exceptions=True)
+        await clerk.written()
+        await clerk.refresh()
+        assert (clerk.charged, clerk.reserved) == (70, 0) == (other.charged, other.reserved)
+
+    asyncio.run(play())
+    commits = other.database.one("SELECT count(DISTINCT xmin::text) FROM requests")[0]
+    assert commits < 11, "what came together was written together"
+    clerk.close()
+    other.close()
+
+
+@contextmanager
+def proxy(url: str, folder: Path, upstream: Upstream, tokens: int = 10_000) -> Iterator[tuple[str, Budget]]:
+    with serving(upstream.app()) as endpoint:
+        solver = HTTPSolver(f"{endpoint}/v1", "stub", "vllm", deadline=60.0)
+        tiers = [ThinkingTier("only", 0, 400)]
+        budget = make_budget("a", tokens, solver, tiers, "fixed-1", 50, 8, folder, database=url)
+        with serving(application([budget])) as address:
+            yield f"{address}/a/v1", budget
+
+
+def body(stream: bool = False, **more: Any) -> dict[str, Any]:
+    return {"model": "stub", "messages": [{"role": "user", "content": "?"}], "stream": stream, **more}
+
+
+def test_streams_go_on_while_another_holds_the_budget(url: str, tmp_path: Path) -> None:
+    upstream = Upstream(pace=0.05, thinks=0, counts=False, answer=lambda prompt: " ".join(["word"] * 60))
+    holder = psycopg.connect(url)
+    with (
+        proxy(url, tmp_path, upstream) as (address, budget),
+        httpx.Client(verify=False, timeout=60) as client,
+        ThreadPoolExecutor(1) as threads,
+        client.stream("POST", f"{address}/chat/completions", json=body(stream=True)) as response,
+    ):
+        lines = (line for line in response.iter_lines() if line.startswith("data: {"))
+        next(lines)
+        holder.execute("SELECT * FROM budgets WHERE name = 'a' FOR UPDATE")
+        waits = threads.submit(httpx.post, f"{address}/chat/completions", json=body(max_tokens=3), timeout=60)
+        came = [next(lines) for _ in range(50)]
+        assert len(came) == 50
+        assert not waits.done(), "what needs the budget waits"
+        assert httpx.get(f"{address.removesuffix('/a/v1')}/health").status_code == 200
+        holder.rollback()
+        assert waits.result().json()["usage"]["roi"]["charged"] == 3
+        last = [json.loads(line[6:]) for line in lines][-1]
+        assert last["usage"]["roi"]["charged"] == 60
+        assert budget.session.charged == 63
+    holder.close()
+
+
+def test_a_server_that_dies_gives_errors_and_nothing_is_lost_when_it_is_back(
+    server: Server, url: str, tmp_path: Path
+) -> None:
+    upstream = Upstream(latency=1.0, thinks=0)
+    with proxy(url, tmp_path, upstream) as (address, budget), ThreadPoolExecutor(1) as threads:
+        ask = partial(httpx.post, f"{address}/chat/completions", json=body(), timeout=60)
+        assert ask().status_code == 200
+        answered = threads.submit(ask)
+        while len(upstream.seen) < 2:
+            time.sleep(0.01)
+        server.stop()
+        try:
+            refused = ask()
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "budget_unavailable")
+            assert "nothing is charged" in refused.json()["error"]["message"]
+            assert refused.headers["retry-after"].isdecimal()
+            told = httpx.post(f"{address}/messages", json=body(max_tokens=9))
+            assert (told.status_code, told.json()["type"], told.json()["error"]["type"]) == (503, "error", "api_error")
+            streamed = httpx.post(f"{address}/chat/completions", json=body(stream=True))
+            assert (streamed.status_code, streamed.json()["error"]["code"]) == (503, "budget_unavailable")
+            root = address.removesuffix("/a/v1")
+            assert httpx.get(f"{root}/health").json()["database"] == "away"
+            assert httpx.get(f"{root}/budgets").status_code == 503
+            assert 'roi_database_up{budget="a"} 0' in httpx.get(f"{root}/metrics").text
+            assert len(upstream.seen) == 2, "nothing is asked that was not reserved"
+        finally:
+            server.start()
+        assert answered.result().json()["usage"]["roi"]["charged"] == 4, "what was made is delivered"
+        assert ask().status_code == 200
+        assert httpx.get(f"{root}/health").json()["database"] == "open"
+        assert (budget.clerk.charged, budget.clerk.reserved) == (12, 0)
+    books = ledger(url)
+    assert (books.charged, books.reserved) == (12, 0)
+    assert sorted(one.charged or 0 for one in books.entries) == [4, 4, 4]
+    books.close()
+
+
+def test_an_answer_that_needs_more_of_a_budget_whose_database_is_away_is_stopped_with_words(
+    server: Server, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("roi_env.answering.clerk.PATIENCE", 0.2)
+    upstream = Upstream(pace=0.02, thinks=0, answer=lambda prompt: " ".join(["word"] * 300))
+    with proxy(url, tmp_path, upstream) as (address, budget), httpx.Client(verify=False, timeout=60) as client:
+        client.post(f"{address}/chat/completions", json=body())  # how fast the endpoint is
+        with client.stream("POST", f"{address}/chat/completions", json=body(stream=True)) as response:
+            lines = response.iter_lines()
+            next(lines)
+            server.stop()
+            try:
+                (failed,) = (json.loads(line[6:]) for line in lines if '"error"' in line)
+            finally:
+                server.start()
+        assert failed["error"]["code"] == "budget_unavailable"
+        assert "costs its reservation" in failed["error"]["message"]
+        end = time.monotonic() + 60
+        while budget.clerk.reserved or budget.session.in_flight:
+            assert time.monotonic() < end
+            with suppress(BooksAway):
+                asyncio.run(budget.clerk.refresh())
+            time.sleep(0.05)
+        assert upstream.generated <= budget.clerk.charged < 700

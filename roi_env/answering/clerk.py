@@ -1,0 +1,294 @@
+"""Books of a budget for an event loop, which never waits for the database: one thread does its work.
+
+What comes while the thread is at work is done together afterwards: one transaction, one fsync (group commit). How the
+budget stood after the last one is known here, and what was handed in since counts already.
+
+A database that is away or does not answer is asked again: settlements wait for it for as long as it takes (their
+reservations stand there, so that nothing is lost by a process that ends meanwhile), answers that need a larger reservation
+for :data:`PATIENCE` seconds; others hear of it at once (:class:`roi_env.answering.ledger.BooksAway`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+from roi_env.answering.books import DatabaseLedger, Standing
+from roi_env.answering.ledger import BooksAway, Entry, JournalError, NoRoom, Settings, unsent_facts
+
+_Result = TypeVar("_Result")
+
+PATIENCE = 10.0
+"""Seconds that an answer which has begun waits for a database that is away."""
+_PAUSE = 0.5
+"""Seconds between two tries."""
+
+
+@dataclass(eq=False)
+class _Task:
+    """Something to be done in the database; several are one transaction.
+
+    :param do: on the books.
+    :param until: when a database that is away is told, of the monotonic clock.
+    :param on_disk: whether it must be on the disk before it counts.
+    :param charged: by how much it changes what is charged.
+    :param reserved: and reserved.
+    """
+
+    books: DatabaseLedger
+    do: Callable[[DatabaseLedger], Any] | None
+    until: float
+    on_disk: bool = False
+    charged: int = 0
+    reserved: int = 0
+    done: Future[Any] = field(default_factory=Future)
+
+
+class _Desk:
+    """The thread, what it has to do, and what is known of the budget.
+
+    :param say: told once that the database is away, and once that it is back.
+    """
+
+    def __init__(self, books: DatabaseLedger, say: Callable[[str], None]) -> None:
+        self.books, self.say = books, say
+        self.away: str | None = None
+        self.closing = False
+        self._known = books.standing()
+        self._todo: deque[_Task] = deque()
+        self._charged = self._reserved = 0  # handed in, and not known
+        self._lock = threading.Lock()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="clerk")
+
+    @property
+    def standing(self) -> Standing:
+        """With what was handed in."""
+        with self._lock:
+            limit, charged, reserved = self._known
+            return Standing(limit, charged + self._charged, reserved + self._reserved)
+
+    def hand_in(self, task: _Task) -> None:
+        """Take a task; they are done in their order."""
+        with self._lock:
+            self._charged += task.charged
+            self._reserved += task.reserved
+        self._todo.append(task)
+        self._thread.submit(self._work)
+
+    def close(self) -> None:
+        """Do what is to be done, once more if the database is away."""
+        self.closing = True
+        self._thread.shutdown()
+        self.books.close()
+
+    def _work(self) -> None:
+        batch: list[_Task] = []
+        while self._todo:
+            batch.append(self._todo.popleft())
+        while batch:
+            batch = self._do(batch)
+            while batch and self._todo:
+                batch.append(self._todo.popleft())
+
+    def _do(self, batch: list[_Task]) -> list[_Task]:
+        """Do what can be done; gives what is left, where the database is away."""
+        try:
+            results, known = self._transact(batch)
+        except Exception as error:
+            if isinstance(error, (JournalError, OSError, *self.books.database.away)):
+                return self._wait(batch, error)
+            if len(batch) > 1:  # the others are not to blame
+                return [left for task in batch for left in self._do([task])]
+            self.say(
+                f"the books failed, what is reserved stays so until this process ends ({type(error).__name__}: {error})"
+            )
+            self._end(batch)
+            batch[0].done.set_exception(error)
+            return []
+        self._end(batch, known)
+        for task, result in zip(batch, results, strict=True):
+            if isinstance(result, NoRoom):
+                task.done.set_exception(result)
+            else:
+                task.done.set_result(result)
+        return []
+
+    def _transact(self, batch: Sequence[_Task]) -> tuple[list[Any], Standing]:
+        base = self.books.database
+        if all(task.do is None for task in batch):
+            return [None] * len(batch), self.books.standing()
+        try:
+            results, known = self._once(batch)
+        except base.away:
+            if not base.lost:
+                raise
+            results, known = self._once(batch)  # by another connection: the server may be there again
+        if any(task.on_disk for task in batch):
+            base.sync()
+        return results, known
+
+    def _once(self, batch: Sequence[_Task]) -> tuple[list[Any], Standing]:
+        results: list[Any] = []
+        with self.books.database.transaction():
+            for task in batch:
+                try:
+                    results.append(task.do and task.do(task.books))
+                except NoRoom as error:
+                    results.append(error)
+            return results, self.books.standing()
+
+    def _wait(self, batch: list[_Task], error: Exception) -> list[_Task]:
+        """Tell those who wait no longer for a database that is away; gives the others, after a pause."""
+        if self.away is None:
+            self.say(f"the database of the budgets is away, settlements wait for it: {error}")
+        self.away = str(error)
+        over = [task for task in batch if self.closing or task.until < time.monotonic()]
+        self._end(over)
+        for task in over:
+            task.done.set_exception(BooksAway("the database of the budgets does not answer"))
+        left = [task for task in batch if task not in over]
+        if left:
+            time.sleep(_PAUSE)
+        return left
+
+    def _end(self, tasks: Sequence[_Task], known: Standing | None = None) -> None:
+        with self._lock:
+            self._known = known or self._known
+            self._charged -= sum(task.charged for task in tasks)
+            self._reserved -= sum(task.reserved for task in tasks)
+        if known is not None and self.away is not None:
+            self.away = None
+            self.say("the database of the budgets is back")
+
+
+class Clerk:
+    """The books of a budget in a database, as :class:`roi_env.answering.ledger.Books` for an event loop.
+
+    :param books: used by nobody else from now on.
+    :param say: told when the database is away, and when it is back.
+    """
+
+    shared = True
+    """Whether others may reserve and settle too."""
+    notes: Sequence[dict[str, Any]] = ()
+    """None: decisions are charged like requests."""
+
+    def __init__(self, books: DatabaseLedger, say: Callable[[str], None] = lambda text: None) -> None:
+        self.books, self._desk = books, _Desk(books, say)
+        self._settled: Future[Any] | None = None
+
+    def under(self, settings: Settings) -> Clerk:
+        """The same budget, for requests under other settings."""
+        other = copy.copy(self)
+        other.books = self.books.under(settings)
+        return other
+
+    @property
+    def limit(self) -> int:
+        """See :class:`roi_env.answering.books.Standing`."""
+        return self._desk.standing.limit
+
+    @property
+    def charged(self) -> int:
+        """See :class:`roi_env.answering.books.Standing`."""
+        return self._desk.standing.charged
+
+    @property
+    def reserved(self) -> int:
+        """See :class:`roi_env.answering.books.Standing`."""
+        return self._desk.standing.reserved
+
+    @property
+    def away(self) -> str | None:
+        """Why the database cannot be used; None: it can, as far as is known."""
+        return self._desk.away
+
+    def _hand_in(self, do: Callable[[DatabaseLedger], Any] | None, patience: float = 0.0, **how: Any) -> Future[Any]:
+        task = _Task(self.books, do, time.monotonic() + patience, **how)
+        self._desk.hand_in(task)
+        return task.done
+
+    async def ask(self, do: Callable[[DatabaseLedger], _Result] | None, patience: float = 0.0, **how: Any) -> _Result:
+        """What a function gives that the thread calls with the books, in a transaction.
+
+        :param patience: seconds that a database may be away.
+        :raises BooksAway: where it is away for longer.
+        """
+        # Whoever stops waiting stops nothing.
+        result: _Result = await asyncio.shield(asyncio.wrap_future(self._hand_in(do, patience, **how)))
+        return result
+
+    async def refresh(self) -> None:
+        """Learn what other processes did."""
+        await self.ask(None)
+
+    async def reserve(self, key: Sequence[Any], tokens: int) -> Entry:
+        """Reserve tokens for a request; on the disk when this returns. What interrupts that gives them back.
+
+        :raises NoRoom: where the budget has not so many left.
+        """
+        done = self._hand_in(lambda books: books.enter(key, tokens), on_disk=True, reserved=tokens)
+        try:
+            entry: Entry = await asyncio.shield(asyncio.wrap_future(done))
+        except asyncio.CancelledError:
+            done.add_done_callback(self._give_back)
+            raise
+        return entry
+
+    def _give_back(self, done: Future[Entry]) -> None:
+        if done.exception() is None:
+            self.settle(entry := done.result(), 0, unsent_facts(entry))
+
+    async def resize(self, entry: Entry, tokens: int) -> None:
+        """Give a request that is not settled another reservation; a larger one is on the disk when this returns.
+
+        :raises NoRoom: see :meth:`roi_env.answering.books.DatabaseLedger.resize`.
+        """
+        more = max(0, tokens - entry.reserved)
+        await self.ask(lambda books: books.resize(replace(entry), tokens), PATIENCE, on_disk=more > 0, reserved=more)
+        entry.reserved = tokens
+
+    async def skip(self, key: Sequence[Any], tokens: int) -> None:
+        """Charge a decision to skip a question.
+
+        :raises NoRoom: see :meth:`reserve`.
+        """
+        await self.ask(lambda books: books.skip(key, tokens), reserved=tokens)
+
+    def settle(self, entry: Entry, tokens: int, facts: Mapping[str, Any]) -> None:
+        """Hand in what a request cost, once."""
+        if entry.charged is not None:
+            raise ValueError(f"request {entry.number} was settled already")
+
+        def do(books: DatabaseLedger) -> int:
+            books.settle(copied := replace(entry, charged=None), tokens, facts)
+            return copied.charged or 0
+
+        def told(done: Future[int]) -> None:
+            if done.exception() is None:
+                entry.charged = done.result()
+
+        entry.charged, entry.facts = tokens, facts
+        self._settled = self._hand_in(do, math.inf, charged=tokens, reserved=-entry.reserved)
+        self._settled.add_done_callback(told)
+
+    async def written(self) -> None:
+        """Wait until what was handed in is in the database, or for :data:`PATIENCE` seconds: then its reservation is."""
+        if self._settled is not None:
+            await asyncio.wait([asyncio.wrap_future(self._settled)], timeout=PATIENCE)
+
+    async def reap(self) -> None:
+        """Charge what other processes had in flight when they died."""
+        await self.ask(lambda books: books.database.reap())
+
+    def close(self) -> None:
+        """Do what was handed in, and close the database."""
+        self._desk.close()
