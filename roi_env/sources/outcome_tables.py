@@ -576,7 +576,8 @@ class OutcomeTable:
             )
         # Of single ids: what several ids of one text differ in is said above.
         code, texts = self.codes("question")
-        plain = np.unique([normalised(text) for text in texts], return_inverse=True)[1][code]
+        forms: dict[str, int] = {}  # no array of texts: each would take as much as the longest
+        plain = np.array([forms.setdefault(normalised(text), len(forms)) for text in texts])[code]
         inside, across = (np.unique(pairs.of_row[self._spread(key, plain)]) for key in (self._cells(), pairs.of_row))
         if len(by_tier := np.setdiff1d(across, inside)):
             said = some([names[at][1] for at in by_tier])

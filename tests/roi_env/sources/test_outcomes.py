@@ -515,6 +515,18 @@ def test_constant_per_question() -> None:
         table.constant_per_question("hole")
 
 
+def test_one_long_text_costs_its_own_length_to_describe() -> None:
+    import tracemalloc
+
+    content = rows(questions=2000, samples=1)
+    content[0]["question"] = content[1]["question"] = "x" * 20_000  # as wide as this, all texts would be 160 MB
+    table = OutcomeTable.from_arrow(pa.Table.from_pylist(content))
+    tracemalloc.start()
+    table.describe()
+    assert tracemalloc.get_traced_memory()[1] < 40e6
+    tracemalloc.stop()
+
+
 def test_describe_is_plain_data_and_finds_problems() -> None:
     content = [
         row("q0", "low", 0, tokens=0, correct=True),
