@@ -41,11 +41,14 @@ _SEPARATOR = re.compile(r"sep=(.)\s*$")
 """What Excel writes before a header."""
 _A_TABLE = 2
 """Rows of a text that make it a table: one that differs before is no log, and others can go on without it."""
+_NO_DELIMITERS = "\"'`_-.()[]{}<>\r\n,;\t|:^~"
+"""What separates no fields, and what is tried before all others."""
 _DELIMITERS = ",;\t|:^~"
 _REFUSED = (
     (b"\x80", "a Python pickle: it runs code when it is read, so it is never opened; write JSON Lines from it"),
     (b"SQLite format 3\x00", "an SQLite database: write the rows as CSV or JSON Lines"),
     (b"\x89HDF", "an HDF5 file: write the rows as Parquet, CSV or JSON Lines"),
+    (b"\xff\xfe\x00\x00", "text in UTF-32: save it as UTF-8"),
     (b"version https://git-lfs", "a pointer of Git LFS, not the file itself: run `git lfs pull`"),
     (b"ARROW1", "an Arrow file: write it as Parquet"),
 )
@@ -174,7 +177,7 @@ class LogFile:
             raise self.error(f"is {_REFUSED[0][1]}", is_log=True)
         if b"\x00" in head and not head.startswith((b"\xff\xfe", b"\xfe\xff")):
             raise self.error(
-                "holds bytes that no text has: give JSON, JSON Lines, CSV, Parquet or an Inspect log (.eval)",
+                "holds bytes that no text has (UTF-16 without its mark?): give JSON, JSON Lines, CSV, Parquet or an Inspect log (.eval)",
                 is_log=True,
             )
         text = head.decode(self.encoding, "replace").lstrip("\ufeff \t\r\n")
@@ -188,13 +191,21 @@ class LogFile:
 
     def _first_line_is_whole(self) -> bool:
         """Whether the first line with text is an object by itself, so that another can follow."""
-        with self.text() as file:
-            line = ""
-            while not line.strip():
-                line = file.readline(MAX_LINE)
-                if not line:
-                    return False
+        number, line = 0, ""
+        try:
+            with self.text() as file:
+                while not line.strip():
+                    number += 1
+                    if not (line := file.readline(MAX_LINE)):
+                        return False
+        except UnicodeDecodeError as error:
+            raise self._foreign(number, error) from error
+        except _DAMAGED as error:
+            raise self._unpacking(error) from error
         return isinstance(_json(line), dict)
+
+    def _foreign(self, line: int, error: UnicodeDecodeError) -> LogError:
+        return self.error(f"line {line} is not UTF-8 text ({error.reason}): save the file as UTF-8")
 
     @cached_property
     def encoding(self) -> str:
@@ -244,7 +255,7 @@ class LogFile:
                     if blank or not line.isspace():
                         yield number, line
         except UnicodeDecodeError as error:
-            raise self.error(f"line {number + 1} is not UTF-8 text ({error.reason}): save the file as UTF-8") from error
+            raise self._foreign(number + 1, error) from error
         except _DAMAGED as error:
             raise self._unpacking(error, f" after line {number}") from error
 
@@ -278,6 +289,10 @@ class LogFile:
             text = data if isinstance(data, str) else data.decode(self.encoding if what == "JSON" else "utf-8-sig")
             value = json.loads(text)
         except (ValueError, RecursionError) as error:
+            if what == "JSON" and str(error).startswith("Extra data"):
+                raise self.error(
+                    "holds several JSON values, one after another: write one a line (`jq -c . FILE`)"
+                ) from error
             raise self.damaged(what, error, place) from error
         if _deeper(value, MAX_DEPTH):
             raise self.error(
@@ -342,18 +357,33 @@ class LogFile:
         :raises LogError: for what cannot be read, naming the place.
         """
         if self.kind == "lines":
-            for number, line in self.lines():
-                yield f"line {number}", self.parsed(line, "JSON Lines", f", line {number}")
+            yield from self._alone(
+                (f"line {number}", self.parsed(line, "JSON Lines", f", line {number}")) for number, line in self.lines()
+            )
         elif self.kind == "json":
             value = self.document()
-            for number, item in enumerate(value if isinstance(value, list) else [value], 1):
-                yield f"element {number}", item
+            yield from self._alone(
+                (f"element {number}", item)
+                for number, item in enumerate(value if isinstance(value, list) else [value], 1)
+            )
         elif self.kind == "csv":
             yield from self._csv()
         elif self.kind == "parquet":
             yield from self._parquet()
         else:
             raise self.error("is a zip that is no Inspect log: unpack it, and import what is inside")
+
+    def _alone(self, found: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+        """The records, or the rows of the only one, where it is a table as pandas writes it."""
+        for place, value in found:
+            if (rows := _rows(value)) is None:
+                yield place, value
+            elif (other := next(found, None)) is None:
+                self._note("columns, as pandas writes them, are read as rows")
+                yield from ((f"row {number}", row) for number, row in enumerate(rows, 1))
+            else:
+                yield from ((place, value), other)
+            yield from found
 
     def first(self) -> Any:
         """The first record, or None."""
@@ -411,7 +441,10 @@ class LogFile:
             if number == 50:
                 break
         best = (False, 1, ",")
-        for delimiter in _DELIMITERS:
+        rare = [char for char in dict.fromkeys(head[0]) if not (char.isalnum() or char in _NO_DELIMITERS)]
+        for delimiter in (*_DELIMITERS, *sorted(rare, key=" ".__eq__)):
+            if best[0] and delimiter not in _DELIMITERS:
+                break
             try:
                 rows = list(csv.reader(head, delimiter=delimiter))
             except csv.Error:
@@ -453,6 +486,29 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list):
         return [_plain(item) for item in value]
     return {name: _plain(item) for name, item in value.items()} if isinstance(value, dict) else value
+
+
+def _rows(document: Any) -> list[dict[str, Any]] | None:
+    """The rows of a document that holds a table as pandas writes it (by column, by number, split); None of others."""
+    if not isinstance(document, dict) or len(document) < 2:
+        return None
+    names, data = document.get("columns"), document.get("data")
+    if isinstance(names, list) and isinstance(data, list):
+        fits = all(isinstance(row, list) and len(row) == len(names) for row in data)
+        return [dict(zip(map(str, names), row, strict=True)) for row in data] if fits else None
+    parts = list(document.values())
+    if all(isinstance(part, list) for part in parts):
+        columns = {name: dict(enumerate(part)) for name, part in document.items()}
+    elif all(isinstance(part, dict) for part in parts) and parts[0].keys() & {"0"}:
+        columns = document
+    elif all(isinstance(part, dict) for part in parts) and "0" in document:
+        return parts
+    else:
+        return None
+    keys = next(iter(columns.values())).keys()
+    if len(keys) < 2 or any(part.keys() != keys for part in columns.values()):
+        return None
+    return [{name: part[key] for name, part in columns.items()} for key in keys]
 
 
 def _json(text: str) -> Any:

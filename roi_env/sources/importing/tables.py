@@ -401,7 +401,8 @@ def _as_number(file: LogFile, one: Generation, column: str, value: Any, expected
         number = value if value.is_finite() else None
     if number is None or number < 0:
         raise file.error(
-            f"{one.place}, {column}: expected {expected}, got {printable(str(value))[:60]!r}; correct it or drop the row"
+            f"{one.place}, {column}: expected {expected}, got {printable(str(value))[:60]!r}; "
+            + ("write it without separators" if re.search(r"\d[,' ]\d", str(value)) else "correct it or drop the row")
         )
     return number
 

@@ -94,7 +94,7 @@ def read(file: LogFile, options: Options, report: Report, others: list[LogFile])
     micro = {b"level_edges", b"pairing"} <= file.metadata().keys() and _read_ours(file, columns)
     constants = _constants(file, columns, paths, report)
     _check_complete(file, columns, paths)
-    other = [path for path in paths if "." not in path and not _used(path, columns)]
+    other = [path for path in paths if path and "." not in path and not _used(path, columns)]
     if other:
         report.note(f"columns that are not taken: {_some(other)}")
     yield from rows(file, columns, constants, report, micro=micro)

@@ -70,7 +70,38 @@ def test_the_same_rows_in_every_kind_of_file(tmp_path: Path) -> None:
     check(load(tmp_path / "a.bin", columns=COLUMNS)[0])
 
 
-@pytest.mark.parametrize("separator", [",", ";", "\t", "|", ":"])
+@pytest.mark.parametrize("orient", ["columns", "list", "split", "index", "records"])
+@pytest.mark.parametrize("indent", [None, 1])
+def test_tables_as_pandas_writes_them(tmp_path: Path, orient: str, indent: int | None) -> None:
+    flat = [
+        {
+            "id": row["id"],
+            "q": row["q"],
+            "model": row["model"],
+            "tok": row["usage"]["completion_tokens"],
+            "ok": row["ok"],
+        }
+        for row in ROWS
+    ]
+    numbers = [str(number) for number in range(len(flat))]
+    forms: dict[str, Any] = {
+        "columns": {name: dict(zip(numbers, (row[name] for row in flat), strict=True)) for name in flat[0]},
+        "list": {name: [row[name] for row in flat] for name in flat[0]},
+        "split": {
+            "columns": list(flat[0]),
+            "index": list(range(len(flat))),
+            "data": [list(row.values()) for row in flat],
+        },
+        "index": dict(zip(numbers, flat, strict=True)),
+        "records": flat,
+    }
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(forms[orient], indent=indent))
+    table, _ = load(path, columns=FLAT)
+    check(table)
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|", ":", "\x01", "#", "\xa7"])
 def test_any_separator(tmp_path: Path, separator: str) -> None:
     check(load(csv(tmp_path / "a.csv", separator), columns=FLAT)[0])
     check(load(csv(tmp_path / "b.csv", separator, "utf-16"), columns=FLAT)[0])
@@ -323,6 +354,9 @@ class Trap:
         (b"PAR1" + b"x" * 100, "cannot be read as Parquet"),
         (b"a,b\n1,2,3\n", "row 1 has 3 fields, the header 2"),
         ("a,b\n\xe9,2\n".encode("latin-1"), "not UTF-8"),
+        ('{"a": "\xe9"}\n'.encode("latin-1"), "line 1 is not UTF-8"),
+        ('{"a": 1}'.encode("utf-32"), "UTF-32"),
+        (b'{\n"a": 1\n}\n{\n"a": 2\n}', "several JSON values, one after another"),
         (b"a,a\n1,2\n", "column 'a' more than once"),
     ],
 )
