@@ -21,6 +21,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from types import UnionType
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -56,11 +57,11 @@ _PROPOSED = {
     "cost": ("cost", "cost_usd", "usd", "price", "total_cost", "dollars"),
     "correct": (
         "correct", "is_correct", "score", "scores", "reward", "exact_match", "acc", "passed", "pass", "success", "right",
-        "grade", "result", "em", "resolved", "correctness", "performance",
+        "grade", "result", "em", "resolved", "correctness", "performance", "extractive_match", "quasi_exact_match", "pass@1", "base_status", "status",
     ),
     "text": (
         "text", "response", "output", "completion", "generation", "model_output", "code", "full_response", "answer_text", "prediction",
-        "generated_text", "model_response", "raw_output", "responses", "outputs", "generations", "content",
+        "generated_text", "model_response", "raw_output", "responses", "outputs", "generations", "content", "solution",
     ),
     "dataset": ("dataset", "task", "benchmark", "source", "subset", "category"),
 }  # fmt: skip
@@ -93,7 +94,7 @@ def read(file: LogFile, options: Options, report: Report, others: list[LogFile])
             columns[own_name(path)] = path
     micro = {b"level_edges", b"pairing"} <= file.metadata().keys() and _read_ours(file, columns)
     constants = _constants(file, columns, paths, report)
-    _check_complete(file, columns, paths)
+    _check_complete(file, columns, paths, others)
     other = [path for path in paths if path and "." not in path and not _used(path, columns)]
     if other:
         report.note(f"columns that are not taken: {_some(other)}")
@@ -255,6 +256,8 @@ def _generation(file: LogFile, place: str, found: Mapping[str, Any], micro: bool
             raise file.error(
                 f"{place}, column {name!r}: expected text or a number, got {what[0]}; name a part of it ({what[1]})"
             )
+        if isinstance(value, list) and value and value.count(value[0]) == len(value):
+            value = value[0]  # the same of every sample
         return "" if value is _MISSING else text_of(value)
 
     def given(name: str) -> Any:
@@ -346,9 +349,8 @@ def _paths(file: LogFile) -> dict[str, bool]:
                 (f"{path}.{name}" if path else str(name), child) for path, item in level for name, child in _parts(item)
             ][:2000]
             for path, child in level:
-                found[path] = found.get(path, False) or not (
-                    child is None or isinstance(child, dict) or _objects(child)
-                )
+                is_value = not (child is None or isinstance(child, dict) or _objects(child, dict | list))
+                found[path] = found.get(path, False) or is_value
         if number == _LOOKED_AT:
             break
     if not found:
@@ -362,16 +364,17 @@ def _parts(item: Any) -> list[tuple[str, Any]]:
         return [("*", item[0])] if _objects(item) else []
     if not isinstance(item, dict):
         return []
-    children = list(item.values())
-    alike = len(children) >= _ALIKE and all(isinstance(child, dict) and child for child in children)
-    if alike and all(child.keys() == children[0].keys() for child in children):
-        return [("*", children[0])]
+    # Samples of one question in a list are told by their first.
+    alike = [child[0] if _objects(child) else child for child in item.values()]
+    alike = [child for child in alike if isinstance(child, dict) and child]
+    if len(alike) >= max(_ALIKE, 0.9 * len(item)) and all(child.keys() == alike[0].keys() for child in alike):
+        return [("*", alike[0])]
     return list(item.items())
 
 
-def _objects(value: Any) -> bool:
+def _objects(value: Any, kinds: type | UnionType = dict) -> bool:
     """Whether a value is a list of objects."""
-    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
+    return isinstance(value, list) and bool(value) and isinstance(value[0], kinds)
 
 
 def _constants(file: LogFile, columns: Mapping[str, str], paths: Mapping[str, bool], report: Report) -> dict[str, str]:
@@ -430,7 +433,9 @@ def _like(name: str, paths: Iterable[str]) -> list[str]:
     return (found or difflib.get_close_matches(name, paths, 3, 0.75))[:3]
 
 
-def _check_complete(file: LogFile, columns: Mapping[str, str], paths: Mapping[str, bool]) -> None:
+def _check_complete(
+    file: LogFile, columns: dict[str, str], paths: Mapping[str, bool], others: Sequence[LogFile]
+) -> None:
     """Whether a mapping gives all that a table needs.
 
     :raises LogError: with options that would.
@@ -454,8 +459,11 @@ def _check_complete(file: LogFile, columns: Mapping[str, str], paths: Mapping[st
             proposals[options[0][0]] = options[0][1]
     if "correct" not in {*proposals, *columns}:
         proposals |= _side_by_side(paths)
+    if "*" not in (columns | proposals).get("correct", "*"):
+        # Lists beside a list of scores are its samples, not generations by themselves.
+        proposals = {ours: theirs.replace(".*.", ".") for ours, theirs in proposals.items()}
     if "tier" not in {*proposals, *columns}:
-        proposals["tier"] = "{file}"
+        proposals["tier"] = "{folder}" if len(others) > 1 and len({other.stem for other in others}) == 1 else "{file}"
     given = " ".join(f"--column {_quoted(f'{ours}={theirs}')}" for ours, theirs in proposals.items())
     raise LackingError(
         str(file.path),

@@ -221,6 +221,91 @@ def test_names_that_end_in_usual_ones_are_proposed(
         assert f"--column {option}" in str(caught.value)
 
 
+def samples_of(number: int, **more: Any) -> dict[str, Any]:
+    return {"task_id": f"T/{number}", "solution": "x" * 40, "base_status": "pass" if number % 2 else "fail", **more}
+
+
+@pytest.mark.parametrize(
+    ("document", "options", "right"),
+    [
+        (  # of code: every task has a list of samples
+            {"date": "now", "eval": {f"T/{n}": [samples_of(n), samples_of(n)] for n in range(4)}},
+            {
+                "correct": "eval.*.base_status",
+                "text": "eval.*.solution",
+                "question_id": "eval.*.task_id",
+                "tier": "{file}",
+            },
+            [False, False, True, True] * 2,
+        ),
+        (  # details by number, and a word between them
+            {
+                "accuracy": 50,
+                "details": {"type": "GEN"}
+                | {str(n): {"prompt": f"Q{n}", "origin_prediction": "abcd", "correct": n > 5} for n in range(12)},
+            },
+            {
+                "correct": "details.*.correct",
+                "text": "details.*.origin_prediction",
+                "question": "details.*.prompt",
+                "tier": "{file}",
+            },
+            [n > 5 for n in range(12)],
+        ),
+        (  # lists side by side
+            [
+                {
+                    "problem": f"P{n}",
+                    "model": "m",
+                    "correct": [True, False],
+                    "costs": [{"output_tokens": 5}, {"output_tokens": 9}],
+                }
+                for n in range(2)
+            ],
+            {"tokens": "costs.output_tokens", "question": "problem"},
+            [True, False, True, False],
+        ),
+        (  # ids of tokens are no counts of them
+            [
+                {
+                    "doc": {"query": f"Q{n}"},
+                    "metric": {"extractive_match": 1.0},
+                    "model_response": {"text": ["so"], "output_tokens": [[3, 4]]},
+                }
+                for n in range(2)
+            ],
+            {
+                "correct": "metric.extractive_match",
+                "text": "model_response.text",
+                "question": "doc.query",
+                "tier": "{file}",
+            },
+            [True, True],
+        ),
+    ],
+)
+def test_what_is_proposed_for_usual_logs_imports_them(
+    tmp_path: Path, document: Any, options: dict[str, str], right: list[bool]
+) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(document))
+    with pytest.raises(LogError) as caught:
+        load(path)
+    for ours, theirs in options.items():
+        assert f"{ours}={theirs}" in str(caught.value)
+    table, _ = load(path, columns=options | ({"tier": "m"} if "tier" not in options else {}))
+    assert column(table, "correct") == right
+
+
+def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    for model in ("a", "b"):
+        (tmp_path / model).mkdir()
+        lines(tmp_path / model / "out.jsonl", [{"prompt": f"Q for {model}", "tokens": 3, "correct": True}])
+    with pytest.raises(LogError, match=r"--column tier=\{folder\}"):
+        load(tmp_path)
+    assert set(column(load(tmp_path, columns={"tier": "{folder}", "question": "prompt"})[0], "tier")) == {"a", "b"}
+
+
 def test_columns_of_models_side_by_side(tmp_path: Path) -> None:
     path = tmp_path / "wide.csv"
     path.write_text("prompt,m-1.5,n,m-1.5|total_cost,n|total_cost\nA,True,0.0,0.1,0.002\nB,False,1.0,0.2,0.003\n")
