@@ -36,7 +36,7 @@ def import_log(
         list[str] | None,
         typer.Option(
             help="ours=theirs: dataset, question_id, question, answer, menu, tier, tier_order, tokens, cost (US dollars), "
-            "correct, sample or text is their column or path (usage.completion_tokens, arms.*.cost), a text with {file}, "
+            "correct, sample or text is their column or path (usage.completion_tokens, arms.*.cost, *_response), a text with {file}, "
             "{folder}, {path}, or a constant in quotes; repeatable"
         ),
     ] = None,

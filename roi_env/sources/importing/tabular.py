@@ -278,7 +278,8 @@ def _generation(file: LogFile, place: str, found: Mapping[str, Any], micro: bool
         tier_order=given("tier_order"),
         tokens=given("tokens"),
         usd=usd,
-        text=text("text") if "text" in found else None,
+        # Counted as it is, with the white space around it.
+        text=raw if isinstance(raw := found.get("text"), str) else text("text") if "text" in found else None,
         counted=text("counted"),
         sample=given("sample"),
         place=place,

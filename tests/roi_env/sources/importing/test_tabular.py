@@ -134,6 +134,8 @@ def test_lists_that_a_csv_holds_are_samples_in_both_spellings(tmp_path: Path) ->
     table, _ = load(path, columns={"question": "q", "tier": "t", "correct": "ok"}, text="out")
     assert column(table, "correct") == [True, False, True, False]
     assert column(table, "tokens") == [1, 2, 1, 0]
+    path.write_text('q,t,ok,out\nA,m,1,"  abc   "\n')
+    assert column(load(path, columns={"question": "q", "tier": "t", "correct": "ok"}, text="out")[0], "tokens") == [2]
     path.write_text('q,t,tokens,ok\nA,m,"[print(1)]",1\n')
     with pytest.raises(LogError, match=r"row 1, column 'tokens': '\[print"):
         load(path, columns={"question": "q", "tier": "t", "correct": "ok"})
