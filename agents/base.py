@@ -307,6 +307,10 @@ class Practice(Protocol):
         """Let an agent with memory take training exams (as one batch); returns its state afterwards."""
 
 
+class AgentError(ValueError):
+    """An agent cannot take these exams, or what it is made of is not there; the message says what to do."""
+
+
 State: TypeAlias = Any
 
 

@@ -60,7 +60,10 @@ def checked(factory: Callable[..., Any], given: Mapping[str, Any], who: str) -> 
     :raises ValueError: naming the parameter, what is expected, and what was given.
     """
     own = inspect.isclass(factory) and not is_dataclass(factory)
-    hints = get_type_hints(factory.__init__ if own else factory, include_extras=True)  # type: ignore[misc]
+    try:
+        hints = get_type_hints(factory.__init__ if own else factory, include_extras=True)  # type: ignore[misc]
+    except NameError:  # types that are imported for type checkers alone
+        hints = {}
     known = [name for name in inspect.signature(factory).parameters if name != "problem"]
     if unknown := sorted(set(given) - set(known)):
         raise ValueError(f"{who} has no parameter {', '.join(unknown)}; it takes {', '.join(sorted(known)) or 'none'}")
@@ -103,8 +106,11 @@ def _fits(value: Any, hint: Any) -> bool:
     if hint is float:
         return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
     if inspect.isclass(origin) and issubclass(origin, Sequence):
-        return isinstance(value, list | tuple) and all(_fits(one, arguments[0]) for one in value)
-    return isinstance(value, hint) if inspect.isclass(hint) else True
+        return isinstance(value, list | tuple) and all(_fits(one, arguments[0]) for one in value if arguments)
+    try:
+        return isinstance(value, hint) if inspect.isclass(hint) else True
+    except TypeError:  # Any, protocols
+        return True
 
 
 def _expected(hint: Any) -> str:
@@ -116,7 +122,7 @@ def _expected(hint: Any) -> str:
     if origin is Literal:
         return f"one of {list(arguments)}"
     if inspect.isclass(origin) and issubclass(origin, Sequence):
-        return f"a list, each of its entries {_expected(arguments[0])}"
+        return "a list" + (f", each of its entries {_expected(arguments[0])}" if arguments else "")
     names = {
         int: "an integer",
         float: "a finite number",

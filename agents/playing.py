@@ -14,7 +14,18 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from agents.base import Agent, Attempts, DecisionView, ExamsView, Feedback, Problem, Probs, exams_view, public_problem
+from agents.base import (
+    Agent,
+    AgentError,
+    Attempts,
+    DecisionView,
+    ExamsView,
+    Feedback,
+    Problem,
+    Probs,
+    exams_view,
+    public_problem,
+)
 from agents.one_pass import ExamTaker, mark
 from roi_env.exact.evaluation import (
     MAX_STATES,
@@ -64,12 +75,15 @@ def pick_actions(probs: npt.NDArray[np.float64], uniform: npt.NDArray[np.float64
 def check_probs(agent: Agent, probs: Probs, view: DecisionView) -> Probs:
     """Return ``probs`` if they are what the interface asks for.
 
-    :raises ValueError: naming the agent, where shape, sum, sign or mask is violated.
+    :raises AgentError: naming the agent, where shape, sum, sign or mask is violated.
     """
     name = f"agent {getattr(agent, 'name', type(agent).__name__)!r}"
-    probs = check_distribution(probs, (len(view), view.problem.num_tiers + 1), name)
+    try:
+        probs = check_distribution(probs, (len(view), view.problem.num_tiers + 1), name)
+    except (TypeError, ValueError) as error:
+        raise AgentError(str(error)) from error
     if (probs[~view.mask] > 0).any():
-        raise ValueError(f"{name} gives probability to a masked action")
+        raise AgentError(f"{name} gives probability to a masked action")
     return probs
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from agents.base import Agent, DecisionView, Feedback, exams_view, public_problem
-from agents.playing import pick_actions
+from agents.playing import check_probs, pick_actions
 from roi_env.envs.single import ROIReasoningEnv
 from roi_env.exams.exam import draw_exams
 
@@ -35,6 +35,7 @@ def take_exam(env: ROIReasoningEnv, who: Agent | Chooser, seed: int = 0, exam_id
         view = DecisionView(problem, zero, np.array([position]), np.array([remaining]), *last, batch.groups)
         if isinstance(who, Agent):
             probs, state = who.act(view, state)
+            probs = check_probs(who, probs, view)
             action = int(pick_actions(probs, np.random.default_rng([seed, exam_id, position]).random(1))[0])
         else:
             action = who(view)

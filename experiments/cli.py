@@ -34,7 +34,7 @@ except ImportError as error:
 except KeyboardInterrupt:
     sys.exit(130)
 
-from agents.base import AGENTS
+from agents.base import AGENTS, AgentError
 from experiments.commands import answer, budgets, import_log, llm, mcft, predict, probe, record, serve
 from experiments.commands.parameters import read_parameters
 from experiments.config import CompareConfig, ConfigError, FamilyConfig, as_dict, at_budgets, load_config
@@ -786,7 +786,7 @@ def main() -> None:
         from experiments.report.analysis import RunError
         from roi_env.sources.outcome_tables import OutcomeTableError
 
-        if not isinstance(error, (ConfigError, RunError, OutcomeTableError)):
+        if not isinstance(error, (ConfigError, RunError, OutcomeTableError, AgentError)):
             raise
         Console(stderr=True, emoji=False).print(f"roi: {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(2)

@@ -38,7 +38,7 @@ class Result:
     rows: list[Row] = field(default_factory=list)
     interrupted: bool = False
     held: str | None = None
-    """What the endpoint said as it asked to wait longer than allowed; then the rest is not asked."""
+    """Why the endpoint takes nothing more: it asked to wait longer than allowed, or is not there; then the rest is not asked."""
     lost: int = 0
     """Charged to no row, for what damage to the ledger has hidden."""
     messages: list[str] = field(default_factory=list)
@@ -222,8 +222,8 @@ class BudgetController:
         """Answer the questions in their order.
 
         An interruption settles what is in flight at its reservation and is passed on; :attr:`result` then holds the
-        valid partial result. An endpoint that asks to wait too long ends the run too (``held``). Either way the same call
-        with the same ledger goes on.
+        valid partial result. An endpoint that asks to wait too long, or is not there, ends the run too (``held``). Either
+        way the same call with the same ledger goes on.
 
         :param watch: called at the start and after every question.
         :raises JournalError: where the ledger is another process's, or holds questions that do not stand here.
@@ -276,7 +276,7 @@ class BudgetController:
 
             async def finish(ticket: Ticket) -> None:
                 row, reply = await session.finish(ticket)
-                if reply is not None and reply.retry_in is not None:
+                if reply is not None and reply.untaken:
                     result.held = reply.error
                 keep(row)
 
@@ -346,7 +346,9 @@ class BudgetController:
 
 def _undecided(entry: Entry) -> bool:
     """Whether a request was never taken, so that its question will be decided anew."""
-    return entry.facts is not None and entry.facts.get("retry_in") is not None
+    if entry.facts is None:
+        return False
+    return entry.facts.get("retry_in") is not None or (bool(entry.facts.get("unreachable")) and not entry.charged)
 
 
 def _other_questions(

@@ -322,7 +322,7 @@ class Session:
             ticket = dataclasses.replace(ticket, cap=_each(reply.tokens, ticket.choices))
             assert ticket.entry is not None
         # What the endpoint did not take is not decided: it will be asked again.
-        self._settle(ticket, 0 if reply.retry_in is not None else charge, reply, correct)
+        self._settle(ticket, 0 if reply.untaken else charge, reply, correct)
         await self.ledger.written()
         return self.row(entry, question, self.remaining), reply
 

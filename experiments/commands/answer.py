@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -86,7 +87,10 @@ class Answerer:
 
     endpoint: endpoints.Endpoint = None
     model: Annotated[
-        str | None, typer.Option(help="The endpoint's model (default: its only one), or a local model directory")
+        str | None,
+        typer.Option(
+            help="The endpoint's model (default: its only one), or a model in this process: a directory, or one of the package's (tinylm)"
+        ),
     ] = None
     backend: endpoints.BackendName = "generic"
     tier: endpoints.Tiers = None
@@ -147,14 +151,17 @@ class Answerer:
         :param http: options of an endpoint.
         """
         if self.endpoint is None:
+            if self.backend != "generic":
+                raise ConfigError("--backend belongs to --endpoint: a model in this process has none")
             if self.model is None:
                 raise ConfigError("give --endpoint URL, or --model DIRECTORY for a model in this process")
+            from agents.llm.decisions.policy import model_source
             from roi_env.answering.local import LocalLive, TransformersSolver
 
             temperature = http["temperature"]
             try:
                 sampled = 0.7 if temperature is None else temperature
-                solver = TransformersSolver(self.model, temperature=sampled, **local)
+                solver = TransformersSolver(model_source(self.model), temperature=sampled, **local)
                 solver.check(tiers)
                 return LocalLive(solver)
             except (OSError, ValueError) as error:
@@ -306,8 +313,9 @@ def _end(result: Result | None, out: Path, ledger: Path, interrupted: bool, pati
         raise typer.Exit(130)
     assert result is not None
     if result.held:
-        endpoints.report(f"Stopped: {result.held}. A question may wait {patience:,.0f} s (--patience).")
+        endpoints.report(f"Stopped: {result.held}. A question may wait {patience:,.0f} s (--patience, --retries).")
         console.print("The same command with --resume goes on.")
+    if result.held or (result.rows and all(row.status == "error" for row in result.rows)):
         raise typer.Exit(1)
 
 
@@ -385,6 +393,8 @@ def _show(result: Result, out: Path) -> None:
     console.print(shown)
     states = ", ".join(f"{count:,} {status}" for status, count in audit["by_status"].items())
     console.print(f"{states} of {audit['questions']:,} questions", highlight=False)
+    for error, count in Counter(row.error for row in result.rows if row.error).most_common(3):
+        endpoints.report(f"{count:,} x {error}")
     right = f"; {audit['right']:,} of {audit['judged']:,} judged are right" if audit["judged"] else ""
     charged, whole, lost, over = (
         cost_text(audit[name], result.unit) for name in ("charged", "budget", "lost", "overshoot")

@@ -233,10 +233,12 @@ def local_dialect(model: str, name: str) -> Dialect:
     """
     from transformers import AutoTokenizer
 
+    from agents.llm.decisions.policy import model_source
     from roi_env.answering.dialect import named_dialect
 
+    source = model_source(model)
     try:
-        return named_dialect(name, AutoTokenizer.from_pretrained(model))
+        return named_dialect(name, AutoTokenizer.from_pretrained(source))
     except (OSError, ValueError) as error:
         raise ConfigError(f"model {model!r}: {error}") from error
 

@@ -139,7 +139,9 @@ class _Job(NamedTuple):
 def record(
     model: Annotated[
         str,
-        typer.Argument(help="Hugging Face model directory (or id, where a hub is reachable); an endpoint's model name"),
+        typer.Argument(
+            help="Hugging Face model directory (or id, where a hub is reachable), or the package's tinylm; an endpoint's model name"
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Outcome table to write (.parquet)")],
     *,
@@ -178,6 +180,8 @@ def record(
     file = _journal(out, journal, resume)
     tasks = asked.tasks() if asked.questions is None else []
     if endpoint is None:
+        if backend != "generic":
+            raise ConfigError("--backend belongs to --endpoint: a model in this process has none")
         if remote.no_seeds:
             raise ConfigError("--no-seeds belongs to --endpoint: a model in this process draws its own random numbers")
         spoken: Dialect | None = endpoints.local_dialect(model, local.dialect)
@@ -455,6 +459,7 @@ def _record_here(job: _Job, model: str, settings: dict[str, Any]) -> None:
     """Record a model in this process."""
     import torch
 
+    from agents.llm.decisions.policy import model_source
     from agents.llm.mcft.rejection import solver_settings
     from agents.llm.prompts import answer_of
     from roi_env.answering.grading import GradingError, GradingPool
@@ -466,7 +471,7 @@ def _record_here(job: _Job, model: str, settings: dict[str, Any]) -> None:
     torch.set_num_threads(settings.pop("threads"))
     checks = {task.question_id: task for task in job.tasks}
     try:
-        solver = TransformersSolver(model, **settings)
+        solver = TransformersSolver(model_source(model), **settings)
         solver.check(job.tiers)
     except (OSError, ValueError) as error:
         raise ConfigError(f"model {model!r}: {error}") from error

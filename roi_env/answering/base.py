@@ -233,6 +233,11 @@ class Reply:
     whole: Any = None
 
     @property
+    def untaken(self) -> bool:
+        """Whether the endpoint took nothing, as it was not there or asked to wait: the question stays to be asked."""
+        return self.retry_in is not None or (self.unreachable and not self.lost and self.tokens == 0)
+
+    @property
     def full_text(self) -> str:
         """Thought and answer."""
         return self.text if not self.reasoning else f"{self.reasoning}</think>{self.text}"

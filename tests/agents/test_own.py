@@ -6,11 +6,24 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from agents.base import AGENTS, load_agent, make_agent, named_agent, public_problem, save_agent
+from agents.base import (
+    AGENTS,
+    Agent,
+    AgentError,
+    DecisionView,
+    Probs,
+    State,
+    load_agent,
+    make_agent,
+    named_agent,
+    public_problem,
+    save_agent,
+)
 from agents.foreign import from_policy
 from agents.playing import evaluate, rollout
 from agents.watching import take_exam
@@ -86,6 +99,56 @@ class Many(Skip):
     ):
         with pytest.raises(ValueError, match=message):
             make_agent("many_parameters:Many", PROBLEM, **given)
+
+
+def test_constructors_may_be_written_in_any_style(tmp_path: Path) -> None:
+    """Without annotations, with bare ones, and with types that only a type checker imports."""
+    (tmp_path / "styles.py").write_text("""from __future__ import annotations
+from typing import TYPE_CHECKING, Any, Protocol, Sequence
+from agents.planners.fixed import Skip
+if TYPE_CHECKING:
+    from agents.base import Problem
+
+class Shaped(Protocol):
+    shape: int
+
+class Bare(Skip):
+    def __init__(self, problem, x=1, y: Any = 2, z: Sequence = (), p: Shaped | None = None):
+        super().__init__(problem)
+        self.given = (x, y, z, p)
+
+class Typed(Skip):
+    def __init__(self, problem: Problem, x: int = 1):
+        super().__init__(problem)
+        self.given = x
+""")
+    file = tmp_path / "styles.py"
+    assert make_agent(f"{file}:Bare(x=2, y=[1], z=[3, 'a'], p='s')", PROBLEM).given == (2, [1], [3, "a"], "s")  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match="z must be a list, got 4"):
+        make_agent(f"{file}:Bare(z=4)", PROBLEM)
+    assert make_agent(f"{file}:Typed(x=3)", PROBLEM).given == 3  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match="no parameter colour; it takes x"):
+        make_agent(f"{file}:Typed(colour=3)", PROBLEM)
+
+
+@pytest.mark.parametrize(
+    ("probs", "message"),
+    [
+        (np.zeros((1, 4)), "do not sum to one"),
+        (np.full((1, 4), np.nan), "do not sum to one"),
+        (np.ones((1, 2)), r"expected \(1, 4\)"),
+        (np.ones(1, int), r"expected \(1, 4\)"),
+        (None, "shape"),
+    ],
+)
+def test_whoever_watches_is_told_of_what_is_no_distribution(probs: Any, message: str) -> None:
+    class Wrong(Agent):
+        def act(self, view: DecisionView, state: State) -> tuple[Probs, State]:
+            return probs, state
+
+    env = ROIReasoningEnv("signal", num_tasks=2)
+    with pytest.raises(AgentError, match=message):
+        list(take_exam(env, Wrong(public_problem(env.exam_spec))))
 
 
 def test_a_saved_agent_never_imports_its_code(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from agents.base import DecisionView, ExamsView
+from agents.base import AgentError, DecisionView, ExamsView
 from agents.llm.decisions.lower_layers import LowerLayers, readings_of
 from agents.llm.decisions.tag_logits import Ids, PromptEncoder, action_tags, joined, last_hidden, tag_head
 
@@ -25,9 +25,24 @@ MODELS: Final = Path(__file__).parents[1] / "models"
 
 
 def model_source(model: str | os.PathLike[str]) -> str:
-    """Where a model lies: a directory, the name of one that comes with the package, or else a hub id."""
+    """Where a model lies: a directory, the name of one that comes with the package, or else a hub id.
+
+    :raises AgentError: for a path where no directory is.
+    """
     bundled = MODELS / model
-    return str(bundled) if not Path(model).is_dir() and bundled.is_dir() else str(model)
+    if not Path(model).is_dir() and bundled.is_dir():
+        return str(bundled)
+    if not Path(model).is_dir() and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(model)) is None:
+        raise AgentError(_no_model(model, "no such directory"))
+    return str(model)
+
+
+def _no_model(model: str | os.PathLike[str], why: str) -> str:
+    bundled = ", ".join(sorted(path.name for path in MODELS.iterdir()))
+    return (
+        f"no model {str(model)!r}: it is neither a Hugging Face model directory, nor one of those that come with the "
+        f"package ({bundled}), nor a hub id within reach ({why})"
+    )
 
 
 def _written(model: str) -> tuple[int, ...]:
@@ -40,7 +55,7 @@ def _written(model: str) -> tuple[int, ...]:
 def _reading(model: str) -> Iterator[None]:
     """Quietly read a model; what is not there is named.
 
-    :raises ValueError: where there is none.
+    :raises AgentError: where there is none.
     """
     from huggingface_hub.errors import HFValidationError
     from transformers.utils import logging
@@ -50,11 +65,7 @@ def _reading(model: str) -> Iterator[None]:
     try:
         yield
     except (OSError, HFValidationError) as error:
-        bundled = ", ".join(sorted(path.name for path in MODELS.iterdir()))
-        raise ValueError(
-            f"no model {model!r}: it is neither a Hugging Face model directory, nor one of those that come with the "
-            f"package ({bundled}), nor a hub id within reach ({error})"
-        ) from error
+        raise AgentError(_no_model(model, str(error))) from error
     finally:
         if shown:
             logging.enable_progress_bar()
@@ -106,15 +117,15 @@ def question_texts(exams: ExamsView, agent: str) -> tuple[tuple[str, ...], ...]:
     """Question texts by exam and position.
 
     :param agent: who reads them, for the error.
-    :raises ValueError: where the exams show none, or a question has none.
+    :raises AgentError: where the exams show none, or a question has none.
     """
     if exams.texts is None:
-        raise ValueError(
+        raise AgentError(
             f"agent {agent!r} reads questions, and these exams show none: it needs recorded outcomes with question "
             "texts (ROIReasoning-TinyLM-v0, or `--table FILE`) and preview on"
         )
     if blank := sum(not text for texts in exams.texts for text in texts):
-        raise ValueError(
+        raise AgentError(
             f"agent {agent!r} reads questions, and {blank} of these exams' have no text (of AIME the packaged recording has the number "
             "alone): choose other --dataset, or give a --table with all texts"
         )

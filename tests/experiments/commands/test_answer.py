@@ -256,6 +256,32 @@ def test_an_endpoint_that_wants_rest_stops_the_run_and_resume_goes_on(tmp_path: 
         assert audit(out)["charged"] == upstream.generated == 9 * 24
 
 
+@pytest.mark.parametrize("window", ["1", "4"])
+def test_an_endpoint_that_is_not_there_stops_the_run_and_resume_goes_on(tmp_path: Path, window: str) -> None:
+    """Nothing is asked in vain, and no question is lost to an endpoint that was down."""
+    source, out = tmp_path / "q.jsonl", tmp_path / "a"
+    source.write_text(lines([f"{n}?" for n in range(9)]))
+    options = ("--window", window, "--retries", "0", "--decision-cost", "3")
+    output = roi(*command("http://127.0.0.1:9", source, out, *options), code=1)
+    assert "Stopped: no connection" in output
+    assert "--resume goes on" in output
+    assert audit(out)["charged"] == 0
+    upstream = Upstream()
+    with serving(upstream.app()) as url:
+        roi(*command(url, source, out, *options, "--resume"))
+    assert [row["status"] for row in rows(out)] == ["answered"] * 9
+    assert audit(out)["charged"] == upstream.generated + 9 * 3
+
+
+def test_a_run_without_an_answer_says_why_and_fails(tmp_path: Path) -> None:
+    source = tmp_path / "q.jsonl"
+    source.write_text(lines(["one?", "two?"]))
+    with serving(Upstream(["422", "422"]).app()) as url:
+        output = roi(*command(url, source, tmp_path / "a"), code=1)
+    assert "2 error of 2 questions" in output
+    assert "2 x HTTP 422" in output or "2 x 422" in output
+
+
 def test_a_recording_goes_on_elsewhere_and_with_further_tiers_but_not_with_other_answers(tmp_path: Path) -> None:
     source = tmp_path / "q.jsonl"
     source.write_text("".join(json.dumps({"question": f"{n}?", "answer": "42"}) + "\n" for n in range(4)))

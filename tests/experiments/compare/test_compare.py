@@ -362,6 +362,26 @@ def test_compare_and_resume_on_the_command_line(tmp_path: Path) -> None:
     assert isinstance(CliRunner().invoke(app, ["compare", "--resume", str(run), "exams=7"]).exception, ConfigError)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--agent", "llm"), "reads questions, and these exams show none"),
+        (("--family", "tinylm", "--agent", "llm(model='/no/such')"), "no model '/no/such'"),
+        (("--family", "tinylm", "--agent", "llm(model='../no/such/folder')"), "no model '../no/such/folder'"),
+    ],
+)
+def test_what_an_agent_cannot_take_is_one_line(
+    arguments: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("transformers", reason="needs the extra [llm]")
+    monkeypatch.setattr("sys.argv", ["roi", "play", *arguments])
+    monkeypatch.setattr("experiments.cli.end_like_an_interrupt", lambda: None)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
 def test_agents_and_play() -> None:
     listed = CliRunner().invoke(app, ["agents"]).output
     assert all(name[:12] in listed for name in AGENTS)
