@@ -1,9 +1,10 @@
 """What `roi serve` adds to streams, beside a direct connection and beside the LiteLLM proxy, on one stub endpoint.
 
-Stub and clients share this process, each proxy has one of its own. The paths are asked in turn, again and again: direct,
-`roi serve`, LiteLLM. A figure is what a path adds to the direct connection's median.
+Stub and clients share this process and its event loop, each proxy has one of its own. The paths are asked in turn, again
+and again: direct, `roi serve`, LiteLLM. A figure is what a path adds to the direct connection's median.
 
-    python benchmarks/measure_proxy.py [--streams 100] [--tokens 100] [--rounds 3] [--litellm VENV/bin/litellm] [--out FILE]
+    python benchmarks/measure_proxy.py [--streams 100] [--tokens 100] [--rounds 3] [--pace .05] [--over 1]
+        [--litellm VENV/bin/litellm] [--out FILE]
 
 LiteLLM lives in an environment of its own: pip install 'litellm[proxy]'.
 """
@@ -14,50 +15,106 @@ import argparse
 import asyncio
 import json
 import os
+import re
 import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from tests.upstream import Upstream, serving
-
-PACE = 0.05
-"""Seconds a token."""
 SERVE = "import sys; from experiments.cli import main; sys.argv = ['roi', 'serve', *sys.argv[1:]]; main()"
 Times = list[tuple[float, float]]
 """(seconds to the first chunk, seconds to the end) of streams."""
 
 
-async def one(client: httpx.AsyncClient, address: str) -> tuple[float, float]:
-    """Times of a stream."""
+class Stub(asyncio.Protocol):
+    """An endpoint that writes the same chunks to everybody, as light as can be.
+
+    :param chunks: the first one comes at once, each of the others ``pace`` seconds after the one before, the last one with it.
+    """
+
+    def __init__(self, chunks: Sequence[bytes], pace: float) -> None:
+        self.chunks, self.pace, self.came = chunks, pace, b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin."""
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Answer a request that is whole."""
+        self.came += data
+        head, _, body = self.came.partition(b"\r\n\r\n")
+        length = re.search(rb"(?i)content-length: *(\d+)", head)
+        if length is not None and len(body) >= int(length[1]):
+            self.came = b""
+            self.transport.write(
+                b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+            )
+            self._next(0, asyncio.get_running_loop().time())
+
+    def _next(self, place: int, due: float) -> None:
+        if not self.transport.is_closing():
+            self.transport.write(b"%x\r\n%b\r\n" % (len(self.chunks[place]), self.chunks[place]))
+            if place + 1 < len(self.chunks):
+                asyncio.get_running_loop().call_at(due + self.pace, self._next, place + 1, due + self.pace)
+            else:
+                self.transport.write(b"0\r\n\r\n")
+
+
+def chunks(tokens: int) -> list[bytes]:
+    """A stream that counts its tokens, one in each chunk."""
+    head = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "stub"}
+
+    def event(delta: dict[str, str], finish: str | None, number: int) -> bytes:
+        usage = {"completion_tokens": number, "prompt_tokens": 9, "total_tokens": 9 + number}
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+        return b"data: %b\n\n" % json.dumps({**head, "choices": [choice], "usage": usage}).encode()
+
+    made = [event({"role": "assistant", "content": ""}, None, 0)]
+    made += [event({"content": " word"}, None, number) for number in range(1, tokens + 1)]
+    made[-1] += event({}, "stop", tokens) + b"data: [DONE]\n\n"
+    return made
+
+
+async def one(address: str) -> tuple[float, float]:
+    """Times of a stream.
+
+    :raises RuntimeError: where it did not end as it should.
+    """
+    parts = urlsplit(address)
     body = {"model": "stub", "messages": [{"role": "user", "content": "?"}], "stream": True, "max_tokens": 4096}
-    begun, first = time.perf_counter(), 0.0
-    async with client.stream("POST", f"{address}/chat/completions", json=body) as response:
-        assert response.status_code == 200, await response.aread()
-        async for _ in response.aiter_raw():
-            first = first or time.perf_counter() - begun
+    text, begun, first, end = json.dumps(body).encode(), time.perf_counter(), 0.0, b""
+    reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+    head = f"POST {parts.path}/chat/completions HTTP/1.1\r\nhost: {parts.netloc}\r\ncontent-type: application/json\r\n"
+    writer.write(f"{head}content-length: {len(text)}\r\n\r\n".encode() + text)
+    while b"\r\n0\r\n\r\n" not in end and (part := await reader.read(2**16)):
+        if not first and b"data:" in part:
+            first = time.perf_counter() - begun
+        end = (end + part)[-500:]
+    writer.close()
+    if b"[DONE]" not in end:
+        raise RuntimeError(end.decode())
     return first, time.perf_counter() - begun
 
 
-async def ask(address: str, streams: int) -> Times:
-    """Times of so many streams, which arrive over a second."""
-    limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(timeout=None, limits=limits, verify=False) as client:
-        asked = []
-        for _ in range(streams):
-            asked.append(asyncio.create_task(one(client, address)))
-            await asyncio.sleep(1 / streams)
-        return list(await asyncio.gather(*asked))
+async def ask(address: str, streams: int, over: float = 1.0) -> tuple[Times, int]:
+    """Times of so many streams, which arrive over so many seconds, and how many failed."""
+    asked = []
+    for _ in range(streams):
+        asked.append(asyncio.create_task(one(address)))
+        await asyncio.sleep(over / streams)
+    ended = await asyncio.gather(*asked, return_exceptions=True)
+    times = [end for end in ended if not isinstance(end, BaseException)]
+    return times, streams - len(times)
 
 
 @contextmanager
@@ -134,12 +191,20 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=100)
     parser.add_argument("--tokens", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--pace", type=float, default=0.05, help="seconds a token")
+    parser.add_argument("--over", type=float, default=1.0, help="seconds over which the streams of a round arrive")
     parser.add_argument("--litellm", help="LiteLLM's program; left out: no such row")
     parser.add_argument("--out", type=Path, help="JSON file of the figures")
-    told = parser.parse_args()
-    upstream = Upstream(pace=PACE, thinks=0, answer=lambda prompt: " ".join(["word"] * told.tokens))
+    asyncio.run(measure(parser.parse_args()))
+
+
+async def measure(told: argparse.Namespace) -> None:
+    """Measure, and print one table."""
+    loop = asyncio.get_running_loop()
+    made = chunks(told.tokens)
+    stub = await loop.create_server(lambda: Stub(made, told.pace), "127.0.0.1", backlog=4096)
+    url = f"http://127.0.0.1:{stub.sockets[0].getsockname()[1]}"
     with ExitStack() as stack:
-        url = stack.enter_context(serving(upstream.app()))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         paths, processes = {"direct": f"{url}/v1"}, {}
         port = free_port()
@@ -152,26 +217,39 @@ def main() -> None:
             command = litellm_command(told.litellm, f"{url}/v1", port, folder)
             processes["LiteLLM"] = stack.enter_context(running(command, paths["LiteLLM"]))
         times: dict[str, Times] = {name: [] for name in paths}
+        failed = dict.fromkeys(paths, 0)
         for address in paths.values():
-            asyncio.run(ask(address, 4))  # connections, caches
+            await ask(address, 4)  # connections, caches
         for _ in range(told.rounds):
             for name, address in paths.items():
-                times[name] += asyncio.run(ask(address, told.streams))
+                ended, lost = await ask(address, told.streams, told.over)
+                times[name] += ended
+                failed[name] += lost
         memory = {name: round(peak_megabytes(process), 1) for name, process in processes.items()}
     rows: dict[str, Any] = {name: summary(times[name], times["direct"]) for name in paths}
+    for name, row in rows.items():
+        row["failed"] = failed[name]
     for name, megabytes in memory.items():
         rows[name]["peak_mb"] = megabytes
     print(
-        f"{told.streams} streams at once by each path in turn, {told.rounds} rounds, {told.tokens} tokens each, {1 / PACE:g} tokens a "
+        f"{told.streams} streams at once by each path in turn, {told.rounds} rounds, {told.tokens} tokens each, {1 / told.pace:g} tokens a "
         f"second; load {os.getloadavg()[0]:.1f}"
     )
-    print("| path | first token, ms (95 %) | added | whole, ms (95 %) | added | peak MB |\n|---|---|---|---|---|---|")
+    print(
+        "| path | first token, ms (95 %) | added | whole, ms (95 %) | added | peak MB | failed |\n|---|---|---|---|---|---|---|"
+    )
     for name, row in rows.items():
         first, whole = (f"{row[f'{part}_median']:,.1f} ({row[f'{part}_p95']:,.1f})" for part in ("first", "whole"))
         added = [f"{row[f'{part}_added']:+,.1f}" for part in ("first", "whole")]
-        print(f"| {name} | {first} | {added[0]} | {whole} | {added[1]} | {row.get('peak_mb', '')} |")
+        print(f"| {name} | {first} | {added[0]} | {whole} | {added[1]} | {row.get('peak_mb', '')} | {row['failed']} |")
     if told.out:
-        settings = {"streams": told.streams, "tokens": told.tokens, "rounds": told.rounds, "tokens_a_second": 1 / PACE}
+        settings = {
+            "streams": told.streams,
+            "tokens": told.tokens,
+            "rounds": told.rounds,
+            "tokens_a_second": 1 / told.pace,
+            "arrive_over": told.over,
+        }
         told.out.write_text(json.dumps(settings | {"load": os.getloadavg()[0], "paths": rows}, indent=1) + "\n")
 
 

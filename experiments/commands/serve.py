@@ -9,6 +9,7 @@ environment.
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -322,6 +323,8 @@ def serve(
             soft_wrap=True,
         )
     log_to_stderr()
+    gc.collect()
+    gc.freeze()  # what was made until now stays: no collection looks through it while streams wait
     uvicorn.Server(options).run(sockets=[listening])
 
 

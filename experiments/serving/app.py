@@ -228,20 +228,24 @@ def application(
             await asyncio.to_thread(budget.close)
 
     routes = [
-        Route(f"{prefix}/v1{path}", endpoint, methods=[method])
+        Route(f"{prefix}/v1{path}{slash}", endpoint, methods=[method])
         for prefix in ("", "/{name}")
-        for path, endpoint, method in (
-            *((path, proxy.question, "POST") for path in WIRES),
-            ("/models", proxy.models, "GET"),
-            ("/models/{model:path}", proxy.model, "GET"),
+        for path, slashes, endpoint, method in (
+            # Many clients follow no redirection from one to the other.
+            *((path, ("", "/"), proxy.question, "POST") for path in WIRES),
+            ("/models", ("", "/"), proxy.models, "GET"),
+            ("/models/{model:path}", ("",), proxy.model, "GET"),
         )
+        for slash in slashes
     ]
     pages = {"/": proxy.page, "/budgets": proxy.status, "/health": proxy.health, "/metrics": proxy.metrics}
-    return Starlette(
+    app = Starlette(
         routes=[*routes, *(Route(path, endpoint) for path, endpoint in pages.items())],
         lifespan=lifespan,
         exception_handlers={Refused: refused, BooksAway: away, HTTPException: unknown, Exception: failed},
     )
+    app.router.redirect_slashes = False
+    return app
 
 
 def _solvers(budgets: Sequence[Budget]) -> list[HTTPSolver | ByTier]:
@@ -251,7 +255,7 @@ def _solvers(budgets: Sequence[Budget]) -> list[HTTPSolver | ByTier]:
 
 def _path(request: Request) -> str:
     """The address under ``/v1``."""
-    return "/" + request.url.path.partition("/v1/")[2]
+    return "/" + request.url.path.partition("/v1/")[2].removesuffix("/")
 
 
 def _model(name: str) -> dict[str, Any]:

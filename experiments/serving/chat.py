@@ -167,6 +167,9 @@ _NOTHING: Mapping[str, tuple[Any, ...]] = {
     "modalities": (["text"],),
     "store": (False,),
     "logprobs": (False,),
+    "best_of": (1,),
+    "use_beam_search": (False,),
+    "echo": (False,),
     "presence_penalty": (0,),
     "frequency_penalty": (0,),
     "service_tier": ("auto",),
@@ -204,7 +207,7 @@ def read_object(data: bytes) -> dict[str, Any]:
     :raises Refused: 400, for all others.
     """
     try:
-        body = json.loads(data)
+        body = json.loads(data, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
         raise Refused(400, "invalid_request", f"the body is not JSON: {_short(error)}") from None
     if not isinstance(body, dict):
@@ -213,6 +216,16 @@ def read_object(data: bytes) -> dict[str, Any]:
         _check_json(name, "the name of a field")
         _check_json(value, name)
     return body
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; one with two fields of a name would lose one of them."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise Refused(400, "invalid_request", f"{_short(twice)} stands twice in one object", twice)
+    return made
 
 
 def parse_chat(body: Mapping[str, Any], backend: Backend) -> Chat:

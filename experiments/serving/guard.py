@@ -70,7 +70,7 @@ async def read_json(request: Request, seconds: float) -> bytes:
     """The body of a request that says it is JSON.
 
     :param seconds: within which it must have come.
-    :raises Refused: 415 and 400 for other content, 413 for more than :data:`MOST_BYTES`, 408 for a body that came too
+    :raises Refused: 415 and 400 for other content, and for a compressed one, 413 for more than :data:`MOST_BYTES`, 408 for a body that came too
         slowly.
     """
     from starlette.requests import ClientDisconnect
@@ -80,6 +80,9 @@ async def read_json(request: Request, seconds: float) -> bytes:
         raise Refused(400, "invalid_request", "content-type: must be application/json, there is none")
     if kind.partition(";")[0].strip().lower() != "application/json":
         raise Refused(415, "unsupported_media_type", f"content-type: must be application/json, got {kind!r}")
+    packed = request.headers.get("content-encoding", "identity")
+    if packed.strip().lower() != "identity":
+        raise Refused(415, "unsupported_media_type", f"content-encoding: send the body as it is, not {packed!r}")
     close = {"connection": "close"}
     large = Refused(413, "request_too_large", f"a request may have at most {MOST_BYTES:,} bytes", headers=close)
     declared = request.headers.get("content-length", "")

@@ -53,16 +53,17 @@ class ChatWire:
             return ""
         sent = "" if self._held is None else event(self._held)
         self._held = None
+        clean = text is not None and _plain(text)
         if "usage" in chunk:
             chunk = {name: value for name, value in chunk.items() if name != "usage"}
-            text = None
+            text = json.dumps(chunk) if clean else None
         if any(isinstance(one, dict) and one.get("finish_reason") for one in choices):
             self._held = dict(chunk)
             self._ended |= {
                 one.get("index", 0) for one in choices if isinstance(one, dict) and one.get("finish_reason")
             }
             return sent
-        if text is not None and _plain(text):
+        if clean:
             return f"{sent}data: {text}\n\n"
         return sent + event(chunk)
 

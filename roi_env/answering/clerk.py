@@ -15,7 +15,6 @@ import copy
 import math
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -63,7 +62,8 @@ class _Desk:
         self.away: str | None = None
         self.closing = False
         self._known = books.standing()
-        self._todo: deque[_Task] = deque()
+        self._todo: list[_Task] = []
+        self._working = False
         self._charged = self._reserved = 0  # handed in, and not known
         self._lock = threading.Lock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="clerk")
@@ -80,7 +80,10 @@ class _Desk:
         with self._lock:
             self._charged += task.charged
             self._reserved += task.reserved
-        self._todo.append(task)
+            self._todo.append(task)
+            if self._working:  # it will see to it
+                return
+            self._working = True
         self._thread.submit(self._work)
 
     def close(self) -> None:
@@ -91,12 +94,14 @@ class _Desk:
 
     def _work(self) -> None:
         batch: list[_Task] = []
-        while self._todo:
-            batch.append(self._todo.popleft())
-        while batch:
+        while True:
+            with self._lock:
+                batch += self._todo
+                self._todo.clear()
+                self._working = bool(batch)
+            if not batch:
+                return
             batch = self._do(batch)
-            while batch and self._todo:
-                batch.append(self._todo.popleft())
 
     def _do(self, batch: list[_Task]) -> list[_Task]:
         """Do what can be done; gives what is left, where the database is away."""

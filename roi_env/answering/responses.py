@@ -225,6 +225,8 @@ def read(
 
 def encodable(text: str) -> str:
     """The text without halves of characters: JSON can hold them, but no tokenizer, terminal or table."""
+    if text.isascii():
+        return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 

@@ -319,6 +319,8 @@ def test_what_is_no_json_object_is_refused(body: bytes) -> None:
         ('{"messages": [{"role": "user", "content": "\\ud800"}]}', "messages"),
         ('{"messages": [{"role": "user", "content": "x", "name": "\\udc00\\ud800"}]}', "messages"),
         ('{"logit_bias": {"\\ud800": 1}, "messages": []}', "logit_bias"),
+        ('{"max_tokens": 5, "messages": [], "max_tokens": 4000}', "max_tokens"),
+        ('{"messages": [{"role": "user", "content": "a", "content": "a"}]}', "content"),
         ('{"response_format": {"type": "x", "y": ' + "[" * 100 + "]" * 100 + '}, "messages": []}', "response_format"),
     ],
 )

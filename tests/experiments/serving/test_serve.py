@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 import os
 import signal
@@ -819,3 +820,40 @@ def test_a_killed_proxy_charges_what_was_in_flight(tmp_path: Path) -> None:
         process.wait()
     assert found["charged"] == 24 + 51, "the request in flight stays charged at its reservation"
     assert found["remaining"] == 500 - 75
+
+
+def test_addresses_with_a_slash_at_their_end_are_the_same_ones(tmp_path: Path) -> None:
+    with proxy(Upstream(), tmp_path, {"a": 1000}) as address, httpx.Client(verify=False, timeout=30) as caller:
+        asked: dict[str, Any] = {
+            "/chat/completions": body(), "/completions": {"prompt": "?"}, "/responses": {"input": "?"},
+            "/messages": body(max_tokens=9),
+        }  # fmt: skip
+        for path, fields in asked.items():
+            answers = [caller.post(f"{address}/a/v1{path}{slash}", json=fields) for slash in ("", "/")]
+            assert [answer.status_code for answer in answers] == [200, 200]
+            assert answers[0].json().keys() == answers[1].json().keys()
+            wrong = [caller.post(f"{address}/a/v1{path}{slash}", json=[]).json() for slash in ("", "/")]
+            assert wrong[0] == wrong[1]
+        assert caller.get(f"{address}/v1/models/").json() == caller.get(f"{address}/v1/models").json()
+        assert refusal(caller.get(f"{address}/a/v1/nothing/"))["message"].endswith("Not Found")
+
+
+@pytest.mark.parametrize("packed", ["gzip", "br", "deflate, gzip", "x"])
+def test_a_compressed_body_is_refused_by_its_name(packed: str, tmp_path: Path) -> None:
+    upstream = Upstream()
+    with proxy(upstream, tmp_path, {"a": 1000}) as address:
+        refused = post(address, gzip.compress(json.dumps(body()).encode()), content_encoding=packed)
+        assert (refused.status_code, refusal(refused)["code"]) == (415, "unsupported_media_type")
+        assert repr(packed) in refusal(refused)["message"]
+        assert post(address, json.dumps(body()), content_encoding="identity").status_code == 200
+    assert len(upstream.seen) == 1
+
+
+@pytest.mark.parametrize("backend", ["vllm", "generic", "openai"])
+def test_what_asks_for_nothing_but_what_happens_anyway_is_no_reason_to_refuse(backend: str, tmp_path: Path) -> None:
+    with proxy(Upstream(), tmp_path, {"a": 1000}, backend=backend) as address:
+        fields = {"prompt": "?", "best_of": 1, "use_beam_search": False, "echo": False, "suffix": None, "n": 1}
+        assert httpx.post(f"{address}/a/v1/completions", json=fields, timeout=30).status_code == 200
+        for name, value in (("best_of", 2), ("use_beam_search", True)):
+            refused = httpx.post(f"{address}/a/v1/completions", json={**fields, name: value}, timeout=30)
+            assert (refused.status_code, refusal(refused)["param"]) == (400, name)
