@@ -109,8 +109,8 @@ def mcft_report(
         found[f"{name.split()[0]}_interval"] = {key: [end.low, end.high] for key, end in ends.items()}
         _row(shown, name, measured._asdict(), ends)
     if other is not None:
-        theirs = _labels_of(other, recipe, split, without)
-        found |= _cross_model(tags, labels, theirs, costs, f"{other}: {{}} questions are not in {table}")
+        theirs = _labels_of(other, recipe | {"menu": None}, split, without)
+        found |= _cross_model(tags, labels, theirs, costs, f"{other} has none of the {split} questions of {table}")
         _row(shown, "tags, other model's outcomes", found["other"], {})
     console.print(shown)
 
@@ -258,13 +258,18 @@ def _tags(model: str, labels: Labels, remaining: int, tasks_left: int, dtype: st
         raise ConfigError(str(error)) from error
 
 
-def _cross_model(tags: Any, labels: Labels, theirs: Labels, costs: Any, missing_text: str) -> dict[str, Any]:
-    """The tags against another model's outcomes on the same questions."""
+def _cross_model(tags: Any, labels: Labels, theirs: Labels, costs: Any, nothing: str) -> dict[str, Any]:
+    """The tags against another model's outcomes on the questions of both.
+
+    :param nothing: said where there are none.
+    """
     from agents.llm.mcft import self_knowledge as sk
 
     mine = {text: number for number, text in enumerate(labels.texts)}
-    if missing := set(theirs.texts) - set(mine):
-        raise ConfigError(f"{missing_text.format(len(missing))}: record the same questions")
+    shared = [number for number, text in enumerate(theirs.texts) if text in mine]
+    if not shared:
+        raise ConfigError(f"{nothing}: record the same questions")
+    theirs = theirs.take(np.array(shared))
     order = np.array([mine[text] for text in theirs.texts])
     same, weights = labels.take(order), sk.question_weights(len(order))
     gains = {

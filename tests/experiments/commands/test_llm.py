@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 import pytest
 
 pytest.importorskip("reasoning_gym", reason="needs the extra [llm]")
@@ -136,7 +138,10 @@ def test_from_a_model_to_what_its_tags_know(tmp_path: Path) -> None:
     ]
     record = ["record", str(model), *asked, "--tier", "long=12"]
     roi(*record, "--out", str(table))
-    roi(*record, "--out", str(tmp_path / "other.parquet"), "--split", "test", "--temperature", "0.1")
+    roi(*record, "--out", str(tmp_path / "other.parquet"), "--split", "test", "--temperature", "0.1", "--name", "cold")
+    cold = OutcomeTable.read(tmp_path / "other.parquet")
+    fewer = cold.rows.filter(pc.not_equal(cold.rows["question_id"], cold.rows["question_id"][0]))
+    dataclasses.replace(cold, rows=fewer).write(tmp_path / "other.parquet")
     fine_tune = [
         "mcft",
         str(model),
@@ -177,7 +182,7 @@ def test_from_a_model_to_what_its_tags_know(tmp_path: Path) -> None:
     controls = ["--hidden", str(tuned), "--column", "difficulty"]
     assert "surface" in roi(*report, "--other", str(tmp_path / "other.parquet"), *controls)
     found = json.loads((tmp_path / "figures" / "self-knowledge.json").read_text())
-    assert found["questions"] == found["questions_of_both"]
+    assert found["questions"] == found["questions_of_both"] + 1
     assert {"tags", "surface", "shares", "hidden", "given", "given_interval", "own", "other"} <= found.keys()
     assert [row["task"] for row in found["against_surface"]] == ["prod", "all"]
     with pytest.raises(ConfigError, match="no column 'mood'"):
