@@ -9,6 +9,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -233,7 +234,7 @@ def _resolve(
             raise ConfigError(
                 "--family and --table exclude each other (but for --family paper: the paper's exams of the table)"
             )
-        base.families = _table_menus(table, menus)
+        base.families = _table_menus(table, menus, num_tasks)
         for one in base.families:
             one.group_by = group_by
             one.family = "paper" if families else one.family
@@ -301,8 +302,8 @@ def _only(config: CompareConfig, patterns: list[str]) -> list[FamilyConfig]:
     ]
 
 
-def _table_menus(path: Path, menus: list[str] | None) -> list[FamilyConfig]:
-    """The exams of every menu; without a choice of the three with most tiers, then most rows."""
+def _table_menus(path: Path, menus: list[str] | None, tasks: int | None) -> list[FamilyConfig]:
+    """The exams of every menu; without a choice of the three with most tiers, then most rows, of which exams can be made."""
     from roi_env.sources.outcome_tables import OutcomeTable
 
     read = OutcomeTable.read(path)
@@ -312,7 +313,8 @@ def _table_menus(path: Path, menus: list[str] | None) -> list[FamilyConfig]:
     ranked = sorted(tiers, key=lambda name: (-tiers[name], -rows[name], name))
     useful = [name for name in ranked if tiers[name] > 1]
     if menus is None:
-        menus = useful[:3] or ranked[:1]
+        able = useful if len(useful) == 1 else (name for name in useful if not import_log.obstacle(read, name, tasks))
+        menus = list(islice(able, 3)) or ranked[:1]
         if left := [name for name in useful if name not in menus]:
             console.print(f"Comparing on {', '.join(menus)}; also in the table (--menu): {', '.join(left)}")
     if unknown := [name for name in menus if name not in tiers]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -13,6 +13,9 @@ from experiments.config import ConfigError
 from experiments.runs import check_file
 from experiments.terminal import console
 from roi_env.sources.units import UNITS
+
+if TYPE_CHECKING:
+    from roi_env.sources.outcome_tables import OutcomeTable
 
 EXAMPLES = (
     "roi import logs/*.eval --out mine.parquet",
@@ -171,24 +174,28 @@ def _tokenizer(path: Path) -> Callable[[str], int]:
 
 def _obstacles(path: Path) -> list[str]:
     """Why ``roi compare --table`` cannot make exams of menus, one reason each."""
-    from roi_env.sources.outcome_tables import OutcomeTable, OutcomeTableError
+    from roi_env.sources.outcome_tables import OutcomeTable
+
+    table = OutcomeTable.read(path)
+    found = {menu: obstacle(table, menu) for menu in table.menus}
+    return [f"{menu}: {reason.removeprefix(f'{path}: ')}" for menu, reason in found.items() if reason]
+
+
+def obstacle(table: OutcomeTable, menu: str, tasks: int | None = None) -> str:
+    """Why no exams of ``tasks`` tasks (default: as many as exams have) can be made of a menu; "" where they can."""
+    from roi_env.sources.outcome_tables import OutcomeTableError
     from roi_env.sources.recorded import recorded_source
 
-    table, reasons = OutcomeTable.read(path), []
-    for menu in table.menus:
-        if len(table.tier_names(menu)) < 2:
-            reasons.append(f"{menu}: one tier alone; import a log of another model or effort on the same questions too")
-            continue
-        for split in ("test", "validation"):
-            try:
-                source = recorded_source(table, menu=menu, split=split)  # type: ignore[arg-type]
-            except OutcomeTableError as error:
-                reasons.append(f"{menu}: {str(error).removeprefix(f'{path}: ')}")
-                break
-            if len(source.row_item) < _TASKS:
-                reasons.append(
-                    f"{menu}: {len(source.row_item)} questions in split {split!r}, fewer than the {_TASKS} tasks of an exam; import "
-                    f"more, or compare with --num-tasks {len(source.row_item)}"
-                )
-                break
-    return reasons
+    if len(table.tier_names(menu)) < 2:
+        return "one tier alone; import a log of another model or effort on the same questions too"
+    for split in ("test", "validation"):
+        try:
+            questions = len(recorded_source(table, menu=menu, split=split).row_item)  # type: ignore[arg-type]
+        except OutcomeTableError as error:
+            return str(error)
+        if questions < (tasks or _TASKS):
+            return (
+                f"{questions} questions in split {split!r}, fewer than the {tasks or _TASKS} tasks of an exam; import more, or compare with "
+                f"--num-tasks {questions}"
+            )
+    return ""

@@ -91,6 +91,7 @@ def import_logs(paths: Sequence[Path], options: Options, name: str) -> tuple[Out
             mine = list(kind.read(file, options, report, files))
             if kind is not TABULAR:
                 mine = [_labelled(file, one, options) for one in mine]
+            _check_judged(file, mine)
             file.forget()
         except LogError as error:
             if not error.is_log or len(files) == 1:
@@ -187,6 +188,7 @@ def _table(
         )
     _say_shared_ids(kept, report)
     _say_several_answers(kept, report)
+    _forget_empty_counts(kept, report)
     unit = _unit(kept, options, report)
     rows: list[tuple[Generation, dict[str, Any]]] = []
     sources: list[LogFile] = []
@@ -339,6 +341,24 @@ def _correct(kept: list[tuple[LogFile, Generation]], options: Options, report: R
     return [value if isinstance(value, bool) else value >= least for value in values]
 
 
+def _check_judged(file: LogFile, mine: Iterable[Generation]) -> None:
+    """Whether a file's scores are judgements at all: some scorers say something else (left, right or both; a text).
+
+    :raises LogError: where most are none; others can go on without the file.
+    """
+    scored, errors = 0, []
+    for one in mine:
+        scored += one.score is not None
+        try:
+            if one.score is not None:
+                _judged(file, one)
+        except LogError as error:
+            errors.append(error)
+    if len(errors) > scored / 2:
+        errors[0].is_log = True
+        raise errors[0]
+
+
 def _judged(file: LogFile, one: Generation) -> bool | float:
     score = one.score
     if isinstance(score, bool):
@@ -415,6 +435,21 @@ def _missing(value: Any) -> bool:
     )
 
 
+def _forget_empty_counts(kept: Iterable[tuple[LogFile, Generation]], report: Report) -> None:
+    """Take counts of 0 of texts that are not empty as no counts: converters and proxies write them where they know none."""
+    empty = [
+        one
+        for _, one in kept
+        if not _missing(one.tokens) and one.text and one.text.strip() and _number(str(one.tokens)) == 0
+    ]
+    for one in empty:
+        one.tokens = None
+    if empty:
+        report.warn(
+            f"{len(empty):,} generations are counted as 0 tokens and have a text: the log did not count them, so the text is counted"
+        )
+
+
 def _micro_usd(file: LogFile, one: Generation) -> tuple[int | None, str]:
     if _missing(one.usd):
         return None, ""
@@ -472,6 +507,10 @@ def _say_counts(
                 f"HIDDEN THOUGHTS: {tier} is said to think, but {len(mine) - shown:,} of its {len(mine):,} texts hold no thought. It was "
                 "billed and is not in the text, so these tokens are far too few: use counts of the provider's bill"
             )
+    paid = {label for label, (_, values) in zip(labels, rows, strict=True) if values["tokens"]}
+    free = {tier for menu, tier in labels if (menu, tier) not in paid}
+    if free:
+        report.warn(f"all generations of {', '.join(sorted(free))} are counted as 0 tokens: is this the right column?")
     if empty := sum(_missing(one.tokens) and not (one.text or "").strip() for one, _ in rows):
         report.warn(f"{empty:,} generations have an empty text: what they cost is unknown, and counted as 0 tokens")
 

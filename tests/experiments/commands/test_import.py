@@ -53,6 +53,23 @@ def test_a_comparison_two_commands_later_under_dollars(table: Path, tmp_path: Pa
     assert "tokens" not in text.partition("</h1>")[2].partition("<h2")[0]
 
 
+def test_a_comparison_takes_the_menus_of_which_exams_can_be_made(tmp_path: Path) -> None:
+    from experiments.cli import _table_menus
+
+    rows = [
+        {"dataset": name, "question": f"{name} {n}", "tier": f"t{k}", "tokens": 10**k, "correct": n % (k + 2) > 0}
+        for name, tiers, questions in (("few", 3, 2), ("many", 2, 60), ("some", 2, 25))
+        for n in range(questions)
+        for k in range(tiers)
+    ]
+    for row in rows:
+        row["menu"] = row["dataset"]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    roi("import", str(tmp_path / "a.jsonl"), "--out", str(tmp_path / "a.parquet"))
+    chosen = {tasks: [one.menu for one in _table_menus(tmp_path / "a.parquet", None, tasks)] for tasks in (3, 10, 1000)}
+    assert chosen == {3: ["many", "some"], 10: ["many"], 1000: ["few"]}
+
+
 def test_budgets_are_checked_where_they_meet_a_table(table: Path, tmp_path: Path) -> None:
     money, tokens = recorded_source(table, split="all"), exam_spec("signal").source
     assert exam_spec(money, budget="$0.002").budget == exam_spec(money, budget="2000 micro-usd").budget == 2000

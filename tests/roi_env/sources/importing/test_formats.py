@@ -68,6 +68,19 @@ def test_tokens_of_a_sample_are_those_of_its_output_not_of_its_graders(tmp_path:
     assert column(table, "dataset") == ["sums", "sums"]
 
 
+def test_a_count_of_nothing_for_a_text_is_no_count(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(log([sample(1, tokens=0), sample(2, tokens=6)])))
+    table, report = load(tmp_path / "a.json")
+    assert column(table, "tokens") == [2, 6]
+    assert column(table, "counted") == ["estimate", "log"]
+    assert "1 generations are counted as 0 tokens and have a text" in report.warnings[0]
+    silent = {"output": {"choices": [], "usage": {"output_tokens": 0}}}
+    (tmp_path / "a.json").write_text(json.dumps(log([sample(1) | silent])))
+    table, report = load(tmp_path / "a.json")
+    assert column(table, "tokens") == [0]
+    assert report.warnings == ["all generations of maker/m are counted as 0 tokens: is this the right column?"]
+
+
 def test_turns_before_scoring_are_paid_and_graders_are_not(tmp_path: Path) -> None:
     def call(tokens: int) -> dict[str, Any]:
         return {"event": "model", "output": {"usage": {"output_tokens": tokens}}}
@@ -167,6 +180,19 @@ def test_zip_logs_are_read_whatever_packs_them(tmp_path: Path) -> None:
     path.write_bytes(damaged)
     with pytest.raises(LogError, match="truncated or damaged"):
         load(path)
+
+
+def test_a_log_whose_scorer_judges_nothing_is_left_out_where_others_are_whole(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(log([sample(1, "left"), sample(2, "right"), sample(3, "both")])))
+    with pytest.raises(LogError, match=r"a\.json: sample 1: expected a score .* got 'left'"):
+        load(tmp_path)
+    (tmp_path / "b.json").write_text(json.dumps(log([sample(1), sample(2, "I")])))
+    table, report = load(tmp_path)
+    assert table.num_rows == 2
+    assert any("a.json" in text and "'left'" in text for text in report.warnings)
+    (tmp_path / "b.json").write_text(json.dumps(log([sample(1), sample(2, "left")])))
+    with pytest.raises(LogError, match=r"b\.json: sample 2"):  # one wrong value among judgements
+        load(tmp_path)
 
 
 def test_one_scorer_of_several(tmp_path: Path) -> None:
