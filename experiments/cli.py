@@ -18,7 +18,6 @@ try:
     import typer
     from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
 
     import agents.base
 except ImportError as error:
@@ -59,7 +58,7 @@ from experiments.options import (
     read_budget,
 )
 from experiments.runs import check_file, check_folder, check_same
-from experiments.terminal import console, end_like_an_interrupt, interrupted, interruptible, progress_bar
+from experiments.terminal import Table, console, end_like_an_interrupt, interrupted, interruptible, progress_bar
 from experiments.training.workers import STOPPED
 from roi_env.exams.exam import LARGEST_NUMBER, LARGEST_SEED
 from roi_env.files import replacing
@@ -333,7 +332,7 @@ def _print_summary(run: Path) -> None:
     columns = ["setting", "agent", "score", *(["of the train laws' optimum"] if recorded else []), "of the optimum"]
     for column in (*columns, "evaluation"):
         justify = "left" if column in ("setting", "agent", "evaluation") else "right"
-        shown.add_column(column, justify=justify, overflow="fold")  # what tells two agents apart is often at the end
+        shown.add_column(column, justify=justify)
     by_setting: dict[int, list[dict[str, Any]]] = {}
     for row in rows:
         if row["agent"] != "optimum":
