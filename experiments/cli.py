@@ -577,7 +577,7 @@ def rollouts(
         console.print(
             f"score {found.score:.4f} +- {found.score_error:.4f} (standard error over {found.exams:,} exams), "
             f"{COST_NAMES[unit]} {f'{found.tokens:.1f}' if unit == 'tokens' else cost_text(found.tokens, unit)}, "
-            f"truncated {100 * found.truncated:.1f} %"
+            f"overspent {100 * found.truncated:.1f} %"
         )
 
 
