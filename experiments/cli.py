@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fnmatch
+import io
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -18,7 +19,6 @@ try:
     import typer
     from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
 
     import agents.base
 except ImportError as error:
@@ -58,8 +58,8 @@ from experiments.options import (
     own_agents,
     read_budget,
 )
-from experiments.runs import check_folder, check_same
-from experiments.terminal import console, end_like_an_interrupt, interrupted, interruptible, progress_bar
+from experiments.runs import check_file, check_folder, check_same
+from experiments.terminal import Table, console, end_like_an_interrupt, interrupted, interruptible, progress_bar
 from experiments.training.workers import STOPPED
 from roi_env.exams.exam import LARGEST_NUMBER, LARGEST_SEED
 from roi_env.files import replacing
@@ -334,7 +334,7 @@ def _print_summary(run: Path) -> None:
     columns = ["setting", "agent", "score", *(["of the train laws' optimum"] if recorded else []), "of the optimum"]
     for column in (*columns, "evaluation"):
         justify = "left" if column in ("setting", "agent", "evaluation") else "right"
-        shown.add_column(column, justify=justify, overflow="fold")  # what tells two agents apart is often at the end
+        shown.add_column(column, justify=justify)
     by_setting: dict[int, list[dict[str, Any]]] = {}
     for row in rows:
         if row["agent"] != "optimum":
@@ -579,7 +579,7 @@ def rollouts(
         console.print(
             f"score {found.score:.4f} +- {found.score_error:.4f} (standard error over {found.exams:,} exams), "
             f"{COST_NAMES[unit]} {f'{found.tokens:.1f}' if unit == 'tokens' else cost_text(found.tokens, unit)}, "
-            f"truncated {100 * found.truncated:.1f} %"
+            f"overspent {100 * found.truncated:.1f} %"
         )
 
 
@@ -617,6 +617,7 @@ def tune(
         settings.append({"family": family, "budget": read_budget(budget)} | memory)
     tasks = search_tasks(agent, settings, trials, steps)
     check_folder(run, None)
+    check_file("--out", out)
     check_tuning(tasks, run, out)
     console.print(
         f"{len(agent)} agents x {trials} trials x {len(settings)} settings x {steps:,} steps: {len(tasks)} runs; "
@@ -778,19 +779,26 @@ app.add_typer(llm.app, name="llm", rich_help_panel=MODELS)
 def main() -> None:
     """Entry point: expected errors are one line on stderr and exit code 2, others keep their trace; Ctrl-C and SIGTERM: 130."""
     end_like_an_interrupt()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # signs that a terminal's encoding has not
     try:
         app()
     except SystemError as error:
         if not interrupted(error):
             raise
         sys.exit(STOPPED)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         from experiments.report.analysis import RunError
         from roi_env.sources.outcome_tables import OutcomeTableError
 
-        if not isinstance(error, (ConfigError, RunError, OutcomeTableError, AgentError)):
+        text = str(error)
+        if (
+            isinstance(error, OSError) and error.filename is not None
+        ):  # no place to write: a full disk, a read-only folder
+            text = f"{error.filename}: {error.strerror}"
+        elif not isinstance(error, (ConfigError, RunError, OutcomeTableError, AgentError)):
             raise
-        Console(stderr=True, emoji=False).print(f"roi: {escape(str(error))}", highlight=False, soft_wrap=True)
+        Console(stderr=True, emoji=False).print(f"roi: {escape(text)}", highlight=False, soft_wrap=True)
         sys.exit(2)
 
 

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from rich.markup import escape
-from rich.table import Table
 
 from agents.predictors.exams import COLUMN, Case, fit_predictor, grouped_table
 from agents.predictors.predictor import Predictor, PredictorError, load_predictor
@@ -18,7 +17,7 @@ from agents.predictors.quality import Quality, column_means, quality
 from agents.predictors.records import Records
 from experiments.commands.endpoints import report
 from experiments.config import ConfigError
-from experiments.terminal import console
+from experiments.terminal import Table, console
 from roi_env.answering.base import Question
 from roi_env.envs.live import KnownGroups, shared_columns
 from roi_env.exact.policy_tables import auto_grid

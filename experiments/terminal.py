@@ -7,9 +7,10 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -18,10 +19,19 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table as RichTable
 
 from experiments.training.workers import STOPPED, ends_promptly
 
 console = Console(emoji=False)  # names such as "table:m:test" are text
+
+
+class Table(RichTable):
+    """A table that wraps what its columns are too narrow for; rich cuts it, digits of numbers included."""
+
+    def add_column(self, header: RenderableType = "", *rest: Any, **options: Any) -> None:
+        """As rich's."""
+        super().add_column(header, *rest, **{"overflow": "fold", **options})
 
 
 def progress_bar() -> Progress:

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from experiments.commands import endpoints
 from experiments.config import ConfigError
 from experiments.options import Imports, option_groups, own_agents
 from experiments.serving.menus import Menu, check_unit, menu_solver, read_menus
-from experiments.terminal import console, progress_bar
+from experiments.terminal import Table, console, progress_bar
 from roi_env.answering.prices import TOKENS
 from roi_env.exams.config import parse_budget
 from roi_env.sources.units import COST_NAMES, Unit, cost_text, cost_with_unit

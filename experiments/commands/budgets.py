@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from experiments.config import ConfigError
 from experiments.options import LIVE, helped
 from experiments.serving.amounts import parse_amount
-from experiments.terminal import console
+from experiments.terminal import Table, console
 from roi_env.sources.units import cost_text, cost_with_unit
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ def list_(state: State = Path("runs/serve"), database: Address = None) -> None:
     """Show every budget."""
     base = _open(state, database)
     try:
-        shown = Table()
+        shown = Table(box=None, collapse_padding=True)  # nine columns in eighty characters
         for column in ("budget", "period", "unit", "amount", "added", "charged", "reserved", "left", "charged ever"):
             shown.add_column(column, justify="left" if column in ("budget", "period", "unit") else "right")
         for one in base.states():

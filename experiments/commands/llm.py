@@ -7,14 +7,13 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.table import Table
 
 from experiments.commands.pipeline import pipeline
 from experiments.commands.self_knowledge import mcft_report
 from experiments.config import ConfigError, overridden
 from experiments.options import MODELS, helped
 from experiments.runs import check_folder
-from experiments.terminal import console, interruptible, progress_bar
+from experiments.terminal import Table, console, interruptible, progress_bar
 
 app = typer.Typer(no_args_is_help=True, help="The small language model: make it, describe what it can do.")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from rich.console import Console
 from rich.prompt import IntPrompt
-from rich.table import Table
 from rich.text import Text
 
 from agents.base import DecisionView
@@ -13,6 +12,7 @@ from agents.watching import take_exam
 from experiments.compare.plan import Setting, build_agent, setting_spec
 from experiments.config import ConfigError
 from experiments.options import ChosenExam
+from experiments.terminal import Table
 from roi_env.envs.single import ROIReasoningEnv
 from roi_env.exams.config import ExamSpec
 from roi_env.sources.units import COST_NAMES, cost_text

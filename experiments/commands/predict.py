@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from experiments.config import ConfigError
 from experiments.options import DATA, PREDICTORS, helped
 from experiments.predicting import helps, print_recovery
 from experiments.runs import check_file
-from experiments.terminal import console
+from experiments.terminal import Table, console
 from roi_env.files import replacing
 from roi_env.sources.units import COST_NAMES, cost_text
 

@@ -7,12 +7,11 @@ from typing import Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from experiments.commands import endpoints
 from experiments.config import ConfigError
 from experiments.options import option_groups
-from experiments.terminal import console
+from experiments.terminal import Table, console
 
 
 @option_groups

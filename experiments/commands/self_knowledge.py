@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
-from rich.table import Table
 
 from experiments.config import ConfigError
-from experiments.terminal import console
+from experiments.terminal import Table, console
 from roi_env.files import replacing
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from experiments.config import ConfigError
 from experiments.runs import check_file
+from experiments.terminal import Table
 from roi_env.files import replacing
 from roi_env.sources.outcome_tables import DEFAULT_FRACTIONS, SPLITS, OutcomeTable
 from roi_env.sources.units import COST_NAMES, UNIT_NAMES, Unit, cost_text, cost_with_unit

@@ -26,13 +26,12 @@ def parse_amount(text: Any, where: str) -> tuple[int, Unit]:
     :raises ConfigError: for all others.
     """
     try:
-        read = read_cost(str(text))
+        named = read_cost(str(text))
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from None
-    if read is None:
-        number = re.fullmatch(r"[0-9]{1,18}(?:\.[0-9]{1,6})?(?:e[0-9]{1,2})?", str(text).strip().lower(), re.ASCII)
-        tokens = Decimal(number[0] if number else 0)
-        read = int(tokens) if tokens == int(tokens) else 0, "tokens"
+    number = re.fullmatch(r"[0-9]{1,18}(?:\.[0-9]{1,6})?(?:e[0-9]{1,2})?", str(text).strip().lower(), re.ASCII)
+    tokens = Decimal(number[0] if number else 0)
+    read: tuple[int, Unit] = named or (int(tokens) if tokens == int(tokens) else 0, "tokens")
     if not 0 < read[0] < 10**18:
         raise ConfigError(
             f"{where}: {text!r} must be a positive whole number of tokens: 50000, 50k, 1.5m or 1e6; or dollars: 2.50usd; "

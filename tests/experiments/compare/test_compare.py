@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -380,6 +383,25 @@ def test_what_an_agent_cannot_take_is_one_line(
         main()
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_place_that_cannot_be_written_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    out = str(tmp_path / "file" / "run")
+    monkeypatch.setattr("sys.argv", ["roi", "rollouts", "fixed-1", "--exams", "3", "--workers", "1", "--out", out])
+    monkeypatch.setattr("experiments.cli.end_like_an_interrupt", lambda: None)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert f"roi: {out}: Not a directory" in capsys.readouterr().err
+
+
+def test_a_terminal_without_the_signs_shows_the_rest() -> None:
+    command = [sys.executable, "-m", "experiments.cli", "play", "--agent", "fixed-1", "--num-tasks", "2"]
+    shown = subprocess.run(command, env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, check=True)
+    assert b"exam over" in shown.stdout
 
 
 def test_agents_and_play() -> None:
