@@ -1,18 +1,18 @@
 """Books of a budget for an event loop, which never waits for the database: one thread does its work.
 
-What comes while the thread is at work is done together afterwards: one transaction, one fsync (group commit). How the
+Statements of a file in this machine (SQLite) take microseconds, less than it takes to hand them to a thread: they are
+executed at once, the thread is for the disk, and for a file that another process holds just now. Otherwise, what comes while the thread is at work is done together afterwards: one transaction, one fsync (group commit). How the
 budget stood after the last one is known here, and what was handed in since counts already.
 
 A database that is away or does not answer is asked again: settlements wait for it for as long as it takes (their
-reservations stand there, so that nothing is lost by a process that ends meanwhile), answers that need a larger reservation
-for :data:`PATIENCE` seconds; others hear of it at once (:class:`roi_env.answering.ledger.BooksAway`).
+reservations stand there, so that nothing is lost by a process that ends meanwhile). All others hear of it at once
+(:class:`roi_env.answering.ledger.BooksAway`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import copy
-import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +26,7 @@ from roi_env.answering.ledger import BooksAway, Entry, JournalError, NoRoom, Set
 _Result = TypeVar("_Result")
 
 PATIENCE = 10.0
-"""Seconds that an answer which has begun waits for a database that is away."""
+"""Seconds that an answer which has ended waits for its settlement to be written."""
 _PAUSE = 0.5
 """Seconds between two tries."""
 
@@ -36,16 +36,18 @@ class _Task:
     """Something to be done in the database; several are one transaction.
 
     :param do: on the books.
-    :param until: when a database that is away is told, of the monotonic clock.
+    :param waits: for a database that is away.
     :param on_disk: whether it must be on the disk before it counts.
+    :param quick: whether it is a few statements of a row each.
     :param charged: by how much it changes what is charged.
     :param reserved: and reserved.
     """
 
     books: DatabaseLedger
     do: Callable[[DatabaseLedger], Any] | None
-    until: float
+    waits: bool = False
     on_disk: bool = False
+    quick: bool = True
     charged: int = 0
     reserved: int = 0
     done: Future[Any] = field(default_factory=Future)
@@ -64,8 +66,9 @@ class _Desk:
         self._known = books.standing()
         self._todo: list[_Task] = []
         self._working = False
+        self._written = self._synced = 0
         self._charged = self._reserved = 0  # handed in, and not known
-        self._lock = threading.Lock()
+        self._lock, self._using = threading.Lock(), threading.RLock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="clerk")
 
     @property
@@ -80,11 +83,47 @@ class _Desk:
         with self._lock:
             self._charged += task.charged
             self._reserved += task.reserved
+            at_once = task.quick and self.books.database.is_near and not self._working
+        if at_once and self._at_once(task):
+            return
+        with self._lock:
             self._todo.append(task)
             if self._working:  # it will see to it
                 return
             self._working = True
         self._thread.submit(self._work)
+
+    def _at_once(self, task: _Task) -> bool:
+        """Do a task here; false where somebody else uses the database just now."""
+        if not self._using.acquire(blocking=False):
+            return False
+        try:
+            with self.books.database.hurried():
+                (result,), known = self._once([task])
+        except Exception:  # the thread tries again, and says what is wrong
+            return False
+        finally:
+            self._using.release()
+        self._end([task], known)
+        if task.on_disk and not isinstance(result, NoRoom):
+            self._written += 1
+            self._thread.submit(self._sync, self._written, task, result)
+        else:
+            _tell(task, result)
+        return True
+
+    def _sync(self, number: int, task: _Task, result: Any) -> None:
+        """Tell a task when what was written before it is on the disk; what was written meanwhile shares one fsync."""
+        try:
+            if self._synced < number:
+                now = self._written
+                self.books.database.sync()
+                self._synced = now
+        except OSError as error:
+            self.say(f"the disk failed: {error}")
+            task.done.set_exception(BooksAway("the database of the budgets cannot be written"))
+        else:
+            _tell(task, result)
 
     def close(self) -> None:
         """Do what is to be done, once more if the database is away."""
@@ -101,7 +140,8 @@ class _Desk:
                 self._working = bool(batch)
             if not batch:
                 return
-            batch = self._do(batch)
+            with self._using:
+                batch = self._do(batch)
 
     def _do(self, batch: list[_Task]) -> list[_Task]:
         """Do what can be done; gives what is left, where the database is away."""
@@ -120,10 +160,7 @@ class _Desk:
             return []
         self._end(batch, known)
         for task, result in zip(batch, results, strict=True):
-            if isinstance(result, NoRoom):
-                task.done.set_exception(result)
-            else:
-                task.done.set_result(result)
+            _tell(task, result)
         return []
 
     def _transact(self, batch: Sequence[_Task]) -> tuple[list[Any], Standing]:
@@ -155,7 +192,7 @@ class _Desk:
         if self.away is None:
             self.say(f"the database of the budgets is away, settlements wait for it: {error}")
         self.away = str(error)
-        over = [task for task in batch if self.closing or task.until < time.monotonic()]
+        over = [task for task in batch if self.closing or not task.waits]
         self._end(over)
         for task in over:
             task.done.set_exception(BooksAway("the database of the budgets does not answer"))
@@ -172,6 +209,18 @@ class _Desk:
         if known is not None and self.away is not None:
             self.away = None
             self.say("the database of the budgets is back")
+
+
+async def _result(done: Future[_Result]) -> _Result:
+    """What a task gives; whoever stops waiting for it stops nothing."""
+    return done.result() if done.done() else await asyncio.shield(asyncio.wrap_future(done))
+
+
+def _tell(task: _Task, result: Any) -> None:
+    if isinstance(result, NoRoom):
+        task.done.set_exception(result)
+    else:
+        task.done.set_result(result)
 
 
 class Clerk:
@@ -216,20 +265,17 @@ class Clerk:
         """Why the database cannot be used; None: it can, as far as is known."""
         return self._desk.away
 
-    def _hand_in(self, do: Callable[[DatabaseLedger], Any] | None, patience: float = 0.0, **how: Any) -> Future[Any]:
-        task = _Task(self.books, do, time.monotonic() + patience, **how)
+    def _hand_in(self, do: Callable[[DatabaseLedger], Any] | None, **how: Any) -> Future[Any]:
+        task = _Task(self.books, do, **how)
         self._desk.hand_in(task)
         return task.done
 
-    async def ask(self, do: Callable[[DatabaseLedger], _Result] | None, patience: float = 0.0, **how: Any) -> _Result:
+    async def ask(self, do: Callable[[DatabaseLedger], _Result] | None, **how: Any) -> _Result:
         """What a function gives that the thread calls with the books, in a transaction.
 
-        :param patience: seconds that a database may be away.
-        :raises BooksAway: where it is away for longer.
+        :raises BooksAway: where the database is away.
         """
-        # Whoever stops waiting stops nothing.
-        result: _Result = await asyncio.shield(asyncio.wrap_future(self._hand_in(do, patience, **how)))
-        return result
+        return await _result(self._hand_in(do, **how))
 
     async def refresh(self) -> None:
         """Learn what other processes did."""
@@ -242,11 +288,10 @@ class Clerk:
         """
         done = self._hand_in(lambda books: books.enter(key, tokens), on_disk=True, reserved=tokens)
         try:
-            entry: Entry = await asyncio.shield(asyncio.wrap_future(done))
+            return await _result(done)
         except asyncio.CancelledError:
             done.add_done_callback(self._give_back)
             raise
-        return entry
 
     def _give_back(self, done: Future[Entry]) -> None:
         if done.exception() is None:
@@ -257,8 +302,9 @@ class Clerk:
 
         :raises NoRoom: see :meth:`roi_env.answering.books.DatabaseLedger.resize`.
         """
+        # At once or not at all: the endpoint goes on while this waits.
         more = max(0, tokens - entry.reserved)
-        await self.ask(lambda books: books.resize(replace(entry), tokens), PATIENCE, on_disk=more > 0, reserved=more)
+        await self.ask(lambda books: books.resize(replace(entry), tokens), on_disk=more > 0, reserved=more)
         entry.reserved = tokens
 
     async def skip(self, key: Sequence[Any], tokens: int) -> None:
@@ -282,12 +328,12 @@ class Clerk:
                 entry.charged = done.result()
 
         entry.charged, entry.facts = tokens, facts
-        self._settled = self._hand_in(do, math.inf, charged=tokens, reserved=-entry.reserved)
+        self._settled = self._hand_in(do, waits=True, charged=tokens, reserved=-entry.reserved)
         self._settled.add_done_callback(told)
 
     async def written(self) -> None:
         """Wait until what was handed in is in the database, or for :data:`PATIENCE` seconds: then its reservation is."""
-        if self._settled is not None:
+        if self._settled is not None and not self._settled.done():
             await asyncio.wait([asyncio.wrap_future(self._settled)], timeout=PATIENCE)
 
     async def reap(self) -> None:

@@ -67,6 +67,10 @@ _CHANGES = (
 VERSION = 1 + len(_CHANGES)
 
 
+SECONDS = 10
+"""That a connection, or a statement, may take: whoever waits for more is told that the database is away."""
+
+
 class Database:
     """Budgets in a place that this process has opened: an SQLite file; see :mod:`roi_env.answering.postgres` for others.
 
@@ -80,6 +84,8 @@ class Database:
     """What statements may raise."""
     away: tuple[type[Exception], ...] = (sqlite3.OperationalError,)
     """Those of them for which the database is to blame, not the statement."""
+    is_near = True
+    """Whether a statement takes no longer than a thread takes to begin."""
     in_flight: frozenset[int] = frozenset()
     """Requests that this process has entered and not settled."""
     _inside = False
@@ -96,7 +102,7 @@ class Database:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         try:
             # One thread at a time uses it; servers make it in another one than they serve in.
-            self.connection: Any = sqlite3.connect(path, timeout=10.0, isolation_level=None, check_same_thread=False)
+            self.connection: Any = sqlite3.connect(path, timeout=SECONDS, isolation_level=None, check_same_thread=False)
             for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON"):
                 self.connection.execute(f"PRAGMA {pragma}")
             self._prepare()
@@ -140,6 +146,15 @@ class Database:
             raise
         finally:
             self._inside = False
+
+    @contextmanager
+    def hurried(self) -> Iterator[None]:
+        """Statements fail at once where another process holds the database."""
+        self.connection.execute("PRAGMA busy_timeout = 0")
+        try:
+            yield
+        finally:
+            self.connection.execute(f"PRAGMA busy_timeout = {1000 * SECONDS}")
 
     @property
     def lost(self) -> bool:

@@ -16,17 +16,15 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-from roi_env.answering.database import VERSION, Database
+from roi_env.answering.database import SECONDS, VERSION, Database
 from roi_env.answering.ledger import JournalError
 
 _SCHEMA_LOCK = 7_264_001
 """Advisory lock of whoever makes the tables."""
-_SECONDS = 10
-"""That a connection, or a statement, may take: whoever waits for more is told that the database is away."""
 _PATIENCE: dict[str, Any] = {
-    "connect_timeout": _SECONDS,
-    "keepalives_idle": _SECONDS,
-    "tcp_user_timeout": 1000 * _SECONDS,
+    "connect_timeout": SECONDS,
+    "keepalives_idle": SECONDS,
+    "tcp_user_timeout": 1000 * SECONDS,
 }
 
 
@@ -36,6 +34,8 @@ class Postgres(Database):
     :param url: ``postgresql://USER@HOST/NAME``; the password may also come from ``PGPASSWORD`` or the password file of libpq.
     :raises JournalError: where it cannot be reached or used.
     """
+
+    is_near = False
 
     def __init__(self, url: str) -> None:
         try:
@@ -58,7 +58,7 @@ class Postgres(Database):
 
         try:
             self.connection = psycopg.connect(self._url, autocommit=True, **_PATIENCE)
-            self.connection.execute(f"SET statement_timeout = {1000 * _SECONDS}")
+            self.connection.execute(f"SET statement_timeout = {1000 * SECONDS}")
         except psycopg.Error as error:
             raise JournalError(f"{self.path}: there is no connection ({str(error).strip()})") from None
 

@@ -19,6 +19,7 @@ import pytest
 
 from roi_env.answering import database
 from roi_env.answering.books import DatabaseLedger
+from roi_env.answering.clerk import Clerk
 from roi_env.answering.database import Database
 from roi_env.answering.ledger import JournalError, Ledger, NoRoom
 
@@ -301,3 +302,30 @@ def test_a_newer_version_is_refused(tmp_path: Path) -> None:
         base.execute("PRAGMA user_version = 99")
     with pytest.raises(JournalError, match="newer version"):
         books(tmp_path)
+
+
+def test_an_event_loop_goes_on_while_another_process_holds_the_database(tmp_path: Path) -> None:
+    said: list[str] = []
+    clerk = Clerk(books(tmp_path), said.append)
+    with closing(sqlite3.connect(tmp_path / "b.db", isolation_level=None)) as other:
+
+        async def play() -> None:
+            first = await clerk.reserve((0, "q", 1, 100), 10)
+            other.execute("BEGIN IMMEDIATE")
+            asked = asyncio.create_task(clerk.reserve((1, "q", 1, 90), 20))
+            await asyncio.sleep(0)
+            clerk.settle(first, 7, FACTS)
+            for _ in range(20):
+                await asyncio.sleep(0.005)
+            assert not asked.done()
+            assert (clerk.charged, clerk.reserved) == (7, 20), "what was handed in counts"
+            other.execute("COMMIT")
+            entry = await asked
+            await clerk.written()
+            clerk.settle(entry, 5, FACTS)
+            await clerk.written()
+
+        asyncio.run(play())
+    assert (clerk.charged, clerk.reserved, said) == (12, 0, [])
+    clerk.close()
+    assert consistent(tmp_path) == (12, 0)
