@@ -15,9 +15,8 @@ endif
 compare: .venv/ready
 	$(BIN)/roi compare --workers $(WORKERS)
 
-# One thread a worker: the workers share the cores already. One worker more than `make compare` has, since tests wait for
-# clusters, servers and processes; in the order of tests/conftest.py.
-TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $$(($(WORKERS) + 1)) --dist loadfile --no-loadscope-reorder
+# One thread a worker: the workers share the cores already. Files in the order of tests/conftest.py.
+TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test: .venv/ready
 	$(TEST)
