@@ -103,9 +103,9 @@ def settled(budget: Budget, seconds: float = 20.0) -> None:
 
 
 def test_forty_clients_that_left_cost_what_was_in_flight_and_a_live_one_is_next(tmp_path: Path) -> None:
-    upstream = Attentive(seconds=1.5)
+    upstream = Attentive(seconds=4.0)
     with proxy(upstream, tmp_path) as (address, (budget,), _):
-        *dead, live = ask(address, *[0.7] * 40, 60.0)
+        *dead, live = ask(address, *[2.0] * 40, 60.0)
         settled(budget)
         assert dead == [None] * 40
         assert live is not None
