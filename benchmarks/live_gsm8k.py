@@ -21,14 +21,14 @@ from typing import Any
 from scipy.stats import binomtest
 
 from roi_env.sources.outcome_tables import OutcomeTable
-from roi_env.sources.packaged import MATH
+from roi_env.sources.packaged import PACKAGED
 
 SKIPPED = 350
 """Questions at the beginning of the test set that were recorded."""
 TIERS = {"at-once": "0", "128": "128", "256": "256", "512": "512", "1024": "1024"}
 ROWS = {
-    "re-solving LP, the table's beliefs": ("resolve", ["--table", str(MATH), "--predictor", "none"]),
-    "LP look-ahead, the table's beliefs": ("lp-lookahead", ["--table", str(MATH), "--predictor", "none"]),
+    "re-solving LP, the table's beliefs": ("resolve", ["--table", str(PACKAGED["math"]), "--predictor", "none"]),
+    "LP look-ahead, the table's beliefs": ("lp-lookahead", ["--table", str(PACKAGED["math"]), "--predictor", "none"]),
     "the default, no data": ("online-lp", []),
     "first come, first served": ("fixed-5", []),
 }
@@ -36,7 +36,7 @@ ROWS = {
 
 def budget_of(questions: int, share: float) -> int:
     """Tokens: a share of what the dearest tier costs on the recorded questions."""
-    rows = OutcomeTable.read(MATH).rows.to_pylist()
+    rows = OutcomeTable.read(PACKAGED["math"]).rows.to_pylist()
     dearest = [row["tokens"] for row in rows if row["dataset"] == "gsm8k" and row["tier"] == "1024"]
     return round(share * questions * sum(dearest) / len(dearest))
 

@@ -107,7 +107,7 @@ class ROIReasoningEnv(ExamEnv):
     | `ROIReasoning-Recorded-v0` | an outcome table of real models | needs `table` |
     | `ROIReasoning-TinyLM-v0` | recorded outcomes of the small language model of this project; the group is the kind and visible size of a task | `family="tinylm"`, `num_tasks=8`, `group_by="kind"`, `decision_cost=1` |
     | `ROIReasoning-Math-v0` | recorded outcomes of Qwen2.5-Coder-0.5B-Instruct on GSM8K, MATH-500 and AIME 2024, five tiers; the group is the data set | `family="math"` |
-    | `ROIReasoning-Paper-v0` | the paper's exams: one task each of GSM8K, MATH and AIME of the same recording, its three levels and refusal | `family="paper"`, `num_tasks=3`, `budget=1024`, `order="easy_first"` |
+    | `ROIReasoning-Paper-v0` | the paper's exams: one task each of GSM8K, MATH and AIME, recorded from Qwen2.5-Coder-1.5B-Instruct; its three levels and refusal | `family="paper"`, `num_tasks=3`, `budget=1024`, `order="easy_first"` |
 
     All show the preview and publish beliefs by default.
 

@@ -106,7 +106,7 @@ class ExamConfig:
     """A kind of exam as people describe it: the arguments of the environments, of every command and of its files.
 
     :param family: task family (``sources.synthetic.FAMILIES``), "tinylm" or "math" (packaged tables), "paper" (the paper's exams, of
-        the packaged mathematics or of a ``table``), "recorded" (needs ``table``) or a :class:`~roi_env.sources.source.Source`.
+        a packaged table or of ``table``), "recorded" (needs ``table``) or a :class:`~roi_env.sources.source.Source`.
     :param num_tasks: N; default 10 (``paper``: 3), at most the number of questions of a recorded source.
     :param budget: an ``int`` is tokens (of a source that costs dollars: refused), ``"2.50usd"`` dollars; a ``float`` is a fraction of N times the mean cost of the top tier; or a
         preset name ("tight" .15, "medium" .3, "ample" .6), or either number as text. Fewer tokens than tasks, and than a

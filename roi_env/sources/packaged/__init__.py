@@ -3,8 +3,9 @@
 ``tinylm.parquet``: the small language model of ``agents/llm/models/tinylm`` on tasks of reasoning-gym, written by
 ``roi record agents/llm/models/tinylm --out roi_env/sources/packaged/tinylm.parquet``.
 
-``math.parquet``: Qwen2.5-Coder-0.5B-Instruct, from weights of about 4.5 bits, on problems of GSM8K, MATH-500 and AIME 2024 (these by id
-alone); ``docs/results/real-model.md`` says how it was recorded and joined.
+``math.parquet`` and ``paper.parquet``: Qwen2.5-Coder-0.5B-Instruct and -1.5B-Instruct (of the size of the paper's model), from weights of
+about 4.5 bits, on problems of GSM8K, MATH-500 and AIME 2024 (these by id alone); ``docs/results/real-model.md`` says how they were recorded
+and joined.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from roi_env.sources.outcome_tables import OutcomeTable
 
-TINYLM, MATH = (Path(__file__).parent / f"{name}.parquet" for name in ("tinylm", "math"))
-PACKAGED = {"tinylm": TINYLM, "math": MATH, "paper": MATH}
+PACKAGED = {name: Path(__file__).parent / f"{name}.parquet" for name in ("tinylm", "math", "paper")}
 """Families made of packaged tables; "paper" may have another."""
+TINYLM = PACKAGED["tinylm"]
 PAPER_TIERS = ("256", "512", "1024")
-"""Tiers of the packaged table that are the paper's levels."""
+"""Tiers of the last two tables that are the paper's levels."""
 
 
 @cache

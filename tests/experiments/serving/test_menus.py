@@ -349,7 +349,7 @@ def test_a_file_of_tiers_that_cannot_be_used_is_named(text: str, message: str, t
         (f"tiers: [{GOOD}]\nbudgets: {{a: {{tokens: 2usd}}}}", (), "tokens: '2usd' is money: write amount"),
         (f"tiers: [{GOOD}]\nbudgets: {{a: {{amount: 2usd, tokens: 5}}}}", (), "not tokens too"),
         (f"tiers: [{GOOD}]\nbudgets: {{a: 0.0000001usd}}", (), "no whole number of micro-dollars"),
-        (f"tiers: [{GOOD}]\nbudgets: {{a: 0usd}}", (), "must be positive"),
+        (f"tiers: [{GOOD}]\nbudgets: {{a: 0usd}}", (), "must be a positive"),
         (f"tiers: [{GOOD}]\nbudgets: {{a: 2eur}}", (), "budgets.a.amount: '2eur'"),
         (f"tiers: [{GOOD}]\nbudgets: {{a: {{amount: 2usd, models: [x]}}}}", (), "budgets.a.models: there is no menu 'x', but auto"),
         (f"tiers: [{GOOD}]\nbudgets: {{a: {{amount: 2usd, models: auto}}}}", (), "budgets.a.models: must be a list"),
