@@ -9,8 +9,8 @@ taken once the law's own), exams given.
 
     python benchmarks/live_check.py tinylm-grpo tinylm-mcft --out benchmarks/results/live-check.json
 
-* The paper's, of a model that reasons in the open and that an endpoint serves, once each, decided by agents; ``--questions`` has the texts
-  (files of ``roi record``, named like the data sets of the table). Finished exams are kept in ``--folder``, and it goes on there.
+* The paper's, of a model that reasons in the open and that an endpoint serves, once each, decided by agents; ``--table`` has its recorded
+  outcomes, ``--questions`` the texts (files of ``roi record``, named like the data sets of the table). Finished exams are kept in ``--folder``, and it goes on there.
 
     python benchmarks/live_check.py resolve fixed-2 --family paper --endpoint http://127.0.0.1:8000/v1 --served qwen --tokenizer FOLDER \\
         --questions gsm8k.jsonl --questions math-500.jsonl --questions aime-2024.jsonl --folder runs/live-exams --out live-exams.json
@@ -176,6 +176,9 @@ def main() -> None:
         "agents", nargs="+", help="who decides: agents, or folders or names of models for --family tinylm"
     )
     parser.add_argument("--family", choices=tuple(BUDGETS), default="tinylm")
+    parser.add_argument(
+        "--table", help="of the paper's exams, where another model answers than that of the packaged one"
+    )
     parser.add_argument("--answers", default="tinylm", help="who answers: a model, or 'itself'")
     parser.add_argument("--endpoint", help="who answers the paper's exams")
     parser.add_argument("--served", help="the endpoint's name of the model")
@@ -194,7 +197,8 @@ def main() -> None:
     found: list[dict[str, Any]] = []
     with GradingPool("math") as pool:
         for budget in given.budget or BUDGETS[given.family]:
-            spec = setting_spec(Setting(0, given.family, FamilyConfig(family=given.family), budget, "random"))
+            family = FamilyConfig(given.family, table=given.table, tiers=list(PAPER_TIERS) if given.table else None)
+            spec = setting_spec(Setting(0, given.family, family, budget, "random"))
             batch = draw_exams(spec, EXAM_SEEDS[given.family], np.arange(given.exams))
             for name in given.agents:
                 agent = make_agent(f"llm(model={name!r},bits=4)" if small else name, public_problem(spec))

@@ -34,7 +34,7 @@ from roi_env.measures.recovery import Recovered
 from roi_env.sources.importing.generations import Options
 from roi_env.sources.importing.tables import import_logs
 from roi_env.sources.outcome_tables import SPLITS, OutcomeTable, OutcomeTableError
-from roi_env.sources.packaged import math_table, tinylm_table
+from roi_env.sources.packaged import math_table, packaged_table, tinylm_table
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -56,6 +56,7 @@ def cases() -> dict[str, tuple[Case, tuple[str, ...]]]:
     found: dict[str, tuple[Case, tuple[str, ...]]] = {
         "tinylm": (Case(tinylm_table(), {"menu": "tinylm"}), (*plain, *own)),
         "math": (Case(math_table(), {"menu": math_table().menus[0]}), (*plain, "given:level")),
+        "math 1.5B": (Case(packaged_table("paper"), {"menu": packaged_table("paper").menus[0]}), (*plain, "given:level")),
     }
     if data := os.environ.get("ROI_DATA"):
         jhu = OutcomeTable.read(Path(data) / "outcomes" / "jhu_concise_cot.parquet")
