@@ -56,7 +56,10 @@ def cases() -> dict[str, tuple[Case, tuple[str, ...]]]:
     found: dict[str, tuple[Case, tuple[str, ...]]] = {
         "tinylm": (Case(tinylm_table(), {"menu": "tinylm"}), (*plain, *own)),
         "math": (Case(math_table(), {"menu": math_table().menus[0]}), (*plain, "given:level")),
-        "math 1.5B": (Case(packaged_table("paper"), {"menu": packaged_table("paper").menus[0]}), (*plain, "given:level")),
+        "math 1.5B": (
+            Case(packaged_table("paper"), {"menu": packaged_table("paper").menus[0]}),
+            (*plain, "given:level"),
+        ),
     }
     if data := os.environ.get("ROI_DATA"):
         jhu = OutcomeTable.read(Path(data) / "outcomes" / "jhu_concise_cot.parquet")
