@@ -16,8 +16,8 @@ from experiments.report.publish import without_folders
 
 def test_a_run_is_published(tmp_path: Path) -> None:
     run, out = tmp_path / "run", tmp_path / "out"
-    arguments = ["compare", "--family", "signal", "--out", str(run), "--workers", "1", "exams=3", "replicates=2"]
-    arguments += ["training_seeds=[0]", "--agent", "resolve", "--agent", "sb3-a2c", "steps=400"]
+    arguments = ["compare", "--family", "signal", "--budget", "0.3", "--out", str(run), "--workers", "1", "exams=3"]
+    arguments += ["replicates=2", "training_seeds=[0]", "--agent", "resolve", "--agent", "sb3-a2c", "steps=400"]
     assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
     assert CliRunner().invoke(app, ["publish", str(run), str(out)], catch_exceptions=False).exit_code == 0
     assert sorted(path.name for path in out.iterdir()) == [
