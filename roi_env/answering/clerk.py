@@ -1,8 +1,9 @@
 """Books of a budget for an event loop, which never waits for the database: one thread does its work.
 
 Statements of a file in this machine (SQLite) take microseconds, less than it takes to hand them to a thread: they are
-executed at once, the thread is for the disk, and for a file that another process holds just now. Otherwise, what comes while the thread is at work is done together afterwards: one transaction, one fsync (group commit). How the
-budget stood after the last one is known here, and what was handed in since counts already.
+executed at once, the thread is for the disk, and for a file that another process holds just now. Otherwise, what comes
+while the thread is at work is done together afterwards: one transaction, one fsync (group commit). How the budget stood
+after the last one is known here, and what was handed in since counts already.
 
 A database that is away or does not answer is asked again: settlements wait for it for as long as it takes (their
 reservations stand there, so that nothing is lost by a process that ends meanwhile). All others hear of it at once

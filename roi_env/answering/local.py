@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.cache_utils import Cache
 
-from roi_env.answering.base import Ask, Finish, Generation, Question, Reply, Request, ThinkingTier
+from roi_env.answering.base import Ask, Finish, Generation, Reply, Request, ThinkingTier
 from roi_env.answering.branching import Branch, Text, generate
 from roi_env.answering.dialect import Dialect, DialectError, named_dialect, single_token
 from roi_env.answering.kv_cache import growing_cache, keep
@@ -211,36 +211,28 @@ class TransformersSolver:
 
     def _branched(self, requests: Sequence[Request]) -> Iterator[list[tuple[int, Generation]]]:
         """Reasoning in the open: all tiers of a sample in one batch."""
-        numbers: dict[tuple[str, str, int], int] = {}
-        tiers: list[dict[ThinkingTier, int]] = []  # of each text: its branches
-        asked: list[Question] = []
-        of_text: list[list[int]] = []  # its requests
-        for place, (question, tier, sample) in enumerate(requests):
-            number = numbers.setdefault((question.dataset, question.question_id, sample), len(numbers))
-            if number == len(tiers):
-                tiers.append({})
-                asked.append(question)
-                of_text.append([])
-            tiers[number].setdefault(tier, len(tiers[number]))
-            of_text[number].append(place)
+        of_text: dict[tuple[str, str, int], list[int]] = {}  # numbers of its requests
+        for number, (question, _, sample) in enumerate(requests):
+            of_text.setdefault((question.dataset, question.question_id, sample), []).append(number)
         self.check(list(dict.fromkeys(request.tier for request in requests)))
-        prompts = {question: tuple(self.prompt(question.text)) for question in dict.fromkeys(asked)}
-        texts = []
-        for key, number in numbers.items():
+        prompts = {
+            question: tuple(self.prompt(question.text)) for question in {request.question for request in requests}
+        }
+        texts, tiers_of, asked_of = [], [], list(of_text.values())
+        for key, asked in of_text.items():
+            tiers = list(dict.fromkeys(requests[number].tier for number in asked))
             branches = tuple(
                 Branch(self.dialect.reasoning(tier), tier.answer - len(self._force), self._noise(key, tier.name, tier))
-                for tier in tiers[number]
+                for tier in tiers
             )
-            longest = max(tiers[number], key=lambda tier: tier.most_tokens)
-            texts.append(Text(prompts[asked[number]], branches, self._noise(key, "", longest)))
+            longest = max(tiers, key=lambda tier: tier.most_tokens)
+            texts.append(Text(prompts[requests[asked[0]].question], branches, self._noise(key, "", longest)))
+            tiers_of.append(tiers)
         for ready in generate(self.model, texts, self._force, self._stops, self._choose, self.batch):
             yield [
-                (
-                    place,
-                    self._answered(made.ids, made.answers[tiers[number][requests[place].tier]], requests[place].tier),
-                )
-                for number, made in ready
-                for place in of_text[number]
+                (number, self._answered(made.ids, made.answers[tiers_of[text].index(tier)], tier))
+                for text, made in ready
+                for number, tier in ((number, requests[number].tier) for number in asked_of[text])
             ]
 
     def _answered(self, ids: list[int], answer: list[int] | None, tier: ThinkingTier) -> Generation:

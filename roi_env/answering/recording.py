@@ -107,26 +107,24 @@ def record(
         if (question.dataset, question.question_id, sample) not in journal.done
     ]
     total = len(questions) * samples
-    watch(total - len(wanted), total)
     done = total - len(wanted)
+    watch(done, total)
     for start in range(0, len(wanted), batch):
         pairs = wanted[start : start + batch]
         requests = [Request(question, tier, sample) for question, sample in pairs for tier in tiers]
         for ready in solver.finished(requests):
-            made: dict[int, dict[int, Generation]] = {}
-            for number, generation in ready:
-                pair, tier_number = divmod(number, len(tiers))
-                made.setdefault(pair, {})[tier_number] = generation
+            made = dict(ready)
+            finished = sorted({number // len(tiers) for number in made})
             journal.append(
                 {
                     "dataset": question.dataset,
                     "question_id": question.question_id,
                     "sample": sample,
-                    "tiers": [_outcome(question, by_tier[tier_number], check) for tier_number in range(len(tiers))],
+                    "tiers": [_outcome(question, made[pair * len(tiers) + tier], check) for tier in range(len(tiers))],
                 }
-                for (question, sample), by_tier in ((pairs[pair], by_tier) for pair, by_tier in made.items())
+                for pair, (question, sample) in ((pair, pairs[pair]) for pair in finished)
             )
-            done += len(made)
+            done += len(finished)
             watch(done, total)
 
 
