@@ -95,6 +95,7 @@ def curves(table: OutcomeTable) -> dict[str, list[Point]]:
 def draw_curves(table: OutcomeTable) -> Figure:
     """Right answers against cost, a panel a menu, a line a data set; bars are 95 % over questions."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     from experiments.report.figures import MARKERS, OKABE_ITO
 
@@ -118,6 +119,10 @@ def draw_curves(table: OutcomeTable) -> Figure:
                 capsize=2,
             )
         axes.set_xscale("log")
+        low, high = axes.get_xlim()
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high > 10 * low else range(1, 10)))
+        axes.xaxis.set_major_formatter("{x:,g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_ylim(bottom=0)
         tiers = ", ".join(table.tier_names(menu))
         axes.set_xlabel(textwrap.fill(f"mean {COST_NAMES[table.unit]} of {tiers}", 56))
