@@ -219,7 +219,7 @@ def groups_of_file(file: str, asked: Sequence[Question] = ()) -> KnownGroups:
 
 
 def fitted_groups(
-    predictor: str | None, table: str, menu: str | None, group_by: str, asked: Sequence[Question]
+    predictor: str | None, table: OutcomeTable, menu: str | None, group_by: str, asked: Sequence[Question]
 ) -> KnownGroups | None:
     """Beliefs of live questions by a predictor fitted on a table; what was found is said.
 
@@ -228,8 +228,8 @@ def fitted_groups(
     """
     name = predictor or "text"
     try:
-        with console.status(f"fitting the predictor {name} on {table}"):
-            made = fit_predictor(name, Case(OutcomeTable.read(table), {"menu": menu}, group_by))
+        with console.status(f"fitting the predictor {name} on {table.path}"):
+            made = fit_predictor(name, Case(table, {"menu": menu}, group_by))
         found = _groups_for(made, asked)
     except (PredictorError, OutcomeTableError) as error:
         if predictor is not None:

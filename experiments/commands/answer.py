@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from roi_env.answering.base import LiveSolver, Question, ThinkingTier
     from roi_env.answering.dialect import Dialect
     from roi_env.envs.live import KnownGroups
+    from roi_env.sources.outcome_tables import OutcomeTable
 
 TIERS = ("direct=0+512", "low=1024+512@low", "high=8192+512@high")
 ANSWER_TOKENS = 512
@@ -45,8 +46,22 @@ class Beliefs:
         ),
     ] = None
 
-    def named(self, asked: Sequence[Question]) -> KnownGroups | None:
+    def rows(self, tiers: Sequence[ThinkingTier]) -> OutcomeTable | None:
+        """The table's rows at the tiers that are offered; all, where these do not fit, which is said later."""
+        from roi_env.sources.outcome_tables import OutcomeTable
+
+        if self.table is None:
+            return None
+        table, names = OutcomeTable.read(str(self.table)), [tier.name for tier in tiers]
+        if self.menu is None and len(table.menus) > 1:
+            return table
+        there = table.tier_names(self.menu or table.menus[0])
+        return table.select(self.menu, names) if set(names) < set(there) else table
+
+    def named(self, table: OutcomeTable | None, asked: Sequence[Question]) -> KnownGroups | None:
         """Groups of the predictor that was named; None: none was.
+
+        :param table: see :meth:`rows`.
 
         :raises ConfigError: for what is none, a file beside a table, or a kind to fit without one.
         """
@@ -55,29 +70,29 @@ class Beliefs:
 
         if self.predictor in (None, "none"):
             return None
-        if is_file(self.predictor) and self.table is not None:
+        if is_file(self.predictor) and table is not None:
             raise ConfigError(
                 f"--predictor {self.predictor} brings the beliefs of the table that it was fitted on: leave --table out, or "
                 "name a kind to fit on the table"
             )
         if is_file(self.predictor):
             return groups_of_file(self.predictor, asked)
-        if self.table is None:
+        if table is None:
             raise ConfigError(
                 f"--predictor {self.predictor}: a kind is fitted on recorded outcomes: give --table FILE, or a predictor's "
                 f"file ({SUFFIX})"
             )
-        return fitted_groups(self.predictor, str(self.table), self.menu, self.group_by, asked)
+        return fitted_groups(self.predictor, table, self.menu, self.group_by, asked)
 
-    def by_default(self, agent: str, asked: Sequence[Question]) -> KnownGroups | None:
+    def by_default(self, agent: str, table: OutcomeTable | None, asked: Sequence[Question]) -> KnownGroups | None:
         """Groups of a text predictor of the table, where it helps and the agent does not know the table's own."""
         from agents.base import is_saved
         from agents.live.session import learns_from_table
         from experiments.predicting import fitted_groups
 
-        if self.predictor is not None or self.table is None or is_saved(agent) or learns_from_table(agent):
+        if self.predictor is not None or table is None or is_saved(agent) or learns_from_table(agent):
             return None
-        return fitted_groups(None, str(self.table), self.menu, self.group_by, asked)
+        return fitted_groups(None, table, self.menu, self.group_by, asked)
 
 
 @dataclass(frozen=True)
@@ -236,16 +251,17 @@ def answer(
         "say": endpoints.report,
     }
     try:
+        table = beliefs.rows(tiers)
         controller = BudgetController(
             agent,
             _Absent() if menu_asked is None else menu_solver([menu_asked], connection, **http),
             amount,
             tiers=tiers,
             window=window,
-            table=None if beliefs.table is None else str(beliefs.table),
+            table=table,
             menu=beliefs.menu,
             group_by=beliefs.group_by,
-            known=beliefs.named(asked),
+            known=beliefs.named(table, asked),
             decision_cost=decision_cost,
             ledger=ledger,
             check=(lambda question, text: bool(pool(question, text))) if grader else None,
@@ -254,7 +270,7 @@ def answer(
             models=() if menu_asked is None else menu_asked.models,
         )
         spec = controller.spec(asked)
-        if (known := beliefs.by_default(agent, asked)) is not None:
+        if (known := beliefs.by_default(agent, table, asked)) is not None:
             controller.known = known
             spec = controller.spec(asked)
         console.print(

@@ -18,6 +18,7 @@ pytest.importorskip("uvicorn", reason="needs the extra [live]")
 from experiments.config import ConfigError
 from roi_env.answering.ledger import Ledger
 from roi_env.answering.questions import QuestionError, read_questions
+from roi_env.sources.packaged import PACKAGED
 from tests.commands import roi
 from tests.upstream import Upstream, serving
 
@@ -326,3 +327,17 @@ def test_budgets_are_written_as_everywhere(tmp_path: Path) -> None:
     for text in ("²", "٥", "x", "", "9" * 5000, "nan", "0", "-1"):
         with pytest.raises(ConfigError, match="budget"):
             told(text)
+
+
+def test_beliefs_of_a_table_with_more_tiers_than_are_offered(tmp_path: Path) -> None:
+    source = tmp_path / "gsm8k.jsonl"
+    source.write_text(lines(["one?", "two?"]))
+
+    def told(*tiers: str) -> str:
+        offered = [word for tier in tiers for word in ("--tier", f"{tier}=0+{tier}")]
+        beliefs = ["--table", str(PACKAGED["paper"]), "--predictor", "none"]
+        return roi("answer", str(source), "--budget", "999", "--agent", "resolve", *offered, *beliefs, "--dry-run")
+
+    assert "tiers 256, 1024, agent resolve" in told("256", "1024")
+    with pytest.raises(ConfigError, match="name them alike"):
+        told("256", "300")
