@@ -14,7 +14,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from roi_env.sources.importing.files import CompanionError, LackingError, LogError, LogFile, printable
+from roi_env.sources.importing.files import LogError, LogFile, printable
+from roi_env.sources.importing.folders import distinct, find_logs, nothing_left, say_left_out
 from roi_env.sources.importing.formats import TABULAR, find_format
 from roi_env.sources.importing.generations import Generation, Options, Report
 from roi_env.sources.importing.tabular import LABELS
@@ -30,47 +31,9 @@ CHARACTERS_A_TOKEN = 4
 _RIGHT = ("true", "t", "yes", "y", "correct", "right", "pass", "passed", "success", "c")
 _WRONG = ("false", "f", "no", "n", "incorrect", "wrong", "fail", "failed", "failure", "i")
 _THOUSANDS = re.compile(r"[1-9]\d{0,2}(\.\d{3})+")
-_MOST_FILES = 10_000
-_NOTHING_LACKS = 8
-"""How far a file is from a table that lacks no column, but is none for another reason."""
-_NO_LOGS = (".md", ".txt", ".py", ".yaml", ".yml", ".html", ".png", ".lock", ".log")
 _form = lru_cache(maxsize=2**16)(normalised)
 """A question is asked of many tiers, many times."""
 _THOUGHT = re.compile(r"<think|<thought|<\|?(begin_of_)?thought|<reasoning|\[think", re.IGNORECASE)
-
-
-def find_logs(paths: Sequence[Path], report: Report) -> list[Path]:
-    """The files, and all files of folders but hidden ones, links and those of kinds that are no logs; none twice.
-
-    :raises LogError: where there are none, or too many.
-    """
-    found: dict[Path, Path] = {}
-    for path in paths:
-        inside, skipped = _inside(path) if path.is_dir() else ([path], "")
-        if not inside:
-            raise LogError(str(path), f"the folder has no files that could be logs{skipped}")
-        if skipped:
-            report.note(f"not looked at in {printable(str(path))}{skipped}")
-        for file in inside:
-            found.setdefault(file.resolve(), file)
-    if len(found) > _MOST_FILES:
-        raise LogError(str(paths[0]), f"{len(found):,} files, more than {_MOST_FILES:,}: import some at a time")
-    return list(found.values())
-
-
-def _inside(folder: Path) -> tuple[list[Path], str]:
-    """The files of a folder that could be logs, and which others are not read."""
-    inside, skipped = [], Counter[str]()
-    for file in sorted(folder.rglob("*")):
-        if any(part.startswith(".") for part in file.relative_to(folder).parts) or not file.is_file():
-            continue
-        if file.is_symlink():
-            skipped["links (name what they lead to)"] += 1
-        elif file.suffix.lower() in _NO_LOGS:
-            skipped[file.suffix.lower()] += 1
-        else:
-            inside.append(file)
-    return inside, f" ({', '.join(f'{count} {what}' for what, count in skipped.items())})" if skipped else ""
 
 
 def import_logs(paths: Sequence[Path], options: Options, name: str) -> tuple[OutcomeTable, dict[str, int], Report]:
@@ -82,7 +45,7 @@ def import_logs(paths: Sequence[Path], options: Options, name: str) -> tuple[Out
     :raises LogError: for damaged files, values that cannot be read, and where nothing is left.
     """
     report = Report()
-    files, reasons = _distinct(find_logs(paths, report), report)
+    files, reasons = distinct(find_logs(paths, report), report)
     kinds: Counter[str] = Counter()
     generations: list[tuple[LogFile, Generation]] = []
     for file in files:
@@ -103,55 +66,9 @@ def import_logs(paths: Sequence[Path], options: Options, name: str) -> tuple[Out
             report.note(f"{file.path.name}: {note}")
         generations += [(file, one) for one in mine]
     if reasons and not kinds:
-        least = min(reasons, key=lambda one: one.lacking if isinstance(one, LackingError) else _NOTHING_LACKS)
-        raise LogError(
-            least.path,
-            str(least).partition(": ")[2]
-            + (f" ({len(reasons) - 1} more files cannot be imported as they are either)" if reasons[1:] else ""),
-        )
-    _say_left_out(reasons, report)
+        raise nothing_left(reasons)
+    say_left_out(reasons, report)
     return _table(generations, files, options, report, name), dict(kinds), report
-
-
-def _distinct(paths: Sequence[Path], report: Report) -> tuple[list[LogFile], list[LogError]]:
-    """Files that differ: a copy would count every generation twice."""
-    seen: dict[bytes, Path] = {}
-    files: list[LogFile] = []
-    reasons = []
-    for path in paths:
-        try:
-            file = LogFile(path)
-        except LogError as error:
-            if not error.is_log or len(paths) == 1:
-                raise
-            reasons.append(error)
-            continue
-        with path.open("rb") as raw:
-            digest = hashlib.file_digest(raw, "sha256").digest()
-        if digest in seen:
-            report.warn(f"left out: {printable(str(path))} holds the same bytes as {printable(str(seen[digest]))}")
-            continue
-        seen[digest] = path
-        files.append(file)
-    return files, reasons
-
-
-def _say_left_out(reasons: Iterable[LogError], report: Report) -> None:
-    """Tell of files that are no logs; one speaks for others of the same folder and fault."""
-    alike: dict[tuple[type, str], list[LogError]] = {}
-    for reason in reasons:
-        fault = str(reason).partition(": ")[2].partition(" It has ")[0]
-        alike.setdefault((type(reason), fault), []).append(reason)
-    for (kind, fault), mine in alike.items():
-        names = ", ".join(printable(Path(one.path).name) for one in mine[:3]) + (
-            f" and {len(mine) - 3:,} more" if mine[3:] else ""
-        )
-        if kind is CompanionError:
-            report.note(f"{names}: about a run, without answers of its own")
-        elif len(mine) == 1:
-            report.warn(f"left out: {mine[0]}")
-        else:
-            report.warn(f"left out: {len(mine):,} files ({names}): {fault}")
 
 
 def _labelled(file: LogFile, one: Generation, options: Options) -> Generation:
@@ -189,6 +106,7 @@ def _table(
     _say_shared_ids(kept, report)
     _say_several_answers(kept, report)
     _forget_empty_counts(kept, report)
+    _add_thoughts(kept, report)
     unit = _unit(kept, options, report)
     rows: list[tuple[Generation, dict[str, Any]]] = []
     sources: list[LogFile] = []
@@ -447,6 +365,24 @@ def _forget_empty_counts(kept: Iterable[tuple[LogFile, Generation]], report: Rep
     if empty:
         report.warn(
             f"{len(empty):,} generations are counted as 0 tokens and have a text: the log did not count them, so the text is counted"
+        )
+
+
+def _add_thoughts(kept: Iterable[tuple[LogFile, Generation]], report: Report) -> None:
+    """Add the thought's tokens where they are counted apart: where a generation's are more than its tokens, in all of its file and tier."""
+    by_tier: dict[tuple[Path, str, str, str], list[tuple[Generation, Decimal, Decimal]]] = {}
+    for file, one in kept:
+        tokens, thought = (
+            None if _missing(value) else _number(str(value)) for value in (one.tokens, one.thought_tokens)
+        )
+        if tokens is not None and thought is not None:
+            by_tier.setdefault((file.path, one.tier, one.model, one.effort), []).append((one, tokens, thought))
+    apart = [mine for mine in by_tier.values() if any(thought > tokens for _, tokens, thought in mine)]
+    for one, tokens, thought in (found for mine in apart for found in mine):
+        one.tokens = tokens + thought
+    if apart:
+        report.warn(
+            f"tokens of {sum(map(len, apart)):,} generations do not hold the thought's, which are counted apart and more in some: they are added"
         )
 
 

@@ -68,6 +68,14 @@ def test_tokens_of_a_sample_are_those_of_its_output_not_of_its_graders(tmp_path:
     assert column(table, "dataset") == ["sums", "sums"]
 
 
+@pytest.mark.parametrize(("total", "paid"), [(5 + 70 + 30, 100), (5 + 70, 70), (None, 70)])
+def test_a_thought_counted_apart_is_paid(tmp_path: Path, total: int | None, paid: int) -> None:
+    one = sample(1)
+    one["output"]["usage"] = {"input_tokens": 5, "output_tokens": 70, "total_tokens": total, "reasoning_tokens": 30}
+    (tmp_path / "a.json").write_text(json.dumps(log([one])))
+    assert column(load(tmp_path)[0], "tokens") == [paid]
+
+
 def test_a_count_of_nothing_for_a_text_is_no_count(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps(log([sample(1, tokens=0), sample(2, tokens=6)])))
     table, report = load(tmp_path / "a.json")

@@ -692,3 +692,118 @@ def test_messages_are_no_text(tmp_path: Path) -> None:
     with pytest.raises(LogError, match=r"line 1, column 'question': .* a list of objects or lists; name a part"):
         load(path)
     assert column(load(path, columns={"question": "question.0.content"})[0], "question") == ["What is 1 + 1?"]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Files of one folder that spell otherwise
+
+
+def spelt(path: Path, model: str, **rest: Any) -> Path:
+    """Rows of a model in which ``rest`` spells (a function of the number) what is not the same in all files."""
+    made = [
+        {"model": model, **{name: value(number) for name, value in rest.items()}, "total_tokens": 999}
+        for number in range(4)
+    ]
+    return lines(path, made)
+
+
+def asked(number: int) -> str:
+    return f"What is {number} plus 1?"
+
+
+def right(number: int) -> bool:
+    return number % 2 == 0
+
+
+def three_spellings(folder: Path) -> None:
+    spelt(folder / "a.jsonl", "a", question=asked, correct=right, completion_tokens=lambda n: n + 10)
+    spelt(folder / "b.jsonl", "b", question=asked, correct=right, output_tokens=lambda n: str(n + 20))
+    usage = lambda n: {"prompt_tokens": 7, "completion_tokens": n + 30}  # noqa: E731
+    spelt(folder / "c.jsonl", "c", question=asked, correct=right, usage=usage)
+
+
+@pytest.mark.parametrize("tokens", [None, "completion_tokens", "output_tokens", "usage.completion_tokens"])
+def test_every_file_may_spell_its_tokens_as_it_likes(tmp_path: Path, tokens: str | None) -> None:
+    three_spellings(tmp_path)
+    table, report = load(tmp_path, columns={"tier": "model"} | ({"tokens": tokens} if tokens else {}))
+    cost = {model: [first + n for n in range(4)] for model, first in (("a", 10), ("b", 20), ("c", 30))}
+    found = dict.fromkeys(cost)
+    for model in cost:
+        found[model] = [
+            n for n, tier in zip(column(table, "tokens"), column(table, "tier"), strict=True) if tier == model
+        ]
+    assert found == cost
+    assert set(column(table, "counted")) == {"log"}
+    others = {"a": "completion_tokens", "b": "output_tokens", "c": "usage.completion_tokens"}
+    for file, path in others.items():
+        if path != tokens:
+            assert [note for note in report.notes if note.startswith(f"{file}.jsonl: tokens is {path!r}")], report.notes
+
+
+def test_every_column_may_be_spelt_otherwise_in_another_file(tmp_path: Path) -> None:
+    three_spellings(tmp_path)
+    spelt(tmp_path / "d.jsonl", "d", prompt=asked, reward=lambda n: float(right(n)), tokens_out=lambda n: n + 40)
+    spelt(tmp_path / "e.jsonl", "e", problem=asked, is_correct=right, num_tokens=lambda n: n + 50)
+    with pytest.raises(LogError) as caught:
+        load(tmp_path / "d.jsonl", tmp_path / "e.jsonl")
+    proposed = {"correct": "reward", "tokens": "tokens_out", "question": "prompt", "tier": "model"}
+    assert " ".join(f"--column {ours}={theirs}" for ours, theirs in proposed.items()) in str(caught.value)
+    table, report = load(tmp_path, columns=proposed)
+    assert not report.warnings
+    assert table.num_rows == 20
+    assert len(set(column(table, "question"))) == 4
+    assert column(table, "tokens") == [first + n for first in range(10, 60, 10) for n in range(4)]
+    assert column(table, "correct") == [right(n) for n in range(4)] * 5
+    assert column(table, "tier") == [model for model in "abcde" for _ in range(4)]
+
+
+def test_a_spelling_that_may_be_several_columns_is_asked_for(tmp_path: Path) -> None:
+    spelt(tmp_path / "a.jsonl", "a", question=asked, correct=right, generated=lambda n: n)
+    spelt(
+        tmp_path / "b.jsonl", "b", question=asked, correct=right, output_tokens=lambda n: n, tokens_out=lambda n: n + 1
+    )
+    _, report = load(tmp_path, columns={"tier": "model", "tokens": "generated"})
+    said = "b.jsonl: no column 'generated' for tokens, which a.jsonl has: which of output_tokens, tokens_out is it?"
+    assert any(said in text for text in report.warnings)
+    spelt(tmp_path / "b.jsonl", "b", question=asked, correct=right, output_tokens=lambda n: n, tokens_out=lambda n: n)
+    assert load(tmp_path, columns={"tier": "model", "tokens": "generated"})[0].num_rows == 8
+    # A column of another file is no constant.
+    spelt(tmp_path / "b.jsonl", "b", question=asked, correct=right, output_tokens=lambda n: n)
+    rows = [json.loads(line) for line in (tmp_path / "b.jsonl").read_text().splitlines()]
+    lines(tmp_path / "b.jsonl", [{name: row[name] for name in row if name != "model"} for row in rows])
+    _, report = load(tmp_path, columns={"tier": "model", "tokens": "generated"})
+    assert any("b.jsonl: no column 'model' for tier, which a.jsonl has" in text for text in report.warnings)
+
+
+def test_ids_of_tokens_are_no_count(tmp_path: Path) -> None:
+    path = lines(tmp_path / "a.jsonl", [ROW | {"tokens": None, "text": "abcd", "output_tokens": [5, 6, 7]}])
+    row = {name: value for name, value in ROW.items() if name != "tokens"} | {"text": "abcdefgh"}
+    path = lines(tmp_path / "a.jsonl", [row | {"output_tokens": [5, 6, 7]}])
+    assert column(load(path)[0], "counted") == ["estimate"]
+    table, _ = load(lines(tmp_path / "b.jsonl", [row | {"output_tokens": 7}]))
+    assert (column(table, "counted"), column(table, "tokens")) == (["log"], [7])
+
+
+def test_thoughts_that_are_counted_apart_are_added(tmp_path: Path) -> None:
+    def rows(model: str, *counts: tuple[int, int]) -> list[dict[str, Any]]:
+        return [
+            {
+                "question": asked(n),
+                "correct": True,
+                "tier": model,
+                "usage": {"output_tokens": out, "details": {"reasoning_tokens": thought}},
+            }
+            for n, (out, thought) in enumerate(counts)
+        ]
+
+    path = lines(tmp_path / "a.jsonl", [*rows("apart", (5, 90), (50, 10)), *rows("inside", (95, 90), (60, 10))])
+    table, report = load(path)
+    assert column(table, "tokens") == [95, 60, 95, 60]
+    assert any("tokens of 2 generations do not hold the thought's" in text for text in report.warnings)
+
+
+def test_all_tokens_beside_those_generated_are_told(tmp_path: Path) -> None:
+    path = lines(tmp_path / "a.jsonl", [ROW | {"tokens": 1000, "completion_tokens": 12}])
+    assert "(e.g. 1000 and 12)" in load(path)[1].warnings[0]
+    table, report = load(path, columns={"tokens": "completion_tokens"})
+    assert (column(table, "tokens"), report.warnings) == ([12], [])

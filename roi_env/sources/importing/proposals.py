@@ -1,0 +1,178 @@
+"""What strangers call our columns: usual names, and the options that an error proposes."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+
+from roi_env.sources.importing.files import LackingError, LogFile, printable
+from roi_env.sources.table_files import own_name
+
+PROPOSED = {
+    "question": (
+        "question", "prompt", "problem", "input", "query", "instruction", "q", "task_prompt", "question_text", "problem_statement",
+        "full_prompt", "user_prompt", "input_text",
+    ),
+    "question_id": (
+        "question_id", "id", "qid", "uid", "doc_id", "problem_id", "task_id", "instance_id", "sample_id", "item_id", "example_id", "idx",
+        "index", "key",
+    ),
+    "answer": ("answer", "target", "gt", "expected_answer", "reference", "gold", "ground_truth", "solution", "label"),
+    "tier": (
+        "tier", "effort", "reasoning_effort", "level", "mode", "model", "model_name", "model_id", "model_name_or_path", "arm", "engine",
+        "system", "llm", "strategy", "policy", "agent",
+    ),
+    "tokens": (
+        "tokens", "output_tokens", "completion_tokens", "generated_tokens", "num_tokens", "n_tokens", "token_count", "tokens_out",
+        "num_generated_tokens", "num_output_tokens", "num_completion_tokens", "output_token_count", "completion_token_count",
+        "response_tokens", "tokens_completion", "completiontokens", "outputtokens", "length", "token_len",
+    ),
+    "cost": ("cost", "cost_usd", "usd", "price", "total_cost", "dollars"),
+    "correct": (
+        "correct", "is_correct", "score", "scores", "reward", "exact_match", "acc", "passed", "pass", "success", "right",
+        "grade", "result", "em", "resolved", "correctness", "performance", "extractive_match", "quasi_exact_match", "pass@1", "base_status", "status",
+    ),
+    "text": (
+        "text", "response", "output", "completion", "generation", "model_output", "code", "full_response", "answer_text", "prediction",
+        "generated_text", "model_response", "raw_output", "responses", "outputs", "generations", "content", "solution",
+    ),
+    "dataset": ("dataset", "task", "benchmark", "source", "subset", "category"),
+}  # fmt: skip
+"""Their usual names for what a table needs."""
+_GENERATED = (
+    "output_tokens", "completion_tokens", "generated_tokens", "num_generated_tokens", "num_output_tokens", "num_completion_tokens",
+    "output_token_count", "completion_token_count", "response_tokens", "tokens_out", "tokens_completion", "completiontokens",
+    "outputtokens",
+)  # fmt: skip
+"""Names of counts of generated tokens that say so."""
+_ANOTHER = re.compile(
+    r"prompt|input|max|total|cache|request|session|run|user|response|answer|trace|judge|grader|model|group|parent"
+)
+"""What, before a usual name, makes it something else: ``prompt_tokens``, ``request_id``."""
+
+
+def like(name: str, paths: Iterable[str]) -> list[str]:
+    """Paths that end in a name, else those that read like it."""
+    leaves = {path: path.rpartition(".")[2] for path in paths}
+    found = [path for path, leaf in leaves.items() if own_name(leaf) == own_name(name.rpartition(".")[2])]
+    return (found or difflib.get_close_matches(name, paths, 3, 0.75))[:3]
+
+
+def lacking(columns: Iterable[str]) -> dict[str, str]:
+    """Columns of ours that a table still needs, and what each says."""
+    have, missing = set(columns), {}
+    if "correct" not in have:
+        missing["correct"] = "whether an answer was right"
+    if not {"tokens", "cost", "text"} & have:
+        missing["tokens"] = "what an answer cost (tokens, or cost in US dollars, or the text to count)"
+    if not {"question", "question_id"} & have:
+        missing["question"] = "which question it answers"
+    if "tier" not in have:
+        missing["tier"] = "who answered, or how much it thought"
+    return missing
+
+
+def check_complete(
+    file: LogFile, columns: dict[str, str], paths: Mapping[str, bool], others: Sequence[LogFile]
+) -> None:
+    """Whether a mapping gives all that a table needs.
+
+    :raises LackingError: with options that would.
+    """
+    if not (missing := lacking(columns)):
+        return
+    instead = {"tokens": ("tokens", "cost", "text"), "question": ("question", "question_id")}
+    proposals = {}
+    for name in missing:
+        options = [(ours, path) for ours in instead.get(name, (name,)) for path in proposed(ours, paths)]
+        if options:
+            proposals[options[0][0]] = options[0][1]
+    if "correct" not in {*proposals, *columns}:
+        proposals |= _side_by_side(paths)
+    if "*" not in (columns | proposals).get("correct", "*"):
+        # Lists beside a list of scores are its samples, not generations by themselves.
+        proposals = {ours: theirs.replace(".*.", ".") for ours, theirs in proposals.items()}
+    if "tier" not in {*proposals, *columns}:
+        proposals["tier"] = "{folder}" if len(others) > 1 and len({other.stem for other in others}) == 1 else "{file}"
+    raise LackingError(
+        str(file.path),
+        f"no column says {'; or '.join(missing.values())} ({', '.join(missing)}). It has {some(list(paths))}. Perhaps: "
+        f"{as_options(proposals)}. Name columns with --column ours=theirs",
+        len(missing) if len(proposals) >= len(missing) else 9,
+        proposals,
+    )
+
+
+def as_options(columns: Mapping[str, str]) -> str:
+    """A mapping as a command line has it."""
+    return " ".join(f"--column {_quoted(f'{ours}={theirs}')}" for ours, theirs in columns.items())
+
+
+def _quoted(text: str) -> str:
+    """A word of a command line, as a shell needs it."""
+    return text if re.fullmatch(r"[\w=.{}@%+:,/-]+", text) else shlex.quote(text)
+
+
+def proposed(ours: str, paths: Mapping[str, bool]) -> list[str]:
+    """Paths to values that have a usual name of a column of ours, or end in one."""
+    leaves = {path: own_name(path.rpartition(".")[2]) for path, is_value in paths.items() if is_value}
+    for wanted in PROPOSED[ours]:
+        if found := [path for path, leaf in leaves.items() if leaf == wanted]:
+            return found
+    for wanted in PROPOSED[ours]:
+        ends = {path: leaf.removesuffix(f"_{wanted}") for path, leaf in leaves.items() if leaf.endswith(f"_{wanted}")}
+        if found := [path for path, before in ends.items() if not _ANOTHER.search(before)]:
+            return found
+    return []
+
+
+def _side_by_side(paths: Iterable[str]) -> dict[str, str]:
+    """A mapping for tables with columns for every model, side by side: ``gpt-4``, ``gpt-4|total_cost``, ``llama``, ...; or nothing."""
+    names = set(paths)
+    usual = {name for group in PROPOSED.values() for name in group}
+    found: dict[tuple[str, str], set[str]] = {}
+    for ours in ("correct", "tokens", "cost", "text"):
+        for path in names:
+            for wanted in PROPOSED[ours]:
+                match = re.fullmatch(rf"(.+?)([^0-9A-Za-z]+{wanted})", path, re.IGNORECASE)
+                if match and own_name(match[1]) not in usual and not _ANOTHER.fullmatch(own_name(match[1])):
+                    found.setdefault((ours, f"*{match[2]}"), set()).add(match[1])
+    judged = {pattern: stems for (ours, pattern), stems in found.items() if ours == "correct"}
+    for ours in ("tokens", "cost", "text"):
+        for (other, pattern), stems in found.items():
+            if other != ours:
+                continue
+            for right, judges in {**judged, "*": names}.items():
+                if len(stems & judges) > 1:
+                    return {"correct": right, ours: pattern, "tier": "{*}"}
+    return {}
+
+
+def spellings(ours: str, theirs: str, paths: Mapping[str, bool]) -> list[str]:
+    """What a file may call what another calls ``theirs``: the same name elsewhere, else our own, else a usual one of one meaning."""
+    leaves = {path: own_name(path.rpartition(".")[2]) for path, is_value in paths.items() if is_value}
+    several = {
+        name
+        for ours, names in PROPOSED.items()
+        for other, more in PROPOSED.items()
+        if other != ours
+        for name in {*names} & {*more}
+    }
+    usual = {name for name in PROPOSED.get(ours, ()) if name not in several}
+    for names in ({own_name(theirs.rpartition(".")[2])}, {ours}, set(_GENERATED) if ours == "tokens" else set(), usual):
+        if found := [path for path, leaf in leaves.items() if leaf in names]:
+            return found
+    return []
+
+
+def counts(paths: Mapping[str, bool]) -> list[str]:
+    """Paths whose names say that they count generated tokens."""
+    return [path for path, is_value in paths.items() if is_value and own_name(path.rpartition(".")[2]) in _GENERATED]
+
+
+def some(paths: Sequence[str], most: int = 30) -> str:
+    """The first of some names."""
+    shown = ", ".join(printable(path)[:60] for path in paths[:most])
+    return shown + (f" and {len(paths) - most} more" if len(paths) > most else "")
