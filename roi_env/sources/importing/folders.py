@@ -9,10 +9,10 @@ from pathlib import Path
 
 from roi_env.sources.importing.files import CompanionError, LackingError, LogError, LogFile, printable
 from roi_env.sources.importing.generations import Report
-from roi_env.sources.importing.proposals import as_options
+from roi_env.sources.importing.proposals import NO_TABLE, as_options
 
 _MOST_FILES = 10_000
-_NOTHING_LACKS = 8
+_NOTHING_LACKS = NO_TABLE - 1
 """How far a file is from a table that lacks no column, but is none for another reason."""
 _NO_LOGS = (".md", ".txt", ".py", ".yaml", ".yml", ".html", ".png", ".lock", ".log")
 
@@ -57,7 +57,8 @@ def nothing_left(reasons: Sequence[LogError]) -> LogError:
     reason = str(least).partition(": ")[2]
     if len(reasons) < 2:
         return LogError(least.path, reason)
-    ranked = sorted((one for one in reasons if isinstance(one, LackingError)), key=lambda one: one.lacking)
+    ranked = [one for one in reasons if isinstance(one, LackingError) and one.lacking < NO_TABLE]
+    ranked.sort(key=lambda one: one.lacking)
     together = {ours: theirs for one in reversed(ranked) for ours, theirs in one.proposals.items()}
     more = isinstance(least, LackingError) and together.keys() > least.proposals.keys()
     of_all = f"; perhaps all of them: {as_options({**together, **least.proposals})}" if more else ""

@@ -6,33 +6,40 @@ import difflib
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
 
 from roi_env.sources.importing.files import LackingError, LogFile, printable
 from roi_env.sources.table_files import own_name
 
+_GENERATED = (
+    "output_tokens", "completion_tokens", "generated_tokens", "num_generated_tokens", "num_output_tokens", "num_completion_tokens",
+    "output_token_count", "completion_token_count", "response_tokens", "tokens_out", "tokens_completion", "completiontokens",
+    "outputtokens", "eval_count",
+)  # fmt: skip
+"""Names of counts of generated tokens that say so."""
 PROPOSED = {
     "question": (
         "question", "prompt", "problem", "input", "query", "instruction", "q", "task_prompt", "question_text", "problem_statement",
-        "full_prompt", "user_prompt", "input_text",
+        "full_prompt", "user_prompt", "input_text", "user_input", "inputs",
     ),
     "question_id": (
-        "question_id", "id", "qid", "uid", "doc_id", "problem_id", "task_id", "instance_id", "sample_id", "item_id", "example_id", "idx",
-        "index", "key",
+        "question_id", "custom_id", "id", "qid", "uid", "doc_id", "problem_id", "task_id", "instance_id", "sample_id", "item_id",
+        "example_id", "idx", "index", "key",
     ),
     "answer": ("answer", "target", "gt", "expected_answer", "reference", "gold", "ground_truth", "solution", "label"),
     "tier": (
-        "tier", "effort", "reasoning_effort", "level", "mode", "model", "model_name", "model_id", "model_name_or_path", "arm", "engine",
-        "system", "llm", "strategy", "policy", "agent",
+        "tier", "effort", "reasoning_effort", "model", "model_name", "model_id", "model_name_or_path", "arm", "engine", "llm", "level",
+        "mode", "system", "strategy", "policy", "agent", "provider",
     ),
     "tokens": (
-        "tokens", "output_tokens", "completion_tokens", "generated_tokens", "num_tokens", "n_tokens", "token_count", "tokens_out",
-        "num_generated_tokens", "num_output_tokens", "num_completion_tokens", "output_token_count", "completion_token_count",
-        "response_tokens", "tokens_completion", "completiontokens", "outputtokens", "length", "token_len",
+        *_GENERATED, "tokens", "num_tokens", "n_tokens", "token_count", "length", "token_len", "candidates_token_count",
+        "candidatestokencount",
     ),
-    "cost": ("cost", "cost_usd", "usd", "price", "total_cost", "dollars"),
+    "cost": ("cost", "cost_usd", "usd", "price", "total_cost", "totalcost", "dollars"),
     "correct": (
         "correct", "is_correct", "score", "scores", "reward", "exact_match", "acc", "passed", "pass", "success", "right",
-        "grade", "result", "em", "resolved", "correctness", "performance", "extractive_match", "quasi_exact_match", "pass@1", "base_status", "status",
+        "grade", "result", "em", "resolved", "correctness", "answer_correctness", "performance", "extractive_match", "quasi_exact_match",
+        "pass@1", "base_status",
     ),
     "text": (
         "text", "response", "output", "completion", "generation", "model_output", "code", "full_response", "answer_text", "prediction",
@@ -41,16 +48,26 @@ PROPOSED = {
     "dataset": ("dataset", "task", "benchmark", "source", "subset", "category"),
 }  # fmt: skip
 """Their usual names for what a table needs."""
-_GENERATED = (
-    "output_tokens", "completion_tokens", "generated_tokens", "num_generated_tokens", "num_output_tokens", "num_completion_tokens",
-    "output_token_count", "completion_token_count", "response_tokens", "tokens_out", "tokens_completion", "completiontokens",
-    "outputtokens",
-)  # fmt: skip
-"""Names of counts of generated tokens that say so."""
 _ANOTHER = re.compile(
-    r"prompt|input|max|total|cache|request|session|run|user|response|answer|trace|judge|grader|model|group|parent"
+    r"prompt|input|max|total|cache|request|session|run|user|response|answer|trace|judge|grader|model|group|parent|api|format"
 )
 """What, before a usual name, makes it something else: ``prompt_tokens``, ``request_id``."""
+NO_TABLE = 9
+"""How far a file is from a table for which nothing can be proposed."""
+Kind = Literal["", "number", "mark", "text", "list"]
+"""What a path leads to; "" where it is nothing or has parts, ``mark`` a word or truth value that says right or wrong."""
+_KINDS: dict[str, tuple[Kind, ...]] = {
+    "question": ("text",),
+    "text": ("text", "list"),
+    "tokens": ("number", "list"),
+    "cost": ("number", "list"),
+    "correct": ("number", "mark", "list"),
+}
+"""Kinds of values that a column of ours can have, where not all."""
+_PART = {"question": ("raw", "text", "content"), "tier": ("id", "name"), "correct": ("value",)}
+"""Names of parts that stand for the whole: ``prompt.raw``, ``provider.id``."""
+_JUDGES = ("score", "scores", "metric", "metrics", "feedback")
+"""Objects of judgements by name: ``scores.accuracy``, and ``score_match`` beside each other."""
 
 
 def like(name: str, paths: Iterable[str]) -> list[str]:
@@ -75,7 +92,7 @@ def lacking(columns: Iterable[str]) -> dict[str, str]:
 
 
 def check_complete(
-    file: LogFile, columns: dict[str, str], paths: Mapping[str, bool], others: Sequence[LogFile]
+    file: LogFile, columns: dict[str, str], paths: Mapping[str, Kind], others: Sequence[LogFile]
 ) -> None:
     """Whether a mapping gives all that a table needs.
 
@@ -95,12 +112,13 @@ def check_complete(
         # Lists beside a list of scores are its samples, not generations by themselves.
         proposals = {ours: theirs.replace(".*.", ".") for ours, theirs in proposals.items()}
     if "tier" not in {*proposals, *columns}:
-        proposals["tier"] = "{folder}" if len(others) > 1 and len({other.stem for other in others}) == 1 else "{file}"
+        proposals["tier"] = "{folder}" if sum(other.stem == file.stem for other in others) > 1 else "{file}"
+    whole = len(proposals) >= len(missing)
     raise LackingError(
         str(file.path),
-        f"no column says {'; or '.join(missing.values())} ({', '.join(missing)}). It has {some(list(paths))}. Perhaps: "
-        f"{as_options(proposals)}. Name columns with --column ours=theirs",
-        len(missing) if len(proposals) >= len(missing) else 9,
+        f"no column says {'; or '.join(missing.values())} ({', '.join(missing)}). It has {some(list(paths))}. "
+        + ("Name columns with --column ours=theirs" + (f", perhaps: {as_options(proposals)}" if proposals else "")),
+        len(missing) if whole else NO_TABLE,
         proposals,
     )
 
@@ -115,17 +133,45 @@ def _quoted(text: str) -> str:
     return text if re.fullmatch(r"[\w=.{}@%+:,/-]+", text) else shlex.quote(text)
 
 
-def proposed(ours: str, paths: Mapping[str, bool]) -> list[str]:
+def proposed(ours: str, paths: Mapping[str, Kind]) -> list[str]:
     """Paths to values that have a usual name of a column of ours, or end in one."""
-    leaves = {path: own_name(path.rpartition(".")[2]) for path, is_value in paths.items() if is_value}
+    leaves = _leaves(ours, paths)
     for wanted in PROPOSED[ours]:
         if found := [path for path, leaf in leaves.items() if leaf == wanted]:
-            return found
+            return sorted(found, key=lambda path: path.count("*"))
     for wanted in PROPOSED[ours]:
         ends = {path: leaf.removesuffix(f"_{wanted}") for path, leaf in leaves.items() if leaf.endswith(f"_{wanted}")}
         if found := [path for path, before in ends.items() if not _ANOTHER.search(before)]:
             return found
-    return []
+    if ours != "correct":
+        return []
+    # The only one of its kind.
+    found = [path for path, leaf in leaves.items() if leaf.partition("_")[0] in _JUDGES or _parent(path) in _JUDGES]
+    return found if len(found) == 1 else []
+
+
+def _leaves(ours: str, paths: Mapping[str, Kind]) -> dict[str, str]:
+    """What the paths to values of the right kind are called; of turns of a conversation: the last."""
+    found = {}
+    for path, kind in paths.items():
+        leaf = own_name(path.rpartition(".")[2])
+        turns = path.removesuffix(".*.content")
+        if turns != path and f"{turns}.*.role" in paths:
+            path, leaf = f"{turns}.-1.content", own_name(turns.rpartition(".")[2])
+        elif leaf in _PART.get(ours, ()) and _parent(path) in PROPOSED[ours]:
+            leaf = _parent(path)
+        elif ours == "question_id" and _parent(path) in PROPOSED["tier"]:
+            continue
+        elif ours == "tokens" and leaf in ("completion", "output") and re.search("usage|token", _parent(path)):
+            leaf = _GENERATED[0]
+        asked = any(own_name(part) in PROPOSED["question"] for part in path.split(".")[:-1])
+        if kind and kind in _KINDS.get(ours, (kind,)) and not (ours == "text" and asked):
+            found[path] = leaf
+    return found
+
+
+def _parent(path: str) -> str:
+    return own_name(path.rpartition(".")[0].rpartition(".")[2])
 
 
 def _side_by_side(paths: Iterable[str]) -> dict[str, str]:
@@ -150,9 +196,9 @@ def _side_by_side(paths: Iterable[str]) -> dict[str, str]:
     return {}
 
 
-def spellings(ours: str, theirs: str, paths: Mapping[str, bool]) -> list[str]:
+def spellings(ours: str, theirs: str, paths: Mapping[str, Kind]) -> list[str]:
     """What a file may call what another calls ``theirs``: the same name elsewhere, else our own, else a usual one of one meaning."""
-    leaves = {path: own_name(path.rpartition(".")[2]) for path, is_value in paths.items() if is_value}
+    leaves = {path: own_name(path.rpartition(".")[2]) for path, kind in paths.items() if kind}
     several = {
         name
         for ours, names in PROPOSED.items()
@@ -167,9 +213,9 @@ def spellings(ours: str, theirs: str, paths: Mapping[str, bool]) -> list[str]:
     return []
 
 
-def counts(paths: Mapping[str, bool]) -> list[str]:
+def counts(paths: Mapping[str, Kind]) -> list[str]:
     """Paths whose names say that they count generated tokens."""
-    return [path for path, is_value in paths.items() if is_value and own_name(path.rpartition(".")[2]) in _GENERATED]
+    return [path for path, kind in paths.items() if kind and own_name(path.rpartition(".")[2]) in _GENERATED]
 
 
 def some(paths: Sequence[str], most: int = 30) -> str:

@@ -17,7 +17,7 @@ import pyarrow as pa
 from roi_env.sources.importing.files import LogError, LogFile, printable
 from roi_env.sources.importing.folders import distinct, find_logs, nothing_left, say_left_out
 from roi_env.sources.importing.formats import TABULAR, find_format
-from roi_env.sources.importing.generations import Generation, Options, Report
+from roi_env.sources.importing.generations import RIGHT, WRONG, Generation, Options, Report
 from roi_env.sources.importing.tabular import LABELS
 from roi_env.sources.importing.terms import joined
 from roi_env.sources.outcome_tables import OutcomeTable
@@ -28,8 +28,6 @@ from roi_env.sources.units import Unit
 
 CHARACTERS_A_TOKEN = 4
 """Of the estimate where a log has neither counts nor a tokenizer: English text and code have about so many."""
-_RIGHT = ("true", "t", "yes", "y", "correct", "right", "pass", "passed", "success", "c")
-_WRONG = ("false", "f", "no", "n", "incorrect", "wrong", "fail", "failed", "failure", "i")
 _THOUSANDS = re.compile(r"[1-9]\d{0,2}(\.\d{3})+")
 _form = lru_cache(maxsize=2**16)(normalised)
 """A question is asked of many tiers, many times."""
@@ -283,8 +281,8 @@ def _judged(file: LogFile, one: Generation) -> bool | float:
         return score
     if isinstance(score, str):
         plain = score.strip().lower()
-        if plain in _RIGHT or plain in _WRONG:
-            return plain in _RIGHT
+        if plain in RIGHT or plain in WRONG:
+            return plain in RIGHT
         percent = plain.endswith("%")
         number = _number(plain.removesuffix("%"))
         if number is not None:

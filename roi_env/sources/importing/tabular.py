@@ -18,6 +18,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from decimal import Decimal, InvalidOperation
 from fnmatch import fnmatchcase
 from types import UnionType
 from typing import Any
@@ -25,9 +26,10 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from roi_env.sources.importing.files import LogError, LogFile, Terms, printable
-from roi_env.sources.importing.generations import NO_SAMPLES, Generation, Options, Report, text_of
+from roi_env.sources.importing.generations import NO_SAMPLES, RIGHT, WRONG, Generation, Options, Report, text_of
 from roi_env.sources.importing.proposals import (
     PROPOSED,
+    Kind,
     check_complete,
     counts,
     lacking,
@@ -101,7 +103,7 @@ def _spell(
     file: LogFile,
     first: Sequence[Any],
     columns: dict[str, str],
-    paths: Mapping[str, bool],
+    paths: Mapping[str, Kind],
     others: Sequence[LogFile],
     report: Report,
 ) -> None:
@@ -139,7 +141,7 @@ def _has(file: LogFile, path: str) -> bool:
 
 
 def _find_counts(
-    file: LogFile, first: Sequence[Any], columns: dict[str, str], paths: Mapping[str, bool], report: Report
+    file: LogFile, first: Sequence[Any], columns: dict[str, str], paths: Mapping[str, Kind], report: Report
 ) -> None:
     """Take the file's count of generated tokens where its name says so and nothing else is missing."""
     found = counts(paths)
@@ -163,7 +165,7 @@ def _find_counts(
         report.note(f"{file.path.name}: tokens is {found[0]!r}")
 
 
-def _find_counts_of_thoughts(columns: dict[str, str], paths: Mapping[str, bool]) -> None:
+def _find_counts_of_thoughts(columns: dict[str, str], paths: Mapping[str, Kind]) -> None:
     """Where beside the tokens those of the thought are counted: perhaps apart."""
     beside = columns.get("tokens", "").rpartition(".")[0]
     found = [
@@ -353,8 +355,6 @@ def _generation(file: LogFile, place: str, found: Mapping[str, Any], micro: bool
 
 
 def _micro(file: LogFile, place: str, value: Any) -> str:
-    from decimal import Decimal, InvalidOperation
-
     try:
         return str(Decimal(str(value)) / 1_000_000)
     except InvalidOperation:
@@ -404,9 +404,9 @@ def _get(value: Any, path: str) -> Any:
     return _MISSING
 
 
-def _paths(file: LogFile) -> dict[str, bool]:
-    """Columns, and paths into nested ones, of the first rows, and whether each leads to values rather than to objects."""
-    found: dict[str, bool] = {}
+def _paths(file: LogFile) -> dict[str, Kind]:
+    """Columns, and paths into nested ones, of the first rows, and what each leads to."""
+    found: dict[str, Kind] = {}
     for number, (place, record) in enumerate(file.records()):
         if not isinstance(record, dict):
             raise file.error(f"{place} is no object of columns: write one JSON object a row")
@@ -416,13 +416,30 @@ def _paths(file: LogFile) -> dict[str, bool]:
                 (f"{path}.{name}" if path else str(name), child) for path, item in level for name, child in _parts(item)
             ][:2000]
             for path, child in level:
-                is_value = not (child is None or isinstance(child, dict) or _objects(child, dict | list))
-                found[path] = found.get(path, False) or is_value
+                # Texts among which some look like numbers are texts.
+                kind = _kind(child)
+                found[path] = kind if found.get(path, "") in ("", "number", "mark") and kind else found.get(path, "")
         if number == _LOOKED_AT:
             break
     if not found:
         raise file.error("has no rows", is_log=True)
     return found
+
+
+def _kind(value: Any) -> Kind:
+    if isinstance(value, list):
+        return "" if _objects(value, dict | list) else "list"
+    if isinstance(value, bool) or (isinstance(value, str) and value.strip().lower() in (*RIGHT, *WRONG)):
+        return "mark"
+    if isinstance(value, str):
+        return (
+            ""
+            if not value.strip()
+            else "number"
+            if re.fullmatch(r"[-+$]?\d+([.,]\d+)?(e-?\d+)?%?", value.strip(), re.I)
+            else "text"
+        )
+    return "number" if isinstance(value, int | float | Decimal) else ""
 
 
 def _parts(item: Any) -> list[tuple[str, Any]]:
@@ -445,7 +462,7 @@ def _objects(value: Any, kinds: type | UnionType = dict) -> bool:
 
 
 def _constants(
-    file: LogFile, first: Sequence[Any], columns: Mapping[str, str], paths: Mapping[str, bool], report: Report
+    file: LogFile, first: Sequence[Any], columns: Mapping[str, str], paths: Mapping[str, Kind], report: Report
 ) -> dict[str, str]:
     """Columns that are given as texts.
 
