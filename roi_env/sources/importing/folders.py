@@ -67,6 +67,17 @@ def nothing_left(reasons: Sequence[LogError]) -> LogError:
     )
 
 
+def say_same_names(files: Sequence[LogFile], tier: str, report: Report) -> None:
+    """Warn of files that ``tier={file}`` makes one tier, because only their folders differ."""
+    if "{file}" not in tier or "{folder}" in tier:
+        return
+    same = [name for name, count in Counter(file.stem for file in files).items() if count > 1]
+    if same:
+        report.warn(
+            f"several files are called {printable(same[0])!r}, and --column tier={tier} makes them one tier: --column tier={{folder}} tells them apart"
+        )
+
+
 def distinct(paths: Sequence[Path], report: Report) -> tuple[list[LogFile], list[LogError]]:
     """Files that differ: a copy would count every generation twice."""
     seen: dict[bytes, Path] = {}

@@ -32,6 +32,8 @@ class Generation:
     :param counted: who counted ``tokens``, where a table of ours tells.
     :param sample: number of the generation; None: numbered as rows come.
     :param name: that no other generation has: a second time it is a copy.
+    :param judge: who judged, in rows of which several may judge one generation.
+    :param condition: what makes its row other than a sample, where several of one question and tier differ in it.
     :param place: where it stands, for errors.
     """
 
@@ -54,6 +56,8 @@ class Generation:
     sample: Any = None
     tier_order: Any = None
     name: str = ""
+    judge: str = ""
+    condition: str = ""
     place: str = ""
 
     def __post_init__(self) -> None:

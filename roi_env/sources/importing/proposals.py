@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from roi_env.sources.importing.files import LackingError, LogFile, printable
+from roi_env.sources.outcome_tables import JUDGES
 from roi_env.sources.table_files import own_name
 
 _GENERATED = (
@@ -66,7 +67,14 @@ _KINDS: dict[str, tuple[Kind, ...]] = {
 """Kinds of values that a column of ours can have, where not all."""
 _PART = {"question": ("raw", "text", "content"), "tier": ("id", "name"), "correct": ("value",)}
 """Names of parts that stand for the whole: ``prompt.raw``, ``provider.id``."""
-_JUDGES = ("score", "scores", "metric", "metrics", "feedback")
+JUDGED_BY = (*JUDGES, "evaluator", "metric_name", "scorer_name", "evaluator_name")
+"""Columns that name who judged a row, or by what."""
+CONDITIONS = (
+    "step", "global_step", "checkpoint", "turn", "perturbation", "temperature", "prompt_id", "prompt_name", "prompt_version", "variant",
+    "condition", "setting", "num_fewshot",
+)  # fmt: skip
+"""Columns that make rows of one question and model other than its samples."""
+_JUDGEMENTS = ("score", "scores", "feedback", "metric", "metrics")
 """Objects of judgements by name: ``scores.accuracy``, and ``score_match`` beside each other."""
 
 
@@ -101,11 +109,13 @@ def check_complete(
     if not (missing := lacking(columns)):
         return
     instead = {"tokens": ("tokens", "cost", "text"), "question": ("question", "question_id")}
-    proposals = {}
+    proposals: dict[str, str] = {}
     for name in missing:
         options = [(ours, path) for ours in instead.get(name, (name,)) for path in proposed(ours, paths)]
-        if options:
-            proposals[options[0][0]] = options[0][1]
+        # All stars stand for the parts of one list.
+        starred = {path.partition("*")[0] for path in (columns | proposals).values() if "*" in path}
+        fitting = [one for one in options if "*" not in one[1] or not starred or one[1].partition("*")[0] in starred]
+        proposals |= dict(fitting[:1])
     if "correct" not in {*proposals, *columns}:
         proposals |= _side_by_side(paths)
     if "*" not in (columns | proposals).get("correct", "*"):
@@ -113,12 +123,13 @@ def check_complete(
         proposals = {ours: theirs.replace(".*.", ".") for ours, theirs in proposals.items()}
     if "tier" not in {*proposals, *columns}:
         proposals["tier"] = "{folder}" if sum(other.stem == file.stem for other in others) > 1 else "{file}"
-    whole = len(proposals) >= len(missing)
+    unknown = [name for name in missing if not {*instead.get(name, (name,))} & proposals.keys()]
     raise LackingError(
         str(file.path),
         f"no column says {'; or '.join(missing.values())} ({', '.join(missing)}). It has {some(list(paths))}. "
+        + (f"Nothing in it reads like {' or '.join(unknown)}, without which there is no table. " if unknown else "")
         + ("Name columns with --column ours=theirs" + (f", perhaps: {as_options(proposals)}" if proposals else "")),
-        len(missing) if whole else NO_TABLE,
+        NO_TABLE if unknown else len(missing),
         proposals,
     )
 
@@ -134,20 +145,18 @@ def _quoted(text: str) -> str:
 
 
 def proposed(ours: str, paths: Mapping[str, Kind]) -> list[str]:
-    """Paths to values that have a usual name of a column of ours, or end in one."""
+    """Paths to values that have a usual name of a column of ours, then those that end in one, the likeliest first."""
     leaves = _leaves(ours, paths)
+    found = []
     for wanted in PROPOSED[ours]:
-        if found := [path for path, leaf in leaves.items() if leaf == wanted]:
-            return sorted(found, key=lambda path: path.count("*"))
+        found += sorted((path for path, leaf in leaves.items() if leaf == wanted), key=lambda path: path.count("*"))
     for wanted in PROPOSED[ours]:
         ends = {path: leaf.removesuffix(f"_{wanted}") for path, leaf in leaves.items() if leaf.endswith(f"_{wanted}")}
-        if found := [path for path, before in ends.items() if not _ANOTHER.search(before)]:
-            return found
-    if ours != "correct":
-        return []
-    # The only one of its kind.
-    found = [path for path, leaf in leaves.items() if leaf.partition("_")[0] in _JUDGES or _parent(path) in _JUDGES]
-    return found if len(found) == 1 else []
+        found += [path for path, before in ends.items() if not _ANOTHER.search(before)]
+    for judge in _JUDGEMENTS if ours == "correct" else ():
+        mine = [path for path, leaf in leaves.items() if judge in (leaf.partition("_")[0], _parent(path))]
+        found += mine if len(mine) == 1 else []
+    return list(dict.fromkeys(found))
 
 
 def _leaves(ours: str, paths: Mapping[str, Kind]) -> dict[str, str]:

@@ -15,9 +15,9 @@ from typing import Any
 import pyarrow as pa
 
 from roi_env.sources.importing.files import LogError, LogFile, printable
-from roi_env.sources.importing.folders import distinct, find_logs, nothing_left, say_left_out
+from roi_env.sources.importing.folders import distinct, find_logs, nothing_left, say_left_out, say_same_names
 from roi_env.sources.importing.formats import TABULAR, find_format
-from roi_env.sources.importing.generations import RIGHT, WRONG, Generation, Options, Report
+from roi_env.sources.importing.generations import RIGHT, WRONG, Generation, Options, Report, choose
 from roi_env.sources.importing.tabular import LABELS
 from roi_env.sources.importing.terms import joined
 from roi_env.sources.outcome_tables import OutcomeTable
@@ -46,6 +46,7 @@ def import_logs(paths: Sequence[Path], options: Options, name: str) -> tuple[Out
     files, reasons = distinct(find_logs(paths, report), report)
     kinds: Counter[str] = Counter()
     generations: list[tuple[LogFile, Generation]] = []
+    taken: list[LogFile] = []
     for file in files:
         try:
             kind = find_format(file, options)
@@ -60,12 +61,14 @@ def import_logs(paths: Sequence[Path], options: Options, name: str) -> tuple[Out
             reasons.append(error)
             continue
         kinds[kind.name] += 1
+        taken.append(file)
         for note in file.notes:
             report.note(f"{file.path.name}: {note}")
         generations += [(file, one) for one in mine]
     if reasons and not kinds:
         raise nothing_left(reasons)
     say_left_out(reasons, report)
+    say_same_names(taken, options.columns.get("tier", ""), report)
     return _table(generations, files, options, report, name), dict(kinds), report
 
 
@@ -92,7 +95,8 @@ def _table(
     found: list[tuple[LogFile, Generation]], files: list[LogFile], options: Options, report: Report, name: str
 ) -> OutcomeTable:
     total = len(found)
-    kept = _without_copies(found, report)
+    kept = _by_one_judge(_without_copies(found, report), options, report)
+    _say_conditions(kept, report)
     kept = [(file, one) for file, one in kept if _has_score(one, report)]
     if not kept:
         said = ", ".join(f"{count:,} {reason}" for reason, count in report.dropped.items())
@@ -223,6 +227,58 @@ def _without_copies(found: list[tuple[LogFile, Generation]], report: Report) -> 
 # Right or wrong
 
 
+def _cell(one: Generation) -> tuple[str, ...]:
+    """What rows have in common that are samples of one question and tier, or the same sample."""
+    return (
+        one.dataset,
+        one.question_id or _form(one.question),
+        one.menu,
+        one.tier,
+        one.model,
+        one.effort,
+        str(one.sample),
+    )
+
+
+def _by_one_judge(
+    found: list[tuple[LogFile, Generation]], options: Options, report: Report
+) -> list[tuple[LogFile, Generation]]:
+    """The rows of one judge where several judge the same generation, a row each.
+
+    :raises LogError: where none of them is the one that is asked for.
+    """
+    judges: dict[tuple[str, ...], dict[str, None]] = {}
+    for _, one in found:
+        if one.judge:
+            judges.setdefault(_cell(one), {})[one.judge] = None
+    several = {cell: mine for cell, mine in judges.items() if len(mine) > 1}
+    names = list(dict.fromkeys(name for mine in (several or judges).values() for name in mine))
+    taken = choose(names, options.filter, "judge", report) if several or options.filter else None
+    if judges and options.filter is not None and taken is None:
+        raise next(file.error(f"no judge {options.filter!r}; there are {names}") for file, one in found if one.judge)
+    kept = []
+    for file, one in found:
+        if one.judge not in ("", taken) and (options.filter or _cell(one) in several):
+            report.dropped[f"other judge of the same generation ({printable(one.judge)})"] += 1
+        else:
+            kept.append((file, one))
+    return kept
+
+
+def _say_conditions(kept: Iterable[tuple[LogFile, Generation]], report: Report) -> None:
+    """Warn of rows that may be no samples of one question and tier: other turns, steps of a training, perturbations."""
+    known: dict[tuple[str, ...], dict[str, None]] = {}
+    for _, one in kept:
+        known.setdefault(_cell(one), {})[one.condition] = None
+    differ = next((mine for mine in known.values() if len(mine) > 1), None)
+    if differ is not None:
+        shown = "; ".join(printable(text)[:60] for text in list(differ)[:3])
+        report.warn(
+            f"rows of one question and tier differ in more than the sample (e.g. {shown}), and each is taken as a sample: if they are other "
+            "questions or other ways to answer, name them in the tier, --column 'tier={model} {step}', or leave them out"
+        )
+
+
 def _has_score(one: Generation, report: Report) -> bool:
     score = one.score
     if score is None or (isinstance(score, str) and score.strip().lower() in ("", "none", "null", "nan")):
@@ -323,7 +379,7 @@ def _unit(kept: Iterable[tuple[LogFile, Generation]], options: Options, report: 
         )
     if not money:
         return "tokens"
-    report.note("the logs count US dollars alone: costs are micro-dollars (--unit micro-usd)")
+    report.note("costs are the logs' US dollars, in micro-dollars (--unit micro-usd)")
     return "micro-usd"
 
 

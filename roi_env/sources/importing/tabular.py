@@ -28,6 +28,8 @@ import pyarrow.parquet as pq
 from roi_env.sources.importing.files import LogError, LogFile, Terms, printable
 from roi_env.sources.importing.generations import NO_SAMPLES, RIGHT, WRONG, Generation, Options, Report, text_of
 from roi_env.sources.importing.proposals import (
+    CONDITIONS,
+    JUDGED_BY,
     PROPOSED,
     Kind,
     check_complete,
@@ -72,8 +74,16 @@ def read(file: LogFile, options: Options, report: Report, others: list[LogFile])
         if own_name(path) in OURS and own_name(path) not in columns:
             columns[own_name(path)] = path
     if options.text is None:
-        _find_counts(file, first, columns, paths, report)
+        _find_counts(file, first, columns, paths, options, report)
     _find_counts_of_thoughts(columns, paths)
+    for name, usual, form in (("judge", JUDGED_BY, "{{{}}}"), ("condition", CONDITIONS, "{0} {{{0}}}")):
+        found = [path for path in paths if own_name(path) in usual and not _used(path, columns)]
+        if found:
+            columns[name] = ", ".join(map(form.format, found))
+    if options.filter is not None and "judge" not in columns:
+        raise file.error(
+            f"--filter {options.filter}: it has no column that names judges ({', '.join(JUDGED_BY)})", is_log=True
+        )
     micro = {b"level_edges", b"pairing"} <= file.metadata().keys() and _read_ours(file, columns)
     constants = _constants(file, first, columns, paths, report)
     check_complete(file, columns, paths, others)
@@ -141,10 +151,19 @@ def _has(file: LogFile, path: str) -> bool:
 
 
 def _find_counts(
-    file: LogFile, first: Sequence[Any], columns: dict[str, str], paths: Mapping[str, Kind], report: Report
+    file: LogFile,
+    first: Sequence[Any],
+    columns: dict[str, str],
+    paths: Mapping[str, Kind],
+    options: Options,
+    report: Report,
 ) -> None:
     """Take the file's count of generated tokens where its name says so and nothing else is missing."""
     found = counts(paths)
+    if len(found) == 1 and "cost" in columns and not {"tokens", "cost"} & options.columns.keys():
+        report.note(
+            f"{file.path.name}: {columns['cost']!r} is what answers cost; --column tokens={found[0]} takes tokens"
+        )
     if len(found) != 1 or "cost" in columns or lacking(columns).keys() - {"tokens"}:
         return
     values = [_get(record, found[0]) for record in first]
@@ -350,6 +369,8 @@ def _generation(file: LogFile, place: str, found: Mapping[str, Any], micro: bool
         text=raw if isinstance(raw := found.get("text"), str) else text("text") if "text" in found else None,
         counted=text("counted"),
         sample=given("sample"),
+        judge=text("judge"),
+        condition=text("condition"),
         place=place,
     )
 

@@ -807,3 +807,132 @@ def test_all_tokens_beside_those_generated_are_told(tmp_path: Path) -> None:
     assert "(e.g. 1000 and 12)" in load(path)[1].warnings[0]
     table, report = load(path, columns={"tokens": "completion_tokens"})
     assert (column(table, "tokens"), report.warnings) == ([12], [])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Rows that are no samples
+
+
+def test_rows_of_several_judges_are_one_generation(tmp_path: Path) -> None:
+    rows = [
+        ROW | {"question": asked(n), "metric": metric, "correct": metric == "em"}
+        for n in range(3)
+        for metric in ("em", "f1")
+    ]
+    path = lines(tmp_path / "a.jsonl", rows)
+    table, report = load(path)
+    assert column(table, "correct") == [True] * 3
+    assert report.dropped == {"other judge of the same generation (f1)": 3}
+    assert report.warnings == ["several judges judge one generation (em, f1): em is taken; --filter takes another"]
+    assert column(load(path, filter="f1")[0], "correct") == [False] * 3
+    with pytest.raises(LogError, match=r"no judge 'x'; there are \['em', 'f1'\]"):
+        load(path, filter="x")
+    with pytest.raises(LogError, match="it has no column that names judges"):
+        load(lines(tmp_path / "b.jsonl", [ROW]), filter="x")
+    # Other questions may have other judges.
+    table, report = load(lines(path, [row for n, row in enumerate(rows) if n % 3]))
+    assert table.num_rows == 3
+    assert column(load(lines(path, rows[:1] + rows[3:4]))[0], "correct") == [True, False]
+
+
+def test_rows_that_differ_in_more_than_the_sample_are_told(tmp_path: Path) -> None:
+    rows = [ROW | {"question": asked(n), "step": step, "seed": step} for n in range(3) for step in (10, 20)]
+    path = lines(tmp_path / "a.jsonl", rows)
+    assert "(e.g. step 10; step 20)" in load(path)[1].warnings[0]
+    table, report = load(path, columns={"tier": "{tier} {step}"})
+    assert set(column(table, "tier")) == {"a 10", "a 20"}
+    assert not report.warnings
+    assert not load(lines(path, rows[::2]))[1].warnings
+
+
+def test_files_of_one_name_that_become_one_tier_are_told(tmp_path: Path) -> None:
+    for model in ("m", "n"):
+        (tmp_path / model).mkdir()
+        lines(
+            tmp_path / model / "out.jsonl", [ROW | {"question": asked(n), "tokens": len(model) + n} for n in range(2)]
+        )
+        lines(tmp_path / model / f"{model}.jsonl", [{"note": model}])
+    lines(tmp_path / "m" / "out.jsonl", [ROW | {"tokens": 7}])
+    _, report = load(tmp_path, columns={"tier": "{file}"})
+    assert any("several files are called 'out'" in text for text in report.warnings)
+    table, report = load(tmp_path, columns={"tier": "{folder}"})
+    assert set(column(table, "tier")) == {"m", "n"}
+    assert not any("several files are called" in text for text in report.warnings)
+
+
+TURNS = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is 1 + 1?"}]
+
+
+@pytest.mark.parametrize(
+    ("row", "proposed", "never"),
+    [
+        (  # of an evaluation with assertions: counts of tokens are no prompts
+            {
+                "provider": {"id": "openai:m", "label": ""},
+                "prompt": {"raw": "What is 1 + 1?", "label": "{{q}}"},
+                "response": {"output": "2", "tokenUsage": {"total": 9, "prompt": 7, "completion": 2}},
+                "score": 1,
+                "success": True,
+            },
+            {
+                "correct": "score",
+                "tokens": "response.tokenUsage.completion",
+                "question": "prompt.raw",
+                "tier": "provider.id",
+            },
+            (),
+        ),
+        (  # of a proxy: that a call succeeded says nothing of the answer
+            {
+                "request_id": "r",
+                "api_key": "k",
+                "model": "m",
+                "status": "success",
+                "completion_tokens": 9,
+                "prompt_tokens": 5,
+            },
+            {"tokens": "completion_tokens", "tier": "model"},
+            ("correct=", "question=", "question_id=", "api_key"),
+        ),
+        (  # of a trainer: the form is not the answer, and the last turn is
+            {
+                "prompt": TURNS,
+                "completion": [{"role": "assistant", "content": "It is 2."}],
+                "format_reward": 1.0,
+                "accuracy_reward": 0.0,
+            },
+            {
+                "correct": "accuracy_reward",
+                "text": "completion.-1.content",
+                "question": "prompt.-1.content",
+                "tier": "{file}",
+            },
+            ("format_reward=",),
+        ),
+        (  # of tracing: the level of a message is no tier, the total no count of what was generated
+            {
+                "input": "What is 1 + 1?",
+                "level": "DEFAULT",
+                "model": "m",
+                "scores": {"accuracy": 1},
+                "metrics": {"tokens": 9, "completion_tokens": 2},
+            },
+            {"correct": "scores.accuracy", "tokens": "metrics.completion_tokens", "question": "input", "tier": "model"},
+            (),
+        ),
+    ],
+)
+def test_what_is_proposed_has_the_right_kind_of_value(
+    tmp_path: Path, row: dict[str, Any], proposed: dict[str, str], never: tuple[str, ...]
+) -> None:
+    path = lines(tmp_path / "a.jsonl", [row, row])
+    with pytest.raises(LogError) as caught:
+        load(path)
+    options = " ".join(f"--column {ours}={theirs}" for ours, theirs in proposed.items())
+    said = str(caught.value)
+    assert said.endswith(f"perhaps: {options}")
+    assert not [text for text in never if text in said.partition("perhaps: ")[2]]
+    if "correct" in proposed:
+        assert column(load(path, columns=proposed)[0], "question")[0] == "What is 1 + 1?"
+    else:
+        assert "Nothing in it reads like correct or question, without which there is no table" in said
