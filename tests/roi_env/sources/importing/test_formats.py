@@ -382,6 +382,40 @@ def test_a_router_s_dollars_are_micro_dollars(tmp_path: Path) -> None:
     assert OutcomeTable.read(path).unit == "micro-usd"
 
 
+def test_events_of_openai_s_evals_are_joined_by_sample(tmp_path: Path) -> None:
+    def event(kind: str, number: int, **data: Any) -> dict[str, Any]:
+        return {"run_id": "r", "event_id": 0, "sample_id": f"s.{number}", "type": kind, "data": data, "created_by": ""}
+
+    def sampling(number: int, **more: Any) -> dict[str, Any]:
+        prompt = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": f"What is {number} + 1?"}]
+        return event("sampling", number, prompt=prompt, sampled=["It is 2."], **more)
+
+    spec = {"spec": {"completion_fns": ["gpt-4"], "eval_name": "sums.dev.v0", "run_id": "r"}}
+    match = [event("match", n, correct=n > 0, expected=str(n + 1), picked=None, sampled="It is 2.") for n in range(3)]
+    usage = {"usage": {"prompt_tokens": 9, "completion_tokens": 4}}
+    rows = [
+        spec,
+        sampling(0),
+        sampling(1, **usage),
+        match[1],
+        sampling(2, **usage),
+        match[0],
+        sampling(2, **usage),
+        match[2],
+    ]
+    report = {"final_report": {"accuracy": 0.5}}
+    table, said = load(lines(tmp_path / "a.jsonl", [*rows, sampling(7), report]))
+    assert column(table, "question_id") == ["s.1", "s.0", "s.2"]
+    assert column(table, "correct") == [True, False, True]
+    assert column(table, "tokens") == [4, 2, 8]
+    assert column(table, "counted") == ["log", "estimate", "log"]
+    assert column(table, "question")[1] == "What is 0 + 1?"
+    assert (set(column(table, "tier")), set(column(table, "dataset"))) == ({"gpt-4"}, {"sums.dev.v0"})
+    assert said.dropped == {"no match: an answer that was not judged": 1}
+    with pytest.raises(LogError, match="no events 'match'"):
+        load(lines(tmp_path / "b.jsonl", [spec, sampling(0), event("metrics", 0, choice="C"), report]))
+
+
 def test_journals_of_a_local_recording_keep_tiers_and_their_order(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"model": "m", "temperature": 0.7, "seed": 0, "tiers": [["none", 0, 8], ["long", 64, 8]]}
     outcomes = [
