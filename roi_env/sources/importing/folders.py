@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from roi_env.sources.importing.files import CompanionError, LackingError, LogError, LogFile, printable
-from roi_env.sources.importing.generations import Report
+from roi_env.sources.importing.generations import Generation, Report, text_of
 from roi_env.sources.importing.proposals import NO_TABLE, as_options
 
 _MOST_FILES = 10_000
@@ -76,6 +76,21 @@ def say_same_names(files: Sequence[LogFile], tier: str, report: Report) -> None:
         report.warn(
             f"several files are called {printable(same[0])!r}, and --column tier={tier} makes them one tier: --column tier={{folder}} tells them apart"
         )
+
+
+def say_same_content(generations: Iterable[tuple[LogFile, Generation]], report: Report) -> None:
+    """Warn of files that hold the same generations in other bytes: every generation would count twice."""
+    of_file: dict[str, list[tuple[str, ...]]] = {}
+    for file, one in generations:
+        what = (one.question_id, one.question, one.score, one.tokens, one.usd, one.text)
+        of_file.setdefault(str(file.path), []).append(tuple(text_of(value).casefold() for value in what))
+    known: dict[int, str] = {}
+    for path, mine in of_file.items():
+        before = known.setdefault(hash(tuple(sorted(mine))), path)
+        if before != path and len(mine) > 1 and sorted(of_file[before]) == sorted(mine):
+            report.warn(
+                f"{printable(path)} holds the same generations as {printable(before)}: if it is a copy in another form, leave it out, or each counts twice"
+            )
 
 
 def distinct(paths: Sequence[Path], report: Report) -> tuple[list[LogFile], list[LogError]]:

@@ -51,6 +51,7 @@ PROPOSED = {
 """Their usual names for what a table needs."""
 _ANOTHER = re.compile(
     r"prompt|input|max|total|cache|request|session|run|user|response|answer|trace|judge|grader|model|group|parent|api|format"
+    r"|(^|_)(num|avg|mean|count)($|_)"
 )
 """What, before a usual name, makes it something else: ``prompt_tokens``, ``request_id``."""
 NO_TABLE = 9
@@ -65,15 +66,18 @@ _KINDS: dict[str, tuple[Kind, ...]] = {
     "correct": ("number", "mark", "list"),
 }
 """Kinds of values that a column of ours can have, where not all."""
-_PART = {"question": ("raw", "text", "content"), "tier": ("id", "name"), "correct": ("value",)}
+_PART = {"question": ("raw", "text", "content", "value"), "tier": ("id", "name"), "correct": ("value",)}
 """Names of parts that stand for the whole: ``prompt.raw``, ``provider.id``."""
 JUDGED_BY = (*JUDGES, "evaluator", "metric_name", "scorer_name", "evaluator_name")
 """Columns that name who judged a row, or by what."""
 CONDITIONS = (
     "step", "global_step", "checkpoint", "turn", "perturbation", "temperature", "prompt_id", "prompt_name", "prompt_version", "variant",
-    "condition", "setting", "num_fewshot",
+    "condition", "setting", "num_fewshot", "effort", "reasoning_effort", "thinking_budget",
 )  # fmt: skip
 """Columns that make rows of one question and model other than its samples."""
+_EFFORTS = ("effort", "reasoning_effort", "level", "mode")
+_WORDS = ("correct", "is_correct", "grade", "correctness")
+"""Columns that judge, whatever they say: what cannot be read is told row by row."""
 _JUDGEMENTS = ("score", "scores", "feedback", "metric", "metrics")
 """Objects of judgements by name: ``scores.accuracy``, and ``score_match`` beside each other."""
 
@@ -100,10 +104,11 @@ def lacking(columns: Iterable[str]) -> dict[str, str]:
 
 
 def check_complete(
-    file: LogFile, columns: dict[str, str], paths: Mapping[str, Kind], others: Sequence[LogFile]
+    file: LogFile, columns: dict[str, str], paths: Mapping[str, Kind], others: Sequence[LogFile], keyed: Iterable[str]
 ) -> None:
     """Whether a mapping gives all that a table needs.
 
+    :param keyed: paths before a ``*`` whose parts are called the same in all rows, as tiers are.
     :raises LackingError: with options that would.
     """
     if not (missing := lacking(columns)):
@@ -116,11 +121,18 @@ def check_complete(
         starred = {path.partition("*")[0] for path in (columns | proposals).values() if "*" in path}
         fitting = [one for one in options if "*" not in one[1] or not starred or one[1].partition("*")[0] in starred]
         proposals |= dict(fitting[:1])
+    if "tier" in proposals and own_name(proposals["tier"].rpartition(".")[2]) in _EFFORTS:
+        # Models at several efforts are tiers of each.
+        models = [path for path in proposed("tier", paths) if own_name(path.rpartition(".")[2]) not in _EFFORTS]
+        if models and "*" not in models[0] + proposals["tier"]:
+            proposals["tier"] = f"{{{models[0]}}} {{{proposals['tier']}}}"
     if "correct" not in {*proposals, *columns}:
         proposals |= _side_by_side(paths)
     if "*" not in (columns | proposals).get("correct", "*"):
         # Lists beside a list of scores are its samples, not generations by themselves.
         proposals = {ours: theirs.replace(".*.", ".") for ours, theirs in proposals.items()}
+    if "tier" not in {*proposals, *columns} and (columns | proposals).get("correct", "").partition("*")[0] in keyed:
+        proposals["tier"] = "{*}"
     if "tier" not in {*proposals, *columns}:
         proposals["tier"] = "{folder}" if sum(other.stem == file.stem for other in others) > 1 else "{file}"
     unknown = [name for name in missing if not {*instead.get(name, (name,))} & proposals.keys()]
@@ -174,7 +186,10 @@ def _leaves(ours: str, paths: Mapping[str, Kind]) -> dict[str, str]:
         elif ours == "tokens" and leaf in ("completion", "output") and re.search("usage|token", _parent(path)):
             leaf = _GENERATED[0]
         asked = any(own_name(part) in PROPOSED["question"] for part in path.split(".")[:-1])
-        if kind and kind in _KINDS.get(ours, (kind,)) and not (ours == "text" and asked):
+        fits = kind in _KINDS.get(ours, (kind,)) or (ours == "correct" and leaf in _WORDS)
+        # The parts of an object of judgements are no generations.
+        judges = ours == "correct" and any(f"{judge}.*" in path for judge in _JUDGEMENTS)
+        if kind and fits and not judges and not (ours == "text" and asked):
             found[path] = leaf
     return found
 

@@ -15,7 +15,14 @@ from typing import Any
 import pyarrow as pa
 
 from roi_env.sources.importing.files import LogError, LogFile, printable
-from roi_env.sources.importing.folders import distinct, find_logs, nothing_left, say_left_out, say_same_names
+from roi_env.sources.importing.folders import (
+    distinct,
+    find_logs,
+    nothing_left,
+    say_left_out,
+    say_same_content,
+    say_same_names,
+)
 from roi_env.sources.importing.formats import TABULAR, find_format
 from roi_env.sources.importing.generations import RIGHT, WRONG, Generation, Options, Report, choose
 from roi_env.sources.importing.tabular import LABELS
@@ -68,6 +75,7 @@ def import_logs(paths: Sequence[Path], options: Options, name: str) -> tuple[Out
     if reasons and not kinds:
         raise nothing_left(reasons)
     say_left_out(reasons, report)
+    say_same_content(generations, report)
     say_same_names(taken, options.columns.get("tier", ""), report)
     return _table(generations, files, options, report, name), dict(kinds), report
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal, InvalidOperation
 from fnmatch import fnmatchcase
@@ -52,7 +52,7 @@ _SAMPLED = ("correct", "tokens", "cost", "text", "sample", "thought_tokens")
 _MISSING = object()
 _LOOKED_AT = 200
 """Rows whose names are all names that a file has."""
-_ALIKE = 3
+_ALIKE = 2
 """Objects of the same names that are parts of one kind, not columns."""
 
 
@@ -86,7 +86,7 @@ def read(file: LogFile, options: Options, report: Report, others: list[LogFile])
         )
     micro = {b"level_edges", b"pairing"} <= file.metadata().keys() and _read_ours(file, columns)
     constants = _constants(file, first, columns, paths, report)
-    check_complete(file, columns, paths, others)
+    check_complete(file, columns, paths, others, _keyed(first, paths))
     other = [path for path in paths if path and "." not in path and not _used(path, columns)]
     if other:
         report.note(f"columns that are not taken: {some(other)}")
@@ -261,6 +261,8 @@ def rows(
             branches = [
                 (str(key), child) for key, child in (inner.items() if isinstance(inner, dict) else enumerate(inner))
             ]
+            if any("*.*" in text for text in starred):
+                branches = [(key, part) for key, child in branches for part in _children(child)]
         for key, child in branches:
             found: dict[str, Any] = dict(constants)
             for name, theirs in columns.items():
@@ -463,6 +465,21 @@ def _kind(value: Any) -> Kind:
     return "number" if isinstance(value, int | float | Decimal) else ""
 
 
+def _children(value: Any) -> list[Any]:
+    return list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
+
+
+def _keyed(first: Sequence[Any], paths: Iterable[str]) -> set[str]:
+    """What stands before a ``*`` whose parts are called the same in several rows, or hold rows of their own."""
+    found = set()
+    for before in {path.partition("*")[0] for path in paths if "*" in path}:
+        held = [_get(record, before[:-1]) if before else record for record in first]
+        names = [list(one) for one in held if isinstance(one, dict)]
+        if names and names.count(names[0]) == len(first) and (len(first) > 1 or f"{before}*.*" in paths):
+            found.add(before)
+    return found
+
+
 def _parts(item: Any) -> list[tuple[str, Any]]:
     """Names and children of an object; those that are alike stand for all of them under the name ``*``."""
     if isinstance(item, list):
@@ -529,5 +546,7 @@ def _leads(record: Any, path: str) -> bool:
         return True  # columns side by side: told where rows are read
     inner = _get(record, before[:-1]) if before else record
     rest = after.replace(".*", "").removeprefix(".")
-    children = inner.values() if isinstance(inner, dict) else inner if isinstance(inner, list) else ()
+    children = _children(inner)
+    if after.startswith(".*"):
+        children = [part for child in children for part in _children(child)]
     return any(not rest or _get(child, rest) is not _MISSING for child in children)

@@ -936,3 +936,48 @@ def test_what_is_proposed_has_the_right_kind_of_value(
         assert column(load(path, columns=proposed)[0], "question")[0] == "What is 1 + 1?"
     else:
         assert "Nothing in it reads like correct or question, without which there is no table" in said
+
+
+def test_models_as_keys_are_tiers(tmp_path: Path) -> None:
+    def rows(model: str) -> list[dict[str, Any]]:
+        return [{"prompt": asked(n), "passed": right(n), "output_tokens": len(model) + n} for n in range(3)]
+
+    by_list = {model: rows(model) for model in ("m", "mm")}
+    by_id = {model: {f"q{n}": row for n, row in enumerate(rows(model))} for model in by_list}
+    for name, document, star in (("list", by_list, "*"), ("id", by_id, "*.*")):
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps(document))
+        mapping = {
+            "correct": f"{star}.passed",
+            "tokens": f"{star}.output_tokens",
+            "question": f"{star}.prompt",
+            "tier": "{*}",
+        }
+        with pytest.raises(LogError) as caught:
+            load(path)
+        assert str(caught.value).endswith(" ".join(f"--column '{ours}={theirs}'" for ours, theirs in mapping.items()))
+        table, _ = load(path, columns=mapping)
+        found = sorted(zip(*(column(table, one) for one in ("tier", "tokens", "correct")), strict=True))
+        assert found == [(model, len(model) + n, right(n)) for model in ("m", "mm") for n in range(3)]
+
+
+def test_a_model_at_several_efforts_is_several_tiers(tmp_path: Path) -> None:
+    made = [
+        {"question": asked(n), "correct": True, "tokens": n + 1, "model": model, "reasoning_effort": effort}
+        for n in range(2)
+        for model in ("a", "b")
+        for effort in ("low", "high")
+    ]
+    path = lines(tmp_path / "a.jsonl", made)
+    with pytest.raises(LogError, match=r"--column 'tier=\{model\} \{reasoning_effort\}'"):
+        load(path)
+    assert "(e.g. reasoning_effort low; reasoning_effort high)" in load(path, columns={"tier": "model"})[1].warnings[0]
+
+
+def test_one_run_written_in_two_forms_is_told(tmp_path: Path) -> None:
+    lines(tmp_path / "a.jsonl", [ROW | {"question": asked(n)} for n in range(3)])
+    text = "".join(f"{asked(n)},a,1,True\n" for n in reversed(range(3)))
+    (tmp_path / "a.csv").write_text(f"question,tier,tokens,correct\n{text}")
+    assert any("holds the same generations as" in text for text in load(tmp_path)[1].warnings)
+    (tmp_path / "a.csv").write_text(f"question,tier,tokens,correct\n{text.replace('True', 'False')}")
+    assert not load(tmp_path)[1].warnings
