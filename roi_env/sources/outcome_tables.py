@@ -81,7 +81,7 @@ DEFAULT_FRACTIONS = (0.5, 0.2, 0.3)
 """Expected shares of the questions in train, validation and test."""
 _DERIVED = ("tier_order", "sample")
 """Columns that follow from the others."""
-_JUDGES = ("filter", "filters", "filter_name", "metric", "scorer", "grader", "judge", "extractor")
+JUDGES = ("filter", "filters", "filter_name", "metric", "scorer", "grader", "judge", "extractor")
 """Columns that name who judged: several values may be several judgements of one generation."""
 
 
@@ -804,7 +804,7 @@ class OutcomeTable:
             if name in COLUMNS:
                 continue
             same = not named and bool(np.isin(tokens, tokens[self._spread(tokens, codes)]).all())
-            if same or own_name(name) in _JUDGES:
+            if same or own_name(name) in JUDGES:
                 found.append((name, self._spread(cell, codes)))
         return found
 

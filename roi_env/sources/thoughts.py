@@ -17,7 +17,11 @@ _VISIBLE = (
     "text", "response", "output", "completion", "generation", "generated_text", "model_output", "model_response",
     "content", "prediction", "full_text", "raw_output", "answer_text",
 )  # fmt: skip
-_COUNTED = ("reasoning_tokens", "thinking_tokens", "thought_tokens", "output_tokens_reasoning")
+COUNTED_THOUGHTS = (
+    "reasoning_tokens", "thinking_tokens", "thought_tokens", "output_tokens_reasoning", "thoughts_tokens", "thoughts_token_count",
+    "reasoning_token_count", "tokens_reasoning", "reasoningtokens", "thoughtstokencount",
+)  # fmt: skip
+"""Names of counts of the thought's tokens."""
 _THINKS = re.compile(r"(?<![a-z0-9])(reason\w*|think\w*|thought\w*|effort|r1|o[134]|qwq|magistral)(?![a-z0-9])")
 _DOES_NOT = re.compile(r"(?<![a-z])(non?|none|off|without|disabled|instant)(?![a-z])|no_?think|non_?think")
 _SHORT = 32
@@ -40,7 +44,7 @@ def hidden_thoughts(rows: pa.Table, tier: npt.NDArray[np.int64], names: Sequence
     tokens = rows["tokens"].to_numpy()
     columns = {own_name(name): name for name in rows.column_names}
     found = []
-    for name in _COUNTED:
+    for name in COUNTED_THOUGHTS:
         counted = _numbers(rows[columns[name]]) if name in columns else None
         if counted is not None and (few := int((counted > tokens).sum())):
             found.append(f"{few} generations have fewer tokens than {columns[name]!r}: tokens must include the thought")

@@ -90,11 +90,12 @@ class LackingError(LogError):
     """A file whose columns do not say all that a table needs.
 
     :param lacking: how much is missing; of several files the one that lacks least tells most.
+    :param proposals: columns of ours -> theirs that may be what is missing.
     """
 
-    def __init__(self, path: str, message: str, lacking: int) -> None:
+    def __init__(self, path: str, message: str, lacking: int, proposals: Mapping[str, str]) -> None:
         super().__init__(path, message, is_log=True)
-        self.lacking = lacking
+        self.lacking, self.proposals = lacking, proposals
 
 
 def printable(text: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from roi_env.sources.importing import inspect_logs, journals, lm_eval, qwen_math, reasoning_gym, tabular
+from roi_env.sources.importing import inspect_logs, journals, lm_eval, openai_evals, qwen_math, reasoning_gym, tabular
 from roi_env.sources.importing.files import CompanionError, LogFile
 from roi_env.sources.importing.generations import Format, Options
 
@@ -12,6 +12,7 @@ FORMATS = (
     Format("lm-evaluation-harness samples", lm_eval.matches, lm_eval.read),
     Format("reasoning-gym results", reasoning_gym.matches, reasoning_gym.read),
     Format("Qwen2.5-Math harness", qwen_math.matches, qwen_math.read),
+    Format("OpenAI evals events", openai_evals.matches, openai_evals.read),
     Format("router rewards and costs", tabular.router_matches, tabular.read_router),
     Format("journal of roi record", journals.matches, journals.read),
     TABULAR,

@@ -11,6 +11,9 @@ from roi_env.sources.importing.files import LogFile
 
 NO_SAMPLES = "none: a question with an empty list of samples"
 """Why nothing came of a row."""
+RIGHT = ("true", "t", "yes", "y", "correct", "right", "pass", "passed", "success", "c")
+WRONG = ("false", "f", "no", "n", "incorrect", "wrong", "fail", "failed", "failure", "i")
+"""Words for a right and a wrong answer."""
 
 
 @dataclass(slots=True)
@@ -29,6 +32,8 @@ class Generation:
     :param counted: who counted ``tokens``, where a table of ours tells.
     :param sample: number of the generation; None: numbered as rows come.
     :param name: that no other generation has: a second time it is a copy.
+    :param judge: who judged, in rows of which several may judge one generation.
+    :param condition: what makes its row other than a sample, where several of one question and tier differ in it.
     :param place: where it stands, for errors.
     """
 
@@ -51,6 +56,8 @@ class Generation:
     sample: Any = None
     tier_order: Any = None
     name: str = ""
+    judge: str = ""
+    condition: str = ""
     place: str = ""
 
     def __post_init__(self) -> None:

@@ -229,10 +229,12 @@ def _usage(
 def _tokens(usage: Mapping[str, Any] | None) -> Any:
     usage = usage or {}
     found = usage.get("output_tokens", usage.get("completion_tokens"))
-    thought = usage.get("reasoning_tokens")
-    if isinstance(found, int) and isinstance(thought, int) and thought > found:
-        return found + thought  # counted apart
-    return found
+    thought, given, total = (usage.get(name) for name in ("reasoning_tokens", "input_tokens", "total_tokens"))
+    if not (isinstance(found, int) and isinstance(thought, int)):
+        return found
+    # Some providers count the thought apart: then it is more, or the total holds it once more.
+    apart = thought > found or (thought > 0 and isinstance(given, int) and total == given + found + thought)
+    return found + thought if apart else found
 
 
 def _calls_before_scoring(sample: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -14,9 +14,17 @@ from typing import Any
 
 import pyarrow as pa
 
-from roi_env.sources.importing.files import CompanionError, LackingError, LogError, LogFile, printable
+from roi_env.sources.importing.files import LogError, LogFile, printable
+from roi_env.sources.importing.folders import (
+    distinct,
+    find_logs,
+    nothing_left,
+    say_left_out,
+    say_same_content,
+    say_same_names,
+)
 from roi_env.sources.importing.formats import TABULAR, find_format
-from roi_env.sources.importing.generations import Generation, Options, Report
+from roi_env.sources.importing.generations import RIGHT, WRONG, Generation, Options, Report, choose
 from roi_env.sources.importing.tabular import LABELS
 from roi_env.sources.importing.terms import joined
 from roi_env.sources.outcome_tables import OutcomeTable
@@ -27,50 +35,10 @@ from roi_env.sources.units import Unit
 
 CHARACTERS_A_TOKEN = 4
 """Of the estimate where a log has neither counts nor a tokenizer: English text and code have about so many."""
-_RIGHT = ("true", "t", "yes", "y", "correct", "right", "pass", "passed", "success", "c")
-_WRONG = ("false", "f", "no", "n", "incorrect", "wrong", "fail", "failed", "failure", "i")
 _THOUSANDS = re.compile(r"[1-9]\d{0,2}(\.\d{3})+")
-_MOST_FILES = 10_000
-_NOTHING_LACKS = 8
-"""How far a file is from a table that lacks no column, but is none for another reason."""
-_NO_LOGS = (".md", ".txt", ".py", ".yaml", ".yml", ".html", ".png", ".lock", ".log")
 _form = lru_cache(maxsize=2**16)(normalised)
 """A question is asked of many tiers, many times."""
 _THOUGHT = re.compile(r"<think|<thought|<\|?(begin_of_)?thought|<reasoning|\[think", re.IGNORECASE)
-
-
-def find_logs(paths: Sequence[Path], report: Report) -> list[Path]:
-    """The files, and all files of folders but hidden ones, links and those of kinds that are no logs; none twice.
-
-    :raises LogError: where there are none, or too many.
-    """
-    found: dict[Path, Path] = {}
-    for path in paths:
-        inside, skipped = _inside(path) if path.is_dir() else ([path], "")
-        if not inside:
-            raise LogError(str(path), f"the folder has no files that could be logs{skipped}")
-        if skipped:
-            report.note(f"not looked at in {printable(str(path))}{skipped}")
-        for file in inside:
-            found.setdefault(file.resolve(), file)
-    if len(found) > _MOST_FILES:
-        raise LogError(str(paths[0]), f"{len(found):,} files, more than {_MOST_FILES:,}: import some at a time")
-    return list(found.values())
-
-
-def _inside(folder: Path) -> tuple[list[Path], str]:
-    """The files of a folder that could be logs, and which others are not read."""
-    inside, skipped = [], Counter[str]()
-    for file in sorted(folder.rglob("*")):
-        if any(part.startswith(".") for part in file.relative_to(folder).parts) or not file.is_file():
-            continue
-        if file.is_symlink():
-            skipped["links (name what they lead to)"] += 1
-        elif file.suffix.lower() in _NO_LOGS:
-            skipped[file.suffix.lower()] += 1
-        else:
-            inside.append(file)
-    return inside, f" ({', '.join(f'{count} {what}' for what, count in skipped.items())})" if skipped else ""
 
 
 def import_logs(paths: Sequence[Path], options: Options, name: str) -> tuple[OutcomeTable, dict[str, int], Report]:
@@ -82,9 +50,10 @@ def import_logs(paths: Sequence[Path], options: Options, name: str) -> tuple[Out
     :raises LogError: for damaged files, values that cannot be read, and where nothing is left.
     """
     report = Report()
-    files, reasons = _distinct(find_logs(paths, report), report)
+    files, reasons = distinct(find_logs(paths, report), report)
     kinds: Counter[str] = Counter()
     generations: list[tuple[LogFile, Generation]] = []
+    taken: list[LogFile] = []
     for file in files:
         try:
             kind = find_format(file, options)
@@ -99,59 +68,16 @@ def import_logs(paths: Sequence[Path], options: Options, name: str) -> tuple[Out
             reasons.append(error)
             continue
         kinds[kind.name] += 1
+        taken.append(file)
         for note in file.notes:
             report.note(f"{file.path.name}: {note}")
         generations += [(file, one) for one in mine]
     if reasons and not kinds:
-        least = min(reasons, key=lambda one: one.lacking if isinstance(one, LackingError) else _NOTHING_LACKS)
-        raise LogError(
-            least.path,
-            str(least).partition(": ")[2]
-            + (f" ({len(reasons) - 1} more files cannot be imported as they are either)" if reasons[1:] else ""),
-        )
-    _say_left_out(reasons, report)
+        raise nothing_left(reasons)
+    say_left_out(reasons, report)
+    say_same_content(generations, report)
+    say_same_names(taken, options.columns.get("tier", ""), report)
     return _table(generations, files, options, report, name), dict(kinds), report
-
-
-def _distinct(paths: Sequence[Path], report: Report) -> tuple[list[LogFile], list[LogError]]:
-    """Files that differ: a copy would count every generation twice."""
-    seen: dict[bytes, Path] = {}
-    files: list[LogFile] = []
-    reasons = []
-    for path in paths:
-        try:
-            file = LogFile(path)
-        except LogError as error:
-            if not error.is_log or len(paths) == 1:
-                raise
-            reasons.append(error)
-            continue
-        with path.open("rb") as raw:
-            digest = hashlib.file_digest(raw, "sha256").digest()
-        if digest in seen:
-            report.warn(f"left out: {printable(str(path))} holds the same bytes as {printable(str(seen[digest]))}")
-            continue
-        seen[digest] = path
-        files.append(file)
-    return files, reasons
-
-
-def _say_left_out(reasons: Iterable[LogError], report: Report) -> None:
-    """Tell of files that are no logs; one speaks for others of the same folder and fault."""
-    alike: dict[tuple[type, str], list[LogError]] = {}
-    for reason in reasons:
-        fault = str(reason).partition(": ")[2].partition(" It has ")[0]
-        alike.setdefault((type(reason), fault), []).append(reason)
-    for (kind, fault), mine in alike.items():
-        names = ", ".join(printable(Path(one.path).name) for one in mine[:3]) + (
-            f" and {len(mine) - 3:,} more" if mine[3:] else ""
-        )
-        if kind is CompanionError:
-            report.note(f"{names}: about a run, without answers of its own")
-        elif len(mine) == 1:
-            report.warn(f"left out: {mine[0]}")
-        else:
-            report.warn(f"left out: {len(mine):,} files ({names}): {fault}")
 
 
 def _labelled(file: LogFile, one: Generation, options: Options) -> Generation:
@@ -177,7 +103,8 @@ def _table(
     found: list[tuple[LogFile, Generation]], files: list[LogFile], options: Options, report: Report, name: str
 ) -> OutcomeTable:
     total = len(found)
-    kept = _without_copies(found, report)
+    kept = _by_one_judge(_without_copies(found, report), options, report)
+    _say_conditions(kept, report)
     kept = [(file, one) for file, one in kept if _has_score(one, report)]
     if not kept:
         said = ", ".join(f"{count:,} {reason}" for reason, count in report.dropped.items())
@@ -189,6 +116,7 @@ def _table(
     _say_shared_ids(kept, report)
     _say_several_answers(kept, report)
     _forget_empty_counts(kept, report)
+    _add_thoughts(kept, report)
     unit = _unit(kept, options, report)
     rows: list[tuple[Generation, dict[str, Any]]] = []
     sources: list[LogFile] = []
@@ -307,6 +235,58 @@ def _without_copies(found: list[tuple[LogFile, Generation]], report: Report) -> 
 # Right or wrong
 
 
+def _cell(one: Generation) -> tuple[str, ...]:
+    """What rows have in common that are samples of one question and tier, or the same sample."""
+    return (
+        one.dataset,
+        one.question_id or _form(one.question),
+        one.menu,
+        one.tier,
+        one.model,
+        one.effort,
+        str(one.sample),
+    )
+
+
+def _by_one_judge(
+    found: list[tuple[LogFile, Generation]], options: Options, report: Report
+) -> list[tuple[LogFile, Generation]]:
+    """The rows of one judge where several judge the same generation, a row each.
+
+    :raises LogError: where none of them is the one that is asked for.
+    """
+    judges: dict[tuple[str, ...], dict[str, None]] = {}
+    for _, one in found:
+        if one.judge:
+            judges.setdefault(_cell(one), {})[one.judge] = None
+    several = {cell: mine for cell, mine in judges.items() if len(mine) > 1}
+    names = list(dict.fromkeys(name for mine in (several or judges).values() for name in mine))
+    taken = choose(names, options.filter, "judge", report) if several or options.filter else None
+    if judges and options.filter is not None and taken is None:
+        raise next(file.error(f"no judge {options.filter!r}; there are {names}") for file, one in found if one.judge)
+    kept = []
+    for file, one in found:
+        if one.judge not in ("", taken) and (options.filter or _cell(one) in several):
+            report.dropped[f"other judge of the same generation ({printable(one.judge)})"] += 1
+        else:
+            kept.append((file, one))
+    return kept
+
+
+def _say_conditions(kept: Iterable[tuple[LogFile, Generation]], report: Report) -> None:
+    """Warn of rows that may be no samples of one question and tier: other turns, steps of a training, perturbations."""
+    known: dict[tuple[str, ...], dict[str, None]] = {}
+    for _, one in kept:
+        known.setdefault(_cell(one), {})[one.condition] = None
+    differ = next((mine for mine in known.values() if len(mine) > 1), None)
+    if differ is not None:
+        shown = "; ".join(printable(text)[:60] for text in list(differ)[:3])
+        report.warn(
+            f"rows of one question and tier differ in more than the sample (e.g. {shown}), and each is taken as a sample: if they are other "
+            "questions or other ways to answer, name them in the tier, --column 'tier={model} {step}', or leave them out"
+        )
+
+
 def _has_score(one: Generation, report: Report) -> bool:
     score = one.score
     if score is None or (isinstance(score, str) and score.strip().lower() in ("", "none", "null", "nan")):
@@ -365,8 +345,8 @@ def _judged(file: LogFile, one: Generation) -> bool | float:
         return score
     if isinstance(score, str):
         plain = score.strip().lower()
-        if plain in _RIGHT or plain in _WRONG:
-            return plain in _RIGHT
+        if plain in RIGHT or plain in WRONG:
+            return plain in RIGHT
         percent = plain.endswith("%")
         number = _number(plain.removesuffix("%"))
         if number is not None:
@@ -407,7 +387,7 @@ def _unit(kept: Iterable[tuple[LogFile, Generation]], options: Options, report: 
         )
     if not money:
         return "tokens"
-    report.note("the logs count US dollars alone: costs are micro-dollars (--unit micro-usd)")
+    report.note("costs are the logs' US dollars, in micro-dollars (--unit micro-usd)")
     return "micro-usd"
 
 
@@ -447,6 +427,24 @@ def _forget_empty_counts(kept: Iterable[tuple[LogFile, Generation]], report: Rep
     if empty:
         report.warn(
             f"{len(empty):,} generations are counted as 0 tokens and have a text: the log did not count them, so the text is counted"
+        )
+
+
+def _add_thoughts(kept: Iterable[tuple[LogFile, Generation]], report: Report) -> None:
+    """Add the thought's tokens where they are counted apart: where a generation's are more than its tokens, in all of its file and tier."""
+    by_tier: dict[tuple[Path, str, str, str], list[tuple[Generation, Decimal, Decimal]]] = {}
+    for file, one in kept:
+        tokens, thought = (
+            None if _missing(value) else _number(str(value)) for value in (one.tokens, one.thought_tokens)
+        )
+        if tokens is not None and thought is not None:
+            by_tier.setdefault((file.path, one.tier, one.model, one.effort), []).append((one, tokens, thought))
+    apart = [mine for mine in by_tier.values() if any(thought > tokens for _, tokens, thought in mine)]
+    for one, tokens, thought in (found for mine in apart for found in mine):
+        one.tokens = tokens + thought
+    if apart:
+        report.warn(
+            f"tokens of {sum(map(len, apart)):,} generations do not hold the thought's, which are counted apart and more in some: they are added"
         )
 
 

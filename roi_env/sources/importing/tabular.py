@@ -14,66 +14,45 @@ Lists under ``correct``, ``tokens``, ``cost`` or ``text`` are samples.
 from __future__ import annotations
 
 import ast
-import difflib
 import json
 import re
-import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from decimal import Decimal, InvalidOperation
 from fnmatch import fnmatchcase
 from types import UnionType
 from typing import Any
 
 import pyarrow.parquet as pq
 
-from roi_env.sources.importing.files import LackingError, LogFile, Terms, printable
-from roi_env.sources.importing.generations import NO_SAMPLES, Generation, Options, Report, text_of
+from roi_env.sources.importing.files import LogError, LogFile, Terms, printable
+from roi_env.sources.importing.generations import NO_SAMPLES, RIGHT, WRONG, Generation, Options, Report, text_of
+from roi_env.sources.importing.proposals import (
+    CONDITIONS,
+    JUDGED_BY,
+    PROPOSED,
+    Kind,
+    check_complete,
+    counts,
+    lacking,
+    like,
+    proposed,
+    some,
+    spellings,
+)
 from roi_env.sources.outcome_tables import OutcomeTable
 from roi_env.sources.table_files import own_name
+from roi_env.sources.thoughts import COUNTED_THOUGHTS
 
 OURS = (
     "dataset", "question_id", "question", "answer", "menu", "tier", "tier_order", "tokens", "cost", "correct", "sample", "text",
 )  # fmt: skip
 LABELS = ("dataset", "menu", "tier")
-_SAMPLED = ("correct", "tokens", "cost", "text", "sample")
-_PROPOSED = {
-    "question": (
-        "question", "prompt", "problem", "input", "query", "instruction", "q", "task_prompt", "question_text", "problem_statement",
-        "full_prompt", "user_prompt", "input_text",
-    ),
-    "question_id": (
-        "question_id", "id", "qid", "uid", "doc_id", "problem_id", "task_id", "instance_id", "sample_id", "item_id", "example_id", "idx",
-        "index", "key",
-    ),
-    "answer": ("answer", "target", "gt", "expected_answer", "reference", "gold", "ground_truth", "solution", "label"),
-    "tier": (
-        "tier", "effort", "reasoning_effort", "level", "mode", "model", "model_name", "model_id", "model_name_or_path", "arm", "engine",
-        "system", "llm", "strategy", "policy", "agent",
-    ),
-    "tokens": (
-        "tokens", "output_tokens", "completion_tokens", "generated_tokens", "num_tokens", "n_tokens", "token_count", "tokens_out",
-        "num_generated_tokens", "response_tokens", "completiontokens", "outputtokens", "length", "token_len",
-    ),
-    "cost": ("cost", "cost_usd", "usd", "price", "total_cost", "dollars"),
-    "correct": (
-        "correct", "is_correct", "score", "scores", "reward", "exact_match", "acc", "passed", "pass", "success", "right",
-        "grade", "result", "em", "resolved", "correctness", "performance", "extractive_match", "quasi_exact_match", "pass@1", "base_status", "status",
-    ),
-    "text": (
-        "text", "response", "output", "completion", "generation", "model_output", "code", "full_response", "answer_text", "prediction",
-        "generated_text", "model_response", "raw_output", "responses", "outputs", "generations", "content", "solution",
-    ),
-    "dataset": ("dataset", "task", "benchmark", "source", "subset", "category"),
-}  # fmt: skip
-"""Their usual names for what a table needs, for proposals alone."""
-_ANOTHER = re.compile(
-    r"prompt|input|max|total|cache|request|session|run|user|response|answer|trace|judge|grader|model|group|parent"
-)
-"""What, before a usual name, makes it something else: ``prompt_tokens``, ``request_id``."""
+_SAMPLED = ("correct", "tokens", "cost", "text", "sample", "thought_tokens")
 _MISSING = object()
 _LOOKED_AT = 200
 """Rows whose names are all names that a file has."""
-_ALIKE = 3
+_ALIKE = 2
 """Objects of the same names that are parts of one kind, not columns."""
 
 
@@ -88,16 +67,29 @@ def read(file: LogFile, options: Options, report: Report, others: list[LogFile])
     columns = dict(options.columns)
     if options.text is not None:
         columns["text"] = options.text
+    first = _first(file)
+    _spell(file, first, columns, paths, others, report)
     for path in paths:
         # What has our names already.
         if own_name(path) in OURS and own_name(path) not in columns:
             columns[own_name(path)] = path
+    if options.text is None:
+        _find_counts(file, first, columns, paths, options, report)
+    _find_counts_of_thoughts(columns, paths)
+    for name, usual, form in (("judge", JUDGED_BY, "{{{}}}"), ("condition", CONDITIONS, "{0} {{{0}}}")):
+        found = [path for path in paths if own_name(path) in usual and not _used(path, columns)]
+        if found:
+            columns[name] = ", ".join(map(form.format, found))
+    if options.filter is not None and "judge" not in columns:
+        raise file.error(
+            f"--filter {options.filter}: it has no column that names judges ({', '.join(JUDGED_BY)})", is_log=True
+        )
     micro = {b"level_edges", b"pairing"} <= file.metadata().keys() and _read_ours(file, columns)
-    constants = _constants(file, columns, paths, report)
-    _check_complete(file, columns, paths, others)
+    constants = _constants(file, first, columns, paths, report)
+    check_complete(file, columns, paths, others, _keyed(first, paths))
     other = [path for path in paths if path and "." not in path and not _used(path, columns)]
     if other:
-        report.note(f"columns that are not taken: {_some(other)}")
+        report.note(f"columns that are not taken: {some(other)}")
     yield from rows(file, columns, constants, report, micro=micro)
 
 
@@ -115,6 +107,100 @@ def _read_ours(file: LogFile, columns: dict[str, str]) -> bool:
     columns["cost"] = columns.pop("tokens")
     columns.pop("text", None)
     return True
+
+
+def _spell(
+    file: LogFile,
+    first: Sequence[Any],
+    columns: dict[str, str],
+    paths: Mapping[str, Kind],
+    others: Sequence[LogFile],
+    report: Report,
+) -> None:
+    """Name columns as this file does where it has not what a user named and another file has.
+
+    :raises LogError: where it may be several.
+    """
+    for name, theirs in columns.items():
+        if "{" in theirs or theirs[0] in "'\"" or any(_leads(record, theirs) for record in first):
+            continue
+        elsewhere = next((one for one in others if one is not file and _has(one, theirs)), None)
+        if elsewhere is None:
+            continue
+        distinct: dict[str, str] = {}
+        for path in spellings(name, theirs, paths):
+            distinct.setdefault(repr([_get(record, path) for record in first]), path)
+        found = list(distinct.values())
+        if len(found) != 1:
+            what = f"which of {some(found)} is it?" if found else f"it has {some(list(paths))}."
+            raise file.error(
+                f"no column {theirs!r} for {name}, which {elsewhere.path.name} has: {what} Import it apart with --column {name}=..., "
+                "then both tables together",
+                is_log=True,
+            )
+        columns[name] = found[0]
+        report.note(f"{file.path.name}: {name} is {found[0]!r} (it has no {theirs!r}, as {elsewhere.path.name} has)")
+
+
+def _has(file: LogFile, path: str) -> bool:
+    """Whether the first row of a file has a column; not of what is no table."""
+    try:
+        return file.kind != "zip" and _leads(file.first(), path)
+    except LogError:
+        return False  # said where it is read
+
+
+def _find_counts(
+    file: LogFile,
+    first: Sequence[Any],
+    columns: dict[str, str],
+    paths: Mapping[str, Kind],
+    options: Options,
+    report: Report,
+) -> None:
+    """Take the file's count of generated tokens where its name says so and nothing else is missing."""
+    found = counts(paths)
+    if len(found) == 1 and "cost" in columns and not {"tokens", "cost"} & options.columns.keys():
+        report.note(
+            f"{file.path.name}: {columns['cost']!r} is what answers cost; --column tokens={found[0]} takes tokens"
+        )
+    if len(found) != 1 or "cost" in columns or lacking(columns).keys() - {"tokens"}:
+        return
+    values = [_get(record, found[0]) for record in first]
+    if "tokens" in columns:
+        pairs = zip((_get(record, columns["tokens"]) for record in first), values, strict=True)
+        if (differ := next((pair for pair in pairs if pair[0] != pair[1]), None)) and own_name(
+            columns["tokens"]
+        ) == "tokens":
+            report.warn(
+                f"{file.path.name}: {columns['tokens']!r} and {found[0]!r} differ (e.g. {differ[0]} and {differ[1]}) and the first is taken: "
+                f"is the prompt in it? --column tokens={found[0]} takes the other"
+            )
+        return
+    # A list beside one score is of the tokens' ids.
+    kinds = {type(_get(record, columns["correct"])) for record in first} | set(map(type, values))
+    if kinds == {list} or list not in set(map(type, values)):
+        columns["tokens"] = found[0]
+        report.note(f"{file.path.name}: tokens is {found[0]!r}")
+
+
+def _find_counts_of_thoughts(columns: dict[str, str], paths: Mapping[str, Kind]) -> None:
+    """Where beside the tokens those of the thought are counted: perhaps apart."""
+    beside = columns.get("tokens", "").rpartition(".")[0]
+    found = [
+        path
+        for path in paths
+        if own_name(path.rpartition(".")[2]) in COUNTED_THOUGHTS
+        and path.startswith(beside)
+        and path.count("*") == beside.count("*")
+    ]
+    if "tokens" in columns and len(found) == 1:
+        columns["thought_tokens"] = found[0]
+
+
+def _first(file: LogFile) -> list[Any]:
+    """The first rows. The others are read too: that a file is damaged is told before what it lacks."""
+    return [record for number, (_, record) in enumerate(file.records()) if number < _LOOKED_AT]
 
 
 def _used(path: str, columns: Mapping[str, str]) -> bool:
@@ -175,6 +261,8 @@ def rows(
             branches = [
                 (str(key), child) for key, child in (inner.items() if isinstance(inner, dict) else enumerate(inner))
             ]
+            if any("*.*" in text for text in starred):
+                branches = [(key, part) for key, child in branches for part in _children(child)]
         for key, child in branches:
             found: dict[str, Any] = dict(constants)
             for name, theirs in columns.items():
@@ -277,18 +365,19 @@ def _generation(file: LogFile, place: str, found: Mapping[str, Any], micro: bool
         tier=text("tier"),
         tier_order=given("tier_order"),
         tokens=given("tokens"),
+        thought_tokens=given("thought_tokens"),
         usd=usd,
         # Counted as it is, with the white space around it.
         text=raw if isinstance(raw := found.get("text"), str) else text("text") if "text" in found else None,
         counted=text("counted"),
         sample=given("sample"),
+        judge=text("judge"),
+        condition=text("condition"),
         place=place,
     )
 
 
 def _micro(file: LogFile, place: str, value: Any) -> str:
-    from decimal import Decimal, InvalidOperation
-
     try:
         return str(Decimal(str(value)) / 1_000_000)
     except InvalidOperation:
@@ -338,9 +427,9 @@ def _get(value: Any, path: str) -> Any:
     return _MISSING
 
 
-def _paths(file: LogFile) -> dict[str, bool]:
-    """Columns, and paths into nested ones, of the first rows, and whether each leads to values rather than to objects."""
-    found: dict[str, bool] = {}
+def _paths(file: LogFile) -> dict[str, Kind]:
+    """Columns, and paths into nested ones, of the first rows, and what each leads to."""
+    found: dict[str, Kind] = {}
     for number, (place, record) in enumerate(file.records()):
         if not isinstance(record, dict):
             raise file.error(f"{place} is no object of columns: write one JSON object a row")
@@ -350,12 +439,44 @@ def _paths(file: LogFile) -> dict[str, bool]:
                 (f"{path}.{name}" if path else str(name), child) for path, item in level for name, child in _parts(item)
             ][:2000]
             for path, child in level:
-                is_value = not (child is None or isinstance(child, dict) or _objects(child, dict | list))
-                found[path] = found.get(path, False) or is_value
+                # Texts among which some look like numbers are texts.
+                kind = _kind(child)
+                found[path] = kind if found.get(path, "") in ("", "number", "mark") and kind else found.get(path, "")
         if number == _LOOKED_AT:
             break
     if not found:
         raise file.error("has no rows", is_log=True)
+    return found
+
+
+def _kind(value: Any) -> Kind:
+    if isinstance(value, list):
+        return "" if _objects(value, dict | list) else "list"
+    if isinstance(value, bool) or (isinstance(value, str) and value.strip().lower() in (*RIGHT, *WRONG)):
+        return "mark"
+    if isinstance(value, str):
+        return (
+            ""
+            if not value.strip()
+            else "number"
+            if re.fullmatch(r"[-+$]?\d+([.,]\d+)?(e-?\d+)?%?", value.strip(), re.I)
+            else "text"
+        )
+    return "number" if isinstance(value, int | float | Decimal) else ""
+
+
+def _children(value: Any) -> list[Any]:
+    return list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
+
+
+def _keyed(first: Sequence[Any], paths: Iterable[str]) -> set[str]:
+    """What stands before a ``*`` whose parts are called the same in several rows, or hold rows of their own."""
+    found = set()
+    for before in {path.partition("*")[0] for path in paths if "*" in path}:
+        held = [_get(record, before[:-1]) if before else record for record in first]
+        names = [list(one) for one in held if isinstance(one, dict)]
+        if names and names.count(names[0]) == len(first) and (len(first) > 1 or f"{before}*.*" in paths):
+            found.add(before)
     return found
 
 
@@ -378,12 +499,13 @@ def _objects(value: Any, kinds: type | UnionType = dict) -> bool:
     return isinstance(value, list) and bool(value) and isinstance(value[0], kinds)
 
 
-def _constants(file: LogFile, columns: Mapping[str, str], paths: Mapping[str, bool], report: Report) -> dict[str, str]:
+def _constants(
+    file: LogFile, first: Sequence[Any], columns: Mapping[str, str], paths: Mapping[str, Kind], report: Report
+) -> dict[str, str]:
     """Columns that are given as texts.
 
     :raises LogError: for what is neither a column nor a text, with the names that it may mean.
     """
-    first = [record for number, (_, record) in enumerate(file.records()) if number < _LOOKED_AT]
     constants = {}
     for name, theirs in columns.items():
         if re.fullmatch(r"'[^']*'|\"[^\"]*\"", theirs):
@@ -396,19 +518,19 @@ def _constants(file: LogFile, columns: Mapping[str, str], paths: Mapping[str, bo
         for part in inner:
             if any(_leads(record, part) for record in first):
                 continue
-            like = _like(part, paths)
-            usual = [] if like or name in LABELS else _proposed(name, paths)[:1] if name in _PROPOSED else []
-            if name in LABELS and "{" not in theirs and not like:
+            alike = like(part, paths)
+            usual = [] if alike or name in LABELS else proposed(name, paths)[:1] if name in PROPOSED else []
+            if name in LABELS and "{" not in theirs and not alike:
                 constants[name] = theirs
                 report.note(f"{file.path.name} has no column {theirs!r}: {name} is {theirs!r} in all rows")
                 continue
             meant = (
-                f"did you mean {', '.join(f'--column {name}={one}' for one in like or usual)}? "
-                if like or usual
+                f"did you mean {', '.join(f'--column {name}={one}' for one in alike or usual)}? "
+                if alike or usual
                 else ""
             )
             raise file.error(
-                f"no column {part!r} for {name}: {meant}It has {_some(list(paths))}"
+                f"no column {part!r} for {name}: {meant}It has {some(list(paths))}"
                 + (f"; a constant is written in quotes, {name}=\"'...'\"" if name in LABELS else ""),
                 is_log=True,
             )
@@ -424,96 +546,7 @@ def _leads(record: Any, path: str) -> bool:
         return True  # columns side by side: told where rows are read
     inner = _get(record, before[:-1]) if before else record
     rest = after.replace(".*", "").removeprefix(".")
-    children = inner.values() if isinstance(inner, dict) else inner if isinstance(inner, list) else ()
+    children = _children(inner)
+    if after.startswith(".*"):
+        children = [part for child in children for part in _children(child)]
     return any(not rest or _get(child, rest) is not _MISSING for child in children)
-
-
-def _like(name: str, paths: Iterable[str]) -> list[str]:
-    leaves = {path: path.rpartition(".")[2] for path in paths}
-    found = [path for path, leaf in leaves.items() if own_name(leaf) == own_name(name.rpartition(".")[2])]
-    return (found or difflib.get_close_matches(name, paths, 3, 0.75))[:3]
-
-
-def _check_complete(
-    file: LogFile, columns: dict[str, str], paths: Mapping[str, bool], others: Sequence[LogFile]
-) -> None:
-    """Whether a mapping gives all that a table needs.
-
-    :raises LogError: with options that would.
-    """
-    lacking = []
-    if "correct" not in columns:
-        lacking.append(("correct", "whether an answer was right"))
-    if not {"tokens", "cost", "text"} & columns.keys():
-        lacking.append(("tokens", "what an answer cost (tokens, or cost in US dollars, or the text to count)"))
-    if not {"question", "question_id"} & columns.keys():
-        lacking.append(("question", "which question it answers"))
-    if "tier" not in columns:
-        lacking.append(("tier", "who answered, or how much it thought"))
-    if not lacking:
-        return
-    instead = {"tokens": ("tokens", "cost", "text"), "question": ("question", "question_id")}
-    proposals = {}
-    for name, _ in lacking:
-        options = [(ours, path) for ours in instead.get(name, (name,)) for path in _proposed(ours, paths)]
-        if options:
-            proposals[options[0][0]] = options[0][1]
-    if "correct" not in {*proposals, *columns}:
-        proposals |= _side_by_side(paths)
-    if "*" not in (columns | proposals).get("correct", "*"):
-        # Lists beside a list of scores are its samples, not generations by themselves.
-        proposals = {ours: theirs.replace(".*.", ".") for ours, theirs in proposals.items()}
-    if "tier" not in {*proposals, *columns}:
-        proposals["tier"] = "{folder}" if len(others) > 1 and len({other.stem for other in others}) == 1 else "{file}"
-    given = " ".join(f"--column {_quoted(f'{ours}={theirs}')}" for ours, theirs in proposals.items())
-    raise LackingError(
-        str(file.path),
-        f"no column says {'; or '.join(what for _, what in lacking)} ({', '.join(name for name, _ in lacking)}). It has "
-        f"{_some(list(paths))}. Perhaps: {given}. Name columns with --column ours=theirs",
-        len(lacking) if len(proposals) >= len(lacking) else 9,
-    )
-
-
-def _quoted(text: str) -> str:
-    """A word of a command line, as a shell needs it."""
-    return text if re.fullmatch(r"[\w=.{}@%+:,/-]+", text) else shlex.quote(text)
-
-
-def _proposed(ours: str, paths: Mapping[str, bool]) -> list[str]:
-    """Paths to values that have a usual name of a column of ours, or end in one."""
-    leaves = {path: own_name(path.rpartition(".")[2]) for path, is_value in paths.items() if is_value}
-    for wanted in _PROPOSED[ours]:
-        if found := [path for path, leaf in leaves.items() if leaf == wanted]:
-            return found
-    for wanted in _PROPOSED[ours]:
-        ends = {path: leaf.removesuffix(f"_{wanted}") for path, leaf in leaves.items() if leaf.endswith(f"_{wanted}")}
-        if found := [path for path, before in ends.items() if not _ANOTHER.search(before)]:
-            return found
-    return []
-
-
-def _side_by_side(paths: Iterable[str]) -> dict[str, str]:
-    """A mapping for tables with columns for every model, side by side: ``gpt-4``, ``gpt-4|total_cost``, ``llama``, ...; or nothing."""
-    names = set(paths)
-    usual = {name for group in _PROPOSED.values() for name in group}
-    found: dict[tuple[str, str], set[str]] = {}
-    for ours in ("correct", "tokens", "cost", "text"):
-        for path in names:
-            for wanted in _PROPOSED[ours]:
-                match = re.fullmatch(rf"(.+?)([^0-9A-Za-z]+{wanted})", path, re.IGNORECASE)
-                if match and own_name(match[1]) not in usual and not _ANOTHER.fullmatch(own_name(match[1])):
-                    found.setdefault((ours, f"*{match[2]}"), set()).add(match[1])
-    judged = {pattern: stems for (ours, pattern), stems in found.items() if ours == "correct"}
-    for ours in ("tokens", "cost", "text"):
-        for (other, pattern), stems in found.items():
-            if other != ours:
-                continue
-            for right, judges in {**judged, "*": names}.items():
-                if len(stems & judges) > 1:
-                    return {"correct": right, ours: pattern, "tier": "{*}"}
-    return {}
-
-
-def _some(paths: Sequence[str], most: int = 30) -> str:
-    shown = ", ".join(printable(path)[:60] for path in paths[:most])
-    return shown + (f" and {len(paths) - most} more" if len(paths) > most else "")

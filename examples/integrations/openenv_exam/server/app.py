@@ -6,7 +6,8 @@ import uvicorn
 
 from roi_env.integrations.openenv import application
 
-app = application(sessions=8, family="signal", num_tasks=10, budget=0.3, preview=False)
+EXAMS = {"family": "signal", "num_tasks": 10, "budget": 0.3, "preview": False}
+app = application(sessions=8, **EXAMS)
 
 
 def main() -> None:
@@ -14,8 +15,11 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--num-tasks", type=int, default=EXAMS["num_tasks"])
+    parser.add_argument("--sessions", type=int, default=8, help="most at a time")
     arguments = parser.parse_args()
-    uvicorn.run(app, host=arguments.host, port=arguments.port)
+    served = application(sessions=arguments.sessions, **{**EXAMS, "num_tasks": arguments.num_tasks})
+    uvicorn.run(served, host=arguments.host, port=arguments.port)
 
 
 if __name__ == "__main__":

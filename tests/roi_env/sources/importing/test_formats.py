@@ -68,6 +68,14 @@ def test_tokens_of_a_sample_are_those_of_its_output_not_of_its_graders(tmp_path:
     assert column(table, "dataset") == ["sums", "sums"]
 
 
+@pytest.mark.parametrize(("total", "paid"), [(5 + 70 + 30, 100), (5 + 70, 70), (None, 70)])
+def test_a_thought_counted_apart_is_paid(tmp_path: Path, total: int | None, paid: int) -> None:
+    one = sample(1)
+    one["output"]["usage"] = {"input_tokens": 5, "output_tokens": 70, "total_tokens": total, "reasoning_tokens": 30}
+    (tmp_path / "a.json").write_text(json.dumps(log([one])))
+    assert column(load(tmp_path)[0], "tokens") == [paid]
+
+
 def test_a_count_of_nothing_for_a_text_is_no_count(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps(log([sample(1, tokens=0), sample(2, tokens=6)])))
     table, report = load(tmp_path / "a.json")
@@ -372,6 +380,40 @@ def test_a_router_s_dollars_are_micro_dollars(tmp_path: Path) -> None:
     path = tmp_path / "t.parquet"
     table.write(path)
     assert OutcomeTable.read(path).unit == "micro-usd"
+
+
+def test_events_of_openai_s_evals_are_joined_by_sample(tmp_path: Path) -> None:
+    def event(kind: str, number: int, **data: Any) -> dict[str, Any]:
+        return {"run_id": "r", "event_id": 0, "sample_id": f"s.{number}", "type": kind, "data": data, "created_by": ""}
+
+    def sampling(number: int, **more: Any) -> dict[str, Any]:
+        prompt = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": f"What is {number} + 1?"}]
+        return event("sampling", number, prompt=prompt, sampled=["It is 2."], **more)
+
+    spec = {"spec": {"completion_fns": ["gpt-4"], "eval_name": "sums.dev.v0", "run_id": "r"}}
+    match = [event("match", n, correct=n > 0, expected=str(n + 1), picked=None, sampled="It is 2.") for n in range(3)]
+    usage = {"usage": {"prompt_tokens": 9, "completion_tokens": 4}}
+    rows = [
+        spec,
+        sampling(0),
+        sampling(1, **usage),
+        match[1],
+        sampling(2, **usage),
+        match[0],
+        sampling(2, **usage),
+        match[2],
+    ]
+    report = {"final_report": {"accuracy": 0.5}}
+    table, said = load(lines(tmp_path / "a.jsonl", [*rows, sampling(7), report]))
+    assert column(table, "question_id") == ["s.1", "s.0", "s.2"]
+    assert column(table, "correct") == [True, False, True]
+    assert column(table, "tokens") == [4, 2, 8]
+    assert column(table, "counted") == ["log", "estimate", "log"]
+    assert column(table, "question")[1] == "What is 0 + 1?"
+    assert (set(column(table, "tier")), set(column(table, "dataset"))) == ({"gpt-4"}, {"sums.dev.v0"})
+    assert said.dropped == {"no match: an answer that was not judged": 1}
+    with pytest.raises(LogError, match="no events 'match'"):
+        load(lines(tmp_path / "b.jsonl", [spec, sampling(0), event("metrics", 0, choice="C"), report]))
 
 
 def test_journals_of_a_local_recording_keep_tiers_and_their_order(tmp_path: Path) -> None:

@@ -692,3 +692,292 @@ def test_messages_are_no_text(tmp_path: Path) -> None:
     with pytest.raises(LogError, match=r"line 1, column 'question': .* a list of objects or lists; name a part"):
         load(path)
     assert column(load(path, columns={"question": "question.0.content"})[0], "question") == ["What is 1 + 1?"]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Files of one folder that spell otherwise
+
+
+def spelt(path: Path, model: str, **rest: Any) -> Path:
+    """Rows of a model in which ``rest`` spells (a function of the number) what is not the same in all files."""
+    made = [
+        {"model": model, **{name: value(number) for name, value in rest.items()}, "total_tokens": 999}
+        for number in range(4)
+    ]
+    return lines(path, made)
+
+
+def asked(number: int) -> str:
+    return f"What is {number} plus 1?"
+
+
+def right(number: int) -> bool:
+    return number % 2 == 0
+
+
+def three_spellings(folder: Path) -> None:
+    spelt(folder / "a.jsonl", "a", question=asked, correct=right, completion_tokens=lambda n: n + 10)
+    spelt(folder / "b.jsonl", "b", question=asked, correct=right, output_tokens=lambda n: str(n + 20))
+    usage = lambda n: {"prompt_tokens": 7, "completion_tokens": n + 30}  # noqa: E731
+    spelt(folder / "c.jsonl", "c", question=asked, correct=right, usage=usage)
+
+
+@pytest.mark.parametrize("tokens", [None, "completion_tokens", "output_tokens", "usage.completion_tokens"])
+def test_every_file_may_spell_its_tokens_as_it_likes(tmp_path: Path, tokens: str | None) -> None:
+    three_spellings(tmp_path)
+    table, report = load(tmp_path, columns={"tier": "model"} | ({"tokens": tokens} if tokens else {}))
+    cost = {model: [first + n for n in range(4)] for model, first in (("a", 10), ("b", 20), ("c", 30))}
+    found = dict.fromkeys(cost)
+    for model in cost:
+        found[model] = [
+            n for n, tier in zip(column(table, "tokens"), column(table, "tier"), strict=True) if tier == model
+        ]
+    assert found == cost
+    assert set(column(table, "counted")) == {"log"}
+    others = {"a": "completion_tokens", "b": "output_tokens", "c": "usage.completion_tokens"}
+    for file, path in others.items():
+        if path != tokens:
+            assert [note for note in report.notes if note.startswith(f"{file}.jsonl: tokens is {path!r}")], report.notes
+
+
+def test_every_column_may_be_spelt_otherwise_in_another_file(tmp_path: Path) -> None:
+    three_spellings(tmp_path)
+    spelt(tmp_path / "d.jsonl", "d", prompt=asked, reward=lambda n: float(right(n)), tokens_out=lambda n: n + 40)
+    spelt(tmp_path / "e.jsonl", "e", problem=asked, is_correct=right, num_tokens=lambda n: n + 50)
+    with pytest.raises(LogError) as caught:
+        load(tmp_path / "d.jsonl", tmp_path / "e.jsonl")
+    proposed = {"correct": "reward", "tokens": "tokens_out", "question": "prompt", "tier": "model"}
+    assert " ".join(f"--column {ours}={theirs}" for ours, theirs in proposed.items()) in str(caught.value)
+    table, report = load(tmp_path, columns=proposed)
+    assert not report.warnings
+    assert table.num_rows == 20
+    assert len(set(column(table, "question"))) == 4
+    assert column(table, "tokens") == [first + n for first in range(10, 60, 10) for n in range(4)]
+    assert column(table, "correct") == [right(n) for n in range(4)] * 5
+    assert column(table, "tier") == [model for model in "abcde" for _ in range(4)]
+
+
+def test_a_spelling_that_may_be_several_columns_is_asked_for(tmp_path: Path) -> None:
+    spelt(tmp_path / "a.jsonl", "a", question=asked, correct=right, generated=lambda n: n)
+    spelt(
+        tmp_path / "b.jsonl", "b", question=asked, correct=right, output_tokens=lambda n: n, tokens_out=lambda n: n + 1
+    )
+    _, report = load(tmp_path, columns={"tier": "model", "tokens": "generated"})
+    said = "b.jsonl: no column 'generated' for tokens, which a.jsonl has: which of output_tokens, tokens_out is it?"
+    assert any(said in text for text in report.warnings)
+    spelt(tmp_path / "b.jsonl", "b", question=asked, correct=right, output_tokens=lambda n: n, tokens_out=lambda n: n)
+    assert load(tmp_path, columns={"tier": "model", "tokens": "generated"})[0].num_rows == 8
+    # A column of another file is no constant.
+    spelt(tmp_path / "b.jsonl", "b", question=asked, correct=right, output_tokens=lambda n: n)
+    rows = [json.loads(line) for line in (tmp_path / "b.jsonl").read_text().splitlines()]
+    lines(tmp_path / "b.jsonl", [{name: row[name] for name in row if name != "model"} for row in rows])
+    _, report = load(tmp_path, columns={"tier": "model", "tokens": "generated"})
+    assert any("b.jsonl: no column 'model' for tier, which a.jsonl has" in text for text in report.warnings)
+
+
+def test_ids_of_tokens_are_no_count(tmp_path: Path) -> None:
+    path = lines(tmp_path / "a.jsonl", [ROW | {"tokens": None, "text": "abcd", "output_tokens": [5, 6, 7]}])
+    row = {name: value for name, value in ROW.items() if name != "tokens"} | {"text": "abcdefgh"}
+    path = lines(tmp_path / "a.jsonl", [row | {"output_tokens": [5, 6, 7]}])
+    assert column(load(path)[0], "counted") == ["estimate"]
+    table, _ = load(lines(tmp_path / "b.jsonl", [row | {"output_tokens": 7}]))
+    assert (column(table, "counted"), column(table, "tokens")) == (["log"], [7])
+
+
+def test_thoughts_that_are_counted_apart_are_added(tmp_path: Path) -> None:
+    def rows(model: str, *counts: tuple[int, int]) -> list[dict[str, Any]]:
+        return [
+            {
+                "question": asked(n),
+                "correct": True,
+                "tier": model,
+                "usage": {"output_tokens": out, "details": {"reasoning_tokens": thought}},
+            }
+            for n, (out, thought) in enumerate(counts)
+        ]
+
+    path = lines(tmp_path / "a.jsonl", [*rows("apart", (5, 90), (50, 10)), *rows("inside", (95, 90), (60, 10))])
+    table, report = load(path)
+    assert column(table, "tokens") == [95, 60, 95, 60]
+    assert any("tokens of 2 generations do not hold the thought's" in text for text in report.warnings)
+
+
+def test_all_tokens_beside_those_generated_are_told(tmp_path: Path) -> None:
+    path = lines(tmp_path / "a.jsonl", [ROW | {"tokens": 1000, "completion_tokens": 12}])
+    assert "(e.g. 1000 and 12)" in load(path)[1].warnings[0]
+    table, report = load(path, columns={"tokens": "completion_tokens"})
+    assert (column(table, "tokens"), report.warnings) == ([12], [])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Rows that are no samples
+
+
+def test_rows_of_several_judges_are_one_generation(tmp_path: Path) -> None:
+    rows = [
+        ROW | {"question": asked(n), "metric": metric, "correct": metric == "em"}
+        for n in range(3)
+        for metric in ("em", "f1")
+    ]
+    path = lines(tmp_path / "a.jsonl", rows)
+    table, report = load(path)
+    assert column(table, "correct") == [True] * 3
+    assert report.dropped == {"other judge of the same generation (f1)": 3}
+    assert report.warnings == ["several judges judge one generation (em, f1): em is taken; --filter takes another"]
+    assert column(load(path, filter="f1")[0], "correct") == [False] * 3
+    with pytest.raises(LogError, match=r"no judge 'x'; there are \['em', 'f1'\]"):
+        load(path, filter="x")
+    with pytest.raises(LogError, match="it has no column that names judges"):
+        load(lines(tmp_path / "b.jsonl", [ROW]), filter="x")
+    # Other questions may have other judges.
+    table, report = load(lines(path, [row for n, row in enumerate(rows) if n % 3]))
+    assert table.num_rows == 3
+    assert column(load(lines(path, rows[:1] + rows[3:4]))[0], "correct") == [True, False]
+
+
+def test_rows_that_differ_in_more_than_the_sample_are_told(tmp_path: Path) -> None:
+    rows = [ROW | {"question": asked(n), "step": step, "seed": step} for n in range(3) for step in (10, 20)]
+    path = lines(tmp_path / "a.jsonl", rows)
+    assert "(e.g. step 10; step 20)" in load(path)[1].warnings[0]
+    table, report = load(path, columns={"tier": "{tier} {step}"})
+    assert set(column(table, "tier")) == {"a 10", "a 20"}
+    assert not report.warnings
+    assert not load(lines(path, rows[::2]))[1].warnings
+
+
+def test_files_of_one_name_that_become_one_tier_are_told(tmp_path: Path) -> None:
+    for model in ("m", "n"):
+        (tmp_path / model).mkdir()
+        lines(
+            tmp_path / model / "out.jsonl", [ROW | {"question": asked(n), "tokens": len(model) + n} for n in range(2)]
+        )
+        lines(tmp_path / model / f"{model}.jsonl", [{"note": model}])
+    lines(tmp_path / "m" / "out.jsonl", [ROW | {"tokens": 7}])
+    _, report = load(tmp_path, columns={"tier": "{file}"})
+    assert any("several files are called 'out'" in text for text in report.warnings)
+    table, report = load(tmp_path, columns={"tier": "{folder}"})
+    assert set(column(table, "tier")) == {"m", "n"}
+    assert not any("several files are called" in text for text in report.warnings)
+
+
+TURNS = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is 1 + 1?"}]
+
+
+@pytest.mark.parametrize(
+    ("row", "proposed", "never"),
+    [
+        (  # of an evaluation with assertions: counts of tokens are no prompts
+            {
+                "provider": {"id": "openai:m", "label": ""},
+                "prompt": {"raw": "What is 1 + 1?", "label": "{{q}}"},
+                "response": {"output": "2", "tokenUsage": {"total": 9, "prompt": 7, "completion": 2}},
+                "score": 1,
+                "success": True,
+            },
+            {
+                "correct": "score",
+                "tokens": "response.tokenUsage.completion",
+                "question": "prompt.raw",
+                "tier": "provider.id",
+            },
+            (),
+        ),
+        (  # of a proxy: that a call succeeded says nothing of the answer
+            {
+                "request_id": "r",
+                "api_key": "k",
+                "model": "m",
+                "status": "success",
+                "completion_tokens": 9,
+                "prompt_tokens": 5,
+            },
+            {"tokens": "completion_tokens", "tier": "model"},
+            ("correct=", "question=", "question_id=", "api_key"),
+        ),
+        (  # of a trainer: the form is not the answer, and the last turn is
+            {
+                "prompt": TURNS,
+                "completion": [{"role": "assistant", "content": "It is 2."}],
+                "format_reward": 1.0,
+                "accuracy_reward": 0.0,
+            },
+            {
+                "correct": "accuracy_reward",
+                "text": "completion.-1.content",
+                "question": "prompt.-1.content",
+                "tier": "{file}",
+            },
+            ("format_reward=",),
+        ),
+        (  # of tracing: the level of a message is no tier, the total no count of what was generated
+            {
+                "input": "What is 1 + 1?",
+                "level": "DEFAULT",
+                "model": "m",
+                "scores": {"accuracy": 1},
+                "metrics": {"tokens": 9, "completion_tokens": 2},
+            },
+            {"correct": "scores.accuracy", "tokens": "metrics.completion_tokens", "question": "input", "tier": "model"},
+            (),
+        ),
+    ],
+)
+def test_what_is_proposed_has_the_right_kind_of_value(
+    tmp_path: Path, row: dict[str, Any], proposed: dict[str, str], never: tuple[str, ...]
+) -> None:
+    path = lines(tmp_path / "a.jsonl", [row, row])
+    with pytest.raises(LogError) as caught:
+        load(path)
+    options = " ".join(f"--column {ours}={theirs}" for ours, theirs in proposed.items())
+    said = str(caught.value)
+    assert said.endswith(f"perhaps: {options}")
+    assert not [text for text in never if text in said.partition("perhaps: ")[2]]
+    if "correct" in proposed:
+        assert column(load(path, columns=proposed)[0], "question")[0] == "What is 1 + 1?"
+    else:
+        assert "Nothing in it reads like correct or question, without which there is no table" in said
+
+
+def test_models_as_keys_are_tiers(tmp_path: Path) -> None:
+    def rows(model: str) -> list[dict[str, Any]]:
+        return [{"prompt": asked(n), "passed": right(n), "output_tokens": len(model) + n} for n in range(3)]
+
+    by_list = {model: rows(model) for model in ("m", "mm")}
+    by_id = {model: {f"q{n}": row for n, row in enumerate(rows(model))} for model in by_list}
+    for name, document, star in (("list", by_list, "*"), ("id", by_id, "*.*")):
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps(document))
+        mapping = {
+            "correct": f"{star}.passed",
+            "tokens": f"{star}.output_tokens",
+            "question": f"{star}.prompt",
+            "tier": "{*}",
+        }
+        with pytest.raises(LogError) as caught:
+            load(path)
+        assert str(caught.value).endswith(" ".join(f"--column '{ours}={theirs}'" for ours, theirs in mapping.items()))
+        table, _ = load(path, columns=mapping)
+        found = sorted(zip(*(column(table, one) for one in ("tier", "tokens", "correct")), strict=True))
+        assert found == [(model, len(model) + n, right(n)) for model in ("m", "mm") for n in range(3)]
+
+
+def test_a_model_at_several_efforts_is_several_tiers(tmp_path: Path) -> None:
+    made = [
+        {"question": asked(n), "correct": True, "tokens": n + 1, "model": model, "reasoning_effort": effort}
+        for n in range(2)
+        for model in ("a", "b")
+        for effort in ("low", "high")
+    ]
+    path = lines(tmp_path / "a.jsonl", made)
+    with pytest.raises(LogError, match=r"--column 'tier=\{model\} \{reasoning_effort\}'"):
+        load(path)
+    assert "(e.g. reasoning_effort low; reasoning_effort high)" in load(path, columns={"tier": "model"})[1].warnings[0]
+
+
+def test_one_run_written_in_two_forms_is_told(tmp_path: Path) -> None:
+    lines(tmp_path / "a.jsonl", [ROW | {"question": asked(n)} for n in range(3)])
+    text = "".join(f"{asked(n)},a,1,True\n" for n in reversed(range(3)))
+    (tmp_path / "a.csv").write_text(f"question,tier,tokens,correct\n{text}")
+    assert any("holds the same generations as" in text for text in load(tmp_path)[1].warnings)
+    (tmp_path / "a.csv").write_text(f"question,tier,tokens,correct\n{text.replace('True', 'False')}")
+    assert not load(tmp_path)[1].warnings
