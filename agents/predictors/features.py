@@ -272,8 +272,11 @@ class Model(Reader):
 
     kind = "model"
 
+    _KEPT: ClassVar[int] = 10_000
+
     def __init__(self, how: str = "embedding", model: str = "") -> None:
         self.how, self.model = how, model
+        self._known: dict[str, Floats] = {}
 
     def fit(self, texts: Sequence[str], columns: Columns) -> None:
         """Learn the scales."""
@@ -297,11 +300,14 @@ class Model(Reader):
     def _states(self, texts: Sequence[str]) -> Floats:
         from agents.predictors.language import level_states, text_states
 
-        # Equal texts are read once.
-        unique = list(dict.fromkeys(texts))
-        states = level_states(self.model, unique) if self.how == "levels" else text_states(self.model, unique, self.how)
-        place = {text: at for at, text in enumerate(unique)}
-        return states[[place[text] for text in texts]]
+        # A text is read once, while it is among the newest: fitting and its report ask for the same ones again and again.
+        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        if new:
+            states = level_states(self.model, new) if self.how == "levels" else text_states(self.model, new, self.how)
+            self._known |= dict(zip(new, states, strict=True))
+        found = np.array([self._known[text] for text in texts])
+        self._known = dict(list(self._known.items())[-self._KEPT :])
+        return found
 
 
 class Several(Reader):
