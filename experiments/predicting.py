@@ -266,7 +266,7 @@ def _groups_for(made: Predictor, asked: Sequence[Question]) -> KnownGroups:
 
 def say_unknown(predictor: Predictor, columns: Columns) -> None:
     """Say which values of its columns a predictor never saw."""
-    if unknown := predictor.published.unknown(columns):
+    if unknown := predictor.unknown(columns):
         named = ", ".join(unknown[:3]) + (" ..." if unknown[3:] else "")
         report(
             f"The predictor {predictor.name} was fitted on no questions with {named}: of these the texts alone are read"

@@ -198,7 +198,7 @@ class Given(Reader):
 
     def _column(self, columns: Columns, name: str) -> list[str] | None:
         if name in columns:
-            return list(columns[name])
+            return [_plain(value) for value in columns[name]]
         if self.needed:
             raise ValueError(
                 f"there is no column {name!r} that is the same in all rows of a question; there are {sorted(columns)}"
@@ -236,7 +236,7 @@ class Given(Reader):
             f"{name}={value}"
             for name, known in self._values.items()
             if name in columns and name not in self._edges
-            for value in sorted(set(columns[name]) - set(known))
+            for value in sorted({_plain(value) for value in columns[name]} - set(known))
         ]
 
     def arrays(self) -> Arrays:
@@ -249,6 +249,12 @@ class Given(Reader):
         found = json.loads(str(arrays["given"]))
         self.names, self.needed = tuple(found["names"]), found["needed"]
         self._values, self._edges = found["values"], found["edges"]
+
+
+def _plain(value: str) -> str:
+    """A value as it reads: a table that lacks some whole numbers holds the others as 3.0."""
+    whole = value.removesuffix(".0")
+    return whole if whole.removeprefix("-").isdigit() else value
 
 
 def _numbers(column: Sequence[str]) -> Floats | None:

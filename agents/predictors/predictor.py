@@ -155,10 +155,18 @@ class Predictor:
         return np.concatenate([found, given], 1)
 
     @property
+    def _given(self) -> list[Given]:
+        parts = [part for part, _ in self.reader.parts] if isinstance(self.reader, Several) else [self.reader]
+        return [self.published, *(part for part in parts if isinstance(part, Given))]
+
+    @property
     def reads(self) -> list[str]:
         """Columns that it reads beside the text, where they are there."""
-        parts = [part for part, _ in self.reader.parts] if isinstance(self.reader, Several) else [self.reader]
-        return sorted({name for part in parts if isinstance(part, Given) for name in part.names})
+        return sorted({name for part in self._given for name in part.names})
+
+    def unknown(self, columns: Columns) -> list[str]:
+        """Values of columns that it reads and was fitted on no questions (or too few) with, as NAME=VALUE."""
+        return sorted({value for part in self._given for value in part.unknown(columns)})
 
     def knows(self, texts: Sequence[str]) -> int:
         """How many of these texts it was fitted on."""

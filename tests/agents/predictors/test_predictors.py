@@ -341,6 +341,14 @@ def test_a_column_that_only_some_questions_have_can_be_given() -> None:
     columns = {"dataset": ["set0", "set0", "set1"], "level": ["0", "2", ""]}
     easy, hopeless, unknown = made.success(["a", "b", "c"], columns)[:, 1]
     assert easy > unknown > hopeless
+    assert made.unknown({"level": ["0", "7"], "dataset": ["set0"], "colour": ["red"]}) == ["level=7"]
+    # A table holds whole numbers as 3.0 where others lack them, and a question as 3.
+    numbers = pa.array([None if one is None else float(one) for one in of_one])
+    made = fit_scores(
+        "given:level",
+        records(dataclasses.replace(table, rows=table.rows.drop_columns(["level"]).append_column("level", numbers))),
+    )
+    np.testing.assert_array_equal(made.success(["a", "b", "c"], columns)[:, 1], [easy, hopeless, unknown])
 
 
 def test_one_sample_a_cell_is_held_against_item_response() -> None:
