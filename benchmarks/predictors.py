@@ -2,10 +2,11 @@
 
     ROI_DATA=... python benchmarks/predictors.py              # writes benchmarks/results/predictors
     ROI_DATA=... python benchmarks/predictors.py --only tinylm --parts curves
-    python benchmarks/predictors.py --parts tables --only "math 1.5B, by the model" --table full.parquet --predictor hidden:FOLDER
+    python benchmarks/predictors.py --parts tables --only "math 1.5B, by the model" --table part.parquet --kept runs/mcft
 
-Without ROI_DATA the packaged recording alone is measured. Everything is fitted on train questions, chosen on validation
-questions and scored on test questions.
+The last reads nothing anew: its predictors are of what `roi mcft` kept of the table's questions. Without ROI_DATA the packaged
+recordings alone are measured. Everything is fitted on train questions, chosen on validation questions and scored on test
+questions.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ QUESTIONS = (50, 100, 200, 500)
 SAMPLES = (1, 2, 4, 8)
 DRAWS, MANY = 2, 200
 """Draws of the questions of a learning curve, up to so many; of more one."""
+TAUGHT = "-mcft"
+"""Behind a model's name: after `roi mcft`."""
 PARTS = ("tables", "curves", "transfer", "speed")
 SAME_QUESTIONS = (("jhu gpt-4", "jhu gpt-35-turbo"), ("math 1.5B", "math"))
 """Tables of two models with questions in common."""
@@ -105,6 +108,30 @@ def measure(case: Case, names: tuple[str, ...]) -> list[dict[str, Any]]:
             }
         )
     return result
+
+
+def use_kept(folder: Path) -> tuple[str, ...]:
+    """Let language models "read" what `roi mcft` kept; the predictors to try. They can read no other text, so how long reading
+    takes is not measured."""
+    from agents.llm.mcft.recorded import announced
+    from agents.predictors import language
+
+    found = announced(folder)
+    if found is None:
+        raise PredictorError(f"{folder} holds nothing that `roi mcft` kept")
+    other = next(iter(found.values()))
+
+    def tags(model: str, texts: Sequence[str]) -> Floats:
+        kept = [found.get(text, other) for text in texts]
+        taught = model.endswith(TAUGHT)
+        return np.log(np.maximum([one.taught if taught else one.untaught for one in kept], 1e-6))
+
+    def states(model: str, texts: Sequence[str], how: str) -> Floats:
+        return np.array([found.get(text, other).state for text in texts], np.float64)
+
+    language.level_states, language.text_states = tags, states  # type: ignore[assignment]
+    model = json.loads((folder / "mcft.json").read_text())["model"]
+    return f"hidden:{model}", f"levels:{model}", f"levels:{model}{TAUGHT}"
 
 
 def generation_numbers(table: OutcomeTable) -> tuple[Ints, Ints, Ints]:
@@ -346,7 +373,7 @@ def text(document: dict[str, Any]) -> str:
                 lines.append(f"| {row['predictor']} | {row['log_loss']:.3f} | 0 | 0 | 0 | | | | |")
                 continue
             cells = [_recovered(found) for found in row["recovered"]]
-            speed = "; ".join(f"{value:.2f}" for value in row["milliseconds"])
+            speed = "; ".join("-" if value is None else f"{value:.2f}" for value in row["milliseconds"])
             lines.append(
                 f"| {row['predictor']} | {row['log_loss']:.3f} | {' | '.join(cells)} | {'yes' if row['helps'] else 'no'} | "
                 f"{row['groups']} | {speed} | {row['seconds_to_fit']:.1f} |"
@@ -434,16 +461,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", help="name of one table; the file keeps what it has of others")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--table", type=Path, help="measure this table under the name of --only; with --predictor")
-    parser.add_argument(
-        "--predictor", action="append", help="on the table of --only; repeatable; adds to what is there"
-    )
+    parser.add_argument("--table", type=Path, help="measure this table under the name of --only")
+    parser.add_argument("--kept", type=Path, help="folder of `roi mcft`: what its model holds of the table's questions")
+    parser.add_argument("--predictor", action="append", help="instead of the table's own; repeatable; others stay")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     every = cases()
     if options.table:
         own = OutcomeTable.read(options.table)
-        every[options.only] = (Case(own, {"menu": own.menus[0]}), ())
+        by_model = use_kept(options.kept) if options.kept else ()
+        every[options.only] = (Case(own, {"menu": own.menus[0]}), ("surface", "text", *by_model))
     found = {name: one for name, one in every.items() if options.only in (None, name)}
     document: dict[str, Any] = {"budgets": list(BUDGETS), "exams": EXAMS, "tables": {}, "curves": {}}
     document |= {"transfer": [], "whose_difficulty": [], "speed": {}}
@@ -453,6 +480,9 @@ def main() -> None:
     for name, (case, names) in found.items():
         if "tables" in options.parts:
             rows = measure(case, tuple(options.predictor or names))
+            for row in rows if options.kept else ():
+                if ":" in row["predictor"]:
+                    row["milliseconds"] = [None, None]
             kept = document["tables"].get(name, []) if options.predictor else []
             measured = {row["predictor"] for row in rows}
             document["tables"][name] = [row for row in kept if row["predictor"] not in measured] + rows
