@@ -2,9 +2,11 @@
 
     ROI_DATA=... python benchmarks/predictors.py              # writes benchmarks/results/predictors
     ROI_DATA=... python benchmarks/predictors.py --only tinylm --parts curves
+    python benchmarks/predictors.py --parts tables --only "math 1.5B, by the model" --table part.parquet --kept runs/mcft
 
-Without ROI_DATA the packaged recording alone is measured. Everything is fitted on train questions, chosen on validation
-questions and scored on test questions.
+The last reads nothing anew: its predictors are of what `roi mcft` kept of the table's questions. Without ROI_DATA the packaged
+recordings alone are measured. Everything is fitted on train questions, chosen on validation questions and scored on test
+questions.
 """
 
 from __future__ import annotations
@@ -45,8 +47,11 @@ QUESTIONS = (50, 100, 200, 500)
 SAMPLES = (1, 2, 4, 8)
 DRAWS, MANY = 2, 200
 """Draws of the questions of a learning curve, up to so many; of more one."""
+TAUGHT = "-mcft"
+"""Behind a model's name: after `roi mcft`."""
 PARTS = ("tables", "curves", "transfer", "speed")
-TRANSFER = ("tinylm", "math", "jhu gpt-4", "jhu gpt-35-turbo")
+SAME_QUESTIONS = (("jhu gpt-4", "jhu gpt-35-turbo"), ("math 1.5B", "math"))
+"""Tables of two models with questions in common."""
 
 
 def cases() -> dict[str, tuple[Case, tuple[str, ...]]]:
@@ -103,6 +108,30 @@ def measure(case: Case, names: tuple[str, ...]) -> list[dict[str, Any]]:
             }
         )
     return result
+
+
+def use_kept(folder: Path) -> tuple[str, ...]:
+    """Let language models "read" what `roi mcft` kept; the predictors to try. They can read no other text, so how long reading
+    takes is not measured."""
+    from agents.llm.mcft.recorded import announced
+    from agents.predictors import language
+
+    found = announced(folder)
+    if found is None:
+        raise PredictorError(f"{folder} holds nothing that `roi mcft` kept")
+    other = next(iter(found.values()))
+
+    def tags(model: str, texts: Sequence[str]) -> Floats:
+        kept = [found.get(text, other) for text in texts]
+        taught = model.endswith(TAUGHT)
+        return np.log(np.maximum([one.taught if taught else one.untaught for one in kept], 1e-6))
+
+    def states(model: str, texts: Sequence[str], how: str) -> Floats:
+        return np.array([found.get(text, other).state for text in texts], np.float64)
+
+    language.level_states, language.text_states = tags, states  # type: ignore[assignment]
+    model = json.loads((folder / "mcft.json").read_text())["model"]
+    return f"hidden:{model}", f"levels:{model}", f"levels:{model}{TAUGHT}"
 
 
 def generation_numbers(table: OutcomeTable) -> tuple[Ints, Ints, Ints]:
@@ -208,9 +237,12 @@ def transfer(cases: Mapping[str, Case]) -> list[dict[str, Any]]:
     result = []
     for on, case in cases.items():
         known = known_of(case, exams=EXAMS)
+        found = case.records()
+        test = found.take(found.split == SPLITS.index("test"))
         for name, predictor in made.items():
-            rows = recovered_by(case, predictor, known)
-            result.append({"on": on, "fitted_on": name} | _shares(rows))
+            if predictor.knows([text for text in test.texts if text]):
+                raise PredictorError(f"the predictor of {name} was fitted on test questions of {on}")
+            result.append({"on": on, "fitted_on": name} | _shares(recovered_by(case, predictor, known)))
     return result
 
 
@@ -218,8 +250,21 @@ def _shares(rows: Sequence[Row]) -> dict[str, Any]:
     return {"recovered": [list(row.found.share) for row in rows], "gain": [list(row.found.gain) for row in rows]}
 
 
-def eases(case: Case) -> tuple[list[str], Floats]:
-    """Texts, and (3, Q) ease of every question: from all samples, from every other one, from the rest; by item response."""
+def _pairs(table: OutcomeTable) -> list[tuple[str, str]]:
+    """Data set and id of every row."""
+    return list(zip(*(table.rows[name].to_pylist() for name in ("dataset", "question_id")), strict=True))
+
+
+def in_common(one: Case, other: Case) -> Case:
+    """The questions of a case that another one has too."""
+    table = one.table.select(one.arguments["menu"])
+    theirs = set(_pairs(other.table.select(other.arguments["menu"])))
+    rows = table.rows.filter(pa.array([pair in theirs for pair in _pairs(table)]))
+    return one._replace(table=dataclasses.replace(table, rows=rows))
+
+
+def eases(case: Case) -> tuple[list[tuple[str, str]], Floats]:
+    """Names, and (3, Q) ease of every question: from all samples, from every other one, from the rest; by item response."""
     found = case.records()
     table = case.table.select(case.arguments["menu"])
     question, tier, number = generation_numbers(table)
@@ -232,7 +277,20 @@ def eases(case: Case) -> tuple[list[str], Floats]:
             for weights in (correct[rows], None)
         )
         result.append(fit_item_response(right, count).ease(right, count))
-    return list(found.texts), np.stack(result)
+    names = _pairs(table)
+    return [names[row] for row in table.distinct_questions().first_row], np.stack(result)
+
+
+def correlation(mine: Floats, theirs: Floats, resamples: int = 2000) -> list[float]:
+    """Of two models' (3, Q) eases without the noise of their samples, with its 95 % interval over questions."""
+
+    def of(chosen: Ints) -> float:
+        found = np.asarray(np.corrcoef(mine[1:, chosen], theirs[1:, chosen]))
+        return float(found[:2, 2:].mean() / np.sqrt(max(found[0, 1] * found[2, 3], 1e-9)))
+
+    rng, size = np.random.default_rng(0), mine.shape[1]
+    low, high = np.quantile([of(rng.integers(size, size=size)) for _ in range(resamples)], (0.025, 0.975))
+    return [of(np.arange(size)), float(low), float(high)]
 
 
 def whose_difficulty(one: Case, other: Case) -> dict[str, Any]:
@@ -241,26 +299,23 @@ def whose_difficulty(one: Case, other: Case) -> dict[str, Any]:
     The correlation of measured eases is divided by what halves of the samples say of their own noise. What it is worth is
     measured with the other model's ease, from all its samples, as a column that is given.
     """
-    texts, mine = eases(one)
-    their_texts, theirs = eases(other)
-    assert texts == their_texts, "two models on the same questions"
-    dataset = np.unique(one.records().columns["dataset"], return_inverse=True)[1]
+    one, other = in_common(one, other), in_common(other, one)
+    (names, mine), (their_names, theirs) = eases(one), eases(other)
+    place = {name: at for at, name in enumerate(their_names)}
+    theirs = theirs[:, [place[name] for name in names]]
+    found = one.records()
+    dataset = np.unique(found.columns["dataset"], return_inverse=True)[1]
 
     def within(values: Floats) -> Floats:
         means = np.stack([np.bincount(dataset, row) for row in values]) / np.bincount(dataset)
         return np.asarray(values - means[:, dataset])
 
-    def correlation(a: Floats, b: Floats) -> float:
-        """Between the two models, without the noise of their samples."""
-        found = np.asarray(np.corrcoef(a[1:], b[1:]))
-        return float(found[:2, 2:].mean() / np.sqrt(found[0, 1] * found[2, 3]))
-
-    table = with_column(one.table.select(one.arguments["menu"]), "other", [f"{value:.6f}" for value in theirs[0]])
-    told = one._replace(table=table)
+    told = one._replace(table=with_column(one.table, "other", [f"{value:.6f}" for value in theirs[0]]))
     rows = recovery_of(told, [fit_predictor("given:other", told)], exams=EXAMS)[0]
     return {
         "on": one.arguments["menu"],
         "told_by": other.arguments["menu"],
+        "questions": len(names),
         "correlation": correlation(mine, theirs),
         "correlation_within_data_sets": correlation(within(mine), within(theirs)),
     } | _shares(rows)
@@ -318,7 +373,7 @@ def text(document: dict[str, Any]) -> str:
                 lines.append(f"| {row['predictor']} | {row['log_loss']:.3f} | 0 | 0 | 0 | | | | |")
                 continue
             cells = [_recovered(found) for found in row["recovered"]]
-            speed = "; ".join(f"{value:.2f}" for value in row["milliseconds"])
+            speed = "; ".join("-" if value is None else f"{value:.2f}" for value in row["milliseconds"])
             lines.append(
                 f"| {row['predictor']} | {row['log_loss']:.3f} | {' | '.join(cells)} | {'yes' if row['helps'] else 'no'} | "
                 f"{row['groups']} | {speed} | {row['seconds_to_fit']:.1f} |"
@@ -363,13 +418,15 @@ def text(document: dict[str, Any]) -> str:
         lines += [
             "### Another model's answers to the same questions",
             "",
-            "| on | told by | correlation of eases | within data sets | recovered at t=.15 | .3 | .6 |",
-            "|---|---|---|---|---|---|---|",
+            "| on | told by | questions | correlation of eases | within data sets | gain in score at t=.15 | .3 | .6 |",
+            "|---|---|---|---|---|---|---|---|",
         ]
         for row in document["whose_difficulty"]:
-            shares = " | ".join(percent(_interval(found)) for found in row["recovered"])
-            told = f"{row['correlation']:.2f} | {row['correlation_within_data_sets']:.2f}"
-            lines.append(f"| {row['on']} | {row['told_by']} | {told} | {shares} |")
+            gains = " | ".join(percent(_interval(found)) for found in row["gain"])
+            told = " | ".join(
+                "{:.2f} [{:.2f}, {:.2f}]".format(*row[name]) for name in ("correlation", "correlation_within_data_sets")
+            )
+            lines.append(f"| {row['on']} | {row['told_by']} | {row['questions']} | {told} | {gains} |")
         lines.append("")
     if document["speed"]:
         found = document["speed"]
@@ -404,9 +461,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", help="name of one table; the file keeps what it has of others")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--table", type=Path, help="measure this table under the name of --only")
+    parser.add_argument("--kept", type=Path, help="folder of `roi mcft`: what its model holds of the table's questions")
+    parser.add_argument("--predictor", action="append", help="instead of the table's own; repeatable; others stay")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     every = cases()
+    if options.table:
+        own = OutcomeTable.read(options.table)
+        by_model = use_kept(options.kept) if options.kept else ()
+        every[options.only] = (Case(own, {"menu": own.menus[0]}), ("surface", "text", *by_model))
     found = {name: one for name, one in every.items() if options.only in (None, name)}
     document: dict[str, Any] = {"budgets": list(BUDGETS), "exams": EXAMS, "tables": {}, "curves": {}}
     document |= {"transfer": [], "whose_difficulty": [], "speed": {}}
@@ -415,7 +479,13 @@ def main() -> None:
         document |= json.loads(before.read_text(encoding="utf-8"))
     for name, (case, names) in found.items():
         if "tables" in options.parts:
-            document["tables"][name] = measure(case, names)
+            rows = measure(case, tuple(options.predictor or names))
+            for row in rows if options.kept else ():
+                if ":" in row["predictor"]:
+                    row["milliseconds"] = [None, None]
+            kept = document["tables"].get(name, []) if options.predictor else []
+            measured = {row["predictor"] for row in rows}
+            document["tables"][name] = [row for row in kept if row["predictor"] not in measured] + rows
             _write(options.out, document)
         if "curves" in options.parts and case.records().count.max() > 1:
             document["curves"][name] = curve(case, known_of(case, exams=EXAMS))
@@ -424,12 +494,19 @@ def main() -> None:
         document["speed"] = speed(Path(data) / "questions" / "gsm8k_test.jsonl")
         _write(options.out, document)
     if "transfer" in options.parts:
-        same = [case for name, (case, _) in every.items() if name in ("jhu gpt-4", "jhu gpt-35-turbo")]
-        if same:
-            document["whose_difficulty"] = [whose_difficulty(*same), whose_difficulty(*same[::-1])]
-            _write(options.out, document)
-        document["transfer"] = transfer({name: every[name][0] for name in TRANSFER if name in every})
-        _write(options.out, document)
+        for names in SAME_QUESTIONS:
+            if all(name in found for name in names):
+                same = {name: found[name][0] for name in names}
+                whose = [whose_difficulty(*same.values()), whose_difficulty(*reversed(same.values()))]
+                document["whose_difficulty"] = _beside(document["whose_difficulty"], whose)
+                document["transfer"] = _beside(document["transfer"], transfer(same))
+                _write(options.out, document)
+
+
+def _beside(before: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows in place of earlier ones on the same tables."""
+    measured = {row["on"] for row in rows}
+    return [row for row in before if row["on"] not in measured] + rows
 
 
 def _write(folder: Path, document: dict[str, Any]) -> None:

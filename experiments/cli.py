@@ -117,7 +117,7 @@ def compare(
         list[str] | None,
         typer.Option(
             help=f"With --table: what each recovers, and all agents given its groups ({PREDICTORS}, or a file of `roi predict "
-            "fit`); default: what text recovers; repeatable"
+            "fit`); default: what text recovers; none: nothing; repeatable"
         ),
     ] = None,
     num_tasks: Annotated[int | None, typer.Option(help="Tasks of an exam, in every family", min=1)] = None,
@@ -238,6 +238,7 @@ def _resolve(
         for one in base.families:
             one.group_by = group_by
             one.family = "paper" if families else one.family
+        predictors = [] if predictors == ["none"] else predictors
         base.predictors = _default_predictors(table) if predictors is None else predictors
         base.families += [
             dataclasses.replace(one, predictor=name) for name in predictors or () for one in base.families

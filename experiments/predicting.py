@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +13,8 @@ import numpy.typing as npt
 from rich.markup import escape
 
 from agents.predictors.exams import COLUMN, Case, fit_predictor, grouped_table
-from agents.predictors.predictor import Predictor, PredictorError, load_predictor
+from agents.predictors.features import Columns
+from agents.predictors.predictor import SUFFIX, Predictor, PredictorError, is_file, load_predictor
 from agents.predictors.quality import Quality, column_means, quality
 from agents.predictors.records import Records
 from experiments.commands.endpoints import report
@@ -186,12 +188,16 @@ def judge(case: Case, predictors: Sequence[Predictor]) -> list[Judged]:
     return result
 
 
+_SECONDS = 5.0
+
+
 def speed(predictor: Predictor, asked: Records, batch: int, calls: int = 20) -> float:
-    """Milliseconds a question, the median over calls of ``batch`` questions."""
-    times = []
-    for call in range(calls):
-        chosen = [(call * batch + at) % len(asked) for at in range(batch)]
-        texts = [asked.texts[at] for at in chosen]
+    """Milliseconds a question, the median over calls of ``batch`` questions; after some seconds no more are made."""
+    times: list[float] = []
+    while len(times) < calls and sum(times) < _SECONDS:
+        chosen = [(len(times) * batch + at) % len(asked) for at in range(batch)]
+        # New texts: what a language model has read is not read again.
+        texts = [f"{asked.texts[at]} {batch}.{len(times)}.{at}" for at in chosen]
         columns: dict[str, Any] = {name: [values[at] for at in chosen] for name, values in asked.columns.items()}
         start = time.perf_counter()
         predictor.group(texts, columns)
@@ -207,15 +213,23 @@ def helps(predictor: Predictor) -> str:
 
 
 def groups_of_file(file: str, asked: Sequence[Question] = ()) -> KnownGroups:
-    """Beliefs of live questions by a predictor's file.
+    """Beliefs of live questions by a predictor's file; whose they are is said.
 
     :param asked: the questions, where they are known.
     :raises ConfigError: where the file is none, or has no groups.
     """
     try:
-        return _groups_for(load_predictor(file), asked)
+        if not is_file(file):
+            raise PredictorError(
+                f"{file}: name a predictor's file ({SUFFIX}); `roi predict fit TABLE --out FILE` makes one"
+            )
+        made = load_predictor(file)
+        found = _groups_for(made, asked)
     except PredictorError as error:
         raise ConfigError(f"--predictor {error}") from error
+    whose = f"{Path(file).name}, the predictor {made.name} of {made.menu}"
+    console.print(f"Beliefs by {whose}: {helps(made)}.", highlight=False, markup=False, soft_wrap=True)
+    return found
 
 
 def fitted_groups(
@@ -246,7 +260,14 @@ def fitted_groups(
 def _groups_for(made: Predictor, asked: Sequence[Question]) -> KnownGroups:
     """Its groups; values of its columns that it never saw are said."""
     found = made.known_groups()
-    if unknown := made.published.unknown(shared_columns(asked)):
-        named = ", ".join(unknown[:3]) + (" ..." if unknown[3:] else "")
-        report(f"The predictor {made.name} was fitted on no questions with {named}: of these the texts alone are read")
+    say_unknown(made, shared_columns(asked))
     return found
+
+
+def say_unknown(predictor: Predictor, columns: Columns) -> None:
+    """Say which values of its columns a predictor never saw."""
+    if unknown := predictor.unknown(columns):
+        named = ", ".join(unknown[:3]) + (" ..." if unknown[3:] else "")
+        report(
+            f"The predictor {predictor.name} was fitted on no questions with {named}: of these the texts alone are read"
+        )

@@ -198,7 +198,7 @@ class Given(Reader):
 
     def _column(self, columns: Columns, name: str) -> list[str] | None:
         if name in columns:
-            return list(columns[name])
+            return [_plain(value) for value in columns[name]]
         if self.needed:
             raise ValueError(
                 f"there is no column {name!r} that is the same in all rows of a question; there are {sorted(columns)}"
@@ -236,7 +236,7 @@ class Given(Reader):
             f"{name}={value}"
             for name, known in self._values.items()
             if name in columns and name not in self._edges
-            for value in sorted(set(columns[name]) - set(known))
+            for value in sorted({_plain(value) for value in columns[name]} - set(known))
         ]
 
     def arrays(self) -> Arrays:
@@ -249,6 +249,12 @@ class Given(Reader):
         found = json.loads(str(arrays["given"]))
         self.names, self.needed = tuple(found["names"]), found["needed"]
         self._values, self._edges = found["values"], found["edges"]
+
+
+def _plain(value: str) -> str:
+    """A value as it reads: a table that lacks some whole numbers holds the others as 3.0."""
+    whole = value.removesuffix(".0")
+    return whole if whole.removeprefix("-").isdigit() else value
 
 
 def _numbers(column: Sequence[str]) -> Floats | None:
@@ -272,8 +278,11 @@ class Model(Reader):
 
     kind = "model"
 
+    _KEPT: ClassVar[int] = 10_000
+
     def __init__(self, how: str = "embedding", model: str = "") -> None:
         self.how, self.model = how, model
+        self._known: dict[str, Floats] = {}
 
     def fit(self, texts: Sequence[str], columns: Columns) -> None:
         """Learn the scales."""
@@ -297,11 +306,14 @@ class Model(Reader):
     def _states(self, texts: Sequence[str]) -> Floats:
         from agents.predictors.language import level_states, text_states
 
-        # Equal texts are read once.
-        unique = list(dict.fromkeys(texts))
-        states = level_states(self.model, unique) if self.how == "levels" else text_states(self.model, unique, self.how)
-        place = {text: at for at, text in enumerate(unique)}
-        return states[[place[text] for text in texts]]
+        # A text is read once, while it is among the newest: fitting and its report ask for the same ones again and again.
+        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        if new:
+            states = level_states(self.model, new) if self.how == "levels" else text_states(self.model, new, self.how)
+            self._known |= dict(zip(new, states, strict=True))
+        found = np.array([self._known[text] for text in texts])
+        self._known = dict(list(self._known.items())[-self._KEPT :])
+        return found
 
 
 class Several(Reader):

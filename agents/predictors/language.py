@@ -14,11 +14,11 @@ _LONGEST = 512
 """Tokens of a text that are read: the last ones."""
 
 
-def text_states(model: str, texts: Sequence[str], how: str, dtype: str = "float32") -> Floats:
+def text_states(model: str, texts: Sequence[str], how: str, dtype: str = "auto") -> Floats:
     """(n, width) states of the last layer: ``how="embedding"``, their mean over the text; ``how="hidden"``, at its end.
 
     :param model: see :func:`agents.llm.decisions.policy.model_source`.
-    :param dtype: of its weights.
+    :param dtype: of its weights, as of :func:`agents.llm.decisions.policy.load_model`.
     :raises ValueError: where there is no such model.
     """
     import torch
@@ -68,7 +68,7 @@ def level_states(model: str, texts: Sequence[str]) -> Floats:
     from agents.llm.mcft.self_knowledge import tag_probabilities
     from agents.llm.prompts import AMPLE
 
-    network, tokenizer = loaded(model), load_tokenizer(model)
+    network, tokenizer = loaded(model, "auto"), load_tokenizer(model)
     found = [
         tag_probabilities(network, tokenizer, list(texts[start : start + 256]), *AMPLE)
         for start in range(0, len(texts), 256)

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -154,10 +155,18 @@ class Predictor:
         return np.concatenate([found, given], 1)
 
     @property
+    def _given(self) -> list[Given]:
+        parts = [part for part, _ in self.reader.parts] if isinstance(self.reader, Several) else [self.reader]
+        return [self.published, *(part for part in parts if isinstance(part, Given))]
+
+    @property
     def reads(self) -> list[str]:
         """Columns that it reads beside the text, where they are there."""
-        parts = [part for part, _ in self.reader.parts] if isinstance(self.reader, Several) else [self.reader]
-        return sorted({name for part in parts if isinstance(part, Given) for name in part.names})
+        return sorted({name for part in self._given for name in part.names})
+
+    def unknown(self, columns: Columns) -> list[str]:
+        """Values of columns that it reads and was fitted on no questions (or too few) with, as NAME=VALUE."""
+        return sorted({value for part in self._given for value in part.unknown(columns)})
 
     def knows(self, texts: Sequence[str]) -> int:
         """How many of these texts it was fitted on."""
@@ -256,33 +265,40 @@ def load_predictor(path: str | os.PathLike[str]) -> Predictor:
             arrays = {name: file[name] for name in file.files}
     except FileNotFoundError:
         raise PredictorError(f"{path}: no such file; make one with `roi predict fit TABLE --out {path}`") from None
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise PredictorError(f"{path}: not a predictor's file ({error})") from error
+    # What numpy and zipfile raise of damaged bytes.
+    except (OSError, ValueError, TypeError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        raise PredictorError(
+            f"{path}: not a predictor's file, or a damaged one ({error}): fit or copy it again"
+        ) from error
     if "roi_predictor" not in arrays:
         raise PredictorError(f"{path}: not a predictor's file (a trained agent?); make one with `roi predict fit`")
-    head = json.loads(str(arrays["roi_predictor"]))
-    if head["version"] != VERSION:
-        raise PredictorError(
-            f"{path}: file version {head['version']}, this release reads {VERSION}: fit the predictor again"
-        )
     check_sklearn()
-    reader, scorer = READERS[head["reader"]](), SCORERS[head["scorer"]]()
     try:
-        reader.restore(_under("reader.", arrays))
-        published = Given()
-        published.restore(_under("published.", arrays))
-        scorer.restore(_under("scorer.", arrays))
-        heads = Heads(*(arrays[f"heads.{part}"] for part in ("success", "cost", "spread")))
-        seen = dict(zip(map(str, arrays["seen.text"]), arrays["seen.scores"], strict=True))
-        groups = None
-        if head["groups"] is not None:
-            indptr, cost, prob, success = (arrays[f"groups.{part}"] for part in ("indptr", "cost", "prob", "success"))
-            laws = Laws(indptr, cost, prob, success, len(head["tiers"]))
-            groups = Groups(
-                arrays["groups.centres"], laws, tuple(head["groups"]), arrays["groups.key"], arrays["groups.share"]
+        head = json.loads(str(arrays["roi_predictor"]))
+        if head["version"] != VERSION:
+            raise PredictorError(
+                f"{path}: file version {head['version']}, this release reads {VERSION}: fit the predictor again"
             )
-    except KeyError as error:
-        raise PredictorError(f"{path}: damaged, it lacks {error}") from error
+        return _restored(head, arrays)
+    except PredictorError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
+        raise PredictorError(f"{path}: damaged ({error!r}): fit or copy it again") from error
+
+
+def _restored(head: Mapping[str, Any], arrays: Arrays) -> Predictor:
+    reader, scorer, published = READERS[head["reader"]](), SCORERS[head["scorer"]](), Given()
+    for prefix, part in (("reader.", reader), ("scorer.", scorer), ("published.", published)):
+        part.restore(_under(prefix, arrays))
+    heads = Heads(*(arrays[f"heads.{part}"] for part in ("success", "cost", "spread")))
+    seen = dict(zip(map(str, arrays["seen.text"]), arrays["seen.scores"], strict=True))
+    groups = None
+    if head["groups"] is not None:
+        indptr, cost, prob, success = (arrays[f"groups.{part}"] for part in ("indptr", "cost", "prob", "success"))
+        laws = Laws(indptr, cost, prob, success, len(head["tiers"]))
+        groups = Groups(
+            arrays["groups.centres"], laws, tuple(head["groups"]), arrays["groups.key"], arrays["groups.share"]
+        )
     return Predictor(
         head["name"], head["menu"], tuple(head["tiers"]), tuple(head["columns"]), reader, scorer, heads, seen, published,
         groups, head["unit"], head["facts"],
@@ -335,7 +351,8 @@ def fit_scores(name: str, found: Records, columns: Sequence[str] = ("dataset",))
     published = Given(columns, needed=False)
     published.fit(both.texts, both.columns)
     heads = fit_heads(both, np.concatenate([scores, published.read(both.texts, both.columns)], 1))
-    seen = {_fingerprint(text): row for text, row in zip(train.texts, out_of_fold, strict=True)}
+    # What has no text is told apart by its columns alone.
+    seen = {_fingerprint(text): row for text, row in zip(train.texts, out_of_fold, strict=True) if normalised(text)}
     facts = {
         "train_questions": len(train),
         "left_out": int(((found.split == SPLITS.index("train")) & ~chosen).sum()),
@@ -354,4 +371,4 @@ def fit_scores(name: str, found: Records, columns: Sequence[str] = ("dataset",))
 
 def _fingerprint(text: str) -> str:
     """Short hash of a text as :func:`roi_env.sources.texts.normalised` sees it."""
-    return hashlib.sha256(normalised(text).encode()).hexdigest()[:20]
+    return hashlib.sha256(normalised(text).encode("utf-8", "surrogatepass")).hexdigest()[:20]

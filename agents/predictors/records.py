@@ -183,10 +183,11 @@ def is_generated(texts: Sequence[str]) -> bool:
 
 def near_duplicates(texts: Sequence[str]) -> Ints:
     """(n,) number of every text's cluster: texts of five-word shingles with a Jaccard similarity of .8 or more, and chains
-    of such texts, are one cluster. Of generated texts (:func:`is_generated`) equal ones alone."""
+    of such texts, are one cluster. Of generated texts (:func:`is_generated`) equal ones alone. Questions without a text are
+    nobody's duplicates."""
     plain = [normalised(text) for text in texts]
-    first: dict[str, int] = {}
-    same = np.array([first.setdefault(text, number) for number, text in enumerate(plain)], np.int64)
+    first: dict[object, int] = {}
+    same = np.array([first.setdefault(text or number, number) for number, text in enumerate(plain)], np.int64)
     if is_generated(texts):
         return same
     from scipy.sparse import coo_matrix, csr_matrix

@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from experiments.config import ConfigError
 from experiments.options import DATA, PREDICTORS, helped
-from experiments.predicting import helps, print_recovery
+from experiments.predicting import helps, print_recovery, say_unknown
 from experiments.runs import check_file
 from experiments.terminal import Table, console
 from roi_env.files import replacing
@@ -43,6 +43,9 @@ def fit(
     group_by: Annotated[
         str, typer.Option(help="Column that agents see anyway: the predictor reads it too")
     ] = "dataset",
+    tier: Annotated[
+        list[str] | None, typer.Option(help="Only this tier, for exams that offer some alone; repeatable")
+    ] = None,
 ) -> None:
     """Fit on train questions, calibrate and choose groups on validation questions, report on test questions."""
     from agents.predictors.exams import Case, fit_predictor
@@ -53,10 +56,11 @@ def fit(
     if out.suffix != SUFFIX:
         raise ConfigError(f"--out {out}: a predictor's file ends in {SUFFIX}")
     check_file("--out", out)
+    _check_beside(out, table)
     if is_file(predictor):
         raise ConfigError(f"--predictor {predictor}: name a kind to fit, not a file: {PREDICTORS}")
     read = OutcomeTable.read(table)
-    case = Case(read.select(menu), {}, group_by)
+    case = Case(read.select(menu, tier), {}, group_by)
     try:
         with console.status(f"{table}: {predictor}") as shown:
             made = fit_predictor(predictor, case, lambda text: shown.update(f"{table}: {predictor}: {escape(text)}"))
@@ -97,11 +101,15 @@ def show(
     """What a predictor says of questions: chance and cost of every tier, and the group that is published."""
     from agents.predictors.predictor import PredictorError, load_predictor
 
+    if broken := [text for text in question if any("\ud800" <= letter <= "\udfff" for letter in text)]:
+        raise ConfigError(f"the question {broken[0]!r:.80} has bytes that are no UTF-8 text")
     given = {}
     for text in column or []:
         name, equals, value = text.partition("=")
         if not equals or not name:
             raise ConfigError(f"--column {text!r} must read NAME=VALUE, e.g. dataset=aqua")
+        if name in given:
+            raise ConfigError(f"--column {name}: is given twice")
         given[name] = [value] * len(question)
     try:
         made = load_predictor(file)
@@ -109,6 +117,7 @@ def show(
             raise ConfigError(f"--column {unread[0]}: {file} reads no such column; it reads {made.reads}")
         scores = made.scores(question, given)
         groups = made.nearest(scores)
+        say_unknown(made, given)
     except PredictorError as error:
         raise ConfigError(str(error)) from error
     assert made.groups is not None
@@ -122,7 +131,8 @@ def show(
     for number, text in enumerate(question):
         group = int(groups[number])
         laws = made.groups.laws
-        title = text if len(text) <= 60 else text[:57] + "..."
+        title = "".join(letter if letter.isprintable() else " " for letter in text[:60]).strip() or "(no text)"
+        title += "..." if len(text) > 60 else ""
         shown = Table(title=f"{escape(title)}  ({made.groups.names[group]})")
         cost = COST_NAMES[made.unit]
         for name in ("tier", "right", cost, "10 to 90 %", "right in its group", f"{cost} in its group"):
@@ -138,6 +148,18 @@ def show(
                 cost_text(laws.expected_cost[group, k], made.unit),
             )
         console.print(shown)
+
+
+def _check_beside(out: Path, table: Path) -> None:
+    """Report and picture overwrite those of an earlier fit and nothing else.
+
+    :raises ConfigError: where their names are those of other files.
+    """
+    for path in (out.with_suffix(".json"), out.with_suffix(".png")):
+        if path.exists() and (not out.exists() or (table.exists() and path.samefile(table))):
+            raise ConfigError(
+                f"--out {out}: {path} would be overwritten, and is of no earlier fit: choose another name, or move it away"
+            )
 
 
 def _quantiles(costs: Any, chance: float) -> tuple[float, float]:

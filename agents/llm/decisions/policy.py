@@ -91,25 +91,38 @@ def own_device() -> str:
 def load_model(model: str, dtype: str = "float32") -> Any:
     """The causal LM, ready to be read (no dropout), on the GPU where this process has one; see :func:`model_source`.
 
+    :param dtype: of its weights; "auto": see :func:`_ready`.
     :raises ValueError: where there is none.
     """
     from transformers import AutoModelForCausalLM
 
     with _reading(model):
-        causal = AutoModelForCausalLM.from_pretrained(model_source(model), dtype=getattr(torch, dtype))
-    return causal.to(own_device()).eval()
+        causal = AutoModelForCausalLM.from_pretrained(model_source(model), dtype=getattr(torch, dtype, dtype))
+    return _ready(causal, dtype)
 
 
 @lru_cache(maxsize=2)
 def load_encoder(model: str, dtype: str = "float32") -> Any:
     """The network below a model's head (an encoder, or a causal LM without its head), ready to be read.
 
+    :param dtype: as of :func:`load_model`.
     :raises ValueError: where there is none.
     """
     from transformers import AutoModel
 
     with _reading(model):
-        network = AutoModel.from_pretrained(model_source(model), dtype=getattr(torch, dtype))
+        network = AutoModel.from_pretrained(model_source(model), dtype=getattr(torch, dtype, dtype))
+    return _ready(network, dtype)
+
+
+LARGE = 500_000_000
+"""Weights from which on a model of dtype "auto" is left as it is stored: in float32 it would take twice the memory."""
+
+
+def _ready(network: Any, dtype: str) -> Any:
+    """On its device and without dropout; "auto" is float32, of a large model what its weights are stored in."""
+    if dtype == "auto" and network.num_parameters() < LARGE:
+        network = network.float()
     return network.to(own_device()).eval()
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -209,6 +211,23 @@ def test_near_duplicates_of_later_splits_are_left_out() -> None:
     np.testing.assert_array_equal(kept[found.split < 2], ~odd[found.split < 2])
 
 
+def test_questions_without_a_text_are_told_by_their_columns() -> None:
+    """As AIME's in a table that may not pass its texts on: no duplicates of one another, and no text that was seen."""
+    table = told(120)
+    mute = np.array([value == "set1" for value in table.rows["dataset"].to_pylist()])
+    texts = np.where(mute, "", table.rows["question"].to_pylist())
+    hopeless = np.where(mute, False, table.numbers("correct"))
+    rows = table.rows
+    for name, values in (("question", texts.tolist()), ("correct", hopeless)):
+        rows = rows.set_column(rows.column_names.index(name), name, [values])
+    made = fit_scores("text", records(dataclasses.replace(table, rows=rows)))
+    assert made.facts["left_out"] == 0
+    assert made.knows([""]) == 0
+    easy, never = made.success(["A simple question of moon and hill?", ""], {"dataset": ["set0", "set1"]})
+    assert (never < 0.15).all()
+    assert (easy > 0.5).all()
+
+
 def test_groups_recover_what_the_column_cannot_tell(table: OutcomeTable, made: Predictor) -> None:
     case = Case(table, {})
     assert made.facts["helps"]
@@ -273,7 +292,28 @@ def test_files_that_are_none(made: Predictor, tmp_path: Path) -> None:
     made.save(tmp_path / "c.npz")
     whole = (tmp_path / "c.npz").read_bytes()
     (tmp_path / "d.npz").write_bytes(whole[: len(whole) // 2])
-    for name in ("a", "b", "d"):
+    # One byte of a compressed array, of a method of compression, of a header: each raises another error.
+    for at in range(len(whole) // 40, len(whole), len(whole) // 40):
+        changed = bytearray(whole)
+        changed[at] ^= 0xFF
+        (tmp_path / "e.npz").write_bytes(changed)
+        with contextlib.suppress(PredictorError):
+            load_predictor(tmp_path / "e.npz")
+    with np.load(tmp_path / "c.npz") as file:
+        arrays = {name: file[name] for name in file.files}
+    head = json.loads(str(arrays["roi_predictor"]))
+    for other, words in (
+        (head | {"version": 99}, "file version 99, this release reads"),
+        (head | {"reader": "ears"}, "damaged .*'ears'"),
+        ({"version": head["version"]}, "damaged .*'reader'"),
+        ([], "damaged"),
+    ):
+        np.savez(tmp_path / "f.npz", **arrays | {"roi_predictor": np.array(json.dumps(other))})
+        with pytest.raises(PredictorError, match=f"f.npz: {words}"):
+            load_predictor(tmp_path / "f.npz")
+    np.save(tmp_path / "g.npy", np.zeros(3))
+    (tmp_path / "g.npy").rename(tmp_path / "g.npz")
+    for name in ("a", "b", "d", "g"):
         with pytest.raises(PredictorError, match=f"{name}.npz: not a predictor's file"):
             load_predictor(tmp_path / f"{name}.npz")
     with pytest.raises(PredictorError, match="predictors are written as"):
@@ -301,6 +341,14 @@ def test_a_column_that_only_some_questions_have_can_be_given() -> None:
     columns = {"dataset": ["set0", "set0", "set1"], "level": ["0", "2", ""]}
     easy, hopeless, unknown = made.success(["a", "b", "c"], columns)[:, 1]
     assert easy > unknown > hopeless
+    assert made.unknown({"level": ["0", "7"], "dataset": ["set0"], "colour": ["red"]}) == ["level=7"]
+    # A table holds whole numbers as 3.0 where others lack them, and a question as 3.
+    numbers = pa.array([None if one is None else float(one) for one in of_one])
+    made = fit_scores(
+        "given:level",
+        records(dataclasses.replace(table, rows=table.rows.drop_columns(["level"]).append_column("level", numbers))),
+    )
+    np.testing.assert_array_equal(made.success(["a", "b", "c"], columns)[:, 1], [easy, hopeless, unknown])
 
 
 def test_one_sample_a_cell_is_held_against_item_response() -> None:

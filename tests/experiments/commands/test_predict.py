@@ -75,6 +75,38 @@ def test_fit_and_show(files: Path, tmp_path: Path) -> None:
     dollars = roi("predict", "show", str(files / "dollars.npz"), "A simple question of moon?")
     assert " USD to 0.00" in dollars
     assert "tokens" not in dollars
+    # What it was not fitted on is said, and a title is one line whatever the text.
+    shown = roi("predict", "show", str(file), "a\x1b[31m\n\0[b]", "", "x" * 100_000, "--column", "dataset=moon")
+    assert "was fitted on no questions with dataset=moon" in shown
+    assert all(title in shown for title in ("a [31m  [b]  (predicted", "(no text)  (predicted", "x...  (predicted"))
+    assert "\x1b" not in shown
+
+
+def test_files_beside_are_not_overwritten(files: Path, tmp_path: Path) -> None:
+    """A table may be called like the report: of recorded outcomes nothing is lost."""
+    rows = OutcomeTable.read(files / "told.parquet").rows.to_pylist()
+    table = tmp_path / "told.json"
+    table.write_text(json.dumps(rows))
+    (tmp_path / "drawn.png").write_bytes(b"mine")
+    for out in ("told.npz", "drawn.npz"):
+        with pytest.raises(ConfigError, match=f"--out .*{out}: .* would be overwritten, and is of no earlier fit"):
+            roi("predict", "fit", str(table), "--out", str(tmp_path / out))
+    (tmp_path / "told.npz").write_bytes((files / "p.npz").read_bytes())
+    with pytest.raises(ConfigError, match="would be overwritten"):
+        roi("predict", "fit", str(table), "--out", str(tmp_path / "told.npz"))
+    assert json.loads(table.read_text()) == rows
+
+
+def test_exams_of_some_tiers_have_predictors_of_them(files: Path, tmp_path: Path) -> None:
+    file, table = tmp_path / "two.npz", str(files / "told.parquet")
+    two = ("--tier", "low", "--tier", "high")
+    roi("predict", "fit", table, "--predictor", "given:kind", "--out", str(file), *two)
+    exam = ("play", "--table", table, "--agent", "bellman", "--predictor", str(file))
+    assert "score" in roi(*exam, *two)
+    with pytest.raises(ConfigError, match=r"fitted on the tiers \['low', 'high'\], these exams have .*'mid'"):
+        roi(*exam)
+    with pytest.raises(ConfigError, match="no rows for tier 'huge'"):
+        roi("predict", "fit", table, "--out", str(file), "--tier", "huge")
 
 
 @pytest.mark.parametrize(
@@ -84,6 +116,8 @@ def test_fit_and_show(files: Path, tmp_path: Path) -> None:
         (("predict", "fit", "told.parquet", "--out", "p.npz", "--predictor", "other.npz"), "name a kind to fit"),
         (("predict", "fit", "told.parquet", "--out", "p.npz", "--predictor", "oracle"), "unknown predictor 'oracle'"),
         (("predict", "show", "none.npz", "text"), "no such file"),
+        (("predict", "show", "p.npz", "\udcff moon"), "has bytes that are no UTF-8 text"),
+        (("predict", "show", "p.npz", "q", "--column", "dataset=a", "--column", "dataset=b"), "--column dataset: is given twice"),
         (("predict", "show", "none.npz", "text", "--column", "dataset"), "NAME=VALUE"),
         (("compare", "--predictor", "text"), "belongs to a table"),
         (("compare", "--table", "told.parquet", "--predictor", "none.npz"), "no such file"),
@@ -108,6 +142,7 @@ def test_fit_and_show(files: Path, tmp_path: Path) -> None:
         (("answer", "set0.jsonl", "--predictor", "text", "--table", "mute.parquet"), "no question has a text"),
         (("answer", "set0.jsonl", "--predictor", "text", "--table", "told.parquet", "--agent", "bwk-ucb"), "learns from the table's own"),
         (("serve", "--upstream", "http://h/v1", "--budget", "9", "--predictor", "none.npz"), "no such file"),
+        (("serve", "--upstream", "http://h/v1", "--budget", "9", "--predictor", "text"), r"text: name a predictor's file \(.npz\)"),
         (("serve", "--upstream", "http://h/v1", "--budget", "9", "--model", "m", "--predictor", "dollars.npz"), "costs are US dollars"),
         (("serve", "--upstream", "http://h/v1", "--model", "m", "--budget", "9", "--predictor", "p.npz"), "tiers are low, mid, high, the live ones m: direct"),
     ],
@@ -140,7 +175,7 @@ def test_a_comparison_says_what_texts_recover_without_being_asked(files: Path, t
     assert "information recovered" in (tmp_path / "run" / "report.html").read_text()
     assert len(summary["results"]) == 2  # fixed-1 and the optimum: predictors are no agents
     # Nothing else of a comparison depends on them.
-    plain = ("--out", str(tmp_path / "plain"), "--agent", "fixed-1", *SMALL, "predictors=[]")
+    plain = ("--out", str(tmp_path / "plain"), "--agent", "fixed-1", *SMALL, "--predictor", "none")
     assert "Information recovered" not in roi("compare", "--table", str(table), *plain)
     without = json.loads((tmp_path / "plain" / "summary.json").read_text())
     assert without["settings"][0].pop("predictions") == []
@@ -236,6 +271,7 @@ def test_tokens_go_where_the_texts_say_that_they_help(files: Path, tmp_path: Pat
             str(files / "p.npz"),
         )  # fmt: skip
     assert "was fitted on no questions" not in printed
+    assert "Beliefs by p.npz, the predictor text of model: on validation questions it helped" in printed
     rows = [json.loads(line) for line in (tmp_path / "a" / "answers.jsonl").read_text().splitlines()]
     asked = [row["status"] in ("answered", "cut") for row in rows]
     assert sum(asked[::2]) > 5  # simple
