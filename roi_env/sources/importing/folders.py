@@ -60,8 +60,8 @@ def nothing_left(reasons: Sequence[LogError]) -> LogError:
     ranked = [one for one in reasons if isinstance(one, LackingError) and one.lacking < NO_TABLE]
     ranked.sort(key=lambda one: one.lacking)
     together = {ours: theirs for one in reversed(ranked) for ours, theirs in one.proposals.items()}
-    more = isinstance(least, LackingError) and together.keys() > least.proposals.keys()
-    of_all = f"; perhaps all of them: {as_options({**together, **least.proposals})}" if more else ""
+    mine = least.proposals if isinstance(least, LackingError) else together
+    of_all = f"; perhaps all of them: {as_options({**together, **mine})}" if together.keys() > mine.keys() else ""
     return LogError(
         least.path, f"{reason} ({len(reasons) - 1} more files cannot be imported as they are either{of_all})"
     )
