@@ -289,7 +289,7 @@ def correlation(mine: Floats, theirs: Floats, resamples: int = 2000) -> list[flo
         return float(found[:2, 2:].mean() / np.sqrt(max(found[0, 1] * found[2, 3], 1e-9)))
 
     rng, size = np.random.default_rng(0), mine.shape[1]
-    low, high = np.quantile([of(rng.integers(size, size=size)) for _ in range(resamples)], (0.025, 0.975))
+    low, high = np.quantile([of(np.asarray(rng.integers(size, size=size))) for _ in range(resamples)], (0.025, 0.975))
     return [of(np.arange(size)), float(low), float(high)]
 
 

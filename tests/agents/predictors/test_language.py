@@ -39,7 +39,7 @@ def test_a_text_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Model, "_KEPT", 2)
     np.testing.assert_array_equal(reader.read(texts, {}), found[:4])
     np.testing.assert_allclose(reader.read(texts[:2], {}), found[:2], atol=1e-4)  # forgotten, and read again
-    assert reads[4:] == texts[:1]
+    assert reads[4:] == texts[:2]
 
 
 def test_a_large_model_is_left_as_it_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
