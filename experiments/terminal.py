@@ -15,15 +15,19 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 from rich.table import Table as RichTable
 
 from experiments.training.workers import STOPPED, ends_promptly
 
 console = Console(emoji=False)  # names such as "table:m:test" are text
+LOG_SECONDS = 60.0
+"""How often bars are written where nothing can be drawn anew."""
 
 
 class Table(RichTable):
@@ -34,15 +38,42 @@ class Table(RichTable):
         super().add_column(header, *rest, **{"overflow": "fold", **options})
 
 
+class _Bars(Progress):
+    """Bars; in a log, which cannot draw them anew, they are written again every minute that something is done."""
+
+    _written = 0.0
+
+    def start(self) -> None:
+        """As rich's."""
+        self._written = self.get_time()
+        super().start()
+
+    def update(self, task_id: TaskID, **changes: Any) -> None:
+        """As rich's."""
+        super().update(task_id, **changes)
+        self._write()
+
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
+        """As rich's."""
+        super().advance(task_id, advance)
+        self._write()
+
+    def _write(self) -> None:
+        if not self.console.is_terminal and self.get_time() - self._written > LOG_SECONDS:
+            self._written = self.get_time()
+            self.console.print(self.make_tasks_table(self.tasks))
+
+
 def progress_bar() -> Progress:
     """A bar with a description, how much of how much is done and the time left."""
-    return Progress(
-        TextColumn("{task.description:<44.44s}"),
+    return _Bars(
+        TextColumn("{task.description:<36.36s}"),
         BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
+        # The bar alone gives way in a narrow terminal.
+        MofNCompleteColumn(table_column=Column(no_wrap=True)),
+        TimeElapsedColumn(table_column=Column(no_wrap=True)),
         TextColumn("left"),
-        TimeRemainingColumn(),
+        TimeRemainingColumn(table_column=Column(no_wrap=True)),
         console=console,
     )
 
