@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -92,29 +93,32 @@ async def one(address: str) -> tuple[float, float]:
     """
     parts = urlsplit(address)
     body = {"model": "stub", "messages": [{"role": "user", "content": "?"}], "stream": True, "max_tokens": 4096}
-    text, begun, first, end = json.dumps(body).encode(), time.perf_counter(), 0.0, b""
+    text, begun, first, status, end = json.dumps(body).encode(), time.perf_counter(), 0.0, b"", b""
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
     head = f"POST {parts.path}/chat/completions HTTP/1.1\r\nhost: {parts.netloc}\r\ncontent-type: application/json\r\n"
     writer.write(f"{head}content-length: {len(text)}\r\n\r\n".encode() + text)
     while b"\r\n0\r\n\r\n" not in end and (part := await reader.read(2**16)):
         if not first and b"data:" in part:
             first = time.perf_counter() - begun
+        status = status or part.partition(b"\r\n")[0]
         end = (end + part)[-500:]
     writer.close()
     if b"[DONE]" not in end:
-        raise RuntimeError(end.decode())
+        code = re.search(rb'"code": *"(\w+)"', end)
+        said = status.partition(b" ")[2].decode() or "no answer"
+        raise RuntimeError(f"{said}, {code[1].decode()}" if code else f"{said}, broke off after {len(end)} bytes")
     return first, time.perf_counter() - begun
 
 
-async def ask(address: str, streams: int, over: float = 1.0) -> tuple[Times, int]:
-    """Times of so many streams, which arrive over so many seconds, and how many failed."""
+async def ask(address: str, streams: int, over: float = 1.0) -> tuple[Times, Counter[str]]:
+    """Times of so many streams, which arrive over so many seconds, and how many failed, by what they said."""
     asked = []
     for _ in range(streams):
         asked.append(asyncio.create_task(one(address)))
         await asyncio.sleep(over / streams)
     ended = await asyncio.gather(*asked, return_exceptions=True)
-    times = [end for end in ended if not isinstance(end, BaseException)]
-    return times, streams - len(times)
+    failed = (f"{type(end).__name__}: {end}" for end in ended if isinstance(end, BaseException))
+    return [end for end in ended if not isinstance(end, BaseException)], Counter(failed)
 
 
 @contextmanager
@@ -174,6 +178,12 @@ def peak_megabytes(process: int) -> float:
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
+def cpu_seconds(process: int) -> float:
+    """CPU time that a process has used, its threads included."""
+    user, system = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
 def summary(times: Times, direct: Times) -> dict[str, float]:
     """Milliseconds: medians and 95 % of a path, and what its medians add to the direct connection's."""
     found: dict[str, float] = {}
@@ -217,18 +227,22 @@ async def measure(told: argparse.Namespace) -> None:
             command = litellm_command(told.litellm, f"{url}/v1", port, folder)
             processes["LiteLLM"] = stack.enter_context(running(command, paths["LiteLLM"]))
         times: dict[str, Times] = {name: [] for name in paths}
-        failed = dict.fromkeys(paths, 0)
+        failed: dict[str, Counter[str]] = {name: Counter() for name in paths}
+        worked = dict.fromkeys(paths, 0.0)
         for address in paths.values():
             await ask(address, 4)  # connections, caches
         for _ in range(told.rounds):
             for name, address in paths.items():
+                begun = cpu_seconds(processes.get(name, os.getpid()))
                 ended, lost = await ask(address, told.streams, told.over)
+                worked[name] += cpu_seconds(processes.get(name, os.getpid())) - begun
                 times[name] += ended
                 failed[name] += lost
         memory = {name: round(peak_megabytes(process), 1) for name, process in processes.items()}
     rows: dict[str, Any] = {name: summary(times[name], times["direct"]) for name in paths}
     for name, row in rows.items():
-        row["failed"] = failed[name]
+        row["failed"], row["failures"] = failed[name].total(), dict(failed[name])
+        row["cpu"] = round(1000 * worked[name] / (told.streams * told.rounds), 2)
     for name, megabytes in memory.items():
         rows[name]["peak_mb"] = megabytes
     print(
@@ -236,12 +250,16 @@ async def measure(told: argparse.Namespace) -> None:
         f"second; load {os.getloadavg()[0]:.1f}"
     )
     print(
-        "| path | first token, ms (95 %) | added | whole, ms (95 %) | added | peak MB | failed |\n|---|---|---|---|---|---|---|"
+        "| path | first token, ms (95 %) | added | whole, ms (95 %) | added | CPU, ms a stream | peak MB | failed |\n"
+        "|---|---|---|---|---|---|---|---|"
     )
     for name, row in rows.items():
         first, whole = (f"{row[f'{part}_median']:,.1f} ({row[f'{part}_p95']:,.1f})" for part in ("first", "whole"))
         added = [f"{row[f'{part}_added']:+,.1f}" for part in ("first", "whole")]
-        print(f"| {name} | {first} | {added[0]} | {whole} | {added[1]} | {row.get('peak_mb', '')} | {row['failed']} |")
+        why = ", ".join(f"{count} x {what}" for what, count in row["failures"].items())
+        print(
+            f"| {name} | {first} | {added[0]} | {whole} | {added[1]} | {row['cpu']:.1f} | {row.get('peak_mb', '')} | {why or 0} |"
+        )
     if told.out:
         settings = {
             "streams": told.streams,

@@ -166,7 +166,38 @@ class Session:
         """Budget that is neither charged nor reserved, at least 0."""
         return max(0, self.budget - self.charged - self.ledger.reserved)
 
-    async def admit(
+    async def admit(self, position: int, question: Question) -> Ticket | None:
+        """Decide a question, reserve what it costs, and wait until that is on the disk: it may be sent then.
+
+        What interrupts it leaves nothing reserved and nothing charged.
+
+        :returns: None where the budget is gone.
+        """
+        while True:
+            ticket = await self.decide(position, question)
+            if ticket is None or await self.secured(ticket):
+                return ticket
+
+    async def secured(self, ticket: Ticket) -> bool:
+        """Wait until what a decided question reserves is on the disk; what interrupts that gives it back.
+
+        :returns: False: others took it, and the question must be decided again.
+        """
+        if ticket.entry is None:
+            return True
+        try:
+            await self.ledger.secure(ticket.entry)
+        except NoRoom:
+            self.flights.end(ticket)
+            await self._change()
+            return False
+        except BaseException:
+            self.flights.end(ticket)
+            self._changed()
+            raise
+        return True
+
+    async def decide(
         self,
         position: int,
         question: Question,
@@ -177,10 +208,10 @@ class Session:
         prepare: Prepare = lambda ask: ask,
         grows: bool = True,
     ) -> Ticket | None:
-        """Decide a question and reserve what it costs; waits while the window is full or what it should need does not fit.
+        """Decide a question and enter what it reserves; waits while the window is full or what it should need does not fit.
 
-        The worst case is reserved, or, where the solver's answers tell what they take, the first step of it.
-        What interrupts it leaves nothing reserved and nothing charged.
+        The worst case is reserved, or, where the solver's answers tell what they take, the first step of it. It counts
+        from now on, so that the next question may be decided while :meth:`secured` waits for the disk.
 
         :param position: 0 .. N - 1.
         :param group: of a question that was not known before.
@@ -198,7 +229,8 @@ class Session:
         while True:
             while self.in_flight >= self.window:
                 await self._settled.wait()
-            await self.ledger.refresh()
+            if not self.ledger.brings_news:  # else many are decided while one transaction is written
+                await self.ledger.refresh()
             if self.remaining == 0 and not self.in_flight and not self.ledger.reserved:
                 return None
             # The agent plans with what requests in flight should cost; whether there is room for it is another question.
@@ -229,15 +261,14 @@ class Session:
             key = (position, question.question_id, action, seen)
             room = min(worst, self.remaining)
             self._state = state  # what is learned meanwhile is learned on top of it
+            if action:
+                entry = self.ledger.enter(key, min(first, room))
+                break
             try:
-                if action:
-                    entry = await self.ledger.reserve(key, min(first, room))
-                else:
-                    await self.ledger.skip(key, room)
+                await self.ledger.skip(key, room)
+                break
             except NoRoom:
                 await self._change()
-                continue
-            break
         if action == 0:
             if not self.ledger.shared:  # shared books charge decisions themselves
                 self._paid_decisions += room
@@ -428,8 +459,8 @@ class Session:
         soon = tokens + gap + lead
         if soon >= whole and entry.reserved >= self._cost(ticket, whole):
             return True
-        least, low, wanted = (self._cost(ticket, min(whole, soon + extra)) for extra in (0, more // 2, more))
-        if low <= entry.reserved <= wanted:
+        least, wanted = (self._cost(ticket, min(whole, soon + extra)) for extra in (0, more))
+        if least <= entry.reserved <= wanted:
             return True
         room = entry.reserved + self.remaining
         grown = wanted if wanted <= room else least

@@ -23,9 +23,9 @@ from roi_env.answering.ledger import Entry
 
 Tokens = npt.NDArray[np.float64]
 
-STEP = 4
+STEP = 8
 """Tokens by which a reservation grows at least; long answers grow by larger ones."""
-_SHARE = 16
+_SHARE = 12
 """An answer grows by one part in so many of what it has taken."""
 _KEPT = 512
 """Newest answers of a tier that tell what the next one should take."""
@@ -67,10 +67,10 @@ class Ticket:
     fixed: int = 0
 
     @property
-    def number(self) -> int:
-        """In the ledger."""
+    def place(self) -> int:
+        """Names it among all that are in flight; the ledger may not have numbered it yet."""
         assert self.entry is not None
-        return self.entry.number
+        return id(self.entry)
 
 
 class Lengths:
@@ -112,6 +112,7 @@ class Flights:
         self._most, self._decision_cost = most, decision_cost
         self._ended: list[deque[int]] = [deque(maxlen=_KEPT) for _ in most]
         self._paid: list[deque[int]] = [deque(maxlen=_KEPT) for _ in most]
+        self._sums = [0] * len(most)
         self._running: dict[int, Ticket] = {}
         self._taken: dict[int, int] = {}
 
@@ -123,16 +124,16 @@ class Flights:
 
     def begin(self, ticket: Ticket) -> None:
         """One more."""
-        self._running[ticket.number], self._taken[ticket.number] = ticket, 0
+        self._running[ticket.place], self._taken[ticket.place] = ticket, 0
 
     def took(self, ticket: Ticket, tokens: int) -> int:
         """Say what one has taken so far; gives how much that is more than before."""
-        before, self._taken[ticket.number] = self._taken[ticket.number], tokens
+        before, self._taken[ticket.place] = self._taken[ticket.place], tokens
         return tokens - before
 
     def end(self, ticket: Ticket) -> None:
         """One less."""
-        del self._running[ticket.number], self._taken[ticket.number]
+        del self._running[ticket.place], self._taken[ticket.place]
 
     def learn(self, action: int, tokens: int, paid: int) -> None:
         """An answer of a tier has ended by itself.
@@ -142,11 +143,11 @@ class Flights:
         """
         self._ended[action - 1].append(tokens)
         self._paid[action - 1].append(paid)
+        self._sums[action - 1] = sum(self._paid[action - 1])
 
     def mean(self, action: int, believed: float) -> float:
         """What an answer of a tier should cost; what was believed counts like one that ended."""
-        paid = self._paid[action - 1]
-        return (believed + sum(paid)) / (1 + len(paid))
+        return (believed + self._sums[action - 1]) / (1 + len(self._paid[action - 1]))
 
     def need(self, action: int, choices: int, most: int, price: float, fixed: int) -> float:
         """What should be left beyond all reservations for one request more: what it and those in flight should cost, and the
@@ -163,7 +164,7 @@ class Flights:
             flights = [
                 (
                     ticket.choices,
-                    self._taken[ticket.number],
+                    self._taken[ticket.place],
                     ticket.entry.reserved,
                     ticket.cap,
                     ticket.price,

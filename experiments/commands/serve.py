@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import resource
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
@@ -299,6 +300,7 @@ def serve(
 
         return make
 
+    _open_files(window * len(plans), queue * len(plans))
     budgets = _Budgets(plans, menus, maker)
     app = application(
         budgets.open,
@@ -326,6 +328,29 @@ def serve(
     gc.collect()
     gc.freeze()  # what was made until now stays: no collection looks through it while streams wait
     uvicorn.Server(options).run(sockets=[listening])
+
+
+_OTHER_FILES = 128
+"""Files that a process has open beside its connections."""
+
+
+def _open_files(answered: int, waiting: int) -> None:
+    """Let this process have as many connections as the system allows, and say where these are too few.
+
+    :param answered: clients whose answers are made at a time; each needs a connection to the endpoint too.
+    :param waiting: clients that wait.
+    """
+    need = 2 * answered + waiting + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return
+    allowed = max(soft, need) if hard == resource.RLIM_INFINITY else hard
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if need > allowed:
+        endpoints.report(
+            f"--window and --queue may need {need:,} open files, this process may have {allowed:,}: clients beyond that cannot "
+            "connect (raise ulimit -Hn, LimitNOFILE= of systemd, or lower them)"
+        )
 
 
 def parse_budgets(texts: Sequence[str]) -> list[Plan]:

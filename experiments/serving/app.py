@@ -219,7 +219,9 @@ def application(
 
         if reload is not None:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, again)
+        tending = asyncio.create_task(_tend(budgets))
         yield
+        tending.cancel()
         await desk.close()
         await asyncio.gather(*running)
         for solver in _solvers([*budgets, *left]):
@@ -246,6 +248,17 @@ def application(
     )
     app.router.redirect_slashes = False
     return app
+
+
+_TEND = 3.0
+"""Seconds between two looks after the books."""
+
+
+async def _tend(budgets: Sequence[Budget]) -> None:
+    """Charge what other processes had in flight when they died, and show that this one lives, also while nothing is asked."""
+    while True:
+        await asyncio.sleep(_TEND)
+        await asyncio.gather(*(budget.clerk.reap() for budget in budgets), return_exceptions=True)
 
 
 def _solvers(budgets: Sequence[Budget]) -> list[HTTPSolver | ByTier]:

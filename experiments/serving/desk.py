@@ -371,24 +371,32 @@ def _coded(visit: Visit, refused: Refused) -> Refused:
 
 
 async def _admit(budget: Budget, chats: Chats, grows: bool) -> Ticket | None:
+    while True:
+        async with budget.lock:
+            ticket = await _decide(budget, chats, grows)
+        # The next is decided meanwhile: on a busy machine each would wait for the disk and some turns of the event loop.
+        if ticket is None or await budget.sessions[chats.menu].secured(ticket):
+            return ticket
+
+
+async def _decide(budget: Budget, chats: Chats, grows: bool) -> Ticket | None:
     from roi_env.answering.base import Question
 
     chat, session, most = chats.any, budget.sessions[chats.menu], budget.plan.most_per_request
     limit = chat.limit
     if most is not None and budget.plan.unit == "tokens":  # of one answer
         limit, most = most if limit is None else min(limit, most), None
-    async with budget.lock:
-        while budget.in_flight >= budget.window and len(budget.sessions) > 1:
-            await asyncio.sleep(_LOOK)  # a session waits for its own alone
-        position = min(budget.asked, session.problem.num_tasks - 1)
-        question = Question("proxy", f"request-{budget.asked}", chat.text, "")
-        if (known := budget.known.get(chats.menu)) is None:
-            group = int(np.searchsorted(LENGTHS, len(chat.text)))
-        else:  # a language model may take its time
-            group = int((await asyncio.to_thread(known.group, [chat.text], {}))[0])
-        ticket = await session.admit(position, question, group, limit, chat.choices, most, chats.prepare, grows)
-        budget.asked += ticket is not None
-        return ticket
+    while budget.in_flight >= budget.window and len(budget.sessions) > 1:
+        await asyncio.sleep(_LOOK)  # a session waits for its own alone
+    position = min(budget.asked, session.problem.num_tasks - 1)
+    question = Question("proxy", f"request-{budget.asked}", chat.text, "")
+    if (known := budget.known.get(chats.menu)) is None:
+        group = int(np.searchsorted(LENGTHS, len(chat.text)))
+    else:  # a language model may take its time
+        group = int((await asyncio.to_thread(known.group, [chat.text], {}))[0])
+    ticket = await session.decide(position, question, group, limit, chat.choices, most, chats.prepare, grows)
+    budget.asked += ticket is not None
+    return ticket
 
 
 def not_answered(row: Row, reply: Reply, headers: Mapping[str, str]) -> Refused:

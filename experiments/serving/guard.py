@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 8 * 2**20
 """Bytes of one request: a conversation of some two million tokens."""
+MOST_HEAD = 2**16
+"""Bytes of a request before its body."""
 BODY_SECONDS = 30.0
 """Within which the head of a request, and then its body, must have come."""
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -109,7 +111,7 @@ async def read_json(request: Request, seconds: float) -> bytes:
 
 
 def patient_protocol(seconds: float) -> type[asyncio.Protocol]:
-    """uvicorn's protocol, with a limit on what it waits for without one: the head of a request.
+    """uvicorn's protocol, with limits on what it waits for without one: the head of a request.
 
     :param seconds: within which a connection must have sent it.
     """
@@ -117,6 +119,7 @@ def patient_protocol(seconds: float) -> type[asyncio.Protocol]:
 
     class Patient(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
         _timer: asyncio.TimerHandle | None = None
+        _came = 0  # bytes of a head that has not ended
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
@@ -124,6 +127,9 @@ def patient_protocol(seconds: float) -> type[asyncio.Protocol]:
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
+            self._came = self._came + len(data) if self._waiting() else 0
+            if self._came > MOST_HEAD and not self.transport.is_closing():
+                self.send_400_response(f"The head of a request may have at most {MOST_HEAD:,} bytes.")
             self._watch()
 
         def connection_lost(self, exc: Exception | None) -> None:

@@ -492,16 +492,18 @@ def find(data: Any, path: str) -> list[Any]:
     for step in path.split("."):
         following: list[Any] = []
         for value in found:
-            chosen = _STEP.fullmatch(step)
-            if isinstance(value, list) and (step == "*" or chosen):
-                for entry in value:
-                    has = chosen is not None and isinstance(entry, dict) and bool(entry.get(chosen[2]))
-                    if chosen is None or has != bool(chosen[1]):
-                        following.append(entry)
-            elif isinstance(value, list) and step.isdigit():
-                following += value[int(step) : int(step) + 1]
-            elif isinstance(value, dict) and step in value:
-                following.append(value[step])
+            if isinstance(value, dict):
+                if step in value:
+                    following.append(value[step])
+            elif isinstance(value, list):
+                chosen = _STEP.fullmatch(step)
+                if step == "*" or chosen:
+                    for entry in value:
+                        has = chosen is not None and isinstance(entry, dict) and bool(entry.get(chosen[2]))
+                        if chosen is None or has != bool(chosen[1]):
+                            following.append(entry)
+                elif step.isdigit():
+                    following += value[int(step) : int(step) + 1]
         found = [value for value in following if value is not None]
     return found
 

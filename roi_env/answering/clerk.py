@@ -54,6 +54,16 @@ class _Task:
     done: Future[Any] = field(default_factory=Future)
 
 
+@dataclass
+class _Entered(Entry):
+    """A request that was handed in.
+
+    :param done: when it is on the disk; its number is known by then.
+    """
+
+    done: Future[None] = field(default_factory=Future, compare=False, repr=False)
+
+
 class _Desk:
     """The thread, what it has to do, and what is known of the budget.
 
@@ -78,6 +88,12 @@ class _Desk:
         with self._lock:
             limit, charged, reserved = self._known
             return Standing(limit, charged + self._charged, reserved + self._reserved)
+
+    @property
+    def at_work(self) -> bool:
+        """Whether the thread uses a database that is there."""
+        with self._lock:
+            return self._working and self.away is None
 
     def hand_in(self, task: _Task) -> None:
         """Take a task; they are done in their order."""
@@ -262,6 +278,11 @@ class Clerk:
         return self._desk.standing.reserved
 
     @property
+    def brings_news(self) -> bool:
+        """Whether what others did is about to be known, without a :meth:`refresh`."""
+        return self._desk.at_work
+
+    @property
     def away(self) -> str | None:
         """Why the database cannot be used; None: it can, as far as is known."""
         return self._desk.away
@@ -282,21 +303,32 @@ class Clerk:
         """Learn what other processes did."""
         await self.ask(None)
 
-    async def reserve(self, key: Sequence[Any], tokens: int) -> Entry:
-        """Reserve tokens for a request; on the disk when this returns. What interrupts that gives them back.
+    def enter(self, key: Sequence[Any], tokens: int) -> Entry:
+        """Hand in a reservation for a request: it counts from now on, and the request may be sent after :meth:`secure`."""
+        entry = _Entered(-1, tuple(key), tokens, settings=self.books.settings)
 
-        :raises NoRoom: where the budget has not so many left.
+        def do(books: DatabaseLedger) -> None:
+            entry.number = books.enter(key, tokens).number
+
+        entry.done = self._hand_in(do, on_disk=True, reserved=tokens)
+        return entry
+
+    async def secure(self, entry: Entry) -> None:
+        """Wait until a reservation is on the disk. What interrupts that gives it back.
+
+        :raises NoRoom: where the budget had not so many tokens left; then nothing is reserved.
         """
-        done = self._hand_in(lambda books: books.enter(key, tokens), on_disk=True, reserved=tokens)
-        try:
-            return await _result(done)
-        except asyncio.CancelledError:
-            done.add_done_callback(self._give_back)
-            raise
+        assert isinstance(entry, _Entered)
 
-    def _give_back(self, done: Future[Entry]) -> None:
-        if done.exception() is None:
-            self.settle(entry := done.result(), 0, unsent_facts(entry))
+        def give_back(done: Future[None]) -> None:
+            if done.exception() is None:
+                self.settle(entry, 0, unsent_facts(entry))
+
+        try:
+            await _result(entry.done)
+        except asyncio.CancelledError:
+            entry.done.add_done_callback(give_back)
+            raise
 
     async def resize(self, entry: Entry, tokens: int) -> None:
         """Give a request that is not settled another reservation; a larger one is on the disk when this returns.
@@ -311,7 +343,7 @@ class Clerk:
     async def skip(self, key: Sequence[Any], tokens: int) -> None:
         """Charge a decision to skip a question.
 
-        :raises NoRoom: see :meth:`reserve`.
+        :raises NoRoom: see :meth:`secure`.
         """
         await self.ask(lambda books: books.skip(key, tokens), reserved=tokens)
 

@@ -92,12 +92,24 @@ class Books(Protocol):
         """Whether other processes may reserve and settle too."""
         ...
 
+    @property
+    def brings_news(self) -> bool:
+        """Whether what other processes did is about to be known, or there are none."""
+        ...
+
     async def refresh(self) -> None:
         """Learn what other processes did; this and the following may raise :class:`BooksAway`."""
         ...
 
-    async def reserve(self, key: tuple[Any, ...], tokens: int) -> Entry:
-        """Enter a request; it is on the disk when this returns. Raises :class:`NoRoom` where another process took the tokens."""
+    def enter(self, key: tuple[Any, ...], tokens: int) -> Entry:
+        """Enter a request: it counts from now on, and may be sent after :meth:`secure`."""
+        ...
+
+    async def secure(self, entry: Entry) -> None:
+        """Wait until a request that was entered is on the disk; raises :class:`NoRoom` where another process took the tokens.
+
+        What interrupts it gives the reservation back.
+        """
         ...
 
     async def resize(self, entry: Entry, tokens: int) -> None:
@@ -419,6 +431,11 @@ class Ledger:
         """False: one process writes at a time."""
         return False
 
+    @property
+    def brings_news(self) -> bool:
+        """True: there are no other processes."""
+        return True
+
     async def refresh(self) -> None:
         """Nothing: there are no other processes."""
 
@@ -428,24 +445,22 @@ class Ledger:
     async def written(self) -> None:
         """Nothing: what was written is the system's."""
 
-    async def reserve(self, key: tuple[Any, ...], tokens: int) -> Entry:
-        """Enter a request; it is on the disk when this returns, and may be sent. What interrupts that gives it back."""
-        entry = self.enter(key, tokens)
-        try:
-            await self.on_disk()
-        except BaseException:
-            self.settle(entry, 0, unsent_facts(entry))
-            raise
-        return entry
-
     def enter(self, key: tuple[Any, ...], tokens: int) -> Entry:
-        """Enter a request, which may not be sent before :meth:`on_disk`."""
+        """Enter a request, which may not be sent before :meth:`secure` or :meth:`on_disk`."""
         # Written at once, so that records lie in their order whatever is cancelled.
         self._write({"n": len(self.entries), "reserve": tokens, "key": key})
         entry = Entry(len(self.entries), key, tokens, settings=self.settings)
         self.entries.append(entry)
         self.reserved += tokens
         return entry
+
+    async def secure(self, entry: Entry) -> None:
+        """Wait until a request that was entered is on the disk. What interrupts that gives it back."""
+        try:
+            await self.on_disk()
+        except BaseException:
+            self.settle(entry, 0, unsent_facts(entry))
+            raise
 
     async def resize(self, entry: Entry, tokens: int) -> None:
         """Give a request that is not settled another reservation; a larger one is on the disk when this returns."""

@@ -1,15 +1,16 @@
 """Budgets in a PostgreSQL database, for proxies on several machines: one budget, spent once.
 
 Everything is as in :mod:`roi_env.answering.database` but for what is the database's own: a commit is on its disk when it
-returns, and a process lives as long as its connection, which holds an advisory lock. One that lost its connection connects
-again under another name and takes what it has in flight with it. What others have charged in full meanwhile stays charged;
-only what it takes beyond that is charged besides. A reservation of which nobody knows whether it was made before the
-connection broke was never sent, and is given back.
+returns, and a process lives as long as its connection, which holds an advisory lock, and :data:`GRACE` seconds longer. One
+that lost its connection (or all, where the server restarts) connects again under another name and takes what it has in
+flight with it. What others have charged in full meanwhile stays charged; only what it takes beyond that is charged besides.
+A reservation of which nobody knows whether it was made before the connection broke was never sent, and is given back.
 """
 
 from __future__ import annotations
 
 import re
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ from typing import Any
 from roi_env.answering.database import SECONDS, VERSION, Database
 from roi_env.answering.ledger import JournalError
 
+GRACE = 15.0
+"""Seconds that a process may take to connect again before others hold it dead."""
 _SCHEMA_LOCK = 7_264_001
 """Advisory lock of whoever makes the tables."""
 _PATIENCE: dict[str, Any] = {
@@ -46,6 +49,8 @@ class Postgres(Database):
         self.away = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalError)
         self.path = re.sub("//([^:@/]*):[^@/]*@", r"//\1:***@", url)
         self._url, self.owner, self._owns = url, uuid.uuid4().hex, False
+        self._gone: dict[str, float] = {}
+        """Processes without a connection, and when they were first seen so: none comes back under its name."""
         self._connect()
         try:
             self._prepare()
@@ -155,7 +160,8 @@ class Postgres(Database):
         number = (self._number(owner),)
         (free,) = self.connection.execute("SELECT pg_try_advisory_lock(%s)", number).fetchone()
         try:
-            yield free
+            now = time.monotonic()
+            yield free and now - self._gone.setdefault(owner, now) >= GRACE
         finally:
             if free:
                 self.connection.execute("SELECT pg_advisory_unlock(%s)", number)

@@ -24,6 +24,7 @@ from experiments.serving.app import application
 from experiments.serving.attend import Queue
 from experiments.serving.budget import Budget, make_budget
 from roi_env.answering.base import ThinkingTier
+from roi_env.answering.database import Database
 from roi_env.answering.http import HTTPSolver
 from tests.upstream import FAULTS, Upstream, kept, schedule, serving
 
@@ -150,6 +151,22 @@ def test_nobody_waits_longer_for_a_turn_than_allowed(tmp_path: Path) -> None:
         assert sorted(answer.status_code for answer in answers) == [200, 503, 503]
         assert budget.session.charged == 24
         assert {answer.headers.get("retry-after") for answer in answers if answer.status_code == 503} <= {"1", "2", "3"}
+
+
+def test_a_slow_disk_has_nobody_wait_for_the_reservations_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync = Database.sync
+
+    def slow(base: Database) -> None:
+        time.sleep(0.25)
+        sync(base)
+
+    with proxy(Upstream(), tmp_path, window=40, queue={"patience": 4.0}) as (address, (budget,), _):
+        monkeypatch.setattr(Database, "sync", slow)
+        assert [answer.status_code for answer in answered(address, 40)] == [200] * 40, "one after the other: 10 s"
+        settled(budget)
+        assert budget.session.charged == 40 * 24
 
 
 @pytest.mark.parametrize("asked", ["3600", "1e400", "Fri, 31 Dec 9999 23:59:59 GMT"])

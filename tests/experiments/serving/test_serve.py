@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gzip
 import json
@@ -597,6 +598,23 @@ def test_a_request_that_does_not_end_is_ended(sent: str, told: bytes, tmp_path: 
         assert status(address)[0]["asked"] == 0
 
 
+@pytest.mark.parametrize("piece", [b"x: " + b"y" * 1000 + b"\r\n", b"y" * 1000])
+def test_a_head_without_end_is_refused(piece: bytes, tmp_path: Path) -> None:
+    budget = make_budget("a", 600, HTTPSolver("http://127.0.0.1:9/v1", "stub"), TIERS, "fixed-2", 50, 4, tmp_path)
+    with serving(application([budget]), http=patient_protocol(60.0)) as address:
+        with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])), timeout=60) as one:
+            received = b""
+            with contextlib.suppress(ConnectionError):
+                one.sendall(HEAD.encode() + b"x: ")
+                for _ in range(1000):
+                    one.sendall(piece)
+            with contextlib.suppress(ConnectionError):
+                while part := one.recv(4096):
+                    received += part
+        assert not received or received.startswith(b"HTTP/1.1 400")
+        assert httpx.get(f"{address}/v1/models", headers={"x": "y" * 30_000}).status_code == 200
+
+
 def test_a_connection_may_be_kept_between_requests(tmp_path: Path) -> None:
     solver = HTTPSolver("http://127.0.0.1:9/v1", "stub", "vllm")
     budget = make_budget("a", 600, solver, TIERS, "fixed-2", 50, 4, tmp_path)
@@ -764,62 +782,81 @@ def test_wrong_options_are_named(arguments: tuple[str, ...], message: str, monke
     assert parse_keys(["b=KEY_OF_B"], ["default", "b"]) == {"b": "secret"}
 
 
-@pytest.mark.slow
-def test_a_killed_proxy_charges_what_was_in_flight(tmp_path: Path) -> None:
-    upstream = Upstream(["ok"], latency=0.0)
-    with serving(upstream.app()) as url, socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-        free.close()
-        code = "import sys; from experiments.cli import main; sys.argv = ['roi', *sys.argv[1:]]; main()"
-        command = [
-            sys.executable,
-            "-c",
-            code,
-            "serve",
-            "--budget",
-            "a=500",
-            "--upstream",
-            f"{url}/v1",
-            "--model",
-            "stub",
-        ]
-        command += ["--backend", "vllm", "--tier", "now=0+10", "--tier", "long=40+10", "--agent", "fixed-2"]
-        command += ["--state", str(tmp_path), "--port", str(port)]
-        address = f"http://127.0.0.1:{port}"
+@contextmanager
+def started(
+    upstream: str, port: int, state: Path, *options: str, files: int = 1024
+) -> Iterator[subprocess.Popen[bytes]]:
+    """`roi serve` as a process of its own, once it answers.
 
-        def start() -> subprocess.Popen[bytes]:
-            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=dict(os.environ))
+    :param files: that it may have open, unless it asks for more.
+    """
+    code = (
+        f"import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, ({files}, 4096))\n"
+        "from experiments.cli import main; sys.argv = ['roi', *sys.argv[1:]]; main()"
+    )
+    command = [sys.executable, "-c", code, "serve", "--upstream", f"{upstream}/v1", "--model", "stub", *options]
+    command += ["--backend", "vllm", "--tier", "now=0+10", "--tier", "long=40+10", "--agent", "fixed-2"]
+    command += ["--state", str(state), "--port", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=dict(os.environ)) as process:
+        try:
             while True:
                 assert process.poll() is None, "the proxy ended"
                 try:
-                    httpx.get(f"{address}/budgets")
-                    return process
+                    httpx.get(f"http://127.0.0.1:{port}/budgets")
+                    break
                 except httpx.HTTPError:
                     time.sleep(0.1)
+            yield process
+        finally:
+            process.terminate()
 
-        process = start()
-        ask(client(f"{address}/a/v1"))
-        upstream.latency = 20.0
 
-        def fail() -> None:
-            with pytest.raises(openai.APIError):
-                ask(client(f"{address}/a/v1", max_retries=0))
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
-        lost = threading.Thread(target=fail)
-        lost.start()
-        while len(upstream.seen) < 2:
-            time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        lost.join()
+
+@pytest.mark.slow
+def test_a_killed_proxy_charges_what_was_in_flight(tmp_path: Path) -> None:
+    upstream, port = Upstream(["ok"], latency=0.0), free_port()
+    address = f"http://127.0.0.1:{port}"
+    with serving(upstream.app()) as url:
+        with started(url, port, tmp_path, "--budget", "a=500") as process:
+            ask(client(f"{address}/a/v1"))
+            upstream.latency = 20.0
+
+            def fail() -> None:
+                with pytest.raises(openai.APIError):
+                    ask(client(f"{address}/a/v1", max_retries=0))
+
+            lost = threading.Thread(target=fail)
+            lost.start()
+            while len(upstream.seen) < 2:
+                time.sleep(0.02)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            lost.join()
         upstream.latency = 0.0
-        process = start()
-        (found,) = status(address)
-        process.terminate()
-        process.wait()
+        with started(url, port, tmp_path, "--budget", "a=500"):
+            (found,) = status(address)
     assert found["charged"] == 24 + 51, "the request in flight stays charged at its reservation"
     assert found["remaining"] == 500 - 75
+
+
+@pytest.mark.slow
+def test_as_many_may_connect_as_the_window_and_the_queue_hold(tmp_path: Path) -> None:
+    upstream, port = Upstream(latency=1.0), free_port()
+
+    async def all_() -> list[str]:
+        async with httpx.AsyncClient(verify=False, timeout=None, limits=httpx.Limits(max_connections=None)) as caller:
+            asked = [caller.post(f"http://127.0.0.1:{port}/a/v1/chat/completions", json=body()) for _ in range(40)]
+            return [answer.text for answer in await asyncio.gather(*asked) if answer.status_code != 200]
+
+    sizes = ["--budget", "a=50k", "--window", "30", "--queue", "40", "--patience", "600"]
+    with serving(upstream.app()) as url, started(url, port, tmp_path, *sizes, files=32):
+        assert asyncio.run(all_()) == []
+        assert upstream.most_in_flight > 20
 
 
 def test_addresses_with_a_slash_at_their_end_are_the_same_ones(tmp_path: Path) -> None:

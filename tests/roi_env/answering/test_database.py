@@ -22,6 +22,7 @@ from roi_env.answering.books import DatabaseLedger
 from roi_env.answering.clerk import Clerk
 from roi_env.answering.database import Database
 from roi_env.answering.ledger import JournalError, Ledger, NoRoom
+from tests.roi_env.answering.booking import reserve
 
 FACTS = {"text": "what was answered", "reasoning": "hm", "tokens": 7, "finish": "stop", "counted": "server", "cap": 10}
 
@@ -177,9 +178,9 @@ def test_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
 def test_a_journal_of_an_earlier_version_is_read_in_once(tmp_path: Path) -> None:
     journal = tmp_path / "a.jsonl"
     old = Ledger(journal, {"budget": 100, "tiers": [["now", 0, 10, None]]})
-    old.settle(asyncio.run(old.reserve((0, "request-0", 1, 100), 10)), 7, FACTS)
+    old.settle(asyncio.run(reserve(old, (0, "request-0", 1, 100), 10)), 7, FACTS)
     old.note({"skipped": (1, "request-1", 0, 93), "decision": 1})
-    asyncio.run(old.reserve((2, "request-2", 1, 92), 20))
+    asyncio.run(reserve(old, (2, "request-2", 1, 92), 20))
     old.close()
     before = journal.read_bytes()
     for _ in range(2):
@@ -310,9 +311,9 @@ def test_an_event_loop_goes_on_while_another_process_holds_the_database(tmp_path
     with closing(sqlite3.connect(tmp_path / "b.db", isolation_level=None)) as other:
 
         async def play() -> None:
-            first = await clerk.reserve((0, "q", 1, 100), 10)
+            first = await reserve(clerk, (0, "q", 1, 100), 10)
             other.execute("BEGIN IMMEDIATE")
-            asked = asyncio.create_task(clerk.reserve((1, "q", 1, 90), 20))
+            asked = asyncio.create_task(reserve(clerk, (1, "q", 1, 90), 20))
             await asyncio.sleep(0)
             clerk.settle(first, 7, FACTS)
             for _ in range(20):

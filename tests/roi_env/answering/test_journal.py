@@ -19,6 +19,7 @@ import pytest
 
 from roi_env.answering.base import ThinkingTier
 from roi_env.answering.ledger import JournalError, Ledger, LineFile
+from tests.roi_env.answering.booking import reserve
 
 TIERS = [["now", 0, 10, None], ["long", 40, 10, None]]
 SETTINGS: dict[str, Any] = {"budget": 5000, "decision_cost": 0, "tiers": TIERS}
@@ -34,7 +35,7 @@ def add(path: Path, seed: int, count: int, first: int = 0) -> None:
         open_: list[Any] = []
         for place in range(first, first + count):
             most = rng.choice([10, MOST])
-            open_.append(await ledger.reserve((place, f"q{place}", 1 + (most > 10), 5000 - place), most))
+            open_.append(await reserve(ledger, (place, f"q{place}", 1 + (most > 10), 5000 - place), most))
             if rng.random() < 0.1:
                 ledger.note({"skipped": [place, f"q{place}", 0, 9], "decision": 0})
             while len(open_) > 2 or (open_ and rng.random() < 0.6):
@@ -170,7 +171,7 @@ def test_a_question_whose_skipping_is_hidden_is_charged(hole: bytes, tmp_path: P
     async def run() -> None:
         ledger = Ledger(path, settings)
         for place in (0, 2):
-            entry = await ledger.reserve((place, f"q{place}", 1, 90), 13)
+            entry = await reserve(ledger, (place, f"q{place}", 1, 90), 13)
             ledger.settle(entry, 7, {"text": "", "tokens": 4, "cap": 10})
             ledger.note({"skipped": [place + 1, f"q{place + 1}", 0, 80], "decision": 3})
         ledger.close()
@@ -236,7 +237,7 @@ def test_one_process_writes_at_a_time_and_readers_may_look(tmp_path: Path) -> No
         Ledger(path, SETTINGS)
     with pytest.raises(JournalError, match="in use"):
         LineFile(path, SETTINGS)
-    asyncio.run(first.reserve((0,), 7))
+    asyncio.run(reserve(first, (0,), 7))
     reader = Ledger(path)
     assert reader.charged == 7
     with pytest.raises(JournalError, match="reading only"):
@@ -301,7 +302,7 @@ def test_other_settings_are_refused_or_kept_as_the_caller_says(tmp_path: Path) -
     seen = []
     ledger = Ledger(path, {**SETTINGS, "budget": 9}, refuse=lambda *given: seen.append(given))
     assert ledger.messages == [f"{path} goes on with other settings: budget was 5000, is now 9"]
-    asyncio.run(ledger.reserve((3, "q3", 1, 5), 4))
+    asyncio.run(reserve(ledger, (3, "q3", 1, 5), 4))
     ledger.close()
     assert len(seen[0][2]) == len(path.read_bytes().splitlines()) - 3
     path.write_bytes(path.read_bytes() + b"torn")
@@ -321,7 +322,7 @@ def test_a_full_disk_leaves_no_half_a_line(tmp_path: Path) -> None:
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (700, 700))\n"
         "try:\n"
-        "    for n in range(100): asyncio.run(ledger.reserve((n, 'q', 1, 9), 10))\n"
+        "    for n in range(100): asyncio.run(ledger.secure(ledger.enter((n, 'q', 1, 9), 10)))\n"
         "except OSError as error: print(error.errno, len(ledger.entries))\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)

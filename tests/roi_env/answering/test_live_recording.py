@@ -23,6 +23,7 @@ from roi_env.answering.http import HTTPSolver
 from roi_env.answering.ledger import JournalError, Ledger
 from roi_env.answering.recording import Limits, LiveRecording, RecordingProgress, live_table, record_live
 from roi_env.sources.outcome_tables import OutcomeTable
+from tests.roi_env.answering.booking import reserve
 from tests.upstream import FAULTS, NOTHING_GENERATED, Upstream, schedule, serving
 
 TIERS = [ThinkingTier("now", 0, 10), ThinkingTier("long", 30, 10)]
@@ -159,7 +160,7 @@ def test_a_lost_request_is_asked_again_and_charged_each_time(tmp_path: Path) -> 
 
 def test_an_entry_is_settled_once(tmp_path: Path) -> None:
     async def run() -> None:
-        entry = await ledger.reserve(("a",), 9)
+        entry = await reserve(ledger, ("a",), 9)
         assert (ledger.charged, ledger.reserved) == (0, 9)
         ledger.settle(entry, 4, {})
         with pytest.raises(ValueError, match="settled already"):
@@ -236,7 +237,7 @@ def test_a_cancelled_reservation_keeps_its_place(tmp_path: Path) -> None:
     async def run() -> None:
         ledger = Ledger(path, SETTINGS)
         for number in range(50):
-            task = asyncio.create_task(ledger.reserve((number,), 10))
+            task = asyncio.create_task(reserve(ledger, (number,), 10))
             await asyncio.sleep(0)  # it has begun to wait
             task.cancel()
             with pytest.raises(asyncio.CancelledError):

@@ -28,11 +28,13 @@ import psycopg
 
 from experiments.serving.app import application
 from experiments.serving.budget import Budget, make_budget
+from roi_env.answering import postgres
 from roi_env.answering.base import ThinkingTier
 from roi_env.answering.books import DatabaseLedger, open_database
 from roi_env.answering.clerk import Clerk
 from roi_env.answering.http import HTTPSolver
 from roi_env.answering.ledger import BooksAway, Entry, JournalError, NoRoom
+from tests.roi_env.answering.booking import reserve
 from tests.upstream import Upstream, serving
 
 
@@ -224,7 +226,10 @@ time.sleep(600)
 """
 
 
-def test_a_process_that_is_killed_is_charged_once_and_one_that_lives_is_not(url: str) -> None:
+def test_a_process_that_is_killed_is_charged_once_and_one_that_lives_is_not(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres, "GRACE", 0.2)
     books = ledger(url)
     mine = books.enter(key(0), 50)
     with subprocess.Popen([sys.executable, "-c", _VICTIM, url], stdout=subprocess.PIPE, text=True) as victim:
@@ -253,7 +258,34 @@ def cut_off(other: DatabaseLedger) -> None:
                        "datname = current_database()")  # fmt: skip
 
 
-def test_a_lost_connection_is_made_again_and_nothing_is_charged_twice(url: str) -> None:
+def test_a_server_that_restarts_has_nobody_charged_for_what_others_have_in_flight(
+    server: Server, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third = ledger(url), ledger(url), ledger(url)
+    entries = [books.enter(key(number), 100) for number, books in enumerate((first, second, third))]
+    server.stop()
+    server.start()
+    for books in (first, second):
+        with pytest.raises(psycopg.OperationalError):
+            assert books.charged == 0
+    fresh = ledger(url)
+    for books in (first, fresh):
+        books.database.reap()
+        assert (books.charged, books.reserved) == (0, 300), "who is back first does not know who will be"
+    second.settle(entries[1], 7, {})
+    first.settle(entries[0], 9, {})
+    assert (fresh.charged, fresh.reserved) == (16, 100)
+    monkeypatch.setattr(postgres, "GRACE", 0.0)  # the third has not come back in time
+    fresh.database.reap()
+    assert (fresh.charged, fresh.reserved) == (116, 0)
+    for books in (first, second, third, fresh):
+        books.close()
+
+
+def test_a_lost_connection_is_made_again_and_nothing_is_charged_twice(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres, "GRACE", 0.0)
     books, other = ledger(url), ledger(url)
     entry = books.enter(key(0), 100)
     cut_off(other)
@@ -293,14 +325,14 @@ def test_a_clerk_does_what_comes_together_in_one_transaction_and_again_after_a_b
     clerk, other = Clerk(ledger(url)), ledger(url)
 
     async def play() -> None:
-        entries = await asyncio.gather(*(clerk.reserve(key(n), 100) for n in range(12)), return_exceptions=True)
+        entries = await asyncio.gather(*(reserve(clerk, key(n), 100) for n in range(12)), return_exceptions=True)
         taken = [one for one in entries if isinstance(one, Entry)]
         assert len(taken) == 10
         assert all(isinstance(one, NoRoom) for one in entries if not isinstance(one, Entry))
         cut_off(other)
         await asyncio.gather(*(clerk.resize(one, 50 + n) for n, one in enumerate(taken)))
         assert clerk.reserved == other.reserved == 545
-        asked = asyncio.create_task(clerk.reserve(key(20), 300))
+        asked = asyncio.create_task(reserve(clerk, key(20), 300))
         await asyncio.sleep(0)
         asked.cancel()  # whoever asks has left
         for one in taken:
