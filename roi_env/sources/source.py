@@ -390,7 +390,7 @@ def laws_from_outcomes(
     keys, inverse = np.unique(cell * width + cost, return_inverse=True)
     share = (1.0 / np.maximum(count, 1))[cell]
     indptr = np.searchsorted(keys, np.arange(len(count) + 1) * width).astype(np.int64)
-    prob, success = (np.bincount(inverse, values, len(keys)) for values in (share, share * right))
+    prob, success = (np.bincount(inverse, one, len(keys)).astype(np.float64) for one in (share, share * right))
     return Laws(indptr, (keys % width).astype(np.int32), prob, success, num_tiers)
 
 
