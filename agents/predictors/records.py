@@ -204,11 +204,8 @@ def near_duplicates(texts: Sequence[str]) -> Ints:
     if not rows:
         return same
     holds = csr_matrix((np.ones(len(rows)), (rows, columns)), (len(texts), len(vocabulary)))
-    # What nearly everybody has (a prompt's frame) links all pairs and tells none apart: it stays out of the search alone.
-    often = np.asarray(holds.sum(0)).ravel()
-    together: Any = (holds[:, often <= max(50, len(texts) // 20)] @ holds.T[often <= max(50, len(texts) // 20)]).tocoo()
-    one, other = together.row[together.row < together.col], together.col[together.row < together.col]
     size = np.asarray(holds.sum(1)).ravel()
+    one, other = _candidates(holds, size)
     near = []
     for start in range(0, len(one), 1 << 18):
         a, b = one[start : start + (1 << 18)], other[start : start + (1 << 18)]
@@ -223,6 +220,32 @@ def near_duplicates(texts: Sequence[str]) -> Ints:
         (len(texts), len(texts)),
     )
     return np.asarray(connected_components(links, directed=False)[1], np.int64)
+
+
+def _candidates(holds: Any, size: Floats) -> tuple[Ints, Ints]:
+    """Pairs of texts that can be near, each once: every near pair that shares a shingle which not nearly everybody has.
+
+    Near texts share one of the first ``size - NEAR size + 1`` shingles of each, in any order that all texts have in common (prefix
+    filtering: S. Chaudhuri, V. Ganti, R. Kaushik, "A primitive operator for similarity joins in data cleaning", ICDE 2006): from the
+    rarest on, few texts have those.
+
+    :param holds: (n, shingles) sparse 0 and 1.
+    :param size: (n,) shingles of every text.
+    """
+    from scipy.sparse import csr_matrix
+
+    holders = np.asarray(holds.sum(0)).ravel().astype(np.int64)
+    text, shingle = holds.nonzero()
+    order = np.lexsort((shingle, holders[shingle], text))
+    text, shingle = text[order], shingle[order]
+    place = np.arange(len(text)) - np.searchsorted(text, text)
+    first = size - np.ceil(NEAR * size - 1e-9) + 1
+    # What nearly everybody has (a prompt's frame) links all pairs and tells none apart.
+    rare = (place < first[text]) & (holders[shingle] <= max(50, len(size) // 20))
+    telling = csr_matrix((np.ones(int(rare.sum())), (text[rare], shingle[rare])), holds.shape)
+    together = (telling @ telling.T).tocoo()
+    upper = together.row < together.col
+    return together.row[upper], together.col[upper]
 
 
 def apart(found: Records) -> npt.NDArray[np.bool_]:

@@ -15,10 +15,10 @@ from roi_env.integrations.trl import ExamTools, exam_rows
 
 url, start, out = sys.argv[1:4]
 steps = int(sys.argv[4]) if len(sys.argv) > 4 else 30
-grpo = GRPOConfig(out, max_steps=steps, learning_rate=1e-3, per_device_train_batch_size=16, num_generations=8)
-grpo.report_to, grpo.use_cpu, grpo.bf16, grpo.save_strategy, grpo.logging_steps = [], True, False, "no", 1
-grpo.disable_tqdm, grpo.gradient_checkpointing, grpo.lr_scheduler_type = True, False, "constant"
-grpo.max_completion_length, grpo.scale_rewards = 256, "batch"
+common = {"report_to": [], "use_cpu": True, "bf16": False, "save_strategy": "no", "logging_steps": 1}
+common |= {"disable_tqdm": True, "gradient_checkpointing": False, "lr_scheduler_type": "constant"}
+grpo = GRPOConfig(out, max_steps=steps, learning_rate=1e-3, per_device_train_batch_size=16, **common)
+grpo.num_generations, grpo.max_completion_length, grpo.scale_rewards = 8, 256, "batch"
 trainer = GRPOTrainer(
     AutoModelForCausalLM.from_pretrained(start),
     None,

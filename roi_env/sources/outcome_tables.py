@@ -489,12 +489,16 @@ class OutcomeTable:
 
     def varies(self, column: str) -> npt.NDArray[np.bool_]:
         """(Q,) bool: distinct questions that have several values of a column; texts of questions are compared normalised."""
-        questions = self.distinct_questions()
+        of_row = self.distinct_questions().of_row
         codes, values = self.codes(column)
-        if column == "question":
-            codes = np.unique([normalised(text) for text in values], return_inverse=True)[1][codes]
-        out = np.zeros(len(questions.first_row), bool)
-        out[questions.of_row[self._spread(questions.of_row, codes)]] = True
+        out = np.zeros(len(self.distinct_questions().first_row), bool)
+        out[of_row[self._spread(of_row, codes)]] = True
+        if column == "question" and out.any():
+            rows = np.flatnonzero(out[of_row])
+            used, place = np.unique(codes[rows], return_inverse=True)
+            same = np.unique([normalised(values[code]) for code in used], return_inverse=True)[1][place]
+            out[:] = False
+            out[of_row[rows[self._spread(of_row[rows], same)]]] = True
         return out
 
     def has_one_answer(self) -> npt.NDArray[np.bool_]:

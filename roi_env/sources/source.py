@@ -102,15 +102,19 @@ class Laws:
         cells = []
         for laws, shares in zip(members, weights, strict=True):
             for tier in range(self.num_tiers):
-                if not all(self.offered[law, tier] for law in laws):
+                if not self.offered[laws, tier].all():
                     cells.append((np.empty(0, np.int32), np.empty(0), np.empty(0)))
                     continue
-                parts = [self.cell(int(law), tier) for law in laws]
-                cost = np.concatenate([p[0] for p in parts])
-                prob = np.concatenate([share * p[1] for share, p in zip(shares, parts, strict=True)])
-                success = np.concatenate([share * p[2] for share, p in zip(shares, parts, strict=True)])
-                cells.append(_merge(cost, prob, success))
+                start, stop = (self.indptr[laws * self.num_tiers + tier + more] for more in (0, 1))
+                at, share = spans(start, stop - start), np.repeat(shares, stop - start)
+                cells.append(_merge(self.cost[at], share * self.prob[at], share * self.success[at]))
         return laws_from_cells(cells, self.num_tiers)
+
+
+def spans(start: npt.NDArray[np.integer], size: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+    """Numbers ``start .. start + size - 1`` of every span, one after the other."""
+    ends = np.cumsum(size, dtype=np.int64)
+    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(start.astype(np.int64) - ends + size, size)
 
 
 def _merge(
@@ -378,12 +382,16 @@ def laws_from_outcomes(
     start: npt.NDArray[np.int32], count: npt.NDArray[np.int32], outcomes: npt.NDArray[np.uint32], num_tiers: int
 ) -> Laws:
     """Count equally likely packed outcomes into :class:`Laws` (one cell per start/count entry)."""
-    cells = []
-    for first, size in zip(start, count, strict=True):
-        part = outcomes[first : first + size]
-        share = np.full(len(part), 1.0 / max(int(size), 1))
-        cells.append(_merge((part >> 1).astype(np.int32), share, share * (part & 1)))
-    return laws_from_cells(cells, num_tiers)
+    at = spans(start, count)
+    cell = np.repeat(np.arange(len(count)), count)
+    cost, right = (outcomes[at] >> 1).astype(np.int64), outcomes[at] & 1
+    # One key a cell and cost, in their order.
+    width = int(cost.max(initial=0)) + 1
+    keys, inverse = np.unique(cell * width + cost, return_inverse=True)
+    share = (1.0 / np.maximum(count, 1))[cell]
+    indptr = np.searchsorted(keys, np.arange(len(count) + 1) * width).astype(np.int64)
+    prob, success = (np.bincount(inverse, one, len(keys)).astype(np.float64) for one in (share, share * right))
+    return Laws(indptr, (keys % width).astype(np.int32), prob, success, num_tiers)
 
 
 def published_laws(

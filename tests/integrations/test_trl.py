@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -73,23 +76,74 @@ def test_a_group_has_its_rows_exam_in_common() -> None:
         assert group[0].get_reward() == group[2].get_reward()
 
 
-@pytest.mark.slow
-def test_the_trainer_plays_exams_and_the_agent_decides_as_the_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    module = example(monkeypatch)
+def run(script: str, *arguments: str) -> dict[str, float]:
+    """What an example logs of its one step of GRPO."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "examples/integrations/trl_train.py", str(tmp_path), "1"]
+    command = [sys.executable, f"examples/integrations/{script}", *arguments, "1"]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     (step,) = [line for line in done.stdout.splitlines() if "rewards/ExamTools/mean" in line]
-    logged = {name.strip("'{ "): float(value.strip("'} ")) for name, value in (p.split(": ") for p in step.split(", "))}
+    logged = (part.split(": ") for part in step.split(", "))
+    return {name.strip("'{ "): float(value.strip("'} ")) for name, value in logged}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float]]:
+    """The folder of the trained models, and what the step logged."""
+    folder = tmp_path_factory.mktemp("trl")
+    return folder, run("trl_train.py", str(folder))
+
+
+def check(logged: dict[str, float]) -> None:
+    """Calls are made and read, and exams are scored."""
     assert logged["tools/call_frequency"] > 1
     assert logged["tools/failure_frequency"] < 0.3, "some calls come after an exam that ended early"
     assert 0 < logged["rewards/ExamTools/mean"] < 3
 
+
+@pytest.mark.slow
+def test_rollouts_take_the_exams_of_an_openenv_server(trained: tuple[Path, dict[str, float]], tmp_path: Path) -> None:
+    pytest.importorskip("openenv")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    command = [
+        sys.executable,
+        "-m",
+        "server.app",
+        "--port",
+        url.rpartition(":")[2],
+        "--num-tasks",
+        "3",
+        "--sessions",
+        "16",
+    ]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, cwd=ROOT / "examples" / "integrations" / "openenv_exam", env=env) as server:
+        try:
+            while True:
+                assert server.poll() is None, "the server ended"
+                try:
+                    urllib.request.urlopen(f"{url}/health")
+                    break
+                except OSError:
+                    time.sleep(0.2)
+            check(run("trl_openenv.py", url, str(trained[0] / "sft"), str(tmp_path)))
+        finally:
+            server.terminate()
+    assert (tmp_path / "model.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_the_trainer_plays_exams_and_the_agent_decides_as_the_model(
+    trained: tuple[Path, dict[str, float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, logged = trained
+    module = example(monkeypatch)
+    check(logged)
+
     spec = exam_spec(**EXAMS)
-    agent = module.Trained(public_problem(spec), str(tmp_path / "sft"))
+    agent = module.Trained(public_problem(spec), str(folder / "sft"))
     drawn = draw_exams(spec, 0, np.arange(3), 0)
     state = agent.start(exams_view(drawn, agent.problem))
     exam = TextExam(0, **EXAMS)

@@ -159,12 +159,12 @@ def _find_counts(
     report: Report,
 ) -> None:
     """Take the file's count of generated tokens where its name says so and nothing else is missing."""
-    found = counts(paths)
-    if len(found) == 1 and "cost" in columns and not {"tokens", "cost"} & options.columns.keys():
-        report.note(
-            f"{file.path.name}: {columns['cost']!r} is what answers cost; --column tokens={found[0]} takes tokens"
-        )
-    if len(found) != 1 or "cost" in columns or lacking(columns).keys() - {"tokens"}:
+    found, dollars = counts(paths), "cost" in columns and options.unit != "tokens"
+    if len(found) != 1 or lacking({*columns, "tokens"}):
+        return
+    if dollars:
+        if not {"tokens", "cost"} & options.columns.keys():
+            report.note(f"{file.path.name}: {columns['cost']!r} is what answers cost; --unit tokens takes {found[0]!r}")
         return
     values = [_get(record, found[0]) for record in first]
     if "tokens" in columns:

@@ -196,6 +196,27 @@ def test_near_duplicates() -> None:
     assert near_duplicates(["What is 1 + 2?", "what is 1+2?", "What is 2 + 1?"]).tolist() == [0, 0, 2]
 
 
+def test_near_duplicates_are_those_that_all_pairs_tell() -> None:
+    """Against the definition, pair by pair: texts with a common frame, words left out, and chains of them."""
+    rng = np.random.default_rng(0)
+    words = [f"{a}{b}" for a in "bdfgklmn" for b in ("al", "on", "ir", "et")]
+    texts = []
+    for _ in range(60):
+        text = ["think", "about", "this", "one", "question", "with", "care", *rng.choice(words, 25)]
+        for _ in range(3):
+            texts.append(" ".join(text))
+            text = [word for at, word in enumerate(text) if at != rng.integers(7, len(text))]
+    shingles = [{tuple(text.split()[at : at + 5]) for at in range(len(text.split()) - 4)} for text in texts]
+    cluster = np.arange(len(texts))
+    for one in range(len(texts)):
+        for other in range(one):
+            if len(shingles[one] & shingles[other]) >= 0.8 * len(shingles[one] | shingles[other]):
+                cluster[cluster == cluster[one]] = cluster[other]
+    found = near_duplicates(texts)
+    assert 60 <= len(set(found.tolist())) < 180
+    np.testing.assert_array_equal(found[:, None] == found, cluster[:, None] == cluster)
+
+
 def test_near_duplicates_of_later_splits_are_left_out() -> None:
     found = records(told(120))
     # Every other train question gets the text of a validation question, every other validation question that of a test

@@ -802,6 +802,16 @@ def test_thoughts_that_are_counted_apart_are_added(tmp_path: Path) -> None:
     assert any("tokens of 2 generations do not hold the thought's" in text for text in report.warnings)
 
 
+def test_dollars_beside_tokens_are_taken_and_told(tmp_path: Path) -> None:
+    row = {name: value for name, value in ROW.items() if name != "tokens"} | {"cost": 0.5, "output_tokens": 7}
+    path = lines(tmp_path / "a.jsonl", [row])
+    table, report = load(path)
+    assert (table.unit, column(table, "tokens")) == ("micro-usd", [500_000])
+    assert "a.jsonl: 'cost' is what answers cost; --unit tokens takes 'output_tokens'" in report.notes
+    table, _ = load(path, unit="tokens")
+    assert (table.unit, column(table, "tokens")) == ("tokens", [7])
+
+
 def test_all_tokens_beside_those_generated_are_told(tmp_path: Path) -> None:
     path = lines(tmp_path / "a.jsonl", [ROW | {"tokens": 1000, "completion_tokens": 12}])
     assert "(e.g. 1000 and 12)" in load(path)[1].warnings[0]
