@@ -67,8 +67,8 @@ def _encoded(tokenizer: Any, text: str, how: str) -> list[int]:
     if how == "hidden" and tokenizer.chat_template:
         turn = [{"role": "user", "content": text}]
         text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-    return list(tokenizer(text)["input_ids"])
+        return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+    return list(tokenizer(text, verbose=False)["input_ids"])
 
 
 def level_states(model: str, texts: Sequence[str]) -> Floats:
