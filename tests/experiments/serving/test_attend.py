@@ -115,7 +115,10 @@ def test_forty_clients_that_left_cost_what_was_in_flight_and_a_live_one_is_next(
         assert len(upstream.seen) == 1
         assert budget.asked <= 20, "those who waited are not asked for"
         charged = budget.session.charged
-        assert charged == 24 + MOST * (budget.asked - 1)
+        # A client that left while its reservation was written was not sent to the endpoint, and costs nothing.
+        cut, rest = divmod(charged - 24, MOST)
+        assert rest == 0
+        assert len(upstream.stopped) <= cut <= budget.asked - 1
     assert kept(tmp_path) == (charged, 0)
 
 
