@@ -252,13 +252,18 @@ def test_the_version_that_seeds_kill_is_named(source: str, tmp_path: Path) -> No
 
 
 DIES = """
-import json, os, sys
+import json, os, sys, threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 left = int(sys.argv[2])
+one_at_a_time = threading.Lock()  # the answer before the last request is on its way when the server dies
 
 class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
+        with one_at_a_time:
+            self.answer()
+
+    def answer(self):
         global left
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         if "seed" in body:
