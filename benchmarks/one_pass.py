@@ -84,13 +84,13 @@ def read(journal: Path, settings: dict[str, Any]) -> dict[Key, list[int]]:
 
 
 def write(given: argparse.Namespace, done: dict[Key, list[int]]) -> None:
-    """Let the model write what is missing, exam by exam in all cells; a batch is kept when it is whole."""
+    """Let the model write what is missing, cell by cell; a batch is kept when it is whole."""
     tokenizer, model = load_tokenizer(given.model), load_model(given.model, given.dtype)
     texts = {}
     for order in dict.fromkeys(order for order, _ in CELLS):
         batch = drawn(given.table, order, given.exams)
         texts[order] = question_texts(exams_view(batch, public_problem(batch.spec)), "one pass")
-    every = [Key(*cell, exam) for exam in range(given.exams) for cell in CELLS]
+    every = [Key(*cell, exam) for cell in CELLS for exam in range(given.exams)]
     missing = [key for key in every if key not in done]
     for first in range(0, len(missing), given.batch):
         some = missing[first : first + given.batch]
