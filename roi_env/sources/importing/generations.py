@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -33,7 +33,7 @@ class Generation:
     :param sample: number of the generation; None: numbered as rows come.
     :param name: that no other generation has: a second time it is a copy.
     :param judge: who judged, in rows of which several may judge one generation.
-    :param condition: what makes its row other than a sample, where several of one question and tier differ in it.
+    :param condition: what makes it other than a sample, where several of one question and tier differ in it.
     :param place: where it stands, for errors.
     """
 
@@ -141,6 +141,11 @@ def text_of(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(text_of, value))
     return str(value)
+
+
+def settings_text(settings: Mapping[str, Any]) -> str:
+    """Settings of a run as one text, to tell runs apart by; those without a value are left out."""
+    return ", ".join(f"{name} {text_of(value)}" for name, value in settings.items() if value not in (None, "", [], {}))
 
 
 def with_options(question: str, options: Any) -> str:

@@ -8,7 +8,16 @@ from dataclasses import replace
 from typing import Any
 
 from roi_env.sources.importing.files import LogFile, printable
-from roi_env.sources.importing.generations import Generation, Options, Report, choose, dict_of, text_of, with_options
+from roi_env.sources.importing.generations import (
+    Generation,
+    Options,
+    Report,
+    choose,
+    dict_of,
+    settings_text,
+    text_of,
+    with_options,
+)
 
 _ATTACHMENT = re.compile(r"attachment://([0-9a-f]{32})")
 _GRADES = {"C": 1.0, "I": 0.0, "P": 0.5, "N": 0.0}
@@ -57,6 +66,10 @@ def _open(file: LogFile) -> tuple[dict[str, Any], Iterator[tuple[str, Any]]]:
     if not isinstance(header, dict) or not isinstance(header.get("eval"), dict):
         raise file.error(f"{name!r} inside it has no 'eval': not a log of Inspect, or of an unknown version")
     wanted = [member for path, member in members.items() if path.startswith("samples/") and path.endswith(".json")]
+    if any(member.filename.endswith("/sample.json") for member in wanted):
+        raise file.error(
+            "has samples in pieces (version 3), which are not read: `inspect log convert` writes each as one"
+        )
     return header, file.unpack(wanted)
 
 
@@ -69,6 +82,9 @@ def _generation(
     options: Options,
     report: Report,
 ) -> Generation | None:
+    if sample.get("invalidation"):
+        report.dropped["declared invalid in the log"] += 1
+        return None
     if not (scores := _scores(sample)):
         report.dropped["ended in an error" if sample.get("error") else "no score (see `inspect score`)"] += 1
         return None
@@ -85,9 +101,14 @@ def _generation(
 
     output = dict_of(sample.get("output"))
     message = _message(output)
-    text, thought = _content(message.get("content") if message else output.get("completion"))
+    content = message.get("content") if message else output.get("completion")
+    text, thought = _content(content)
     config = {**dict_of(dict_of(header.get("plan")).get("config")), **dict_of(spec.get("model_generate_config"))}
     tokens, usd, thought_tokens = _usage(spec, sample, output, file, report)
+    if tokens is None and isinstance(content, list) and any(dict_of(part).get("redacted") for part in content):
+        report.warn(
+            f"HIDDEN THOUGHTS: {file.path.name} has thoughts that are encrypted and no counts of them: its tokens are far too few"
+        )
     # A solver's calls that leave no message (a critique, a vote) were paid too.
     calls = [_output_text(call) for call in _calls_before_scoring(sample)]
     turns = calls if len(calls) > 1 else _generated(sample)
@@ -106,6 +127,7 @@ def _generation(
         thought=thought,
         thought_tokens=thought_tokens,
         name=_name(spec, sample),
+        condition=_condition(spec, config),
         place=place,
     )
 
@@ -157,7 +179,9 @@ def _content(content: Any) -> tuple[str | None, str | None]:
         return content, None
     parts = [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
     texts = [str(part.get("text") or "") for part in parts if part.get("type") == "text"]
-    thoughts = [str(part.get("reasoning") or "") for part in parts if part.get("type") == "reasoning"]
+    # What a provider encrypted is no text of a thought.
+    reasoning = [part for part in parts if part.get("type") == "reasoning" and not part.get("redacted")]
+    thoughts = [str(part.get("reasoning") or "") for part in reasoning]
     return "\n".join(texts), "\n".join(thoughts) if any(thoughts) else None
 
 
@@ -190,6 +214,17 @@ def _effort(config: Mapping[str, Any]) -> str:
     named = ("reasoning_effort", "effort", "reasoning_tokens", "max_tokens")
     found = [(name, text_of(config[name])) for name in named if config.get(name) is not None]
     return " ".join(value if "effort" in name else f"{name}={value}" for name, value in found)
+
+
+def _condition(spec: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    """Settings of a run under which its answers are no samples of another run's."""
+    limits = dict_of(spec.get("config"))
+    return settings_text(
+        {f"task {name}": value for name, value in dict_of(spec.get("task_args")).items()}
+        | {name: spec.get(name) for name in ("solver", "solver_args", "model_args")}
+        | {name: config.get(name) for name in ("temperature", "top_p", "top_k", "system_message", "extra_body")}
+        | {name: limits.get(name) for name in ("message_limit", "token_limit", "time_limit", "working_limit")}
+    )
 
 
 def _usage(
@@ -232,8 +267,10 @@ def _tokens(usage: Mapping[str, Any] | None) -> Any:
     thought, given, total = (usage.get(name) for name in ("reasoning_tokens", "input_tokens", "total_tokens"))
     if not (isinstance(found, int) and isinstance(thought, int)):
         return found
-    # Some providers count the thought apart: then it is more, or the total holds it once more.
-    apart = thought > found or (thought > 0 and isinstance(given, int) and total == given + found + thought)
+    # Some providers count the thought apart: then it is more, or the total holds it once more, what was cached beside or not.
+    cached = sum(usage.get(f"input_tokens_cache_{how}") or 0 for how in ("read", "write"))
+    rest = total - found - thought if isinstance(total, int) else None
+    apart = thought > found or (thought > 0 and isinstance(given, int) and rest in (given, given + cached))
     return found + thought if apart else found
 
 

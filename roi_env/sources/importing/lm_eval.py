@@ -11,7 +11,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from roi_env.sources.importing.files import LogError, LogFile
-from roi_env.sources.importing.generations import Generation, Options, Report, choose, dict_of, text_of, with_options
+from roi_env.sources.importing.generations import (
+    RIGHT,
+    WRONG,
+    Generation,
+    Options,
+    Report,
+    choose,
+    dict_of,
+    settings_text,
+    text_of,
+    with_options,
+)
 
 _SAMPLES = re.compile(r"samples_(?P<task>.+)_(?P<time>\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(?:\.\d+)?)$")
 _METRICS = ("exact_match", "acc", "pass@1", "pass_at_1", "math_verify", "correct", "em", "score")
@@ -79,6 +90,7 @@ def read(file: LogFile, options: Options, report: Report, others: list[LogFile])
             effort=effort,
             text=texts[0] if texts else None,
             texts=tuple(texts[1:]) if votes else (),
+            condition=run.conditions.get(task, ""),
             place=place,
         )
 
@@ -109,7 +121,10 @@ def _metrics(file: LogFile) -> list[str]:
     """Names of what a sample is judged by, the usual ones first."""
     first = file.first()
     numbers = [
-        name for name, value in first.items() if name not in _OURS and isinstance(_score(value), bool | int | float)
+        name
+        for name, value in first.items()
+        if name not in _OURS
+        and (isinstance(one := _score(value), bool | int | float) or (isinstance(one, str) and _judges(one)))
     ]
     told = first.get("metrics")
     named = [name for name in told if name in numbers] if isinstance(told, list) else numbers
@@ -135,6 +150,11 @@ def _texts(resps: Any) -> list[str] | None:
         elif isinstance(value, int | float):
             return None
     return flat
+
+
+def _judges(text: str) -> bool:
+    """Whether a text is a judgement: the harness writes values of NumPy as texts."""
+    return text.lower() in (*RIGHT, *WRONG) or _is_number(text)
 
 
 def _is_number(value: Any) -> bool:
@@ -169,11 +189,12 @@ def _answer(target: Any) -> str:
 
 
 class _Run(NamedTuple):
-    """What the results file of a run tells: who answered, and the names of every task's filters."""
+    """What the results file of a run tells: who answered, the names of every task's filters, and its other settings."""
 
     model: str = ""
     effort: str = ""
     filters: Mapping[str, Sequence[str]] = {}
+    conditions: Mapping[str, str] = {}
 
 
 def _model(file: LogFile, time: str, run: _Run, report: Report) -> tuple[str, str]:
@@ -205,10 +226,19 @@ def _run(folder: Path, time: str) -> _Run:
     model = text_of(
         results.get("model_name") or arguments.get("pretrained") or arguments.get("model") or config.get("model")
     )
-    settings = _settings(config.get("gen_kwargs"))
+    generation = _settings(config.get("gen_kwargs"))
+    settings = arguments | generation
     named = ("reasoning_effort", "enable_thinking", "thinking_budget", "max_gen_toks", "max_tokens")
     effort = " ".join(f"{name}={text_of(settings[name])}" for name in named if settings.get(name) not in (None, ""))
-    return _Run(model, effort, {task: _names(of) for task, of in dict_of(results.get("configs")).items()})
+    tasks = dict_of(results.get("configs"))
+    shots = dict_of(results.get("n-shot")) | {task: dict_of(of).get("num_fewshot") for task, of in tasks.items()}
+    prompts = {name: results.get(name) for name in ("system_instruction", "chat_template_sha")}
+    return _Run(
+        model,
+        effort,
+        {task: _names(of) for task, of in tasks.items()},
+        {task: settings_text({"num_fewshot": number} | prompts | generation) for task, number in shots.items()},
+    )
 
 
 def _names(task: Any) -> list[str]:

@@ -10,6 +10,8 @@ from roi_env.sources.importing.files import LogFile
 from roi_env.sources.importing.generations import NO_SAMPLES, Generation, Options, Report, text_of, with_options
 
 _RUN = re.compile(r"(train|test|val|validation)_.*")
+_OF_SAMPLES = re.compile(r"_seed\d+|_s\d+_e-?\d+")
+"""What the names of runs that only draw other samples, or ask other questions, differ in."""
 
 
 def matches(file: LogFile, first: Any) -> bool:
@@ -20,6 +22,7 @@ def matches(file: LogFile, first: Any) -> bool:
 def read(file: LogFile, options: Options, report: Report, others: list[LogFile]) -> Iterator[Generation]:
     """Every text of a question is a generation."""
     model, dataset = _names(file)
+    condition = _OF_SAMPLES.sub("", file.stem) if _RUN.fullmatch(file.stem) else ""
     for place, record in file.records():
         if not isinstance(record, dict) or not isinstance(record.get("code"), list):
             raise file.error(f"{place} has no list 'code' of texts")
@@ -42,6 +45,7 @@ def read(file: LogFile, options: Options, report: Report, others: list[LogFile])
                 answer=text_of(answer),
                 model=model,
                 text=text if isinstance(text, str) else text_of(text),
+                condition=condition,
                 place=place,
             )
 

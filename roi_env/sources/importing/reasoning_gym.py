@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from roi_env.sources.importing.files import LogFile
-from roi_env.sources.importing.generations import Generation, Options, Report, text_of
+from roi_env.sources.importing.generations import Generation, Options, Report, dict_of, settings_text, text_of
 
 _RUN = re.compile(r"(?P<model>.+?)_\d{8}_\d{6}")
+_SETTINGS = ("system_prompt", "system_prompt_id", "max_tokens", "temperature", "top_p", "reasoning_effort")
+"""Under others of these, answers are no samples of the same."""
 
 
 def matches(file: LogFile, first: Any) -> bool:
@@ -32,6 +34,8 @@ def read(file: LogFile, options: Options, report: Report, others: list[LogFile])
         name = text_of(dataset.get("name") or dataset.get("dataset") or file.path.stem)
         if not isinstance(results, list):
             raise file.error(f"data set {name!r} has no list of results (only averages?)", is_log=True)
+        told = {"system_prompt": dataset.get("system_prompt")} | _metadata(document)
+        condition = settings_text({one: told.get(one) for one in _SETTINGS})
         for number, result in enumerate(results):
             place = f"data set {name!r}, result {number + 1}"
             if not isinstance(result, dict):
@@ -40,7 +44,7 @@ def read(file: LogFile, options: Options, report: Report, others: list[LogFile])
             if not isinstance(completions, list) or not completions:
                 report.dropped["no completions"] += 1
                 continue
-            for completion in completions:
+            for sample, completion in enumerate(completions):
                 if not isinstance(completion, dict):
                     raise file.error(f"{place}: a completion is no object")
                 if completion.get("score") is None:
@@ -57,13 +61,21 @@ def read(file: LogFile, options: Options, report: Report, others: list[LogFile])
                     model=model,
                     tokens=completion.get("output_tokens", completion.get("completion_tokens")),
                     text=text if isinstance(text, str) else "",
+                    name=f"{_run(file.path, document)} {model} {name} {number} {sample} {text_of(text)}",
+                    condition=condition,
                     place=place,
                 )
 
 
-def _metadata(result: Mapping[str, Any]) -> Mapping[str, Any]:
-    found = result.get("metadata")
-    return found if isinstance(found, dict) else {}
+def _run(path: Path, document: Mapping[str, Any]) -> Path:
+    """The folder of a run: it has ``results.json`` of all data sets, and in ``CATEGORY/`` the same results, a file each."""
+    folder = path.absolute().parent
+    return folder.parent if folder.name == document.get("category") else folder
+
+
+def _metadata(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the document tells of its run."""
+    return {**dict_of(document.get("config")), **document, **dict_of(document.get("metadata"))}
 
 
 def _datasets(file: LogFile, document: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -81,12 +93,11 @@ def _datasets(file: LogFile, document: Mapping[str, Any]) -> Iterator[Mapping[st
 
 
 def _model(path: Path, document: Mapping[str, Any], report: Report) -> str:
-    """The model that the log names, else the file or folder: ``MODEL_DATE_TIME``."""
-    for holder in (document, _metadata(document), document.get("config")):
-        if isinstance(holder, dict) and isinstance(holder.get("model"), str) and holder["model"].strip():
-            return text_of(holder["model"])
+    """The model that the log names, else the file or folder: ``MODEL_DATE_TIME``; of one category: ``MODEL_CATEGORY_DATE_TIME``."""
+    if isinstance(named := _metadata(document).get("model"), str) and named.strip():
+        return named.strip()
     for part in (path.stem, *(parent.name for parent in path.absolute().parents)):
         if match := _RUN.match(part):
-            return match["model"].replace("_", "/", 1)
+            return match["model"].removesuffix(f"_{text_of(document.get('category'))}").replace("_", "/", 1)
     report.warn(f"{path.name}: nothing names the model; it is called {path.stem!r} after its file")
     return path.stem

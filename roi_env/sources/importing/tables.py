@@ -221,7 +221,7 @@ def _without_copies(found: list[tuple[LogFile, Generation]], report: Report) -> 
     kept = []
     for file, one in found:
         if one.name and one.name in seen:
-            report.dropped["copy of a generation of another log (the same uuid)"] += 1
+            report.dropped["copy of a generation of another log (the same sample of the same run)"] += 1
             continue
         seen.add(one.name)
         if not (one.question_id.strip() or _form(one.question)):
@@ -280,10 +280,13 @@ def _say_conditions(kept: Iterable[tuple[LogFile, Generation]], report: Report) 
         known.setdefault(_cell(one), {})[one.condition] = None
     differ = next((mine for mine in known.values() if len(mine) > 1), None)
     if differ is not None:
-        shown = "; ".join(printable(text)[:60] for text in list(differ)[:3])
+        settings = [text.split(", ") for text in differ]
+        own = [[one for one in mine if any(one not in other for other in settings)] for mine in settings]
+        shown = "; ".join(printable(", ".join(mine) or "nothing of it")[:60] for mine in own[:3])
         report.warn(
             f"rows of one question and tier differ in more than the sample (e.g. {shown}), and each is taken as a sample: if they are other "
-            "questions or other ways to answer, name them in the tier, --column 'tier={model} {step}', or leave them out"
+            "questions or other ways to answer, name them in the tier, --column 'tier={model} {step}' (of other tools' logs: {file}, {folder}), "
+            "or leave them out"
         )
 
 

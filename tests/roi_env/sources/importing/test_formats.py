@@ -76,6 +76,57 @@ def test_a_thought_counted_apart_is_paid(tmp_path: Path, total: int | None, paid
     assert column(load(tmp_path)[0], "tokens") == [paid]
 
 
+def test_what_was_cached_does_not_hide_that_a_thought_is_counted_apart(tmp_path: Path) -> None:
+    usage = {"input_tokens": 10, "output_tokens": 7, "reasoning_tokens": 5, "input_tokens_cache_read": 90}
+    for total, paid in ((112, 12), (107, 7)):
+        one = sample(1)
+        one["output"]["usage"] = usage | {"total_tokens": total}
+        (tmp_path / "a.json").write_text(json.dumps(log([one])))
+        assert column(load(tmp_path)[0], "tokens") == [paid]
+
+
+def test_encrypted_thoughts_are_no_texts_to_count(tmp_path: Path) -> None:
+    thought = {"type": "reasoning", "reasoning": "gAAA" * 500, "redacted": True}
+    parts = [thought, {"type": "text", "text": "It is 2."}]
+    one = sample(1, output={"choices": [{"message": {"content": parts}}]}, model_usage={})
+    (tmp_path / "a.json").write_text(json.dumps(log([one])))
+    table, report = load(tmp_path)
+    assert column(table, "tokens") == [2]
+    assert any(text.startswith("HIDDEN THOUGHTS: a.json has thoughts that are encrypted") for text in report.warnings)
+
+
+def test_samples_that_were_declared_invalid_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(log([sample(1, invalidation={"reason": "leaked"}), sample(2)])))
+    table, report = load(tmp_path)
+    assert column(table, "question_id") == ["2"]
+    assert report.dropped == {"declared invalid in the log": 1}
+
+
+def test_samples_in_pieces_are_refused_with_the_remedy(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.eval", "w") as archive:
+        archive.writestr("header.json", json.dumps(log([])))
+        archive.writestr("samples/1_epoch_1/events/stats.json", "{}")
+        archive.writestr("samples/1_epoch_1/sample.json", json.dumps(sample(1)))
+    with pytest.raises(LogError, match="`inspect log convert` writes each as one"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("spec", "told"),
+    [
+        ({"task_args": {"shots": 0}}, "task shots 5; task shots 0"),
+        ({"solver": "brief"}, "solver long; solver brief"),
+        ({"config": {"token_limit": 9}}, "nothing of it; token_limit 9"),
+    ],
+)
+def test_runs_under_other_settings_are_no_samples_of_one(tmp_path: Path, spec: dict[str, Any], told: str) -> None:
+    for name, more in (("a", {}), ("b", spec)):
+        run = {"task": "sums", "model": "maker/m", "task_id": name, "task_args": {"shots": 5}, "solver": "long"} | more
+        (tmp_path / f"{name}.json").write_text(json.dumps(log([sample(1, tokens=len(more))], eval=run)))
+    assert any(f"differ in more than the sample (e.g. {told})" in text for text in load(tmp_path)[1].warnings)
+    assert not any("differ" in text for text in load(tmp_path, columns={"tier": "{model} {file}"})[1].warnings)
+
+
 def test_a_count_of_nothing_for_a_text_is_no_count(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps(log([sample(1, tokens=0), sample(2, tokens=6)])))
     table, report = load(tmp_path / "a.json")
@@ -273,6 +324,30 @@ def test_one_filter_of_several_and_the_model_from_the_results_file(tmp_path: Pat
         load(tmp_path / f"samples_gsm8k_{time}.jsonl", filter="x")
 
 
+def test_runs_of_the_harness_under_other_settings_are_told_apart_or_told(tmp_path: Path) -> None:
+    def run(day: int, arguments: str, shots: int, folder: str) -> None:
+        time = f"2025-01-0{day}T00-00-00.123456"
+        (tmp_path / folder).mkdir(exist_ok=True)
+        lines(tmp_path / folder / f"samples_gsm8k_{time}.jsonl", [doc(n, "none", float(n == day)) for n in range(3)])
+        results = {"results": {}, "configs": {"gsm8k": {"num_fewshot": shots}}, "config": {"model_args": arguments}}
+        (tmp_path / folder / f"results_{time}.json").write_text(json.dumps(results))
+
+    run(1, "pretrained=maker/m,enable_thinking=True", 5, "thinking")
+    run(2, "pretrained=maker/m,enable_thinking=False", 5, "thinking")
+    table, report = load(tmp_path / "thinking")
+    assert set(column(table, "tier")) == {"enable_thinking=True", "enable_thinking=False"}
+    assert not any("differ in more" in text for text in report.warnings)
+    run(1, "pretrained=maker/m", 5, "shots")
+    run(2, "pretrained=maker/m", 0, "shots")
+    assert any("(e.g. num_fewshot 5; num_fewshot 0)" in text for text in load(tmp_path / "shots")[1].warnings)
+
+
+@pytest.mark.parametrize(("right", "wrong"), [("True", "False"), ("1.0", "0.0")])
+def test_judgements_that_the_harness_wrote_as_texts(tmp_path: Path, right: str, wrong: str) -> None:
+    rows = [doc(n, "none", 0.0) | {"exact_match": right if n else wrong} for n in range(3)]
+    assert column(load(lines(tmp_path / "a.jsonl", rows))[0], "correct") == [False, True, True]
+
+
 def unnamed(number: int, **more: Any) -> dict[str, Any]:
     """A sample as versions before 0.4.6 wrote it: without the name of the filter."""
     return {
@@ -342,6 +417,51 @@ def test_numbers_of_reasoning_gym_are_no_ids(tmp_path: Path) -> None:
     table, report = load(tmp_path)
     assert len(set(column(table, "question_id"))) == 6
     assert not [text for text in report.warnings if "other texts" in text]
+
+
+def test_a_run_of_reasoning_gym_holds_its_results_twice(tmp_path: Path) -> None:
+    """All data sets in one file, and each by itself; of a run of one category the folder is named after that too."""
+    run = tmp_path / "maker_m_arithmetic_20250101_000000"
+    (run / "arithmetic").mkdir(parents=True)
+    made = [
+        {
+            "name": name,
+            "category": "arithmetic",
+            "system_prompt": "Think.",
+            "results": [
+                {"question": f"{name} {n}", "completions": [{"score": 1.0, "full_model_response": "x"}] * 2}
+                for n in range(3)
+            ],
+        }
+        for name in ("sums", "products")
+    ]
+    for one in made:
+        (run / "arithmetic" / f"{one['name']}.json").write_text(json.dumps(one))
+    table, _ = load(tmp_path)
+    assert (table.num_rows, set(column(table, "tier"))) == (12, {"maker/m"})
+    whole = {
+        "metadata": {"model": "maker/m", "max_tokens": 9},
+        "categories": [{"name": "arithmetic", "datasets": made}],
+    }
+    (run / "results.json").write_text(json.dumps(whole))
+    table, report = load(tmp_path)
+    assert (table.num_rows, sum(report.dropped.values())) == (12, 12)
+    run.rename(tmp_path / "first")
+    other = whole | {"metadata": {"model": "maker/m", "max_tokens": 99}}
+    (tmp_path / "results.json").write_text(json.dumps(other))
+    table, report = load(tmp_path / "first" / "results.json", tmp_path / "results.json")
+    assert table.num_rows == 24  # another run
+    assert any("(e.g. max_tokens 9; max_tokens 99)" in text for text in report.warnings)
+
+
+def test_prompts_of_the_mathematics_harness_are_no_samples_of_one(tmp_path: Path) -> None:
+    folder = tmp_path / "m" / "gsm8k"
+    folder.mkdir(parents=True)
+    for name in ("cot_-1_seed0_t0.0_s0_e-1", "cot_-1_seed1_t0.0_s0_e-1"):
+        lines(folder / f"test_{name}.jsonl", [{"question": "Q", "code": [name], "score": [True]}])
+    assert not any("differ in more" in text for text in load(tmp_path)[1].warnings)
+    lines(folder / "test_pal_-1_seed0_t0.0_s0_e-1.jsonl", [{"question": "Q", "code": ["y"], "score": [True]}])
+    assert any("(e.g. test_cot_-1_t0.0; test_pal_-1_t0.0)" in text for text in load(tmp_path)[1].warnings)
 
 
 def test_every_completion_of_reasoning_gym_is_a_generation(tmp_path: Path) -> None:
