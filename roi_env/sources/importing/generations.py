@@ -34,6 +34,7 @@ class Generation:
     :param name: that no other generation has: a second time it is a copy.
     :param judge: who judged, in rows of which several may judge one generation.
     :param condition: what makes it other than a sample, where several of one question and tier differ in it.
+    :param error: what a log says beside it that went wrong.
     :param place: where it stands, for errors.
     """
 
@@ -58,6 +59,7 @@ class Generation:
     name: str = ""
     judge: str = ""
     condition: str = ""
+    error: str = ""
     place: str = ""
 
     def __post_init__(self) -> None:

@@ -39,12 +39,12 @@ PROPOSED = {
     "cost": ("cost", "cost_usd", "usd", "price", "total_cost", "totalcost", "dollars"),
     "correct": (
         "correct", "is_correct", "score", "scores", "reward", "exact_match", "acc", "passed", "pass", "success", "right",
-        "grade", "result", "em", "resolved", "correctness", "answer_correctness", "performance", "extractive_match", "quasi_exact_match",
+        "grade", "graded_list", "result", "em", "resolved", "correctness", "answer_correctness", "performance", "extractive_match", "quasi_exact_match",
         "pass@1", "base_status",
     ),
     "text": (
         "text", "response", "output", "completion", "generation", "model_output", "code", "full_response", "answer_text", "prediction",
-        "generated_text", "model_response", "raw_output", "responses", "outputs", "generations", "content", "solution",
+        "generated_text", "model_response", "raw_output", "output_list", "responses", "outputs", "generations", "content", "solution",
     ),
     "dataset": ("dataset", "task", "benchmark", "source", "subset", "category"),
 }  # fmt: skip
@@ -54,6 +54,12 @@ _ANOTHER = re.compile(
     r"|(^|_)(num|avg|mean|count)($|_)"
 )
 """What, before a usual name, makes it something else: ``prompt_tokens``, ``request_id``."""
+_NOT_GENERATED = re.compile(
+    r"question|problem|query|instruction|context|document|passage|system|expected|reference|gold|target|truth|correct|label|tool|eval"
+)
+"""What, before a usual name of what answered, its text or cost, makes it another: ``question_content``, ``expected_output``, ``evaluationModel``."""
+ERRORS = ("error", "error_message", "exception")
+"""Columns that say that a call failed."""
 NO_TABLE = 9
 """How far a file is from a table for which nothing can be proposed."""
 Kind = Literal["", "number", "mark", "text", "list"]
@@ -78,7 +84,7 @@ CONDITIONS = (
 _EFFORTS = ("effort", "reasoning_effort", "level", "mode")
 _WORDS = ("correct", "is_correct", "grade", "correctness")
 """Columns that judge, whatever they say: what cannot be read is told row by row."""
-_JUDGEMENTS = ("score", "scores", "feedback", "metric", "metrics")
+_JUDGEMENTS = ("score", "scores", "feedback", "metric", "metrics", "metrics_data", "assertions")
 """Objects of judgements by name: ``scores.accuracy``, and ``score_match`` beside each other."""
 
 
@@ -121,9 +127,9 @@ def check_complete(
         starred = {path.partition("*")[0] for path in (columns | proposals).values() if "*" in path}
         fitting = [one for one in options if "*" not in one[1] or not starred or one[1].partition("*")[0] in starred]
         proposals |= dict(fitting[:1])
-    if "tier" in proposals and own_name(proposals["tier"].rpartition(".")[2]) in _EFFORTS:
+    if "tier" in proposals and _name(proposals["tier"]) in _EFFORTS:
         # Models at several efforts are tiers of each.
-        models = [path for path in proposed("tier", paths) if own_name(path.rpartition(".")[2]) not in _EFFORTS]
+        models = [path for path in proposed("tier", paths) if _name(path) not in _EFFORTS]
         if models and "*" not in models[0] + proposals["tier"]:
             proposals["tier"] = f"{{{models[0]}}} {{{proposals['tier']}}}"
     if "correct" not in {*proposals, *columns}:
@@ -136,9 +142,13 @@ def check_complete(
     if "tier" not in {*proposals, *columns}:
         proposals["tier"] = "{folder}" if sum(other.stem == file.stem for other in others) > 1 else "{file}"
     unknown = [name for name in missing if not {*instead.get(name, (name,))} & proposals.keys()]
+    judging = _judging(paths) if "correct" in unknown else []
+    if judging:
+        unknown.remove("correct")
     raise LackingError(
         str(file.path),
         f"no column says {'; or '.join(missing.values())} ({', '.join(missing)}). It has {some(list(paths))}. "
+        + (f"Whether an answer was right may stand in {some(judging)}. " if judging else "")
         + (f"Nothing in it reads like {' or '.join(unknown)}, without which there is no table. " if unknown else "")
         + ("Name columns with --column ours=theirs" + (f", perhaps: {as_options(proposals)}" if proposals else "")),
         NO_TABLE if unknown else len(missing),
@@ -164,38 +174,57 @@ def proposed(ours: str, paths: Mapping[str, Kind]) -> list[str]:
         found += sorted((path for path, leaf in leaves.items() if leaf == wanted), key=lambda path: path.count("*"))
     for wanted in PROPOSED[ours]:
         ends = {path: leaf.removesuffix(f"_{wanted}") for path, leaf in leaves.items() if leaf.endswith(f"_{wanted}")}
-        found += [path for path, before in ends.items() if not _ANOTHER.search(before)]
+        another = (_ANOTHER, _NOT_GENERATED) if ours in ("text", "tokens", "cost", "tier") else (_ANOTHER,)
+        found += [path for path, before in ends.items() if not any(one.search(before) for one in another)]
     for judge in _JUDGEMENTS if ours == "correct" else ():
         mine = [path for path, leaf in leaves.items() if judge in (leaf.partition("_")[0], _parent(path))]
         found += mine if len(mine) == 1 else []
     return list(dict.fromkeys(found))
 
 
+def _judging(paths: Mapping[str, Kind]) -> list[str]:
+    """Paths of judgements by name, of which none can be proposed because there are several; of a list: the first."""
+    fitting = [path for path, kind in paths.items() if kind in ("number", "mark")]
+    return [
+        path.replace(".*.", ".0.")
+        for path in fitting
+        if any(judge in (_name(path).partition("_")[0], _parent(path.replace(".*.", "."))) for judge in _JUDGEMENTS)
+    ]
+
+
 def _leaves(ours: str, paths: Mapping[str, Kind]) -> dict[str, str]:
     """What the paths to values of the right kind are called; of turns of a conversation: the last."""
     found = {}
     for path, kind in paths.items():
-        leaf = own_name(path.rpartition(".")[2])
+        leaf = _name(path)
         turns = path.removesuffix(".*.content")
         if turns != path and f"{turns}.*.role" in paths:
-            path, leaf = f"{turns}.-1.content", own_name(turns.rpartition(".")[2])
+            path, leaf = f"{turns}.-1.content", _name(turns)
         elif leaf in _PART.get(ours, ()) and _parent(path) in PROPOSED[ours]:
             leaf = _parent(path)
         elif ours == "question_id" and _parent(path) in PROPOSED["tier"]:
             continue
         elif ours == "tokens" and leaf in ("completion", "output") and re.search("usage|token", _parent(path)):
             leaf = _GENERATED[0]
+        elif ours == "cost" and leaf == "total" and re.search("cost|price", _parent(path)):
+            leaf = "total_cost"
         asked = any(own_name(part) in PROPOSED["question"] for part in path.split(".")[:-1])
         fits = kind in _KINDS.get(ours, (kind,)) or (ours == "correct" and leaf in _WORDS)
         # The parts of an object of judgements are no generations.
-        judges = ours == "correct" and any(f"{judge}.*" in path for judge in _JUDGEMENTS)
+        plain = ".".join(map(_name, path.split(".")))
+        judges = ours == "correct" and any(f"{judge}.*" in plain for judge in _JUDGEMENTS)
         if kind and fits and not judges and not (ours == "text" and asked):
             found[path] = leaf
     return found
 
 
+def _name(path: str) -> str:
+    """What the last part of a path is called: ``a.actualOutput`` is ``actual_output``."""
+    return own_name(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", path.rpartition(".")[2]))
+
+
 def _parent(path: str) -> str:
-    return own_name(path.rpartition(".")[0].rpartition(".")[2])
+    return _name(path.rpartition(".")[0])
 
 
 def _side_by_side(paths: Iterable[str]) -> dict[str, str]:
@@ -207,7 +236,13 @@ def _side_by_side(paths: Iterable[str]) -> dict[str, str]:
         for path in names:
             for wanted in PROPOSED[ours]:
                 match = re.fullmatch(rf"(.+?)([^0-9A-Za-z]+{wanted})", path, re.IGNORECASE)
-                if match and own_name(match[1]) not in usual and not _ANOTHER.fullmatch(own_name(match[1])):
+                part = match and match[2][0] == "." and match[1] in names
+                if (
+                    match
+                    and not part
+                    and own_name(match[1]) not in usual
+                    and not _ANOTHER.fullmatch(own_name(match[1]))
+                ):
                     found.setdefault((ours, f"*{match[2]}"), set()).add(match[1])
     judged = {pattern: stems for (ours, pattern), stems in found.items() if ours == "correct"}
     for ours in ("tokens", "cost", "text"):
@@ -222,7 +257,7 @@ def _side_by_side(paths: Iterable[str]) -> dict[str, str]:
 
 def spellings(ours: str, theirs: str, paths: Mapping[str, Kind]) -> list[str]:
     """What a file may call what another calls ``theirs``: the same name elsewhere, else our own, else a usual one of one meaning."""
-    leaves = {path: own_name(path.rpartition(".")[2]) for path, kind in paths.items() if kind}
+    leaves = {path: _name(path) for path, kind in paths.items() if kind}
     several = {
         name
         for ours, names in PROPOSED.items()
@@ -231,7 +266,7 @@ def spellings(ours: str, theirs: str, paths: Mapping[str, Kind]) -> list[str]:
         for name in {*names} & {*more}
     }
     usual = {name for name in PROPOSED.get(ours, ()) if name not in several}
-    for names in ({own_name(theirs.rpartition(".")[2])}, {ours}, set(_GENERATED) if ours == "tokens" else set(), usual):
+    for names in ({_name(theirs)}, {ours}, set(_GENERATED) if ours == "tokens" else set(), usual):
         if found := [path for path, leaf in leaves.items() if leaf in names]:
             return found
     return []
@@ -239,7 +274,7 @@ def spellings(ours: str, theirs: str, paths: Mapping[str, Kind]) -> list[str]:
 
 def counts(paths: Mapping[str, Kind]) -> list[str]:
     """Paths whose names say that they count generated tokens."""
-    return [path for path, kind in paths.items() if kind and own_name(path.rpartition(".")[2]) in _GENERATED]
+    return [path for path, kind in paths.items() if kind and _name(path) in _GENERATED]
 
 
 def some(paths: Sequence[str], most: int = 30) -> str:

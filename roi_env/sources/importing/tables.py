@@ -36,6 +36,7 @@ from roi_env.sources.units import Unit
 CHARACTERS_A_TOKEN = 4
 """Of the estimate where a log has neither counts nor a tokenizer: English text and code have about so many."""
 _THOUSANDS = re.compile(r"[1-9]\d{0,2}(\.\d{3})+")
+_NO_ERRORS = ("", "none", "null", "nan", "no", "false", "0", "[]", "{}", "n/a")
 _form = lru_cache(maxsize=2**16)(normalised)
 """A question is asked of many tiers, many times."""
 _THOUGHT = re.compile(r"<think|<thought|<\|?(begin_of_)?thought|<reasoning|\[think", re.IGNORECASE)
@@ -115,6 +116,7 @@ def _table(
         )
     _say_shared_ids(kept, report)
     _say_several_answers(kept, report)
+    _say_errors(kept, report)
     _forget_empty_counts(kept, report)
     _add_thoughts(kept, report)
     unit = _unit(kept, options, report)
@@ -213,6 +215,16 @@ def _say_several_answers(kept: Iterable[tuple[LogFile, Generation]], report: Rep
         report.warn(
             f"{several:,} of {len(known):,} questions have several reference answers: the column may hold what was generated. Name the "
             "reference with --column answer=..., or that column with --text; beside counts and scores it changes nothing"
+        )
+
+
+def _say_errors(kept: Iterable[tuple[LogFile, Generation]], report: Report) -> None:
+    """Warn of calls that failed: their rows say wrong, and no answer was."""
+    failed = [one.error for _, one in kept if one.error.lower() not in _NO_ERRORS]
+    if failed:
+        report.warn(
+            f"{len(failed):,} generations have an error beside them (e.g. {printable(failed[0])[:60]!r}) and count as answers: leave out the "
+            "rows whose call failed, or answers that never came count as wrong"
         )
 
 
@@ -319,6 +331,10 @@ def _correct(kept: list[tuple[LogFile, Generation]], options: Options, report: R
         report.warn(
             f"{share:.0%} of the scores lie between 0 and 1 ({numbers[0]:g} to {numbers[-1]:g}): only 1 counts as right; --correct-at .9 "
             "counts those from .9"
+        )
+    if at is not None and at <= 1 and numbers and numbers[-1] > 1:
+        report.warn(
+            f"scores go up to {numbers[-1]:g}, and --correct-at {at:g} counts all from {at:g} as right: is their scale another?"
         )
     least = 1.0 if at is None else at
     return [value if isinstance(value, bool) else value >= least for value in values]

@@ -29,6 +29,7 @@ from roi_env.sources.importing.files import LogError, LogFile, Terms, printable
 from roi_env.sources.importing.generations import NO_SAMPLES, RIGHT, WRONG, Generation, Options, Report, text_of
 from roi_env.sources.importing.proposals import (
     CONDITIONS,
+    ERRORS,
     JUDGED_BY,
     PROPOSED,
     Kind,
@@ -49,6 +50,7 @@ OURS = (
 )  # fmt: skip
 LABELS = ("dataset", "menu", "tier")
 _SAMPLED = ("correct", "tokens", "cost", "text", "sample", "thought_tokens")
+_NUMBERS = ("correct", "tokens", "cost")
 _MISSING = object()
 _LOOKED_AT = 200
 """Rows whose names are all names that a file has."""
@@ -71,12 +73,14 @@ def read(file: LogFile, options: Options, report: Report, others: list[LogFile])
     _spell(file, first, columns, paths, others, report)
     for path in paths:
         # What has our names already.
-        if own_name(path) in OURS and own_name(path) not in columns:
+        parts = own_name(path) in _NUMBERS and any(other.startswith(f"{path}.") for other in paths)
+        if own_name(path) in OURS and own_name(path) not in columns and not parts:
             columns[own_name(path)] = path
     if options.text is None:
         _find_counts(file, first, columns, paths, options, report)
     _find_counts_of_thoughts(columns, paths)
-    for name, usual, form in (("judge", JUDGED_BY, "{{{}}}"), ("condition", CONDITIONS, "{0} {{{0}}}")):
+    told = (("judge", JUDGED_BY, "{{{}}}"), ("error", ERRORS, "{{{}}}"), ("condition", CONDITIONS, "{0} {{{0}}}"))
+    for name, usual, form in told:
         found = [path for path in paths if own_name(path) in usual and not _used(path, columns)]
         if found:
             columns[name] = ", ".join(map(form.format, found))
@@ -160,6 +164,13 @@ def _find_counts(
 ) -> None:
     """Take the file's count of generated tokens where its name says so and nothing else is missing."""
     found, dollars = counts(paths), "cost" in columns and options.unit != "tokens"
+    names = {own_name(path.rpartition(".")[2]) for path in paths}
+    unnamed = "tokens" in columns.keys() - options.columns.keys() and not {"total_tokens", "counted"} & names
+    if unnamed and not found and {"prompt_tokens", "input_tokens"} & names:
+        report.warn(
+            f"{file.path.name}: {columns['tokens']!r} stands beside a count of the prompt's tokens: is the prompt in it? A table's tokens are "
+            "those that were generated"
+        )
     if len(found) != 1 or lacking({*columns, "tokens"}):
         return
     if dollars:
@@ -325,13 +336,19 @@ def _samples(file: LogFile, place: str, found: dict[str, Any], constants: Mappin
 
 
 def _list_of(text: str) -> list[Any] | None:
-    """The list that a field of a CSV holds, in JSON's spelling or Python's; only literals are read."""
+    """The list that a field of a CSV holds."""
+    value = _held(text)
+    return value if isinstance(value, list) else None
+
+
+def _held(text: str) -> Any:
+    """The list or object that a field of a CSV holds, in JSON's spelling or Python's; only literals are read."""
     for read in (json.loads, ast.literal_eval):
         try:
             value = read(text)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
             continue
-        if isinstance(value, list):
+        if isinstance(value, list | dict):
             return value
     return None
 
@@ -373,6 +390,7 @@ def _generation(file: LogFile, place: str, found: Mapping[str, Any], micro: bool
         sample=given("sample"),
         judge=text("judge"),
         condition=text("condition"),
+        error=text("error").strip(", "),
         place=place,
     )
 
@@ -406,10 +424,7 @@ def _part(record: Mapping[str, Any], path: str) -> str:
 def _get(value: Any, path: str) -> Any:
     """What a path leads to: names may hold points themselves."""
     if isinstance(value, str) and value[:1] in "{[" and path:
-        try:
-            value = json.loads(value)  # objects that a CSV holds
-        except (ValueError, RecursionError):
-            return _MISSING
+        value = _held(value)
     if isinstance(value, dict):
         if path in value:
             return value[path]
@@ -433,6 +448,9 @@ def _paths(file: LogFile) -> dict[str, Kind]:
     for number, (place, record) in enumerate(file.records()):
         if not isinstance(record, dict):
             raise file.error(f"{place} is no object of columns: write one JSON object a row")
+        if file.kind == "csv":
+            objects = {name: _held(text) for name, text in record.items() if text.startswith("{")}
+            record = record | {name: held for name, held in objects.items() if held}
         level: list[tuple[str, Any]] = [("", record)]
         for _ in range(5):
             level = [
@@ -487,10 +505,14 @@ def _parts(item: Any) -> list[tuple[str, Any]]:
     if not isinstance(item, dict):
         return []
     # Samples of one question in a list are told by their first.
-    alike = [child[0] if _objects(child) else child for child in item.values()]
-    alike = [child for child in alike if isinstance(child, dict) and child]
-    if len(alike) >= max(_ALIKE, 0.9 * len(item)) and all(child.keys() == alike[0].keys() for child in alike):
-        return [("*", alike[0])]
+    alike = {name: child[0] if _objects(child) else child for name, child in item.items()}
+    alike = {name: child for name, child in alike.items() if isinstance(child, dict) and child}
+    numbered = all(str(name).isdecimal() for name in alike)
+    kinds = list(alike.values())
+    if len(kinds) >= (_ALIKE if numbered else max(_ALIKE, 0.9 * len(item))) and all(
+        one.keys() == kinds[0].keys() for one in kinds
+    ):
+        return [("*", kinds[0])]
     return list(item.items())
 
 

@@ -267,6 +267,58 @@ def samples_of(number: int, **more: Any) -> dict[str, Any]:
             {"tokens": "costs.output_tokens", "question": "problem"},
             [True, False, True, False],
         ),
+        (  # of code: the question's text is not what was generated
+            [
+                {
+                    "question_id": f"q{n}",
+                    "question_content": f"Write {n}",
+                    "output_list": ["long" * 9, "short"],
+                    "graded_list": [True, False],
+                    "pass@1": 0.5,
+                }
+                for n in range(2)
+            ],
+            {"correct": "graded_list", "text": "output_list"},
+            [True, False, True, False],
+        ),
+        (  # few details by number, and a word between them
+            {
+                "details": {"type": "GEN"}
+                | {str(n): {"prompt": f"Q{n}", "origin_prediction": "abcd", "correct": n > 1} for n in range(3)},
+            },
+            {"correct": "details.*.correct", "text": "details.*.origin_prediction", "question": "details.*.prompt"},
+            [False, False, True],
+        ),
+        (  # names that begin words by capitals; what a judge did is neither answer nor cost
+            {
+                "testCases": [
+                    {
+                        "input": f"What is {n}?",
+                        "expectedOutput": "so",
+                        "actualOutput": "so it is",
+                        "success": n > 0,
+                        "evaluationCost": 0.1,
+                        "metricsData": [{"score": 0.9, "evaluationModel": "judge"}],
+                    }
+                    for n in range(2)
+                ]
+            },
+            {
+                "correct": "testCases.*.success",
+                "text": "testCases.*.actualOutput",
+                "question": "testCases.*.input",
+                "tier": "{file}",
+            },
+            [False, True],
+        ),
+        (  # a count in an object that is called as ours is
+            [
+                {"question": f"Q{n}", "tier": "m", "correct": {"em": n}, "tokens": {"prompt": 9, "completion": 3 + n}}
+                for n in range(2)
+            ],
+            {"correct": "correct.em", "tokens": "tokens.completion"},
+            [False, True],
+        ),
         (  # ids of tokens are no counts of them
             [
                 {
@@ -297,6 +349,47 @@ def test_what_is_proposed_for_usual_logs_imports_them(
         assert f"{ours}={theirs}" in str(caught.value)
     table, _ = load(path, columns=options | ({"tier": "m"} if "tier" not in options else {}))
     assert column(table, "correct") == right
+
+
+@pytest.mark.parametrize("spelt", [json.dumps, repr])
+def test_objects_that_a_csv_holds_are_found_in_both_spellings(tmp_path: Path, spelt: Any) -> None:
+    usage = [spelt({"input": 9, "output": 3 + n, "note": None}).replace('"', '""') for n in range(2)]
+    rows = "".join(f'"Q {n}",m,"{usage[n]}","{n}"\n' for n in range(2))
+    (tmp_path / "a.csv").write_text(f"input,model,usageDetails,score\n{rows}")
+    columns = {"correct": "score", "tokens": "usageDetails.output", "question": "input", "tier": "model"}
+    with pytest.raises(LogError) as caught:
+        load(tmp_path)
+    assert str(caught.value).endswith(" ".join(f"--column {ours}={theirs}" for ours, theirs in columns.items()))
+    assert column(load(tmp_path, columns=columns)[0], "tokens") == [3, 4]
+
+
+def test_judgements_that_may_be_meant_are_named(tmp_path: Path) -> None:
+    rows = {"question": "Q", "tier": "m", "tokens": 3}
+    for scores, told in (
+        ({"Factuality": 0.6, "Form": 1}, "scores.Factuality, scores.Form"),
+        ([{"name": "accuracy", "value": 1}], "scores.0.value"),
+    ):
+        path = lines(tmp_path / "a.jsonl", [rows | {"scores": scores}])
+        with pytest.raises(LogError, match=f"Whether an answer was right may stand in {told}"):
+            load(path)
+    assert column(load(path, columns={"correct": "scores.0.value"})[0], "correct") == [True]
+
+
+def test_calls_that_failed_are_told(tmp_path: Path) -> None:
+    rows = [ROW | {"question": asked(n), "correct": n > 0, "error": None if n else "429: slow down"} for n in range(3)]
+    [said] = load(lines(tmp_path / "a.jsonl", rows))[1].warnings
+    assert "1 generations have an error beside them (e.g. '429: slow down') and count as answers" in said
+    assert not load(lines(tmp_path / "a.jsonl", [row | {"error": "None"} for row in rows]))[1].warnings
+
+
+def test_scales_and_prompts_that_may_be_meant_otherwise_are_told(tmp_path: Path) -> None:
+    rows = [ROW | {"question": asked(n), "correct": score} for n, score in enumerate((0, 1, 85, 100))]
+    path = lines(tmp_path / "a.jsonl", rows)
+    assert "scores go up to 100, and --correct-at 0.9" in load(path, correct_at=0.9)[1].warnings[0]
+    assert not load(path, correct_at=90)[1].warnings
+    path = lines(tmp_path / "a.jsonl", [ROW | {"prompt_tokens": 9, "tokens": 12}])
+    assert "'tokens' stands beside a count of the prompt's tokens" in load(path)[1].warnings[0]
+    assert not load(path, columns={"tokens": "tokens"})[1].warnings
 
 
 def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
