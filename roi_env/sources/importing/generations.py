@@ -12,7 +12,7 @@ from roi_env.sources.importing.files import LogFile
 NO_SAMPLES = "none: a question with an empty list of samples"
 """Why nothing came of a row."""
 RIGHT = ("true", "t", "yes", "y", "correct", "right", "pass", "passed", "success", "c")
-WRONG = ("false", "f", "no", "n", "incorrect", "wrong", "fail", "failed", "failure", "i")
+WRONG = ("false", "f", "no", "n", "incorrect", "wrong", "fail", "failed", "failure", "not_attempted", "i")
 """Words for a right and a wrong answer."""
 
 

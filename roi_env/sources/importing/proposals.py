@@ -14,7 +14,7 @@ from roi_env.sources.table_files import own_name
 
 _GENERATED = (
     "output_tokens", "completion_tokens", "generated_tokens", "num_generated_tokens", "num_output_tokens", "num_completion_tokens",
-    "output_token_count", "completion_token_count", "response_tokens", "tokens_out", "tokens_completion", "completiontokens",
+    "output_token_count", "completion_token_count", "response_tokens", "tokens_out", "out_tokens", "tokens_completion", "completiontokens",
     "outputtokens", "eval_count",
 )  # fmt: skip
 """Names of counts of generated tokens that say so."""
@@ -51,7 +51,7 @@ PROPOSED = {
 """Their usual names for what a table needs."""
 _ANOTHER = re.compile(
     r"prompt|input|max|total|cache|request|session|run|user|response|answer|trace|judge|grader|model|group|parent|api|format"
-    r"|(^|_)(num|avg|mean|count)($|_)"
+    r"|(^|_)(num|avg|mean|count|in|std)($|_)"
 )
 """What, before a usual name, makes it something else: ``prompt_tokens``, ``request_id``."""
 _NOT_GENERATED = re.compile(
@@ -84,7 +84,7 @@ CONDITIONS = (
 _EFFORTS = ("effort", "reasoning_effort", "level", "mode")
 _WORDS = ("correct", "is_correct", "grade", "correctness")
 """Columns that judge, whatever they say: what cannot be read is told row by row."""
-_JUDGEMENTS = ("score", "scores", "feedback", "metric", "metrics", "metrics_data", "assertions")
+_JUDGEMENTS = ("score", "scores", "correctness", "feedback", "metric", "metrics", "metrics_data", "assertions")
 """Objects of judgements by name: ``scores.accuracy``, and ``score_match`` beside each other."""
 
 
@@ -132,8 +132,10 @@ def check_complete(
         models = [path for path in proposed("tier", paths) if _name(path) not in _EFFORTS]
         if models and "*" not in models[0] + proposals["tier"]:
             proposals["tier"] = f"{{{models[0]}}} {{{proposals['tier']}}}"
-    if "correct" not in {*proposals, *columns}:
-        proposals |= _side_by_side(paths)
+    beside = _side_by_side(paths) if {"correct", "tokens"} <= missing.keys() else {}
+    if beside and (beside["correct"] != "*" or "correct" not in proposals):
+        # Columns of one model alone would be no mapping.
+        proposals = {ours: path for ours, path in proposals.items() if ours not in ("tokens", "cost", "text")} | beside
     if "*" not in (columns | proposals).get("correct", "*"):
         # Lists beside a list of scores are its samples, not generations by themselves.
         proposals = {ours: theirs.replace(".*.", ".") for ours, theirs in proposals.items()}
@@ -219,8 +221,8 @@ def _leaves(ours: str, paths: Mapping[str, Kind]) -> dict[str, str]:
 
 
 def _name(path: str) -> str:
-    """What the last part of a path is called: ``a.actualOutput`` is ``actual_output``."""
-    return own_name(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", path.rpartition(".")[2]))
+    """What the last part of a path is called: ``a.actualOutput`` is ``actual_output``, ``Cost (USD)`` is ``cost_usd``."""
+    return own_name(re.sub(r"(?<=[a-z0-9])(?=[A-Z])|[()]", " ", path.rpartition(".")[2]))
 
 
 def _parent(path: str) -> str:
@@ -228,28 +230,28 @@ def _parent(path: str) -> str:
 
 
 def _side_by_side(paths: Iterable[str]) -> dict[str, str]:
-    """A mapping for tables with columns for every model, side by side: ``gpt-4``, ``gpt-4|total_cost``, ``llama``, ...; or nothing."""
+    """A mapping for tables with columns for every model, side by side: ``gpt-4``, ``gpt-4|total_cost``, ``llama``, ..., or ``m_correct``,
+    ``m_tokens``, or ``correct_m``, ``tokens_m``; or nothing."""
     names = set(paths)
     usual = {name for group in PROPOSED.values() for name in group}
     found: dict[tuple[str, str], set[str]] = {}
-    for ours in ("correct", "tokens", "cost", "text"):
+    wanted_names = [(one, name) for one in ("correct", "tokens", "cost", "text") for name in PROPOSED[one]]
+    for ours, wanted in wanted_names:
         for path in names:
-            for wanted in PROPOSED[ours]:
-                match = re.fullmatch(rf"(.+?)([^0-9A-Za-z]+{wanted})", path, re.IGNORECASE)
-                part = match and match[2][0] == "." and match[1] in names
-                if (
-                    match
-                    and not part
-                    and own_name(match[1]) not in usual
-                    and not _ANOTHER.fullmatch(own_name(match[1]))
-                ):
-                    found.setdefault((ours, f"*{match[2]}"), set()).add(match[1])
+            after = re.fullmatch(rf"(?P<stem>.+?)(?P<end>[^0-9A-Za-z]+{wanted})", path, re.IGNORECASE)
+            before = re.fullmatch(rf"(?P<start>{wanted}[^0-9A-Za-z.]+)(?P<stem>.+)", path, re.IGNORECASE)
+            if not (match := after or before):
+                continue
+            part = bool(after) and after["end"][0] == "." and after["stem"] in names
+            if not part and own_name(match["stem"]) not in usual and not _ANOTHER.fullmatch(own_name(match["stem"])):
+                pattern = f"*{after['end']}" if after else f"{match['start']}*"
+                found.setdefault((ours, pattern), set()).add(match["stem"])
     judged = {pattern: stems for (ours, pattern), stems in found.items() if ours == "correct"}
     for ours in ("tokens", "cost", "text"):
         for (other, pattern), stems in found.items():
             if other != ours:
                 continue
-            for right, judges in {**judged, "*": names}.items():
+            for right, judges in (judged | ({"*": names} if pattern[0] == "*" else {})).items():
                 if len(stems & judges) > 1:
                     return {"correct": right, ours: pattern, "tier": "{*}"}
     return {}

@@ -34,7 +34,7 @@ def read(file: LogFile, options: Options, report: Report, others: list[LogFile])
         name = text_of(dataset.get("name") or dataset.get("dataset") or file.path.stem)
         if not isinstance(results, list):
             raise file.error(f"data set {name!r} has no list of results (only averages?)", is_log=True)
-        told = {"system_prompt": dataset.get("system_prompt")} | _metadata(document)
+        told = {**dataset, **_metadata(document)}
         condition = settings_text({one: told.get(one) for one in _SETTINGS})
         for number, result in enumerate(results):
             place = f"data set {name!r}, result {number + 1}"

@@ -264,7 +264,10 @@ def rows(
             raise file.error(f"{place} is no object of columns: write one JSON object a row")
         branches: list[tuple[str, Any]] = [("", None)]
         if beside:
-            branches = [(key, record) for key in _stems(file, place, record, starred)]
+            stems = _stems(file, place, record, starred)
+            for left in sorted({*_stems_of(columns.get("correct", ""), record)} - {*stems}):
+                report.warn(f"{file.path.name}: {left!r} is left out: it has not all of {', '.join(starred)}")
+            branches = [(key, record) for key in stems]
         elif prefix is not None:
             inner = _get(record, prefix) if prefix else record
             if not isinstance(inner, dict | list):
@@ -292,16 +295,23 @@ def _stems(file: LogFile, place: str, record: Mapping[str, Any], starred: Sequen
 
     :raises LogError: where nothing does.
     """
-    before, _, after = max(starred, key=len).partition("*")
-    stems = [
-        name[len(before) : len(name) - len(after)]
-        for name in record
-        if name.startswith(before) and name.endswith(after) and len(name) > len(before) + len(after)
-    ]
+    stems = _stems_of(max(starred, key=len), record)
     found = [stem for stem in stems if all(_get(record, text.replace("*", stem)) is not _MISSING for text in starred)]
     if not found:
         raise file.error(f"{place}: '*' stands for no name so that there are columns {' and '.join(starred)}")
     return found
+
+
+def _stems_of(pattern: str, record: Mapping[str, Any]) -> list[str]:
+    """What ``*`` stands for in a pattern of more than it."""
+    before, star, after = pattern.partition("*")
+    if not star or not before + after:
+        return []
+    return [
+        name[len(before) : len(name) - len(after)]
+        for name in record
+        if name.startswith(before) and name.endswith(after) and len(name) > len(before) + len(after)
+    ]
 
 
 def _samples(file: LogFile, place: str, found: dict[str, Any], constants: Mapping[str, str]) -> list[dict[str, Any]]:

@@ -208,6 +208,24 @@ def test_missing_names_are_proposed(tmp_path: Path) -> None:
             {"prompt": "Q", "m 1.5": True, "m 1.5_response": "a", "n": 0, "n_response": "b"},
             ("'correct=*'", "'text=*_response'", "'tier={*}'"),
         ),
+        (  # of one model alone it would be no table of all
+            {
+                "prompt": "Q",
+                "m_correct": 1,
+                "m_tokens": 3,
+                "m_output_tokens": 2,
+                "n_correct": 0,
+                "n_tokens": 4,
+                "n_output_tokens": 3,
+            },
+            ("'correct=*_correct'", "'tokens=*_output_tokens'", "'tier={*}'"),
+        ),
+        (
+            {"prompt": "Q", "correct_m": 1, "tokens_m": 3, "correct_n": 0, "tokens_n": 4},
+            ("'correct=correct_*'", "'tokens=tokens_*'"),
+        ),
+        ({"Input": "Q", "Score": 1, "Model": "m", "In Tokens": 9, "Out Tokens": 3}, ("'tokens=Out Tokens'",)),
+        ({"Input": "Q", "Score": 1, "Model": "m", "Cost (USD)": "$0.1"}, ("'cost=Cost (USD)'",)),
         (
             {"prompt": "Q", "m|performance": 1, "m|total_cost": 0.1, "n|performance": 0, "n|total_cost": 0.2},
             ("'correct=*|performance'", "'cost=*|total_cost'", "'tier={*}'"),
@@ -412,6 +430,14 @@ def test_columns_of_models_side_by_side(tmp_path: Path) -> None:
     assert not [note for note in report.notes if "not taken" in note]
     with pytest.raises(LogError, match=r"row 1: '\*' stands for no name"):
         load(path, columns=columns | {"correct": "*_ok"})
+
+
+def test_a_model_without_all_columns_is_told(tmp_path: Path) -> None:
+    row = {"question": "Q", "m_correct": 1, "m_tokens": 3, "n_correct": 0}
+    columns = {"correct": "*_correct", "tokens": "*_tokens", "tier": "{*}"}
+    table, report = load(lines(tmp_path / "a.jsonl", [row]), columns=columns)
+    assert column(table, "tier") == ["m"]
+    assert report.warnings == ["a.jsonl: 'n' is left out: it has not all of *_correct, *_tokens"]
 
 
 def test_stars_of_two_lists_and_stars_that_lead_nowhere_are_refused(tmp_path: Path) -> None:
