@@ -200,7 +200,10 @@ def _exams(case: Case, split: Split, group_by: str | None = None, like: Sequence
     source = case.source(split, group_by)
     tasks = min(10, len(source.row_item))
     budgets: Sequence[float | int] = [batch.spec.budget for batch in like] or BUDGETS
-    spec = exam_spec(source, num_tasks=tasks, decision_cost=case.table.decision_cost)
+    try:
+        spec = exam_spec(source, num_tasks=tasks, decision_cost=case.table.decision_cost)
+    except ValueError as error:
+        raise PredictorError(f"{case.table.path}: no exams of {tasks} tasks can be made: {error}") from error
     return [draw_exams(spec.replace(budget=budget), 0, np.arange(_EXAMS)) for budget in budgets]
 
 

@@ -113,8 +113,6 @@ def import_log(
     table.write(out)
     print_table(type(table).read(out), console)
     console.print(f"Written: [bold]{escape(str(out))}[/]", highlight=False, soft_wrap=True)
-    for reason in _obstacles(out):
-        console.print(f"[yellow]Not to be compared yet:[/] {escape(reason)}", highlight=False, soft_wrap=True)
 
 
 def _endpoints_journal(log: list[Path]) -> Path | None:
@@ -170,15 +168,6 @@ def _tokenizer(path: Path) -> Callable[[str], int]:
     except Exception as error:  # the library has no error class of its own
         raise ConfigError(f"--tokenizer {file}: cannot be read ({error})") from error
     return lambda text: len(loaded.encode(text, add_special_tokens=False).ids)
-
-
-def _obstacles(path: Path) -> list[str]:
-    """Why ``roi compare --table`` cannot make exams of menus, one reason each."""
-    from roi_env.sources.outcome_tables import OutcomeTable
-
-    table = OutcomeTable.read(path)
-    found = {menu: obstacle(table, menu) for menu in table.menus}
-    return [f"{menu}: {reason.removeprefix(f'{path}: ')}" for menu, reason in found.items() if reason]
 
 
 def obstacle(table: OutcomeTable, menu: str, tasks: int | None = None) -> str:

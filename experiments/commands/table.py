@@ -183,11 +183,21 @@ def print_table(table: OutcomeTable, console: Console) -> None:
         for menu in table.menus:
             _print_curves(menu, curves(table.select(menu)), unit, console)
 
-    if not found["problems"]:
+    _print_problems(found["problems"], console)
+    from experiments.commands.import_log import obstacle
+
+    for name in table.menus if len(table.menus) <= MENUS_SHOWN else ():
+        if reason := obstacle(table, name):
+            text = f"{name}: {reason.removeprefix(f'{table.path}: ')}"
+            console.print(f"[yellow]Not to be compared yet:[/] {escape(text)}", highlight=False, soft_wrap=True)
+
+
+def _print_problems(found: list[dict[str, str]], console: Console) -> None:
+    if not found:
         console.print("No problems found.")
         return
     problems = Table("menu", "problem", "what was found", title="Problems: exams can be made, but mind these")
-    for problem in found["problems"]:
+    for problem in found:
         problems.add_row(
             escape(problem["menu"] or "(all)"), problem["kind"].replace("_", " "), escape(problem["message"])
         )

@@ -366,7 +366,7 @@ def _resolve_budget(budget: Any, source: Source, num_tasks: int) -> int:
 
 def _fits(cost: int, unit: Unit) -> int:
     if cost > np.iinfo(np.int32).max // 2:
-        raise ValueError(f"budget must stay below 2**30 {unit}, got {cost}")
+        raise ValueError(f"budget must stay below 2**30 {unit}, got {cost}: take fewer tasks or a smaller fraction")
     return cost
 
 

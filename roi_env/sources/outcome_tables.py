@@ -81,6 +81,8 @@ DEFAULT_FRACTIONS = (0.5, 0.2, 0.3)
 """Expected shares of the questions in train, validation and test."""
 _DERIVED = ("tier_order", "sample")
 """Columns that follow from the others."""
+_MANY = 10
+"""Generations that are hardly all right, or all wrong, by chance."""
 JUDGES = ("filter", "filters", "filter_name", "metric", "scorer", "grader", "judge", "extractor")
 """Columns that name who judged: several values may be several judgements of one generation."""
 
@@ -157,7 +159,7 @@ class OutcomeTable:
             raise OutcomeTableError(
                 path,
                 f"missing; the file has {rows.column_names}. Every table needs {list(COLUMNS)} (tier_order and sample "
-                "follow from the others where they are left out)",
+                "follow from the others where they are left out); `roi import` makes whole tables of others",
                 missing[0],
             )
         repeated = [name for name in rows.column_names if rows.column_names.count(name) > 1]
@@ -523,7 +525,8 @@ class OutcomeTable:
           accuracy``; means and percentiles over generations.
         * A problem: ``menu, kind, message``. Kinds: ``missing_tiers``, ``unequal_samples``, ``tier_order`` (a later
           tier costs less), ``trap`` (dearer and less often correct), ``non_monotone`` (questions where the last tier is
-          right less often than the first), ``zero_tokens``, ``several_judgements`` (of one generation?),
+          right less often than the first), ``one_verdict`` (all right, or all wrong), ``zero_tokens``, ``several_judgements`` (of one
+          generation?),
           ``hidden_thought`` (tokens that cannot hold what was generated). Tiers are compared on the questions that have
           both, every question counting once. Of the whole table (``menu`` is ``""``): ``equal_texts`` (of several
           ids), ``tier_texts`` (other texts at other tiers of one id), ``several_texts`` and ``several_answers`` (that
@@ -683,6 +686,11 @@ class OutcomeTable:
         worse = int((accuracy[ends, -1] < accuracy[ends, 0]).sum())
         if worse:
             report("non_monotone", f"{worse} of {ends.sum()} questions: {names[-1]} right less often than {names[0]}")
+        if len(correct) >= _MANY and len(verdicts := np.unique(correct)) == 1:
+            report(
+                "one_verdict",
+                f"all {len(correct):,} generations are {'right' if verdicts[0] else 'wrong'}: is this the right column?",
+            )
         zero = int((tokens == 0).sum())
         if zero:
             report("zero_tokens", f"{zero} generations of 0 tokens; exams charge 1 token for them")

@@ -58,6 +58,16 @@ def files(table: OutcomeTable, made: Predictor, tmp_path_factory: pytest.TempPat
     return folder
 
 
+def test_costs_beyond_any_exam_are_an_error_of_the_table(table: OutcomeTable, tmp_path: Path) -> None:
+    tokens = table.rows.column_names.index("tokens")
+    large = table.rows.set_column(tokens, "tokens", [[2_000_000_000] * table.num_rows])
+    dataclasses.replace(table, rows=large).write(tmp_path / "t.parquet")
+    with pytest.raises(
+        ConfigError, match=r"t\.parquet: no exams of 10 tasks can be made: budget must stay below 2\*\*30"
+    ):
+        roi("predict", "fit", str(tmp_path / "t.parquet"), "--out", str(tmp_path / "p.npz"))
+
+
 def test_fit_and_show(files: Path, tmp_path: Path) -> None:
     file = tmp_path / "p.npz"
     printed = roi("predict", "fit", str(files / "told.parquet"), "--out", str(file))

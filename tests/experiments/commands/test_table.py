@@ -60,6 +60,17 @@ def test_a_clean_table_has_no_problems(tmp_path: Path) -> None:
     assert "No problems found." in printed(save(tmp_path / "t.parquet", [("q0", "fast", 1, False)]))
 
 
+@pytest.mark.parametrize(("right", "told"), [(True, "right"), (False, "wrong")])
+def test_one_verdict_on_all_and_what_keeps_exams_from_being_made_are_told(
+    tmp_path: Path, right: bool, told: str
+) -> None:
+    text = printed(save(tmp_path / "t.parquet", [(f"q{n}", "fast", 1, right) for n in range(12)]))
+    assert f"all 12 generations are {told}: is this the right column?" in text
+    assert "Not to be compared yet: model: one tier alone" in text
+    text = printed(save(tmp_path / "t.parquet", [(f"q{n}", "fast", 1, n > 0) for n in range(12)]))
+    assert "is this the right column?" not in text
+
+
 def test_says_what_was_inferred_and_which_texts_are_one(tmp_path: Path) -> None:
     path = save(tmp_path / "t.parquet", [("q0", "fast", 10, True), ("q1", "fast", 12, True), ("q0", "slow", 99, True)])
     table = pq.read_table(path).drop_columns(["tier_order", "question"])
