@@ -85,7 +85,27 @@ def read_file(path: Path) -> dict[Any, Any]:
     if not isinstance(found, dict) or (unknown := [str(part) for part in found if part not in PARTS]):
         there = f", not `{unknown[0]}:`" if isinstance(found, dict) else ""
         raise ConfigError(f"{path} must hold {', '.join(f'`{part}:`' for part in PARTS)}{there}")
+    _check_numbers(path)
     return found
+
+
+def _check_numbers(path: Path) -> None:
+    """YAML reads ``0123`` as octal and ``1:30`` as sixties.
+
+    :raises ConfigError: for a number that means another than is written.
+    """
+    import yaml
+
+    nodes: list[Any] = [yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader)]
+    for node in nodes:  # grows
+        if isinstance(node, yaml.MappingNode):
+            nodes += [part for pair in node.value for part in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            nodes += node.value
+        elif node is not None and node.tag == "tag:yaml.org,2002:int" and re.search(r"^[-+]?0.|:", node.value):
+            raise ConfigError(
+                f"{path}, line {node.start_mark.line + 1}: YAML reads {node.value} as another number: write it in decimal digits"
+            )
 
 
 def check_names(found: Mapping[Any, Any], where: str) -> None:
@@ -145,6 +165,8 @@ def _plan(name: str, value: Any, where: str) -> Plan:
     carry = given.get("carry_over", False)
     if not isinstance(carry, bool):
         raise ConfigError(f"{where}.carry_over: must be true or false, got {carry!r}")
+    if carry and period == "once":
+        raise ConfigError(f"{where}.carry_over: needs a period: hour, day or month")
     warn = given.get("warn_at")
     if warn is not None and (isinstance(warn, bool) or not isinstance(warn, (int, float)) or not 0 < warn <= 1):
         raise ConfigError(f"{where}.warn_at: must be a share of the budget, above 0 and at most 1, got {warn!r}")
