@@ -24,6 +24,8 @@ def import_file(path: str | os.PathLike[str]) -> ModuleType:
     """
     file = Path(path).resolve()
     name = _PREFIX + file.stem
+    if file.suffix == ".py" and not file.exists():
+        raise ValueError(f"{path}: file not found")
     if file.suffix != ".py" or not file.stem.isidentifier() or not file.is_file():
         raise ValueError(f"{path} must be a Python file whose name can stand in code, e.g. own_agent.py")
     known = sys.modules.get(name)

@@ -354,7 +354,9 @@ def only_model(endpoint: str, backend: str, connection: Connection) -> str:
     try:
         names = asyncio.run(ask())
     except EndpointError as error:
-        raise ConfigError(f"--model is needed: {error}") from error
+        raise ConfigError(
+            f"the endpoint does not tell its model ({error}): start it, or correct its address; where it lists none, --model is needed"
+        ) from error
     if len(names) != 1:
         raise ConfigError(f"--model is needed: the endpoint lists {names}")
     return names[0]

@@ -165,7 +165,7 @@ def test_a_saved_agent_never_imports_its_code(tmp_path: Path) -> None:
     ("text", "message"),
     [
         (f"{EXAMPLES / 'own_agent.py'}:Careless", "has no agent 'Careless'; it has .*Careful"),
-        ("nowhere.py:Mine", "must be a Python file"),
+        ("nowhere.py:Mine", "nowhere.py: file not found"),
         ("nowhere.at.all:Mine", "cannot be imported"),
         ("numpy:ndarray", "is no agent"),
         ("resolv", "did you mean resolve"),

@@ -39,6 +39,11 @@ def test_an_endpoint_that_answers_nothing_is_an_error_with_its_own_words() -> No
         roi("probe", f"{url}/v1", "--model", "stub", "--trials", "1")
 
 
+def test_an_endpoint_that_is_not_there_is_told_before_its_model_is_asked_for() -> None:
+    with pytest.raises(ConfigError, match=r"does not tell its model \(http://127\.0\.0\.1:9/v1/models: .*\): start it"):
+        roi("probe", "http://127.0.0.1:9/v1", "--trials", "1")
+
+
 def test_a_model_must_be_named_where_it_cannot_be_found() -> None:
     with serving(Upstream().app()) as url, pytest.raises(ConfigError, match="--model is needed"):
         roi("probe", f"{url}/elsewhere", "--trials", "1")
