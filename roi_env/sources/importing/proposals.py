@@ -242,7 +242,7 @@ def _side_by_side(paths: Iterable[str]) -> dict[str, str]:
             before = re.fullmatch(rf"(?P<start>{wanted}[^0-9A-Za-z.]+)(?P<stem>.+)", path, re.IGNORECASE)
             if not (match := after or before):
                 continue
-            part = bool(after) and after["end"][0] == "." and after["stem"] in names
+            part = after is not None and after["end"][0] == "." and after["stem"] in names
             if not part and own_name(match["stem"]) not in usual and not _ANOTHER.fullmatch(own_name(match["stem"])):
                 pattern = f"*{after['end']}" if after else f"{match['start']}*"
                 found.setdefault((ours, pattern), set()).add(match["stem"])

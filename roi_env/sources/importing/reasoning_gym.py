@@ -28,7 +28,7 @@ def matches(file: LogFile, first: Any) -> bool:
 def read(file: LogFile, options: Options, report: Report, others: list[LogFile]) -> Iterator[Generation]:
     """Every completion of every question is a generation."""
     document = file.only()
-    model = _model(file.path, document, report)
+    model, run = _model(file.path, document, report), _run(file.path, document)
     for dataset in _datasets(file, document):
         results = dataset.get("results")
         name = text_of(dataset.get("name") or dataset.get("dataset") or file.path.stem)
@@ -61,16 +61,19 @@ def read(file: LogFile, options: Options, report: Report, others: list[LogFile])
                     model=model,
                     tokens=completion.get("output_tokens", completion.get("completion_tokens")),
                     text=text if isinstance(text, str) else "",
-                    name=f"{_run(file.path, document)} {model} {name} {number} {sample} {text_of(text)}",
+                    name=f"{run} {name} {number} {sample} {text_of(text)}" if run else "",
                     condition=condition,
                     place=place,
                 )
 
 
-def _run(path: Path, document: Mapping[str, Any]) -> Path:
-    """The folder of a run: it has ``results.json`` of all data sets, and in ``CATEGORY/`` the same results, a file each."""
+def _run(path: Path, document: Mapping[str, Any]) -> Path | None:
+    """The folder of a run, which has ``results.json`` of all data sets, and in ``CATEGORY/`` the same results, a file each; None of
+    other files."""
     folder = path.absolute().parent
-    return folder.parent if folder.name == document.get("category") else folder
+    if folder.name == document.get("category"):
+        return folder.parent
+    return folder if path.stem == "results" and "categories" in document else None
 
 
 def _metadata(document: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -451,6 +451,9 @@ def test_a_run_of_reasoning_gym_holds_its_results_twice(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text(json.dumps(other))
     table, report = load(tmp_path / "first" / "results.json", tmp_path / "results.json")
     assert table.num_rows == 24  # another run
+    for day in (1, 2):  # files of two runs beside each other
+        (tmp_path / f"maker_m_2025010{day}_000000__sums.json").write_text(json.dumps(made[0] | {"day": day}))
+    assert load(*tmp_path.glob("maker*.json"))[0].num_rows == 12
     assert any("(e.g. max_tokens 9; max_tokens 99)" in text for text in report.warnings)
 
 
