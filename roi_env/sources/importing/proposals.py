@@ -237,7 +237,7 @@ def _side_by_side(paths: Iterable[str]) -> dict[str, str]:
     found: dict[tuple[str, str], set[str]] = {}
     wanted_names = [(one, name) for one in ("correct", "tokens", "cost", "text") for name in PROPOSED[one]]
     for ours, wanted in wanted_names:
-        for path in names:
+        for path in sorted(names):
             after = re.fullmatch(rf"(?P<stem>.+?)(?P<end>[^0-9A-Za-z]+{wanted})", path, re.IGNORECASE)
             before = re.fullmatch(rf"(?P<start>{wanted}[^0-9A-Za-z.]+)(?P<stem>.+)", path, re.IGNORECASE)
             if not (match := after or before):
