@@ -46,7 +46,8 @@ test-clients: .venv/ready .venv-clients/ready .venv-clients-llama-index/ready
 # Adapters to other packages, each against the released one in an environment of its own (together some 5 GB, not part of CI).
 # One alone: make test-integrations INTEGRATIONS=langchain
 INTEGRATIONS ?= langchain inspect openenv verifiers trl
-test-integrations: $(INTEGRATIONS:%=.venv-with-%/ready)
+test-integrations: export ROI_PYTHON := $(abspath $(BIN)/python)
+test-integrations: .venv/ready $(INTEGRATIONS:%=.venv-with-%/ready)
 	for name in $(INTEGRATIONS); do .venv-with-$$name/bin/python -m pytest -q -c tests/integrations/pytest.ini tests/integrations/test_$$name.py || exit 1; done
 
 # The environment on Gymnasium's newest release, in an environment of its own: Ray pins an older one.

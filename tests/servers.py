@@ -1,4 +1,4 @@
-"""Real servers for tests, of the small model of this project: `transformers serve`, and vLLM (`make vllm`).
+"""Real servers for tests: of the small model of this project (`transformers serve`, vLLM by `make vllm`), and of exams (OpenEnv).
 
 ``python -m tests.servers`` serves it by vLLM on port 8000 until it is interrupted.
 """
@@ -16,10 +16,10 @@ from pathlib import Path
 
 import httpx
 
-MODEL = Path(__file__).parents[1] / "agents" / "llm" / "models" / "tinylm"
+ROOT = Path(__file__).parents[1]
+MODEL = ROOT / "agents" / "llm" / "models" / "tinylm"
 
-
-VLLM = Path(os.environ.get("ROI_VLLM_VENV", Path(__file__).parents[1] / ".venv-vllm"))
+VLLM = Path(os.environ.get("ROI_VLLM_VENV", ROOT / ".venv-vllm"))
 """The virtual environment that `make vllm` sets up, or another one."""
 
 
@@ -38,6 +38,18 @@ def _free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])
+
+
+@contextmanager
+def _served(process: subprocess.Popen[bytes], port: int) -> Iterator[str]:
+    """A server's address from its first answer on; it ends with the block."""
+    url = f"http://127.0.0.1:{port}"
+    try:
+        _wait(process, url)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(30)
 
 
 def start_vllm(port: int, model: str | Path = MODEL, parser: bool = True) -> subprocess.Popen[bytes]:
@@ -71,47 +83,42 @@ def vllm_serve(model: str | Path = MODEL, parser: bool = True) -> Iterator[str]:
         yield os.environ["ROI_VLLM_ENDPOINT"]
         return
     port = _free_port()
-    process = start_vllm(port, model, parser)
-    try:
-        _wait(process, f"http://127.0.0.1:{port}")
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        process.terminate()
-        process.wait(30)
+    with _served(start_vllm(port, model, parser), port) as url:
+        yield f"{url}/v1"
 
 
 @contextmanager
 def transformers_serve() -> Iterator[str]:
     """Serve the small model on a free port; gives the base address.
 
-    ``ROI_TINYLM_ENDPOINT`` names one that runs already (to try tests again and again).
+    ``ROI_TINYLM_ENDPOINT`` names one that runs already (to try tests again and again), ``ROI_PYTHON`` the interpreter of the
+    environment that holds transformers where that is another one.
     """
     if "ROI_TINYLM_ENDPOINT" in os.environ:
         yield os.environ["ROI_TINYLM_ENDPOINT"]
         return
     port = _free_port()
-    command: list[str | Path] = [
-        Path(sys.executable).parent / "transformers",
-        "serve",
-        MODEL,
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-    ]
+    python = os.environ.get("ROI_PYTHON", sys.executable)
+    command = [str(Path(python).parent / "transformers"), "serve", str(MODEL), "--host", "127.0.0.1"]
+    command += ["--port", str(port), "--device", "cpu", "--dtype", "float32"]
     process = subprocess.Popen(
-        [*command, "--device", "cpu", "--dtype", "float32"],
+        command,
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        _wait(process, url)
+    with _served(process, port) as url:
         yield f"{url}/v1"
-    finally:
-        process.terminate()
-        process.wait(20)
+
+
+@contextmanager
+def exam_serve(*options: str) -> Iterator[str]:
+    """Serve the exams of the example for OpenEnv on a free port; gives the address."""
+    port, folder = _free_port(), ROOT / "examples" / "integrations" / "openenv_exam"
+    command = [sys.executable, "-m", "server.app", "--port", str(port), *options]
+    process = subprocess.Popen(command, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    with _served(process, port) as url:
+        yield url
 
 
 if __name__ == "__main__":

@@ -43,6 +43,8 @@ class Seen:
     headers: dict[str, str]
     generated: int = 0
     said: int | None = None
+    read: int = 0
+    """Tokens of its prompt."""
 
     @property
     def cap(self) -> int:
@@ -132,7 +134,7 @@ class Upstream:
         if seen.body.get("stream") and not self.real:
             return StreamingResponse(self._stream(seen), media_type="text/event-stream")
         data = await self._forward(request) if self.real else self._generate(seen)
-        seen.generated = data["usage"]["completion_tokens"]
+        seen.generated, seen.read = data["usage"]["completion_tokens"], data["usage"]["prompt_tokens"]
         seen.said = seen.generated
         if fault == "502":
             return JSONResponse({"error": {"message": "bad gateway"}}, 502)

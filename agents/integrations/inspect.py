@@ -30,8 +30,9 @@ from inspect_ai.hooks import (
     hooks,
 )
 from inspect_ai.log import EvalSample
-from inspect_ai.model import ModelUsage
+from inspect_ai.model import ChatMessage, ChatMessageUser, ModelUsage
 from inspect_ai.scorer import value_to_float
+from inspect_ai.tool import ToolInfo
 from inspect_ai.util import LimitExceededError
 
 from agents.base import Agent, public_problem
@@ -50,6 +51,8 @@ _REPEATS = frozenset(
     {"openai", "openai-api", "azureai", "anthropic", "together", "fireworks", "openrouter", "grok", "vllm", "sglang"}
 )
 """Providers whose clients repeat requests by default."""
+_UNSENT = {"id", "source", "metadata", "model"}
+"""Of a message, what no model reads."""
 
 
 @dataclass
@@ -89,19 +92,25 @@ _current: ContextVar[_Sample | Literal["scoring"] | None] = ContextVar("_current
 
 
 class _Known:
-    """A solver that hands on the replies that Inspect's models gave."""
+    """A solver that hands on the replies that Inspect's models gave.
+
+    :param prompts: most tokens that each sample's input has, by name.
+    """
 
     name = "inspect"
 
-    def __init__(self) -> None:
+    def __init__(self, prompts: Mapping[str, int]) -> None:
         self.replies: dict[str, Reply] = {}
+        self.prompts = prompts
+        self.added = 0
+        """Most tokens that solvers and tools were seen to add to an input in a first call."""
 
     async def answer(self, ask: Ask) -> Reply:
         return self.replies.pop(ask.question.question_id)
 
     def most_prompt(self, ask: Ask) -> int:
-        """Of a sample's first call, as far as its data set tells; every call is bounded again."""
-        return len(ask.question.text.encode()) + TEMPLATE
+        """Of a sample's first call, by what is known before it; every call is bounded again."""
+        return self.prompts[ask.question.question_id] + self.added
 
     async def close(self) -> None:
         """Nothing is open."""
@@ -154,7 +163,8 @@ class EvalBudget:
         correct_at: float = 1.0,
     ) -> None:
         listed = [tasks] if isinstance(tasks, Task) else list(tasks)
-        questions = [question for task in listed for question in _questions(task, group_by)]
+        found = [pair for task in listed for pair in _questions(task, group_by)]
+        questions = [question for question, _ in found]
         self._places = {question.question_id: place for place, question in enumerate(questions)}
         if len(self._places) < len(questions):
             raise ValueError("two samples have the same task, id and epoch: give tasks and samples names of their own")
@@ -164,7 +174,7 @@ class EvalBudget:
         self.questions, self.correct_at, self.prices = questions, correct_at, dict(prices or {})
         rates = _Billed({tier.name: next(iter(self.prices.values())) for tier in tiers}) if self.prices else TOKENS
         self._right: dict[str, bool | None] = {}
-        self._known = _Known()
+        self._known = _Known({question.question_id: prompt for question, prompt in found})
 
         def check(question: Question, text: str) -> Any:
             return self._right.pop(question.question_id)
@@ -177,9 +187,10 @@ class EvalBudget:
         decides = controller.make_agent(public_problem(spec))
         ways = {"budget": spec.budget, "decision_cost": 0, "tiers": [list(tier.__dict__.values()) for tier in tiers]}
         ways |= controller.unit_settings(spec)
+        # Where prompts cost, the first sample goes alone until its first call, or its end, shows what is added to them.
         self.session = Session(
             decides, self._known, tiers, spec.source.row_group.tolist(), ledger=Ledger(ledger, ways),
-            window=len(questions), seed=seed, check=check, texts=spec.source.texts,
+            window=1 if self.prices else len(questions), seed=seed, check=check, texts=spec.source.texts,
             rates=rates,
         )  # fmt: skip
         name = agent if isinstance(agent, str) else getattr(agent, "name", type(agent).__name__)
@@ -225,7 +236,7 @@ class EvalBudget:
         self._samples[data.sample_id] = sample = _Sample(ticket)
         _current.set(sample)
 
-    def call(self, data: BeforeModelGenerate) -> None:
+    async def call(self, data: BeforeModelGenerate) -> None:
         """Give a model call its cap and its tier's settings."""
         sample = _current.get()
         if data.run_id is None or sample == "scoring":
@@ -234,23 +245,41 @@ class EvalBudget:
             _stop("a model is called for a sample that was not admitted")
         task = anyio.get_current_task().id
         sample.lose(task)  # an attempt before this one that told nothing
-        choices, (cost, left), rates = data.config.num_choices or 1, sample.left(), self._rates(data.model_name)
-        prompt = 0
-        if rates.prices:
-            prompt = _most_prompt(data)
-            affords = rates.affords(data.model_name, cost, prompt)
-            left = left if affords is None else min(left, affords)
+        entry, choices, rates = sample.ticket.entry, data.config.num_choices or 1, self._rates(data.model_name)
+        assert entry is not None
+        prompt = _most_prompt(data.input, data.tools) if rates.prices else 0
+        if rates.prices and not sample.calls:
+            await self._read(sample.ticket, prompt, rates.cost(data.model_name, sample.ticket.cap, prompt))
+        cost, left = sample.left()
+        affords = rates.affords(data.model_name, cost, prompt) if rates.prices else None
+        left = left if affords is None else min(left, affords)
         cap = min(left // choices, data.config.max_tokens or left)
         if cap < 1:
-            assert sample.ticket.entry is not None
-            got = sample.ticket.entry.reserved
-            _stop(f"the sample has spent the {self._text(got)} that it got", got)
+            got = self._text(entry.reserved)
+            if cost and rates.prices:
+                most = self._text(rates.cost(data.model_name, 1, prompt))
+                _stop(f"of the {got} that the sample got {self._text(cost)} are left, a call may cost {most}", cost)
+            _stop(f"the sample has spent the {got} that it got", entry.reserved)
         tier = self.session.tiers[sample.ticket.action - 1]
         for field_name, value in self.settings[tier.name].items():
             setattr(data.config, field_name, value)
         data.config.max_tokens = cap
         sample.calls += 1
         sample.open[task] = (rates.cost(data.model_name, cap * choices, prompt), cap * choices)
+
+    async def _read(self, ticket: Ticket, prompt: int, most: int) -> None:
+        """Let a reservation follow its sample's first prompt, and expect as much of the samples to come.
+
+        :param prompt: most tokens that it has.
+        :param most: that the call may cost.
+        """
+        entry, known = ticket.entry, self._known
+        assert entry is not None
+        known.added = max(known.added, prompt - known.prompts[ticket.question.question_id])
+        self.session.widen(len(self.questions))
+        more = min(most - entry.reserved, self.session.remaining)
+        if more > 0:
+            await self.session.ledger.resize(entry, entry.reserved + more)
 
     def spent(self, model: str, usage: ModelUsage) -> None:
         """A call of the current task ended."""
@@ -321,6 +350,7 @@ class EvalBudget:
         if full and self.prices:  # money ran out before the tier's tokens did
             ticket = replace(ticket, cap=sample.tokens)
         self._keep((await self.session.finish(ticket))[0])
+        self.session.widen(len(self.questions))
         self._known.replies.pop(name, None)
         self._right.pop(name, None)
 
@@ -335,28 +365,34 @@ class EvalBudget:
         self.result.rows = sorted([*self.result.rows, row], key=lambda one: one.position)
 
 
-def _questions(task: Task, group_by: str) -> Iterator[Question]:
-    """All samples of a task in the order of the run: epoch after epoch."""
+def _questions(task: Task, group_by: str) -> Iterator[tuple[Question, int]]:
+    """All samples of a task in the order of the run, epoch after epoch, and the most tokens that their inputs have."""
     epochs = task.epochs.epochs if isinstance(task.epochs, Epochs) else task.epochs or 1
     for epoch in range(1, epochs + 1):
         for number, sample in enumerate(task.dataset, 1):
             plain = {key: value for key, value in (sample.metadata or {}).items() if isinstance(value, (str, int))}
-            text = sample.input if isinstance(sample.input, str) else "\n".join(turn.text for turn in sample.input)
+            turns = [ChatMessageUser(content=sample.input)] if isinstance(sample.input, str) else sample.input
+            text = "\n".join(turn.text for turn in turns)
             target = sample.target if isinstance(sample.target, str) else "\n".join(sample.target)
             dataset = str(plain.get("dataset", task.dataset.name or task.name))
             name = _name(task.name, number if sample.id is None else sample.id, epoch)
-            yield Question(dataset, name, text, target, plain)
+            yield Question(dataset, name, text, target, plain), _most_prompt(turns)
 
 
 def _name(task: str, sample: int | str, epoch: int) -> str:
     return f"{task}/{sample}/{epoch}"
 
 
-def _most_prompt(data: BeforeModelGenerate) -> int:
+def _most_prompt(turns: Sequence[ChatMessage], tools: Sequence[ToolInfo] = ()) -> int:
     """Most tokens that a call reads: no token is shorter than a byte."""
-    parts = [part for turn in data.input if not isinstance(turn.content, str) for part in turn.content]
-    size = sum(len(part.model_dump_json().encode()) for part in (*data.input, *data.tools))
-    return size + TEMPLATE + IMAGE * sum(part.type not in ("text", "reasoning") for part in parts)
+    size = TEMPLATE + sum(len(tool.model_dump_json().encode()) for tool in tools)
+    for turn in turns:
+        parts = [] if isinstance(turn.content, str) else turn.content
+        media = [part.type for part in parts if part.type not in ("text", "reasoning")]
+        if "image" in media:  # its data are no text
+            turn = turn.model_copy(update={"content": [part for part in parts if part.type != "image"]})
+        size += len(turn.model_dump_json(exclude=_UNSENT).encode()) + IMAGE * len(media)
+    return size
 
 
 def _was_cut(done: EvalSample) -> bool:
@@ -393,7 +429,7 @@ def _hooks_of(budget: EvalBudget) -> type[Hooks]:
 
         async def on_before_model_generate(self, data: BeforeModelGenerate) -> None:
             try:
-                budget.call(data)
+                await budget.call(data)
             except Exception as error:
                 raise _fault(error) from error
 

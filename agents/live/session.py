@@ -166,6 +166,12 @@ class Session:
         """Budget that is neither charged nor reserved, at least 0."""
         return max(0, self.budget - self.charged - self.ledger.reserved)
 
+    def widen(self, window: int) -> None:
+        """Let so many requests be in flight from now on."""
+        if window > self.window:
+            self.window = window
+            self._changed()
+
     async def admit(self, position: int, question: Question) -> Ticket | None:
         """Decide a question, reserve what it costs, and wait until that is on the disk: it may be sent then.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import re
 import subprocess
@@ -21,14 +22,17 @@ from inspect_ai import Task
 from inspect_ai import eval as evaluate
 from inspect_ai.dataset import MemoryDataset, Sample
 from inspect_ai.log import EvalLog
-from inspect_ai.model import GenerateConfig, get_model
+from inspect_ai.model import ChatMessageUser, ContentImage, ContentText, GenerateConfig, get_model
 from inspect_ai.scorer import includes, model_graded_qa
-from inspect_ai.solver import Generate, TaskState, generate, solver
+from inspect_ai.solver import Generate, TaskState, generate, prompt_template, solver, system_message
 
 from agents.base import Agent, DecisionView, Probs, one_hot
 from agents.integrations.inspect import EvalBudget
 from roi_env.answering.base import ThinkingTier
 from roi_env.answering.prices import Price
+from roi_env.sources.outcome_tables import OutcomeTable
+from roi_env.sources.packaged import TINYLM
+from tests.servers import transformers_serve
 from tests.upstream import Upstream, serving
 
 TIERS = [ThinkingTier("now", 0, 10), ThinkingTier("long", 40, 10, "high")]
@@ -261,6 +265,64 @@ def test_dollars_are_charged_to_the_micro_dollar_and_never_overspent(budget: str
         assert right(log) >= 12, "what is not spent is not held back"
     limits = [sample.limit.reason for sample in log.samples or () if sample.limit]
     assert all("USD" in reason and "tokens" not in reason for reason in limits)
+
+
+def test_what_is_reserved_suffices_for_the_first_call(tmp_path: Path) -> None:
+    """Whatever solvers put around the data set's text, and for answers that cost less than their prompts may."""
+    image = ContentImage(image="data:image/png;base64," + "A" * 2_000_000)
+    shown = Sample([ChatMessageUser(content=[ContentText(text="what is it?"), image])], target="42", id="image")
+    cases: list[tuple[str, str, Task]] = [
+        ("fixed-1", "0.003usd", task()),
+        ("fixed-2", "0.01usd", task(solver=[system_message("be brief " * 300), generate()])),
+        ("online-lp", "0.01usd", task(solver=[prompt_template("think first " * 200 + "{prompt}"), generate()])),
+        ("fixed-2", "0.1usd", Task(MemoryDataset([shown]), name="sums", solver=generate(), scorer=includes())),
+    ]
+    for number, (agent, budget, asked) in enumerate(cases):
+        upstream = Upstream()
+        with serving(upstream.app()) as url:
+            made = EvalBudget(asked, budget, prices=PRICES, tiers=TIERS, settings=DIRECT, agent=agent)
+            (log,) = run(asked, url, tmp_path / str(number))
+        assert made.audit()["by_status"] == {"answered": len(asked.dataset)}, [s.limit for s in log.samples or ()]
+        assert made.audit()["charged"] == sum(10 * seen.generated + seen.read for seen in upstream.seen)
+        assert all(seen.cap == TIERS["reasoning_effort" in seen.body].most_tokens for seen in upstream.seen)
+
+
+def test_a_call_that_does_not_fit_says_what_it_may_cost(tmp_path: Path) -> None:
+    upstream, asked = Upstream(), task(2, solver=[system_message("be brief " * 300), generate()])
+    with serving(upstream.app()) as url:
+        made = EvalBudget(asked, "0.002usd", prices=PRICES, tiers=TIERS, settings=DIRECT, agent="fixed-2")
+        (log,) = run(asked, url, tmp_path)
+    assert not upstream.seen
+    assert (made.audit()["charged"], log.status, len(log.samples or ())) == (0, "success", 2)
+    first = next(sample.limit for sample in log.samples or () if sample.limit)
+    assert re.search(r"are left, a call may cost 0\.00\d+ USD", first.reason)
+
+
+@pytest.mark.slow
+def test_dollars_of_a_real_model_are_those_of_its_own_usage(tmp_path: Path) -> None:
+    """First without a limit, then with half of what that took: prices that do not divide, the endpoint counts."""
+    price = Price(Decimal("12.3457"), Decimal("41.3579"))
+    rows = {row["question_id"]: row for row in OutcomeTable.read(TINYLM).split("test").rows.to_pylist()}
+    samples = [Sample(row["question"], target=row["answer"], id=name) for name, row in sorted(rows.items())[::97][:8]]
+    tiers, limit = [ThinkingTier("answer", 0, 24), ThinkingTier("long", 160, 24)], "1usd"
+    with transformers_serve() as real:
+        for number, agent in enumerate(("fixed-2", "fixed-2", "fixed-1")):
+            upstream = Upstream(real=real)
+            asked = Task(MemoryDataset(samples), name="sums", solver=generate(), scorer=includes())
+            with serving(upstream.app()) as url:
+                ways = {"answer": DIRECT["now"]}
+                prices = {"openai-api/local/stub": price}
+                made = EvalBudget(asked, limit, prices=prices, tiers=tiers, settings=ways, agent=agent)
+                (log,) = run(asked, url, tmp_path / str(number))
+            audit, costs = (
+                made.audit(),
+                [seen.read * price.prompt + seen.generated * price.completion for seen in upstream.seen],
+            )
+            assert audit["charged"] == sum(math.ceil(cost) for cost in costs) <= audit["budget"]
+            assert (log.status, audit["within"], audit["overshoot"]) == ("success", True, 0)
+            assert all(sample.scores for sample in log.samples or ())
+            assert len(upstream.seen) == 8 if number != 1 else 2 <= len(upstream.seen) < 8
+            limit = f"{Decimal(audit['charged'] // 2) / 10**6}usd" if number == 0 else limit
 
 
 def test_every_call_is_charged_at_its_own_models_price(tmp_path: Path) -> None:

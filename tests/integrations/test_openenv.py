@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +20,7 @@ import roi_env  # noqa: F401 - registers the ids
 from roi_env.integrations.openenv import Exam, ExamAction, ExamEnv, ExamEnvironment, application
 from roi_env.integrations.text_exam import TextExam
 from roi_env.integrations.trl import ExamTools, exam_rows
+from tests.servers import exam_serve
 
 PACKAGE = Path(__file__).parents[2] / "examples" / "integrations" / "openenv_exam"
 SETTINGS: dict[str, Any] = {"family": "signal", "num_tasks": 10, "budget": 0.3, "preview": False}
@@ -30,21 +28,8 @@ SETTINGS: dict[str, Any] = {"family": "signal", "num_tasks": 10, "budget": 0.3, 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    env = {**os.environ, "PYTHONPATH": str(PACKAGE.parents[2])}
-    with subprocess.Popen([sys.executable, "-m", "server.app", "--port", str(port)], cwd=PACKAGE, env=env) as process:
-        url = f"http://127.0.0.1:{port}"
-        while True:
-            assert process.poll() is None, "the server ended"
-            try:
-                urllib.request.urlopen(f"{url}/health")
-                break
-            except OSError:
-                time.sleep(0.2)
+    with exam_serve() as url:
         yield url
-        process.terminate()
 
 
 def test_two_sessions_side_by_side_are_the_gymnasium_environment(server: str) -> None:

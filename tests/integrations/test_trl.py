@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +19,7 @@ from roi_env.exams.config import exam_spec
 from roi_env.exams.exam import draw_exams
 from roi_env.integrations.text_exam import TextExam
 from roi_env.integrations.trl import ExamTools, exam_rows, exam_tools, example_conversations
+from tests.servers import exam_serve
 
 ROOT = Path(__file__).parents[2]
 EXAMS: dict[str, Any] = {"family": "signal", "num_tasks": 3, "budget": 0.3, "preview": False}
@@ -104,33 +102,8 @@ def check(logged: dict[str, float]) -> None:
 @pytest.mark.slow
 def test_rollouts_take_the_exams_of_an_openenv_server(trained: tuple[Path, dict[str, float]], tmp_path: Path) -> None:
     pytest.importorskip("openenv")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{free.getsockname()[1]}"
-    command = [
-        sys.executable,
-        "-m",
-        "server.app",
-        "--port",
-        url.rpartition(":")[2],
-        "--num-tasks",
-        "3",
-        "--sessions",
-        "16",
-    ]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, cwd=ROOT / "examples" / "integrations" / "openenv_exam", env=env) as server:
-        try:
-            while True:
-                assert server.poll() is None, "the server ended"
-                try:
-                    urllib.request.urlopen(f"{url}/health")
-                    break
-                except OSError:
-                    time.sleep(0.2)
-            check(run("trl_openenv.py", url, str(trained[0] / "sft"), str(tmp_path)))
-        finally:
-            server.terminate()
+    with exam_serve("--num-tasks", "3", "--sessions", "16") as url:
+        check(run("trl_openenv.py", url, str(trained[0] / "sft"), str(tmp_path)))
     assert (tmp_path / "model.safetensors").exists()
 
 
