@@ -102,15 +102,17 @@ class Relay:
 
         :param task: gives the whole answer.
         """
+        loop = asyncio.get_running_loop()
         try:
             while True:
-                try:
-                    async with asyncio.timeout(KEEP_ALIVE):
-                        await self._news.wait()
-                except TimeoutError:
+                # Every chunk passes here: a timer that wakes takes a fifth of what asyncio.timeout does.
+                timer = loop.call_later(KEEP_ALIVE, self._news.set)
+                await self._news.wait()
+                timer.cancel()
+                self._news.clear()
+                if not self._chunks and not task.done():
                     yield ": still at work\n\n"
                     continue
-                self._news.clear()
                 came = [wire.chunk(text, chunk) for text, chunk in self._chunks]
                 self._chunks.clear()
                 self._room.set()
@@ -123,7 +125,7 @@ class Relay:
             except Refused as refused:
                 yield wire.failed(refused)
             except Gone:
-                return
+                raise
             except Exception as error:
                 yield wire.failed(internal_error(error))
                 raise
@@ -238,6 +240,8 @@ class Desk:
             text = "".join(wire.chunk(None, chunk) for chunk in chunks(answer)) + wire.end(answer)
             return Response(text, headers=headers, media_type="text/event-stream")
         visit.first = visit.seconds
+        # Who answers sees a client leave, and ends the stream: Starlette need not watch for it in a task of its own.
+        request.scope["asgi"]["spec_version"] = "2.4"
         return StreamingResponse(
             self._watched(relay.events(task, wire), visit),
             media_type="text/event-stream",
@@ -250,6 +254,8 @@ class Desk:
             async with contextlib.aclosing(events):  # type: ignore[type-var]
                 async for text in events:
                     yield text
+        except Gone:
+            visit.status = 499  # nobody reads it
         except BaseException:
             visit.status = 499
             raise

@@ -115,8 +115,8 @@ class _Desk:
         if not self._using.acquire(blocking=False):
             return False
         try:
-            with self.books.database.hurried():
-                (result,), known = self._once([task])
+            self.books.database.wait_for_others(False)
+            (result,), known = self._once([task])
         except Exception:  # the thread tries again, and says what is wrong
             return False
         finally:
@@ -158,6 +158,7 @@ class _Desk:
             if not batch:
                 return
             with self._using:
+                self.books.database.wait_for_others(True)
                 batch = self._do(batch)
 
     def _do(self, batch: list[_Task]) -> list[_Task]:
@@ -182,8 +183,6 @@ class _Desk:
 
     def _transact(self, batch: Sequence[_Task]) -> tuple[list[Any], Standing]:
         base = self.books.database
-        if all(task.do is None for task in batch):
-            return [None] * len(batch), self.books.standing()
         try:
             results, known = self._once(batch)
         except base.away:
@@ -195,6 +194,8 @@ class _Desk:
         return results, known
 
     def _once(self, batch: Sequence[_Task]) -> tuple[list[Any], Standing]:
+        if all(task.do is None for task in batch):
+            return [None] * len(batch), self.books.standing()
         results: list[Any] = []
         with self.books.database.transaction():
             for task in batch:

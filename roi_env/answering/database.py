@@ -89,6 +89,7 @@ class Database:
     in_flight: frozenset[int] = frozenset()
     """Requests that this process has entered and not settled."""
     _inside = False
+    _waits = True
 
     def __init__(self, path: Path) -> None:
         # A link's own folder would show no locks to those who open the file itself.
@@ -147,14 +148,11 @@ class Database:
         finally:
             self._inside = False
 
-    @contextmanager
-    def hurried(self) -> Iterator[None]:
-        """Statements fail at once where another process holds the database."""
-        self.connection.execute("PRAGMA busy_timeout = 0")
-        try:
-            yield
-        finally:
-            self.connection.execute(f"PRAGMA busy_timeout = {1000 * SECONDS}")
+    def wait_for_others(self, wait: bool) -> None:
+        """Whether statements wait where another process holds the database, or fail at once; at first they wait."""
+        if wait != self._waits:
+            self.connection.execute(f"PRAGMA busy_timeout = {1000 * SECONDS if wait else 0}")
+            self._waits = wait
 
     @property
     def lost(self) -> bool:
@@ -324,4 +322,5 @@ def other_unit(name: str, was: str, now: str) -> str:
 
 def period_now(period: str) -> str:
     """The present period's name."""
-    return datetime.now(UTC).strftime(_FORMS[period])
+    form = _FORMS[period]
+    return datetime.now(UTC).strftime(form) if form else ""

@@ -16,6 +16,7 @@ An endpoint that asks to wait (``Retry-After``) is left alone until then by all 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import math
@@ -66,6 +67,8 @@ TEMPLATE = 256
 _SECRET = re.compile(r"(?i)\b(bearer\s+|sk-)[\w*.~+/=-]{6,}")
 _POOL = 64
 """Connections that one pool keeps."""
+_END = 1.0
+"""Seconds within which a stream should end that has said it is done."""
 _OF_SEEDS = "does not use offset"
 """What vLLM for the CPU says as it dies of a seed."""
 _COUNTS = "continuous_usage_stats"
@@ -233,7 +236,8 @@ class HTTPSolver:
             httpx.AsyncClient(
                 headers=headers,
                 verify=parts.scheme == "https",  # loading certificates takes longer than a local answer
-                timeout=httpx.Timeout(deadline, connect=min(deadline, 10.0), pool=None),
+                # The deadline is of the whole request: another one of every read would cost much and end nothing earlier.
+                timeout=httpx.Timeout(None, connect=min(deadline, 10.0)),
                 # Shorter than servers keep idle connections (uvicorn: 5 s): one that closes as it is used again loses a
                 # request of which nobody knows what became.
                 limits=httpx.Limits(max_connections=None, max_keepalive_connections=_POOL, keepalive_expiry=2.0),
@@ -540,27 +544,26 @@ class HTTPSolver:
         client = self._clients[self._sent % len(self._clients)]
         backend = self._backend(ask)
         try:
-            # The client's own limits are per read: a slow drip would outlast them.
             async with asyncio.timeout(self.deadline):
                 address, content = self._address(backend), json.dumps(body)
                 if not body.get("stream"):
                     response = await client.post(address, content=content)
                 else:
                     async with client.stream("POST", address, content=content) as response:
-                        kind = response.headers.get("content-type", "")
+                        kind = response.headers.get("content-type", "").lower()
                         if response.is_success and kind.startswith("text/event-stream"):
                             return await self._relay(response, ask, relay, counter)
                         await response.aread()
                         if response.is_success:
                             self._pace.counts = False
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-            message = self._clean(f"no connection: {error or type(error).__name__}")
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            message = self._clean(f"no connection: {str(error) or type(error).__name__}")
             raise _Failed(message, retry=True, unreachable=True) from None
         except TimeoutError:
             raise _Failed(f"no answer within {self.deadline:g} s", lost=True) from None
         except httpx.HTTPError as error:
             message = self._clean(f"connection lost: {str(error) or type(error).__name__}")
-            raise _Failed(message, lost=True, broke=not isinstance(error, httpx.TimeoutException)) from None
+            raise _Failed(message, lost=True, broke=True) from None
         except UnicodeDecodeError:
             raise _Failed("the stream is not UTF-8", lost=True) from None
         status = response.status_code
@@ -586,13 +589,12 @@ class HTTPSolver:
     async def _relay(self, response: httpx.Response, ask: Ask, relay: Sink, counter: Counter) -> Any:
         """Pass a stream on, chunk by chunk; one that goes beyond its cap is cut."""
         whole, done, first = Whole(), False, self._backend(ask).echoes_prompt
-        async for text in events(response.aiter_bytes()):
-            if done:
-                continue
+        parts = response.aiter_bytes()
+        async for text in events(parts):
             text = self._without_key(text)
             if text.strip() == "[DONE]":
                 done = True
-                continue
+                break
             try:
                 chunk = json.loads(text)
             except (ValueError, RecursionError):
@@ -619,6 +621,12 @@ class HTTPSolver:
                 if not await ask.meter(tokens, ask.most if lead is None else lead):
                     whole.cut(tokens)
                     break
+        if done:
+            # The answer is whole, whatever becomes of a connection that is read to its end so that it can be used again.
+            with contextlib.suppress(httpx.HTTPError, TimeoutError):
+                async with asyncio.timeout(_END):
+                    async for _ in parts:
+                        pass
         data = whole.answer()
         if not (done or whole.ended or data.get("error")):
             raise _Failed("the stream broke off before its end", lost=True)

@@ -181,6 +181,9 @@ def test_a_client_that_leaves_ends_the_generation(backend: str, tmp_path: Path) 
             time.sleep(0.01)
         assert upstream.left[0].generated < 20
         assert budget.session.charged == 51, "nobody knows what was generated: the reservation"
+        while 'status="499"' not in httpx.get(f"{address}/metrics").text:
+            assert time.monotonic() < end, "it is not counted as one that left"
+            time.sleep(0.01)
         assert text_of(list(stream(address))) == "the answer is 42"
 
 
