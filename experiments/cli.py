@@ -305,6 +305,7 @@ def _only(config: CompareConfig, patterns: list[str]) -> list[FamilyConfig]:
 
 def _table_menus(path: Path, menus: list[str] | None, tasks: int | None) -> list[FamilyConfig]:
     """The exams of every menu; without a choice of the three with most tiers, then most rows, of which exams can be made."""
+    from experiments.commands.table import obstacle
     from roi_env.sources.outcome_tables import OutcomeTable
 
     read = OutcomeTable.read(path)
@@ -314,7 +315,7 @@ def _table_menus(path: Path, menus: list[str] | None, tasks: int | None) -> list
     ranked = sorted(tiers, key=lambda name: (-tiers[name], -rows[name], name))
     useful = [name for name in ranked if tiers[name] > 1]
     if menus is None:
-        able = useful if len(useful) == 1 else (name for name in useful if not import_log.obstacle(read, name, tasks))
+        able = useful if len(useful) == 1 else (name for name in useful if not obstacle(read, name, tasks))
         menus = list(islice(able, 3)) or ranked[:1]
         if left := [name for name in useful if name not in menus]:
             console.print(f"Comparing on {', '.join(menus)}; also in the table (--menu): {', '.join(left)}")

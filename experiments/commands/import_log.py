@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.markup import escape
@@ -14,16 +14,11 @@ from experiments.runs import check_file
 from experiments.terminal import console
 from roi_env.sources.units import UNITS
 
-if TYPE_CHECKING:
-    from roi_env.sources.outcome_tables import OutcomeTable
-
 EXAMPLES = (
     "roi import logs/*.eval --out mine.parquet",
     "roi import samples.csv --out mine.parquet --column question=prompt --column correct=reward --correct-at .9 "
     "--column tokens=usage.completion_tokens --column tier={file}",
 )
-_TASKS = 10
-"""Of an exam, unless --num-tasks says otherwise."""
 
 
 def import_log(
@@ -168,23 +163,3 @@ def _tokenizer(path: Path) -> Callable[[str], int]:
     except Exception as error:  # the library has no error class of its own
         raise ConfigError(f"--tokenizer {file}: cannot be read ({error})") from error
     return lambda text: len(loaded.encode(text, add_special_tokens=False).ids)
-
-
-def obstacle(table: OutcomeTable, menu: str, tasks: int | None = None) -> str:
-    """Why no exams of ``tasks`` tasks (default: as many as exams have) can be made of a menu; "" where they can."""
-    from roi_env.sources.outcome_tables import OutcomeTableError
-    from roi_env.sources.recorded import recorded_source
-
-    if len(table.tier_names(menu)) < 2:
-        return "one tier alone; import a log of another model or effort on the same questions too"
-    for split in ("test", "validation"):
-        try:
-            questions = len(recorded_source(table, menu=menu, split=split).row_item)  # type: ignore[arg-type]
-        except OutcomeTableError as error:
-            return str(error)
-        if questions < (tasks or _TASKS):
-            return (
-                f"{questions} questions in split {split!r}, fewer than the {tasks or _TASKS} tasks of an exam; import more, or compare with "
-                f"--num-tasks {questions}"
-            )
-    return ""

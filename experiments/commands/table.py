@@ -15,7 +15,7 @@ from experiments.config import ConfigError
 from experiments.runs import check_file
 from experiments.terminal import Table
 from roi_env.files import replacing
-from roi_env.sources.outcome_tables import DEFAULT_FRACTIONS, SPLITS, OutcomeTable
+from roi_env.sources.outcome_tables import DEFAULT_FRACTIONS, SPLITS, OutcomeTable, OutcomeTableError
 from roi_env.sources.units import COST_NAMES, UNIT_NAMES, Unit, cost_text, cost_with_unit
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 MENUS_SHOWN = 6
 """Most menus in one picture."""
+_TASKS = 10
+"""Of an exam, unless --num-tasks says otherwise."""
 
 
 def describe_table(
@@ -184,12 +186,29 @@ def print_table(table: OutcomeTable, console: Console) -> None:
             _print_curves(menu, curves(table.select(menu)), unit, console)
 
     _print_problems(found["problems"], console)
-    from experiments.commands.import_log import obstacle
-
     for name in table.menus if len(table.menus) <= MENUS_SHOWN else ():
         if reason := obstacle(table, name):
             text = f"{name}: {reason.removeprefix(f'{table.path}: ')}"
             console.print(f"[yellow]Not to be compared yet:[/] {escape(text)}", highlight=False, soft_wrap=True)
+
+
+def obstacle(table: OutcomeTable, menu: str, tasks: int | None = None) -> str:
+    """Why no exams of ``tasks`` tasks (default: as many as exams have) can be made of a menu; "" where they can."""
+    from roi_env.sources.recorded import recorded_source
+
+    if len(table.tier_names(menu)) < 2:
+        return "one tier alone; import a log of another model or effort on the same questions too"
+    for split in ("test", "validation"):
+        try:
+            questions = len(recorded_source(table, menu=menu, split=split).row_item)  # type: ignore[arg-type]
+        except OutcomeTableError as error:
+            return str(error)
+        if questions < (tasks or _TASKS):
+            return (
+                f"{questions} questions in split {split!r}, fewer than the {tasks or _TASKS} tasks of an exam; import more, or compare with "
+                f"--num-tasks {questions}"
+            )
+    return ""
 
 
 def _print_problems(found: list[dict[str, str]], console: Console) -> None:
