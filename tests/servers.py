@@ -16,7 +16,7 @@ from pathlib import Path
 
 import httpx
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[1]
 MODEL = ROOT / "agents" / "llm" / "models" / "tinylm"
 
 VLLM = Path(os.environ.get("ROI_VLLM_VENV", ROOT / ".venv-vllm"))

@@ -32,7 +32,7 @@ from roi_env.answering.base import ThinkingTier
 from roi_env.answering.prices import Price
 from roi_env.sources.outcome_tables import OutcomeTable
 from roi_env.sources.packaged import TINYLM
-from tests.servers import transformers_serve
+from tests.servers import MODEL, transformers_serve
 from tests.upstream import Upstream, serving
 
 TIERS = [ThinkingTier("now", 0, 10), ThinkingTier("long", 40, 10, "high")]
@@ -45,9 +45,10 @@ def task(count: int = 20, name: str = "sums", **options: Any) -> Task:
     return Task(MemoryDataset(samples), name=name, **{"solver": generate(), "scorer": includes(), **options})
 
 
-def run(tasks: Any, url: str, tmp_path: Path, **options: Any) -> list[EvalLog]:
+def run(tasks: Any, url: str, tmp_path: Path, name: str = "stub", **options: Any) -> list[EvalLog]:
     options = {"model_args": {"api_key": "-", "max_retries": 0}, "display": "none", **options}
-    return evaluate(tasks, model="openai-api/local/stub", model_base_url=f"{url}/v1", log_dir=str(tmp_path), **options)
+    options |= {"model": f"openai-api/local/{name}", "model_base_url": f"{url}/v1", "log_dir": str(tmp_path)}
+    return evaluate(tasks, **options)
 
 
 def right(log: EvalLog) -> int:
@@ -311,14 +312,12 @@ def test_dollars_of_a_real_model_are_those_of_its_own_usage(tmp_path: Path) -> N
             asked = Task(MemoryDataset(samples), name="sums", solver=generate(), scorer=includes())
             with serving(upstream.app()) as url:
                 ways = {"answer": DIRECT["now"]}
-                prices = {"openai-api/local/stub": price}
+                prices = {f"openai-api/local/{MODEL}": price}
                 made = EvalBudget(asked, limit, prices=prices, tiers=tiers, settings=ways, agent=agent)
-                (log,) = run(asked, url, tmp_path / str(number))
-            audit, costs = (
-                made.audit(),
-                [seen.read * price.prompt + seen.generated * price.completion for seen in upstream.seen],
-            )
-            assert audit["charged"] == sum(math.ceil(cost) for cost in costs) <= audit["budget"]
+                (log,) = run(asked, url, tmp_path / str(number), str(MODEL), max_retries=1)
+            audit = made.audit()
+            owed = [seen.read * price.prompt + seen.generated * price.completion for seen in upstream.seen]
+            assert audit["charged"] == sum(map(math.ceil, owed)) <= audit["budget"]
             assert (log.status, audit["within"], audit["overshoot"]) == ("success", True, 0)
             assert all(sample.scores for sample in log.samples or ())
             assert len(upstream.seen) == 8 if number != 1 else 2 <= len(upstream.seen) < 8
