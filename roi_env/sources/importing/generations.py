@@ -11,8 +11,8 @@ from roi_env.sources.importing.files import LogFile
 
 NO_SAMPLES = "none: a question with an empty list of samples"
 """Why nothing came of a row."""
-RIGHT = ("true", "t", "yes", "y", "correct", "right", "pass", "passed", "success", "c")
-WRONG = ("false", "f", "no", "n", "incorrect", "wrong", "fail", "failed", "failure", "not_attempted", "i")
+_RIGHT = ("true", "t", "yes", "y", "correct", "right", "pass", "passed", "success", "c")
+_WRONG = ("false", "f", "no", "n", "incorrect", "wrong", "fail", "failed", "failure", "not_attempted", "i")
 """Words for a right and a wrong answer."""
 
 
@@ -143,6 +143,12 @@ def text_of(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(text_of, value))
     return str(value)
+
+
+def verdict(text: str) -> bool | None:
+    """Whether a word says that an answer was right; None where it is no such word."""
+    word = text.lower()
+    return True if word in _RIGHT else False if word in _WRONG else None
 
 
 def settings_text(settings: Mapping[str, Any]) -> str:

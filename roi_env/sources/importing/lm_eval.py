@@ -12,8 +12,6 @@ from typing import Any, NamedTuple
 
 from roi_env.sources.importing.files import LogError, LogFile
 from roi_env.sources.importing.generations import (
-    RIGHT,
-    WRONG,
     Generation,
     Options,
     Report,
@@ -21,6 +19,7 @@ from roi_env.sources.importing.generations import (
     dict_of,
     settings_text,
     text_of,
+    verdict,
     with_options,
 )
 
@@ -154,7 +153,7 @@ def _texts(resps: Any) -> list[str] | None:
 
 def _judges(text: str) -> bool:
     """Whether a text is a judgement: the harness writes values of NumPy as texts."""
-    return text.lower() in (*RIGHT, *WRONG) or _is_number(text)
+    return verdict(text) is not None or _is_number(text)
 
 
 def _is_number(value: Any) -> bool:

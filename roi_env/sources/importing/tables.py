@@ -24,7 +24,7 @@ from roi_env.sources.importing.folders import (
     say_same_names,
 )
 from roi_env.sources.importing.formats import TABULAR, find_format
-from roi_env.sources.importing.generations import RIGHT, WRONG, Generation, Options, Report, choose
+from roi_env.sources.importing.generations import Generation, Options, Report, choose, verdict
 from roi_env.sources.importing.tabular import LABELS
 from roi_env.sources.importing.terms import joined
 from roi_env.sources.outcome_tables import OutcomeTable
@@ -364,8 +364,8 @@ def _judged(file: LogFile, one: Generation) -> bool | float:
         return score
     if isinstance(score, str):
         plain = score.strip().lower()
-        if plain in RIGHT or plain in WRONG:
-            return plain in RIGHT
+        if (right := verdict(plain)) is not None:
+            return right
         percent = plain.endswith("%")
         number = _number(plain.removesuffix("%"))
         if number is not None:

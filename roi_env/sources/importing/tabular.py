@@ -26,7 +26,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from roi_env.sources.importing.files import LogError, LogFile, Terms, printable
-from roi_env.sources.importing.generations import NO_SAMPLES, RIGHT, WRONG, Generation, Options, Report, text_of
+from roi_env.sources.importing.generations import NO_SAMPLES, Generation, Options, Report, text_of, verdict
 from roi_env.sources.importing.proposals import (
     CONDITIONS,
     ERRORS,
@@ -480,7 +480,7 @@ def _paths(file: LogFile) -> dict[str, Kind]:
 def _kind(value: Any) -> Kind:
     if isinstance(value, list):
         return "" if _objects(value, dict | list) else "list"
-    if isinstance(value, bool) or (isinstance(value, str) and value.strip().lower() in (*RIGHT, *WRONG)):
+    if isinstance(value, bool) or (isinstance(value, str) and verdict(value.strip()) is not None):
         return "mark"
     if isinstance(value, str):
         return (
