@@ -27,7 +27,7 @@ def probe(
     temperature: Annotated[float | None, typer.Option(help="Of sampling; default: the endpoint's own", min=0)] = None,
     connection: endpoints.Connection,
 ) -> None:
-    """Try every known field that shall limit thinking, count what comes back: hard, soft, hint, none or rejected."""
+    """Try every known field that shall limit thinking, count what comes back: hard, soft, hint, none, unclear or rejected."""
     from roi_env.answering.probe import PROMPT
     from roi_env.answering.probe import probe as run
 

@@ -5,7 +5,7 @@ Documents and answers with status 200 prove nothing: caps are commonly accepted 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from roi_env.answering.backends import BACKENDS, Enforcement, effort_of, fill, find, merge
@@ -33,13 +33,27 @@ class Finding(NamedTuple):
 
 
 class _Measured(NamedTuple):
-    """Means over trials: tokens in all and of the thought; the largest thought; status 200, or why there is no answer."""
+    """Trials of one body: status 200, or why there is no answer; tokens in all and of the thought, trial by trial."""
 
     status: int
-    total: float
-    thought: float
-    most: float
+    totals: Sequence[float] = ()
+    thoughts: Sequence[float] = ()
     message: str = ""
+
+    @property
+    def total(self) -> float:
+        """Mean tokens in all."""
+        return sum(self.totals) / len(self.totals)
+
+    @property
+    def thought(self) -> float:
+        """Mean tokens of the thought."""
+        return sum(self.thoughts) / len(self.thoughts)
+
+    @property
+    def most(self) -> float:
+        """Tokens of the longest thought."""
+        return max(self.thoughts)
 
 
 _EFFORTS = ("low", "medium", "high")
@@ -98,7 +112,7 @@ async def probe(
             status, data = await solver.raw(body)
             if status != 200:
                 message = " ".join(map(str, find(data, "error.message") or find(data, "detail") or [data]))
-                return _Measured(status, 0, 0, 0, f"HTTP {status}: {message[:120]}" if status else message[:120])
+                return _Measured(status, message=f"HTTP {status}: {message[:120]}" if status else message[:120])
             try:
                 reply = read(
                     backend, Ask(Question("probe", "probe", "", ""), ThinkingTier("t", 1, 1), 0), data, asked=prompt
@@ -109,11 +123,11 @@ async def probe(
             except NothingGenerated as failure:
                 error = str(failure)
             if error is not None:
-                return _Measured(0, 0, 0, 0, error[:120])
+                return _Measured(0, message=error[:120])
             total, thought = _count(reply)
             totals.append(total)
             thoughts.append(thought)
-        return _Measured(200, sum(totals) / trials, sum(thoughts) / trials, max(thoughts))
+        return _Measured(200, totals, thoughts)
 
     found = []
     plain = await measure({})
@@ -145,7 +159,7 @@ async def probe(
                 else {"reasoning_effort": effort}
             )
             by_effort[effort] = await measure(fields)
-        found.append(_judge_efforts(by_effort, plain))
+        found.append(_judge_efforts(by_effort))
     # No thought at all.
     off = await measure(fill(backend.direct, {"effort": "none", "thinking": 0}) or {})
     if backend.direct:
@@ -154,9 +168,12 @@ async def probe(
             found.append(Finding(name, "rejected", off.message))
         else:
             kind = "hard" if off.most <= SLACK else "hint" if off.thought < 0.7 * plain.thought else "none"
+            evidence = f"{off.thought:.0f} tokens of thought instead of {plain.thought:.0f}"
             if plain.thought <= SLACK:
                 kind = "unclear"
-            found.append(Finding(name, kind, f"{off.thought:.0f} tokens of thought instead of {plain.thought:.0f}"))
+            elif kind == "hint" and not _apart(off.thoughts, plain.thoughts):
+                kind, evidence = "unclear", f"{evidence}: {_OVERLAP}"
+            found.append(Finding(name, kind, evidence))
     return found
 
 
@@ -183,6 +200,14 @@ def _count(reply: Reply) -> tuple[float, float]:
     return reply.tokens, reply.tokens * thought / max(thought + len(reply.text), 1)
 
 
+_OVERLAP = "trials overlap, so this may be chance: more of them would tell"
+
+
+def _apart(fewer: Sequence[float], more: Sequence[float]) -> bool:
+    """Whether every trial of one is shorter than every trial of the other: of 3 and 3 alike, one time in twenty."""
+    return max(fewer) < min(more)
+
+
 def _judge(name: str, got: _Measured, plain: _Measured, thinking: int) -> Finding:
     if got.status != 200:
         return Finding(name, "rejected", got.message)
@@ -191,17 +216,23 @@ def _judge(name: str, got: _Measured, plain: _Measured, thinking: int) -> Findin
         return Finding(name, "unclear", f"{evidence}: the model thinks too little to tell, choose a harder prompt")
     if got.most <= thinking + SLACK:
         return Finding(name, "hard", evidence)
-    if got.thought <= 2 * thinking or got.thought <= 0.4 * plain.thought:
-        return Finding(name, "soft", evidence)
-    return Finding(name, "hint" if got.thought <= 0.7 * plain.thought else "none", evidence)
+    if got.thought > 0.7 * plain.thought:
+        return Finding(name, "none", evidence)
+    if not _apart(got.thoughts, plain.thoughts):
+        return Finding(name, "unclear", f"{evidence}: {_OVERLAP}")
+    return Finding(name, "soft" if got.thought <= max(2 * thinking, 0.4 * plain.thought) else "hint", evidence)
 
 
-def _judge_efforts(by_effort: Mapping[str, _Measured], plain: _Measured) -> Finding:
+def _judge_efforts(by_effort: Mapping[str, _Measured]) -> Finding:
     refused = {name: got for name, got in by_effort.items() if got.status != 200}
     name = "effort low/medium/high"
     if refused:
         first = next(iter(refused))
         return Finding(name, "rejected", f"{first}: {refused[first].message}")
-    low, medium, high = (by_effort[effort].total for effort in _EFFORTS)
-    evidence = f"{low:.0f} / {medium:.0f} / {high:.0f} tokens"
-    return Finding(name, "hint" if low <= medium <= high and low < 0.7 * high else "none", evidence)
+    low, medium, high = (by_effort[effort] for effort in _EFFORTS)
+    evidence = f"{low.total:.0f} / {medium.total:.0f} / {high.total:.0f} tokens"
+    if not low.total <= medium.total <= high.total or low.total >= 0.7 * high.total:
+        return Finding(name, "none", evidence)
+    if not _apart(low.totals, high.totals):
+        return Finding(name, "unclear", f"{evidence}: {_OVERLAP}")
+    return Finding(name, "hint", evidence)

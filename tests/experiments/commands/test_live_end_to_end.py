@@ -39,7 +39,7 @@ def server() -> Iterator[str]:
 
 
 def test_probe_finds_what_is_known_of_this_server(server: str) -> None:
-    output = roi("probe", server, "--backend", "transformers", "--trials", "2")
+    output = roi("probe", server, "--backend", "transformers", "--trials", "2", "--temperature", "0")
     lines = {line.split("│")[1].strip(): line.split("│")[2].strip() for line in output.splitlines() if "│" in line}
     assert lines["thinking_token_budget=8"] == "rejected"
     assert lines["chat_template_kwargs.enable_thinking=False"] == "hard"

@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("uvicorn", reason="needs the extra [live]")
 
 from roi_env.answering.http import HTTPSolver
-from roi_env.answering.probe import Finding, probe
+from roi_env.answering.probe import Finding, _judge_efforts, _Measured, probe
 from tests.upstream import Upstream, serving
 
 
@@ -79,3 +79,26 @@ def test_an_endpoint_that_refuses_everything() -> None:
     found = findings(Upstream(["422"] * 99))
     assert list(found) == ["(none)"]
     assert found["(none)"].enforcement == "rejected"
+
+
+def test_lengths_that_differ_by_chance_are_no_enforcement() -> None:
+    """Per field: fewer tokens on average, while the trials of both overlap."""
+
+    def answer(tokens: int) -> dict[str, object]:
+        message = {"reasoning_content": "a" * 4 * tokens, "content": "36"}
+        usage = {"completion_tokens": tokens, "completion_tokens_details": {"reasoning_tokens": tokens}}
+        return {"choices": [{"message": message, "finish_reason": "stop"}], "usage": usage}
+
+    plain, half = [answer(100), answer(60)], [answer(50), answer(50)]
+    others = [answer(n) for n in (20, 70)]
+    found = findings(Upstream(script=[*plain, *half, *others * 40]))
+    kinds = {name: finding.enforcement for name, finding in found.items()}
+    assert kinds["thinking_token_budget=8"] == "unclear"
+    assert "overlap" in found["thinking_token_budget=8"].evidence
+    assert kinds["effort low/medium/high"] == "none", "equal on average"
+
+
+@pytest.mark.parametrize(("low", "expected"), [((10, 70), "unclear"), ((10, 40), "hint")])
+def test_efforts_are_told_apart_by_every_trial(low: tuple[int, int], expected: str) -> None:
+    measured = {"low": _Measured(200, low), "medium": _Measured(200, (50, 60)), "high": _Measured(200, (60, 90))}
+    assert _judge_efforts(measured).enforcement == expected
