@@ -5,7 +5,8 @@
 Exams are those of the environment's family ``paper``: one problem each of GSM8K, MATH-500 and AIME, test questions. A cell is an order
 of the problems and a prompt (:data:`agents.llm.prompts.STRATEGIES`). A transcript at the largest budget serves the smaller ones:
 there it is cut earlier (its prompt names the largest). Transcripts are kept in the journal, row by row: the same command goes
-on, and more exams continue it. The journal has texts made from AIME: keep it out of repositories.
+on, and more exams continue it. A cell of which the results file has more exams than the journal (of another machine, say) stays there
+as it is. The journal has texts made from AIME: keep it out of repositories.
 """
 
 from __future__ import annotations
@@ -90,7 +91,8 @@ def write(given: argparse.Namespace, done: dict[Key, list[int]]) -> None:
     for order in dict.fromkeys(order for order, _ in CELLS):
         batch = drawn(given.table, order, given.exams)
         texts[order] = question_texts(exams_view(batch, public_problem(batch.spec)), "one pass")
-    every = [Key(*cell, exam) for cell in CELLS for exam in range(given.exams)]
+    cells: list[tuple[str, str]] = given.cell or list(CELLS)
+    every = [Key(*cell, exam) for cell in cells for exam in range(given.exams)]
     missing = [key for key in every if key not in done]
     for first in range(0, len(missing), given.batch):
         some = missing[first : first + given.batch]
@@ -168,6 +170,32 @@ def scored(given: argparse.Namespace, done: dict[Key, list[int]]) -> list[dict[s
     return rows
 
 
+def merged(out: Path, settings: dict[str, Any], cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Cells beside those of an earlier results file; of one that both have, that with more exams.
+
+    :raises SystemExit: where the file is of other settings.
+    """
+    found = {}
+    if out.exists():
+        before = json.loads(out.read_text())
+        if before["settings"] != settings:
+            raise SystemExit(f"{out} has results of {before['settings']}, wanted {settings}: choose another file")
+        found = {(one["order"], one["prompt"], one["budget"]): one for one in before["cells"]}
+    for one in cells:
+        key = one["order"], one["prompt"], one["budget"]
+        if key not in found or found[key]["exams"] <= one["exams"]:
+            found[key] = one
+    order = [(*cell, budget) for cell in CELLS for budget in BUDGETS]
+    return [found[key] for key in order if key in found]
+
+
+def _cell(text: str) -> tuple[str, str]:
+    found = next((cell for cell in CELLS if ",".join(cell) == text), None)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"expected one of {' '.join(map(','.join, CELLS))}")
+    return found
+
+
 def main() -> None:
     """Write, mark, and put the figures down."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -176,6 +204,7 @@ def main() -> None:
     parser.add_argument("--journal", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--exams", type=int, default=60)
+    parser.add_argument("--cell", type=_cell, action="append", help="order,prompt to write (repeatable); default: all")
     parser.add_argument("--temperature", type=float, default=0.7)
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--grader", default="math")
@@ -195,7 +224,8 @@ def main() -> None:
     done = read(given.journal, settings)
     if not given.marks_only:
         write(given, done)
-    write_json(given.out, {"settings": settings | {"grader": given.grader}, "cells": scored(given, done)})
+    settings |= {"grader": given.grader}
+    write_json(given.out, {"settings": settings, "cells": merged(given.out, settings, scored(given, done))})
     print(f"{len(done)} transcripts: {given.out}")
 
 
