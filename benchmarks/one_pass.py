@@ -29,6 +29,7 @@ from agents.llm.mcft.training import write_json
 from agents.llm.one_pass.transcripts import Reader, exam_ids, generate
 from agents.one_pass import mark
 from agents.playing import action_numbers
+from roi_env.answering.models import ends
 from roi_env.exams.config import exam_spec
 from roi_env.exams.exam import ExamBatch, draw_exams
 from roi_env.measures.metrics import bootstrap_weights, interval, resampled_means
@@ -105,7 +106,7 @@ def write(given: argparse.Namespace, done: dict[Key, list[int]]) -> None:
             prompts,
             np.arange(len(some)),
             numbers,
-            stop=int(tokenizer.eos_token_id),
+            stops=ends(model, tokenizer),
             temperature=given.temperature,
             batch=given.batch,
         )

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from roi_env.answering.dialect import chat_text
+
 Floats = npt.NDArray[np.float64]
 ENCODER = "minilm"
 """Name of the light encoder that comes as a package: all-MiniLM-L6-v2."""
@@ -28,12 +30,14 @@ def text_states(model: str, texts: Sequence[str], how: str, dtype: str = "auto")
     import torch
 
     from agents.llm.decisions.policy import load_encoder, load_tokenizer
+    from roi_env.answering.models import most_positions
 
     model = _encoder() if model == ENCODER else model
     tokenizer, network = load_tokenizer(model), load_encoder(model, dtype)
     found = []
     # By length, so that little is padded; a row's state does not depend on its neighbours but for the last bits.
-    encoded = [_encoded(tokenizer, text, how)[-_LONGEST:] or [0] for text in texts]
+    longest = min(_LONGEST, most_positions(network) or _LONGEST)
+    encoded = [_encoded(tokenizer, text, how)[-longest:] or [0] for text in texts]
     order = sorted(range(len(texts)), key=lambda at: len(encoded[at]))
     with torch.inference_mode():
         for start in range(0, len(order), _BATCH):
@@ -65,8 +69,7 @@ def _encoder() -> str:
 def _encoded(tokenizer: Any, text: str, how: str) -> list[int]:
     """Token ids; where the answering model is asked, as it is asked: up to where its answer begins."""
     if how == "hidden" and tokenizer.chat_template:
-        turn = [{"role": "user", "content": text}]
-        text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+        text = chat_text(tokenizer, [{"role": "user", "content": text}])
         return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
     return list(tokenizer(text, verbose=False)["input_ids"])
 

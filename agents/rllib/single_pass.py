@@ -44,6 +44,7 @@ from agents.rllib.modules import SEQUENCE, WRITTEN
 from agents.rllib.networks import one_thread
 from agents.rllib.registration import spec_of
 from agents.rllib.rollouts import Job, Observer, task_reward_scale
+from roi_env.answering.models import ends
 from roi_env.exams.config import ExamSpec
 from roi_env.exams.exam import draw_exams
 
@@ -156,17 +157,18 @@ class TranscriptRunner(ExamRunner):
         _, first, place = np.unique(job.exam_ids, return_index=True, return_inverse=True)
         prompts = [exam_ids(tokenizer, texts[at], spec.budget) for at in first]
         numbers = action_numbers(np.uint64(self.config.training_seed), job.exam_ids, job.members, spec.budget)
+        stops = ends(network.causal, tokenizer)
         with one_thread():
             written = generate(
                 network.causal,
                 prompts,
                 place,
                 numbers,
-                stop=int(tokenizer.eos_token_id),
+                stops=stops,
                 temperature=network.temperature if self.config.explore else 0.0,
                 batch=self.config.exams_per_job,
             )
-        reader = Reader(tokenizer)
+        reader = Reader(tokenizer, stops)
         papers = reader.papers(written.ids, spec.num_tasks)
         records = mark(papers, batch, self.config.language.grader, np.arange(len(job)))
         answered = np.array([[answer is not None for answer in row] for row in papers.answers])

@@ -231,14 +231,13 @@ def local_dialect(model: str, name: str) -> Dialect:
 
     :raises ConfigError: where there is none, or no such dialect.
     """
-    from transformers import AutoTokenizer
-
     from agents.llm.decisions.policy import model_source
     from roi_env.answering.dialect import named_dialect
+    from roi_env.answering.tokenizer import open_tokenizer
 
     source = model_source(model)
     try:
-        return named_dialect(name, AutoTokenizer.from_pretrained(source))
+        return named_dialect(name, open_tokenizer(source))
     except (OSError, ValueError) as error:
         raise ConfigError(f"model {model!r}: {error}") from error
 
@@ -301,10 +300,10 @@ def http_solver(
     settings = asdict(connection) | options
     tokenizer, body, read = settings.pop("tokenizer"), settings.pop("body"), None
     if tokenizer is not None:
-        from transformers import AutoTokenizer
+        from roi_env.answering.tokenizer import open_tokenizer
 
         try:
-            read = AutoTokenizer.from_pretrained(tokenizer)
+            read = open_tokenizer(tokenizer)
         except (OSError, ValueError) as error:
             raise ConfigError(f"--tokenizer {tokenizer}: {error}") from error
         settings["count"] = lambda text: len(read(text, add_special_tokens=False).input_ids)

@@ -472,7 +472,7 @@ def _record_here(job: _Job, model: str, settings: dict[str, Any]) -> None:
     checks = {task.question_id: task for task in job.tasks}
     try:
         solver = TransformersSolver(model_source(model), **settings)
-        solver.check(job.tiers)
+        solver.check(job.tiers, job.questions)
     except (OSError, ValueError) as error:
         raise ConfigError(f"model {model!r}: {error}") from error
     pool = None

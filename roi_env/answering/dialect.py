@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import date
 from typing import Any
 
 from roi_env.answering.base import ThinkingTier
@@ -91,12 +92,12 @@ class Dialect:
         """
         if not tokenizer.chat_template:
             return "\n\n".join(message["content"] for message in messages) + "\n"
-        try:
-            text: str = tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True, **self.variables
+        text = chat_text(tokenizer, messages, **self.variables)
+        if self.closing and text.rstrip().endswith(self.closing):
+            raise DialectError(
+                f"its chat template closes the think block before the model thinks ({text[-40:]!r}): say dialect instruct, or choose a "
+                "model whose template leaves it open"
             )
-        except Exception as error:
-            raise DialectError(f"its chat template refuses the prompt: {error}") from error
         return text + (self.opening if self.opening and not text.rstrip().endswith(self.opening) else "")
 
 
@@ -146,3 +147,32 @@ def named_dialect(name: str, tokenizer: Any = None) -> Dialect:
         if name in ("auto", found.name):
             return found
     return DIALECTS[name]
+
+
+def chat_text(tokenizer: Any, messages: Sequence[Mapping[str, str]], **variables: Any) -> str:
+    """A conversation by the chat template, the model's turn begun. Templates that name today's date get the same one every day.
+
+    :raises DialectError: where the template refuses it (some take no system message).
+    """
+    try:
+        text: str = tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, strftime_now=date(2024, 7, 26).strftime, **variables
+        )
+    except Exception as error:  # whatever a template raises
+        raise DialectError(f"its chat template refuses the prompt: {error}") from error
+    return text
+
+
+def beginning(tokenizer: Any) -> list[int]:
+    """Token ids that stand before every text (Llama's and Gemma's first token); a chat template writes them itself."""
+    if tokenizer.chat_template:
+        return []
+    bare, whole = tokenizer("a", add_special_tokens=False).input_ids, tokenizer("a").input_ids
+    places = [at for at in range(len(whole)) if whole[at : at + len(bare)] == bare]
+    return list(whole[: places[0]]) if places else []
+
+
+def ids_after(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of a text that goes on after another: without the space that SentencePiece puts before a text's beginning."""
+    ids: list[int] = tokenizer(text, add_special_tokens=False).input_ids
+    return ids[1:] if ids and not text.startswith(" ") and tokenizer.convert_ids_to_tokens(ids[0]) == "\u2581" else ids

@@ -20,7 +20,7 @@ from typing import Any
 
 from roi_env.answering.backends import BACKENDS, Backend
 from roi_env.answering.base import REASONING, Ask, Message, Reply, ThinkingTier, mark_unsent
-from roi_env.answering.dialect import INSTRUCT, Dialect
+from roi_env.answering.dialect import INSTRUCT, Dialect, ids_after
 from roi_env.answering.http import EndpointError, HTTPSolver
 
 _TAKES = (
@@ -73,7 +73,7 @@ class ForcingSolver(HTTPSolver):
     ) -> None:
         super().__init__(url, model, forcing_backend(backend, dialect), prompt=dialect.prompt, **options)
         self.tokenizer, self.dialect = tokenizer, dialect
-        self.forced = len(self._ids(dialect.force))
+        self.forced = len(ids_after(tokenizer, dialect.force))
         """Tokens of the text that forces an answer."""
         self._chats = self.backend.continues is not None and (self._goes_on() or not self.backend.raw)
 
@@ -165,7 +165,7 @@ class ForcingSolver(HTTPSolver):
 
     def head(self, reasoning: Reply, most: int) -> str:
         """The first so many tokens of a reasoning, as text."""
-        text: str = self.tokenizer.decode(self._ids(reasoning.full_text)[:most])
+        text: str = self.tokenizer.decode(self._ids(reasoning.full_text)[:most], clean_up_tokenization_spaces=False)
         return text
 
     async def force(self, ask: Ask, text: str, tokens: int) -> Reply:

@@ -20,13 +20,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.cache_utils import Cache
 
-from roi_env.answering.base import Ask, Finish, Generation, Reply, Request, ThinkingTier
+from roi_env.answering.base import Ask, Finish, Generation, Question, Reply, Request, ThinkingTier
 from roi_env.answering.branching import Branch, Text, generate
-from roi_env.answering.dialect import Dialect, DialectError, named_dialect, single_token
+from roi_env.answering.dialect import Dialect, DialectError, beginning, ids_after, named_dialect, single_token
 from roi_env.answering.kv_cache import growing_cache, keep
+from roi_env.answering.models import check_cached, check_read, ends, open_causal
+from roi_env.answering.tokenizer import open_tokenizer
 
 _COMPACT = 0.8
 """Finished rows leave the batch when fewer than this share of its rows go on."""
@@ -97,7 +98,8 @@ class TransformersSolver:
     :param force: the text that an answer is forced by; default: the dialect's.
     :param dtype: ``float32`` or ``bfloat16``; ``auto``: bfloat16 on a GPU, and on a CPU that multiplies it faster; models
         that think in a block stay at float32 on CPUs, where their recordings can be made again bit by bit.
-    :raises ValueError: where the tokenizer has no single token for the ends of thinking, or a name is unknown.
+    :raises ValueError: where it is no causal LM that can generate here (:mod:`roi_env.answering.models`), its tokenizer has no
+        single token for the ends of thinking, or a name is unknown.
     """
 
     paired = True
@@ -124,7 +126,7 @@ class TransformersSolver:
         self.name = name or os.path.basename(os.path.normpath(model))
         self.temperature, self.seed, self.device = temperature, seed, torch.device(device)
         self.system = system
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(model)
+        self.tokenizer: Any = open_tokenizer(model)
         spoken = named_dialect(dialect, self.tokenizer) if isinstance(dialect, str) else dialect
         self.dialect = replace(spoken, prompt=prompt or spoken.prompt, force=force or spoken.force)
         self.batch = batch or _BATCH[self.dialect.name if self.dialect.name in _BATCH else "instruct"]
@@ -134,19 +136,11 @@ class TransformersSolver:
             chosen = torch.bfloat16
         else:
             chosen = torch.float32 if self.dialect.closing else cpu_dtype()
-        self.model = AutoModelForCausalLM.from_pretrained(model, dtype=chosen).to(self.device).eval()
-        self._force: list[int] = self.tokenizer(self.dialect.force, add_special_tokens=False).input_ids
+        self.model = open_causal(model, chosen).to(self.device)
+        check_cached(self.model)
+        self._force = ids_after(self.tokenizer, self.dialect.force)
         self._end_think = self._single_token(self.dialect.closing) if self.dialect.closing else None
-        self._stops = self._ends()
-
-    def _ends(self) -> list[int]:
-        """Tokens that end the model's turn."""
-        configured = getattr(self.model.generation_config, "eos_token_id", None)
-        ends = configured if isinstance(configured, list) else [configured]
-        found = dict.fromkeys(int(end) for end in (self.tokenizer.eos_token_id, *ends) if end is not None)
-        if not found:
-            raise ValueError(f"model {self.name!r}: its tokenizer and generation_config.json name no end of a text")
-        return list(found)
+        self._stops = ends(self.model, self.tokenizer)
 
     def _single_token(self, text: str) -> int:
         token = single_token(self.tokenizer, text)
@@ -190,15 +184,19 @@ class TransformersSolver:
             text = self.dialect.rendered(self.tokenizer, messages)
         except DialectError as error:
             raise ValueError(f"model {self.name!r}: {error}") from error
-        ids: list[int] = self.tokenizer(text, add_special_tokens=not self.tokenizer.chat_template).input_ids
-        return ids
+        return [*beginning(self.tokenizer), *self.tokenizer(text, add_special_tokens=False).input_ids]
 
-    def check(self, tiers: Sequence[ThinkingTier]) -> None:
-        """Refuse tiers that leave no token to answer.
+    def check(self, tiers: Sequence[ThinkingTier], questions: Sequence[Question] = ()) -> None:
+        """Refuse tiers that leave no token to answer, and questions that are too long for the model.
 
         :raises ValueError: naming the first of them.
         """
         self.dialect.check(tiers, len(self._force))
+        most = max((tier.most_tokens + len(self._force) for tier in tiers), default=0)
+        for question in questions:
+            ids = self.prompt(question.text)
+            what = f"the prompt of question {question.question_id!r} ({question.dataset})"
+            check_read(self.model, len(ids), max(ids, default=0), what, most)
 
     def generate(self, requests: Sequence[Request]) -> list[Generation]:
         """One generation for each request, in their order."""
@@ -206,7 +204,12 @@ class TransformersSolver:
         return [found[number] for number in range(len(requests))]
 
     def finished(self, requests: Sequence[Request]) -> Iterator[list[tuple[int, Generation]]]:
-        """Generations and the numbers of their requests, as they are finished: all of a question's sample together."""
+        """Generations and the numbers of their requests, as they are finished: all of a question's sample together.
+
+        :raises ValueError: see :meth:`check`.
+        """
+        asked = dict.fromkeys(request.question for request in requests)
+        self.check(list(dict.fromkeys(request.tier for request in requests)), list(asked))
         return self._branched(requests) if self._end_think is None else iter([list(enumerate(self._closed(requests)))])
 
     def _branched(self, requests: Sequence[Request]) -> Iterator[list[tuple[int, Generation]]]:
@@ -214,7 +217,6 @@ class TransformersSolver:
         of_text: dict[tuple[str, str, int], list[int]] = {}  # numbers of its requests
         for number, (question, _, sample) in enumerate(requests):
             of_text.setdefault((question.dataset, question.question_id, sample), []).append(number)
-        self.check(list(dict.fromkeys(request.tier for request in requests)))
         prompts = {
             question: tuple(self.prompt(question.text)) for question in {request.question for request in requests}
         }
@@ -307,7 +309,8 @@ class TransformersSolver:
         return None if self._end_think in head or not set(self._stops).isdisjoint(head) else head
 
     def _text(self, ids: list[int]) -> str:
-        text: str = self.tokenizer.decode(ids[:-1] if ids and ids[-1] in self._stops else ids)
+        kept = ids[:-1] if ids and ids[-1] in self._stops else ids
+        text: str = self.tokenizer.decode(kept, clean_up_tokenization_spaces=False)
         return text
 
     def _noise(self, key: tuple[str, str, int], stream: str, tier: ThinkingTier) -> npt.NDArray[np.float64]:

@@ -18,7 +18,8 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
-from agents.llm.decisions.tag_logits import Ids, Sequences, hidden_states, pass_tokens, shared_start
+from agents.llm.decisions.tag_logits import Ids, Sequences, check_prompts, hidden_states, pass_tokens, shared_start
+from roi_env.answering.models import below_head, kept
 
 KEPT_BYTES: Final = 2**31
 """Most memory of questions that are kept, and of states: when it is full, all are forgotten."""
@@ -80,7 +81,10 @@ def readings_of(model: str, written: tuple[int, ...], dtype: str, first: int) ->
 class LowerLayers:
     """The layers below the first trained one, or all.
 
-    :param model: causal LM of Hugging Face with causal attention in all layers (no sliding window shorter than a prompt).
+    Prompts that the model cannot read in parts (:class:`roi_env.answering.models.Kept`) are read whole; of a whole model, the answer is
+    kept all the same.
+
+    :param model: causal LM of Hugging Face.
     :param first: number of the first trained layer, at least 1; None: none is trained, and what is read is the last token of a
         prompt, after the final norm.
     :param shared: number of tokens that all state lines begin with (:attr:`agents.llm.decisions.tag_logits.PromptEncoder.shared`).
@@ -98,11 +102,17 @@ class LowerLayers:
         self._next: nn.Module | None = None if first is None else lists[0][first]
         self._kept = Readings() if readings is None else readings
 
+    def reads(self, prompts: Ids) -> bool:
+        """Whether (D, width) encoded prompts can be read in parts: what all states of a question share once."""
+        return int((prompts >= 0).sum(1).max(initial=0)) <= kept(self._model).beside
+
     def read(self, prompts: Ids, question_width: int, watch: Callable[[int, int], None]) -> None:
         """Keep what the layers make of (D, width) encoded prompts.
 
         :param watch: is called with prompts read and their number.
         """
+        if not self.reads(prompts):
+            return
         asked = list(dict.fromkeys(self._asked(prompts, question_width)))
         for done in range(0, len(asked), _WATCHED):
             self._read(asked[done : done + _WATCHED])
@@ -116,10 +126,15 @@ class LowerLayers:
         """(D, hidden) what the layers give of the last token; of a whole model as
         :func:`agents.llm.decisions.tag_logits.last_hidden`."""
         asked = self._asked(prompts, question_width)
-        self._read(asked)
+        if self.reads(prompts):
+            self._read(asked)
+        else:
+            asked = [(b"", question + state) for question, state in asked]
+            self._read_whole(asked)
         return torch.stack([self._kept.states[prompt][-1] for prompt in asked])
 
     def _asked(self, prompts: Ids, question_width: int) -> list[_Prompt]:
+        check_prompts(self._model, prompts)
         moved, width = shared_start(prompts, question_width, self.shared)
         return [(_key(row[:width]), _key(row[width:])) for row in moved]
 
@@ -156,6 +171,18 @@ class LowerLayers:
             for some, ids in self._batches([one for one in new if one not in kept.states], lambda one: one[1]):
                 self._read_states(some, ids)
 
+    def _read_whole(self, asked: Sequence[_Prompt]) -> None:
+        """See that what the layers give of all prompts' last tokens is among the readings: prompts without a question."""
+        self._kept.make_room()
+        new = [prompt for prompt in dict.fromkeys(asked) if prompt not in self._kept.states]
+        with torch.inference_mode(False), torch.no_grad():
+            for some, ids in self._batches(new, lambda prompt: prompt[1]):
+                length = torch.tensor([len(whole) for _, whole in some]) // np.dtype(np.int64).itemsize
+                shown = torch.arange(ids.shape[1]) < length[:, None]
+                hidden = self._layers(ids, {"attention_mask": shown.long().to(self._model.device), "use_cache": False})
+                for row, prompt in enumerate(some):
+                    self._kept.add_state(prompt, hidden[row, length[row] - 1][None].clone())
+
     def _batches(self, items: list[Any], tokens: Callable[[Any], bytes]) -> Iterator[tuple[list[Any], torch.Tensor]]:
         """Items of similar length, with (B, longest) ids of their tokens, padded on the right."""
         items = sorted(items, key=lambda one: -len(tokens(one)))
@@ -169,7 +196,7 @@ class LowerLayers:
         length = ids.shape[1]
         seen = torch.ones(length, length, dtype=torch.bool).tril().expand(len(ids), -1, -1)
         cache = _cache()
-        hidden = self._layers(ids, torch.arange(length).expand_as(ids), seen, cache)
+        hidden = self._layers(ids, self._told(torch.arange(length).expand_as(ids), seen, cache))
         for row, question in enumerate(questions):
             own = slice(len(question) // np.dtype(np.int64).itemsize)
             pairs = ((layer.keys, layer.values) for layer in cache.layers)
@@ -185,35 +212,48 @@ class LowerLayers:
         length, widest = ids.shape[1], int(known.max())
         before = (torch.arange(widest) < known)[:, None].expand(-1, length, -1)
         own = torch.ones(length, length, dtype=torch.bool).tril().expand(len(ids), -1, -1)
-        hidden = self._layers(ids, known + torch.arange(length), torch.cat([before, own], 2), cache)
+        hidden = self._layers(ids, self._told(known + torch.arange(length), torch.cat([before, own], 2), cache))
         for row, prompt in enumerate(prompts):
             stop = len(prompt[1]) // np.dtype(np.int64).itemsize
             start = stop - 1 if self._next is None else 0  # of a whole model the last token alone is asked for
             self._kept.add_state(prompt, hidden[row, start:stop].clone())
 
-    def _layers(self, ids: torch.Tensor, positions: torch.Tensor, seen: torch.Tensor, cache: Any) -> torch.Tensor:
-        """(B, L, hidden) what the layers give of (B, L) ids; ``seen`` (B, L, before and L): what each token looks at."""
+    def _told(self, positions: torch.Tensor, seen: torch.Tensor, cache: Any) -> dict[str, Any]:
+        """How a model reads on in a cache; ``seen`` (B, L, before and L): what each token looks at."""
+        model = self._model
+        mask = torch.zeros(seen.shape, dtype=model.dtype, device=model.device)
+        mask.masked_fill_(~seen.to(model.device), torch.finfo(model.dtype).min)
+        return {
+            "position_ids": positions.to(model.device),
+            "attention_mask": mask[:, None],
+            "cache": cache,
+            "use_cache": True,
+        }
+
+    def _layers(self, ids: torch.Tensor, told: dict[str, Any]) -> torch.Tensor:
+        """(B, L, hidden) what the layers give of (B, L) ids."""
         model, reached = self._model, []
 
         def stop(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
             reached.append(given[0] if given else named["hidden_states"])
             raise _Reached
 
-        hook = None if self._next is None else self._next.register_forward_pre_hook(stop, with_kwargs=True)
-        mask = torch.zeros(seen.shape, dtype=model.dtype, device=model.device)
-        mask.masked_fill_(~seen.to(model.device), torch.finfo(model.dtype).min)
+        def check(module: nn.Module, given: Any, made: Any) -> None:
+            if not isinstance(made, torch.Tensor):
+                raise ValueError(
+                    f"layers of a {type(model).__name__} give more than hidden states: train all of them (layers=0)"
+                )
+
+        hooks: list[Any] = []
+        if self._next is not None:
+            hooks = [self._next.register_forward_pre_hook(stop, with_kwargs=True)]
+            hooks += [layer.register_forward_hook(check) for layer in self._below]
         try:
-            return model.base_model(  # type: ignore[no-any-return]
-                input_ids=ids.to(model.device),
-                position_ids=positions.to(model.device),
-                attention_mask=mask[:, None],
-                cache=cache,
-                use_cache=True,
-            ).last_hidden_state
+            return below_head(model)(input_ids=ids.to(model.device), **told).last_hidden_state  # type: ignore[no-any-return]
         except _Reached:
             return reached[0]  # type: ignore[no-any-return]
         finally:
-            if hook is not None:
+            for hook in hooks:
                 hook.remove()
 
     @contextmanager

@@ -18,7 +18,9 @@ from torch import nn
 
 from agents.base import AgentError, DecisionView, ExamsView
 from agents.llm.decisions.lower_layers import LowerLayers, readings_of
-from agents.llm.decisions.tag_logits import Ids, PromptEncoder, action_tags, joined, last_hidden, tag_head
+from agents.llm.decisions.tag_logits import Ids, PromptEncoder, action_tags, joined, last_hidden, shape_of, tag_head
+from roi_env.answering.models import open_causal, open_network
+from roi_env.answering.tokenizer import ModelError, open_tokenizer
 
 MODELS: Final = Path(__file__).parents[1] / "models"
 """Models that come with the package, by name."""
@@ -66,6 +68,8 @@ def _reading(model: str) -> Iterator[None]:
         yield
     except (OSError, HFValidationError) as error:
         raise AgentError(_no_model(model, str(error))) from error
+    except ModelError as error:
+        raise AgentError(f"model {str(model)!r}: {error}") from error
     finally:
         if shown:
             logging.enable_progress_bar()
@@ -77,10 +81,8 @@ def load_tokenizer(model: str) -> Any:
 
     :raises ValueError: where there is none.
     """
-    from transformers import AutoTokenizer
-
     with _reading(model):
-        return AutoTokenizer.from_pretrained(model_source(model))
+        return open_tokenizer(model_source(model))
 
 
 def own_device() -> str:
@@ -94,10 +96,8 @@ def load_model(model: str, dtype: str = "float32") -> Any:
     :param dtype: of its weights; "auto": see :func:`_ready`.
     :raises ValueError: where there is none.
     """
-    from transformers import AutoModelForCausalLM
-
     with _reading(model):
-        causal = AutoModelForCausalLM.from_pretrained(model_source(model), dtype=getattr(torch, dtype, dtype))
+        causal = open_causal(model_source(model), getattr(torch, dtype, dtype))
     return _ready(causal, dtype)
 
 
@@ -108,10 +108,8 @@ def load_encoder(model: str, dtype: str = "float32") -> Any:
     :param dtype: as of :func:`load_model`.
     :raises ValueError: where there is none.
     """
-    from transformers import AutoModel
-
     with _reading(model):
-        network = AutoModel.from_pretrained(model_source(model), dtype=getattr(torch, dtype, dtype))
+        network = open_network(model_source(model), getattr(torch, dtype, dtype))
     return _ready(network, dtype)
 
 
@@ -218,6 +216,7 @@ class LMPolicy(nn.Module):
         self.question_width, self.recompute, self.lora = question_width, recompute, lora
         self.tags = action_tags(load_tokenizer(model), actions)
         causal = load_model(model, dtype)
+        shape_of(causal)  # refuses others before any work
         hidden = int(causal.config.get_text_config().hidden_size)
         first = _first_trained(causal, layers) if lora else 0
         self.lower = None
@@ -260,7 +259,8 @@ class LMPolicy(nn.Module):
 
     def heads(self, prompts: Ids, question_width: int) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The model's own logits (B, actions) of encoded prompts (B, width), and values (B,) or None."""
-        states, shared = (None, None) if self.lower is None else (self.lower.hidden_states, self.lower.shared)
+        lower = self.lower if self.lower is not None and self.lower.reads(prompts) else None
+        states, shared = (None, None) if lower is None else (lower.hidden_states, lower.shared)
         hidden = last_hidden(
             self.causal, prompts, question_width, recompute=self.recompute, states=states, shared=shared
         )
@@ -311,12 +311,15 @@ def _first_trained(causal: Any, layers: int) -> int:
 
 def _with_lora(causal: Any, rank: int, first: int) -> Any:
     from peft import LoraConfig, get_peft_model
+    from transformers.pytorch_utils import Conv1D
 
     # A module of a layer has the layer's number in its name.
     below = [
         name
         for name, module in causal.named_modules()
-        if isinstance(module, nn.Linear) and (number := re.search(r"\.(\d+)\.", name)) and int(number[1]) < first
+        if isinstance(module, nn.Linear | Conv1D)
+        and (number := re.search(r"\.(\d+)\.", name))
+        and int(number[1]) < first
     ]
     settings = LoraConfig(
         r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear", exclude_modules=below or None
@@ -324,6 +327,7 @@ def _with_lora(causal: Any, rank: int, first: int) -> Any:
     with warnings.catch_warnings():
         # peft 0.21 asks transformers 5.24 for a property by its old name.
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
+        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")  # GPT-2's layers: peft sets it
         return get_peft_model(causal, settings)
 
 

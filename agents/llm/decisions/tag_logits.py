@@ -8,7 +8,9 @@ states after it, each seeing that and itself alone. That is where the time goes 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from math import inf
 from typing import Any, Final, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +18,8 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from agents.llm.prompts import LEVEL_OPENING, LEVEL_TAGS, NUM_LEVELS, THINK, levels_explained, state_line
+from roi_env.answering.dialect import beginning, chat_text, ids_after
+from roi_env.answering.models import below_head, check_read, kept
 
 PADDING: Final = -1
 """Token id where a part of an encoded prompt has ended."""
@@ -91,12 +95,12 @@ class PromptEncoder:
             raise ValueError(f"bits must be at least 0, got {bits}")
         self.bits = bits
         self._tokenizer = tokenizer
+        template = f"{_QUESTION}\n"
         if tokenizer.chat_template:
-            template = tokenizer.apply_chat_template(
-                [{"role": "user", "content": _QUESTION}], tokenize=False, add_generation_prompt=True
-            )
-        else:
-            template = f"{_QUESTION}\n"
+            template = chat_text(tokenizer, [{"role": "user", "content": _QUESTION}])
+        if _QUESTION not in template:
+            raise ValueError(f"this model's chat template does not write what the user says: {template!r}")
+        self._begin = beginning(tokenizer)
         self._head, _, tail = template.partition(_QUESTION)
         self._tail = tail.rstrip().removesuffix(THINK) if tail.rstrip().endswith(THINK) else tail
         self._told = ""
@@ -105,13 +109,12 @@ class PromptEncoder:
         self._questions: dict[str, list[int]] = {}
         self._states: dict[tuple[int, int], list[int]] = {}
 
-    def _encode(self, texts: list[str]) -> list[list[int]]:
-        return self._tokenizer(texts, add_special_tokens=False).input_ids if texts else []  # type: ignore[no-any-return]
-
     def questions(self, texts: Sequence[str]) -> Ids:
         """(Q, width) questions, as wide as the longest."""
         new = [text for text in dict.fromkeys(texts) if text not in self._questions]
-        self._questions.update(zip(new, self._encode([self._head + text for text in new]), strict=True))
+        if new:
+            encoded = self._tokenizer([self._head + text for text in new], add_special_tokens=False).input_ids
+            self._questions.update((text, self._begin + ids) for text, ids in zip(new, encoded, strict=True))
         return _padded([self._questions[text] for text in texts])
 
     def states(self, remaining: npt.NDArray[np.int64], tasks_left: npt.NDArray[np.int64]) -> Ids:
@@ -121,8 +124,7 @@ class PromptEncoder:
         )
         named = [(int(left), int(tasks)) for left, tasks in pairs]
         new = [pair for pair in named if pair not in self._states]
-        encoded = self._encode([self._told + state_line(*pair) + self._tail for pair in new])
-        self._states.update(zip(new, encoded, strict=True))
+        self._states |= {pair: ids_after(self._tokenizer, self._told + state_line(*pair) + self._tail) for pair in new}
         return _padded([self._states[pair] for pair in named])[inverse.ravel()]
 
     def prompts(self, texts: Sequence[str], remaining: npt.ArrayLike, tasks_left: npt.ArrayLike) -> tuple[Ids, int]:
@@ -196,20 +198,34 @@ def pass_tokens(model: Any) -> int:
     return max(CHUNK_TOKENS, CHUNK_NUMBERS // int(model.config.get_text_config().hidden_size))
 
 
-def packed(prompts: Ids, question_width: int, most_tokens: int) -> Iterator[Sequences]:
-    """Pack *distinct* encoded prompts (P, width), sorted so that those of one question follow one another.
+def check_prompts(model: Any, prompts: Ids) -> None:
+    """Refuse (P, width) encoded prompts, or exams, that are too long for a model, or of another vocabulary.
 
-    :param most_tokens: of one forward pass, padding included; a longer sequence goes alone.
+    :raises ValueError: for the longest of them, or the largest token id.
     """
+    longest = prompts[(prompts >= 0).sum(1).argmax()]
+    check_read(model, int((longest >= 0).sum()), int(prompts.max()), "a prompt")
+
+
+def packed(model: Any, prompts: Ids, question_width: int) -> Iterator[Sequences]:
+    """Pack *distinct* encoded prompts (P, width), sorted so that those of one question follow one another. Where the model cannot
+    read them so (:class:`roi_env.answering.models.Kept`), every prompt is a sequence.
+
+    :param model: causal LM of Hugging Face, for passes of :func:`pass_tokens`; a longer sequence goes alone.
+    :raises ValueError: see :func:`check_prompts`.
+    """
+    most_tokens = pass_tokens(model)
     length = (prompts >= 0).sum(1)
+    check_prompts(model, prompts)
+    together = STATES_TOGETHER if length.max() <= kept(model).beside else 1
     question_length = (prompts[:, :question_width] >= 0).sum(1)
     state_length = length - question_length
     changed = np.ones(len(prompts), bool)
     changed[1:] = (prompts[1:, :question_width] != prompts[:-1, :question_width]).any(1)
     first = np.flatnonzero(changed)
     size = np.diff(np.append(first, len(prompts)))
-    # Sequences: a question and up to STATES_TOGETHER of its states.
-    begin = np.concatenate([np.arange(f, f + s, STATES_TOGETHER) for f, s in zip(first, size, strict=True)])
+    # Sequences: a question and some of its states.
+    begin = np.concatenate([np.arange(f, f + s, together) for f, s in zip(first, size, strict=True)])
     end = np.append(begin[1:], len(prompts))
     total = np.concatenate([[0], state_length.cumsum()])
     width = question_length[begin] + total[end] - total[begin]
@@ -278,13 +294,12 @@ def _shared(rows: Ids) -> int:
 
 def hidden_states(model: Any, sequences: Sequences) -> torch.Tensor:
     """(R, L, hidden) hidden states of packed sequences, after the model's final norm."""
-    device = model.device
-    return model.base_model(  # type: ignore[no-any-return]
-        input_ids=sequences.ids.to(device),
-        position_ids=sequences.positions.to(device),
-        attention_mask=sequences.mask(model.dtype, device),
-        use_cache=False,
-    ).last_hidden_state
+    device, ids = model.device, sequences.ids.to(model.device)
+    if int(sequences.positions.max()) < kept(model).beside:
+        told = {"position_ids": sequences.positions.to(device), "attention_mask": sequences.mask(model.dtype, device)}
+    else:  # a prompt a row
+        told = {"attention_mask": (sequences.part >= 0).long().to(device)}
+    return below_head(model)(input_ids=ids, **told, use_cache=False).last_hidden_state  # type: ignore[no-any-return]
 
 
 def last_hidden(
@@ -300,7 +315,7 @@ def last_hidden(
 
     Equal prompts are read once, and so is every question. Rows do not depend on the others but for the last bits.
 
-    :param model: causal LM of Hugging Face with causal attention in all layers (no sliding window shorter than a packed sequence).
+    :param model: causal LM of Hugging Face.
     :param prompts: (D, width) encoded prompts.
     :param recompute: compute every forward pass anew when gradients flow back: memory of one pass instead of all.
     :param states: another way to :func:`hidden_states`.
@@ -314,7 +329,7 @@ def last_hidden(
         found = hidden_states(model, sequences) if states is None else states(sequences)
         return found[sequences.row, sequences.last]
 
-    for sequences in packed(*shared_start(distinct, question_width, shared), pass_tokens(model)):
+    for sequences in packed(model, *shared_start(distinct, question_width, shared)):
         recomputed = recompute and torch.is_grad_enabled()
         parts.append(checkpoint(forward, sequences, use_reentrant=False) if recomputed else forward(sequences))
         order.append(sequences.prompt)
@@ -322,11 +337,69 @@ def last_hidden(
     return torch.cat(parts)[place.to(parts[0].device)]
 
 
+class _Shape(NamedTuple):
+    """What a model makes of its head's logits: ``cap * tanh(scale * x / cap)``, without a cap ``scale * x``."""
+
+    scale: float
+    cap: float
+
+    def __call__(self, logits: torch.Tensor) -> torch.Tensor:
+        logits = logits if self.scale == 1 else self.scale * logits
+        return logits if self.cap == inf else self.cap * torch.tanh(logits / self.cap)
+
+
+_shapes: WeakKeyDictionary[Any, _Shape] = WeakKeyDictionary()
+
+
+def shape_of(model: Any) -> _Shape:
+    """What a model makes of its head's logits, found out by what becomes of known numbers in their place: some scale logits (Cohere, Granite), some cap them (Gemma 2).
+
+    :raises ValueError: for a model that does something else.
+    """
+    if model not in _shapes:
+        head, network = model.get_output_embeddings(), below_head(model)
+        known = torch.linspace(-40, 40, head.weight.shape[0], device=model.device)
+        known[:2] = torch.tensor([1e9, 1e-2])
+        seen: dict[str, torch.Tensor] = {}
+
+        def replaced(module: Any, given: tuple[torch.Tensor], made: torch.Tensor) -> torch.Tensor:
+            seen["head"] = given[0][0, -1]
+            return known.expand_as(made)
+
+        def states(module: Any, given: Any, made: Any) -> None:
+            seen["network"] = made[0][0, -1]
+
+        hooks = [head.register_forward_hook(replaced), network.register_forward_hook(states)]
+        try:
+            with torch.inference_mode():
+                ids = torch.zeros((1, 1), dtype=torch.long, device=model.device)
+                found = model(input_ids=ids, use_cache=False).logits[0, -1].float()
+        finally:
+            for hook in hooks:
+                hook.remove()
+        capped = bool(found[0] < 1e7)
+        shape = (
+            _Shape(round(float(found[1]) / 1e-2, 4), float(found[0])) if capped else _Shape(float(found[0]) / 1e9, inf)
+        )
+        plain = "head" in seen and torch.equal(seen["head"], seen.get("network", seen["head"]))
+        if not plain or not torch.allclose(shape(known), found, rtol=1e-2, atol=1e-3):
+            raise ValueError(
+                f"what a {type(model).__name__} makes of its last hidden states is not known here: its level tags cannot be read"
+            )
+        _shapes[model] = shape
+    return _shapes[model]
+
+
+def shaped_logits(model: Any, logits: torch.Tensor) -> torch.Tensor:
+    """Float32 logits of a model, of those that its head gives."""
+    return shape_of(model)(logits.float())
+
+
 def tag_head(model: Any, hidden: torch.Tensor, tags: Sequence[int]) -> torch.Tensor:
     """(D, len(tags)) float32 logits over ``tags`` of (D, hidden) final hidden states: no others of the vocabulary are computed."""
     head = model.get_output_embeddings()
-    bias = None if head.bias is None else head.bias[list(tags)]
-    return torch.nn.functional.linear(hidden, head.weight[list(tags)], bias).float()
+    bias = None if getattr(head, "bias", None) is None else head.bias[list(tags)]
+    return shaped_logits(model, torch.nn.functional.linear(hidden, head.weight[list(tags)], bias))
 
 
 def tag_logits(model: Any, prompts: Ids, question_width: int, tags: Sequence[int]) -> torch.Tensor:

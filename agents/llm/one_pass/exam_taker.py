@@ -15,6 +15,7 @@ try:
     from agents.llm.one_pass.transcripts import BATCH, Reader, exam_ids, generate
     from agents.llm.prompts import NUM_LEVELS, STRATEGIES
     from agents.rllib.networks import one_thread
+    from roi_env.answering.models import ends
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
         f"language models need more packages ({error}): pip install 'roi-reasoning[llm]'"
@@ -44,10 +45,10 @@ def write_exams(
     distinct = {row: number for number, row in enumerate(dict.fromkeys(texts))}
     prompts = [exam_ids(tokenizer, row, budget, strategy) for row in distinct]
     place = np.array([distinct[row] for row in texts])
-    stop = int(tokenizer.eos_token_id)
+    stops = ends(model, tokenizer)
     with torch.inference_mode(), one_thread():
-        written = generate(model, prompts, place, numbers, stop=stop, temperature=temperature, batch=batch)
-    return Reader(tokenizer).papers(written.ids, exams.problem.num_tasks)
+        written = generate(model, prompts, place, numbers, stops=stops, temperature=temperature, batch=batch)
+    return Reader(tokenizer, stops).papers(written.ids, exams.problem.num_tasks)
 
 
 def exam_texts(exams: ExamsView, name: str) -> tuple[tuple[str, ...], ...]:

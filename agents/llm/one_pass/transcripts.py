@@ -14,13 +14,14 @@ import numpy.typing as npt
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from agents.llm.decisions.tag_logits import PADDING, Ids, Sequences, hidden_states, packed, pass_tokens, taught_tags
+from agents.llm.decisions.tag_logits import PADDING, Ids, Sequences, hidden_states, packed, shaped_logits, taught_tags
 from agents.llm.prompts import NUM_LEVELS, REFUSED, THINK, Part, boxed_parts, exam_prompt, tagged_parts
 from agents.llm.small_model.tokenizer import prompt_text
 from agents.one_pass import Papers
-from roi_env.answering.dialect import dialect_of
+from roi_env.answering.dialect import beginning, dialect_of
 from roi_env.answering.kv_cache import growing_cache, keep
 from roi_env.answering.local import choose
+from roi_env.answering.models import check_cached, check_read
 
 BATCH: Final = 128
 """Rows generated together."""
@@ -39,10 +40,8 @@ def exam_ids(tokenizer: Any, questions: Sequence[str], budget: int, strategy: st
     :param strategy: see :data:`agents.llm.prompts.STRATEGIES`.
     """
     text = prompt_text(tokenizer, exam_prompt(questions, budget, strategy, boxed_form(tokenizer)))
-    ids: list[int] = tokenizer(
-        text.rstrip().removesuffix(THINK) if text.rstrip().endswith(THINK) else text, add_special_tokens=False
-    ).input_ids
-    return ids
+    begun = text.rstrip().removesuffix(THINK) if text.rstrip().endswith(THINK) else text
+    return [*beginning(tokenizer), *tokenizer(begun, add_special_tokens=False).input_ids]
 
 
 class Generated(NamedTuple):
@@ -67,7 +66,7 @@ def generate(
     row: npt.NDArray[np.int64],
     numbers: npt.NDArray[np.float64],
     *,
-    stop: int,
+    stops: Sequence[int],
     temperature: float,
     batch: int = BATCH,
 ) -> Generated:
@@ -79,10 +78,14 @@ def generate(
     :param model: causal LM of Hugging Face.
     :param row: (D,) prompt of every row; each prompt is read once a batch.
     :param numbers: (D, budget) uniform numbers.
-    :param stop: token that ends a turn.
+    :param stops: tokens that end a turn.
     :param temperature: of the distribution; 0: the most likely token (log-probabilities are 0 then).
     :param batch: most rows in one batch.
+    :raises ValueError: where the model cannot generate here, or a prompt and what may follow are too long for it.
     """
+    check_cached(model)
+    longest = max(prompts, key=len)
+    check_read(model, len(longest), max(map(max, prompts)), "an exam's prompt", numbers.shape[1])
     ids = np.full(numbers.shape, PADDING, np.int32)
     logp = np.zeros(numbers.shape, np.float32)
     order = np.argsort([len(prompts[at]) for at in row], kind="stable")
@@ -90,7 +93,7 @@ def generate(
         some = order[first : first + batch]
         distinct, place = np.unique(row[some], return_inverse=True)
         ids[some], logp[some] = _generate(
-            model, [prompts[at] for at in distinct], place.ravel(), numbers[some], stop, temperature
+            model, [prompts[at] for at in distinct], place.ravel(), numbers[some], stops, temperature
         )
     return Generated(ids, logp)
 
@@ -101,7 +104,7 @@ def _generate(
     prompts: Sequence[Sequence[int]],
     row: npt.NDArray[np.int64],
     numbers: npt.NDArray[np.float64],
-    stop: int,
+    stops: Sequence[int],
     temperature: float,
 ) -> Generated:
     size, budget = numbers.shape
@@ -133,7 +136,7 @@ def _generate(
             logits, mask, positions = logits[members.to(device)], mask[members], positions[members]
         token, chosen = _choose(logits, uniform[rows, place], temperature)
         ids[rows[alive], place], logp[rows[alive], place] = token[alive].int(), chosen[alive]
-        alive &= token != stop
+        alive &= ~torch.isin(token, torch.tensor(stops))
         if not alive.any():
             break
         positions = positions[:, -1:] + 1
@@ -164,13 +167,13 @@ def written_logp(
 
     def of(sequences: Sequences) -> tuple[torch.Tensor, torch.Tensor]:
         sequence, place, token = _predictors(sequences, distinct, prompt_width)
-        logits = head(hidden_states(model, sequences)[sequence, place]).float() / temperature
+        logits = shaped_logits(model, head(hidden_states(model, sequences)[sequence, place])) / temperature
         logp = logits.log_softmax(-1)
         entropy = -(logp.exp() * logp).sum(-1)
         return logp.gather(1, token.to(logp.device)[:, None]).squeeze(1), entropy
 
     logp, entropy, order = [], [], []
-    for sequences in packed(distinct, prompt_width, pass_tokens(model)):
+    for sequences in packed(model, distinct, prompt_width):
         recomputed = recompute and torch.is_grad_enabled()
         one, other = checkpoint(of, sequences, use_reentrant=False) if recomputed else of(sequences)
         logp.append(one)
@@ -215,17 +218,25 @@ class Reader:
     """Reads transcripts: which tokens were written on which problem, what was announced and answered.
 
     :param tokenizer: of the model that wrote them.
+    :param stops: tokens that end its turn, beside the tokenizer's own.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: Any, stops: Sequence[int] = ()) -> None:
+        self._tokenizer, self._stops = tokenizer, {tokenizer.eos_token_id, *stops}
         self._boxed = boxed_form(tokenizer)
         self._pieces: dict[int, str] = {}
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """Text of every token."""
+        # After another token: SentencePiece drops the space before a text's first.
+        first = self._tokenizer("a", add_special_tokens=False).input_ids
+
+        def text(more: list[int]) -> str:
+            return str(self._tokenizer.decode(first + more, clean_up_tokenization_spaces=False))
+
+        before = text([])
         for token in set(ids) - self._pieces.keys():
-            self._pieces[token] = self._tokenizer.decode([token], clean_up_tokenization_spaces=False)
+            self._pieces[token] = text([token]).removeprefix(before)
         return [self._pieces[token] for token in ids]
 
     def parts(self, ids: Sequence[int], problems: int) -> list[Part]:
@@ -251,7 +262,6 @@ class Reader:
         shape = (len(written), problems)
         action, tokens = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
         announced, cut = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
-        stop = int(self._tokenizer.eos_token_id)
         answers = []
         for at, row in enumerate(written):
             ids = row[row != PADDING].tolist()
@@ -263,6 +273,6 @@ class Reader:
                 tokens[at, number] = segment.stop - segment.start
                 announced[at, number] = level is not None
                 action[at, number] = REFUSED if level is None else (level + 1) % NUM_LEVELS
-            out_of_tokens = len(ids) == written.shape[1] and ids[-1] != stop
+            out_of_tokens = len(ids) == written.shape[1] and ids[-1] not in self._stops
             cut[at, reached[-1]] = out_of_tokens and not parts[reached[-1]].finished
         return Papers(action, tokens, tokens > 0, announced, cut, tuple(answers))

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from agents.llm.prompts import ANSWER, END, END_ANSWER, END_THINK, LEVEL_TAGS, THINK
+from roi_env.answering.dialect import chat_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -73,11 +74,4 @@ def prompt_text(tokenizer: PreTrainedTokenizerFast, question: str, thinking: boo
     """The chat prompt of one question, its think block open (or, without thinking, closed); without a chat template bare text."""
     if not tokenizer.chat_template:
         return f"{question}\n"
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": question}],
-        tokenize=False,
-        add_generation_prompt=True,
-        enable_thinking=thinking,
-    )
-    assert isinstance(text, str)
-    return text
+    return chat_text(tokenizer, [{"role": "user", "content": question}], enable_thinking=thinking)

@@ -49,7 +49,8 @@ def test_what_is_kept_changes_neither_logits_nor_gradients(architecture: str, tm
     assert read.lower is not None
     told: list[tuple[int, int]] = []
     read.lower.read(prompts, width, lambda done, total: told.append((done, total)))
-    assert told[-1] == (4, 4)
+    # Gemma's window is shorter than a prompt: it is read whole, every time.
+    assert told[-1:] == ([] if architecture == "gemma3_text" else [(4, 4)])
     expected = learnt(plain, prompts, width)
     for policy in (kept, read):
         found = learnt(policy, prompts, width)
@@ -107,7 +108,10 @@ def test_a_whole_model_reads_a_question_once_whatever_states_it_is_asked_in(arch
             torch.testing.assert_close(found, expected[torch.from_numpy(some)], atol=2e-5, rtol=1e-4)
     asked = len(np.unique(prompts, axis=0))
     rest = states.shape[1] - encoder.shared
-    assert sum(tokens) <= 2 * (width + encoder.shared) + asked * rest, "padding included"
+    if architecture == "gemma3_text":  # its window is shorter than a prompt: every prompt is read whole, once
+        assert sum(tokens) <= asked * prompts.shape[1]
+    else:
+        assert sum(tokens) <= 2 * (width + encoder.shared) + asked * rest, "padding included"
     assert encoder.shared > rest, "what a model is told of the tags is read with the question"
 
 

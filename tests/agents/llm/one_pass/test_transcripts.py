@@ -36,7 +36,7 @@ def wrote(
     tokenizer = load_tokenizer(str(folder))
     prompts = [exam_ids(tokenizer, QUESTIONS[: k + 1], budget) for k in range(3)]
     numbers = np.random.default_rng(0).random((15, budget))
-    how = {"stop": tokenizer.eos_token_id, "temperature": temperature} | options
+    how = {"stops": [tokenizer.eos_token_id], "temperature": temperature} | options
     return prompts, generate(load_model(str(folder)), prompts, np.arange(15) % 3, numbers, **how)
 
 
@@ -77,7 +77,7 @@ def test_what_is_written_depends_on_prompt_and_numbers_alone(exam_model: Path) -
         prompts,
         np.arange(15) % 3,
         numbers[:, :7],
-        stop=tokenizer.eos_token_id,
+        stops=[tokenizer.eos_token_id],
         temperature=1.0,
     )
     np.testing.assert_array_equal(again.ids, one.ids[:, :7], "a smaller budget cuts the same text")
