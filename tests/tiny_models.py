@@ -53,6 +53,22 @@ def tiny_tokenizer(template: str | None, more: tuple[str, ...] = ()) -> transfor
     )
 
 
+def tiny_sentencepiece(template: str | None) -> transformers.PreTrainedTokenizerFast:
+    """Characters with bytes for the rest, as Llama 2 and Mistral have them: a space is a sign, and one stands before every text."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, processors
+
+    signs = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *map(chr, range(33, 127)), "\u2581"]
+    vocabulary = {sign: number for number, sign in enumerate(signs)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>", byte_fallback=True))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    parts = [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    tokenizer.decoder = decoders.Sequence(parts)
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>", chat_template=template
+    )
+
+
 def tiny_model(folder: Path, architecture: str = "qwen2", dialect: str = "instruct", seed: int = 0) -> Path:
     """Write a model directory; ``dialect``: one of :data:`TEMPLATES`."""
     tokenizer = tiny_tokenizer(TEMPLATES[dialect], ("<think>", "</think>") if dialect == "thinking" else ())

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import date
 from typing import Any
 
 from roi_env.answering.base import ThinkingTier
@@ -149,15 +148,22 @@ def named_dialect(name: str, tokenizer: Any = None) -> Dialect:
     return DIALECTS[name]
 
 
-def chat_text(tokenizer: Any, messages: Sequence[Mapping[str, str]], **variables: Any) -> str:
-    """A conversation by the chat template, the model's turn begun. Templates that name today's date get the same one every day.
+_ONE_DAY = "{%- macro strftime_now(form) -%}26 Jul 2024{%- endmacro %}"
+"""Before a template that names today's date: what a model is asked must not depend on the day."""
 
+
+def chat_text(tokenizer: Any, messages: Sequence[Mapping[str, str]], *, goes_on: bool = False, **variables: Any) -> str:
+    """A conversation by the chat template, the model's turn begun; the same on every day.
+
+    :param goes_on: the last message is that beginning.
     :raises DialectError: where the template refuses it (some take no system message).
     """
+    how = {"tokenize": False, "add_generation_prompt": not goes_on, "continue_final_message": goes_on, **variables}
     try:
-        text: str = tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, strftime_now=date(2024, 7, 26).strftime, **variables
-        )
+        template = tokenizer.get_chat_template()
+        if "strftime_now" in template:
+            how["chat_template"] = _ONE_DAY + template
+        text: str = tokenizer.apply_chat_template(messages, **how)
     except Exception as error:  # whatever a template raises
         raise DialectError(f"its chat template refuses the prompt: {error}") from error
     return text

@@ -20,7 +20,7 @@ from typing import Any
 
 from roi_env.answering.backends import BACKENDS, Backend
 from roi_env.answering.base import REASONING, Ask, Message, Reply, ThinkingTier, mark_unsent
-from roi_env.answering.dialect import INSTRUCT, Dialect, ids_after
+from roi_env.answering.dialect import INSTRUCT, Dialect, DialectError, chat_text, ids_after
 from roi_env.answering.http import EndpointError, HTTPSolver
 
 _TAKES = (
@@ -85,11 +85,9 @@ class ForcingSolver(HTTPSolver):
         asked = [{"role": "user", "content": "?"}]
         begun = [*asked, {"role": "assistant", "content": self.dialect.force}]
         try:
-            there = self.tokenizer.apply_chat_template(
-                begun, tokenize=False, continue_final_message=True, **self.dialect.variables
-            )
-            return bool(there == self.dialect.rendered(self.tokenizer, asked) + self.dialect.force)
-        except Exception:  # whatever a template raises: it does not write it so
+            there = chat_text(self.tokenizer, begun, goes_on=True, **self.dialect.variables)
+            return there == self.dialect.rendered(self.tokenizer, asked) + self.dialect.force
+        except DialectError:  # it does not write it so
             return False
 
     def check(self, tiers: Sequence[ThinkingTier]) -> None:

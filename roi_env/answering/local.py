@@ -435,6 +435,10 @@ class LocalLive:
         """Answer within the cap."""
         if ask.messages is not None:
             return Reply("", None, 0, None, "error", "nothing", "a local model takes single questions", attempts=0)
+        try:  # by itself: others that are answered with it do not suffer
+            self.solver.check([ask.tier], [ask.question])
+        except ValueError as error:
+            return Reply("", None, 0, None, "error", "nothing", str(error), attempts=0)
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._waiting.append((ask, future))
         if self._work is None or self._work.done():

@@ -247,7 +247,8 @@ class LowerLayers:
         hooks: list[Any] = []
         if self._next is not None:
             hooks = [self._next.register_forward_pre_hook(stop, with_kwargs=True)]
-            hooks += [layer.register_forward_hook(check) for layer in self._below]
+            if "cache" in told:  # what is kept will stand for what they give
+                hooks += [layer.register_forward_hook(check) for layer in self._below]
         try:
             return below_head(model)(input_ids=ids.to(model.device), **told).last_hidden_state  # type: ignore[no-any-return]
         except _Reached:

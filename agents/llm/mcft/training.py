@@ -611,7 +611,7 @@ def _stage(
         optimizer_cls_and_kwargs=(lambda: _muon, {"lr": arguments.learning_rate, "weight_decay": recipe.weight_decay})
         if recipe.muon and not recipe.lora
         else None,
-        data_collator=lambda rows: _collate(rows, int(tokenizer.pad_token_id)),
+        data_collator=lambda rows: _collate(rows, tokenizer.pad_token_id or 0),
         callbacks=[EarlyStoppingCallback(recipe.patience), _watcher(stage.shown, watch)],
     )
     trainer.remove_callback(PrinterCallback)

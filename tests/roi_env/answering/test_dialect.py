@@ -15,10 +15,22 @@ pytest.importorskip("transformers", reason="needs the extra [llm]")
 import torch
 import transformers
 
+from agents.llm.decisions.tag_logits import PromptEncoder
+from agents.llm.one_pass.transcripts import Reader, exam_ids
 from roi_env.answering.base import Ask, Generation, Question, Request, ThinkingTier
-from roi_env.answering.dialect import DIALECTS, INSTRUCT, THINKING, Dialect, DialectError, dialect_of, named_dialect
+from roi_env.answering.dialect import (
+    DIALECTS,
+    INSTRUCT,
+    THINKING,
+    Dialect,
+    DialectError,
+    beginning,
+    dialect_of,
+    ids_after,
+    named_dialect,
+)
 from roi_env.answering.local import LocalLive, TransformersSolver
-from tests.tiny_models import CHAT, SIZES, TEMPLATES, THINKING_CHAT, tiny_model, tiny_tokenizer
+from tests.tiny_models import CHAT, SIZES, TEMPLATES, THINKING_CHAT, tiny_model, tiny_sentencepiece, tiny_tokenizer
 
 QUESTIONS = [
     Question("sums", str(number), text, "")
@@ -230,6 +242,12 @@ def test_a_live_reply_is_the_recorded_generation(folders: dict[tuple[str, str], 
     told = asyncio.run(live.answer(Ask(QUESTIONS[0], small, 99, 2)))
     assert told.tokens == 0
     assert "tier 'small' keeps 2 tokens for the forced text and the answer" in str(told.error)
+    endless = Question("sums", "long", "1 + " * 300, "")
+    told = asyncio.run(live.answer(Ask(endless, TIERS[1], 99, 2)))
+    assert "the prompt of question 'long' (sums) has" in str(told.error)
+    assert "the model reads 512 at most" in str(told.error)
+    with pytest.raises(ValueError, match="'long'"):
+        solver.check(TIERS, [QUESTIONS[0], endless])
 
 
 def test_settings_name_what_generations_depend_on(folders: dict[tuple[str, str], Path]) -> None:
@@ -265,6 +283,35 @@ def test_every_end_of_a_turn_ends_it(tmp_path: Path) -> None:
     config.save_pretrained(folder)
     ended = TransformersSolver(folder, force=FORCE, dtype="float32", temperature=0)
     assert ended.generate([Request(QUESTIONS[0], TIERS[-1], 0)])[0].tokens == 1
+
+
+def test_a_template_that_closes_the_block_at_once_is_refused(tmp_path: Path) -> None:
+    template = CHAT + "{%- if add_generation_prompt -%}</think>{%- endif -%}"  # DeepSeek V3.1's, unless told to think
+    closed = tiny_tokenizer(template, ("<think>", "</think>"))
+    with pytest.raises(DialectError, match=r"closes the think block before the model thinks .*say dialect instruct"):
+        dialect_of(closed).rendered(closed, [{"role": "user", "content": "?"}])
+
+
+@pytest.mark.parametrize("template", ["instruct", "bare"])
+def test_sentencepiece_puts_a_space_before_a_texts_beginning_alone(template: str) -> None:
+    tokenizer = tiny_sentencepiece(TEMPLATES[template])
+    first = [] if template == "instruct" else [tokenizer.bos_token_id]
+    assert beginning(tokenizer) == first
+    assert ids_after(tokenizer, "\n\nFinal") == tokenizer("a\n\nFinal", add_special_tokens=False).input_ids[2:]
+    encoder = PromptEncoder(tokenizer)
+    prompt = [*encoder.questions(["1 + 2"])[0], *encoder.states(np.array([9]), np.array([1]))[0]]
+    assert prompt[: len(first)] == first
+    assert "1 + 2\n\nDo not answer yet" in tokenizer.decode(prompt)
+    assert exam_ids(tokenizer, ["1 + 2"], 9)[: len(first)] == first
+    said = r"so \boxed{12 cows} and \boxed{5}"
+    papers = Reader(tokenizer).papers(np.array([tokenizer(said, add_special_tokens=False).input_ids], np.int32), 2)
+    assert papers.answers == (("12 cows", "5"),)
+
+
+def test_a_template_that_names_the_date_asks_the_same_every_day() -> None:
+    dated = tiny_tokenizer("{{ strftime_now('%Y-%m-%d') if strftime_now is defined }}" + CHAT)
+    text = INSTRUCT.rendered(dated, [{"role": "user", "content": "?"}])
+    assert text == "26 Jul 2024" + INSTRUCT.rendered(tiny_tokenizer(CHAT), [{"role": "user", "content": "?"}])
 
 
 def test_all_dialects_have_names() -> None:
