@@ -381,7 +381,9 @@ def shape_of(model: Any) -> _Shape:
         shape = (
             _Shape(round(float(found[1]) / 1e-2, 4), float(found[0])) if capped else _Shape(float(found[0]) / 1e9, inf)
         )
-        plain = "head" in seen and torch.equal(seen["head"], seen.get("network", seen["head"]))
+        given, plain = seen.get("head"), False
+        if given is not None:
+            plain = torch.equal(given, seen.get("network", given).to(given.dtype))
         if not plain or not torch.allclose(shape(known), found, rtol=1e-2, atol=1e-3):
             raise ValueError(
                 f"what a {type(model).__name__} makes of its last hidden states is not known here: its level tags cannot be read"
@@ -399,7 +401,9 @@ def tag_head(model: Any, hidden: torch.Tensor, tags: Sequence[int]) -> torch.Ten
     """(D, len(tags)) float32 logits over ``tags`` of (D, hidden) final hidden states: no others of the vocabulary are computed."""
     head = model.get_output_embeddings()
     bias = None if getattr(head, "bias", None) is None else head.bias[list(tags)]
-    return shaped_logits(model, torch.nn.functional.linear(hidden, head.weight[list(tags)], bias))
+    # Mamba's states are float32 whatever its weights are.
+    logits = torch.nn.functional.linear(hidden.to(head.weight.dtype), head.weight[list(tags)], bias)
+    return shaped_logits(model, logits)
 
 
 def tag_logits(model: Any, prompts: Ids, question_width: int, tags: Sequence[int]) -> torch.Tensor:

@@ -167,7 +167,10 @@ def written_logp(
 
     def of(sequences: Sequences) -> tuple[torch.Tensor, torch.Tensor]:
         sequence, place, token = _predictors(sequences, distinct, prompt_width)
-        logits = shaped_logits(model, head(hidden_states(model, sequences)[sequence, place])) / temperature
+        logits = (
+            shaped_logits(model, head(hidden_states(model, sequences)[sequence, place].to(head.weight.dtype)))
+            / temperature
+        )
         logp = logits.log_softmax(-1)
         entropy = -(logp.exp() * logp).sum(-1)
         return logp.gather(1, token.to(logp.device)[:, None]).squeeze(1), entropy

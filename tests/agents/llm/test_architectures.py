@@ -176,6 +176,17 @@ def test_a_text_that_a_model_cannot_read_is_refused() -> None:
         check_read(scaled, 1025, 1, "a prompt")
 
 
+@pytest.mark.parametrize("architecture", ["mamba", "gemma2"])
+def test_bfloat16_is_read_as_well(architecture: str) -> None:
+    prompts, width = in_parts([(first, second) for first in drawn(4, 9) for second in drawn(3, 6)])
+    with torch.no_grad():
+        exact, rounded = (
+            tag_logits(one, prompts, width, TAGS) for one in (network(architecture), network(architecture).bfloat16())
+        )
+    assert rounded.dtype == torch.float32
+    torch.testing.assert_close(rounded, exact, atol=0.1 * float(exact.std()), rtol=0.1)
+
+
 def test_how_far_texts_can_be_read_beside_one_another() -> None:
     assert [kept(network(name)).beside for name in ("mistral", "bloom", "mamba", "gpt2")] == [24, 0, 0, 2**31]
     llama4 = network("llama4_text")
