@@ -26,10 +26,9 @@ from agents.base import exams_view, public_problem
 from agents.llm.decisions.policy import load_model, load_tokenizer, question_texts
 from agents.llm.decisions.tag_logits import PADDING
 from agents.llm.mcft.training import write_json
-from agents.llm.one_pass.transcripts import Reader, exam_ids, generate
+from agents.llm.one_pass.transcripts import Reader, exam_ids, generate, turn_ends
 from agents.one_pass import mark
 from agents.playing import action_numbers
-from roi_env.answering.models import ends
 from roi_env.exams.config import exam_spec
 from roi_env.exams.exam import ExamBatch, draw_exams
 from roi_env.measures.metrics import bootstrap_weights, interval, resampled_means
@@ -106,7 +105,7 @@ def write(given: argparse.Namespace, done: dict[Key, list[int]]) -> None:
             prompts,
             np.arange(len(some)),
             numbers,
-            stops=ends(model, tokenizer),
+            stops=turn_ends(model, tokenizer),
             temperature=given.temperature,
             batch=given.batch,
         )

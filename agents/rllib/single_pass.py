@@ -32,7 +32,7 @@ from agents.base import exams_view, public_problem
 from agents.llm.decisions.policy import load_tokenizer
 from agents.llm.decisions.tag_logits import PADDING, Ids
 from agents.llm.one_pass.exam_taker import exam_texts
-from agents.llm.one_pass.transcripts import Reader, exam_ids, generate, written_logp
+from agents.llm.one_pass.transcripts import Reader, exam_ids, generate, turn_ends, written_logp
 from agents.one_pass import mark
 from agents.playing import action_numbers
 from agents.rllib.advantages import advantages
@@ -44,7 +44,6 @@ from agents.rllib.modules import SEQUENCE, WRITTEN
 from agents.rllib.networks import one_thread
 from agents.rllib.registration import spec_of
 from agents.rllib.rollouts import Job, Observer, task_reward_scale
-from roi_env.answering.models import ends
 from roi_env.exams.config import ExamSpec
 from roi_env.exams.exam import draw_exams
 
@@ -157,7 +156,7 @@ class TranscriptRunner(ExamRunner):
         _, first, place = np.unique(job.exam_ids, return_index=True, return_inverse=True)
         prompts = [exam_ids(tokenizer, texts[at], spec.budget) for at in first]
         numbers = action_numbers(np.uint64(self.config.training_seed), job.exam_ids, job.members, spec.budget)
-        stops = ends(network.causal, tokenizer)
+        stops = turn_ends(network.causal, tokenizer)
         with one_thread():
             written = generate(
                 network.causal,

@@ -8,6 +8,7 @@ states after it, each seeing that and itself alone. That is where the time goes 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from math import inf
 from typing import Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
@@ -17,9 +18,11 @@ import numpy.typing as npt
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from agents.base import AgentError
 from agents.llm.prompts import LEVEL_OPENING, LEVEL_TAGS, NUM_LEVELS, THINK, levels_explained, state_line
 from roi_env.answering.dialect import beginning, chat_text, ids_after
 from roi_env.answering.models import below_head, check_read, kept
+from roi_env.answering.tokenizer import ModelError
 
 PADDING: Final = -1
 """Token id where a part of an encoded prompt has ended."""
@@ -201,10 +204,22 @@ def pass_tokens(model: Any) -> int:
 def check_prompts(model: Any, prompts: Ids) -> None:
     """Refuse (P, width) encoded prompts, or exams, that are too long for a model, or of another vocabulary.
 
-    :raises ValueError: for the longest of them, or the largest token id.
+    :raises AgentError: for the longest of them, or the largest token id.
     """
-    longest = prompts[(prompts >= 0).sum(1).argmax()]
-    check_read(model, int((longest >= 0).sum()), int(prompts.max()), "a prompt")
+    with agents_model(model):
+        check_read(model, int((prompts >= 0).sum(1).max()), int(prompts.max()), "a prompt")
+
+
+@contextmanager
+def agents_model(model: Any) -> Iterator[None]:
+    """Inside, what is wrong with a model is an agent's error, which names it.
+
+    :raises AgentError: for a :class:`roi_env.answering.tokenizer.ModelError`.
+    """
+    try:
+        yield
+    except ModelError as error:
+        raise AgentError(f"model {model.name_or_path!r}: {error}") from error
 
 
 def packed(model: Any, prompts: Ids, question_width: int) -> Iterator[Sequences]:
@@ -212,7 +227,7 @@ def packed(model: Any, prompts: Ids, question_width: int) -> Iterator[Sequences]
     read them so (:class:`roi_env.answering.models.Kept`), every prompt is a sequence.
 
     :param model: causal LM of Hugging Face, for passes of :func:`pass_tokens`; a longer sequence goes alone.
-    :raises ValueError: see :func:`check_prompts`.
+    :raises AgentError: see :func:`check_prompts`.
     """
     most_tokens = pass_tokens(model)
     length = (prompts >= 0).sum(1)
@@ -354,7 +369,7 @@ _shapes: WeakKeyDictionary[Any, _Shape] = WeakKeyDictionary()
 def shape_of(model: Any) -> _Shape:
     """What a model makes of its head's logits, found out by what becomes of known numbers in their place: some scale logits (Cohere, Granite), some cap them (Gemma 2).
 
-    :raises ValueError: for a model that does something else.
+    :raises AgentError: for a model that does something else.
     """
     if model not in _shapes:
         head, network = model.get_output_embeddings(), below_head(model)
@@ -385,7 +400,7 @@ def shape_of(model: Any) -> _Shape:
         if given is not None:
             plain = torch.equal(given, seen.get("network", given).to(given.dtype))
         if not plain or not torch.allclose(shape(known), found, rtol=1e-2, atol=1e-3):
-            raise ValueError(
+            raise AgentError(
                 f"what a {type(model).__name__} makes of its last hidden states is not known here: its level tags cannot be read"
             )
         _shapes[model] = shape

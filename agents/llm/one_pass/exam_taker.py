@@ -12,10 +12,9 @@ try:
 
     from agents.llm.decisions.agent import loaded
     from agents.llm.decisions.policy import load_tokenizer, question_texts
-    from agents.llm.one_pass.transcripts import BATCH, Reader, exam_ids, generate
+    from agents.llm.one_pass.transcripts import BATCH, Reader, exam_ids, generate, turn_ends
     from agents.llm.prompts import NUM_LEVELS, STRATEGIES
     from agents.rllib.networks import one_thread
-    from roi_env.answering.models import ends
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
         f"language models need more packages ({error}): pip install 'roi-reasoning[llm]'"
@@ -45,7 +44,7 @@ def write_exams(
     distinct = {row: number for number, row in enumerate(dict.fromkeys(texts))}
     prompts = [exam_ids(tokenizer, row, budget, strategy) for row in distinct]
     place = np.array([distinct[row] for row in texts])
-    stops = ends(model, tokenizer)
+    stops = turn_ends(model, tokenizer)
     with torch.inference_mode(), one_thread():
         written = generate(model, prompts, place, numbers, stops=stops, temperature=temperature, batch=batch)
     return Reader(tokenizer, stops).papers(written.ids, exams.problem.num_tasks)

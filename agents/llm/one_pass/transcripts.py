@@ -14,14 +14,23 @@ import numpy.typing as npt
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from agents.llm.decisions.tag_logits import PADDING, Ids, Sequences, hidden_states, packed, shaped_logits, taught_tags
+from agents.llm.decisions.tag_logits import (
+    PADDING,
+    Ids,
+    Sequences,
+    agents_model,
+    hidden_states,
+    packed,
+    shaped_logits,
+    taught_tags,
+)
 from agents.llm.prompts import NUM_LEVELS, REFUSED, THINK, Part, boxed_parts, exam_prompt, tagged_parts
 from agents.llm.small_model.tokenizer import prompt_text
 from agents.one_pass import Papers
 from roi_env.answering.dialect import beginning, dialect_of
 from roi_env.answering.kv_cache import growing_cache, keep
 from roi_env.answering.local import choose
-from roi_env.answering.models import check_cached, check_read
+from roi_env.answering.models import check_cached, check_read, ends
 
 BATCH: Final = 128
 """Rows generated together."""
@@ -42,6 +51,15 @@ def exam_ids(tokenizer: Any, questions: Sequence[str], budget: int, strategy: st
     text = prompt_text(tokenizer, exam_prompt(questions, budget, strategy, boxed_form(tokenizer)))
     begun = text.rstrip().removesuffix(THINK) if text.rstrip().endswith(THINK) else text
     return [*beginning(tokenizer), *tokenizer(begun, add_special_tokens=False).input_ids]
+
+
+def turn_ends(model: Any, tokenizer: Any) -> list[int]:
+    """Tokens that end the model's turn.
+
+    :raises AgentError: where there are none.
+    """
+    with agents_model(model):
+        return ends(model, tokenizer)
 
 
 class Generated(NamedTuple):
@@ -81,11 +99,12 @@ def generate(
     :param stops: tokens that end a turn.
     :param temperature: of the distribution; 0: the most likely token (log-probabilities are 0 then).
     :param batch: most rows in one batch.
-    :raises ValueError: where the model cannot generate here, or a prompt and what may follow are too long for it.
+    :raises AgentError: where the model cannot generate here, or a prompt and what may follow are too long for it.
     """
-    check_cached(model)
-    longest = max(prompts, key=len)
-    check_read(model, len(longest), max(map(max, prompts)), "an exam's prompt", numbers.shape[1])
+    with agents_model(model):
+        check_cached(model)
+        longest, largest = max(map(len, prompts)), max(map(max, prompts))
+        check_read(model, longest, largest, "an exam's prompt", numbers.shape[1])
     ids = np.full(numbers.shape, PADDING, np.int32)
     logp = np.zeros(numbers.shape, np.float32)
     order = np.argsort([len(prompts[at]) for at in row], kind="stable")
