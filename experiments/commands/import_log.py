@@ -25,7 +25,7 @@ def import_log(
     log: Annotated[
         list[Path],
         typer.Argument(
-            help="Inspect logs (.eval, JSON), lm-evaluation-harness samples, reasoning-gym results, Qwen2.5-Math harness, journals, "
+            help="Inspect logs (.eval, JSON), lm-evaluation-harness samples, lighteval details, HELM runs, reasoning-gym results, Qwen2.5-Math harness, journals, "
             "or tables (JSONL, JSON, CSV, Parquet); or folders of them"
         ),
     ],

@@ -25,6 +25,10 @@ MENUS_SHOWN = 6
 """Most menus in one picture."""
 _TASKS = 10
 """Of an exam, unless --num-tasks says otherwise."""
+_MEANS = {"tokens": "tokens", "micro-usd": "mean USD"}
+_UNITS = {"tokens": "tokens", "micro-usd": "USD"}
+_NAME, _BORDER = 12, 3
+"""Least characters of a column of names, which go on in a next line, and those between two columns."""
 
 
 def describe_table(
@@ -163,24 +167,7 @@ def print_table(table: OutcomeTable, console: Console) -> None:
         splits.add_row(split, f"{share:.0%}", f"{found['splits'][split]:,}")
     console.print(splits)
 
-    tiers = Table("menu", "tier", title=f"Tiers, cheapest first ({COST_NAMES[unit]} and accuracy over generations)")
-    for column in ("questions", "samples", COST_NAMES[unit], "p50", "p90", "correct"):
-        tiers.add_column(column, justify="right")
-    for menu in found["menus"]:
-        for k, tier in enumerate(menu["tiers"]):
-            low, high = tier["samples_min"], tier["samples_max"]
-            tiers.add_row(
-                "" if k else escape(menu["menu"]),
-                escape(tier["tier"]),
-                f"{tier['questions']:,}",
-                f"{low}" if low == high else f"{low}-{high}",
-                cost_text(tier["tokens_mean"], unit),
-                cost_text(tier["tokens_p50"], unit),
-                cost_text(tier["tokens_p90"], unit),
-                f"{tier['accuracy']:.3f}",
-                end_section=k == len(menu["tiers"]) - 1,
-            )
-    console.print(tiers)
+    _print_tiers(found["menus"], unit, console)
     if len(found["datasets"]) > 1 and len(table.menus) <= MENUS_SHOWN:
         for menu in table.menus:
             _print_curves(menu, curves(table.select(menu)), unit, console)
@@ -223,14 +210,72 @@ def _print_problems(found: list[dict[str, str]], console: Console) -> None:
     console.print(problems)
 
 
-def _print_curves(menu: str, found: dict[str, list[Point]], unit: Unit, console: Console) -> None:
+def _print_tiers(menus: list[dict[str, Any]], unit: Unit, console: Console) -> None:
+    """Print costs and right answers of all tiers; what a narrow terminal has no room for is left out, and named: numbers stay whole."""
+    rows = [(menu["menu"] if k == 0 else "", tier) for menu in menus for k, tier in enumerate(menu["tiers"])]
+    samples = [(tier["samples_min"], tier["samples_max"]) for _, tier in rows]
+    numbers = {
+        "questions": [f"{tier['questions']:,}" for _, tier in rows],
+        "samples": [f"{low}" if low == high else f"{low}-{high}" for low, high in samples],
+        _MEANS[unit]: [_number(tier["tokens_mean"], unit) for _, tier in rows],
+        "p50": [_number(tier["tokens_p50"], unit) for _, tier in rows],
+        "p90": [_number(tier["tokens_p90"], unit) for _, tier in rows],
+        "correct": [f"{tier['accuracy']:.3f}" for _, tier in rows],
+    }
+    # The name of the only menu stands above its tiers.
+    names = ["menu", "tier"] if len(menus) > 1 else ["tier"]
+    room = console.width - 1 - sum(_NAME + _BORDER for _ in names)
+    left_out = []
+    for column in ("p50", "samples", "p90", "questions"):
+        if sum(max(map(len, (name, *cells))) + _BORDER for name, cells in numbers.items()) > room:
+            del numbers[column]
+            left_out.append(column)
+    whose = f"{escape(menus[0]['menu'])}: tiers" if len(menus) == 1 else "Tiers"
     shown = Table(
-        "dataset", title=f"{escape(menu)} by data set: right (mean {COST_NAMES[unit]}), every question counting once"
+        *names,
+        title=f"{whose}, cheapest first ({COST_NAMES[unit]} and accuracy over generations)",
+        caption=f"No room for {', '.join(left_out)}" if left_out else None,
     )
-    names = list(dict.fromkeys(point.tier for points in found.values() for point in points))
-    for name in names:
-        shown.add_column(escape(name), justify="right")
-    for dataset, points in found.items():
-        cells = {point.tier: f"{point.right:.3f} ({cost_text(point.cost, unit)})" for point in points}
-        shown.add_row(escape(dataset), *(cells.get(name, "") for name in names))
+    for column in numbers:
+        shown.add_column(column, justify="right", no_wrap=True)
+    for number, (menu, tier) in enumerate(rows):
+        last = number + 1 == len(rows) or bool(rows[number + 1][0])
+        labels = [menu, tier["tier"]] if len(menus) > 1 else [tier["tier"]]
+        shown.add_row(*map(escape, labels), *(cells[number] for cells in numbers.values()), end_section=last)
     console.print(shown)
+
+
+def _number(cost: float, unit: Unit) -> str:
+    """A cost below a header that names its unit."""
+    return cost_text(cost, unit).removesuffix(" USD")
+
+
+def _print_curves(menu: str, found: dict[str, list[Point]], unit: Unit, console: Console) -> None:
+    """Print right answers by data set: as many tiers side by side as the terminal has room for, so that numbers stay whole."""
+    names = list(dict.fromkeys(point.tier for points in found.values() for point in points))
+    room = console.width - 1 - _NAME - _BORDER
+
+    def cells(between: str, end: str) -> dict[tuple[str, str], str]:
+        return {
+            (dataset, point.tier): f"{point.right:.3f}{between}{_number(point.cost, unit)}{end}"
+            for dataset, points in found.items()
+            for point in points
+        }
+
+    def widest(texts: dict[tuple[str, str], str]) -> int:
+        return max(len(line) for text in texts.values() for line in text.split("\n")) + _BORDER
+
+    shown = cells(" (", ")")
+    if widest(shown) * len(names) > room:
+        shown = cells("\n", "")
+    most = max(1, room // widest(shown))
+    for first in range(0, len(names), most):
+        mine = Table(
+            "dataset",
+            title=f"{escape(menu)} by data set: right (mean {_UNITS[unit]}), every question counting once",
+        )
+        for name in names[first : first + most]:
+            mine.add_column(escape(name), justify="right", min_width=widest(shown) - _BORDER)
+        for dataset in found:
+            mine.add_row(escape(dataset), *(shown.get((dataset, name), "") for name in names[first : first + most]))
+        console.print(mine)

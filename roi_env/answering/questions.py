@@ -30,6 +30,7 @@ from urllib.parse import parse_qsl
 import numpy as np
 
 from roi_env.answering.base import Question
+from roi_env.sources.json_text import TwiceError, read_json
 
 FIELDS: Mapping[str, tuple[str, ...]] = {
     "text": ("question", "problem", "prompt", "text", "Question", "Problem"),
@@ -197,7 +198,7 @@ def _file(path: Path) -> Iterable[tuple[int, Any]]:
         if kind == ".jsonl":
             return _lines(path)
         if kind == ".json":
-            rows = json.loads(_text(path))
+            rows = read_json(_text(path))
             if not isinstance(rows, list):
                 raise QuestionError(f"{path}: a .json file must be a list of objects; one object a line is .jsonl")
             return list(enumerate(rows, 1))
@@ -221,7 +222,9 @@ def _lines(path: Path) -> list[tuple[int, Any]]:
         # Files that were joined have a byte order mark in their middle too.
         if text := line.strip().strip("\ufeff").strip():
             try:
-                rows.append((number, json.loads(text)))
+                rows.append((number, read_json(text)))
+            except TwiceError as error:
+                raise QuestionError(f"{path}: line {number}: {error}") from None
             except (ValueError, RecursionError) as error:
                 raise QuestionError(f"{path}: line {number} is not JSON ({error})") from None
     return rows

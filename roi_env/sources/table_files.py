@@ -25,6 +25,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from roi_env.sources.json_text import TwiceError, read_json
+
 TEXT_COLUMNS = ("dataset", "question_id", "question", "answer", "menu", "tier")
 COLUMNS = (*TEXT_COLUMNS, "tier_order", "tokens", "correct", "sample")
 EARLIER_MENU = "family"
@@ -318,7 +320,7 @@ def _read_json(path: Path) -> tuple[pa.Table, tuple[str, ...]]:
     try:
         if _is_list(path):
             with _open(path) as file:
-                table, notes = _from_records(enumerate(json.loads(file.read().decode("utf-8-sig"))), str(path))
+                table, notes = _from_records(enumerate(read_json(file.read().decode("utf-8-sig"))), str(path))
             return table, ("the file is one JSON list; JSON Lines (one object a line) need less memory", *notes)
         # Declared, since Arrow would turn ids that look like dates into dates.
         schema = pa.schema([(name, pa.string()) for name in TEXT_COLUMNS])
@@ -341,6 +343,8 @@ def _read_json(path: Path) -> tuple[pa.Table, tuple[str, ...]]:
     except pa.ArrowException:
         # Valid JSON that Arrow cannot type (numbers as ids, columns of mixed types), or a damaged line: this reader tells.
         return _from_records(_records(path), str(path))
+    except TwiceError as error:
+        raise OutcomeTableError(str(path), str(error)) from error
     except (json.JSONDecodeError, RecursionError, UnicodeDecodeError, OSError, EOFError, zlib.error) as error:
         raise _unreadable(path, "JSON", error) from error
     if any(pa.types.is_temporal(kind) for kind in table.schema.types):
@@ -368,8 +372,10 @@ def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         with _open(path) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="\n") as file:
             for line in file:
                 if not line.isspace():
-                    yield row, json.loads(line)
+                    yield row, read_json(line)
                     row += 1
+    except TwiceError as error:
+        raise OutcomeTableError(str(path), str(error), row=row) from error
     except (json.JSONDecodeError, RecursionError, UnicodeDecodeError, OSError, EOFError, zlib.error) as error:
         raise _unreadable(path, "JSON Lines", error, row) from error
 

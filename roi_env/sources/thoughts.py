@@ -97,8 +97,9 @@ def hidden_thoughts(rows: pa.Table, tier: npt.NDArray[np.int64], names: Sequence
 
 
 def thinks(menu: str, tier: str) -> bool:
-    """Whether a tier is said to think, by its name and its menu's."""
+    """Whether a tier is said to think, by its name and its menu's, unless the menu is called after all its tiers."""
     plain = own_name(tier)
+    menu = "" if "+" in menu else menu
     return not _DOES_NOT.search(plain) and bool(
         _THINKS.search(own_name(menu).replace("_", " ") + " " + plain.replace("_", " "))
     )

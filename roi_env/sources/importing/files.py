@@ -25,6 +25,8 @@ from typing import IO, Any, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from roi_env.sources.json_text import TwiceError, read_json
+
 MAX_DOCUMENT = 2**28
 """Bytes of a JSON document, unpacked: it is held whole."""
 MAX_LINE = 2**26
@@ -39,6 +41,10 @@ _ZSTD = 93
 """Method of zip that Python before 3.14 does not know."""
 _SEPARATOR = re.compile(r"sep=(.)\s*$")
 """What Excel writes before a header."""
+_OF_A_RUN = re.compile(
+    r"(?=.*\d)(\d{4}-?\d\d-?\d\d([T_ -]?[\d.:_-]+Z?)?|[0-9a-f]{8}(-?[0-9a-f]{4}){0,6})", re.IGNORECASE
+)
+"""Names of folders that are a time, or a number by chance."""
 _A_TABLE = 2
 """Rows of a text that make it a table: one that differs before is no log, and others can go on without it."""
 _NO_DELIMITERS = "\"'`_-.()[]{}<>\r\n,;\t|:^~"
@@ -146,6 +152,14 @@ class LogFile:
             self.path.name,
             flags=re.IGNORECASE,
         ) or (self.path.name)
+
+    @property
+    def folder(self) -> Path:
+        """The folder that the file is in; above those that are named after a time or a number of a run, which name nothing else."""
+        found = self.path.absolute().parent
+        while _OF_A_RUN.fullmatch(found.name) and found.parent.name:
+            found = found.parent
+        return found
 
     def error(self, message: str, *, is_log: bool = False) -> LogError:
         """An error that names this file."""
@@ -284,11 +298,13 @@ class LogFile:
     def parsed(self, data: bytes | str, what: str, place: str = "") -> Any:
         """JSON text as values.
 
-        :raises LogError: where it is none, or too deep.
+        :raises LogError: where it is none, or too deep, or tells two things under one key.
         """
         try:
             text = data if isinstance(data, str) else data.decode(self.encoding if what == "JSON" else "utf-8-sig")
-            value = json.loads(text)
+            value = read_json(text)
+        except TwiceError as error:
+            raise self.error(f"{what}{place}: {printable(str(error))}") from error
         except (ValueError, RecursionError) as error:
             if what == "JSON" and str(error).startswith("Extra data"):
                 raise self.error(

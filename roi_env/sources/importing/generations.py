@@ -14,6 +14,8 @@ NO_SAMPLES = "none: a question with an empty list of samples"
 _RIGHT = ("true", "t", "yes", "y", "correct", "right", "pass", "passed", "success", "c")
 _WRONG = ("false", "f", "no", "n", "incorrect", "wrong", "fail", "failed", "failure", "not_attempted", "i")
 """Words for a right and a wrong answer."""
+NOTHING = ("", "none", "null", "nan", "n/a", "na", "<na>", "#n/a", "-", r"\n")
+"""What tools write where there is no value, in small letters."""
 
 
 @dataclass(slots=True)
@@ -162,6 +164,20 @@ def with_options(question: str, options: Any) -> str:
         return question
     letters = [chr(ord("A") + number) if number < 26 else str(number + 1) for number in range(len(options))]
     return "\n".join([question, *(f"{letter}. {text_of(one)}" for letter, one in zip(letters, options, strict=True))])
+
+
+def judged_by_share(file: LogFile, place: str, metric: str, score: Any, number: int) -> list[Any]:
+    """The score of each of ``number`` generations of a question, of which a metric is the share that was right.
+
+    :raises LogError: where some were right and some not, and which is not told.
+    """
+    if number > 1 and score is not None and score not in (0, 1):
+        raise file.error(
+            f"{place}: {metric} {text_of(score)} is the share of {number} generations that were right, and which of them is not told: log one "
+            "generation a question, in several runs for several samples",
+            is_log=True,
+        )
+    return [score] * number
 
 
 def choose(names: list[str], wanted: str | None, what: str, report: Report) -> str | None:

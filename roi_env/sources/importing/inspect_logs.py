@@ -128,6 +128,7 @@ def _generation(
         thought_tokens=thought_tokens,
         name=_name(spec, sample),
         condition=_condition(spec, config),
+        error=text_of(dict_of(sample.get("error")).get("message")),
         place=place,
     )
 

@@ -6,6 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from roi_env.sources.importing.generations import (
     Report,
     choose,
     dict_of,
+    judged_by_share,
     settings_text,
     text_of,
     verdict,
@@ -25,6 +27,8 @@ from roi_env.sources.importing.generations import (
 
 _SAMPLES = re.compile(r"samples_(?P<task>.+)_(?P<time>\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(?:\.\d+)?)$")
 _METRICS = ("exact_match", "acc", "pass@1", "pass_at_1", "math_verify", "correct", "em", "score")
+_SHARES = ("pass@1", "pass_at_1")
+"""Metrics that of several generations are the share that was right."""
 _QUESTIONS = ("question", "problem", "query", "prompt", "input", "text")
 _OPTIONS = ("options", "choices")
 _OURS = {
@@ -71,27 +75,48 @@ def read(file: LogFile, options: Options, report: Report, others: list[LogFile])
         if (texts := _texts(record.get("resps"))) is None:
             report.dropped["chosen by likelihood: nothing was generated"] += 1
             continue
-        # The first of several, unless the filter lets all of them vote.
-        votes = bool(re.search(r"maj|vote|pass@|best", taken or ""))
-        if len(texts) > 1:
-            report.note(
-                f"several generations a question ({file.path.name}): "
-                + ("the filter judges all of them, so all are paid" if votes else "the first is judged, and paid")
-            )
         doc = dict_of(record.get("doc"))
-        yield Generation(
-            score=_score(record.get(metric)),
+        whole = Generation(
             dataset=task,
             question_id=text_of(record["doc_id"]),
             question=_question(doc, record),
             answer=_answer(record.get("target")),
             model=model,
             effort=effort,
-            text=texts[0] if texts else None,
-            texts=tuple(texts[1:]) if votes else (),
             condition=run.conditions.get(task, ""),
             place=place,
         )
+        for score, paid in _judged(file, place, record, metric, taken or "", texts, report):
+            yield replace(whole, score=score, text=paid[0] if paid else None, texts=tuple(paid[1:]))
+
+
+def _judged(
+    file: LogFile, place: str, record: Mapping[str, Any], metric: str, taken: str, texts: list[str], report: Report
+) -> list[tuple[Any, list[str]]]:
+    """``(score, texts that are paid for it)`` of a sample's generations.
+
+    :raises LogError: where of several generations it is not told which were right.
+    """
+    score, number = _score(record.get(metric)), len(texts)
+    if isinstance(score, list):
+        if len(score) != number:
+            raise file.error(
+                f"{place}: {metric!r} is a list of {len(score)} scores, and there are {number} generations"
+            )
+        return [(one, [text]) for one, text in zip(score, texts, strict=True)]
+    if number < 2:
+        return [(score, texts)]
+    said = f"several generations a question ({file.path.name}): "
+    all_judged = len(_texts(record.get("filtered_resps")) or ()) >= number
+    if not all_judged and not re.search(r"maj|vote|pass@|best", taken):
+        report.note(f"{said}the first is judged, and paid")
+        return [(score, texts[:1])]
+    if all_judged and metric in _SHARES:
+        return [
+            (one, [text]) for one, text in zip(judged_by_share(file, place, metric, score, number), texts, strict=True)
+        ]
+    report.note(f"{said}all of them are judged as one answer, so all are paid")
+    return [(score, texts)]
 
 
 def _record(file: LogFile, place: str, value: Any) -> dict[str, Any]:
@@ -119,15 +144,19 @@ def _filters(file: LogFile, names: Sequence[str]) -> list[str]:
 def _metrics(file: LogFile) -> list[str]:
     """Names of what a sample is judged by, the usual ones first."""
     first = file.first()
-    numbers = [
-        name
-        for name, value in first.items()
-        if name not in _OURS
-        and (isinstance(one := _score(value), bool | int | float) or (isinstance(one, str) and _judges(one)))
-    ]
+    generations = len(_texts(first.get("resps")) or ())
+
+    def each(value: Any) -> bool:
+        """Whether it judges every one of several generations."""
+        return isinstance(value, list) and len(value) == generations > 1 and all(map(_judges, value))
+
+    numbers = [name for name, value in first.items() if name not in _OURS and (_judges(_score(value)) or each(value))]
     told = first.get("metrics")
     named = [name for name in told if name in numbers] if isinstance(told, list) else numbers
-    return sorted(named or numbers, key=lambda name: _METRICS.index(name) if name in _METRICS else len(_METRICS))
+    return sorted(
+        named or numbers,
+        key=lambda name: (not each(first[name]), _METRICS.index(name) if name in _METRICS else len(_METRICS)),
+    )
 
 
 def _score(value: Any) -> Any:
@@ -151,9 +180,11 @@ def _texts(resps: Any) -> list[str] | None:
     return flat
 
 
-def _judges(text: str) -> bool:
-    """Whether a text is a judgement: the harness writes values of NumPy as texts."""
-    return verdict(text) is not None or _is_number(text)
+def _judges(value: Any) -> bool:
+    """Whether a value is a judgement: a number, or a text, as the harness writes values of NumPy."""
+    return isinstance(value, bool | int | float) or (
+        isinstance(value, str) and (verdict(value) is not None or _is_number(value))
+    )
 
 
 def _is_number(value: Any) -> bool:

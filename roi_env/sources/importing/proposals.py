@@ -30,7 +30,8 @@ PROPOSED = {
     "answer": ("answer", "target", "gt", "expected_answer", "reference", "gold", "ground_truth", "solution", "label"),
     "tier": (
         "tier", "effort", "reasoning_effort", "model", "model_name", "model_id", "model_name_or_path", "arm", "engine", "llm", "level",
-        "mode", "system", "strategy", "policy", "agent", "provider",
+        "llm_selected", "selected_model", "selected_llm", "model_used", "model_slug", "model_permaslug", "generator", "mode", "system", "strategy",
+        "policy", "agent", "provider",
     ),
     "tokens": (
         *_GENERATED, "tokens", "num_tokens", "n_tokens", "token_count", "length", "token_len", "candidates_token_count",
@@ -40,7 +41,7 @@ PROPOSED = {
     "correct": (
         "correct", "is_correct", "score", "scores", "reward", "exact_match", "acc", "passed", "pass", "success", "right",
         "grade", "graded_list", "result", "em", "resolved", "correctness", "answer_correctness", "performance", "extractive_match", "quasi_exact_match",
-        "pass@1", "base_status",
+        "accuracy", "verdict", "pass@1", "base_status",
     ),
     "text": (
         "text", "response", "output", "completion", "generation", "model_output", "code", "full_response", "answer_text", "prediction",
@@ -82,8 +83,15 @@ CONDITIONS = (
 )  # fmt: skip
 """Columns that make rows of one question and model other than its samples."""
 _EFFORTS = ("effort", "reasoning_effort", "level", "mode")
+_OF_REQUESTS = {
+    "completions", "cached", "request_time", "request_datetime", "error_flags", "status_code", "http_status", "status_text", "retries", "ttft",
+    "itl",
+}  # fmt: skip
+"""What stands beside a ``success`` that says that a request was answered, not that the answer was right."""
 _WORDS = ("correct", "is_correct", "grade", "correctness")
 """Columns that judge, whatever they say: what cannot be read is told row by row."""
+_COUNT = re.compile(r"_(count|total|num)$")
+"""What, behind the name of a judgement, counts them."""
 _JUDGEMENTS = ("score", "scores", "correctness", "feedback", "metric", "metrics", "metrics_data", "assertions")
 """Objects of judgements by name: ``scores.accuracy``, and ``score_match`` beside each other."""
 
@@ -110,10 +118,17 @@ def lacking(columns: Iterable[str]) -> dict[str, str]:
 
 
 def check_complete(
-    file: LogFile, columns: dict[str, str], paths: Mapping[str, Kind], others: Sequence[LogFile], keyed: Iterable[str]
+    file: LogFile,
+    columns: dict[str, str],
+    paths: Mapping[str, Kind],
+    others: Sequence[LogFile],
+    keyed: Iterable[str],
+    *,
+    starred: bool,
 ) -> None:
     """Whether a mapping gives all that a table needs.
 
+    :param starred: whether generations are parts of one row, not rows.
     :param keyed: paths before a ``*`` whose parts are called the same in all rows, as tiers are.
     :raises LackingError: with options that would.
     """
@@ -122,10 +137,12 @@ def check_complete(
     instead = {"tokens": ("tokens", "cost", "text"), "question": ("question", "question_id")}
     proposals: dict[str, str] = {}
     for name in missing:
-        options = [(ours, path) for ours in instead.get(name, (name,)) for path in proposed(ours, paths)]
+        options = [
+            (ours, path) for ours in instead.get(name, (name,)) for path in proposed(ours, paths, starred=starred)
+        ]
         # All stars stand for the parts of one list.
-        starred = {path.partition("*")[0] for path in (columns | proposals).values() if "*" in path}
-        fitting = [one for one in options if "*" not in one[1] or not starred or one[1].partition("*")[0] in starred]
+        lists = {path.partition("*")[0] for path in (columns | proposals).values() if "*" in path}
+        fitting = [one for one in options if "*" not in one[1] or not lists or one[1].partition("*")[0] in lists]
         proposals |= dict(fitting[:1])
     if "tier" in proposals and _name(proposals["tier"]) in _EFFORTS:
         # Models at several efforts are tiers of each.
@@ -153,7 +170,7 @@ def check_complete(
         + (f"Whether an answer was right may stand in {some(judging)}. " if judging else "")
         + (f"Nothing in it reads like {' or '.join(unknown)}, without which there is no table. " if unknown else "")
         + ("Name columns with --column ours=theirs" + (f", perhaps: {as_options(proposals)}" if proposals else "")),
-        NO_TABLE if unknown else len(missing),
+        NO_TABLE + len(unknown) - 1 if unknown else len(missing),
         proposals,
     )
 
@@ -168,8 +185,11 @@ def _quoted(text: str) -> str:
     return text if re.fullmatch(r"[\w=.{}@%+:,/-]+", text) else shlex.quote(text)
 
 
-def proposed(ours: str, paths: Mapping[str, Kind]) -> list[str]:
-    """Paths to values that have a usual name of a column of ours, then those that end in one, the likeliest first."""
+def proposed(ours: str, paths: Mapping[str, Kind], *, starred: bool = False) -> list[str]:
+    """Paths to values that have a usual name of a column of ours, then those that end in one, the likeliest first.
+
+    :param starred: whether those of parts come before all others: in a document of all generations.
+    """
     leaves = _leaves(ours, paths)
     found = []
     for wanted in PROPOSED[ours]:
@@ -179,14 +199,21 @@ def proposed(ours: str, paths: Mapping[str, Kind]) -> list[str]:
         another = (_ANOTHER, _NOT_GENERATED) if ours in ("text", "tokens", "cost", "tier") else (_ANOTHER,)
         found += [path for path, before in ends.items() if not any(one.search(before) for one in another)]
     for judge in _JUDGEMENTS if ours == "correct" else ():
-        mine = [path for path, leaf in leaves.items() if judge in (leaf.partition("_")[0], _parent(path))]
+        mine = [
+            path
+            for path, leaf in leaves.items()
+            if judge in (leaf.partition("_")[0], _parent(path)) and not _COUNT.search(leaf)
+        ]
         found += mine if len(mine) == 1 else []
-    return list(dict.fromkeys(found))
+    found = list(dict.fromkeys(found))
+    return sorted(found, key=lambda path: "*" not in path) if starred and ours not in ("tier", "dataset") else found
 
 
 def _judging(paths: Mapping[str, Kind]) -> list[str]:
     """Paths of judgements by name, of which none can be proposed because there are several; of a list: the first."""
-    fitting = [path for path, kind in paths.items() if kind in ("number", "mark")]
+    fitting = [
+        path for path, kind in paths.items() if kind in ("number", "mark", "list") and not _COUNT.search(_name(path))
+    ]
     return [
         path.replace(".*.", ".0.")
         for path in fitting
@@ -212,6 +239,11 @@ def _leaves(ours: str, paths: Mapping[str, Kind]) -> dict[str, str]:
             leaf = "total_cost"
         asked = any(own_name(part) in PROPOSED["question"] for part in path.split(".")[:-1])
         fits = kind in _KINDS.get(ours, (kind,)) or (ours == "correct" and leaf in _WORDS)
+        if ours == "correct" and leaf == "success":
+            above = path.rpartition(".")[0]
+            fits = fits and not any(
+                _name(other) in _OF_REQUESTS for other in paths if other.rpartition(".")[0] == above
+            )
         # The parts of an object of judgements are no generations.
         plain = ".".join(map(_name, path.split(".")))
         judges = ours == "correct" and any(f"{judge}.*" in plain for judge in _JUDGEMENTS)

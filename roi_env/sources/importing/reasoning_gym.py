@@ -63,6 +63,7 @@ def read(file: LogFile, options: Options, report: Report, others: list[LogFile])
                     text=text if isinstance(text, str) else "",
                     name=f"{run} {name} {number} {sample} {text_of(text)}" if run else "",
                     condition=condition,
+                    error=text_of(completion.get("error")),
                     place=place,
                 )
 

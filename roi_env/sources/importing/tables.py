@@ -24,7 +24,7 @@ from roi_env.sources.importing.folders import (
     say_same_names,
 )
 from roi_env.sources.importing.formats import TABULAR, find_format
-from roi_env.sources.importing.generations import Generation, Options, Report, choose, verdict
+from roi_env.sources.importing.generations import NOTHING, Generation, Options, Report, choose, verdict
 from roi_env.sources.importing.tabular import LABELS
 from roi_env.sources.importing.terms import joined
 from roi_env.sources.outcome_tables import OutcomeTable
@@ -36,7 +36,7 @@ from roi_env.sources.units import Unit
 CHARACTERS_A_TOKEN = 4
 """Of the estimate where a log has neither counts nor a tokenizer: English text and code have about so many."""
 _THOUSANDS = re.compile(r"[1-9]\d{0,2}(\.\d{3})+")
-_NO_ERRORS = ("", "none", "null", "nan", "no", "false", "0", "[]", "{}", "n/a")
+_NO_ERRORS = (*NOTHING, "no", "false", "0", "[]", "{}")
 _form = lru_cache(maxsize=2**16)(normalised)
 """A question is asked of many tiers, many times."""
 _THOUGHT = re.compile(r"<think|<thought|<\|?(begin_of_)?thought|<reasoning|\[think", re.IGNORECASE)
@@ -89,7 +89,7 @@ def _labelled(file: LogFile, one: Generation, options: Options) -> Generation:
             continue
         known = {
             "file": file.stem,
-            "folder": file.path.absolute().parent.name,
+            "folder": file.folder.name,
             "model": one.model,
             "effort": one.effort,
         }
@@ -303,11 +303,7 @@ def _say_conditions(kept: Iterable[tuple[LogFile, Generation]], report: Report) 
 
 
 def _has_score(one: Generation, report: Report) -> bool:
-    score = one.score
-    if score is None or (isinstance(score, str) and score.strip().lower() in ("", "none", "null", "nan")):
-        report.dropped["no score"] += 1
-        return False
-    if isinstance(score, float) and math.isnan(score):
+    if _missing(one.score):
         report.dropped["no score"] += 1
         return False
     return True
@@ -397,7 +393,7 @@ def _number(text: str) -> Decimal | None:
 def _unit(kept: Iterable[tuple[LogFile, Generation]], options: Options, report: Report) -> Unit:
     if options.unit is not None:
         return "micro-usd" if options.unit == "micro-usd" else "tokens"
-    tokens = {file.path for file, one in kept if one.tokens is not None or one.text is not None}
+    tokens = {file.path for file, one in kept if not _missing(one.tokens) or one.text is not None}
     money = {file.path: file for file, one in kept if file.path not in tokens and not _missing(one.usd)}
     if tokens and money:
         file, other = next(iter(money.values())), printable(str(min(tokens)))
@@ -430,7 +426,7 @@ def _missing(value: Any) -> bool:
     return (
         value is None
         or (isinstance(value, float) and math.isnan(value))
-        or (isinstance(value, str) and not value.strip())
+        or (isinstance(value, str) and value.strip().lower() in NOTHING)
     )
 
 
@@ -515,7 +511,7 @@ def _say_counts(
         )
     by_tier: dict[str, list[Generation]] = {}
     for (one, _), (menu, tier) in zip(rows, labels, strict=True):
-        if _missing(one.tokens) and thinks(menu if "+" not in menu else "", tier):
+        if _missing(one.tokens) and thinks(menu, tier):
             by_tier.setdefault(tier, []).append(one)
     for tier, mine in by_tier.items():
         shown = sum(bool(one.thought) or bool(one.text and _THOUGHT.search(one.text)) for one in mine)

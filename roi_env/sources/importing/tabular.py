@@ -26,7 +26,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from roi_env.sources.importing.files import LogError, LogFile, Terms, printable
-from roi_env.sources.importing.generations import NO_SAMPLES, Generation, Options, Report, text_of, verdict
+from roi_env.sources.importing.generations import NO_SAMPLES, NOTHING, Generation, Options, Report, text_of, verdict
 from roi_env.sources.importing.proposals import (
     CONDITIONS,
     ERRORS,
@@ -76,6 +76,12 @@ def read(file: LogFile, options: Options, report: Report, others: list[LogFile])
         parts = own_name(path) in _NUMBERS and any(other.startswith(f"{path}.") for other in paths)
         if own_name(path) in OURS and own_name(path) not in columns and not parts:
             columns[own_name(path)] = path
+    right = columns.get("correct") or next(iter(proposed("correct", paths, starred=len(first) == 1)), "")
+    if "*" in right and "{" not in right:
+        # What stands beside a list of generations is that of all of them.
+        for name in ("tokens", "cost", "text"):
+            if name not in options.columns and "*" not in columns.get(name, "*"):
+                del columns[name]
     if options.text is None:
         _find_counts(file, first, columns, paths, options, report)
     _find_counts_of_thoughts(columns, paths)
@@ -90,7 +96,7 @@ def read(file: LogFile, options: Options, report: Report, others: list[LogFile])
         )
     micro = {b"level_edges", b"pairing"} <= file.metadata().keys() and _read_ours(file, columns)
     constants = _constants(file, first, columns, paths, report)
-    check_complete(file, columns, paths, others, _keyed(first, paths))
+    check_complete(file, columns, paths, others, _keyed(first, paths), starred=len(first) == 1)
     other = [path for path in paths if path and "." not in path and not _used(path, columns)]
     if other:
         report.note(f"columns that are not taken: {some(other)}")
@@ -258,6 +264,11 @@ def rows(
             f"'*' stands for the parts of one object or list, not of several ({', '.join(sorted(starred))})"
         )
     prefix = min(prefixes, default=None)
+    single = [
+        name
+        for name in ("correct", "tokens", "cost", "text")
+        if name in columns.keys() - constants.keys() and not re.search(r"[*{]", columns[name])
+    ]
     micro = micro or own_name(columns.get("cost", "")).endswith(("micro_usd", "usd_micros", "micros", "microusd"))
     for place, record in file.records():
         if not isinstance(record, dict):
@@ -277,6 +288,11 @@ def rows(
             ]
             if any("*.*" in text for text in starred):
                 branches = [(key, part) for key, child in branches for part in _children(child)]
+        if prefix is not None and not beside and len(branches) > 1 and single:
+            raise file.error(
+                f"{place}: {columns[single[0]]!r} ({single[0]}) is one value, and there are {len(branches)} generations in {prefix or 'it'!r}: "
+                f"name that of each, {single[0]}={prefix + '.' if prefix else ''}*.NAME"
+            )
         for key, child in branches:
             found: dict[str, Any] = dict(constants)
             for name, theirs in columns.items():
@@ -416,7 +432,7 @@ def _value(file: LogFile, record: Mapping[str, Any], theirs: str, key: str, chil
     if "{" in theirs and theirs not in record:
         known = {
             "file": file.stem,
-            "folder": file.path.absolute().parent.name,
+            "folder": file.folder.name,
             "*": key,
         }
         return re.sub(r"\{([^{}]+)\}", lambda match: known.get(match[1]) or _part(record, match[1]), theirs)
@@ -485,7 +501,7 @@ def _kind(value: Any) -> Kind:
     if isinstance(value, str):
         return (
             ""
-            if not value.strip()
+            if value.strip().lower() in NOTHING
             else "number"
             if re.fullmatch(r"[-+$]?\d+([.,]\d+)?(e-?\d+)?%?", value.strip(), re.I)
             else "text"

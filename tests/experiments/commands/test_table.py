@@ -136,3 +136,34 @@ def test_a_picture_has_a_panel_a_menu_and_a_line_a_data_set(tmp_path: Path) -> N
     pq.write_table(pa.Table.from_pylist(many), path)
     with pytest.raises(ConfigError, match="has 7: choose one with --menu"):
         describe_table(path, Console(file=io.StringIO()), picture=tmp_path / "c.png")
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+@pytest.mark.parametrize("menus", [1, 2])
+def test_numbers_stay_whole_in_a_narrow_terminal(tmp_path: Path, width: int, menus: int) -> None:
+    tiers = {
+        "a-maker/a-small-model-2512": 28,
+        "a-maker/another-model": 1469,
+        "third/model": 25_200,
+        "fourth": 123_456_789,
+    }
+    rows = [
+        {
+            "dataset": dataset, "question_id": f"{n}", "question": "", "answer": "", "menu": f"menu {menu}", "tier": tier, "tokens": cost,
+            "correct": True,
+        }
+        for menu in range(menus)
+        for dataset in ("one", "another-data-set")
+        for n in range(1200)
+        for tier, cost in tiers.items()
+    ]  # fmt: skip
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.Table.from_pylist(rows).replace_schema_metadata({"unit": "micro-usd"}), path)
+    out = io.StringIO()
+    describe_table(path, Console(file=out, width=width))
+    text = out.getvalue()
+    assert "mean USD" in text
+    assert "USD │" not in text
+    for number in ("0.0000280", "0.0014690", "0.0252", "123.46", "1.000"):
+        assert text.count(number) >= 2 * menus
+    assert ("No room for" in text) is (width < 120)

@@ -10,6 +10,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from roi_env.answering.base import ThinkingTier
@@ -289,6 +291,12 @@ def test_counts_of_turns_that_are_no_numbers_are_refused(tmp_path: Path) -> None
         load(tmp_path)
 
 
+def test_a_scored_sample_that_ended_in_an_error_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(log([sample(1), sample(2, "I", error={"message": "it broke"})])))
+    _, report = load(tmp_path)
+    assert any("1 generations have an error beside them (e.g. 'it broke')" in text for text in report.warnings)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # lm-evaluation-harness
 
@@ -387,6 +395,42 @@ def test_filters_that_old_versions_did_not_name_are_not_more_generations(tmp_pat
 def test_samples_that_differ_are_generations_although_no_filter_is_named(tmp_path: Path) -> None:
     path = lines(tmp_path / "a.jsonl", [unnamed(1, acc=1.0), unnamed(1, acc=0.0, resps=[["It is not."]])])
     assert column(load(path)[0], "correct") == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("filtered", "scores", "made"),
+    [
+        (["a"], {"pass@1": [1.0]}, [(True, 5)]),  # the first of two is judged
+        ([["a", "b"]], {"pass@1": [1.0, 0.0]}, [(True, 5), (False, 10)]),
+        ([["a", "b"]], {"exact_match": 1.0, "exact_matches": [0, 1]}, [(False, 5), (True, 10)]),
+        ([["a", "b"]], {"pass@1": 0.0, "pass@2": 0.0}, [(False, 5), (False, 10)]),
+        ([["a", "b"]], {"pass@2": 1.0}, [(True, 15)]),  # of both as one answer
+    ],
+)
+def test_several_generations_are_judged_each_or_as_one(
+    tmp_path: Path, filtered: list[Any], scores: dict[str, Any], made: list[tuple[bool, int]]
+) -> None:
+    row = doc(0, "none", 0.0) | {"resps": [["x" * 20, "y" * 40]], "filtered_resps": filtered, "metrics": list(scores)}
+    del row["exact_match"]
+    table, _ = load(lines(tmp_path / "samples_t_2025-01-01T00-00-00.jsonl", [row | scores] * 2))
+    assert list(zip(column(table, "correct"), column(table, "tokens"), strict=True)) == made * 2
+
+
+def test_a_share_of_several_generations_is_refused(tmp_path: Path) -> None:
+    row = doc(0, "none", 0.0) | {
+        "resps": [["x", "y"]],
+        "filtered_resps": [["x", "y"]],
+        "metrics": ["pass@1"],
+        "pass@1": 0.5,
+    }
+    with pytest.raises(
+        LogError,
+        match=r"line 1: pass@1 0.5 is the share of 2 generations that were right, and which of them is not told",
+    ):
+        load(lines(tmp_path / "samples_t_2025-01-01T00-00-00.jsonl", [row]))
+    row |= {"metrics": ["em"], "em": [1, 0]}
+    with pytest.raises(LogError, match=r"line 2: 'em' is a list of 3 scores, and there are 2 generations"):
+        load(lines(tmp_path / "samples_t_2025-01-01T00-00-00.jsonl", [row, row | {"em": [1, 0, 1]}]))
 
 
 def test_choices_by_likelihood_generate_nothing(tmp_path: Path) -> None:
@@ -637,3 +681,149 @@ def test_real_logs_with_wrong_values_are_tables_or_errors_and_nothing_else(tmp_p
         (tmp_path / path.name).unlink()
     assert made > 20
     assert refused > 20
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# HELM
+
+
+def helm(folder: Path, model: str, method: str = "generation", displayed: bool = False) -> Path:
+    """A run's folder: three instances, each asked once more with typing errors."""
+    run = folder / f"gsm:split=test,model={model.replace('/', '_')}"
+    run.mkdir(parents=True)
+    adapter = {"method": method, "model": model, "temperature": 0.0}
+
+    def stats(**values: float) -> list[dict[str, Any]]:
+        return [
+            {"name": {"name": name, "split": "test"}, "count": 1, "sum": value, "mean": value}
+            for name, value in values.items()
+        ]
+
+    per_instance: list[Any] = []
+    states, shown = [], []
+    for n in range(3):
+        for more in ({}, {"perturbation": {"name": "typos"}}):
+            key = {"instance_id": f"id{n}", "train_trial_index": 0, **more}
+            counts = stats(num_prompt_tokens=900, num_output_tokens=len(model) + n)
+            per_instance += [
+                key | {"stats": counts},
+                key | {"stats": stats(exact_match=0, final_number_exact_match=n > 0)},
+            ]
+            shown.append(key | {"predicted_text": "x" * 40, "stats": {"final_number_exact_match": float(n > 0)}})
+            references = [{"output": {"text": f"{n}"}, "tags": ["correct"]}]
+            instance = {
+                "id": f"id{n}",
+                "split": "test",
+                "input": {"text": f"What is {n}?"},
+                "references": references,
+                **more,
+            }
+            result = {"success": True, "cached": False, "completions": [{"text": "x" * 40}]}
+            states.append({"instance": instance, "train_trial_index": 0, "request": {}, "result": result})
+    for name, document in (
+        ("run_spec", {"name": run.name, "adapter_spec": adapter, "scenario_spec": {}}),
+        ("scenario_state", {"adapter_spec": adapter, "request_states": states}),
+        ("per_instance_stats", per_instance),
+        ("stats", [{"name": {"name": "exact_match"}, "count": 3, "sum": 2, "sum_squared": 2, "mean": 0.66}]),
+        ("display_predictions", shown if displayed else None),
+    ):
+        if document is not None:
+            (run / f"{name}.json").write_text(json.dumps(document, indent=2))
+    return run
+
+
+def test_runs_of_helm_are_read_with_the_files_beside_the_judgements(tmp_path: Path) -> None:
+    helm(tmp_path, "maker/m", displayed=True)
+    helm(tmp_path, "maker/larger")
+    table, report = load(tmp_path)
+    assert column(table, "tier") == ["maker/larger"] * 3 + ["maker/m"] * 3
+    assert column(table, "tokens") == [12, 13, 14, 7, 8, 9]
+    assert column(table, "correct") == [False, True, True] * 2
+    assert set(column(table, "dataset")) == {"gsm:split=test"}
+    assert column(table, "question")[1] == "What is 1?"
+    assert column(table, "answer")[1] == "1"
+    assert report.dropped == {"asked in a perturbed form (robustness, fairness): another question": 6}
+    assert any("final_number_exact_match is taken" in text for text in report.warnings)
+    assert column(load(tmp_path, filter="exact_match")[0], "correct") == [False] * 6
+
+
+def test_what_helm_displays_is_read_alone_and_its_other_files_are_not(tmp_path: Path) -> None:
+    run = helm(tmp_path, "maker/m", displayed=True)
+    table, _ = load(run / "display_predictions.json")
+    assert column(table, "correct") == [False, True, True]
+    assert column(table, "tokens") == [10] * 3
+    for name in ("scenario_state", "run_spec", "stats"):
+        with pytest.raises(LogError, match=r"a HELM run that judges no answer: import the run's folder"):
+            load(run / f"{name}.json")
+
+
+def test_likelihoods_of_helm_generate_nothing(tmp_path: Path) -> None:
+    with pytest.raises(LogError, match=r"3 chosen by likelihood: nothing was generated"):
+        load(helm(tmp_path, "m", method="multiple_choice_separate_original"))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# lighteval
+
+
+def details(folder: Path, rows: list[dict[str, Any]]) -> Path:
+    time = "2025-01-01T00-00-00.123456"
+    (folder / time).mkdir(parents=True)
+    path = folder / time / f"details_lighteval|sums|0_{time}.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+def detail(n: int, texts: list[str], metric: dict[str, float], ids: list[int]) -> dict[str, Any]:
+    return {
+        "doc": {
+            "query": f"Q{n}",
+            "id": str(n),
+            "choices": ["no", "yes"],
+            "gold_index": [1],
+            "task_name": "lighteval|sums|0",
+        },
+        "model_response": {"text": texts, "output_tokens": [[5] * count for count in ids], "input_tokens": [1] * 99},
+        "metric": metric,
+    }
+
+
+def test_tokens_of_lighteval_are_counted_by_their_ids(tmp_path: Path) -> None:
+    for model, more in (("m", 0), ("n", 20)):
+        rows = [detail(n, ["It is so."], {"extractive_match": float(n > 1)}, [n + more]) for n in (1, 2)]
+        details(tmp_path / "details" / "maker" / model, rows)
+    table, _ = load(tmp_path)
+    assert column(table, "tier") == ["maker/m"] * 2 + ["maker/n"] * 2
+    assert column(table, "tokens") == [1, 2, 21, 22]
+    assert column(table, "correct") == [False, True] * 2
+    assert (set(column(table, "dataset")), set(column(table, "answer"))) == ({"sums"}, {"yes"})
+    assert set(column(table, "counted")) == {"log"}
+
+
+def test_what_leaderboards_called_the_columns_of_lighteval(tmp_path: Path) -> None:
+    row = {
+        "full_prompt": "many\nQ",
+        "example": "Q",
+        "predictions": ["It is."],
+        "cont_tokens": [[1, 2, 3]],
+        "metrics": {"em": 1.0},
+    }
+    table, _ = load(details(tmp_path / "details_maker__m", [row, row | {"predictions": ["a"], "metrics": {"em": 0.0}}]))
+    assert column(table, "tier") == ["maker/m"] * 2
+    assert (column(table, "tokens"), column(table, "correct")) == ([3, 3], [True, False])
+    assert column(table, "question") == ["Q", "Q"]
+    likelihoods = [row | {"predictions": [-1.5]}, row | {"predictions": [-2.5]}]
+    with pytest.raises(LogError, match=r"2 chosen by likelihood"):
+        load(details(tmp_path / "details_maker__n", likelihoods))
+
+
+def test_several_generations_of_lighteval(tmp_path: Path) -> None:
+    def of(metric: dict[str, float]) -> Path:
+        return details(
+            tmp_path / str(len(list(tmp_path.iterdir()))) / "details_m__m", [detail(0, ["a", "b"], metric, [3, 4])] * 2
+        )
+
+    assert column(load(of({"pass@k:k=1&n=2": 1.0}))[0], "tokens") == [3, 4] * 2
+    assert column(load(of({"maj@n:n=2": 1.0}))[0], "tokens") == [7] * 2
+    with pytest.raises(LogError, match=r"0.5 is the share of 2 generations"):
+        load(of({"pass@k:k=1&n=2": 0.5}))

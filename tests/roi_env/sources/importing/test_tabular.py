@@ -341,13 +341,13 @@ def samples_of(number: int, **more: Any) -> dict[str, Any]:
             [
                 {
                     "doc": {"query": f"Q{n}"},
-                    "metric": {"extractive_match": 1.0},
+                    "metrics": {"extractive_match": 1.0},
                     "model_response": {"text": ["so"], "output_tokens": [[3, 4]]},
                 }
                 for n in range(2)
             ],
             {
-                "correct": "metric.extractive_match",
+                "correct": "metrics.extractive_match",
                 "text": "model_response.text",
                 "question": "doc.query",
                 "tier": "{file}",
@@ -1110,3 +1110,82 @@ def test_one_run_written_in_two_forms_is_told(tmp_path: Path) -> None:
     assert any("holds the same generations as" in text for text in load(tmp_path)[1].warnings)
     (tmp_path / "a.csv").write_text(f"question,tier,tokens,correct\n{text.replace('True', 'False')}")
     assert not load(tmp_path)[1].warnings
+
+
+def test_what_stands_beside_a_list_of_generations_is_that_of_all_of_them(tmp_path: Path) -> None:
+    records = [{"prompt": f"Q{n}", "score": n, "completion_tokens": 5 + n, "cost": 0.001 * n} for n in range(2)]
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"score": 1.0, "cost": 0.3, "model_name": "m", "records": records}))
+    with pytest.raises(LogError) as caught:
+        load(path)
+    proposed = {
+        "correct": "records.*.score",
+        "tokens": "records.*.completion_tokens",
+        "question": "records.*.prompt",
+        "tier": "model_name",
+    }
+    said = str(caught.value)
+    for ours, theirs in proposed.items():
+        assert f"{ours}={theirs}" in said
+    table, _ = load(path, columns=proposed)
+    assert (column(table, "tokens"), column(table, "correct")) == ([5, 6], [False, True])
+    for name in ("cost", "correct"):
+        with pytest.raises(LogError, match=rf"\({name}\) is one value, and there are 2 generations in 'records'"):
+            load(path, columns=proposed | {name: {"correct": "score"}.get(name, name)})
+
+
+@pytest.mark.parametrize(
+    ("beside", "correct"), [({"ttft": 0.1, "latency": 1.0}, False), ({"status_code": 200}, False), ({"steps": 3}, True)]
+)
+def test_that_a_request_succeeded_is_no_judgement(tmp_path: Path, beside: dict[str, Any], correct: bool) -> None:
+    path = lines(
+        tmp_path / "a.jsonl", [{"prompt": "Q", "model": "m", "success": True, "output_tokens": 3, **beside}] * 2
+    )
+    with pytest.raises(LogError) as caught:
+        load(path)
+    assert ("--column correct=success" in str(caught.value)) is correct
+
+
+def test_lists_of_judgements_are_proposed_and_their_counts_are_not(tmp_path: Path) -> None:
+    row = {
+        "problem": "P",
+        "generations": ["long", "short"],
+        "correctness_by_rule": [True, False],
+        "correctness_count": 1,
+    }
+    with pytest.raises(LogError, match=r"--column correct=correctness_by_rule --column text=generations"):
+        load(lines(tmp_path / "a.jsonl", [row] * 2))
+
+
+def test_values_of_mixed_types_and_words_for_none(tmp_path: Path) -> None:
+    said: list[tuple[Any, bool | None]] = [
+        (True, True), ("False", False), (1, True), (0.0, False), (float("nan"), None), (None, None), ("NaN", None), ("N/A", None),
+        ("<NA>", None), ("\\N", None), ("", None), (" yes ", True), ("1.0", True), ("0", False), ("C", True),
+    ]  # fmt: skip
+    counts = [5, "6", 7.0, "8.0"]
+    rows = [
+        {"question": f"Q{n}", "model": "m", "correct": value, "tokens": counts[n % 4]}
+        for n, (value, _) in enumerate(said)
+    ] + [{"question": "R", "model": "m", "correct": True, "tokens": value} for value in ("NaN", "null", "N/A", "-")]
+    expected = [(right, int(float(counts[n % 4]))) for n, (_, right) in enumerate(said) if right is not None]
+    path = lines(tmp_path / "a.jsonl", rows)
+    text = "\n".join(f"{row['question']}\t{row['model']}\t{row['correct']}\t{row['tokens']}" for row in rows)
+    (tmp_path / "a.tsv").write_text(f"question\tmodel\tcorrect\ttokens\n{text}\n")
+    for one in (path, tmp_path / "a.tsv"):
+        table, report = load(one, columns={"tier": "model"})
+        assert list(zip(column(table, "correct"), column(table, "tokens"), strict=True)) == expected
+        assert report.dropped == {"no score": 7, "no tokens and no text": 4}
+
+
+def test_folders_named_after_a_time_or_by_chance_name_no_tier(tmp_path: Path) -> None:
+    for folder in ("m/2025-01-01T00-00-00.1234", "n/20250101_101010", "o/4f1a2b3c", "p/2025-01-01"):
+        (tmp_path / folder).mkdir(parents=True)
+        lines(tmp_path / folder / "a.jsonl", [{"question": "Q", "correct": 1, "tokens": len(folder)}])
+    assert set(column(load(tmp_path, columns={"tier": "{folder}"})[0], "tier")) == {"m", "n", "o", "p"}
+
+
+def test_a_spreadsheet_is_told_from_a_log(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.xlsx", "w") as archive:
+        archive.writestr("xl/workbook.xml", "<x/>")
+    with pytest.raises(LogError, match=r"is a spreadsheet: save its sheet as CSV"):
+        load(tmp_path / "a.xlsx")
