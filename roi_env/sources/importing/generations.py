@@ -29,6 +29,7 @@ class Generation:
     :param texts: texts that were generated too and cost the same budget (of a choice among several).
     :param thought: the thought, where it is not in ``text``.
     :param thought_tokens: tokens of the thought, where the log counts them.
+    :param apart: whether the log's total says that ``tokens`` lack those of the thought.
     :param model: who answered; ``effort``: how much it thought. Together they are the tier, unless ``tier`` is given.
     :param menu: menu that the tier belongs to.
     :param counted: who counted ``tokens``, where a table of ours tells.
@@ -55,6 +56,7 @@ class Generation:
     texts: tuple[str, ...] = ()
     thought: str | None = None
     thought_tokens: Any = None
+    apart: bool = False
     counted: str = ""
     sample: Any = None
     tier_order: Any = None

@@ -15,13 +15,13 @@ from roi_env.sources.table_files import own_name
 _GENERATED = (
     "output_tokens", "completion_tokens", "generated_tokens", "num_generated_tokens", "num_output_tokens", "num_completion_tokens",
     "output_token_count", "completion_token_count", "response_tokens", "tokens_out", "out_tokens", "tokens_completion", "completiontokens",
-    "outputtokens", "eval_count",
+    "outputtokens", "eval_count", "total_output_tokens", "total_completion_tokens",
 )  # fmt: skip
 """Names of counts of generated tokens that say so."""
 PROPOSED = {
     "question": (
         "question", "prompt", "problem", "input", "query", "instruction", "q", "task_prompt", "question_text", "problem_statement",
-        "full_prompt", "user_prompt", "input_text", "user_input", "inputs",
+        "full_prompt", "user_prompt", "input_text", "user_input", "inputs", "prompt_messages", "input_messages",
     ),
     "question_id": (
         "question_id", "custom_id", "id", "qid", "uid", "doc_id", "problem_id", "task_id", "instance_id", "sample_id", "item_id",
@@ -88,6 +88,8 @@ _OF_REQUESTS = {
     "itl",
 }  # fmt: skip
 """What stands beside a ``success`` that says that a request was answered, not that the answer was right."""
+_HOW = re.compile(r"(?!.*_(level|mode|system|strategy|policy|agent|provider)$)|.*(reason|think|effort)")
+"""Names that, where they end in a usual one, say who answered or how: ``thinking_mode``, not ``failure_mode``."""
 _WORDS = ("correct", "is_correct", "grade", "correctness")
 """Columns that judge, whatever they say: what cannot be read is told row by row."""
 _COUNT = re.compile(r"_(count|total|num)$")
@@ -125,16 +127,19 @@ def check_complete(
     keyed: Iterable[str],
     *,
     starred: bool,
+    unit: str | None,
 ) -> None:
     """Whether a mapping gives all that a table needs.
 
     :param starred: whether generations are parts of one row, not rows.
+    :param unit: of costs that a user wants, if any.
     :param keyed: paths before a ``*`` whose parts are called the same in all rows, as tiers are.
     :raises LackingError: with options that would.
     """
     if not (missing := lacking(columns)):
         return
-    instead = {"tokens": ("tokens", "cost", "text"), "question": ("question", "question_id")}
+    costs = {None: ("tokens", "cost", "text"), "tokens": ("tokens", "text")}.get(unit, ("cost",))
+    instead = {"tokens": costs, "question": ("question", "question_id")}
     proposals: dict[str, str] = {}
     for name in missing:
         options = [
@@ -197,7 +202,11 @@ def proposed(ours: str, paths: Mapping[str, Kind], *, starred: bool = False) -> 
     for wanted in PROPOSED[ours]:
         ends = {path: leaf.removesuffix(f"_{wanted}") for path, leaf in leaves.items() if leaf.endswith(f"_{wanted}")}
         another = (_ANOTHER, _NOT_GENERATED) if ours in ("text", "tokens", "cost", "tier") else (_ANOTHER,)
-        found += [path for path, before in ends.items() if not any(one.search(before) for one in another)]
+        found += [
+            path
+            for path, before in ends.items()
+            if not any(one.search(before) for one in another) and (ours != "tier" or _HOW.match(leaves[path]))
+        ]
     for judge in _JUDGEMENTS if ours == "correct" else ():
         mine = [
             path
@@ -253,8 +262,9 @@ def _leaves(ours: str, paths: Mapping[str, Kind]) -> dict[str, str]:
 
 
 def _name(path: str) -> str:
-    """What the last part of a path is called: ``a.actualOutput`` is ``actual_output``, ``Cost (USD)`` is ``cost_usd``."""
-    return own_name(re.sub(r"(?<=[a-z0-9])(?=[A-Z])|[()]", " ", path.rpartition(".")[2]))
+    """What the last part of a path is called: ``a.actualOutput`` is ``actual_output``, ``Cost (USD)`` is ``cost_usd``, ``em/v1/score`` is ``em``."""
+    leaf = re.sub(r"/v\d+(/score)?$", "", path.rpartition(".")[2])
+    return own_name(re.sub(r"(?<=[a-z0-9])(?=[A-Z])|[()]", " ", leaf))
 
 
 def _parent(path: str) -> str:

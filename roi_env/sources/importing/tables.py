@@ -446,7 +446,8 @@ def _forget_empty_counts(kept: Iterable[tuple[LogFile, Generation]], report: Rep
 
 
 def _add_thoughts(kept: Iterable[tuple[LogFile, Generation]], report: Report) -> None:
-    """Add the thought's tokens where they are counted apart: where a generation's are more than its tokens, in all of its file and tier."""
+    """Add the thought's tokens where they are counted apart: where a generation's are more than its tokens, or the total holds them besides,
+    in all of its file and tier."""
     by_tier: dict[tuple[Path, str, str, str], list[tuple[Generation, Decimal, Decimal]]] = {}
     for file, one in kept:
         tokens, thought = (
@@ -454,12 +455,12 @@ def _add_thoughts(kept: Iterable[tuple[LogFile, Generation]], report: Report) ->
         )
         if tokens is not None and thought is not None:
             by_tier.setdefault((file.path, one.tier, one.model, one.effort), []).append((one, tokens, thought))
-    apart = [mine for mine in by_tier.values() if any(thought > tokens for _, tokens, thought in mine)]
+    apart = [mine for mine in by_tier.values() if any(thought > tokens or one.apart for one, tokens, thought in mine)]
     for one, tokens, thought in (found for mine in apart for found in mine):
         one.tokens = tokens + thought
     if apart:
         report.warn(
-            f"tokens of {sum(map(len, apart)):,} generations do not hold the thought's, which are counted apart and more in some: they are added"
+            f"tokens of {sum(map(len, apart)):,} generations do not hold the thought's, which are counted apart: they are added"
         )
 
 

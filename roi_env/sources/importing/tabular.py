@@ -51,9 +51,13 @@ OURS = (
 LABELS = ("dataset", "menu", "tier")
 _SAMPLED = ("correct", "tokens", "cost", "text", "sample", "thought_tokens")
 _NUMBERS = ("correct", "tokens", "cost")
+_TOTALS = ("total_tokens", "total_token_count", "totaltokencount")
+_PROMPTS = ("prompt_tokens", "input_tokens", "prompt_token_count", "prompttokencount")
 _MISSING = object()
 _LOOKED_AT = 200
 """Rows whose names are all names that a file has."""
+_DEEP = 7
+"""Names that a path is of: ``results.results.*.response.tokenUsage.completion`` has six."""
 _ALIKE = 2
 """Objects of the same names that are parts of one kind, not columns."""
 
@@ -96,7 +100,7 @@ def read(file: LogFile, options: Options, report: Report, others: list[LogFile])
         )
     micro = {b"level_edges", b"pairing"} <= file.metadata().keys() and _read_ours(file, columns)
     constants = _constants(file, first, columns, paths, report)
-    check_complete(file, columns, paths, others, _keyed(first, paths), starred=len(first) == 1)
+    check_complete(file, columns, paths, others, _keyed(first, paths), starred=len(first) == 1, unit=options.unit)
     other = [path for path in paths if path and "." not in path and not _used(path, columns)]
     if other:
         report.note(f"columns that are not taken: {some(other)}")
@@ -213,6 +217,14 @@ def _find_counts_of_thoughts(columns: dict[str, str], paths: Mapping[str, Kind])
     ]
     if "tokens" in columns and len(found) == 1:
         columns["thought_tokens"] = found[0]
+        for name, usual in (("total_tokens", _TOTALS), ("prompt_tokens", _PROMPTS)):
+            mine = [
+                path
+                for path in paths
+                if path.rpartition(".")[0] == beside and own_name(path.rpartition(".")[2]) in usual
+            ]
+            if len(mine) == 1:
+                columns[name] = mine[0]
 
 
 def _first(file: LogFile) -> list[Any]:
@@ -409,6 +421,7 @@ def _generation(file: LogFile, place: str, found: Mapping[str, Any], micro: bool
         tier_order=given("tier_order"),
         tokens=given("tokens"),
         thought_tokens=given("thought_tokens"),
+        apart=_apart(*map(given, ("tokens", "thought_tokens", "prompt_tokens", "total_tokens"))),
         usd=usd,
         # Counted as it is, with the white space around it.
         text=raw if isinstance(raw := found.get("text"), str) else text("text") if "text" in found else None,
@@ -419,6 +432,14 @@ def _generation(file: LogFile, place: str, found: Mapping[str, Any], micro: bool
         error=text("error").strip(", "),
         place=place,
     )
+
+
+def _apart(*counts: Any) -> bool:
+    """Whether of the counts of tokens, thought, prompt and total the last says that the thought's are not among the first."""
+    if any(isinstance(one, bool) or not re.fullmatch(r"\d{1,18}(\.0*)?", str(one)) for one in counts):
+        return False
+    tokens, thought, prompt, total = (int(float(one)) for one in counts)
+    return thought > 0 and tokens + thought + prompt == total
 
 
 def _micro(file: LogFile, place: str, value: Any) -> str:
@@ -475,10 +496,10 @@ def _paths(file: LogFile) -> dict[str, Kind]:
         if not isinstance(record, dict):
             raise file.error(f"{place} is no object of columns: write one JSON object a row")
         if file.kind == "csv":
-            objects = {name: _held(text) for name, text in record.items() if text.startswith("{")}
-            record = record | {name: held for name, held in objects.items() if held}
+            held = {name: _held(text) for name, text in record.items() if text.startswith(("{", "["))}
+            record = record | {name: value for name, value in held.items() if value and not _texts(value)}
         level: list[tuple[str, Any]] = [("", record)]
-        for _ in range(5):
+        for _ in range(_DEEP):
             level = [
                 (f"{path}.{name}" if path else str(name), child) for path, item in level for name, child in _parts(item)
             ][:2000]
@@ -491,6 +512,11 @@ def _paths(file: LogFile) -> dict[str, Kind]:
     if not found:
         raise file.error("has no rows", is_log=True)
     return found
+
+
+def _texts(value: Any) -> bool:
+    """Whether a value is a list with a text: a text that looks like one, such as a prompt in brackets."""
+    return isinstance(value, list) and any(isinstance(one, str) for one in value)
 
 
 def _kind(value: Any) -> Kind:

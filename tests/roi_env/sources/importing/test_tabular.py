@@ -921,6 +921,25 @@ def test_thoughts_that_are_counted_apart_are_added(tmp_path: Path) -> None:
     assert any("tokens of 2 generations do not hold the thought's" in text for text in report.warnings)
 
 
+@pytest.mark.parametrize(("total", "paid"), [(360, 250), (310, 200)])
+def test_the_total_tells_whether_thoughts_are_counted_apart(tmp_path: Path, total: int, paid: int) -> None:
+    usage = {
+        "candidates_token_count": 200,
+        "thoughts_token_count": 50,
+        "prompt_token_count": 110,
+        "total_token_count": total,
+    }
+    row = {"question": "Q", "model": "m", "correct": 1}
+    path = lines(tmp_path / "a.jsonl", [row | {"usage": usage}] * 2)
+    table, _ = load(path, columns={"tier": "model", "tokens": "usage.candidates_token_count"})
+    assert column(table, "tokens") == [paid] * 2
+    names = ",".join([*row, *usage])
+    values = ",".join(map(str, [*row.values(), *usage.values()]))
+    (tmp_path / "a.csv").write_text(f"{names}\n{values}\n")
+    table, _ = load(tmp_path / "a.csv", columns={"tier": "model", "tokens": "candidates_token_count"})
+    assert column(table, "tokens") == [paid]
+
+
 def test_dollars_beside_tokens_are_taken_and_told(tmp_path: Path) -> None:
     row = {name: value for name, value in ROW.items() if name != "tokens"} | {"cost": 0.5, "output_tokens": 7}
     path = lines(tmp_path / "a.jsonl", [row])
@@ -1189,3 +1208,50 @@ def test_a_spreadsheet_is_told_from_a_log(tmp_path: Path) -> None:
         archive.writestr("xl/workbook.xml", "<x/>")
     with pytest.raises(LogError, match=r"is a spreadsheet: save its sheet as CSV"):
         load(tmp_path / "a.xlsx")
+
+
+def test_the_wanted_unit_is_proposed(tmp_path: Path) -> None:
+    usage = {"tokenUsage": {"total": 30, "prompt": 20, "completion": 10}}
+    result = {"prompt": {"raw": "Q?"}, "response": usage, "score": 1, "cost": 0.1, "provider": {"id": "m"}}
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"results": {"results": [result, result]}}))
+    tokens, cost = "tokens=results.results.*.response.tokenUsage.completion", "cost=results.results.*.cost"
+    for unit, proposed in ((None, tokens), ("tokens", tokens), ("micro-usd", cost)):
+        with pytest.raises(LogError) as caught:
+            load(path, unit=unit)
+        assert [one in str(caught.value) for one in (tokens, cost)] == [one == proposed for one in (tokens, cost)]
+
+
+@pytest.mark.parametrize(
+    ("row", "proposed", "never"),
+    [
+        ({"llm_selected": "m", "provider": "p"}, "tier=llm_selected", "tier=provider"),
+        ({"failure_mode": "unset", "log_level": "info"}, "tier={file}", "_mode"),
+        ({"thinking_mode": "on"}, "tier=thinking_mode", ""),
+        ({"em/v1/score": 1, "toxicity/v1/score": 0}, "correct=em/v1/score", "toxicity/v1/score --"),
+        ({"accuracy": 1.0, "accuracy_count": 8}, "correct=accuracy", ""),
+        ({"prompt_messages": TURNS}, "question=prompt_messages.-1.content", ""),
+        (
+            {"total_output_tokens": 9, "total_input_tokens": 100},
+            "tokens=total_output_tokens",
+            "tokens=total_input_tokens",
+        ),
+    ],
+)
+def test_what_ends_in_a_usual_name_may_mean_another(
+    tmp_path: Path, row: dict[str, Any], proposed: str, never: str
+) -> None:
+    with pytest.raises(LogError) as caught:
+        load(lines(tmp_path / "a.jsonl", [row, row]))
+    said = str(caught.value).partition("perhaps: ")[2] + " --"
+    assert f"--column {proposed} --" in said
+    assert not never or never not in said
+
+
+def test_lists_of_scores_that_a_csv_holds_are_proposed_and_prompts_in_brackets_stay_texts(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(
+        "prompt;scores;completion_tokens\n['What is 1?'];[1.0, 0.0];[7, 8]\n['What is 2?'];[0, 0];[9, 9]\n"
+    )
+    with pytest.raises(LogError) as caught:
+        load(tmp_path / "a.csv")
+    assert "--column correct=scores --column tokens=completion_tokens --column question=prompt" in str(caught.value)
