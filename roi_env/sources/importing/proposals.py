@@ -148,6 +148,8 @@ def check_complete(
         # All stars stand for the parts of one list.
         lists = {path.partition("*")[0] for path in (columns | proposals).values() if "*" in path}
         fitting = [one for one in options if "*" not in one[1] or not lists or one[1].partition("*")[0] in lists]
+        if name == "tokens" and lists:
+            fitting.sort(key=lambda one: "*" not in one[1])  # of each generation, not of all of a row
         proposals |= dict(fitting[:1])
     if "tier" in proposals and _name(proposals["tier"]) in _EFFORTS:
         # Models at several efforts are tiers of each.

@@ -577,7 +577,7 @@ def _labels(rows: list[Generation], report: Report) -> list[tuple[str, str]]:
 
 
 def _menu_name(menu: list[str], model: list[str], taken: Iterable[str]) -> str:
-    name = printable(model[0]).strip() if model and len(menu) > 1 else " + ".join(menu)
+    name = printable(model[0]).strip() if model else " + ".join(menu)
     if len(name) > 80:
         name = f"{len(menu)} tiers"
     number, unique, known = 1, name, set(taken)

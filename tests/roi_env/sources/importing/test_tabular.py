@@ -1248,6 +1248,12 @@ def test_what_ends_in_a_usual_name_may_mean_another(
     assert not never or never not in said
 
 
+def test_counts_of_each_generation_are_proposed_before_those_of_a_row(tmp_path: Path) -> None:
+    parts = [{"prompt": "Q?", "score": 1, "output_tokens": 5}]
+    with pytest.raises(LogError, match=r"--column 'tokens=parts\.\*\.output_tokens'"):
+        load(lines(tmp_path / "a.jsonl", [{"parts": parts, "output_tokens": 10, "n": n} for n in range(2)]))
+
+
 def test_lists_of_scores_that_a_csv_holds_are_proposed_and_prompts_in_brackets_stay_texts(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(
         "prompt;scores;completion_tokens\n['What is 1?'];[1.0, 0.0];[7, 8]\n['What is 2?'];[0, 0];[9, 9]\n"
