@@ -84,7 +84,7 @@ CONDITIONS = (
 """Columns that make rows of one question and model other than its samples."""
 _EFFORTS = ("effort", "reasoning_effort", "level", "mode")
 _OF_REQUESTS = {
-    "completions", "cached", "request_time", "request_datetime", "error_flags", "status_code", "http_status", "status_text", "retries", "ttft",
+    "completions", "cached", "request_time", "request_datetime", "error_flags", "status_code", "http_status", "status_text", "ttft",
     "itl",
 }  # fmt: skip
 """What stands beside a ``success`` that says that a request was answered, not that the answer was right."""
