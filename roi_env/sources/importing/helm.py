@@ -29,6 +29,9 @@ _METRICS = (
     "quasi_prefix_exact_match", "exact_match_indicator", "accuracy", "correctness",
 )  # fmt: skip
 """Metrics that say whether an answer is right, those of one benchmark before those of all."""
+_INSTANCE = {
+    "input", "references", "split", "sub_split", "id", "perturbation", "contrast_inputs", "contrast_references", "extra_data",
+}  # fmt: skip
 _LIKELIHOODS = ("multiple_choice_separate", "language_modeling", "ranking_binary")
 _SETTINGS = ("method", "instructions", "max_train_instances", "num_outputs", "temperature", "max_tokens")
 """Of a run, under others of which answers are no samples of the same."""
@@ -47,7 +50,7 @@ def is_companion(first: Any) -> bool:
         return False
     state = isinstance(first.get("request_states"), list) or "scenario_spec" in first
     asked = {"instance_id", "train_trial_index", "request"} <= first.keys()
-    instance = {"input", "references", "id", "split"} <= first.keys()
+    instance = {"input", "references", "id", "split"} <= first.keys() <= _INSTANCE
     average = isinstance(first.get("name"), dict) and {"count", "sum", "sum_squared"} <= first.keys()
     scenario = {"name", "description", "tags", "definition_path"} <= first.keys()
     return ("adapter_spec" in first and state) or asked or instance or average or scenario

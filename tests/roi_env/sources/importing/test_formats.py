@@ -757,6 +757,20 @@ def test_what_helm_displays_is_read_alone_and_its_other_files_are_not(tmp_path: 
             load(run / f"{name}.json")
 
 
+def test_rows_of_instances_that_were_answered_are_no_file_of_helm(tmp_path: Path) -> None:
+    row = {
+        "id": "1",
+        "split": "test",
+        "input": {"text": "Q"},
+        "references": ["r"],
+        "score": 1,
+        "tokens": 3,
+        "model": "m",
+    }
+    columns = {"question": "input.text", "correct": "score", "tier": "model"}
+    assert column(load(lines(tmp_path / "a.jsonl", [row] * 2), columns=columns)[0], "tokens") == [3, 3]
+
+
 def test_likelihoods_of_helm_generate_nothing(tmp_path: Path) -> None:
     with pytest.raises(LogError, match=r"3 chosen by likelihood: nothing was generated"):
         load(helm(tmp_path, "m", method="multiple_choice_separate_original"))
