@@ -40,11 +40,12 @@ def find_format(file: LogFile, options: Options) -> Format:
     if first is None and file.kind != "zip":
         raise file.error("has no rows", is_log=True)
     if lm_eval.is_results(first):
-        raise CompanionError(
-            str(file.path),
-            "is a results file: it has averages, and no answers. Run lm-evaluation-harness with --log_samples and import "
-            "samples_*.jsonl",
+        remedy = (
+            "lighteval with --save-details and import details_*.parquet"
+            if "config_general" in first
+            else "lm-evaluation-harness with --log_samples and import samples_*.jsonl"
         )
+        raise CompanionError(str(file.path), f"is a results file: it has averages, and no answers. Run {remedy}")
     if helm.is_companion(first):
         raise CompanionError(
             str(file.path),

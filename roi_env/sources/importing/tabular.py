@@ -51,8 +51,8 @@ OURS = (
 LABELS = ("dataset", "menu", "tier")
 _SAMPLED = ("correct", "tokens", "cost", "text", "sample", "thought_tokens")
 _NUMBERS = ("correct", "tokens", "cost")
-_TOTALS = ("total_tokens", "total_token_count", "totaltokencount")
-_PROMPTS = ("prompt_tokens", "input_tokens", "prompt_token_count", "prompttokencount")
+_TOTALS = ("total_tokens", "total_token_count", "totaltokencount", "totaltokens")
+_PROMPTS = ("prompt_tokens", "input_tokens", "prompt_token_count", "prompttokencount", "prompttokens", "inputtokens")
 _MISSING = object()
 _LOOKED_AT = 200
 """Rows whose names are all names that a file has."""

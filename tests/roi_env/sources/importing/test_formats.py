@@ -814,6 +814,13 @@ def test_tokens_of_lighteval_are_counted_by_their_ids(tmp_path: Path) -> None:
     assert set(column(table, "counted")) == {"log"}
 
 
+def test_averages_of_lighteval_name_their_remedy(tmp_path: Path) -> None:
+    path = tmp_path / "results_1.json"
+    path.write_text(json.dumps({"config_general": {}, "results": {"all": {"em": 0.5}}, "versions": {}}))
+    with pytest.raises(LogError, match=r"Run lighteval with --save-details and import details_\*.parquet"):
+        load(path)
+
+
 def test_what_leaderboards_called_the_columns_of_lighteval(tmp_path: Path) -> None:
     row = {
         "full_prompt": "many\nQ",
