@@ -42,7 +42,7 @@ def find_format(file: LogFile, options: Options) -> Format:
     if lm_eval.is_results(first):
         remedy = (
             "lighteval with --save-details and import details_*.parquet"
-            if "config_general" in first
+            if isinstance(first, dict) and "config_general" in first
             else "lm-evaluation-harness with --log_samples and import samples_*.jsonl"
         )
         raise CompanionError(str(file.path), f"is a results file: it has averages, and no answers. Run {remedy}")

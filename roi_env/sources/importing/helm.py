@@ -106,7 +106,7 @@ def read(file: LogFile, options: Options, report: Report, others: list[LogFile])
         )
 
 
-_Judged = dict[tuple[str, Any, str], tuple[str, dict[str, Any], Mapping[str, Any]]]
+_Judged = dict[tuple[str, str, str], tuple[str, dict[str, Any], Mapping[str, Any]]]
 """Place, metrics and record of every (instance, trial, perturbation)."""
 
 
@@ -131,7 +131,11 @@ def _displayed(file: LogFile) -> _Judged:
 
 def _key(record: Mapping[str, Any]) -> tuple[str, Any, str]:
     perturbation = dict_of(record.get("perturbation"))
-    return text_of(record.get("instance_id")), record.get("train_trial_index"), text_of(perturbation.get("name"))
+    return (
+        text_of(record.get("instance_id")),
+        text_of(record.get("train_trial_index")),
+        text_of(perturbation.get("name")),
+    )
 
 
 class _Run(NamedTuple):
@@ -142,7 +146,7 @@ class _Run(NamedTuple):
     dataset: str
     method: str
     condition: str
-    asked: Mapping[tuple[str, Any], Mapping[str, Any]]
+    asked: Mapping[tuple[str, str], Mapping[str, Any]]
     """Requests and results by (instance, trial)."""
 
 
@@ -158,7 +162,7 @@ def _run(folder: Path) -> _Run:
     for one in map(dict_of, states if isinstance(states, list) else []):
         instance = dict_of(one.get("instance"))
         if one.get("request_mode") != "calibration" and not instance.get("perturbation"):
-            asked[text_of(instance.get("id")), one.get("train_trial_index")] = one
+            asked[text_of(instance.get("id")), text_of(one.get("train_trial_index"))] = one
     return _Run(
         name,
         text_of(adapter.get("model") or adapter.get("model_deployment")),
@@ -193,7 +197,7 @@ def _question(instance: Mapping[str, Any]) -> str:
 
 
 def _answer(instance: Mapping[str, Any]) -> str:
-    right = [one for one in _references(instance) if "correct" in (one.get("tags") or ())]
+    right = [one for one in _references(instance) if "correct" in text_of(one.get("tags")).split(", ")]
     return text_of(dict_of(right[0].get("output")).get("text")) if right else ""
 
 

@@ -52,18 +52,23 @@ def read(file: LogFile, options: Options, report: Report, others: list[LogFile])
     metric = choose(list(metrics) if options.filter else usual, options.filter, "metric", report) or ""
     model = _model(file, report)
     for place, record in file.records():
+        if not isinstance(record, dict):
+            raise file.error(f"{place} is no object of a document, a response and metrics")
         doc, said = dict_of(record.get("doc")), dict_of(record.get("model_response"))
         texts = [
-            text_of(one) for one in _list(said["text"] if said else record.get("predictions")) if isinstance(one, str)
+            text_of(one)
+            for one in _list(said.get("text") if said else record.get("predictions"))
+            if isinstance(one, str)
         ]
         if not texts:
             report.dropped["chosen by likelihood: nothing was generated"] += 1
             continue
         ids = _list(said.get("output_tokens") if said else record.get("cont_tokens"))
         ids = [ids] if ids and not isinstance(ids[0], list) else ids
-        counts: list[Any] = [len(one) for one in ids] if len(ids) == len(texts) else [None] * len(texts)
+        counts: list[Any] = [len(one) if isinstance(one, list) else None for one in ids]
+        counts = counts if len(ids) == len(texts) else [None] * len(texts)
         thoughts = _list(said.get("reasonings")) if said else []
-        task, shots = _task(doc.get("task_name") or _named(file))
+        task, shots = _task(text_of(doc.get("task_name")) or _named(file))
         score, number = _metrics(record).get(metric), len(texts)
         whole = Generation(
             dataset=task,

@@ -38,6 +38,20 @@ def column(table: OutcomeTable, name: str) -> list[Any]:
     return table.rows[name].to_pylist()  # type: ignore[no-any-return]
 
 
+JUNK: list[Any] = [
+    None, True, -1, 3.7, float("nan"), 1e300, "", "\ud800", "[1", [], {}, [1, "a"], {"a": 1}, 10**30, "\x1b[31m",
+]  # fmt: skip
+"""What stands in damaged and hostile logs."""
+
+
+def places(value: Any, found: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+    """All objects and lists inside a value, and their keys."""
+    for key, child in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        found.append((value, key))
+        places(child, found)
+    return found
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Inspect
 
@@ -636,32 +650,7 @@ def test_real_logs_import_whole(folder: str, rows: int, unit: str) -> None:
 
 @needs_logs
 def test_real_logs_with_wrong_values_are_tables_or_errors_and_nothing_else(tmp_path: Path) -> None:
-    junk: list[Any] = [
-        None,
-        True,
-        -1,
-        3.7,
-        float("nan"),
-        1e300,
-        "",
-        "\ud800",
-        "[1",
-        [],
-        {},
-        [1, "a"],
-        {"a": 1},
-        10**30,
-        "\x1b[31m",
-    ]
     rng = random.Random(0)
-
-    def places(value: Any, found: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
-        for key, child in (
-            value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-        ):
-            found.append((value, key))
-            places(child, found)
-        return found
 
     logs = []
     for path in sorted(LOGS.rglob("*.json*")):
@@ -672,7 +661,7 @@ def test_real_logs_with_wrong_values_are_tables_or_errors_and_nothing_else(tmp_p
     for _ in range(150):
         path, rows = copy.deepcopy(rng.choice(logs))
         holder, key = rng.choice(places(rows, [])[:300])
-        holder[key] = rng.choice(junk)
+        holder[key] = rng.choice(JUNK)
         try:
             load(lines(tmp_path / path.name, rows))[0].write(tmp_path / "t.parquet")
             made += 1
@@ -848,3 +837,28 @@ def test_several_generations_of_lighteval(tmp_path: Path) -> None:
     assert column(load(of({"maj@n:n=2": 1.0}))[0], "tokens") == [7] * 2
     with pytest.raises(LogError, match=r"0.5 is the share of 2 generations"):
         load(of({"pass@k:k=1&n=2": 0.5}))
+
+
+def test_wrong_values_of_helm_and_lighteval_are_tables_or_errors_and_nothing_else(tmp_path: Path) -> None:
+    rng, made, refused = random.Random(0), 0, 0
+    for number in range(200):
+        folder = tmp_path / str(number)
+        if number % 2:
+            changed = rng.choice(sorted(helm(folder, "m", displayed=True).glob("*.json")))
+        else:
+            folder.mkdir()
+            rows = [detail(n, ["a", "b"], {"pass@k:k=1&n=2": 1.0, "em": 0.0}, [3, 4]) for n in range(3)]
+            changed = folder / "a.json"
+            changed.write_text(json.dumps(rows))
+        document = json.loads(changed.read_text())
+        for _ in range(rng.choice([1, 3])):
+            holder, key = rng.choice(places(document, []))
+            holder[key] = rng.choice(JUNK)
+        changed.write_text(json.dumps(document))
+        try:
+            load(folder)[0].write(tmp_path / "t.parquet")
+            made += 1
+        except (LogError, OutcomeTableError):
+            refused += 1
+    assert made > 10
+    assert refused > 10
