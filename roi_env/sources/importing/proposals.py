@@ -79,7 +79,7 @@ JUDGED_BY = (*JUDGES, "evaluator", "metric_name", "scorer_name", "evaluator_name
 """Columns that name who judged a row, or by what."""
 CONDITIONS = (
     "step", "global_step", "checkpoint", "turn", "perturbation", "temperature", "prompt_id", "prompt_name", "prompt_version", "variant",
-    "condition", "setting", "num_fewshot", "effort", "reasoning_effort", "thinking_budget",
+    "condition", "setting", "num_fewshot", "effort", "reasoning_effort", "thinking_budget", "eval_id",
 )  # fmt: skip
 """Columns that make rows of one question and model other than its samples."""
 _EFFORTS = ("effort", "reasoning_effort", "level", "mode")

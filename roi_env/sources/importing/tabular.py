@@ -495,8 +495,12 @@ def _paths(file: LogFile) -> dict[str, Kind]:
     for number, (place, record) in enumerate(file.records()):
         if not isinstance(record, dict):
             raise file.error(f"{place} is no object of columns: write one JSON object a row")
-        if file.kind == "csv":
-            held = {name: _held(text) for name, text in record.items() if text.startswith(("{", "["))}
+        if file.kind in ("csv", "parquet"):
+            held = {
+                name: _held(text)
+                for name, text in record.items()
+                if isinstance(text, str) and text.startswith(("{", "["))
+            }
             record = record | {name: value for name, value in held.items() if value and not _texts(value)}
         level: list[tuple[str, Any]] = [("", record)]
         for _ in range(_DEEP):

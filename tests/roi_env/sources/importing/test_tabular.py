@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import pytest
 
@@ -369,11 +370,12 @@ def test_what_is_proposed_for_usual_logs_imports_them(
     assert column(table, "correct") == right
 
 
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
 @pytest.mark.parametrize("spelt", [json.dumps, repr])
-def test_objects_that_a_csv_holds_are_found_in_both_spellings(tmp_path: Path, spelt: Any) -> None:
-    usage = [spelt({"input": 9, "output": 3 + n, "note": None}).replace('"', '""') for n in range(2)]
-    rows = "".join(f'"Q {n}",m,"{usage[n]}","{n}"\n' for n in range(2))
-    (tmp_path / "a.csv").write_text(f"input,model,usageDetails,score\n{rows}")
+def test_objects_that_texts_hold_are_found_in_both_spellings(tmp_path: Path, spelt: Any, kind: str) -> None:
+    usage = [spelt({"input": 9, "output": 3 + n, "note": None}) for n in range(2)]
+    table = pa.table({"input": ["Q 0", "Q 1"], "model": ["m", "m"], "usageDetails": usage, "score": ["0", "1"]})
+    {"csv": pa_csv.write_csv, "parquet": pq.write_table}[kind](table, tmp_path / f"a.{kind}")
     columns = {"correct": "score", "tokens": "usageDetails.output", "question": "input", "tier": "model"}
     with pytest.raises(LogError) as caught:
         load(tmp_path)
@@ -991,6 +993,12 @@ def test_rows_that_differ_in_more_than_the_sample_are_told(tmp_path: Path) -> No
     assert set(column(table, "tier")) == {"a 10", "a 20"}
     assert not report.warnings
     assert not load(lines(path, rows[::2]))[1].warnings
+
+
+def test_rows_of_several_runs_are_told(tmp_path: Path) -> None:
+    rows = [{"question": "Q", "correct": 1, "tokens": 3, "eval_id": run} for run in ("a", "b")]
+    _, report = load(lines(tmp_path / "a.jsonl", rows), columns={"tier": "'m'"})
+    assert any("differ in more than the sample (e.g. eval_id a; eval_id b" in text for text in report.warnings)
 
 
 def test_files_of_one_name_that_become_one_tier_are_told(tmp_path: Path) -> None:
