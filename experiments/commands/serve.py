@@ -149,12 +149,13 @@ class _Budgets:
         from the answers so far, at their present prices.
         """
         try:
-            plans = read_plans(config) if "budgets" in read_file(config) else self.plans
+            parts = read_file(config)
+            plans = read_plans(config, parts) if "budgets" in parts else self.plans
             if (bare := access.bare(plans, keys)) is not None:
                 raise ConfigError(
                     f"{config}: budgets.{bare} has no key, and --host {access.host} is reachable by others"
                 )
-            menus, made = read_menus(config), {old.name: old for old in self.open}
+            menus, made = read_menus(config, parts), {old.name: old for old in self.open}
             if menus != self.menus:
                 for plan in plans:  # all of them, before anything is changed
                     check_models(plan, [menu.name for menu in menus])
@@ -273,11 +274,12 @@ def serve(
         raise ConfigError(f"--spent-status must be 402, 403 or 429, got {spent_status}")
     spoken = speech.at_endpoint(connection)
     endpoint.tiers(spoken)  # what is written wrongly is said before anything is read
-    menus = [] if config is None else read_menus(config)
-    in_file = config is not None and "budgets" in read_file(config)
+    parts = {} if config is None else read_file(config)
+    menus = [] if config is None else read_menus(config, parts)
+    in_file = "budgets" in parts
     if in_file == bool(budget):
         raise ConfigError("give the budgets: --budget NAME=AMOUNT, or `budgets:` in --config FILE")
-    plans = read_plans(config) if in_file and config else parse_budgets(budget or ())
+    plans = read_plans(config, parts) if in_file and config else parse_budgets(budget or ())
     known = None if predictor is None else groups_of_file(predictor)
     token = _secret("--token-env", access.token_env) if access.token_env else None
     keys = parse_keys(access.key or (), [plan.name for plan in plans])

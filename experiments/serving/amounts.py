@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -79,24 +80,25 @@ def read_file(path: Path) -> dict[Any, Any]:
     from omegaconf import OmegaConf
 
     try:
-        found = OmegaConf.to_container(OmegaConf.load(path))
+        text = path.read_text(encoding="utf-8")
+        found = OmegaConf.to_container(OmegaConf.load(io.StringIO(text)))
     except Exception as error:  # OmegaConf's and YAML's own kinds
         raise ConfigError(f"{path}: {error}") from None
     if not isinstance(found, dict) or (unknown := [str(part) for part in found if part not in PARTS]):
         there = f", not `{unknown[0]}:`" if isinstance(found, dict) else ""
         raise ConfigError(f"{path} must hold {', '.join(f'`{part}:`' for part in PARTS)}{there}")
-    _check_numbers(path)
+    _check_numbers(path, text)
     return found
 
 
-def _check_numbers(path: Path) -> None:
+def _check_numbers(path: Path, text: str) -> None:
     """YAML reads ``0123`` as octal and ``1:30`` as sixties.
 
     :raises ConfigError: for a number that means another than is written.
     """
     import yaml
 
-    nodes: list[Any] = [yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader)]
+    nodes: list[Any] = [yaml.compose(text, yaml.SafeLoader)]
     for node in nodes:  # grows
         if isinstance(node, yaml.MappingNode):
             nodes += [part for pair in node.value for part in pair]
@@ -118,12 +120,13 @@ def check_names(found: Mapping[Any, Any], where: str) -> None:
         raise ConfigError(f"{where}: {twice[0]!r} is named twice")
 
 
-def read_plans(path: Path) -> list[Plan]:
+def read_plans(path: Path, parts: Mapping[Any, Any] | None = None) -> list[Plan]:
     """The budgets of a file.
 
+    :param parts: what :func:`read_file` gave, so that all parts are of one state of the file; None: it is read now.
     :raises ConfigError: naming the file and the field, for what cannot be used.
     """
-    found = read_file(path).get("budgets")
+    found = (read_file(path) if parts is None else parts).get("budgets")
     if not isinstance(found, dict):
         raise ConfigError(f"{path}: budgets: must hold a budget a name")
     if not found:

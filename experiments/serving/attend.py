@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from experiments.commands.endpoints import report
+from roi_env.answering.ledger import BooksAway
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -114,8 +115,8 @@ async def attend(
     task = asyncio.create_task(work())
     try:
         await asyncio.wait({task, left}, return_when=asyncio.FIRST_COMPLETED)
-        gone = not task.done()
-        if gone and (not admitted or stops()):
+        gone = left.done()
+        if gone and not task.done() and (not admitted or stops()):
             task.cancel()
         await asyncio.wait({task})
     finally:  # the server may end this too
@@ -123,7 +124,7 @@ async def attend(
         if not task.done():
             task.cancel()
             await asyncio.wait({task})
-    if gone and (task.cancelled() or isinstance(task.exception(), Busy | None)):
+    if gone and (task.cancelled() or isinstance(task.exception(), Busy | BooksAway | None)):
         raise Gone
     return task.result()
 

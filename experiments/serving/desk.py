@@ -182,11 +182,11 @@ class Desk:
         self._telling: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
-        """End what still runs for clients that have left; warnings are sent first."""
-        await asyncio.gather(*self._telling)
+        """End what still runs for clients that have left, and send the warnings that are due."""
         for task in self._running:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
+        await asyncio.gather(*self._telling)
 
     async def answer(self, request: Request, budget: Budget, wire: Wire, body: bytes, visit: Visit) -> Response:
         """The response to a request.
@@ -295,7 +295,15 @@ class Desk:
             def prepare(ask: Ask) -> Ask:
                 return chats.prepare(ask)._replace(wanted=wanted, sink=None if relay is None else relay.take)
 
-            row, reply = await session.finish(ticket, prepare)
+            try:
+                row, reply = await session.finish(ticket, prepare)
+            except BaseException:  # what stopped it has settled it
+                entry = ticket.entry
+                if entry is not None and entry.facts is not None and entry.charged is not None:
+                    visit.charged = entry.facts.get("tokens", 0) if priced else entry.charged
+                    visit.usd = entry.charged / 10**6 if priced else None
+                self._warn(budget)
+                raise
             visit.charged = row.tokens if priced else row.charged
             self._warn(budget)
             if reply is not None:

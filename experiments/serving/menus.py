@@ -14,7 +14,7 @@ A price is US dollars per million tokens. All tiers have one, and budgets are do
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -90,12 +90,13 @@ class Menu:
         ]
 
 
-def read_menus(path: Path) -> list[Menu]:
+def read_menus(path: Path, parts: Mapping[Any, Any] | None = None) -> list[Menu]:
     """The menus of a file; none where it names no tiers.
 
+    :param parts: see :func:`experiments.serving.amounts.read_plans`.
     :raises ConfigError: naming the file and the field, for what cannot be used.
     """
-    found = read_file(path)
+    found = read_file(path) if parts is None else parts
     if "tiers" not in found:
         if "menus" in found:
             raise ConfigError(f"{path}: menus: needs tiers to be made of")

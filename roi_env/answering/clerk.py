@@ -13,6 +13,7 @@ reservations stand there, so that nothing is lost by a process that ends meanwhi
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import threading
 import time
@@ -231,7 +232,22 @@ class _Desk:
 
 async def _result(done: Future[_Result]) -> _Result:
     """What a task gives; whoever stops waiting for it stops nothing."""
-    return done.result() if done.done() else await asyncio.shield(asyncio.wrap_future(done))
+    if not done.done():
+        loop = asyncio.get_running_loop()
+        told = loop.create_future()
+
+        def tell(done: Future[_Result]) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits
+                loop.call_soon_threadsafe(wake)
+
+        def wake() -> None:
+            if not told.done():
+                told.set_result(None)
+
+        # asyncio.wrap_future in asyncio.shield takes two turns of the loop more, which is long where many streams pass.
+        done.add_done_callback(tell)
+        await told
+    return done.result()
 
 
 def _tell(task: _Task, result: Any) -> None:

@@ -237,7 +237,8 @@ class HTTPSolver:
                 headers=headers,
                 verify=parts.scheme == "https",  # loading certificates takes longer than a local answer
                 # The deadline is of the whole request: another one of every read would cost much and end nothing earlier.
-                timeout=httpx.Timeout(None, connect=min(deadline, 10.0)),
+                # Of a short one connecting has a half, so that it is known that nothing was sent.
+                timeout=httpx.Timeout(None, connect=min(deadline / 2, 10.0)),
                 # Shorter than servers keep idle connections (uvicorn: 5 s): one that closes as it is used again loses a
                 # request of which nobody knows what became.
                 limits=httpx.Limits(max_connections=None, max_keepalive_connections=_POOL, keepalive_expiry=2.0),

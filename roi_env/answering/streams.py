@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from roi_env.answering.backends import Backend, find
@@ -20,22 +21,51 @@ _TOLERANCE = 8
 async def events(parts: AsyncIterable[bytes]) -> AsyncIterator[str]:
     """The data of every event, in their order; comments and other fields are left out.
 
+    Lines end with LF, CR or both. Some endpoints leave out the empty line after an event: JSON that is whole ends with the
+    next line of data, and ``[DONE]`` at once.
+
     :raises UnicodeDecodeError: where they are no UTF-8.
     """
-    rest, data = b"", list[bytes]()
+    rest, data, carriage = b"", list[bytes](), False
     async for part in parts:
-        *lines, rest = (rest + part if rest else part).split(b"\n")
+        came = rest + (part.removeprefix(b"\n") if carriage else part)  # CR ended the line, LF belongs to it
+        if not came:
+            carriage = carriage and not part
+            continue
+        carriage = came.endswith(b"\r")
+        lines = came.splitlines()
+        rest = b"" if carriage or came.endswith(b"\n") else lines.pop()
         for line in lines:
-            line = line.removesuffix(b"\r")
             if line.startswith(b"data:"):
-                data.append(line[5:].removeprefix(b" "))
-            elif not line and data:
-                yield b"\n".join(data).decode()
-                data = []
+                piece = line[5:].removeprefix(b" ")
+                done = piece.strip() == b"[DONE]"
+                if data and (done or _is_object(data)):
+                    yield b"\n".join(data).decode()
+                    data = []
+                data.append(piece)
+                if not done:
+                    continue
+            elif line or not data:
+                continue
+            yield b"\n".join(data).decode()
+            data = []
     if rest.startswith(b"data:"):
+        if data and _is_object(data):
+            yield b"\n".join(data).decode()
+            data = []
         data.append(rest[5:].strip())
     if data:
         yield b"\n".join(data).decode()
+
+
+def _is_object(lines: Sequence[bytes]) -> bool:
+    """Whether they are a JSON object, and no piece of one."""
+    if not lines[-1].rstrip().endswith(b"}"):
+        return False
+    try:
+        return isinstance(json.loads(b"\n".join(lines)), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 class Whole:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import random
 import time
 from collections.abc import Iterator
@@ -20,12 +21,14 @@ pytest.importorskip("uvicorn", reason="needs the extra [live]")
 from starlette.requests import Request
 from starlette.responses import Response
 
+from agents.live.session import Row
 from experiments.serving.app import application
-from experiments.serving.attend import Queue
+from experiments.serving.attend import Busy, Gone, Queue, attend
 from experiments.serving.budget import Budget, make_budget
 from roi_env.answering.base import ThinkingTier
 from roi_env.answering.database import Database
 from roi_env.answering.http import HTTPSolver
+from roi_env.answering.ledger import BooksAway
 from tests.upstream import FAULTS, Upstream, kept, schedule, serving
 
 TIERS = [ThinkingTier("now", 0, 10), ThinkingTier("long", 40, 10)]
@@ -66,9 +69,9 @@ def proxy(
             yield address, budgets, solver
 
 
-def ask(address: str, *waits: float, budgets: str = "a") -> list[httpx.Response | None]:
+def ask(address: str, *waits: float, budgets: str = "a", **fields: Any) -> list[httpx.Response | None]:
     """One question at once for every number of seconds that a client waits; None where it closed its connection."""
-    body = {"model": "stub", "messages": [{"role": "user", "content": "six times seven?"}]}
+    body = {"model": "stub", "messages": [{"role": "user", "content": "six times seven?"}], **fields}
 
     async def one(client: httpx.AsyncClient, name: str, until: float) -> httpx.Response | None:
         async with client:
@@ -225,3 +228,43 @@ def test_what_failed_is_not_asked_again_for_a_client_that_left(tmp_path: Path, b
         assert budget.session.charged == 0
         assert answered(address, 1)[0].status_code == 200, "the next is asked as ever"
         assert budget.session.charged == upstream.generated
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_log_tells_what_whoever_left_has_cost(
+    tmp_path: Path, stream: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "roi.access")
+    with proxy(Upstream(latency=1.0, pace=0.1), tmp_path) as (address, (budget,), _):
+        assert ask(address, 0.4, stream=stream) == [None]
+        settled(budget)
+        lines = [json.loads(record.message) for record in caplog.records if record.name == "roi.access"]
+        assert [(line["status"], line["tokens"]) for line in lines] == [(499, budget.session.charged)]
+        assert budget.session.charged == MOST
+
+
+@pytest.mark.parametrize("error", [None, Busy("not now", 1.0), BooksAway("away")])
+def test_whoever_leaves_as_the_answer_comes_has_left(error: Exception | None) -> None:
+    async def run() -> None:
+        ended = asyncio.Event()
+
+        async def receive() -> dict[str, Any]:
+            await ended.wait()
+            return {"type": "http.disconnect"}
+
+        async def admit() -> Any:
+            return object()
+
+        async def finish(ticket: Any, wanted: Any) -> Any:
+            ended.set()
+            await ended.wait()
+            await asyncio.sleep(0)
+            if error is not None:
+                raise error
+            return Row(0, "q", "now", "answered"), None
+
+        request, solver = Request({"type": "http"}, receive), HTTPSolver("http://127.0.0.1:9/v1", "stub")
+        with pytest.raises(Gone):
+            await attend(request, Queue(), solver, admit, finish, stops=lambda: False)
+
+    asyncio.run(run())

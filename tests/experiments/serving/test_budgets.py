@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 import signal
 import subprocess
 import sys
@@ -218,6 +219,34 @@ def test_a_file_that_cannot_be_used_is_named(text: str, message: str, tmp_path: 
     with pytest.raises(ConfigError, match=message) as caught:
         read_plans(path)
     assert "budgets.yaml" in str(caught.value)
+
+
+def test_all_parts_of_a_file_are_of_one_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, solver, opened, files = tmp_path / "serve.yaml", HTTPSolver("http://127.0.0.1:9/v1", "m"), [], io.open
+    config.write_text("budgets: {a: 50}\n")
+    tiers = [ThinkingTier("t", 0, 10)]
+
+    def counting(file: Any, *args: Any, **options: Any) -> Any:
+        opened.append(str(file))
+        return files(file, *args, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(io, "open", counting)
+        with pytest.raises(ConfigError, match="no budget 'z'"):
+            CliRunner().invoke(app, ["serve", "--config", str(config), "--key", "z=Z"], catch_exceptions=False)
+        assert opened.count(str(config)) == 1
+    plans = read_plans(config)
+    budgets = _Budgets(
+        plans, [], lambda menus, plans: lambda plan: make_budget("a", plan, solver, tiers, "fixed-1", 5, 1, tmp_path)
+    )
+    config.write_text("budgets: {a: 70}\n")
+    opened.clear()
+    with monkeypatch.context() as patched:
+        patched.setattr(io, "open", counting)
+        asyncio.run(budgets.reload(config, Access(), ()))
+        assert opened.count(str(config)) == 1
+    assert budgets.open[0].session.budget == 70
+    budgets.open[0].close()
 
 
 @pytest.mark.parametrize("arguments", [(), ("--budget", "5", "--config", "budgets.yaml")])

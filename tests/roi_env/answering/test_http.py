@@ -6,7 +6,9 @@ import asyncio
 import functools
 import itertools
 import json
+import socket
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import httpx
@@ -95,6 +97,25 @@ def test_no_connection_costs_nothing() -> None:
     assert (reply.tokens, reply.lost, reply.attempts) == (0, False, 2)
     assert reply.error is not None
     assert reply.error.startswith("no connection")
+
+
+def test_a_connection_that_is_not_made_before_a_short_deadline_costs_nothing() -> None:
+    async def run(address: str) -> Reply:
+        solver = HTTPSolver(address, "stub", deadline=0.5, retries=0)
+        try:
+            return await solver.answer(Ask(QUESTION, LONG, 61))
+        finally:
+            await solver.close()
+
+    with ExitStack() as stack:
+        listening = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):  # what it does not accept fills its queue: the next ones are not answered
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listening.getsockname())
+        reply = asyncio.run(run(f"http://127.0.0.1:{listening.getsockname()[1]}/v1"))
+    assert (reply.tokens, reply.lost, reply.unreachable) == (0, False, True)
+    assert reply.error == "no connection: ConnectTimeout"
 
 
 def test_missing_and_lying_usage() -> None:

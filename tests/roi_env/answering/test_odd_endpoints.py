@@ -30,6 +30,7 @@ def event(content: str | None, finish: str | None = None, **more: Any) -> bytes:
 
 EVENTS = [event("vier ä€😀"), event(" zwei"), event(None, "stop", usage=USAGE), b"data: [DONE]\n\n"]
 STREAM, TEXT = b"".join(EVENTS), "vier ä€😀 zwei"
+MIXED = b"".join(one.replace(b"\n", end) for one, end in zip(EVENTS, (b"\r\n", b"\r", b"\n", b"\r"), strict=True))
 OK, CHUNKED = b"HTTP/1.1 200 OK\r\n", b"transfer-encoding: chunked"
 
 
@@ -55,6 +56,13 @@ WHOLE: Mapping[str, Sequence[Any]] = {
     "byte by byte": cut(head(CHUNKED) + chunked(*EVENTS), 1),
     "every byte a chunk": [head(CHUNKED) + chunked(*cut(STREAM, 1))],
     "CRLF, every byte a chunk": [head(CHUNKED) + chunked(*cut(STREAM.replace(b"\n", b"\r\n"), 1))],
+    "CR": [head(CHUNKED) + chunked(*(one.replace(b"\n", b"\r") for one in EVENTS))],
+    "CR, every byte a chunk": [head(CHUNKED) + chunked(*cut(STREAM.replace(b"\n", b"\r"), 1))],
+    "ends of lines in turn": [head(CHUNKED) + chunked(*cut(MIXED, 1))],
+    "no empty lines": [head(CHUNKED) + chunked(*cut(STREAM.replace(b"\n\n", b"\n"), 9), end=b""), STAY],
+    "no empty lines, no [DONE]": [head(CHUNKED) + chunked(b"".join(EVENTS[:3]).replace(b"\n\n", b"\n").rstrip())],
+    "no empty lines, CRLF": [head(CHUNKED) + chunked(*cut(STREAM.replace(b"\n\n", b"\r\n"), 1))],
+    "an object in several lines": [head(CHUNKED) + chunked(STREAM.replace(b', "', b',\ndata: "'))],
     "no line ends it": [head(CHUNKED) + chunked(STREAM.rstrip())],
     "without [DONE]": [head(CHUNKED) + chunked(*EVENTS[:3])],
     "comments and other fields": [head(CHUNKED) + chunked(b": hi\n\n:\n", b"event: a\nid: 1\nretry: 5\n" + STREAM)],
