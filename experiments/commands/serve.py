@@ -139,6 +139,7 @@ class _Budgets:
             self.open = _opened(self.make, plans)
         except (ValueError, OSError) as error:
             raise ConfigError(str(error)) from error
+        self._turn = asyncio.Lock()
         self.left: dict[Budget, float] = {}
         """Budgets in whose place others are, and when they were last seen at work: requests that began there end there."""
 
@@ -148,6 +149,10 @@ class _Budgets:
         Other tiers and prices are for requests from now on. What was charged stays charged; agents begin anew and learn
         from the answers so far, at their present prices.
         """
+        async with self._turn:  # of two signals the second one's reading stays
+            await self._reload(config, access, keys)
+
+    async def _reload(self, config: Path, access: Access, keys: Collection[str]) -> None:
         try:
             parts = read_file(config)
             plans = read_plans(config, parts) if "budgets" in parts else self.plans

@@ -87,31 +87,35 @@ def read_file(path: Path) -> dict[Any, Any]:
     if not isinstance(found, dict) or (unknown := [str(part) for part in found if part not in PARTS]):
         there = f", not `{unknown[0]}:`" if isinstance(found, dict) else ""
         raise ConfigError(f"{path} must hold {', '.join(f'`{part}:`' for part in PARTS)}{there}")
-    _check_numbers(path, text)
+    _check_readings(path, text)
     return found
 
 
-def _check_numbers(path: Path, text: str) -> None:
-    """YAML reads ``0123`` as octal and ``1:30`` as sixties.
+def _check_readings(path: Path, text: str) -> None:
+    """YAML reads ``0123`` as octal and ``1:30`` as sixties, and a name like ``no`` as false.
 
-    :raises ConfigError: for a number that means another than is written.
+    :raises ConfigError: for a number that means another than is written, and a name that is none.
     """
     import yaml
+
+    def wrong(node: yaml.Node, what: str) -> ConfigError:
+        return ConfigError(f"{path}, line {node.start_mark.line + 1}: YAML reads {node.value} as {what}")
 
     nodes: list[Any] = [yaml.compose(text, yaml.SafeLoader)]
     for node in nodes:  # grows
         if isinstance(node, yaml.MappingNode):
             nodes += [part for pair in node.value for part in pair]
+            for name, _ in node.value:
+                if name.tag == "tag:yaml.org,2002:bool":
+                    raise wrong(name, f"true or false: write the name in quotes, '{name.value}'")
         elif isinstance(node, yaml.SequenceNode):
             nodes += node.value
         elif node is not None and node.tag == "tag:yaml.org,2002:int" and re.search(r"^[-+]?0.|:", node.value):
-            raise ConfigError(
-                f"{path}, line {node.start_mark.line + 1}: YAML reads {node.value} as another number: write it in decimal digits"
-            )
+            raise wrong(node, "another number: write it in decimal digits")
 
 
 def check_names(found: Mapping[Any, Any], where: str) -> None:
-    """YAML tells ``true`` and ``'true'`` apart, names do not.
+    """YAML tells ``1.0`` and ``'1.0'`` apart, names do not.
 
     :raises ConfigError: for two names that read the same.
     """
@@ -153,7 +157,7 @@ def check_units(plans: Sequence[Plan], where: str) -> None:
 
 def _plan(name: str, value: Any, where: str) -> Plan:
     if NAME.fullmatch(name) is None or name == "v1":
-        raise ConfigError(f"{where}: a name has up to 64 letters, digits, - and _, and is not v1")
+        raise ConfigError(f"{where}: a name has up to 64 letters (a to z, A to Z), digits, - and _, and is not v1")
     given = value if isinstance(value, dict) else {"amount": value}
     if unknown := [str(field) for field in given if field not in _FIELDS]:
         raise ConfigError(f"{where}.{unknown[0]}: there is no such field, but {', '.join(_FIELDS)}")

@@ -21,6 +21,7 @@ from experiments.serving.metrics import Metrics, Visit
 from experiments.serving.responses import ResponsesWire
 from experiments.serving.webhooks import tell
 from experiments.serving.wires import ChatWire
+from roi_env.answering.database import period_end
 from roi_env.answering.ledger import BooksAway
 from roi_env.sources.units import SHORT_UNITS, cost_with_unit
 
@@ -364,6 +365,8 @@ class Desk:
         headers = {"x-roi-budget": quote(budget.name), "x-roi-remaining": left, "x-should-retry": "false"}
         headers["x-roi-unit"] = SHORT_UNITS[budget.plan.unit]
         message = f"the budget {budget.name!r} of {cost_with_unit(budget.session.budget, budget.plan.unit)} is spent"
+        if (end := period_end(budget.plan.period)) is not None:
+            message += f" until {end:%Y-%m-%d %H:%M} UTC"
         return Refused(self.spent_status, "budget_exhausted", f"{message}: {why}" if why else message, headers=headers)
 
 

@@ -24,7 +24,14 @@ def open_database(where: Path | str) -> Database:
     :param where: a file, or the address of a PostgreSQL database (``postgresql://...``).
     :raises JournalError: where it cannot be used.
     """
-    return Database(where) if isinstance(where, Path) else Postgres(where)
+    if isinstance(where, Path):
+        return Database(where)
+    if not where.startswith(("postgresql://", "postgres://")):
+        raise JournalError(
+            "the address of the database must be one of PostgreSQL, postgresql://USER@HOST/NAME, and does not begin so; without "
+            "an address it is a file in the folder --state"
+        )
+    return Postgres(where)
 
 
 class Standing(NamedTuple):

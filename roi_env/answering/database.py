@@ -20,7 +20,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +30,7 @@ from roi_env.sources.units import Unit, cost_with_unit
 Period = Literal["once", "hour", "day", "month"]
 """After which a budget begins anew, by the clock of UTC; once: never."""
 _FORMS: Mapping[str, str] = {"once": "", "hour": "%Y-%m-%dT%H", "day": "%Y-%m-%d", "month": "%Y-%m"}
+_LONGEST: Mapping[str, timedelta] = {"hour": timedelta(hours=1), "day": timedelta(days=1), "month": timedelta(days=31)}
 _SCHEMA = """
 CREATE TABLE budgets (
     name TEXT PRIMARY KEY,
@@ -267,6 +268,7 @@ class Database:
     def roll(self, name: str) -> None:
         """Begin a new period where it is time; what was overspent is a debt of the new one.
 
+        Periods in which nobody looked were periods all the same: each pays of a debt, or is carried over.
         A clock that was put back, or another machine's that is slower, begins none: what was charged would be forgotten.
         """
         found = self.one("SELECT period, current FROM budgets WHERE name = :name", name=name)
@@ -275,10 +277,13 @@ class Database:
         with self.transaction():
             self.run(
                 "UPDATE budgets SET current = :now, "
-                "added = CASE WHEN carry != 0 AND tokens + added > charged THEN tokens + added - charged ELSE 0 END, "
-                "charged = CASE WHEN charged > tokens + added THEN charged - tokens - added ELSE 0 END "
-                "WHERE name = :name AND current < :now",
+                "added = CASE WHEN carry != 0 AND tokens * :periods + added > charged "
+                "THEN tokens * :periods + added - charged ELSE 0 END, "
+                "charged = CASE WHEN charged > tokens * :periods + added THEN charged - tokens * :periods - added ELSE 0 END "
+                "WHERE name = :name AND current = :current",
                 now=now,
+                periods=_number(found[0], now) - _number(*found),
+                current=found[1],
                 name=name,
             )
 
@@ -324,3 +329,19 @@ def period_now(period: str) -> str:
     """The present period's name."""
     form = _FORMS[period]
     return datetime.now(UTC).strftime(form) if form else ""
+
+
+def period_end(period: str) -> datetime | None:
+    """When the present period ends; None: never."""
+    if not (form := _FORMS[period]):
+        return None
+    begun = datetime.strptime(datetime.now(UTC).strftime(form), form).replace(tzinfo=UTC)
+    return (begun + _LONGEST[period]).replace(day=1) if period == "month" else begun + _LONGEST[period]
+
+
+def _number(period: str, name: str) -> int:
+    """A place of a period among all of its kind."""
+    begun = datetime.strptime(name, _FORMS[period])
+    if period == "month":
+        return 12 * begun.year + begun.month
+    return (begun - datetime.min) // _LONGEST[period]

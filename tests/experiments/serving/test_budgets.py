@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
+import re
 import signal
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from experiments.cli import app
 from experiments.commands.serve import Access, _Budgets
 from experiments.config import ConfigError
 from experiments.serving.amounts import Plan, digest, parse_amount, read_plans
-from experiments.serving.budget import make_budget
+from experiments.serving.budget import Budget, make_budget
 from roi_env.answering.base import ThinkingTier
 from roi_env.answering.http import HTTPSolver
 from tests.upstream import Upstream, serving
@@ -110,6 +111,7 @@ def test_a_file_of_budgets_is_kept_and_read_again(tmp_path: Path) -> None:
         until(lambda: ask("c").status_code == 200)
         assert ask("a", "key-of-a").status_code == 404
         assert ask("b").headers["x-roi-remaining"] == "0", "what was charged stays charged"
+        assert re.search(r"is spent until 20\d\d-\d\d-01 00:00 UTC", ask("b").json()["error"]["message"])
         config.write_text("budgets:\n  c: a lot\n")
         process.send_signal(signal.SIGHUP)
         says(process, "stay as they were")
@@ -188,7 +190,10 @@ def test_a_file_may_say_all_of_a_budget(tmp_path: Path, monkeypatch: pytest.Monk
     [
         ("", "must hold"),
         ("budgets: {}", "there is none"),
-        ("budgets: {true: 5, 'True': 6}", "budgets: 'True' is named twice"),
+        ("budgets: {1.0: 5, '1.0': 6}", "budgets: '1.0' is named twice"),
+        ("budgets:\n  a: 5\n  no: 6", "line 3: YAML reads no as true or false: write the name in quotes, 'no'"),
+        ("budgets: {on: 5, yes: 6}", "line 1: YAML reads on as true or false"),
+        ("budgets: {équipe: 5}", "budgets.équipe: a name has up to 64 letters .a to z"),
         ("budget: {a: 5}", "must hold"),
         ("budgets: [a]", "must hold"),
         ("budgets: {a: [", "budgets.yaml"),
@@ -247,6 +252,29 @@ def test_all_parts_of_a_file_are_of_one_state(tmp_path: Path, monkeypatch: pytes
         assert opened.count(str(config)) == 1
     assert budgets.open[0].session.budget == 70
     budgets.open[0].close()
+
+
+def test_of_two_readings_of_a_file_the_second_one_stays(tmp_path: Path) -> None:
+    config, solver, tiers = tmp_path / "b.yaml", HTTPSolver("http://127.0.0.1:9/v1", "m"), [ThinkingTier("t", 0, 10)]
+    config.write_text("budgets: {a: 50}\n")
+
+    def make(plan: Plan) -> Budget:
+        time.sleep(0.3 if plan.name == "new" else 0)
+        return make_budget(plan.name, plan, solver, tiers, "fixed-1", 5, 1, tmp_path)
+
+    budgets = _Budgets(read_plans(config), [], lambda menus, plans: make)
+
+    async def run() -> None:
+        config.write_text("budgets: {a: 60, new: 5}\n")
+        first = asyncio.create_task(budgets.reload(config, Access(), ()))
+        await asyncio.sleep(0.05)
+        config.write_text("budgets: {a: 70}\n")
+        await asyncio.gather(first, budgets.reload(config, Access(), ()))
+
+    asyncio.run(run())
+    assert [(one.name, one.session.budget) for one in budgets.open] == [("a", 70)]
+    for made in (*budgets.open, *budgets.left):
+        made.close()
 
 
 @pytest.mark.parametrize("arguments", [(), ("--budget", "5", "--config", "budgets.yaml")])

@@ -326,7 +326,7 @@ GOOD = "{name: t, endpoint: http://h/v1, model: m, cap: 50, price: {prompt: 1, c
         (f"tiers: [{GOOD}]\nmenus: {{a b: [t]}}", "menus.a b: a name has"),
         (f"tiers: [{GOOD}]\nmenus: []", "menus: must hold"),
         (f"tiers: [{GOOD}]\nmenus: {{a: [[t]]}}", r"menus.a: there is no tier \['t'\], but t"),
-        (f"tiers: [{GOOD}]\nmenus: {{true: [t], 'True': [t]}}", "menus: 'True' is named twice"),
+        (f"tiers: [{GOOD}]\nmenus: {{no: [t]}}", "line 2: YAML reads no as true or false"),
         (f"tiers: [{GOOD}]\nmenus: {{1.0: [t], '1.0': [t]}}", "menus: '1.0' is named twice"),
         ("tiers: [{name: skip, endpoint: u, model: m, cap: 50}]", "tiers.0.name: 'skip' is what becomes"),
     ],

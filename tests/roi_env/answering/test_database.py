@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import pytest
 from roi_env.answering import database
 from roi_env.answering.books import DatabaseLedger
 from roi_env.answering.clerk import Clerk
-from roi_env.answering.database import Database
+from roi_env.answering.database import Database, Period
 from roi_env.answering.ledger import JournalError, Ledger, NoRoom
 from tests.roi_env.answering.booking import reserve
 
@@ -223,6 +223,49 @@ def test_a_new_period_begins_anew(
     ledger.close()
 
 
+@pytest.mark.parametrize(("carry", "charge", "left"), [(False, 30, 100), (True, 30, 370), (False, 320, 80), (True, 320, 80), (True, 120, 280), (False, 120, 100)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("period", "later"), [("hour", (2026, 2, 1, 2)), ("day", (2026, 2, 3, 0)), ("month", (2026, 4, 30, 23))]
+)
+def test_periods_count_whether_or_not_somebody_looks(
+    period: Period,
+    later: tuple[int, ...],
+    carry: bool,
+    charge: int,
+    left: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = datetime(2026, 1, 31, 23, 59, tzinfo=UTC)
+    set_clock(monkeypatch, lambda: now)
+    ledgers = [books(tmp_path, name=name, period=period, carry=carry) for name in ("seen", "unseen")]
+    for ledger in ledgers:
+        ledger.settle(ledger.enter((0, "q", 1, 100), 40), charge, FACTS)
+    while now < (end := datetime(*later, tzinfo=UTC)):
+        now = min(end, now + timedelta(hours=1))
+        assert ledgers[0].limit > 0
+    assert [ledger.limit - ledger.charged for ledger in ledgers] == [left, left]
+    for ledger in ledgers:
+        ledger.close()
+
+
+@pytest.mark.parametrize(
+    ("period", "now", "end"),
+    [
+        ("hour", (2026, 12, 31, 23, 59), (2027, 1, 1)),
+        ("day", (2028, 2, 28), (2028, 2, 29)),
+        ("month", (2026, 1, 31, 5), (2026, 2, 1)),
+        ("month", (2026, 12, 1), (2027, 1, 1)),
+    ],
+)
+def test_when_a_period_ends(
+    period: str, now: tuple[int, ...], end: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_clock(monkeypatch, lambda: datetime(*now, tzinfo=UTC))
+    assert database.period_end(period) == datetime(*end, tzinfo=UTC)
+    assert database.period_end("once") is None
+
+
 def test_a_clock_that_is_put_back_begins_no_period(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = before = datetime(2026, 1, 31, 23, 59, tzinfo=UTC)
     after = datetime(2026, 2, 1, 0, 0, tzinfo=UTC)
@@ -330,3 +373,10 @@ def test_an_event_loop_goes_on_while_another_process_holds_the_database(tmp_path
     assert (clerk.charged, clerk.reserved, said) == (12, 0, [])
     clerk.close()
     assert consistent(tmp_path) == (12, 0)
+
+
+@pytest.mark.parametrize("address", ["budgets.db", "mysql://x@y/z", "host=/tmp password=hunter2"])
+def test_an_address_of_another_database_is_named(address: str) -> None:
+    with pytest.raises(JournalError, match="must be one of PostgreSQL, postgresql://USER@HOST/NAME, and") as caught:
+        DatabaseLedger(address, "a", 5, {})
+    assert "hunter2" not in str(caught.value)
