@@ -113,6 +113,15 @@ class Access:
         ),
     ] = None
 
+    @staticmethod
+    def check(plans: Sequence[Plan], keys: Collection[str]) -> None:
+        """A budget has one key.
+
+        :raises ConfigError: naming one that has two.
+        """
+        if twice := [plan.name for plan in plans if plan.key is not None and plan.name in keys]:
+            raise ConfigError(f"--key {twice[0]}=...: the file gives this budget a key: leave one of them out")
+
     def bare(self, plans: Sequence[Plan], keys: Collection[str]) -> str | None:
         """The first budget that others could use without a key; None: there is none."""
         if self.host in LOOPBACK or self.token_env:
@@ -156,6 +165,7 @@ class _Budgets:
         try:
             parts = read_file(config)
             plans = read_plans(config, parts) if "budgets" in parts else self.plans
+            access.check(plans, keys)
             if (bare := access.bare(plans, keys)) is not None:
                 raise ConfigError(
                     f"{config}: budgets.{bare} has no key, and --host {access.host} is reachable by others"
@@ -288,6 +298,7 @@ def serve(
     known = None if predictor is None else groups_of_file(predictor)
     token = _secret("--token-env", access.token_env) if access.token_env else None
     keys = parse_keys(access.key or (), [plan.name for plan in plans])
+    access.check(plans, keys)
     if (bare := access.bare(plans, keys)) is not None:
         raise ConfigError(
             f"--host {access.host} is reachable by others: give --key {bare}=VARIABLE with a key of this budget, or "

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from roi_env.answering.ledger import JournalError
-from roi_env.sources.units import Unit, cost_with_unit
+from roi_env.sources.units import UNIT_NAMES, Unit, cost_with_unit
 
 Period = Literal["once", "hour", "day", "month"]
 """After which a budget begins anew, by the clock of UTC; once: never."""
@@ -258,7 +258,10 @@ class Database:
                 names = ", ".join(row[0] for row in self.all("SELECT name FROM budgets ORDER BY name")) or "none"
                 raise JournalError(f"{self.path} has no budget {name!r}; there are {names}")
             if found[2] != unit:
-                raise JournalError(other_unit(name, found[2], unit))
+                like = "50k" if found[2] == "tokens" else "2.50usd"
+                raise JournalError(
+                    f"the budget {name!r} is {UNIT_NAMES[found[2]]}, the amount {UNIT_NAMES[unit]}: write one like {like}"
+                )
             if (found[0] + found[1] + amount if add else amount) < 0:
                 has, more = (cost_with_unit(one, unit) for one in (found[0] + found[1], amount))
                 raise JournalError(f"the budget {name!r} has {has}: it cannot have {more} more")

@@ -159,7 +159,7 @@ class HTTPSolver:
     :param model: as the endpoint calls it.
     :param backend: a name of :data:`~roi_env.answering.backends.BACKENDS`, or a row of one's own.
     :param name: in tables and reports; default: the model.
-    :param key_env: environment variable that holds the key; default: the backend's. Unset: no key is sent.
+    :param key_env: environment variable that holds the key; default: the backend's, or no key where that is not set.
     :param prompt: what is asked; ``{question}`` stands for the text.
     :param system: system message.
     :param temperature: of sampling; None: the endpoint's own.
@@ -175,7 +175,7 @@ class HTTPSolver:
         total is clamped, as in the exam.
     :param count: text -> tokens; where usage is absent it counts instead of charging the reservation.
     :param say: told why requests wait, once for every wait of a second or more.
-    :raises EndpointError: for an unknown backend or an address that is none.
+    :raises EndpointError: for an unknown backend, an address that is none, or a key that is missing or none.
     """
 
     def __init__(
@@ -221,7 +221,14 @@ class HTTPSolver:
         self.extra, self.fit_answer, self.count = dict(extra or {}), fit_answer, count
         self.deadline, self.retries, self.patience, self.first_wait = deadline, retries, patience, first_wait
         self.say = say
-        self._key = os.environ.get(key_env or self.backend.key_env) or None
+        named = key_env or self.backend.key_env
+        self._key = os.environ.get(named, "").strip() or None
+        if self._key is None and key_env:
+            raise EndpointError(f"the environment variable {key_env}, which should hold the endpoint's key, is empty")
+        if self._key is not None and not (self._key.isascii() and self._key.isprintable()):
+            raise EndpointError(
+                f"the environment variable {named} holds no key: it has characters that no header of a request may have"
+            )
         headers = {**self.backend.headers, "content-type": "application/json"}
         if self._key:
             header, value = self.backend.key_header

@@ -226,6 +226,15 @@ def test_a_file_that_cannot_be_used_is_named(text: str, message: str, tmp_path: 
     assert "budgets.yaml" in str(caught.value)
 
 
+def test_a_budget_has_one_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tmp_path / "serve.yaml"
+    config.write_text("budgets: {a: {amount: 50, key_env: KEY}, b: 50}\n")
+    monkeypatch.setenv("KEY", "secret")
+    command = ["serve", "--config", str(config), "--key", "b=KEY", "--key", "a=KEY"]
+    with pytest.raises(ConfigError, match=r"--key a=\.\.\.: the file gives this budget a key"):
+        CliRunner().invoke(app, command, catch_exceptions=False)
+
+
 def test_all_parts_of_a_file_are_of_one_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config, solver, opened, files = tmp_path / "serve.yaml", HTTPSolver("http://127.0.0.1:9/v1", "m"), [], io.open
     config.write_text("budgets: {a: 50}\n")

@@ -168,7 +168,9 @@ def test_the_clients_model_chooses_a_menu_and_the_budget_is_one(
     shown = roi("budgets", "list", "--state", str(tmp_path / "state"))
     assert "0.000713" in shown
     assert "USD" in shown
-    with pytest.raises(ConfigError, match="the budget 'b' counts micro-usd, not tokens"):
+    with pytest.raises(
+        ConfigError, match=r"the budget 'b' is US dollars .*, the amount tokens: write one like 2.50usd"
+    ):
         roi("budgets", "set", "b", "50k", "--state", str(tmp_path / "state"))
 
 
@@ -394,6 +396,7 @@ def test_prices_and_caps_are_read_exactly(tmp_path: Path) -> None:
 def test_the_example_serves_two_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEAM_A", "key-of-a")
     monkeypatch.setenv("TEAM_B", "key-of-b")
+    monkeypatch.setenv("LARGE_KEY", "key-of-large")
     text = (Path(__file__).parents[3] / "examples" / "several_models.yaml").read_text()
     with serving(Upstream(thinks=0).app()) as small, serving(Upstream(thinks=9).app()) as large:
         config = tmp_path / "several_models.yaml"

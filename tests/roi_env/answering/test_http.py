@@ -202,6 +202,19 @@ def test_retry_after_reads_numbers_and_dates() -> None:
     assert retry_after({"retry-after": "Wed, 21 Oct 2110 07:28:00 GMT"}) > 1e9  # type: ignore[operator]
 
 
+def test_a_key_that_is_missing_or_none_is_named_before_anything_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SOME_KEY", raising=False)
+    with pytest.raises(EndpointError, match="SOME_KEY, which should hold the endpoint's key, is empty"):
+        HTTPSolver("http://h/v1", "m", key_env="SOME_KEY")
+    for key in ("two\nlines", "clé"):
+        monkeypatch.setenv("SOME_KEY", key)
+        with pytest.raises(EndpointError, match="SOME_KEY holds no key"):
+            HTTPSolver("http://h/v1", "m", key_env="SOME_KEY")
+    monkeypatch.setenv("SOME_KEY", " s3cret-key\n")  # as it is read from a file
+    reply, upstream = one("ok", key_env="SOME_KEY")
+    assert (reply.error, upstream.seen[0].headers["authorization"]) == (None, "Bearer s3cret-key")
+
+
 def test_keys_come_from_the_environment_and_stay_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_KEY", "s3cret-key")
     reply, upstream = one("422", key_env="SOME_KEY")
