@@ -433,6 +433,10 @@ def not_answered(row: Row, reply: Reply, headers: Mapping[str, str]) -> Refused:
         told = 502  # clients repeat a 408 by themselves
     again = failure.again and not row.charged
     headers = {**headers, "x-should-retry": "true" if again else "false"}
+    if told in (401, 407):  # the client's own was right
+        return Refused(
+            502, "upstream_key", f"the endpoint refused this proxy's key: {failure.message}", headers=headers
+        )
     return Refused(told, failure.code or "upstream_error", failure.message, failure.param, headers)
 
 

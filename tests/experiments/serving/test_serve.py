@@ -396,8 +396,9 @@ def test_names_of_tiers_cannot_break_an_answer(tmp_path: Path) -> None:
     ("status_code", "content", "message"),
     [
         (400, {"error": {"message": "too long", "code": "context_length_exceeded", "param": "messages"}}, "too long"),
-        (401, {"error": {"message": "Incorrect API key provided: sk-upstream-0123456789."}}, "Incorrect API key provided: ***."),
-        (401, {"error": "Bearer sk-upst****6789 is no key"}, "Bearer *** is no key"),
+        (401, {"error": {"message": "Incorrect API key provided: sk-upstream-0123456789."}},
+         "the endpoint refused this proxy's key: Incorrect API key provided: ***."),
+        (401, {"error": "Bearer sk-upst****6789 is no key"}, "the endpoint refused this proxy's key: Bearer *** is no key"),
         (403, {"message": "not you"}, "not you"),
         (404, {"detail": "no such model"}, "no such model"),
         (413, "<html>\n too large</html>", "<html> too large</html>"),
@@ -414,10 +415,12 @@ def test_an_endpoints_own_refusal_is_passed_on(
     says = Says(content if isinstance(content, str) else json.dumps(content), status_code)
     with proxy(says, tmp_path, {"a": 600}) as address:
         answer = post(address, json.dumps(body()))
-        assert answer.status_code == status_code
+        assert answer.status_code == (502 if status_code == 401 else status_code), "a 401 is of the client's key"
         error = refusal(answer)
         assert error["message"] == message
-        if isinstance(content, dict) and isinstance(content.get("error"), dict):
+        if status_code == 401:
+            assert error["code"] == "upstream_key"
+        elif isinstance(content, dict) and isinstance(content.get("error"), dict):
             assert error["code"] == content["error"].get("code", "upstream_error")
             assert error["param"] == content["error"].get("param")
         assert answer.headers["x-should-retry"] == "false"
