@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -150,8 +151,9 @@ def test_top_ups_periods_and_unknown_budgets(url: str) -> None:
     assert books.limit == 150
     entry = books.enter(key(0), 150)
     books.settle(entry, 110, {})
-    base.run("UPDATE budgets SET current = '2000-01-01'")
-    assert (books.limit, books.charged) == (140, 0)
+    before = datetime.now(UTC) - timedelta(days=3)
+    base.run("UPDATE budgets SET current = :then", then=f"{before:%Y-%m-%d}")
+    assert (books.limit, books.charged) == (340, 0), "two days in which nobody looked, and this one"
     with pytest.raises(JournalError, match="has no budget 'b'; there are a"):
         base.change("b", 1, add=True)
     (state,) = base.states()
