@@ -75,7 +75,7 @@ def tiny_model(folder: Path, architecture: str = "qwen2", dialect: str = "instru
     config = transformers.AutoConfig.for_model(
         architecture,
         vocab_size=len(tokenizer),
-        max_position_embeddings=512,
+        max_position_embeddings=2048,  # an exam of three real problems has 700
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=None,

@@ -242,10 +242,10 @@ def test_a_live_reply_is_the_recorded_generation(folders: dict[tuple[str, str], 
     told = asyncio.run(live.answer(Ask(QUESTIONS[0], small, 99, 2)))
     assert told.tokens == 0
     assert "tier 'small' keeps 2 tokens for the forced text and the answer" in str(told.error)
-    endless = Question("sums", "long", "1 + " * 300, "")
+    endless = Question("sums", "long", "1 + " * 1200, "")
     told = asyncio.run(live.answer(Ask(endless, TIERS[1], 99, 2)))
     assert "the prompt of question 'long' (sums) has" in str(told.error)
-    assert "the model reads 512 at most" in str(told.error)
+    assert "the model reads 2,048 at most" in str(told.error)
     with pytest.raises(ValueError, match="'long'"):
         solver.check(TIERS, [QUESTIONS[0], endless])
 
