@@ -18,6 +18,9 @@ from ray.experimental.internal_kv import _internal_kv_reset
 STORE = 80 << 20
 """Bytes of a node's object store: near the least that Ray accepts."""
 
+ASKED = {"health_check_initial_delay_ms": 500, "health_check_period_ms": 500}
+"""How often Ray asks whether a node lives: five times in vain, and it is lost. By default every 3 s."""
+
 
 @contextmanager
 def two_nodes() -> Iterator[Cluster]:
@@ -25,7 +28,7 @@ def two_nodes() -> Iterator[Cluster]:
     # Sockets lie in this folder, and their paths must be short.
     folder, before = tempfile.mkdtemp(prefix="roi-", dir="/tmp"), os.environ.get("RAY_TMPDIR")
     os.environ["RAY_TMPDIR"] = folder
-    quiet = {"include_dashboard": False, "object_store_memory": STORE, "num_cpus": 1}
+    quiet = {"include_dashboard": False, "object_store_memory": STORE, "num_cpus": 1, "_system_config": ASKED}
     try:
         cluster = Cluster(initialize_head=True, head_node_args=quiet)
         try:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from inspect import signature
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -41,13 +43,21 @@ def open_causal(model: str | os.PathLike[str], dtype: torch.dtype | str) -> Any:
         from peft import PeftModel
 
         causal = open_causal(base, dtype)
-        with naming(model), warnings.catch_warnings():
-            # peft 0.21 asks transformers 5.24 for a property by its old name.
-            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
+        with naming(model), quiet_peft():
             return PeftModel.from_pretrained(causal, model).merge_and_unload()
     _check_causal(causal)
     kept(causal)
     return causal
+
+
+@contextmanager
+def quiet_peft() -> Iterator[None]:
+    """Inside, peft does not warn of what nobody can change here."""
+    with warnings.catch_warnings():
+        # peft 0.21 asks transformers 5.24 for a property by its old name.
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
+        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")  # GPT-2's layers: peft sets it
+        yield
 
 
 def open_network(model: str | os.PathLike[str], dtype: torch.dtype | str) -> Any:

@@ -164,16 +164,7 @@ async def probe(
     off = await measure(fill(backend.direct, {"effort": "none", "thinking": 0}) or {})
     if backend.direct:
         name = _named(fill(backend.direct, {"effort": "none", "thinking": 0}) or {}) or "no thought"
-        if off.status != 200:
-            found.append(Finding(name, "rejected", off.message))
-        else:
-            kind = "hard" if off.most <= SLACK else "hint" if off.thought < 0.7 * plain.thought else "none"
-            evidence = f"{off.thought:.0f} tokens of thought instead of {plain.thought:.0f}"
-            if plain.thought <= SLACK:
-                kind = "unclear"
-            elif kind == "hint" and not _apart(off.thoughts, plain.thoughts):
-                kind, evidence = "unclear", f"{evidence}: {_OVERLAP}"
-            found.append(Finding(name, kind, evidence))
+        found.append(_judge(name, off, plain, 0))
     return found
 
 
@@ -212,7 +203,7 @@ def _judge(name: str, got: _Measured, plain: _Measured, thinking: int) -> Findin
     if got.status != 200:
         return Finding(name, "rejected", got.message)
     evidence = f"{got.thought:.0f} tokens of thought (most {got.most:.0f}) instead of {plain.thought:.0f}"
-    if plain.thought <= 2 * thinking:
+    if plain.thought <= max(2 * thinking, SLACK):
         return Finding(name, "unclear", f"{evidence}: the model thinks too little to tell, choose a harder prompt")
     if got.most <= thinking + SLACK:
         return Finding(name, "hard", evidence)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import os
 import re
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -19,7 +18,7 @@ from torch import nn
 from agents.base import AgentError, DecisionView, ExamsView
 from agents.llm.decisions.lower_layers import LowerLayers, readings_of
 from agents.llm.decisions.tag_logits import Ids, PromptEncoder, action_tags, joined, last_hidden, shape_of, tag_head
-from roi_env.answering.models import open_causal, open_network
+from roi_env.answering.models import open_causal, open_network, quiet_peft
 from roi_env.answering.tokenizer import ModelError, open_tokenizer
 
 MODELS: Final = Path(__file__).parents[1] / "models"
@@ -324,10 +323,7 @@ def _with_lora(causal: Any, rank: int, first: int) -> Any:
     settings = LoraConfig(
         r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear", exclude_modules=below or None
     )
-    with warnings.catch_warnings():
-        # peft 0.21 asks transformers 5.24 for a property by its old name.
-        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
-        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")  # GPT-2's layers: peft sets it
+    with quiet_peft():
         return get_peft_model(causal, settings)
 
 

@@ -316,17 +316,15 @@ def test_agents_learn(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
-@pytest.mark.parametrize("name", NAMES)
-def test_runners_change_nothing(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "runners"), [("ppo", 2), ("grpo", 0)])
+def test_runners_change_nothing(name: str, runners: int) -> None:
+    """Those on several nodes: tests/agents/rllib/test_cluster.py."""
     here = weights_after(LocalRun(config_of(name)))
-    for runners in (0, 2):
-        algorithm = build_algorithm(name, SPEC, seed=1, exam_seed=2, params=SMALL, runners=runners)
-        assert same(weights_after(algorithm), here)
-        network = agent_of(algorithm).network().state_dict()
-        assert same(
-            {k: v.numpy() for k, v in network.items()}, {k.removeprefix("network."): v for k, v in here.items()}
-        )
-        algorithm.stop()
+    algorithm = build_algorithm(name, SPEC, seed=1, exam_seed=2, params=SMALL, runners=runners)
+    assert same(weights_after(algorithm), here)
+    network = agent_of(algorithm).network().state_dict()
+    assert same({k: v.numpy() for k, v in network.items()}, {k.removeprefix("network."): v for k, v in here.items()})
+    algorithm.stop()
 
 
 @pytest.mark.slow
@@ -378,29 +376,19 @@ def test_rllibs_own_checkpoint_continues_exams(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
-def test_two_learners_share_every_minibatch() -> None:
+def test_two_learners_share_every_minibatch_and_continue_bit_for_bit(tmp_path: Path) -> None:
     """Exams of unequal length: the learners take equally many steps, and one step on everything is one learner's."""
-    params = SMALL | {"minibatch": 64, "epochs": 1}
-    here = weights_after(LocalRun(config_of("grpo", **params)), steps=1)
-    algorithm = build_algorithm("grpo", SPEC, seed=1, exam_seed=2, params=params, learners=2)
-    there = weights_after(algorithm, steps=1)
-    for key in here:
-        np.testing.assert_allclose(there[key], here[key], rtol=1e-3, atol=2e-5)
-    algorithm.stop()
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("cluster")
-def test_two_learners_on_one_node_continue_bit_for_bit(tmp_path: Path) -> None:
+    config = config_of("grpo", minibatch=64, epochs=1)
     checkpoint, first = tmp_path / "checkpoint", tmp_path / "first"
     whole = []
-    for weights, _ in train_rllib(config_of("grpo"), SMALL["steps"], checkpoint=checkpoint, learners=2):
+    for weights, _ in train_rllib(config, SMALL["steps"], checkpoint=checkpoint, learners=2):
         whole.append(weights)
         if len(whole) == 1:
             shutil.copy(checkpoint, first)
-    assert all(np.isfinite(value).all() for value in whole[-1].values())
-    rest = train_rllib(config_of("grpo"), SMALL["steps"], checkpoint=first, learners=2)
-    continued = [weights for weights, _ in rest]
+    here = weights_after(LocalRun(config), steps=1)
+    for key in here:
+        np.testing.assert_allclose(whole[0][key], here[key], rtol=1e-3, atol=2e-5)
+    continued = [weights for weights, _ in train_rllib(config, SMALL["steps"], checkpoint=first, learners=2)]
     assert len(continued) == len(whole) - 1 > 0
     assert all(map(same, continued, whole[1:]))
 
