@@ -164,10 +164,11 @@ class _Recorder(Agent):
         return self.network.start(self.rows)
 
     def act(self, view: DecisionView, state: torch.Tensor) -> tuple[Probs, torch.Tensor]:
-        # Exams keep their rows to the end, so that rows of finished ones are the padding.
+        # Exams keep their rows to the end. Those of finished ones see what the first exam sees: a language model reads
+        # equal prompts once, and prompts that share nothing with the others would cost it a second reading of all.
         observations, mask = self.observer(view), view.mask
         seen = torch.from_numpy(observations)
-        rows = torch.zeros(self.rows, seen.shape[1], dtype=seen.dtype)
+        rows = seen[:1].repeat(self.rows, 1)
         legal = torch.ones(self.rows, mask.shape[1], dtype=torch.bool)
         place = torch.from_numpy(view.exam)
         rows[place] = seen

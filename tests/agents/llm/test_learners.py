@@ -18,6 +18,7 @@ from ray.rllib.core.columns import Columns
 
 import agents  # noqa: F401 - registers
 from agents.base import DecisionView, exams_view, make_agent, public_problem
+from agents.llm.decisions.lower_layers import readings_of
 from agents.llm.decisions.policy import LMPolicy, load_tokenizer
 from agents.llm.decisions.tag_logits import PromptEncoder, joined
 from agents.llm.reinforcement import LMGRPOAgent
@@ -49,6 +50,18 @@ def agent_of(model: Path, **params: Any) -> LMGRPOAgent:
     made = make_agent("llm-grpo", public_problem(worded_spec()), **{**SMALL, "model": str(model), **params})
     assert isinstance(made, LMGRPOAgent)
     return made
+
+
+def test_an_iteration_reads_a_question_once(model_folder: Path) -> None:
+    """In acting, where exams end sooner or later and a job may have fewer than a pass has rows, and in learning."""
+    readings_of.cache_clear()
+    run = run_of(model_folder, lora=2, layers=1, anchor=1.0)
+    policy = run.runner.module.network
+    rollout = run.sample()
+    assert 1 < len(set(rollout.length)) or len(rollout) < run.config.exams_per_job
+    run.learn(rollout)
+    questions = np.unique(rollout.observations[:, : policy.question_width], axis=0)
+    assert len(policy.lower._kept.questions) == len(questions)
 
 
 @pytest.mark.parametrize(
