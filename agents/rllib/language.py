@@ -93,6 +93,10 @@ class LanguageSettings:
         return own | {"question_width": question_width, "critic": critic, "seed": seed}
 
 
+Announced = dict[bytes, torch.Tensor]
+"""(actions,) log-probabilities of a policy that does not learn, by prompt."""
+
+
 class LMExamModule(ExamModule):
     """An :class:`LMPolicy` over ``{"observations", "action_mask"}``; its state is what is trained (LoRA's weights alone
     with LoRA: every process builds the same model from the same files).
@@ -129,10 +133,18 @@ class LMExamModule(ExamModule):
         questions = np.unique(prompts[:, :width], axis=0)
         return joined(questions, anchors[np.arange(len(questions)) % len(anchors)], (width, prompts.shape[1] - width))
 
-    def anchors(self, batch: dict[str, Any]) -> torch.Tensor:
-        """(Q, actions) log-probabilities at the anchors alone, as :meth:`forward_train` gives them."""
-        anchors = self._anchor_prompts(batch[Columns.OBS]["observations"].cpu().numpy())
-        return self.network.heads(anchors, self.network.question_width)[0].log_softmax(1)  # type: ignore[no-any-return]
+    def anchors(self, batch: dict[str, Any], known: Announced) -> torch.Tensor:
+        """(Q, actions) log-probabilities at the anchors alone, as :meth:`forward_train` gives them.
+
+        :param known: what is known already; what was not is added. Each prompt is read by itself: what it gives does not
+            depend on the others.
+        """
+        prompts = self._anchor_prompts(batch[Columns.OBS]["observations"].cpu().numpy())
+        for prompt in prompts:
+            if prompt.tobytes() not in known:
+                logits, _ = self.network.heads(prompt[None], self.network.question_width)
+                known[prompt.tobytes()] = logits[0].log_softmax(0)
+        return torch.stack([known[prompt.tobytes()] for prompt in prompts])
 
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """See :meth:`RLModule.get_state`."""
@@ -159,10 +171,10 @@ class _Adapterless:
             outputs: dict[str, Any] = self._module.forward_train(batch)
         return outputs
 
-    def anchors(self, batch: dict[str, Any]) -> torch.Tensor:
+    def anchors(self, batch: dict[str, Any], known: Announced) -> torch.Tensor:
         """See :meth:`LMExamModule.anchors`."""
         with self._module.network.without_adapters():
-            return self._module.anchors(batch)
+            return self._module.anchors(batch, known)
 
     def get_state(self) -> dict[str, Any]:
         """Nothing: the files of the model are its state."""

@@ -81,6 +81,7 @@ class WholeExams(OwnMinibatches):
 
     def _freeze(self, weights: dict[str, Any]) -> None:
         self._reference = self.module[DEFAULT_MODULE_ID].unwrapped().frozen(weights)
+        self._announced: dict[bytes, torch.Tensor] = {}  # by the reference: it never changes
 
     def _anchor_loss(self, batch: dict[str, Any], fwd_out: dict[str, Any]) -> torch.Tensor | float:
         """KL(reference || policy) at the anchors of the batch's questions (:class:`agents.rllib.language.LMExamModule`),
@@ -88,7 +89,7 @@ class WholeExams(OwnMinibatches):
         if self.config.anchor_coeff == 0:
             return 0.0
         with torch.no_grad():
-            reference = self._reference.anchors(batch)
+            reference = self._reference.anchors(batch, self._announced)
         legal = torch.ones_like(reference, dtype=torch.bool)
         divergence = losses.kl_exact(reference, fwd_out[ANCHORS], legal).mean()
         self.metrics.log_value((DEFAULT_MODULE_ID, "anchor_kl"), divergence.detach(), window=1)

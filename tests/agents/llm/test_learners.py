@@ -24,6 +24,7 @@ from agents.llm.decisions.tag_logits import PromptEncoder, joined
 from agents.llm.reinforcement import LMGRPOAgent
 from agents.playing import TrainingExams, evaluate_exact
 from agents.rllib.algorithm import module_weights
+from agents.rllib.language import ANCHORS
 from agents.rllib.named import make_config
 from agents.rllib.training import LocalRun
 from roi_env.exams.exam import draw_exams
@@ -58,10 +59,27 @@ def test_an_iteration_reads_a_question_once(model_folder: Path) -> None:
     run = run_of(model_folder, lora=2, layers=1, anchor=1.0)
     policy = run.runner.module.network
     rollout = run.sample()
-    assert 1 < len(set(rollout.length)) or len(rollout) < run.config.exams_per_job
+    assert len(set(rollout.length)) > 1 or len(rollout) < run.config.exams_per_job
     run.learn(rollout)
     questions = np.unique(rollout.observations[:, : policy.question_width], axis=0)
     assert len(policy.lower._kept.questions) == len(questions)
+
+
+def test_the_reference_announces_once_what_the_untrained_policy_does(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_of(model_folder, lora=2, layers=1, anchor=1.0)
+    module, rollout = run.runner.module, run.sample()
+    obs = {
+        "observations": torch.from_numpy(rollout.observations),
+        "action_mask": torch.from_numpy(rollout.mask.astype(np.float32)),
+    }
+    reference, known = module.frozen(module.get_state()), dict[bytes, torch.Tensor]()
+    with torch.no_grad():
+        first = reference.anchors({Columns.OBS: obs}, known)
+        torch.testing.assert_close(first, module.forward_train({Columns.OBS: obs})[ANCHORS], atol=2e-5, rtol=1e-4)
+        monkeypatch.setattr(LMPolicy, "heads", None)
+        assert torch.equal(first, reference.anchors({Columns.OBS: obs}, known))
 
 
 @pytest.mark.parametrize(
