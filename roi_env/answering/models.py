@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
+from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 from transformers.cache_utils import DummyLayer, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
@@ -73,6 +74,12 @@ def open_network(model: str | os.PathLike[str], dtype: torch.dtype | str) -> Any
 def below_head(causal: Any) -> Any:
     """The network of a causal LM that gives the last hidden states."""
     return causal.model if causal.base_model is causal else causal.base_model
+
+
+def layers_of(causal: Any) -> nn.ModuleList | None:
+    """The layers of a causal LM, the first one first; None where they are not one list of modules."""
+    count = int(causal.config.get_text_config().num_hidden_layers)
+    return next((one for one in causal.modules() if isinstance(one, nn.ModuleList) and len(one) == count), None)
 
 
 def _whole(kind: Any, model: str | os.PathLike[str], dtype: torch.dtype | str) -> Any:

@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
 from agents.llm.decisions.tag_logits import Ids, Sequences, check_prompts, hidden_states, pass_tokens, shared_start
-from roi_env.answering.models import below_head, kept
+from roi_env.answering.models import below_head, kept, layers_of
 
 KEPT_BYTES: Final = 2**31
 """Most memory of questions that are kept, and of states: when it is full, all are forgotten."""
@@ -93,13 +93,14 @@ class LowerLayers:
     """
 
     def __init__(self, model: Any, first: int | None, shared: int, readings: Readings | None = None) -> None:
-        count = int(model.config.get_text_config().num_hidden_layers)
-        lists = [one for one in model.modules() if isinstance(one, nn.ModuleList) and len(one) == count]
-        if first is not None and not lists:
-            raise ValueError(f"{type(model).__name__} has no list of its {count} layers: train all of them (layers=0)")
         self._model, self.shared = model, shared
-        self._below: list[nn.Module] = [] if first is None else list(lists[0][:first])
-        self._next: nn.Module | None = None if first is None else lists[0][first]
+        self._below: list[nn.Module] = []
+        self._next: nn.Module | None = None
+        if first is not None:
+            layers = layers_of(model)
+            if layers is None:
+                raise ValueError(f"{type(model).__name__} has no list of its layers: train all of them (layers=0)")
+            self._below, self._next = list(layers[:first]), layers[first]
         self._kept = Readings() if readings is None else readings
 
     def reads(self, prompts: Ids) -> bool:

@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from agents.base import AgentError
 from agents.llm.prompts import LEVEL_OPENING, LEVEL_TAGS, NUM_LEVELS, THINK, levels_explained, state_line
 from roi_env.answering.dialect import beginning, chat_text, ids_after
-from roi_env.answering.models import below_head, check_read, kept
+from roi_env.answering.models import below_head, check_read, kept, layers_of
 from roi_env.answering.tokenizer import ModelError
 
 PADDING: Final = -1
@@ -341,7 +341,8 @@ def last_hidden(
     order: list[torch.Tensor] = []
 
     def forward(sequences: Sequences) -> torch.Tensor:
-        found = hidden_states(model, sequences) if states is None else states(sequences)
+        with _feeding_forward_at_last(model, sequences):
+            found = hidden_states(model, sequences) if states is None else states(sequences)
         return found[sequences.row, sequences.last]
 
     for sequences in packed(model, *shared_start(distinct, question_width, shared)):
@@ -350,6 +351,32 @@ def last_hidden(
         order.append(sequences.prompt)
     place = torch.cat(order).argsort()[torch.from_numpy(inverse.ravel())]
     return torch.cat(parts)[place.to(parts[0].device)]
+
+
+@contextmanager
+def _feeding_forward_at_last(model: Any, sequences: Sequences) -> Iterator[None]:
+    """Inside, the feed-forward part of the last layer, most of its work, is computed for the tokens alone whose states are asked
+    for: other tokens do not see what it makes of one."""
+    layers = layers_of(model)
+    part = getattr(layers[-1], "mlp", None) if layers else None
+    if part is None:
+        yield
+        return
+    whole, row, last = part.forward, sequences.row.to(model.device), sequences.last.to(model.device)
+
+    def at_last(states: torch.Tensor, *given: Any, **named: Any) -> Any:
+        if given or named or states.dim() != 3:
+            return whole(states, *given, **named)
+        made = whole(states[row, last][None])
+        if not isinstance(made, torch.Tensor):  # experts that tell how they were chosen
+            return whole(states)
+        return states.new_zeros(states.shape).index_put((row, last), made[0])
+
+    part.forward = at_last
+    try:
+        yield
+    finally:
+        del part.forward
 
 
 class _Shape(NamedTuple):

@@ -66,6 +66,36 @@ def test_what_is_kept_changes_neither_logits_nor_gradients(architecture: str, tm
             torch.testing.assert_close(policy.causal(first).logits, plain.causal(first).logits, **CLOSE)
 
 
+@pytest.mark.parametrize("architecture", SIZES)
+def test_gradients_are_those_of_plain_passes(architecture: str, tmp_path: Path) -> None:
+    model = str(tiny_model(tmp_path, architecture))
+    prompts, width = encoded(model)
+    policy = LMPolicy(model, 4, lora=2, layers=1)
+    learnt(policy, prompts, width)  # LoRA's second factor is zero at first, and then the first one has no gradient
+    policy.zero_grad()
+    policy.heads(prompts, width)[0].log_softmax(1)[:, 1].sum().backward()
+    found = {name: weight.grad.clone() for name, weight in policy.named_parameters() if weight.grad is not None}
+    policy.zero_grad()
+    for prompt in prompts:
+        logits = policy.causal(torch.tensor([prompt[prompt >= 0].tolist()])).logits[0, -1, policy.tags]
+        logits.log_softmax(0)[1].backward()
+    expected = {name: weight.grad for name, weight in policy.named_parameters() if weight.grad is not None}
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, msg=name, **CLOSE)
+
+
+def test_the_last_layer_feeds_forward_what_is_asked_for(tmp_path: Path) -> None:
+    model, tokens = str(tiny_model(tmp_path)), list[int]()
+    prompts, width = encoded(model)
+    policy = LMPolicy(model, 4, lora=2, layers=1)
+    policy.causal.base_model.layers[1].mlp.down_proj.register_forward_hook(
+        lambda module, given, made: tokens.append(made[..., 0].numel())
+    )
+    policy.heads(prompts, width)
+    assert sum(tokens) == len(np.unique(prompts, axis=0))
+
+
 def test_lower_layers_run_once_a_prompt(tmp_path: Path) -> None:
     model = str(tiny_model(tmp_path))
     prompts, width = encoded(model)
