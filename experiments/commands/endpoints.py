@@ -291,7 +291,7 @@ def http_solver(
 
     :param dialect: in which answers are forced, see :meth:`Dialects.at_endpoint`.
     :param tiers: that are checked then.
-    :raises ConfigError: where httpx is not installed or the options do not fit.
+    :raises ConfigError: where aiohttp is not installed or the options do not fit.
     """
     try:
         from roi_env.answering.http import HTTPSolver

@@ -19,13 +19,19 @@ def is_address(text: Any) -> bool:
 
 async def tell(address: str, told: Mapping[str, Any], say: Callable[[str], None]) -> None:
     """Send a warning as JSON, once; a redirection is not followed, and a failure is said."""
-    import httpx
+    import aiohttp
+
+    from roi_env.answering.connections import find_access, open_session, reason
 
     shown = f"webhook at {urlsplit(address).hostname}"  # what follows may be a secret
     try:
-        async with httpx.AsyncClient(timeout=_SECONDS, follow_redirects=False) as client:
-            response = await client.post(address, json=dict(told))
-        if not response.is_success:
-            say(f"{shown}: HTTP {response.status_code}")
-    except httpx.HTTPError as error:
+        async with (
+            open_session(find_access(address), aiohttp.ClientTimeout(total=_SECONDS)) as session,
+            session.post(address, json=dict(told), allow_redirects=False) as response,
+        ):
+            if not 200 <= response.status < 300:
+                say(f"{shown}: HTTP {response.status}")
+    except (aiohttp.ClientError, TimeoutError) as error:
+        say(f"{shown}: {reason(error)}")
+    except ValueError as error:
         say(f"{shown}: {type(error).__name__}")

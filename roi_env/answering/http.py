@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import io
 import json
 import math
 import os
@@ -31,7 +32,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx
+import aiohttp
 
 from roi_env.answering import responses
 from roi_env.answering.backends import BACKENDS, FREE, UNKNOWN, Backend, effort_of, fill, find, merge, put
@@ -48,6 +49,7 @@ from roi_env.answering.base import (
     mark_unsent,
     unsent_reply,
 )
+from roi_env.answering.connections import NOT_SENT, Response, find_access, open_session, parts, read, reason
 from roi_env.answering.streams import Counter, Pace, Whole, events
 
 _MESSAGE = 300
@@ -65,8 +67,6 @@ _CONTENT, _THOUGHT = "choices.0.delta.content", "choices.0.delta.reasoning_conte
 TEMPLATE = 256
 """Tokens that a chat template may begin with by itself: a system message of its own, a date."""
 _SECRET = re.compile(r"(?i)\b(bearer\s+|sk-)[\w*.~+/=-]{6,}")
-_POOL = 64
-"""Connections that one pool keeps."""
 _END = 1.0
 """Seconds within which a stream should end that has said it is done."""
 _OF_SEEDS = "does not use offset"
@@ -202,10 +202,10 @@ class HTTPSolver:
     ) -> None:
         if isinstance(backend, str) and backend not in BACKENDS:
             raise EndpointError(f"unknown backend {backend!r}; there are {', '.join(BACKENDS)}")
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        split = urlsplit(url)
+        if split.scheme not in ("http", "https") or not split.hostname:
             raise EndpointError(f"endpoint {url!r} must read like http://127.0.0.1:8000/v1")
-        if parts.username or parts.password or parts.query:
+        if split.username or split.password or split.query:
             raise EndpointError(
                 "an endpoint's address must not hold credentials or a query: keys come from the environment"
             )
@@ -237,22 +237,16 @@ class HTTPSolver:
         self._open_at = 0.0  # no request is sent before: the endpoint asked to wait
         self._reason = ""  # why it did
         self._said_until = 0.0
-        # A pool's bookkeeping is quadratic in its connections: many requests in flight share several pools.
-        pools = -(-concurrency // _POOL)
-        self._clients = [
-            httpx.AsyncClient(
-                headers=headers,
-                verify=parts.scheme == "https",  # loading certificates takes longer than a local answer
-                # The deadline is of the whole request: another one of every read would cost much and end nothing earlier.
-                # Of a short one connecting has a half, so that it is known that nothing was sent.
-                timeout=httpx.Timeout(None, connect=min(deadline / 2, 10.0)),
-                # Shorter than servers keep idle connections (uvicorn: 5 s): one that closes as it is used again loses a
-                # request of which nobody knows what became.
-                limits=httpx.Limits(max_connections=None, max_keepalive_connections=_POOL, keepalive_expiry=2.0),
-            )
-            for _ in range(pools)
-        ]
-        self._sent = 0
+        try:
+            self._access = find_access(self.url)
+        except ValueError as error:
+            raise EndpointError(f"endpoint {url!r}: {error}") from None
+        self._headers = headers
+        # The deadline is of the whole request: another one of every read would cost much and end nothing earlier. Of a
+        # short one connecting has a half, so that it is known that nothing was sent.
+        self._timeout = aiohttp.ClientTimeout(total=None, connect=min(deadline / 2, 10.0))
+        self._client: aiohttp.ClientSession | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._pace = Pace(None if self.backend.counts else False)
         self._deaths = _Deaths(self.backend.name == "vllm")
 
@@ -295,8 +289,37 @@ class HTTPSolver:
 
     async def close(self) -> None:
         """Close all connections."""
-        for client in self._clients:
-            await client.aclose()
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+
+    async def _session(self) -> aiohttp.ClientSession:
+        """The session of the running event loop, made at its first use.
+
+        :raises RuntimeError: where the solver is in use in another loop.
+        """
+        loop = asyncio.get_running_loop()
+        if self._client is not None and self._loop is not loop:
+            if self._loop is not None and not self._loop.is_closed():
+                raise RuntimeError(
+                    "a solver is used in one event loop at a time: close() it before it is used in another"
+                )
+            await self.close()
+        if self._client is None:
+            self._client, self._loop = open_session(self._access, self._timeout, self._headers), loop
+        return self._client
+
+    async def _get(self, address: str, seconds: float) -> Response:
+        session = await self._session()
+        timeout = aiohttp.ClientTimeout(total=seconds)
+        async with session.get(address, timeout=timeout, allow_redirects=False) as response:
+            return await read(response)
+
+    async def _post(self, body: Mapping[str, Any], backend: Backend) -> aiohttp.ClientResponse:
+        """The response to a request as soon as its header came; whoever asks closes it."""
+        session, content = await self._session(), json.dumps(body).encode()
+        # Never asked again by itself: aiohttp repeats only what is idempotent.
+        return await session.post(self._address(backend), data=io.BytesIO(content), allow_redirects=False)
 
     def check(self, tiers: Sequence[ThinkingTier]) -> None:
         """Refuse tiers at which it cannot answer; this one takes all."""
@@ -316,19 +339,22 @@ class HTTPSolver:
         :raises EndpointError: where it does not say.
         """
         try:
-            response = await self._clients[0].get(f"{self.url}/models", timeout=min(self.deadline, 30.0))
-            response.raise_for_status()
-            data = response.json()
-        except (httpx.HTTPError, ValueError, RecursionError) as error:
-            raise EndpointError(f"{self.url}/models: {self._clean(str(error) or type(error).__name__)}") from None
+            response = await self._get(f"{self.url}/models", min(self.deadline, 30.0))
+            data = json.loads(response.content) if response.ok else None
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise EndpointError(f"{self.url}/models: {self._clean(reason(error))}") from None
+        except (ValueError, RecursionError) as error:
+            raise EndpointError(f"{self.url}/models: {self._clean(str(error))}") from None
+        if not response.ok:
+            raise EndpointError(f"{self.url}/models: HTTP {response.status}: {self._clean(response.text)}")
         return [str(name) for name in find(data, "data.*.id") or find(data, "models.*.name")]
 
     async def version(self) -> str | None:
         """The version that vLLM names; None where the endpoint says none."""
         try:
-            response = await self._clients[0].get(f"{self.url.removesuffix('/v1')}/version", timeout=10.0)
-            found = find(response.json(), "version") if response.is_success else []
-        except (httpx.HTTPError, ValueError, RecursionError):
+            response = await self._get(f"{self.url.removesuffix('/v1')}/version", 10.0)
+            found = find(json.loads(response.content), "version") if response.ok else []
+        except (aiohttp.ClientError, TimeoutError, ValueError, RecursionError):
             return None
         return str(found[0]) if found else None
 
@@ -497,14 +523,14 @@ class HTTPSolver:
     async def raw(self, body: Mapping[str, Any]) -> tuple[int, Any]:
         """(status, response) of one request as it is, once: for probes. Status 0: no answer came."""
         try:
-            async with asyncio.timeout(self.deadline):
-                response = await self._clients[0].post(self._address(self.backend), content=json.dumps(body))
-        except (httpx.HTTPError, TimeoutError) as error:
-            return 0, {"error": self._clean(str(error) or type(error).__name__)}
+            async with asyncio.timeout(self.deadline), await self._post(body, self.backend) as answer:
+                response = await read(answer)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            return 0, {"error": self._clean(reason(error))}
         try:
-            return response.status_code, response.json()
+            return response.status, json.loads(response.content)
         except (ValueError, RecursionError):
-            return response.status_code, {"error": self._clean(response.text)}
+            return response.status, {"error": self._clean(response.text)}
 
     def _backend(self, ask: Ask) -> Backend:
         return self.backend if ask.prompt is None else self.backend.of_texts
@@ -548,34 +574,27 @@ class HTTPSolver:
 
     async def _send(self, body: Mapping[str, Any], ask: Ask, relay: Sink, counter: Counter) -> Any:
         """The response as JSON; that of a stream put together, after its chunks were relayed."""
-        self._sent += 1
-        client = self._clients[self._sent % len(self._clients)]
         backend = self._backend(ask)
         try:
-            async with asyncio.timeout(self.deadline):
-                address, content = self._address(backend), json.dumps(body)
-                if not body.get("stream"):
-                    response = await client.post(address, content=content)
-                else:
-                    async with client.stream("POST", address, content=content) as response:
-                        kind = response.headers.get("content-type", "").lower()
-                        if response.is_success and kind.startswith("text/event-stream"):
-                            return await self._relay(response, ask, relay, counter)
-                        await response.aread()
-                        if response.is_success:
-                            self._pace.counts = False
-        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            message = self._clean(f"no connection: {str(error) or type(error).__name__}")
-            raise _Failed(message, retry=True, unreachable=True) from None
+            async with asyncio.timeout(self.deadline), await self._post(body, backend) as answer:
+                if answer.status < 200:
+                    raise _Failed("connection lost: the endpoint speaks another protocol", lost=True, broke=True)
+                streams = body.get("stream") and 200 <= answer.status < 300
+                if streams and answer.headers.get("content-type", "").lower().startswith("text/event-stream"):
+                    return await self._relay(answer, ask, relay, counter)
+                response = await read(answer)
+                if streams:
+                    self._pace.counts = False
+        except NOT_SENT as error:
+            raise _Failed(self._clean(f"no connection: {reason(error)}"), retry=True, unreachable=True) from None
+        except aiohttp.ClientError as error:
+            raise _Failed(self._clean(f"connection lost: {reason(error)}"), lost=True, broke=True) from None
         except TimeoutError:
             raise _Failed(f"no answer within {self.deadline:g} s", lost=True) from None
-        except httpx.HTTPError as error:
-            message = self._clean(f"connection lost: {str(error) or type(error).__name__}")
-            raise _Failed(message, lost=True, broke=True) from None
         except UnicodeDecodeError:
             raise _Failed("the stream is not UTF-8", lost=True) from None
-        status = response.status_code
-        if not response.is_success:
+        status = response.status
+        if not response.ok:
             failure = self._failure(response)
             paid = responses.generated(backend, response.content)
             raise _Failed(
@@ -591,14 +610,14 @@ class HTTPSolver:
             data = response.content
             return json.loads(data.replace(self._key.encode(), b"***") if self._key else data)
         except (ValueError, RecursionError):
-            kind = response.headers.get("content-type", "no content type")
+            kind = self._clean(response.headers.get("content-type", "no content type"))
             raise _Failed(f"the answer is not JSON ({kind}, {len(response.content)} bytes)", lost=True) from None
 
-    async def _relay(self, response: httpx.Response, ask: Ask, relay: Sink, counter: Counter) -> Any:
+    async def _relay(self, response: aiohttp.ClientResponse, ask: Ask, relay: Sink, counter: Counter) -> Any:
         """Pass a stream on, chunk by chunk; one that goes beyond its cap is cut."""
         whole, done, first = Whole(), False, self._backend(ask).echoes_prompt
-        parts = response.aiter_bytes()
-        async for text in events(parts):
+        came = parts(response)
+        async for text in events(came):
             text = self._without_key(text)
             if text.strip() == "[DONE]":
                 done = True
@@ -631,9 +650,9 @@ class HTTPSolver:
                     break
         if done:
             # The answer is whole, whatever becomes of a connection that is read to its end so that it can be used again.
-            with contextlib.suppress(httpx.HTTPError, TimeoutError):
+            with contextlib.suppress(aiohttp.ClientError, TimeoutError):
                 async with asyncio.timeout(_END):
-                    async for _ in parts:
+                    async for _ in came:
                         pass
         data = whole.answer()
         if not (done or whole.ended or data.get("error")):
@@ -659,11 +678,11 @@ class HTTPSolver:
         model = next((v for path in backend.model for v in find(data, path) if isinstance(v, str)), None)
         return replace(reply, model=model, whole=data)
 
-    def _failure(self, response: httpx.Response) -> Failure:
+    def _failure(self, response: Response) -> Failure:
         """What an endpoint's error says, in whichever form: OpenAI's, a plain message, FastAPI's ``detail``, a text."""
-        status = response.status_code
+        status = response.status
         try:
-            data = response.json()
+            data = json.loads(response.content)
         except (ValueError, RecursionError):
             data = None
         data = data[0] if isinstance(data, list) and data else data

@@ -13,8 +13,8 @@ from experiments.serving.chat import Chat, Refused, json_text, parse_chat, parse
 from roi_env.answering.backends import BACKENDS, Backend, find
 from roi_env.answering.base import Ask, Message, Question, ThinkingTier
 
-httpx = pytest.importorskip("httpx", reason="needs the extra [live]")
-from roi_env.answering.http import EndpointError, HTTPSolver  # noqa: E402 - needs httpx
+pytest.importorskip("aiohttp", reason="needs the extra [live]")
+from roi_env.answering.http import EndpointError, HTTPSolver
 
 TAKES = frozenset(BACKENDS["vllm"].takes)
 USER = {"role": "user", "content": "six times seven?"}

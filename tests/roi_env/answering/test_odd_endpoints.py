@@ -11,7 +11,6 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import httpx
 import pytest
 
 from roi_env.answering.base import Ask, Question, Reply, ThinkingTier
@@ -89,6 +88,10 @@ BROKEN: Mapping[str, tuple[Sequence[Any], str]] = {
     "reset inside a chunk": ([head(CHUNKED) + chunked(EVENTS[0], end=b"fff\r\ndata"), 0.1, RESET], "connection lost"),
     "ended without an end": ([head(CHUNKED) + chunked(*EVENTS[:2])], "broke off"),
     "shorter than its length": ([head(b"content-length: 9999") + STREAM[:90], CLOSE], "connection lost"),
+    "no chunk, after a while": ([head(CHUNKED) + chunked(*EVENTS[:2], end=b""), 0.1, b"zz\r\n", STAY], "connection lost"),
+    "no end of a chunk, after a while": ([head(CHUNKED), 0.1, b"3\r\nabcdef", STAY], "connection lost"),
+    "a line of 200 KB": ([head(CHUNKED, b"x: " + b"y" * 200_000) + chunked(*EVENTS)], "connection lost"),
+    "no HTTP, and no end of it": ([b"\x15\x03\x01", STAY], "connection lost"),
     "no chunk": ([head(CHUNKED) + b"zz\r\n" + STREAM], "connection lost"),
     "packed otherwise than it says": ([packed(STREAM, b"gzip")], "connection lost"),
     "closed at once": ([CLOSE], "connection lost"),
@@ -158,13 +161,3 @@ def test_an_answer_that_breaks_off_is_lost_and_costs_its_reservation(name: str) 
     reply = told(*steps)
     assert why in str(reply.error)
     assert (reply.lost, reply.tokens, reply.counted, reply.attempts) == (True, CAP, "reserved", 1)
-
-
-def test_a_connection_that_fails_without_a_word_is_named() -> None:
-    def fail(request: Any) -> Any:
-        raise httpx.ConnectTimeout("")
-
-    solver = HTTPSolver("http://h/v1", "m", retries=0)
-    solver._clients = [httpx.AsyncClient(transport=httpx.MockTransport(fail))]
-    reply = asyncio.run(solver.answer(Ask(QUESTION, TIER, CAP)))
-    assert (reply.error, reply.tokens, reply.lost) == ("no connection: ConnectTimeout", 0, False)
