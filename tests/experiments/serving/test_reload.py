@@ -91,13 +91,22 @@ def test_what_was_learned_counts_at_the_new_prices(tmp_path: Path, monkeypatch: 
     with serving(upstream.app()) as url:
         written(config, url, more, a=(1, 10), b=(1, 100))
         budgets = _Budgets(read_plans(config), read_menus(config), maker)
-        with serving(application(budgets.open, left=budgets.left)) as address:
+        served, loops = application(budgets.open, left=budgets.left), []
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            loops.append(asyncio.get_running_loop())
+            await served(scope, receive, send)
+
+        def again() -> None:
+            asyncio.run_coroutine_threadsafe(budgets.reload(config, Access(), ()), loops[0]).result(30)
+
+        with serving(app) as address:
             for model in ("a", "b", "auto") * 4:
                 assert ask(address, "team", model=model).status_code == 200
             before = httpx.get(f"{address}/budgets").json()["budgets"][0]
             (old,) = budgets.open
             written(config, url, more, a=(1, 1000), b=(1, 100))
-            asyncio.run(budgets.reload(config, Access(), ()))
+            again()
             (new,) = budgets.open
             assert httpx.get(f"{address}/budgets").json()["budgets"][0] == before
             paid = new.sessions["auto"].flights._paid
@@ -111,7 +120,7 @@ def test_what_was_learned_counts_at_the_new_prices(tmp_path: Path, monkeypatch: 
             assert tiers == ["b"] * 20, "the same answers at a tenth of the price"
             assert list(budgets.left) == [old]
             monkeypatch.setattr(serve, "_LEFT", -1.0)
-            asyncio.run(budgets.reload(config, Access(), ()))
+            again()
             assert not budgets.left
             with pytest.raises(sqlite3.ProgrammingError, match="closed"):
                 _ = old.clerk.books.charged
