@@ -17,7 +17,7 @@ from experiments.serving.chat import Refused
 from experiments.serving.desk import Desk, Wire, books_away, internal_error, json_response
 from experiments.serving.guard import BODY_SECONDS, LOOPBACK, bearer, check_origin, fits, no_key, read_json, shown
 from experiments.serving.messages import MessagesWire
-from experiments.serving.metrics import Visit
+from experiments.serving.metrics import Visit, log
 from experiments.serving.responses import ResponsesWire
 from experiments.serving.wires import ChatWire, TextWire
 from roi_env.answering.ledger import BooksAway
@@ -82,7 +82,7 @@ class _Proxy:
 
         budget = self._budget_of(request)
         path = _path(request)
-        visit = Visit(budget.name, path)
+        visit = request.scope["visit"] = Visit(budget.name, path)
         try:
             body = await read_json(request, self.body_seconds)
             response = await self.desk.answer(request, budget, WIRES[path](), body, visit)
@@ -193,20 +193,28 @@ def application(
     desk = Desk(spent_status)
     proxy = _Proxy(budgets, desk, token, keys or {}, admin, hosts, body_seconds)
 
+    def answered(request: Request, refused: Refused) -> Response:
+        if "visit" not in request.scope:  # what reached no budget; its address may hold what was meant to be a key
+            name, path, under = request.path_params.get("name"), request.url.path, _path(request)
+            known = path if path in pages else under if under in (*WIRES, "/models") else ""
+            reached = name if name in {budget.name for budget in budgets} else ""
+            log(Visit(reached, known, status=refused.status, code=refused.code))
+        return _error(request, refused)
+
     async def refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, Refused)
-        return _error(request, error)
+        return answered(request, error)
 
     async def unknown(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         what = f"{request.method} {request.url.path}: {error.detail}"
-        return _error(request, Refused(error.status_code, "invalid_request", what, headers=error.headers))
+        return answered(request, Refused(error.status_code, "invalid_request", what, headers=error.headers))
 
     async def away(request: Request, error: Exception) -> Response:
-        return _error(request, books_away(charged=False))
+        return answered(request, books_away(charged=False))
 
     async def failed(request: Request, error: Exception) -> Response:
-        return _error(request, internal_error(error))
+        return answered(request, internal_error(error))
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:

@@ -244,13 +244,18 @@ class Desk:
         # Who answers sees a client leave, and ends the stream: Starlette need not watch for it in a task of its own.
         request.scope["asgi"]["spec_version"] = "2.4"
         return StreamingResponse(
-            self._watched(relay.events(task, wire), visit),
+            self._watched(relay.events(task, wire), task, visit),
             media_type="text/event-stream",
             headers={**headers, "cache-control": "no-cache", "x-accel-buffering": "no"},
         )
 
-    async def _watched(self, events: AsyncIterator[str], visit: Visit) -> AsyncIterator[str]:
-        """A stream whose end is counted."""
+    async def _watched(
+        self, events: AsyncIterator[str], task: asyncio.Task[dict[str, Any]], visit: Visit
+    ) -> AsyncIterator[str]:
+        """A stream whose end is counted, once it is known what it cost.
+
+        :param task: that makes it.
+        """
         try:
             async with contextlib.aclosing(events):  # type: ignore[type-var]
                 async for text in events:
@@ -261,7 +266,10 @@ class Desk:
             visit.status = 499
             raise
         finally:
-            self.metrics.ended(visit)
+            if task.done():
+                self.metrics.ended(visit)
+            else:
+                task.add_done_callback(lambda _: self.metrics.ended(visit))
 
     async def _ask(
         self, request: Request, budget: Budget, chats: Chats, headers: dict[str, str], visit: Visit, relay: Relay | None

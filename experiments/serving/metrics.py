@@ -44,6 +44,8 @@ class _Times:
 class Visit:
     """One request, from its arrival to its end.
 
+    :param budget: that it reached; empty: none, by a known name.
+    :param path: empty: none that there is.
     :param tier: None: not decided; "skip": not answered.
     :param status: of HTTP.
     :param code: of the error that it ended with.
@@ -68,6 +70,24 @@ class Visit:
         return time.perf_counter() - self.begun
 
 
+def log(visit: Visit) -> None:
+    """Write the line of a request."""
+    line = {
+        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "budget": visit.budget or None,
+        "path": visit.path or None,
+        "status": visit.status,
+        "code": visit.code,
+        "tier": visit.tier,
+        "tokens": visit.charged,
+        "prompt_tokens": visit.prompt,
+        "usd": visit.usd,
+        "stream": visit.stream,
+        "seconds": round(visit.seconds, 4),
+    }
+    _access.info(json.dumps(line))
+
+
 class Metrics:
     """Counts since this process began; what was charged is the budgets' own, over restarts."""
 
@@ -80,29 +100,15 @@ class Metrics:
 
     def ended(self, visit: Visit) -> None:
         """Count a request, and log it."""
-        seconds = visit.seconds
+        log(visit)
         self._requests[visit.budget, visit.path, visit.status] += 1
-        self._seconds[visit.budget].add(seconds)
+        self._seconds[visit.budget].add(visit.seconds)
         if visit.tier is not None:
             self._tiers[visit.budget, visit.tier] += 1
         if visit.code is not None:
             self._refusals[visit.budget, visit.code] += 1
         if visit.first is not None:
             self._first[visit.budget].add(visit.first)
-        line = {
-            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "budget": visit.budget,
-            "path": visit.path,
-            "status": visit.status,
-            "code": visit.code,
-            "tier": visit.tier,
-            "tokens": visit.charged,
-            "prompt_tokens": visit.prompt,
-            "usd": visit.usd,
-            "stream": visit.stream,
-            "seconds": round(seconds, 4),
-        }
-        _access.info(json.dumps(line))
 
     def text(self, budgets: Iterable[Mapping[str, Any]]) -> str:
         """Everything, as Prometheus reads it.

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from experiments.serving import desk
 from experiments.serving.app import application
 from experiments.serving.attend import Queue
 from experiments.serving.budget import Budget, make_budget
+from experiments.serving.metrics import Visit
 from roi_env.answering.base import ThinkingTier
 from roi_env.answering.http import HTTPSolver
 from tests.upstream import Upstream, serving
@@ -261,9 +262,60 @@ def test_metrics_and_the_log_tell_requests_without_texts(tmp_path: Path, caplog:
         assert line in told.splitlines()
     lines = [json.loads(record.message) for record in caplog.records if record.name == "roi.access"]
     assert [(line["status"], line["tier"], line["tokens"]) for line in lines] == [
-        (200, "long", 24), (200, "long", 24), (200, "long", 12), (429, None, 0),
+        (200, "long", 24), (200, "long", 24), (200, "long", 12), (429, None, 0), (401, None, 0),
     ]  # fmt: skip
     assert not any("seven" in record.message or "answer" in record.message for record in caplog.records)
+
+
+def test_the_log_tells_what_reached_no_budget_too_and_no_key(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "roi.access")
+    key = {"authorization": "Bearer a-secret-key"}
+    with proxy(Upstream(), tmp_path, 60, token="the-key") as (address, _):
+        for path in ("a/v1/chat/completions", "z/v1/chat/completions", "a-secret-key/v1/messages", "v1/a-secret-key"):
+            assert httpx.post(f"{address}/{path}", json={}, headers=key).status_code in (401, 404)
+        assert httpx.get(f"{address}/budgets?key=a-secret-key", headers=key).status_code == 401
+        known = {"authorization": "Bearer the-key"}
+        assert httpx.get(f"{address}/a-secret-key/v1/models", headers=known).status_code == 404
+        assert httpx.get(f"{address}/a/v1/models", headers=known).status_code == 200
+    lines = [json.loads(record.message) for record in caplog.records if record.name == "roi.access"]
+    assert [(line["budget"], line["path"], line["status"], line["code"]) for line in lines] == [
+        ("a", "/chat/completions", 401, "invalid_api_key"),
+        (None, "/chat/completions", 401, "invalid_api_key"),
+        (None, "/messages", 401, "invalid_api_key"),
+        (None, None, 404, "invalid_request"),
+        (None, "/budgets", 401, "invalid_api_key"),
+        (None, "/models", 404, "unknown_budget"),
+    ]
+    assert not any("secret" in record.message or "the-key" in record.message for record in caplog.records)
+
+
+def test_a_stream_that_is_cut_off_is_logged_once_it_is_known_what_it_cost(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "roi.access")
+    counter, visit = desk.Desk(429), Visit("a", "/chat/completions")
+
+    async def answer() -> dict[str, Any]:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            visit.charged = 7
+        return {}
+
+    async def events() -> AsyncIterator[str]:
+        yield "data: {}"
+        await asyncio.sleep(60)
+
+    async def run() -> None:
+        task = asyncio.create_task(answer())
+        await asyncio.sleep(0)
+        stream = counter._watched(events(), task, visit)
+        await anext(stream)
+        await stream.aclose()  # the server ends: streams first, what makes them later
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(run())
+    (line,) = [json.loads(record.message) for record in caplog.records if record.name == "roi.access"]
+    assert (line["status"], line["tokens"]) == (499, 7)
 
 
 class EchoesPrompt:
