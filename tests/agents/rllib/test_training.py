@@ -385,6 +385,7 @@ def test_two_learners_share_every_minibatch_and_continue_bit_for_bit(tmp_path: P
         whole.append(weights)
         if len(whole) == 1:
             shutil.copy(checkpoint, first)
+    assert all(np.isfinite(value).all() for value in whole[-1].values())
     here = weights_after(LocalRun(config), steps=1)
     for key in here:
         np.testing.assert_allclose(whole[0][key], here[key], rtol=1e-3, atol=2e-5)
