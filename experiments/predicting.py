@@ -39,7 +39,7 @@ def percent(found: Interval) -> str:
         return "-"
     if not math.isfinite(found.low):
         return f"{100 * found.value:+.1f} %"
-    return f"{100 * found.value:+.1f} % [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
+    return f"{100 * found.value:+.1f} % [{100 * found.low:.1f}, {100 * found.high:.1f}]"
 
 
 def verdict(found: Recovered) -> str:
@@ -60,19 +60,21 @@ def print_recovery(
 ) -> None:
     """The table of what predictors recover.
 
-    :param first: heads of the first two columns.
-    :param rows: what stands in these, and what was found, or why nothing was.
+    :param first: what the first two parts of a row are; rows of the same first part stand below it.
+    :param rows: these parts, and what was found, or why nothing was.
     :param methods: how informed values were estimated.
     """
     shown = Table(title="Information recovered on test questions (95 % intervals, cross-fitted)")
-    for name in (*first, "recovered", "gain in score", "to recover", "the same, raw"):
-        shown.add_column(name, justify="left" if name in first else "right")
+    for name in (", ".join(first), "recovered", "gain in score", "to recover", "the same, raw"):
+        shown.add_column(name, justify="left" if not shown.columns else "right")
     above = None
     for one, other, found in rows:
-        if above not in (None, one):
+        if above != one:
             shown.add_section()
+            shown.add_row(escape(one))
         told = ("not measured",) if isinstance(found, str) else (verdict(found), *map(percent, found[1:]))
-        shown.add_row("" if one == above else escape(one), escape(other), *map(escape, told))
+        # An interval stands below its value: side by side they are too wide for a terminal of 80 columns.
+        shown.add_row(f"  {escape(other)}", *(escape(text.replace(" [", "\n[").replace(": ", ":\n")) for text in told))
         above = one
     console.print(shown)
     for one, other, found in rows:

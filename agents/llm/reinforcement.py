@@ -35,6 +35,8 @@ class LMSettings:
         continued run then equals an uninterrupted one but for the last bits.
     :param dtype: of the model's weights: "float32" or "bfloat16".
     :param recompute: less memory in training, see :func:`agents.llm.decisions.tag_logits.last_hidden`.
+    :param threads: of the CPU in training, of every process that takes exams or learns; the same whatever the machine has, since
+        the last bits of what is learned depend on it.
     :param temperature: see :class:`agents.llm.decisions.policy.LMPolicy`.
     :param budgets: of training exams, in turn, as multiples of the kind's own; empty: that alone. One model can then
         serve several budgets: its prompt says what is left.
@@ -51,6 +53,7 @@ class LMSettings:
     layers: Natural = 0
     dtype: Literal["float32", "bfloat16"] = "float32"
     recompute: bool = False
+    threads: Count = 1
     temperature: Positive = 2.0
     budgets: Sequence[Positive] = (0.5, 1.0, 2.0)
     anchor: NonNegative = 0.0
@@ -196,6 +199,7 @@ class RARLSettings:
     layers: Natural = 0
     dtype: Literal["float32", "bfloat16"] = "float32"
     recompute: bool = False
+    threads: Count = 1
     grader: str = "exact"
     sampling: NonNegative = 0.7
     replicates: Count = 4

@@ -74,6 +74,7 @@ class LanguageSettings:
     dtype: str = "float32"
     recompute: bool = False
     temperature: float = 1.0
+    threads: int = 1
 
     def observer(self, spec: ExamSpec) -> PromptObserver:
         """What the model sees."""
@@ -88,7 +89,7 @@ class LanguageSettings:
 
     def policy_config(self, question_width: int, critic: bool, seed: int) -> dict[str, Any]:
         """Arguments of :class:`agents.llm.decisions.policy.LMPolicy`."""
-        names = ("model", "lora", "layers", "dtype", "recompute", "temperature")
+        names = ("model", "lora", "layers", "dtype", "recompute", "temperature", "threads")
         own = {name: getattr(self, name) for name in names}
         return own | {"question_width": question_width, "critic": critic, "seed": seed}
 
@@ -108,7 +109,18 @@ class LMExamModule(ExamModule):
     def setup(self) -> None:
         """Load the model."""
         # RLlib adds settings of its own.
-        names = ("model", "question_width", "critic", "lora", "layers", "dtype", "recompute", "temperature", "seed")
+        names = (
+            "model",
+            "question_width",
+            "critic",
+            "lora",
+            "layers",
+            "dtype",
+            "recompute",
+            "temperature",
+            "threads",
+            "seed",
+        )
         config = {name: self.model_config[name] for name in names}
         self.network = LMPolicy(actions=int(self.action_space.n), **config)
 

@@ -20,7 +20,7 @@ from ray.rllib.utils.schedules.scheduler import Scheduler
 from agents.rllib import losses
 from agents.rllib._ray_private import OwnMinibatches
 from agents.rllib.modules import ANCHORS, SEQUENCE, WRITTEN
-from agents.rllib.networks import one_thread
+from agents.rllib.networks import on_threads
 
 REFERENCE = "reference"
 """Key of the frozen reference policy in a learner's state."""
@@ -54,8 +54,8 @@ class WholeExams(OwnMinibatches):
             self._freeze(self.module[DEFAULT_MODULE_ID].unwrapped().get_state())
 
     def update(self, *args: Any, **kwargs: Any) -> Any:
-        """See :meth:`Learner.update`; on one thread."""
-        with one_thread():
+        """See :meth:`Learner.update`; on the network's own number of threads."""
+        with on_threads(self.module[DEFAULT_MODULE_ID].unwrapped().network.threads):
             return super().update(*args, **kwargs)
 
     def get_parameters(self, module: Any) -> list[Any]:

@@ -16,14 +16,15 @@ from agents.base import Problem
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute on one thread: small networks lose by more, and the bits of a sum depend on their number."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def on_threads(number: int) -> Iterator[None]:
+    """Compute on so many threads, whatever the machine has: the bits of a sum depend on their number, and small networks lose
+    by more than one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
 
 
 def _layer(inputs: int, outputs: int, gain: float) -> nn.Linear:
@@ -57,6 +58,7 @@ class PolicyNetwork(nn.Module):
     :param spread: (size,) that they are then divided by (default 1).
     """
 
+    threads = 1
     centre: torch.Tensor
     spread: torch.Tensor
 

@@ -18,7 +18,7 @@ import torch
 from agents.base import Agent, DecisionView, ExamsView, Problem, Probs, one_hot, public_problem
 from agents.playing import action_numbers, pick_actions, rollout
 from agents.rllib.losses import masked_log_softmax
-from agents.rllib.networks import one_thread
+from agents.rllib.networks import on_threads
 from roi_env.exams.config import ExamSpec
 from roi_env.exams.exam import draw_exams
 
@@ -114,6 +114,9 @@ def concatenate(parts: Sequence[AnyRollout]) -> AnyRollout:
 class Network(Protocol):
     """What takes exams: :class:`agents.rllib.networks.PolicyNetwork`, or a language model."""
 
+    threads: int
+    """Of the CPU that it computes on in training."""
+
     def start(self, size: int) -> torch.Tensor:
         """State before an exam's first decision."""
 
@@ -207,7 +210,7 @@ def take_exams(
     numbers = None if greedy else action_numbers(np.uint64(action_seed), job.exam_ids, job.members, spec.num_tasks)
     recorder = _Recorder(public_problem(spec), network, observer or Observer(), rows, numbers)
     batch = draw_exams(spec, exam_seed, job.exam_ids, job.replicates)
-    with torch.no_grad(), one_thread():
+    with torch.no_grad(), on_threads(network.threads):
         records = rollout(recorder, batch, chunk=len(job))
     reached = records.reached
     # Recorded position by position; wanted exam by exam.

@@ -41,7 +41,7 @@ from agents.rllib.grpo import GRPOConfig
 from agents.rllib.language import LanguageSettings, LMExamModule, source_texts
 from agents.rllib.learners import TranscriptGRPOLearner
 from agents.rllib.modules import SEQUENCE, WRITTEN
-from agents.rllib.networks import one_thread
+from agents.rllib.networks import on_threads
 from agents.rllib.registration import spec_of
 from agents.rllib.rollouts import Job, Observer, task_reward_scale
 from roi_env.exams.config import ExamSpec
@@ -157,7 +157,7 @@ class TranscriptRunner(ExamRunner):
         prompts = [exam_ids(tokenizer, texts[at], spec.budget) for at in first]
         numbers = action_numbers(np.uint64(self.config.training_seed), job.exam_ids, job.members, spec.budget)
         stops = turn_ends(network.causal, tokenizer)
-        with one_thread():
+        with on_threads(network.threads):
             written = generate(
                 network.causal,
                 prompts,

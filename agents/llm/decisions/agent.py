@@ -14,7 +14,7 @@ try:
     from agents.llm.decisions.lower_layers import LowerLayers
     from agents.llm.decisions.policy import ExamPrompts, load_model, load_tokenizer
     from agents.llm.decisions.tag_logits import Ids, PromptEncoder, action_tags, tag_head
-    from agents.rllib.networks import one_thread
+    from agents.rllib.networks import on_threads
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
         f"language models need more packages ({error}): pip install 'roi-reasoning[llm]'"
@@ -60,7 +60,7 @@ def answer(
     """
     mask = view.mask
     distinct, inverse = np.unique(prompts.of(view), axis=0, return_inverse=True)
-    with torch.inference_mode(), one_thread():
+    with torch.inference_mode(), on_threads(1):
         known = torch.cat(
             [
                 logits(distinct[first : first + _PROMPTS], prompts.question_width)

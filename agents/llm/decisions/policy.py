@@ -185,6 +185,7 @@ class LMPolicy(nn.Module):
     :param keep: whether what the layers below those make of a prompt is kept (:mod:`agents.llm.decisions.lower_layers`).
     :param dtype: of the model's weights; LoRA's and the critic's are float32 always.
     :param recompute: see :func:`agents.llm.decisions.tag_logits.last_hidden`.
+    :param threads: of the CPU that training computes on.
     :param temperature: of the distribution that acts and learns: above 1 an over-confident model explores.
     :param seed: of the new weights (the global generator is left alone).
     """
@@ -203,6 +204,7 @@ class LMPolicy(nn.Module):
         keep: bool = True,
         dtype: str = "float32",
         recompute: bool = False,
+        threads: int = 1,
         temperature: float = 1.0,
         seed: int = 0,
     ) -> None:
@@ -211,7 +213,7 @@ class LMPolicy(nn.Module):
             raise ValueError(f"temperature must be positive, got {temperature}")
         if layers and not lora:
             raise ValueError(f"layers={layers} says where LoRA is: give its rank, lora=16")
-        self.temperature = temperature
+        self.temperature, self.threads = temperature, threads
         self.question_width, self.recompute, self.lora = question_width, recompute, lora
         self.tags = action_tags(load_tokenizer(model), actions)
         causal = load_model(model, dtype)

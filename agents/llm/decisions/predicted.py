@@ -14,7 +14,7 @@ from agents.llm.decisions.agent import asked
 from agents.llm.decisions.policy import load_tokenizer, question_texts
 from agents.llm.decisions.tag_logits import PromptEncoder
 from agents.llm.prompts import ample
-from agents.rllib.networks import one_thread
+from agents.rllib.networks import on_threads
 from roi_env.sources.source import Laws, laws_from_cells
 
 PLANNERS: Final = (
@@ -106,7 +106,7 @@ class PredictedLevels(Agent):
         actions = self.problem.num_tiers + 1
         encoder = PromptEncoder(load_tokenizer(self.model), levels=actions)
         prompts = encoder.prompts(texts, *ample(int(self.problem.level_edges.max())))
-        with torch.inference_mode(), one_thread():
+        with torch.inference_mode(), on_threads(1):
             logits = asked(self.model, self.dtype, *prompts, actions)
         # Action 0 skips, which is the last level.
         return np.roll(logits.double().softmax(1).cpu().numpy(), -1, 1)

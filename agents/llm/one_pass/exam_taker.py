@@ -14,7 +14,7 @@ try:
     from agents.llm.decisions.policy import load_tokenizer, question_texts
     from agents.llm.one_pass.transcripts import BATCH, Reader, exam_ids, generate, turn_ends
     from agents.llm.prompts import NUM_LEVELS, STRATEGIES
-    from agents.rllib.networks import one_thread
+    from agents.rllib.networks import on_threads
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
         f"language models need more packages ({error}): pip install 'roi-reasoning[llm]'"
@@ -45,7 +45,7 @@ def write_exams(
     prompts = [exam_ids(tokenizer, row, budget, strategy) for row in distinct]
     place = np.array([distinct[row] for row in texts])
     stops = turn_ends(model, tokenizer)
-    with torch.inference_mode(), one_thread():
+    with torch.inference_mode(), on_threads(1):
         written = generate(model, prompts, place, numbers, stops=stops, temperature=temperature, batch=batch)
     return Reader(tokenizer, stops).papers(written.ids, exams.problem.num_tasks)
 

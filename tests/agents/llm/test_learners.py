@@ -65,6 +65,26 @@ def test_an_iteration_reads_a_question_once(model_folder: Path) -> None:
     assert len(policy.lower._kept.questions) == len(questions)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_training_computes_on_the_threads_that_it_is_told(
+    threads: int, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither on fewer where the process has fewer cores, nor on as many as the machine has."""
+    seen, heads, before = [], LMPolicy.heads, torch.get_num_threads()
+
+    def watched(self: LMPolicy, *given: Any) -> Any:
+        seen.append(torch.get_num_threads())
+        return heads(self, *given)
+
+    monkeypatch.setattr(LMPolicy, "heads", watched)
+    run = run_of(model_folder, threads=threads, exams=16)
+    rollout, acted = run.sample(), len(seen)
+    run.learn(rollout)
+    assert 0 < acted < len(seen)
+    assert set(seen) == {threads}
+    assert torch.get_num_threads() == before
+
+
 def test_the_reference_announces_once_what_the_untrained_policy_does(
     model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
