@@ -12,7 +12,7 @@ try:
     import torch
 
     from agents.llm.decisions.lower_layers import LowerLayers
-    from agents.llm.decisions.policy import ExamPrompts, load_model, load_tokenizer
+    from agents.llm.decisions.policy import ExamPrompts, load_frozen, load_tokenizer
     from agents.llm.decisions.tag_logits import Ids, PromptEncoder, action_tags, tag_head
     from agents.rllib.networks import on_threads
 except ModuleNotFoundError as error:
@@ -29,8 +29,8 @@ _PROMPTS = 4096
 
 @lru_cache(maxsize=2)
 def loaded(model: str, dtype: str = "float32") -> Any:
-    """:func:`load_model`, the last two kept: comparisons ask the same model again and again."""
-    return load_model(model, dtype)
+    """Models that are only read, the last two kept: comparisons ask the same model again and again."""
+    return load_frozen(model, dtype)
 
 
 @lru_cache(maxsize=2)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
+from weakref import WeakValueDictionary
 
 import numpy.typing as npt
 import torch
@@ -98,6 +99,18 @@ def load_model(model: str, dtype: str = "float32") -> Any:
     with _reading(model):
         causal = open_causal(model_source(model), getattr(torch, dtype, dtype))
     return _ready(causal, dtype)
+
+
+_in_use: WeakValueDictionary[tuple[Any, ...], Any] = WeakValueDictionary()
+
+
+def load_frozen(model: str, dtype: str) -> Any:
+    """:func:`load_model` for those who change no weights: they are in memory once, whoever else holds them."""
+    name = (model_source(model), _written(model), dtype)
+    found = _in_use.get(name)
+    if found is None:
+        _in_use[name] = found = load_model(model, dtype).requires_grad_(False)
+    return found
 
 
 @lru_cache(maxsize=2)
@@ -216,7 +229,7 @@ class LMPolicy(nn.Module):
         self.temperature, self.threads = temperature, threads
         self.question_width, self.recompute, self.lora = question_width, recompute, lora
         self.tags = action_tags(load_tokenizer(model), actions)
-        causal = load_model(model, dtype)
+        causal = load_model(model, dtype) if not lora else self._with_own_modules(load_frozen(model, dtype))
         shape_of(causal)  # refuses others before any work
         hidden = int(causal.config.get_text_config().hidden_size)
         first = _first_trained(causal, layers) if lora else 0
@@ -234,6 +247,11 @@ class LMPolicy(nn.Module):
         # By name: a frozen copy (the reference of a divergence) has a state as well.
         self._learned = frozenset(name for name, weight in self.named_parameters() if weight.requires_grad)
         self.train(False)
+
+    def _with_own_modules(self, whole: Any) -> Any:
+        """A model of the same weights, for LoRA to be put into."""
+        self._holds = [whole]  # as long as this lives; in a list, or it were a module of this one
+        return copy.deepcopy(whole, {id(weight): weight for weight in (*whole.parameters(), *whole.buffers())})
 
     @property
     def causal(self) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from ray.rllib.core.columns import Columns
 
 import agents  # noqa: F401 - registers
 from agents.base import DecisionView, exams_view, make_agent, public_problem
+from agents.llm.decisions.agent import loaded
 from agents.llm.decisions.lower_layers import readings_of
 from agents.llm.decisions.policy import LMPolicy, load_tokenizer
 from agents.llm.decisions.tag_logits import PromptEncoder, joined
@@ -191,6 +194,28 @@ def test_with_lora_only_its_weights_travel(model_folder: Path) -> None:
         begun = full.heads(prompts, width)[0]
     torch.testing.assert_close(reference, begun, atol=1e-5, rtol=1e-5)
     assert not torch.allclose(learned, reference, atol=1e-4)
+
+
+def test_with_lora_the_weights_that_stay_are_in_memory_once(model_folder: Path) -> None:
+    """Of two policies and of the agent that asks the model as it is; each has adapters of its own."""
+    one, other = (LMPolicy(str(model_folder), 3, lora=2) for _ in range(2))
+    whole = {weight.data_ptr() for weight in loaded(str(model_folder)).parameters()}
+    for policy in (one, other):
+        assert {weight.data_ptr() for name, weight in policy.named_parameters() if "lora" not in name} == whole
+    prompts = np.random.default_rng(0).integers(0, 50, (6, 12)).astype(np.int32)
+    with torch.no_grad():
+        begun = LMPolicy(str(model_folder), 3).heads(prompts, 8)[0]
+        for name, weight in one.named_parameters():
+            if "lora" in name:
+                weight.add_(1.0)
+        assert torch.equal(other.heads(prompts, 8)[0], begun)
+        assert not torch.allclose(one.heads(prompts, 8)[0], begun, atol=1e-3)
+    loaded.cache_clear()
+    lives = weakref.ref(one._holds[0])
+    assert lives() is other._holds[0]
+    del one, other, policy, weight
+    gc.collect()
+    assert lives() is None
 
 
 def test_weights_survive_as_arrays(model_folder: Path) -> None:
