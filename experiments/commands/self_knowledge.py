@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
+from rich.markup import escape
 
 from experiments.config import ConfigError
 from experiments.terminal import Table, console
@@ -98,19 +99,22 @@ def mcft_report(
     if columns:
         controls[f"given {', '.join(columns)}"] = _linear(parts, _indicators(table, parts, columns))
     found: dict[str, Any] = {"questions": len(labels.texts), "prompt": {"remaining": left, "tasks_left": tasks_left}}
-    shown = Table(title=f"Levels of {len(labels.texts):,} {split} questions [95 %, questions resampled]")
-    shown.add_column("predictor")
-    for heading in _COLUMNS.values():
-        shown.add_column(heading, justify="right")
+    beside: dict[str, list[str]] = {}
     for name, probabilities in {"tags": tags, **controls}.items():
         measured, ends = sk.measure(probabilities, labels, costs), sk.measured_intervals(probabilities, labels, costs)
         found[name.split()[0]] = measured._asdict()
         found[f"{name.split()[0]}_interval"] = {key: [end.low, end.high] for key, end in ends.items()}
-        _row(shown, name, measured._asdict(), ends)
+        beside[name] = _cells(measured._asdict(), ends)
     if other is not None:
         theirs = _labels_of(other, recipe | {"menu": None}, split, without)
         found |= _cross_model(tags, labels, theirs, costs, f"{other} has none of the {split} questions of {table}")
-        _row(shown, "tags, other model's outcomes", found["other"], {})
+        beside["tags, other model's outcomes"] = _cells(found["other"], {})
+    shown = Table(title=f"Levels of {len(labels.texts):,} {split} questions [95 %, questions resampled]")
+    shown.add_column("")
+    for name in beside:
+        shown.add_column(escape(name), justify="right")
+    for measure, *cells in zip(_MEASURES.values(), *beside.values(), strict=True):
+        shown.add_row(measure, *cells)
     console.print(shown)
 
     kinds = {name: labels.dataset == name for name in dict.fromkeys(labels.dataset.tolist())}
@@ -132,21 +136,25 @@ def mcft_report(
         console.print(f"Written: [bold]{out}[/bold]")
 
 
-_COLUMNS = {
-    "accuracy": "level\nright", "within_one": "within\none", "precision": "refusal\nprecision", "recall": "recall",
-    "auc": "AUC", "nats": "nats\na label", "ece": "ECE", "refusal_ece": "ECE of\nrefusal", "cost_error": "cost error,\ntokens",
+_MEASURES = {
+    "accuracy": "level right", "within_one": "within one", "precision": "refusal, precision", "recall": "recall", "auc": "AUC",
+    "nats": "nats a label", "ece": "ECE", "refusal_ece": "ECE of refusal", "cost_error": "cost error, tokens",
 }  # fmt: skip
 
 
-def _row(shown: Table, name: str, figures: dict[str, float], ends: dict[str, Any]) -> None:
+def _cells(figures: dict[str, float], ends: dict[str, Any]) -> list[str]:
+    """Measures of a predictor, each with its interval below it where there is one."""
     cells = []
-    for key in _COLUMNS:
-        digits = 1 if key == "cost_error" else 3
-        cell = f"{figures[key]:.{digits}f}"
+    for key in _MEASURES:
+        digits = 0 if key == "cost_error" else 2
+        cells.append(_number(figures[key], digits))
         if key in ends:
-            cell += f"\n{ends[key].low:.{digits}f} {ends[key].high:.{digits}f}"
-        cells.append(cell)
-    shown.add_row(name, *cells)
+            cells[-1] += f"\n{_number(ends[key].low, digits)} {_number(ends[key].high, digits)}"
+    return cells
+
+
+def _number(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}" if math.isfinite(value) else "-"
 
 
 def _taught(model: str) -> tuple[dict[str, Any], Labels, Labels]:
@@ -286,21 +294,18 @@ def _cross_model(tags: Any, labels: Labels, theirs: Labels, costs: Any, nothing:
 def _against(control: str, compared: list[Against]) -> list[dict[str, Any]]:
     """Print what tags know beyond a control, by kind of task."""
     beside = Table(title=f"What tags know beyond the {control}: gain [95 %, questions resampled]")
-    for heading in ("task", "questions", "right: tags", "control", "gain", "nats: tags", "control", "gain"):
-        beside.add_column(heading, justify="left" if heading == "task" else "right", no_wrap=heading == "gain")
+    for heading in ("task (questions)", "right:\ntags,\ncontrol", "gain", "nats:\ntags,\ncontrol", "gain"):
+        beside.add_column(heading, justify="left" if not beside.columns else "right")
     found = []
     for one in compared:
         found.append(one._asdict() | {name: getattr(one, name)._asdict() for name in ("accuracy_gain", "nats_gain")})
-        beside.add_row(
-            one.task,
-            str(one.questions),
-            f"{one.accuracy:.3f}",
-            f"{one.surface_accuracy:.3f}",
-            interval_text(one.accuracy_gain),
-            f"{one.nats:.3f}",
-            f"{one.surface_nats:.3f}",
-            interval_text(one.nats_gain),
+        # An interval stands below its value, and the control's below the tags': side by side they are too wide for a terminal.
+        gains = (
+            interval_text(gain).replace(" [", "\n[").replace(" (", "\n(") for gain in (one.accuracy_gain, one.nats_gain)
         )
+        values = (f"{one.accuracy:.3f}\n{one.surface_accuracy:.3f}", f"{one.nats:.3f}\n{one.surface_nats:.3f}")
+        cells = (cell for pair in zip(values, gains, strict=True) for cell in pair)
+        beside.add_row(f"{one.task}\n({one.questions:,})", *map(escape, cells))
     console.print(beside)
     return found
 

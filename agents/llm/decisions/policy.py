@@ -19,7 +19,7 @@ from torch import nn
 from agents.base import AgentError, DecisionView, ExamsView
 from agents.llm.decisions.lower_layers import LowerLayers, readings_of
 from agents.llm.decisions.tag_logits import Ids, PromptEncoder, action_tags, joined, last_hidden, shape_of, tag_head
-from roi_env.answering.models import open_causal, open_network, quiet_peft
+from roi_env.answering.models import kept, open_causal, open_network, quiet_peft
 from roi_env.answering.tokenizer import ModelError, open_tokenizer
 
 MODELS: Final = Path(__file__).parents[1] / "models"
@@ -231,6 +231,7 @@ class LMPolicy(nn.Module):
         self.tags = action_tags(load_tokenizer(model), actions)
         causal = load_model(model, dtype) if not lora else self._with_own_modules(load_frozen(model, dtype))
         shape_of(causal)  # refuses others before any work
+        kept(causal)  # found out while the model is bare, as the former
         hidden = int(causal.config.get_text_config().hidden_size)
         first = _first_trained(causal, layers) if lora else 0
         self.lower = None

@@ -175,9 +175,10 @@ SMALL = ("--budget", "0.3", "--workers", "1", "exams=20", "replicates=2")
 def test_a_comparison_says_what_texts_recover_without_being_asked(files: Path, tmp_path: Path) -> None:
     table = files / "told.parquet"
     printed = roi("compare", "--table", str(table), "--out", str(tmp_path / "run"), "--agent", "fixed-1", *SMALL)
-    line = next(line for line in printed.splitlines() if "│ text" in line)
-    assert "told: model t=0.3" in line
-    assert float(line.split("│")[3].split("%")[0]) > 50
+    recovery = printed[printed.index("Information recovered") :].splitlines()
+    assert any("told: model t=0.3" in line for line in recovery)
+    line = next(line for line in recovery if "│   text" in line)
+    assert float(line.split("│")[2].split("%")[0]) > 50
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     (one,) = summary["settings"][0]["predictions"]
     assert one["predictor"] == "text"
