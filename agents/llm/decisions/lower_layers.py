@@ -7,7 +7,6 @@ below the first one that is trained.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
@@ -18,7 +17,15 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
-from agents.llm.decisions.tag_logits import Ids, Sequences, check_prompts, hidden_states, pass_tokens, shared_start
+from agents.llm.decisions.tag_logits import (
+    Ids,
+    Sequences,
+    check_prompts,
+    computing,
+    hidden_states,
+    pass_tokens,
+    shared_start,
+)
 from roi_env.answering.models import below_head, kept, layers_of
 
 KEPT_BYTES: Final = 2**31
@@ -149,7 +156,8 @@ class LowerLayers:
         for (row, known, own), prompt in zip(places, asked, strict=True):
             below[row, known] = self._kept.questions[prompt[0]].hidden
             below[row, own] = self._kept.states[prompt]
-        with self._beginning_with(below):
+        # Every lower layer gives what the last of them gave.
+        with computing(self._below, lambda *given, **named: below):
             return hidden_states(self._model, sequences)
 
     def _read(self, asked: Sequence[_Prompt]) -> None:
@@ -257,17 +265,6 @@ class LowerLayers:
         finally:
             for hook in hooks:
                 hook.remove()
-
-    @contextmanager
-    def _beginning_with(self, below: torch.Tensor) -> Iterator[None]:
-        """Inside, every lower layer gives what the last of them gave."""
-        for layer in self._below:
-            layer.forward = lambda *given, **named: below
-        try:
-            yield
-        finally:
-            for layer in self._below:
-                del layer.forward
 
 
 class _Reached(Exception):

@@ -7,7 +7,7 @@ states after it, each seeing that and itself alone. That is where the time goes 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from math import inf
 from typing import Any, Final, NamedTuple
@@ -372,11 +372,20 @@ def _feeding_forward_at_last(model: Any, sequences: Sequences) -> Iterator[None]
             return whole(states)
         return states.new_zeros(states.shape).index_put((row, last), made[0])
 
-    part.forward = at_last
+    with computing([part], at_last):
+        yield
+
+
+@contextmanager
+def computing(modules: Iterable[Any], forward: Callable[..., Any]) -> Iterator[None]:
+    """Inside, modules compute something else than their own forward pass."""
+    for module in modules:
+        module.forward = forward
     try:
         yield
     finally:
-        del part.forward
+        for module in modules:
+            del module.forward
 
 
 class _Shape(NamedTuple):
