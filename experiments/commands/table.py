@@ -145,7 +145,7 @@ def print_table(table: OutcomeTable, console: Console) -> None:
 
     console.print(
         f"[bold]{escape(found['path'])}[/]: {found['rows']:,} generations, {found['questions']:,} questions, "
-        f"{len(found['menus'])} menus; costs in {UNIT_NAMES[unit]}, decision cost {cost_with_unit(found['decision_cost'], unit)}, samples "
+        f"{len(found['menus'])} menu{'s' * (len(found['menus']) != 1)}; costs in {UNIT_NAMES[unit]}, decision cost {cost_with_unit(found['decision_cost'], unit)}, samples "
         f"{'paired' if found['pairing'] else 'not paired'} across tiers",
         highlight=False,
         soft_wrap=True,

@@ -49,7 +49,7 @@ def save(path: Path, cells: list[tuple[str, str, int, bool]]) -> Path:
 def test_prints_families_tiers_questions_splits_and_problems(tmp_path: Path) -> None:
     cells = [("q0", "fast", 10, True), ("q0", "slow", 1000, False), ("q1", "fast", 30, True)]
     text = printed(save(tmp_path / "t.parquet", cells))
-    assert "3 generations, 2 questions, 1 menus" in text
+    assert "3 generations, 2 questions, 1 menu;" in text
     for part in ("set[0]", "model", "fast", "slow", "train", "validation", "test", "50%", "1,000", "0.000"):
         assert part in text
     assert "1 of 2 questions lack a tier" in text
