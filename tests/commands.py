@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 from typer.testing import CliRunner
 
@@ -17,3 +20,16 @@ def roi(*arguments: str, code: int = 0) -> str:
         result = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
     assert result.exit_code == code, result.output
     return result.output
+
+
+@contextmanager
+def undrawn() -> Iterator[None]:
+    """Reports with empty pictures: to draw them is most of a small comparison's time, and tests of reports look at pictures."""
+    from matplotlib.figure import Figure
+
+    from experiments.report import figures
+
+    blank = figures.draw(Figure())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "draw", lambda figure: blank)
+        yield

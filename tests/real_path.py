@@ -15,6 +15,7 @@ from experiments.cli import app
 from roi_env.exams.config import exam_spec
 from roi_env.sources.outcome_tables import OutcomeTable
 from roi_env.sources.packaged import math_table
+from tests.commands import undrawn
 
 MODEL_NAME = "recorded"
 
@@ -126,11 +127,12 @@ def whole_path(model: str, folder: Path, tiers: Sequence[int], questions: int) -
     run = folder / "run"
     spec = exam_spec("paper", table=whole, num_tasks=2, budget=2 * tiers[1])
     assert spec.source.num_strata == 2
-    roi(
-        "compare", *exams, "--workers", "1", "--out", str(run), "exams=4", "replicates=4",
-        "--agent", "resolve", "--agent", f"llm(model='{tuned}')", "--agent", f"llm(model='{model}',dtype='bfloat16',bits=3)",
-        "--agent", f"predicted-levels(planner='greedy-knapsack',model='{tuned}')", "--agent", f"{learned}/agent.npz",
-    )  # fmt: skip
+    with undrawn():
+        roi(
+            "compare", *exams, "--workers", "1", "--out", str(run), "exams=4", "replicates=4", "--predictor", "none",
+            "--agent", "resolve", "--agent", f"llm(model='{tuned}')", "--agent", f"llm(model='{model}',dtype='bfloat16',bits=3)",
+            "--agent", f"predicted-levels(planner='greedy-knapsack',model='{tuned}')", "--agent", f"{learned}/agent.npz",
+        )  # fmt: skip
     scores = pq.read_table(run / "scores.parquet").to_pydict()
     assert {"resolve", "optimum"} <= set(scores["agent"])
     assert len([name for name in set(scores["agent"]) if name.startswith("llm(")]) == 2

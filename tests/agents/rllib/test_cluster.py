@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,33 +22,19 @@ from typer.testing import CliRunner
 import agents.rllib.algorithm as module
 from agents.base import load_agent, public_problem
 from agents.cluster import connected
-from agents.rllib.algorithm import ExamAlgorithm, ExamSettings
-from agents.rllib.exam_runner import ExamRunner
+from agents.rllib.algorithm import ExamAlgorithm, ExamSettings, module_weights, update
 from agents.rllib.named import make_config
-from agents.rllib.rollouts import Job, Rollout
+from agents.rllib.rollouts import Rollout
 from agents.rllib.training import LocalRun, run, train_rllib
 from experiments.cli import app
 from roi_env.exams.config import exam_spec
+from tests.agents.rllib.watched import PAUSE, WatchedRunner
 from tests.clusters import add_node, driving, processes, two_nodes, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")]
 
 SPEC = exam_spec("heavy", num_tasks=4, budget=0.15)
 EXAMS, GROUP, JOB = 64, 8, 8
-PAUSE = 0.15
-"""Seconds that a job takes at least: long enough to be struck in the middle."""
-
-
-class WatchedRunner(ExamRunner):
-    """Leaves a file for every job before it answers, and takes its time."""
-
-    def sample(self, *, job: Job, weights: Any = None, **kwargs: Any) -> Rollout:
-        rollout = super().sample(job=job, weights=weights)
-        node = ray.get_runtime_context().get_node_id()
-        name = f"{job.exam_ids[0]}.{job.members[0]}.{os.getpid()}.{node}.{uuid.uuid4().hex}"
-        (Path(self.config.env_config["watch"]) / name).touch()
-        time.sleep(PAUSE)
-        return rollout
 
 
 @dataclass(frozen=True)
@@ -218,31 +204,55 @@ def test_a_runner_that_answers_late(nodes: Cluster, start: Start, monkeypatch: p
 def test_nodes_come_and_go(nodes: Cluster, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     with driving(nodes):
         watched = start("grpo", 3)  # more than there are CPUs
-        watched.go_on()
-        for _ in range(2):
-            added, first = add_node(nodes), watched.algorithm.next_exam
-            new = str(added.node_id)
-            watched.go_on(lambda new=new, first=first: watched.taken_on(new, first))
-            struck = watched.strike(new, lambda _, added=added: nodes.remove_node(added, allow_graceful=False))
+
+        def lose_a_node() -> None:
+            (node,), first = nodes.worker_nodes, watched.algorithm.next_exam
+            watched.go_on(lambda: watched.taken_on(node.node_id, first))
+            struck = watched.strike(node.node_id, lambda _: nodes.remove_node(node, allow_graceful=False))
             assert watched.was_taken_again(struck)
             watched.go_on()
-        watched.algorithm.stop()  # although a runner waits for a CPU
+
+        lose_a_node()
+        add_node(nodes)
+        lose_a_node()
+        watched.algorithm.stop()  # although two runners wait for a CPU
+        add_node(nodes)
         check(watched, "grpo", monkeypatch)
 
 
-def test_a_lost_learner_costs_nothing_but_time(nodes: Cluster, tmp_path: Path) -> None:
+def test_two_learners_are_as_one_and_a_lost_one_costs_nothing_but_time(nodes: Cluster, tmp_path: Path) -> None:
+    """Exams of unequal length: the learners take equally many steps, and one step on everything is one learner's.
+
+    A training that goes on from a checkpoint and loses a learner is the undisturbed one, bit for bit.
+    """
     with driving(nodes):
-        learned: list[list[dict[str, Any]]] = [[], []]
-        for strike, weights in enumerate(learned):
-            config, path = config_of("grpo"), tmp_path / str(strike)
-            for present, _ in train_rllib(config, 1000, checkpoint=path, learners=2):
-                weights.append(present)
-                if strike and len(weights) == 2:
-                    (node,) = nodes.worker_nodes
-                    (process,) = processes(node, "_WrappedExecutable")
-                    os.kill(process, signal.SIGKILL)
-        assert len(learned[0]) == len(learned[1]) > 3
-        assert all(map(same, *learned))
+        here = LocalRun(config_of("grpo").exams(per_minibatch=EXAMS))
+        algorithm, checkpoint, first = config_of("grpo").processes(0, 2).build_algo(), tmp_path / "a", tmp_path / "b"
+        rollout = here.sample()
+        here.learn(rollout)
+        update(algorithm.config.copy(False).exams(per_minibatch=EXAMS), algorithm.learner_group, rollout, here.steps)
+        one, two = module_weights(here.learner_group), module_weights(algorithm.learner_group)
+        assert one.keys() == two.keys()
+        for key in one:
+            np.testing.assert_allclose(two[key], one[key], rtol=1e-3, atol=2e-5)
+
+        whole: list[dict[str, Any]] = []
+        for present, _ in run(algorithm, 1000, checkpoint):
+            whole.append(present)
+            if len(whole) == 1:
+                shutil.copy(checkpoint, first)
+        algorithm.stop()
+        assert all(np.isfinite(value).all() for value in whole[-1].values())
+
+        struck: list[dict[str, Any]] = []
+        for present, _ in train_rllib(config_of("grpo"), 1000, checkpoint=first, learners=2):
+            struck.append(present)
+            if len(struck) == 2:
+                (node,) = nodes.worker_nodes
+                (process,) = processes(node, "_WrappedExecutable")
+                os.kill(process, signal.SIGKILL)
+        assert len(struck) == len(whole) - 1 > 2
+        assert all(map(same, struck, whole[1:]))
 
 
 def test_the_command_trains_on_a_cluster(nodes: Cluster, tmp_path: Path) -> None:

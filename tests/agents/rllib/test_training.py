@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -25,7 +24,7 @@ from agents.rllib.grpo import exam_values
 from agents.rllib.learners import minibatch_order
 from agents.rllib.modules import SEQUENCE
 from agents.rllib.named import agent_of, build_algorithm, make_config
-from agents.rllib.training import LocalRun, run, train_rllib
+from agents.rllib.training import LocalRun, run
 from roi_env.exams.config import exam_spec
 from roi_env.exams.exam import draw_exams
 from roi_env.measures.references import oracle_values, references
@@ -306,7 +305,7 @@ def test_agents_learn(name: str) -> None:
     """Above what greedy rules reach, on exams of another key."""
     spec = exam_spec("signal", num_tasks=5)
     problem, practice = public_problem(spec), TrainingExams(spec, 0)
-    agent = make_agent(name, problem, steps=60_000, exams=512, minibatch=64, lr=3e-3)
+    agent = make_agent(name, problem, steps=30_000, exams=512, minibatch=64, lr=3e-3)
     agent.train(practice, 0)
     batch = draw_exams(spec, 0, np.arange(100))
     optimum = references(batch, replicates=1).optimum.mean()
@@ -321,6 +320,10 @@ def test_runners_change_nothing(name: str, runners: int) -> None:
     """Those on several nodes: tests/agents/rllib/test_cluster.py."""
     here = weights_after(LocalRun(config_of(name)))
     algorithm = build_algorithm(name, SPEC, seed=1, exam_seed=2, params=SMALL, runners=runners)
+    # A mistake in a job is raised, not repeated, and nobody is the worse for it.
+    job = dataclasses.replace(algorithm.config.jobs(0)[0], exam_ids=np.full(64, -1))
+    with pytest.raises(ValueError, match="exam_ids"):
+        algorithm._take([job])
     assert same(weights_after(algorithm), here)
     network = agent_of(algorithm).network().state_dict()
     assert same({k: v.numpy() for k, v in network.items()}, {k.removeprefix("network."): v for k, v in here.items()})
@@ -376,42 +379,11 @@ def test_rllibs_own_checkpoint_continues_exams(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
-def test_two_learners_share_every_minibatch_and_continue_bit_for_bit(tmp_path: Path) -> None:
-    """Exams of unequal length: the learners take equally many steps, and one step on everything is one learner's."""
-    config = config_of("grpo", minibatch=64, epochs=1)
-    checkpoint, first = tmp_path / "checkpoint", tmp_path / "first"
-    whole = []
-    for weights, _ in train_rllib(config, SMALL["steps"], checkpoint=checkpoint, learners=2):
-        whole.append(weights)
-        if len(whole) == 1:
-            shutil.copy(checkpoint, first)
-    assert all(np.isfinite(value).all() for value in whole[-1].values())
-    here = weights_after(LocalRun(config), steps=1)
-    for key in here:
-        np.testing.assert_allclose(whole[0][key], here[key], rtol=1e-3, atol=2e-5)
-    continued = [weights for weights, _ in train_rllib(config, SMALL["steps"], checkpoint=first, learners=2)]
-    assert len(continued) == len(whole) - 1 > 0
-    assert all(map(same, continued, whole[1:]))
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("cluster")
-def test_a_mistake_in_a_job_is_raised_not_repeated() -> None:
-    config = config_of("ppo").env_runners(num_env_runners=1)
-    algorithm = config.build_algo()
-    job = dataclasses.replace(config.jobs(0)[0], exam_ids=np.full(64, -1))
-    with pytest.raises(ValueError, match="exam_ids"):
-        algorithm._take([job])
-    algorithm.stop()
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("cluster")
-def test_tune_runs_trials(tmp_path: Path) -> None:
+def test_tune_runs_a_trial(tmp_path: Path) -> None:
     from ray import tune
 
     config = config_of("grpo")
-    config.lr = tune.grid_search([1e-3, 3e-3])
+    config.lr = tune.grid_search([3e-3])
     tuner = tune.Tuner(
         config.algo_class,
         param_space=config,
@@ -424,8 +396,8 @@ def test_tune_runs_trials(tmp_path: Path) -> None:
     )
     results = tuner.fit()
     assert not results.errors
-    assert sorted(result.config["lr"] for result in results) == [1e-3, 3e-3]
-    for result in results:
-        assert result.metrics["env_runners"]["num_episodes_lifetime"] == 128
-        assert result.checkpoint is not None
-        assert list(Path(result.path).glob("events.out.tfevents*")), "TensorBoard"
+    (result,) = results
+    assert result.config["lr"] == 3e-3
+    assert result.metrics["env_runners"]["num_episodes_lifetime"] == 128
+    assert result.checkpoint is not None
+    assert list(Path(result.path).glob("events.out.tfevents*")), "TensorBoard"

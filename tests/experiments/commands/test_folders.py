@@ -11,7 +11,7 @@ import pytest
 from experiments.config import ConfigError
 from experiments.training.tuning import read_tuning
 from roi_env.sources.packaged import TINYLM
-from tests.commands import roi
+from tests.commands import roi, undrawn
 
 SMALL = ["--num-tasks", "3", "--budget", "0.3"]
 COMPARE = ["compare", "--workers", "1", *SMALL, "--family", "signal", "exams=4", "--agent", "fixed-1"]
@@ -36,7 +36,8 @@ def squeezed(*arguments: str) -> str:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of every command, made once."""
     made = tmp_path_factory.mktemp("runs")
-    roi(*COMPARE, "--out", str(made / "compare"))
+    with undrawn():
+        roi(*COMPARE, "--out", str(made / "compare"))
     roi(*TRAIN, "--out", str(made / "train"))
     roi(*ROLLOUTS, "--out", str(made / "rollouts"))
     roi(*TUNE, "--run", str(made / "trials"), "--out", str(made / "tuned.json"))
@@ -79,6 +80,7 @@ def test_another_runs_folder_is_refused_untouched(command: list[str], folder: st
     assert contents(copy) == before
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_same_command_goes_on(runs: Path) -> None:
     assert "3 jobs, 3 done already" in squeezed(*COMPARE, "--out", str(runs / "compare"))
     longer = [*TRAIN[: TRAIN.index("--steps") + 1], "128", *TRAIN[TRAIN.index("--steps") + 2 :]]
@@ -155,12 +157,14 @@ def test_a_misspelt_agent_claims_no_folder(tmp_path: Path) -> None:
         assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_goes_on_from_another_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     table = tmp_path / "table.parquet"
     shutil.copy(TINYLM, table)
     monkeypatch.chdir(tmp_path)
     arguments = ["--workers", "1", "--num-tasks", "3", "--budget", "0.3", "exams=4", "--agent", "fixed-1"]
+    arguments += ["--predictor", "none"]
     roi("compare", "--table", table.name, *arguments, "--out", "run")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")

@@ -41,6 +41,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "r.parquet"
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_comparison_two_commands_later_under_dollars(table: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     printed = roi(

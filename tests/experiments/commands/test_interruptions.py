@@ -19,6 +19,7 @@ from experiments.training.workers import STOPPED
 
 ROOT = Path(__file__).parents[3]
 FOR_EVER = "steps=1000000000"
+SMALL = ["--num-tasks", "3", "--param", "exams=64", "--param", "minibatch=16", "--param", "width=8"]
 COMPARE = ["compare", "--workers", "2", "--num-tasks", "3", "exams=5", "--agent", "fixed-1", "--agent"]
 COMPARE += [f"sb3-a2c({FOR_EVER})", "--family", "signal", "--budget", "0.3", "--budget", "0.6", "--out"]
 
@@ -95,7 +96,7 @@ def test_compare_ends_while_its_workers_start(tmp_path: Path) -> None:
     ("arguments", "ready"),
     [
         (["train", "sb3-a2c", "--param", FOR_EVER, "--out"], "run/tensorboard/*"),
-        (["train", "ppo", "--param", FOR_EVER, "--runners", "1", "--out"], "run/checkpoint"),
+        (["train", "ppo", *SMALL, "--param", FOR_EVER, "--runners", "1", "--out"], "run/checkpoint"),
         (["rollouts", "hindsight-optimisation(scenarios=4096)", "--exams", "100000", "--out"], "run/rollouts.json"),
         (["rollouts", "lp-lookahead", "--exams", "100000000", "--workers", "1", "--out"], "run/part-*"),
         (["tune", "--agent", "sb3-a2c", "--steps", "1000000000", "--out", "tuned.json", "--run"], "run"),

@@ -20,7 +20,7 @@ SMALL = {
     "record": ["--questions-each", "10", "--samples", "2", "--family", "prod"],
     "mcft": ["questions=8", "validation=4", "families=[prod]", "samples=1", "exams=4", "decision_exams=4"],
     "train": ["--steps", "200", "--param", "exams=16", "--param", "minibatch=8"],
-    "compare": ["exams=4", "replicates=2", "budgets=[0.3]"],
+    "compare": ["exams=4", "replicates=2", "budgets=[0.3]", "orders=[easy_first,hard_first]", "--predictor", "none"],
 }
 SMALL["pretrain"] += ["batch_tokens=512", "chunk_batches=8", "families=[prod]"]
 SMALL["mcft"] += ["single_epochs=1", "exam_epochs=1"]

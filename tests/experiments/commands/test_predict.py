@@ -21,7 +21,7 @@ from roi_env.answering.base import Question, ThinkingTier
 from roi_env.envs.live import live_source
 from roi_env.sources.outcome_tables import OutcomeTable, OutcomeTableError
 from tests.agents.predictors.tables import TIERS, told, written
-from tests.commands import roi
+from tests.commands import roi, undrawn
 
 LIVE = tuple(ThinkingTier(name, 0, tokens) for name, tokens in zip(TIERS, (8, 24, 60), strict=True))
 OFFERED = [part for tier in LIVE for part in ("--tier", f"{tier.name}=0+{tier.answer}")]
@@ -187,13 +187,15 @@ def test_a_comparison_says_what_texts_recover_without_being_asked(files: Path, t
     assert len(summary["results"]) == 2  # fixed-1 and the optimum: predictors are no agents
     # Nothing else of a comparison depends on them.
     plain = ("--out", str(tmp_path / "plain"), "--agent", "fixed-1", *SMALL, "--predictor", "none")
-    assert "Information recovered" not in roi("compare", "--table", str(table), *plain)
+    with undrawn():
+        assert "Information recovered" not in roi("compare", "--table", str(table), *plain)
     without = json.loads((tmp_path / "plain" / "summary.json").read_text())
     assert without["settings"][0].pop("predictions") == []
     summary["settings"][0].pop("predictions")
     assert (without["results"], without["settings"]) == (summary["results"], summary["settings"])
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_predictor_publishes_its_groups_to_all_agents(files: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     named = ("--predictor", str(files / "p.npz"), "--predictor", "given:kind", "--agent", "bellman")
@@ -208,6 +210,7 @@ def test_a_predictor_publishes_its_groups_to_all_agents(files: Path, tmp_path: P
         assert gain == pytest.approx(one["gain"]["value"], abs=0.02)  # their budgets are rounded apart
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_table_too_small_for_a_predictor_is_compared_all_the_same(tmp_path: Path) -> None:
     table = written(told(30, 2), tmp_path)
     printed = roi("compare", "--table", str(table), "--out", str(tmp_path / "run"), "--agent", "fixed-1", *SMALL)

@@ -294,6 +294,7 @@ def test_families_and_budgets_of_the_command_line_choose_among_all_entries_of_a_
     ]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_small_table_on_the_command_line(tmp_path: Path) -> None:
     """A table whose names look like emoji codes, shorter exams, and a budget at which nothing can be won."""
     lines = ["dataset,question_id,question,answer,family,tier,tier_order,tokens,correct,sample"]
@@ -309,6 +310,7 @@ def test_a_small_table_on_the_command_line(tmp_path: Path) -> None:
     assert "nan" not in done.output
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_published_folder_on_the_command_line(tmp_path: Path) -> None:
     """What tells exams of a folder apart is the content of all of its shards."""
     table = OutcomeTable.read(tiered_table(tmp_path / "t.jsonl", 2))

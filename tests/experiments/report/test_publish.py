@@ -8,6 +8,7 @@ from pathlib import Path
 import matplotlib.image
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from typer.testing import CliRunner
 
 from experiments.cli import app
@@ -59,6 +60,7 @@ def _run(folder: Path, *arguments: str) -> None:
     assert CliRunner().invoke(app, [*common, *arguments], catch_exceptions=False).exit_code == 0
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_parts_make_one_table(tmp_path: Path) -> None:
     """Settings measured in two runs, on two machines say, are published as those of one run that measured both."""
     both, parts = tmp_path / "both", tmp_path / "parts"
@@ -89,6 +91,7 @@ def test_parts_make_one_table(tmp_path: Path) -> None:
     assert rows(both) == rows(parts)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_folders_of_earlier_versions_are_read_and_rewritten(tmp_path: Path) -> None:
     """Their summaries lack columns and hold intervals without width: tables say what those are, new parts join them."""
     out = tmp_path / "out"
@@ -123,6 +126,7 @@ def test_folders_of_earlier_versions_are_read_and_rewritten(tmp_path: Path) -> N
     assert "no published folder" in str(CliRunner().invoke(app, ["publish", str(tmp_path / "none")]).exception)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_recorded_exams_are_compared_with_what_a_user_can_reach(tmp_path: Path) -> None:
     run, out = tmp_path / "run", tmp_path / "out"
     arguments = ["compare", "--family", "tinylm", "--budget", "0.3", "--workers", "1", "--out", str(run), "exams=6"]

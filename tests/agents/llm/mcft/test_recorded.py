@@ -62,8 +62,8 @@ def table(questions: int = 48) -> OutcomeTable:
     return dataclasses.replace(made, level_edges={"m": TIERS}, pairing=True)
 
 
-def split(which: Any) -> list[Sampled]:
-    return table_samples(table().split(which))
+def split(which: Any, questions: int = 48) -> list[Sampled]:
+    return table_samples(table(questions).split(which))
 
 
 def test_labels_are_those_of_the_samples() -> None:
@@ -149,10 +149,10 @@ class Stopped(Exception):
 @pytest.mark.parametrize("layers", [0, 1])
 def test_an_interrupted_training_ends_in_the_same_weights(layers: int, tmp_path: Path) -> None:
     model = str(tiny_model(tmp_path / "model"))
-    train, validation = split("train"), split("validation")
+    train, validation = split("train", 24), split("validation", 24)
     recipe = dataclasses.replace(RECIPE_, layers=layers, single_epochs=3, exam_epochs=2)
     whole = fine_tune(model, recipe, tmp_path / "whole", {}, train, validation)
-    stops = [("single problems", 8), ("exams", 1), ("exams", 8)]
+    stops = [("single problems", 8), ("exams", 1), ("exams", 8)]  # in a second epoch, a first one, a second one
 
     def watch(what: str, done: int, total: int) -> None:
         if stops and (what.split(",")[0], done) == stops[0]:
@@ -213,7 +213,7 @@ def test_agents_that_read_are_told_of_questions_without_text() -> None:
 def test_how_long_it_will_take_is_said_before_it_begins(layers: int, tmp_path: Path) -> None:
     model = str(tiny_model(tmp_path / "model"))
     recipe = dataclasses.replace(RECIPE_, layers=layers, single_epochs=1, exam_epochs=0)
-    train, validation, order = split("train"), split("validation"), []
+    train, validation, order = split("train", 24), split("validation", 24), []
     fine_tune(
         model, recipe, tmp_path / "out", {}, train, validation,
         lambda what, done, total: order.append(what.split(",")[0]), lambda text: order.append(text),
@@ -228,7 +228,7 @@ def test_how_long_it_will_take_is_said_before_it_begins(layers: int, tmp_path: P
 def test_what_is_kept_for_the_report_is_what_both_models_announce(tmp_path: Path) -> None:
     model, out = str(tiny_model(tmp_path / "model")), tmp_path / "out"
     recipe = dataclasses.replace(RECIPE_, layers=1, dtype="bfloat16", single_epochs=2)
-    train, validation, test = split("train"), split("validation"), split("test")
+    train, validation, test = (split(which, 24) for which in ("train", "validation", "test"))
     fine_tune(model, recipe, out, {}, train, validation, asked=test)
     kept = announced(out)
     assert kept is not None
