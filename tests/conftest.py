@@ -1,6 +1,7 @@
 """Tests compute on the CPU wherever they run, for they compare bits; those of tests/test_cuda.py alone may see a GPU."""
 
 import os
+from collections.abc import Iterator
 
 import pytest
 
@@ -12,3 +13,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests come first, so that no worker is left alone with one of them."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_public_certificates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests speak to this machine alone, and every client would read the list of public authorities for 50 ms."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSL_CERT_DIR", str(tmp_path_factory.mktemp("certificates")))
+        yield

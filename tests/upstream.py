@@ -12,7 +12,7 @@ import random
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -329,6 +329,28 @@ def schedule(seed: int, length: int, faults: tuple[str, ...] = FAULTS, share: fl
     return drawn
 
 
+class Server(uvicorn.Server):
+    """One that ends as soon as it is told to and nobody is connected; uvicorn looks after either ten times a second."""
+
+    async def main_loop(self) -> None:
+        while not await self.on_tick(0):
+            await asyncio.sleep(0.01)
+
+    async def shutdown(self, sockets: Any = None) -> None:
+        state = self.server_state
+        for listener in self.servers:
+            listener.close()
+        for connection in list(state.connections):
+            connection.shutdown()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.config.timeout_graceful_shutdown):
+                while state.connections or state.tasks:
+                    await asyncio.sleep(0.01)
+        for task in state.tasks:
+            task.cancel()
+        await self.lifespan.shutdown()
+
+
 @contextmanager
 def serving(app: Any, **options: Any) -> Iterator[str]:
     """Serve an ASGI application on a free local port; gives its address.
@@ -336,7 +358,7 @@ def serving(app: Any, **options: Any) -> Iterator[str]:
     :param options: of uvicorn.
     """
     options |= {"log_level": "critical", "lifespan": "on", "timeout_graceful_shutdown": 1}
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, **options))
+    server = Server(uvicorn.Config(app, host="127.0.0.1", port=0, **options))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
