@@ -257,18 +257,18 @@ def test_over_http_answers_grow_where_the_stream_counts(backend: str, tmp_path: 
 @pytest.mark.parametrize("counts", [True, False])
 def test_an_endpoint_that_never_counts_is_reserved_at_its_worst(counts: bool, tmp_path: Path) -> None:
     upstream = Upstream(pace=0.01, thinks=0, answer=lambda prompt: " ".join(["word"] * 60), counts=counts)
-    questions = [Question("q", str(n), "?", "") for n in range(6)]
+    questions = [Question("q", str(n), "?", "") for n in range(4)]
     with serving(upstream.app()) as url:
         solver = HTTPSolver(f"{url}/v1", "stub")
         controller = BudgetController("fixed-1", solver, 5000, tiers=[ThinkingTier("long", 0, 400)], window=1)
         result = asyncio.run(answered(controller, solver, questions))
-    assert result.charged == 360
+    assert result.charged == 240
     reserved = [row.reserved for row in result.rows]
     if counts:
         assert max(reserved) < 130
     else:
-        assert reserved == [400] * 6
-        assert [seen.body.get("stream", False) for seen in upstream.seen] == [True, *[False] * 5]
+        assert reserved == [400] * 4
+        assert [seen.body.get("stream", False) for seen in upstream.seen] == [True, *[False] * 3]
 
 
 def test_an_endpoint_that_refuses_to_count_is_asked_without(tmp_path: Path) -> None:
