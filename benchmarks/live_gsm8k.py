@@ -62,7 +62,7 @@ def answering(name: str, given: argparse.Namespace, questions: Path, budget: int
     row = ROWS[name]
     out = given.folder / row.folder
     beliefs = ["--table", str(PACKAGED[given.table]), "--predictor", "none"] if row.informed else []
-    command = [sys.executable, "-m", "experiments.cli", "answer", str(questions), "--budget", str(budget)]
+    command = [sys.executable, "-m", "experiments", "answer", str(questions), "--budget", str(budget)]
     command += [
         "--endpoint",
         given.endpoint,

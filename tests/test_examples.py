@@ -30,7 +30,7 @@ def test_own_family(tmp_path: Path) -> None:
 
 def test_own_table(tmp_path: Path) -> None:
     run(str(EXAMPLES / "own_table.py"), "mine.jsonl", cwd=tmp_path)
-    shown = run("-m", "experiments.cli", "table", "mine.jsonl", cwd=tmp_path)
+    shown = run("-m", "experiments", "table", "mine.jsonl", cwd=tmp_path)
     assert "1,200 generations, 150 questions" in shown
 
 
@@ -101,7 +101,7 @@ def test_cleanrls_own_script(tmp_path: Path) -> None:
     arguments = ("--env-id", "roi_env:ROIReasoning-v0", "--no-cuda", "--total-timesteps", "2048")
     run(str(EXAMPLES / "cleanrl_ppo.py"), os.environ["ROI_CLEANRL"], *arguments, cwd=tmp_path)
     options = ("compare", "--family", "signal", "--budget", "0.3", "--workers", "1", "--out", "run", "exams=5")
-    run("-m", "experiments.cli", *options, "--agent", f"{EXAMPLES / 'cleanrl_ppo.py'}:Mine", cwd=tmp_path)
+    run("-m", "experiments", *options, "--agent", f"{EXAMPLES / 'cleanrl_ppo.py'}:Mine", cwd=tmp_path)
     assert (tmp_path / "run" / "report.html").exists()
 
 

@@ -126,7 +126,7 @@ def pipeline(
         if stage.name == "train" and (out / "grpo" / "checkpoint").exists():
             arguments = ("train", "--resume", str(out / "grpo"))
         # A process of its own each: what one stage holds in memory is gone before the next.
-        code = _run([sys.executable, "-m", "experiments.cli", *arguments])
+        code = _run([sys.executable, "-m", "experiments", *arguments])
         if code:
             console.print(f"\nStopped in the stage {stage.name}; finished work is kept, the same command goes on.")
             raise typer.Exit(code)

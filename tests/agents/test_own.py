@@ -38,7 +38,7 @@ OWN = f"{EXAMPLES / 'own_agent.py'}:Careful"
 
 
 def roi(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "experiments.cli", *arguments]
+    command = [sys.executable, "-m", "experiments", *arguments]
     env = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent)}
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env, check=False)
 

@@ -23,7 +23,7 @@ from tests.commands import roi
 from tests.upstream import Upstream, serving
 
 TIERS = ("--tier", "now=0+10", "--tier", "long=40+10")
-COMMAND = [sys.executable, "-c", "from experiments.cli import main; main()"]
+COMMAND = [sys.executable, "-m", "experiments"]
 
 
 def lines(texts: list[str]) -> str:

@@ -46,7 +46,7 @@ def of_session(leader: int) -> Iterator[int]:
 def interrupt(arguments: list[str], ready: Callable[[], object], number: signal.Signals, whole_group: bool) -> str:
     """Start a command in a session of its own, tell it to stop when it is ready; its output once all of it is gone."""
     command = subprocess.Popen(
-        [sys.executable, "-m", "experiments.cli", *arguments],
+        [sys.executable, "-m", "experiments", *arguments],
         cwd=ROOT,
         env=os.environ | {"COLUMNS": "200"},
         stdout=subprocess.PIPE,
@@ -80,7 +80,7 @@ def test_compare_keeps_the_jobs_that_are_done(tmp_path: Path) -> None:
     for file in done:
         with np.load(file) as job:
             assert job.files
-    again = [sys.executable, "-m", "experiments.cli", "compare", "--resume", str(run), "--dry-run"]
+    again = [sys.executable, "-m", "experiments", "compare", "--resume", str(run), "--dry-run"]
     shown = subprocess.run(again, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert f"{len(done)} done already" in " ".join(shown.split())
 

@@ -40,7 +40,7 @@ def test_commands_are_shown_and_not_run(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_from_nothing_to_the_table(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "experiments.cli"]
+    command = [sys.executable, "-m", "experiments"]
     # The last stage cannot run: what was made before is kept, and the corrected command goes on.
     failed = subprocess.run([*command, *arguments(out, compare=["exams=none"])], capture_output=True, text=True)
     assert failed.returncode != 0, failed.stdout

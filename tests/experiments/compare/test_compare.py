@@ -401,7 +401,7 @@ def test_a_place_that_cannot_be_written_is_one_line(
 
 
 def test_a_terminal_without_the_signs_shows_the_rest() -> None:
-    command = [sys.executable, "-m", "experiments.cli", "play", "--agent", "fixed-1", "--num-tasks", "2"]
+    command = [sys.executable, "-m", "experiments", "play", "--agent", "fixed-1", "--num-tasks", "2"]
     shown = subprocess.run(command, env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, check=True)
     assert b"exam over" in shown.stdout
 
