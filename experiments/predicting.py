@@ -19,7 +19,7 @@ from agents.predictors.quality import Quality, column_means, quality
 from agents.predictors.records import Records
 from experiments.commands.endpoints import report
 from experiments.config import ConfigError
-from experiments.terminal import Table, console
+from experiments.terminal import Table, console, stacked
 from roi_env.answering.base import Question
 from roi_env.envs.live import KnownGroups, shared_columns
 from roi_env.exact.policy_tables import auto_grid
@@ -73,8 +73,7 @@ def print_recovery(
             shown.add_section()
             shown.add_row(escape(one))
         told = ("not measured",) if isinstance(found, str) else (verdict(found), *map(percent, found[1:]))
-        # An interval stands below its value: side by side they are too wide for a terminal of 80 columns.
-        shown.add_row(f"  {escape(other)}", *(escape(text.replace(" [", "\n[").replace(": ", ":\n")) for text in told))
+        shown.add_row(f"  {escape(other)}", *(escape(stacked(text).replace(": ", ":\n")) for text in told))
         above = one
     console.print(shown)
     for one, other, found in rows:

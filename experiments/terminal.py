@@ -38,6 +38,11 @@ class Table(RichTable):
         super().add_column(header, *rest, **{"overflow": "fold", **options})
 
 
+def stacked(text: str) -> str:
+    """A value with what stands in brackets below it: side by side, several columns of them are too wide for 80 characters."""
+    return text.replace(" [", "\n[").replace(" (", "\n(")
+
+
 class _Bars(Progress):
     """Bars; in a log, which cannot draw them anew, they are written again every minute that something is done."""
 

@@ -12,7 +12,7 @@ import typer
 from rich.markup import escape
 
 from experiments.config import ConfigError
-from experiments.terminal import Table, console
+from experiments.terminal import Table, console, stacked
 from roi_env.files import replacing
 
 if TYPE_CHECKING:
@@ -299,10 +299,7 @@ def _against(control: str, compared: list[Against]) -> list[dict[str, Any]]:
     found = []
     for one in compared:
         found.append(one._asdict() | {name: getattr(one, name)._asdict() for name in ("accuracy_gain", "nats_gain")})
-        # An interval stands below its value, and the control's below the tags': side by side they are too wide for a terminal.
-        gains = (
-            interval_text(gain).replace(" [", "\n[").replace(" (", "\n(") for gain in (one.accuracy_gain, one.nats_gain)
-        )
+        gains = (stacked(interval_text(gain)) for gain in (one.accuracy_gain, one.nats_gain))
         values = (f"{one.accuracy:.3f}\n{one.surface_accuracy:.3f}", f"{one.nats:.3f}\n{one.surface_nats:.3f}")
         cells = (cell for pair in zip(values, gains, strict=True) for cell in pair)
         beside.add_row(f"{one.task}\n({one.questions:,})", *map(escape, cells))

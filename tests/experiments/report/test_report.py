@@ -410,6 +410,7 @@ def test_highlights_keep_the_gate_when_many_compete(tmp_path: Path) -> None:
     assert fixed == ["fixed-2", "fixed-1"]
 
 
+@pytest.mark.usefixtures("undrawn")  # the page is read for its words
 @pytest.mark.parametrize(
     ("agents", "gate"),
     [
@@ -420,10 +421,8 @@ def test_highlights_keep_the_gate_when_many_compete(tmp_path: Path) -> None:
     ],
 )
 def test_the_gate_is_the_better_of_the_two_planners_of_the_design(
-    tmp_path: Path, agents: dict[str, float], gate: str | None, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, agents: dict[str, float], gate: str | None
 ) -> None:
-    blank = figures.draw(Figure())
-    monkeypatch.setattr(figures, "draw", lambda figure: blank)  # the page is read for its words
     comparison = analysis.analyse(simulate(tmp_path, agents, 30), 20)
     assert comparison.gate == gate
     assert all((r["ahead_of_gate"] is None) == (gate is None) for r in analysis.records(comparison))
