@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import numpy as np
@@ -196,15 +197,16 @@ def test_with_lora_only_its_weights_travel(model_folder: Path) -> None:
     assert not torch.allclose(learned, reference, atol=1e-4)
 
 
-def test_with_lora_the_weights_that_stay_are_in_memory_once(model_folder: Path) -> None:
+def test_with_lora_the_weights_that_stay_are_in_memory_once(model_folder: Path, tmp_path: Path) -> None:
     """Of two policies and of the agent that asks the model as it is; each has adapters of its own."""
-    one, other = (LMPolicy(str(model_folder), 3, lora=2) for _ in range(2))
-    whole = {weight.data_ptr() for weight in loaded(str(model_folder)).parameters()}
+    model = str(copytree(model_folder, tmp_path / "model"))  # which no other test holds
+    one, other = (LMPolicy(model, 3, lora=2) for _ in range(2))
+    whole = {weight.data_ptr() for weight in loaded(model).parameters()}
     for policy in (one, other):
         assert {weight.data_ptr() for name, weight in policy.named_parameters() if "lora" not in name} == whole
     prompts = np.random.default_rng(0).integers(0, 50, (6, 12)).astype(np.int32)
     with torch.no_grad():
-        begun = LMPolicy(str(model_folder), 3).heads(prompts, 8)[0]
+        begun = LMPolicy(model, 3).heads(prompts, 8)[0]
         for name, weight in one.named_parameters():
             if "lora" in name:
                 weight.add_(1.0)
