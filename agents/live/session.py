@@ -499,16 +499,17 @@ class Session:
         """Settle a request, once; without a point where it could be interrupted."""
         assert ticket.entry is not None
         facts = {**reply_facts(reply), "cap": ticket.cap}
+        nothing = gave_nothing(reply)
         if self.ledger.shared:  # which keep no texts
-            facts |= {"group": int(ticket.view.group[0]), "nothing": gave_nothing(reply)}
+            facts |= {"group": int(ticket.view.group[0]), "nothing": nothing}
         if ticket.choices > 1:
             facts |= {"cap": ticket.cap * ticket.choices, "choices": ticket.choices}
         try:
             self.ledger.settle(ticket.entry, charge, facts if correct is None else {**facts, "correct": correct})
         finally:
-            self._done(ticket, reply, correct)
+            self._done(ticket, reply, correct, nothing)
 
-    def _done(self, ticket: Ticket, reply: Reply, correct: bool | None) -> None:
+    def _done(self, ticket: Ticket, reply: Reply, correct: bool | None, nothing: bool) -> None:
         self.flights.end(ticket)
         if reply.error is None:  # an endpoint's failure says nothing of the tier
             tier = self.tiers[ticket.action - 1]
@@ -517,9 +518,7 @@ class Session:
             paid = _each(self._charge(ticket, reply), ticket.choices) + self.problem.decision_cost
             if not cut:
                 self.flights.learn(ticket.action, each, paid)
-            self._learn(
-                ticket.view, ticket.action, paid, correct, overspent=cut or ticket.cap == 0, failed=gave_nothing(reply)
-            )
+            self._learn(ticket.view, ticket.action, paid, correct, overspent=cut or ticket.cap == 0, failed=nothing)
         self._changed()
 
     def _learn(

@@ -14,7 +14,7 @@ from experiments.serving import overview
 from experiments.serving.amounts import digest
 from experiments.serving.budget import Budget
 from experiments.serving.chat import Refused
-from experiments.serving.desk import Desk, Wire, books_away, internal_error, json_response
+from experiments.serving.desk import Desk, EventStream, Wire, books_away, internal_error, json_response
 from experiments.serving.guard import BODY_SECONDS, LOOPBACK, bearer, check_origin, fits, no_key, read_json, shown
 from experiments.serving.messages import MessagesWire
 from experiments.serving.metrics import Visit, log
@@ -76,10 +76,8 @@ class _Proxy:
             raise no_key(f"this key does not open the budget {name!r}")
         return by_name[name]
 
-    async def question(self, request: Request) -> Response:
+    async def question(self, request: Request) -> Response | EventStream:
         """Answer a question."""
-        from starlette.responses import StreamingResponse
-
         budget = self._budget_of(request)
         path = _path(request)
         visit = request.scope["visit"] = Visit(budget.name, path)
@@ -94,7 +92,7 @@ class _Proxy:
             visit.status, visit.code = 500, "internal_error"
             self.desk.metrics.ended(visit)
             raise
-        if not isinstance(response, StreamingResponse):
+        if not isinstance(response, EventStream):
             self.desk.metrics.ended(visit)
         return response
 

@@ -118,7 +118,8 @@ async def attend(
         gone = left.done()
         if gone and not task.done() and (not admitted or stops()):
             task.cancel()
-        await asyncio.wait({task})
+        if not task.done():
+            await asyncio.wait({task})
     finally:  # the server may end this too
         left.cancel()
         if not task.done():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -28,6 +28,7 @@ from roi_env.sources.units import SHORT_UNITS, cost_with_unit
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
+    from starlette.types import Receive, Scope, Send
 
     from agents.live.session import Row
     from agents.live.steps import Ticket
@@ -98,8 +99,8 @@ class Relay:
                 if may_begin():
                     return True
 
-    async def events(self, task: asyncio.Task[dict[str, Any]], wire: Wire) -> AsyncIterator[str]:
-        """What a client reads.
+    async def events(self, task: asyncio.Task[dict[str, Any]], wire: Wire) -> AsyncGenerator[tuple[str, bool]]:
+        """What a client reads, and whether that is the end.
 
         :param task: gives the whole answer.
         """
@@ -112,30 +113,52 @@ class Relay:
                 timer.cancel()
                 self._news.clear()
                 if not self._chunks and not task.done():
-                    yield ": still at work\n\n"
+                    yield ": still at work\n\n", False
                     continue
                 came = [wire.chunk(text, chunk) for text, chunk in self._chunks]
                 self._chunks.clear()
                 self._room.set()
-                if sent := "".join(came):
-                    yield sent
+                sent = "".join(came)
                 if task.done() and not self._chunks:
                     break
+                if sent:
+                    yield sent, False
             try:
                 answer = task.result()
             except Refused as refused:
-                yield wire.failed(refused)
+                yield sent + wire.failed(refused), True
             except Gone:
                 raise
             except Exception as error:
-                yield wire.failed(internal_error(error))
+                yield sent + wire.failed(internal_error(error)), True
                 raise
             else:
-                yield wire.end(answer)
+                yield sent + wire.end(answer), True
         finally:
             self._closed = True
             self._chunks.clear()
             self._room.set()
+
+
+class EventStream:
+    """A response that ends with its last event: Starlette's own sends an empty piece after it.
+
+    Whoever makes the events sees a client leave, and ends them.
+
+    :param events: text, and whether it is the last.
+    """
+
+    def __init__(self, events: AsyncGenerator[tuple[str, bool]], headers: Mapping[str, str]) -> None:
+        told = {**headers, "content-type": "text/event-stream; charset=utf-8"}
+        self._events = events
+        self._headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in told.items()]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it (ASGI)."""
+        await send({"type": "http.response.start", "status": 200, "headers": self._headers})
+        async with contextlib.aclosing(self._events) as events:
+            async for text, ends in events:
+                await send({"type": "http.response.body", "body": text.encode(), "more_body": not ends})
 
 
 @dataclass(frozen=True)
@@ -189,12 +212,14 @@ class Desk:
         await asyncio.gather(*self._running, return_exceptions=True)
         await asyncio.gather(*self._telling)
 
-    async def answer(self, request: Request, budget: Budget, wire: Wire, body: bytes, visit: Visit) -> Response:
+    async def answer(
+        self, request: Request, budget: Budget, wire: Wire, body: bytes, visit: Visit
+    ) -> Response | EventStream:
         """The response to a request.
 
         :raises Refused: where it cannot be answered.
         """
-        from starlette.responses import Response, StreamingResponse
+        from starlette.responses import Response
 
         asked = read_object(body)
         menu = budget.menu_of(asked.get("model"))
@@ -241,25 +266,22 @@ class Desk:
             text = "".join(wire.chunk(None, chunk) for chunk in chunks(answer)) + wire.end(answer)
             return Response(text, headers=headers, media_type="text/event-stream")
         visit.first = visit.seconds
-        # Who answers sees a client leave, and ends the stream: Starlette need not watch for it in a task of its own.
-        request.scope["asgi"]["spec_version"] = "2.4"
-        return StreamingResponse(
+        return EventStream(
             self._watched(relay.events(task, wire), task, visit),
-            media_type="text/event-stream",
-            headers={**headers, "cache-control": "no-cache", "x-accel-buffering": "no"},
+            {**headers, "cache-control": "no-cache", "x-accel-buffering": "no"},
         )
 
     async def _watched(
-        self, events: AsyncIterator[str], task: asyncio.Task[dict[str, Any]], visit: Visit
-    ) -> AsyncIterator[str]:
+        self, events: AsyncGenerator[tuple[str, bool]], task: asyncio.Task[dict[str, Any]], visit: Visit
+    ) -> AsyncGenerator[tuple[str, bool]]:
         """A stream whose end is counted, once it is known what it cost.
 
         :param task: that makes it.
         """
         try:
-            async with contextlib.aclosing(events):  # type: ignore[type-var]
-                async for text in events:
-                    yield text
+            async with contextlib.aclosing(events):
+                async for event in events:
+                    yield event
         except Gone:
             visit.status = 499  # nobody reads it
         except BaseException:
