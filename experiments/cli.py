@@ -59,7 +59,15 @@ from experiments.options import (
     read_budget,
 )
 from experiments.runs import check_file, check_folder, check_same
-from experiments.terminal import Table, console, end_like_an_interrupt, interrupted, interruptible, progress_bar
+from experiments.terminal import (
+    Table,
+    console,
+    counted,
+    end_like_an_interrupt,
+    interrupted,
+    interruptible,
+    progress_bar,
+)
 from experiments.training.workers import STOPPED
 from roi_env.exams.exam import LARGEST_NUMBER, LARGEST_SEED
 from roi_env.files import replacing
@@ -160,8 +168,9 @@ def compare(
         todo = missing_jobs(resolved, jobs, run)
         agents_shown = dict.fromkeys(job.agent for job in jobs if job.is_agents)
         console.print(
-            f"[bold]{len(settings)} settings[/bold], {len(agents_shown)} agents, {resolved.exams} exams each, paired; "
-            f"{len(jobs)} jobs, {len(jobs) - len(todo)} done already; run folder {run}"
+            f"[bold]{counted(len(settings), 'setting')}[/bold], {counted(len(agents_shown), 'agent')}, "
+            f"{counted(resolved.exams, 'exam')} each, paired; {counted(len(jobs), 'job')}, "
+            f"{len(jobs) - len(todo):,} done already; run folder {run}"
         )
         if training := len(to_train(resolved, todo, run)):
             console.print(f"{training} of them train their agent in the environment first")

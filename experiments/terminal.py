@@ -69,6 +69,11 @@ class _Bars(Progress):
             self.console.print(self.make_tasks_table(self.tasks))
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things, in words: "1 exam", "2 exams"."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
 def progress_bar() -> Progress:
     """A bar with a description, how much of how much is done and the time left."""
     return _Bars(

@@ -83,8 +83,8 @@ class LanguageSettings:
     def module_spec(self, spec: ExamSpec, *, critic: bool, seed: int, anchored: bool) -> RLModuleSpec:
         """The module to build; ``anchored``: with anchors in training, see :class:`LMExamModule`."""
         observer = self.observer(spec)
-        config = self.policy_config(observer.widths[0], critic, seed)
-        config["anchors"] = observer.anchors if anchored else None
+        policy = self.policy_config(observer.widths[0], critic, seed)
+        config = {"policy": policy, "anchors": observer.anchors if anchored else None}
         return RLModuleSpec(module_class=LMExamModule, model_config=config)
 
     def policy_config(self, question_width: int, critic: bool, seed: int) -> dict[str, Any]:
@@ -108,21 +108,7 @@ class LMExamModule(ExamModule):
 
     def setup(self) -> None:
         """Load the model."""
-        # RLlib adds settings of its own.
-        names = (
-            "model",
-            "question_width",
-            "critic",
-            "lora",
-            "layers",
-            "dtype",
-            "recompute",
-            "temperature",
-            "threads",
-            "seed",
-        )
-        config = {name: self.model_config[name] for name in names}
-        self.network = LMPolicy(actions=int(self.action_space.n), **config)
+        self.network = LMPolicy(actions=int(self.action_space.n), **self.model_config["policy"])
 
     def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         if self.model_config["anchors"] is None:

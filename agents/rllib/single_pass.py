@@ -119,8 +119,8 @@ class SinglePassSettings(LanguageSettings):
 
     def module_spec(self, spec: ExamSpec, *, critic: bool, seed: int, anchored: bool) -> RLModuleSpec:
         """The module to build."""
-        config = self.policy_config(self.observer(spec).width, critic, seed)
-        return RLModuleSpec(module_class=TranscriptModule, model_config=config)
+        policy = self.policy_config(self.observer(spec).width, critic, seed)
+        return RLModuleSpec(module_class=TranscriptModule, model_config={"policy": policy})
 
 
 class TranscriptModule(LMExamModule):

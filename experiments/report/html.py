@@ -29,6 +29,7 @@ from experiments.report.analysis import (
     summarise,
 )
 from experiments.templating import templates
+from experiments.terminal import counted
 from experiments.training.workers import worker_pool
 from roi_env.files import replacing
 from roi_env.measures.metrics import Interval
@@ -93,7 +94,7 @@ def headline(comparison: Comparison) -> list[str]:
     names = ", ".join(dict.fromkeys(str(s.row["family"]) for s in settings))
     recorded = any(s.questions is not None for s in settings)
     sentences = [
-        f"{_count(len(contestants), 'agent')} took the same exams in {_count(len(settings), 'setting')} ({names}), "
+        f"{counted(len(contestants), 'agent')} took the same exams in {counted(len(settings), 'setting')} ({names}), "
         f"{exams} paired exams each. Intervals are 95 % bootstrap intervals over "
         f"{'questions and exams' if recorded else 'exams'}, paired between agents.",
         *(f"No interval for {s.row['label']}: {s.no_interval}." for s in settings if s.no_interval),
@@ -118,7 +119,7 @@ def headline(comparison: Comparison) -> list[str]:
         of = " of these questions" if focus.questions is not None else ""
         found.append(f"scores {_interval_percent(focus.normalised(best))} of the optimum{of}")
     seeds = len(focus.entries[best].values["score"])
-    rests = f"; its interval rests on {_count(seeds, 'training seed')}" if seeds > 1 and not focus.no_interval else ""
+    rests = f"; its interval rests on {counted(seeds, 'training seed')}" if seeds > 1 and not focus.no_interval else ""
     sentences.append(f"{where} the best agent, {best}, {' and '.join(found)}{rests}.")
     if focus.optimism is not None and (best_known := focus.reference(OPTIMUM)) > 0:
         sentences.append(
@@ -210,7 +211,7 @@ def _family(
     group = _Group(f"f{index}", comparison, family, focus, look, shown, few)
     return {
         "id": group.name,
-        "title": f"{row['family']}, {_count(row['num_tasks'], 'task')}"
+        "title": f"{row['family']}, {counted(row['num_tasks'], 'task')}"
         + ("" if row["order"] == "random" else f", {str(row['order']).replace('_', ' ')}"),
         "notes": [
             f"order: {row['order']}",
@@ -379,7 +380,3 @@ def _interval_percent(found: Interval) -> str:
     if not math.isfinite(found.low):
         return f"{_percent(found.value)} (no interval)"
     return f"{_percent(found.value)} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
