@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from roi_env.answering.base import IMAGES, Message
-from roi_env.answering.responses import encodable
+from roi_env.answering.responses import encodable, in_parts
 
 if TYPE_CHECKING:
     from agents.live.session import Row
@@ -512,16 +512,24 @@ def _choices(reply: Reply, chat: Chat) -> tuple[list[dict[str, Any]], dict[str, 
                 return [], {}
         else:
             message = choice.get("message")
-            if not isinstance(message, dict) or not isinstance(message.get("content"), str | None):
+            if not isinstance(message, dict):
                 return [], {}
+            if not isinstance(message.get("content"), str | None):
+                message = {**message, **as_texts(message["content"])}
             said = message.get("content") or message.get("refusal")
             if number == 0 and reply.finish == "refused" and not (said and isinstance(said, str)):
                 return [], {}
             made["message"] = {"role": "assistant", "content": None, **message}
-        if not isinstance(made["finish_reason"], str):
+        if not (isinstance(made["finish_reason"], str) and made["finish_reason"]):
             made["finish_reason"] = "length" if reply.finish == "length" else "stop"
         choices.append(made)
     return choices, {name: value for name, value in whole.items() if name in _KEPT and value is not None}
+
+
+def as_texts(content: Any) -> dict[str, Any]:
+    """A message's content in parts, as the texts that clients read."""
+    text, thought = in_parts(content)
+    return {"content": text or None, **({"reasoning_content": thought} if thought else {})}
 
 
 _KEPT = ("system_fingerprint", "service_tier", "citations", "provider", "prompt_logprobs", "search_results", "timings")

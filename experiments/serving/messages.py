@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from experiments.serving.chat import Chat, Refused, parse_chat
-from experiments.serving.wires import event, text_of
+from experiments.serving.wires import Call, Calls, calls_of, delta_of, event, text_of
 from roi_env.answering.backends import Backend
+from roi_env.answering.streams import choices_of
 
 _SAME = ("model", "temperature", "top_p", "top_k", "stream", "service_tier")
 _ERRORS = {
@@ -30,6 +31,7 @@ class MessagesWire:
         self._index = -1
         self._open: tuple[str, Any] | None = None
         self._begun = False
+        self._calls = Calls()
 
     def read(self, body: Mapping[str, Any], backend: Backend) -> Chat:
         """What the request asks.
@@ -82,16 +84,10 @@ class MessagesWire:
         if thought := _thought(message):
             content.append({"type": "thinking", "thinking": thought, "signature": ""})
         if text := message.get("content") or message.get("refusal"):
-            content.append({"type": "text", "text": text})
-        for call in message.get("tool_calls") or ():
-            function = call.get("function") or {}
+            content.append({"type": "text", "text": text_of(text)})
+        for call in calls_of(message):
             content.append(
-                {
-                    "type": "tool_use",
-                    "id": str(call.get("id")),
-                    "name": function.get("name"),
-                    "input": _arguments(function.get("arguments")),
-                }
+                {"type": "tool_use", "id": str(call.id), "name": call.name, "input": _arguments(call.arguments)}
             )
         return {
             "id": answer["id"],
@@ -126,22 +122,24 @@ class MessagesWire:
                 "usage": {"input_tokens": 0, "output_tokens": 0},
             }
             sent += event({"type": "message_start", "message": message}, "message_start")
-        for choice in chunk.get("choices") or ():
-            delta = choice.get("delta") if isinstance(choice, dict) else None
-            if not isinstance(delta, dict):
-                continue
+        for _, choice in choices_of(chunk):
+            delta = delta_of(choice)
             if thought := _thought(delta):
                 sent += self._piece(("thinking", None), {"type": "thinking_delta", "thinking": thought})
             if piece := delta.get("content") or delta.get("refusal"):
                 sent += self._piece(("text", None), {"type": "text_delta", "text": text_of(piece)})
-            for call in delta.get("tool_calls") or ():
-                function = call.get("function") or {}
-                sent += self._piece(
-                    ("tool_use", call.get("index", 0)),
-                    {"type": "input_json_delta", "partial_json": function.get("arguments") or ""},
-                    {"id": str(call.get("id")), "name": function.get("name"), "input": {}},
-                )
+            sent += self._told(self._calls.take(delta))
         return sent
+
+    def _told(self, calls: Iterable[tuple[int, Call, str]]) -> str:
+        return "".join(
+            self._piece(
+                ("tool_use", number),
+                {"type": "input_json_delta", "partial_json": piece},
+                {"id": str(call.id), "name": call.name, "input": {}},
+            )
+            for number, call, piece in calls
+        )
 
     def _piece(self, block: tuple[str, Any], delta: Mapping[str, Any], more: Mapping[str, Any] | None = None) -> str:
         sent = ""
@@ -165,7 +163,7 @@ class MessagesWire:
     def end(self, answer: Mapping[str, Any]) -> str:
         """Events that end a stream."""
         sent = "" if self._begun else self.chunk(None, {"id": answer["id"], "model": answer["model"]})
-        sent += self._close()
+        sent += self._told(self._calls.rest()) + self._close()
         told = {"type": "message_delta", "delta": self._ended(answer["choices"][0]), "usage": _usage(answer["usage"])}
         return sent + event(told, "message_delta") + event({"type": "message_stop"}, "message_stop")
 

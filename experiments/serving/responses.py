@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from experiments.serving.chat import Chat, Refused, parse_chat
-from experiments.serving.wires import event, text_of
+from experiments.serving.wires import Call, Calls, calls_of, delta_of, event, text_of
 from roi_env.answering.backends import Backend
+from roi_env.answering.streams import choices_of
 
 _SAME = (
     *("model", "temperature", "top_p", "stream", "parallel_tool_calls", "user", "service_tier", "safety_identifier"),
@@ -44,6 +45,7 @@ class ResponsesWire:
         self._id = f"resp_{time.time_ns():x}"
         self._model: Any = None
         self._begun = False
+        self._calls = Calls()
 
     def read(self, body: Mapping[str, Any], backend: Backend) -> Chat:
         """What the request asks.
@@ -93,21 +95,16 @@ class ResponsesWire:
         if thought := _thought(message):
             items.append({**self._item("reasoning", 0), "content": [{"type": "reasoning_text", "text": thought}]})
         if text := message.get("content"):
-            logprobs = ((answer["choices"][0].get("logprobs") or {}).get("content")) or []
+            logprobs = _logprobs(answer["choices"][0])
             part = {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs}
             items.append({**self._item("message", len(items)), "content": [part]})
         elif refusal := message.get("refusal"):
-            items.append({**self._item("message", len(items)), "content": [{"type": "refusal", "refusal": refusal}]})
-        for call in message.get("tool_calls") or ():
-            function = call.get("function") or {}
             items.append(
-                {
-                    **self._item("function_call", len(items)),
-                    "call_id": str(call.get("id")),
-                    "name": function.get("name"),
-                    "arguments": function.get("arguments") or "{}",
-                }
+                {**self._item("message", len(items)), "content": [{"type": "refusal", "refusal": text_of(refusal)}]}
             )
+        for call in calls_of(message):
+            told = {"call_id": str(call.id), "name": call.name, "arguments": call.arguments or "{}"}
+            items.append({**self._item("function_call", len(items)), **told})
         return self._response(answer, [{**item, "status": "completed"} for item in items])
 
     def _item(self, kind: str, number: int) -> dict[str, Any]:
@@ -163,19 +160,16 @@ class ResponsesWire:
             response = self._response({"model": self._model}, [])
             sent += self._event("response.created", response=response)
             sent += self._event("response.in_progress", response=response)
-        for choice in chunk.get("choices") or ():
-            delta = choice.get("delta") if isinstance(choice, dict) else None
-            if not isinstance(delta, dict):
-                continue
+        for _, choice in choices_of(chunk):
+            delta = delta_of(choice)
             if thought := _thought(delta):
                 sent += self._piece("reasoning", None, thought)
             if piece := delta.get("content"):
-                logprobs = (choice.get("logprobs") or {}).get("content") or []
-                sent += self._piece("message", "output_text", text_of(piece), logprobs)
+                sent += self._piece("message", "output_text", text_of(piece), _logprobs(choice))
             if piece := delta.get("refusal"):
                 sent += self._piece("message", "refusal", text_of(piece))
-            for call in delta.get("tool_calls") or ():
-                sent += self._call(call)
+            for number, call, piece in self._calls.take(delta):
+                sent += self._call(number, call, piece)
         return sent
 
     def _begin(self, opened: tuple[str, Any], more: Mapping[str, Any]) -> str:
@@ -211,13 +205,11 @@ class ResponsesWire:
         name = {"output_text": "output_text", "refusal": "refusal", None: "reasoning_text"}[part]
         return sent + self._event(f"response.{name}.delta", **fields)
 
-    def _call(self, call: Mapping[str, Any]) -> str:
-        function = call.get("function") or {}
-        opened, sent = ("function_call", call.get("index", 0)), ""
+    def _call(self, number: int, call: Call, piece: str) -> str:
+        opened, sent = ("function_call", number), ""
         if self._open != opened:
-            more = {"call_id": str(call.get("id")), "name": function.get("name"), "arguments": ""}
-            sent += self._begin(opened, more)
-        if piece := function.get("arguments"):
+            sent += self._begin(opened, {"call_id": str(call.id), "name": call.name, "arguments": ""})
+        if piece:
             self._items[-1]["arguments"] += piece
             sent += self._event("response.function_call_arguments.delta", **self._at(), delta=piece)
         return sent
@@ -250,6 +242,8 @@ class ResponsesWire:
     def end(self, answer: Mapping[str, Any]) -> str:
         """Events that end a stream."""
         sent = "" if self._begun else self.chunk(None, {"model": answer["model"]})
+        for number, call, piece in self._calls.rest():
+            sent += self._call(number, call, piece)
         sent += self._close()
         response = self._response(answer, self._items)
         return sent + self._event(f"response.{response['status']}", response=response)
@@ -262,6 +256,12 @@ class ResponsesWire:
     def error(refused: Refused) -> Any:
         """An error."""
         return {"error": {"message": str(refused), "type": refused.code, "code": refused.code, "param": refused.param}}
+
+
+def _logprobs(choice: Mapping[str, Any]) -> list[Any]:
+    logprobs = choice.get("logprobs")
+    content = logprobs.get("content") if isinstance(logprobs, dict) else None
+    return content if isinstance(content, list) else []
 
 
 def _thought(message: Mapping[str, Any]) -> str | None:

@@ -223,6 +223,13 @@ def read(
     )
 
 
+def in_parts(content: Any) -> tuple[str, str]:
+    """(text, thought) of a content that is no text: a list of parts, or one."""
+    said = _Parts()
+    said.take(content)
+    return "".join(said.answer), "".join(said.thought)
+
+
 def encodable(text: str) -> str:
     """The text without halves of characters: JSON can hold them, but no tokenizer, terminal or table."""
     if text.isascii():

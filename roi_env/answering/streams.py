@@ -68,6 +68,17 @@ def _is_object(lines: Sequence[bytes]) -> bool:
         return False
 
 
+def choices_of(answer: Mapping[str, Any]) -> list[tuple[int, Mapping[str, Any]]]:
+    """The choices of an answer, or of a chunk of one, and the index of each; what is no choice is left out."""
+    found = answer.get("choices")
+    choices: list[tuple[int, Mapping[str, Any]]] = []
+    for number, choice in enumerate(found if isinstance(found, list) else ()):
+        if isinstance(choice, dict):
+            index = choice.get("index", number)
+            choices.append((index if isinstance(index, int) else number, choice))
+    return choices
+
+
 class Whole:
     """Puts the chunks of a chat completion, or a text completion, together."""
 
@@ -79,25 +90,24 @@ class Whole:
 
     def add(self, chunk: Mapping[str, Any]) -> None:
         """Take in the next chunk; what is none of a chunk is kept for whoever reads the whole."""
-        choices = chunk.get("choices")
-        if isinstance(choices, list):
-            for number, choice in enumerate(choices):
-                if isinstance(choice, dict):
-                    index = choice.get("index", number)
-                    self._take(self._choices.setdefault(index if isinstance(index, int) else number, {}), choice)
+        for index, choice in choices_of(chunk):
+            self._take(self._choices.setdefault(index, {}), choice)
         self._fields |= {name: value for name, value in chunk.items() if name != "choices" and value is not None}
 
     def _take(self, mine: dict[str, Any], choice: Mapping[str, Any]) -> None:
         for name, value in choice.items():
-            if name in ("delta", "message", "logprobs") and isinstance(value, dict):
+            if name in ("delta", "message", "logprobs"):
+                if not isinstance(value, dict):
+                    continue
                 at = "logprobs" if name == "logprobs" else "message"
                 _grow(mine.setdefault(at, {}), value)
                 self.pieces += at == "message" and any(
                     text for key, text in value.items() if key not in ("role", "index")
                 )
-            elif name == "text" and isinstance(value, str):
-                mine["text"] = mine.get("text", "") + value
-                self.pieces += bool(value)
+            elif name == "text":
+                if isinstance(value, str):
+                    mine["text"] = mine.get("text", "") + value
+                    self.pieces += bool(value)
             elif value is not None:
                 mine[name] = value
 
@@ -178,9 +188,8 @@ class Counter:
         """
         found = [n for path in self._paths for n in find(chunk, path)]
         counts = [n for n in found if isinstance(n, int) and not isinstance(n, bool) and n <= MOST_TOKENS]
-        choices = chunk.get("choices")
-        if counts and choices:  # each of several answers tells its own
-            index = choices[0].get("index") if isinstance(choices[0], dict) else None
+        if counts and chunk.get("choices"):  # each of several answers tells its own
+            index = next((index for index, _ in choices_of(chunk)), None)
             self._told[index] = max(*counts, self._told.get(index, 0))
         self.told, self.pieces = sum(self._told.values()), pieces
         if generated:
@@ -198,7 +207,7 @@ class Counter:
 
 
 def _finished(index: int, choice: Mapping[str, Any]) -> dict[str, Any]:
-    made: dict[str, Any] = {"index": index, "logprobs": None, "finish_reason": None, **choice}
+    made: dict[str, Any] = {"logprobs": None, "finish_reason": None, **choice, "index": index}
     if "text" not in made:
         message = {"role": "assistant", "content": None, **made.pop("message", {})}
         if isinstance(calls := message.get("tool_calls"), list):

@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("uvicorn", reason="needs the extra [live]")
 
-from tests.experiments.serving.test_streams import proxy
+from tests.experiments.serving.test_streams import Chunks, piece, proxy, used
 from tests.upstream import Upstream
 
 ASKED: list[Any] = [{"role": "user", "content": "six times seven?"}]
@@ -74,7 +74,7 @@ def replay(events: list[dict[str, Any]]) -> dict[str, Any]:
     return {**message, **told["delta"], "usage": {**message["usage"], **told["usage"]}}
 
 
-def call(name: str, arguments: str | None) -> dict[str, Any]:
+def call(name: str, arguments: Any) -> dict[str, Any]:
     return {"id": f"call_{name}", "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
@@ -129,6 +129,49 @@ def test_whole_and_streamed_answers_are_one_and_their_usage_is_the_charge(backen
                 assert answer["usage"]["output_tokens"] == answer["usage"]["roi"]["charged"] == charged > 0, name
                 assert answer["usage"]["input_tokens"] == 9, name
             assert streamed["usage"]["roi"]["remaining"] == budget.session.remaining
+
+
+def begun(name: str, arguments: Any, **place: int) -> dict[str, Any]:
+    """A chunk that begins a call."""
+    return piece(tool_calls=[{**place, **call(name, arguments)}])
+
+
+def more(arguments: str, **place: int) -> dict[str, Any]:
+    """A chunk that goes on with one."""
+    return piece(tool_calls=[{**place, "function": {"arguments": arguments}}])
+
+
+CALLS: dict[str, list[dict[str, Any]]] = {
+    "without places": [begun("ask", '{"n"'), more(": 1}"), begun("now", '{"n": 2}')],
+    "without places, at once": [piece(tool_calls=[call("ask", '{"n": 1}'), call("now", '{"n": 2}')])],
+    "all at one place": [begun("ask", '{"n": 1}', index=0), begun("now", '{"n"', index=0), more(": 2}", index=0)],
+    "by turns": [
+        begun("ask", "", index=0),
+        begun("now", "", index=1),
+        *(more(text, index=place) for text in ('{"n"', ": ") for place in (0, 1)),
+        more("1}", index=0),
+        more("2}", index=1),
+    ],
+    "named in every piece": [
+        begun("ask", '{"n": ', index=0),
+        begun("ask", "1}", index=0),
+        begun("now", '{"n": 2}', index=1),
+    ],
+    "as objects": [begun("ask", {"n": 1}, index=0), begun("now", {"n": 2}, index=1)],
+}
+"""Two calls as endpoints stream them."""
+
+
+@pytest.mark.parametrize("kind", CALLS)
+def test_calls_that_come_in_pieces_stay_apart(kind: str, tmp_path: Path) -> None:
+    with proxy(Chunks(*CALLS[kind], piece("tool_calls"), used(9)), tmp_path) as (address, _):
+        tools = [{"name": name, "input_schema": SCHEMA} for name in ("ask", "now")]
+        told = replay(events_of(post(address, stream=True, tools=tools)))
+        assert told["content"] == [
+            {"type": "tool_use", "id": f"call_{name}", "name": name, "input": {"n": n}}
+            for name, n in (("ask", 1), ("now", 2))
+        ]
+        assert told["stop_reason"] == "tool_use"
 
 
 def test_arguments_that_are_no_object_are_told_all_the_same(tmp_path: Path) -> None:

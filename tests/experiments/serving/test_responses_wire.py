@@ -17,8 +17,8 @@ import openai
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from tests.experiments.serving.test_messages import SCHEMA, call, said
-from tests.experiments.serving.test_streams import client, proxy
+from tests.experiments.serving.test_messages import CALLS, SCHEMA, call, said
+from tests.experiments.serving.test_streams import Chunks, client, piece, proxy, used
 from tests.upstream import Upstream
 
 EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
@@ -135,6 +135,15 @@ def test_whole_and_streamed_answers_are_one_and_their_usage_is_the_charge(backen
                 assert usage["output_tokens_details"]["reasoning_tokens"] <= charged
                 assert len({item["id"] for item in answer["output"]}) == len(items)
             assert streamed["usage"]["roi"]["remaining"] == budget.session.remaining
+
+
+@pytest.mark.parametrize("kind", CALLS)
+def test_calls_that_come_in_pieces_stay_apart(kind: str, tmp_path: Path) -> None:
+    with proxy(Chunks(*CALLS[kind], piece("tool_calls"), used(9)), tmp_path) as (address, _):
+        told = told_of(replay(events_of(post(address, stream=True, tools=[TOOL]))))
+        assert [(named, name, json.loads(arguments)) for named, name, arguments in told] == [
+            ("call_ask", "ask", {"n": 1}), ("call_now", "now", {"n": 2}),
+        ]  # fmt: skip
 
 
 def test_an_answer_can_be_sent_back_as_it_came(tmp_path: Path) -> None:

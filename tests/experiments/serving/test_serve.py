@@ -462,6 +462,26 @@ def test_what_the_endpoint_refused_is_a_refusal(tmp_path: Path) -> None:
         assert choice.finish_reason == "content_filter"
 
 
+def test_calls_beside_a_content_in_parts_are_told(tmp_path: Path) -> None:
+    calls: Any = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
+    parts = [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"type": "text", "text": "42"}]
+    tools: Any = [{"type": "function", "function": {"name": "f"}}]
+    with proxy(Says(said(parts, "tool_calls", message={"tool_calls": calls})), tmp_path, {"a": 600}) as address:
+        (choice,) = ask(client(f"{address}/a/v1"), tools=tools).choices
+        assert (choice.message.content, choice.message.reasoning_content) == ("42", "hm")
+        assert (choice.message.tool_calls[0].function.name, choice.finish_reason) == ("f", "tool_calls")
+
+
+@pytest.mark.parametrize("path", ["responses", "messages"])
+def test_odd_calls_of_tools_do_not_lose_an_answer(path: str, tmp_path: Path) -> None:
+    for odd in (5, [7, {"id": "1", "function": "x"}], [{"function": {"name": None, "arguments": {"x": 1}}}]):
+        with proxy(Says(said("42", message={"tool_calls": odd})), tmp_path / repr(odd)[:5], {"a": 600}) as address:
+            asked = {"input": "?"} if path == "responses" else {"messages": body()["messages"], "max_tokens": 40}
+            answer = httpx.post(f"{address}/a/v1/{path}", json=asked, timeout=30)
+            assert answer.status_code == 200
+            assert "42" in answer.text
+
+
 @pytest.mark.parametrize("text", [None, ""])
 def test_calls_of_tools_are_no_empty_answer(text: str | None, tmp_path: Path) -> None:
     calls = {"tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]}

@@ -150,6 +150,84 @@ class Endless:
         return Starlette(routes=[Route("/v1/chat/completions", chat, methods=["POST"])])
 
 
+class Chunks:
+    """An endpoint whose answers are these chunks."""
+
+    def __init__(self, *chunks: Any) -> None:
+        self.chunks = chunks
+
+    def app(self) -> Starlette:
+        async def events() -> Any:
+            for chunk in self.chunks:
+                yield f"data: {json.dumps(chunk)}\n\n"
+            yield "data: [DONE]\n\n"
+
+        async def chat(request: Request) -> StreamingResponse:
+            return StreamingResponse(events(), media_type="text/event-stream")
+
+        return Starlette(routes=[Route("/v1/chat/completions", chat, methods=["POST"])])
+
+
+def piece(finish: Any = None, index: Any = 0, **delta: Any) -> dict[str, Any]:
+    """A chunk."""
+    choice = {"index": index, "delta": delta, "finish_reason": finish}
+    return {"id": "x", "object": "chat.completion.chunk", "model": "stub", "choices": [choice]}
+
+
+def used(tokens: int) -> dict[str, Any]:
+    """The chunk with the usage."""
+    return {"id": "x", "model": "stub", "choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": tokens}}
+
+
+@pytest.mark.parametrize("usage", [False, True])
+def test_an_answer_that_is_cut_as_another_one_has_ended_ends_too(usage: bool, tmp_path: Path) -> None:
+    begun = [piece(index=1, content="no"), *[piece(content="more")] * 101, piece("stop")]
+    with proxy(Chunks(*begun, *[piece(index=1, content="no")] * 50, piece("stop", 1)), tmp_path) as (address, budget):
+        pieces = list(stream(address, n=2, **({"stream_options": {"include_usage": True}} if usage else {})))
+        ends = [(one.index, one.finish_reason) for p in pieces for one in p.choices if one.finish_reason]
+        assert ends == [(0, "stop"), (1, "length")]
+        assert [p.usage for p in pieces[:-1]] == [None] * (len(pieces) - 1)
+        assert pieces[-1].usage.roi["charged"] == budget.session.charged == 103
+
+
+def test_the_last_chunk_is_of_the_answer_also_where_the_first_one_is_of_the_prompt(tmp_path: Path) -> None:
+    asked = {"id": "", "object": "", "model": "", "choices": [], "prompt_filter_results": [{"prompt_index": 0}]}
+    with proxy(Chunks(asked, piece(content="42"), piece("stop"), used(1)), tmp_path) as (address, _):
+        last = list(stream(address, stream_options={"include_usage": True}))[-1]
+        assert (last.id, last.object, last.model, last.choices) == ("x", "chat.completion.chunk", "stub", [])
+
+
+_ODD: list[dict[str, Any]] = [
+    {"choices": [{"index": [1], "delta": {"content": ""}, "finish_reason": None}], "usage": {"completion_tokens": 1}},
+    {"choices": {"0": {"delta": {"content": "x"}}}, "usage": {"completion_tokens": 1}},
+    {"choices": 5},
+    piece(index="0", content=""),
+    {"choices": [None, "x"]},
+    piece(tool_calls=5),
+    piece(tool_calls=[None, 5, {"index": [0], "function": "f"}]),
+    piece(tool_calls=[{"index": 0, "id": 5, "function": {"name": 5, "arguments": {"x": 1}}}]),
+    {"choices": [{"index": 0, "delta": "x", "message": 5, "logprobs": [1]}]},
+    {"choices": [{"index": 0, "delta": {"content": ""}, "logprobs": "x"}]},
+    {"choices": [{"index": 0, "delta": {"content": ""}, "logprobs": {"content": 5}}]},
+]
+
+
+@pytest.mark.parametrize("path", ["chat/completions", "responses", "messages"])
+def test_odd_chunks_end_no_stream(path: str, tmp_path: Path) -> None:
+    for number, odd in enumerate(_ODD):
+        upstream = Chunks(odd, piece(content="42"), piece("stop"), used(2))
+        with proxy(upstream, tmp_path / str(number)) as (address, budget):
+            asked: dict[str, Any] = {"model": "stub", "stream": True}
+            asked |= {"input": "?"} if path == "responses" else {"messages": [{"role": "user", "content": "?"}]}
+            asked |= {"max_tokens": 40} if path == "messages" else {}
+            response = httpx.post(f"{address}/a/v1/{path}", json=asked, timeout=30)
+            assert response.text.count("internal_error") == 0, (odd, response.text)
+            last = [line for line in response.text.split("\n") if line.startswith("data: ")][-1]
+            assert "42" in response.text
+            assert any(end in last for end in ("[DONE]", "response.completed", "message_stop")), (odd, last)
+            assert budget.session.charged == 2, odd
+
+
 @pytest.mark.parametrize("backend", ["vllm", "generic"])
 def test_an_endpoint_that_goes_beyond_its_cap_is_cut(backend: str, tmp_path: Path) -> None:
     upstream = Endless()
