@@ -68,6 +68,8 @@ _CHANGES = (
 VERSION = 1 + len(_CHANGES)
 
 
+MOST = 2**62
+"""Of a budget, with all that is added: sums of it stay below the largest integer that databases hold."""
 SECONDS = 10
 """That a connection, or a statement, may take: whoever waits for more is told that the database is away."""
 
@@ -262,8 +264,8 @@ class Database:
                 raise JournalError(
                     f"the budget {name!r} is {UNIT_NAMES[found[2]]}, the amount {UNIT_NAMES[unit]}: write one like {like}"
                 )
-            if (found[0] + found[1] + amount if add else amount) < 0:
-                has, more = (cost_with_unit(one, unit) for one in (found[0] + found[1], amount))
+            has, more = (cost_with_unit(one, unit) for one in (found[0] + found[1], amount))
+            if not 0 <= (found[0] + found[1] + amount if add else amount) <= MOST:
                 raise JournalError(f"the budget {name!r} has {has}: it cannot have {more} more")
             column = "added = added + :amount" if add else "tokens = :amount"
             self.run(f"UPDATE budgets SET {column} WHERE name = :name", amount=amount, name=name)
@@ -271,12 +273,14 @@ class Database:
     def roll(self, name: str) -> None:
         """Begin a new period where it is time; what was overspent is a debt of the new one.
 
-        Periods in which nobody looked were periods all the same: each pays of a debt, or is carried over.
+        Periods in which nobody looked were periods all the same: each pays of a debt, or is carried over, up to :data:`MOST`.
         A clock that was put back, or another machine's that is slower, begins none: what was charged would be forgotten.
         """
-        found = self.one("SELECT period, current FROM budgets WHERE name = :name", name=name)
+        found = self.one("SELECT period, current, tokens, added FROM budgets WHERE name = :name", name=name)
         if found is None or (now := period_now(found[0])) <= found[1]:
             return
+        # What is carried over has an end: numbers that no database holds would close the budget for good.
+        periods = min(_number(found[0], now) - _number(*found[:2]), max(0, MOST - found[3]) // max(found[2], 1))
         with self.transaction():
             self.run(
                 "UPDATE budgets SET current = :now, "
@@ -285,7 +289,7 @@ class Database:
                 "charged = CASE WHEN charged > tokens * :periods + added THEN charged - tokens * :periods - added ELSE 0 END "
                 "WHERE name = :name AND current = :current",
                 now=now,
-                periods=_number(found[0], now) - _number(*found),
+                periods=periods,
                 current=found[1],
                 name=name,
             )

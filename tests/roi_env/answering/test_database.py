@@ -317,6 +317,25 @@ def test_a_link_to_a_database_is_the_database(tmp_path: Path) -> None:
     ledger.close()
 
 
+@pytest.mark.parametrize("carry", [False, True])
+def test_the_largest_budget_outlives_all_periods(carry: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, most = datetime(2026, 1, 1, tzinfo=UTC), 10**18 - 1
+    set_clock(monkeypatch, lambda: now)
+    ledger = books(tmp_path, tokens=most, period="hour", carry=carry)
+    for later in (timedelta(hours=30), *[timedelta(hours=1)] * 10, timedelta(days=4000)):
+        now += later
+        ledger.settle(ledger.enter((0, "q", 1, 100), 40), 30, FACTS)
+        assert most <= ledger.limit <= database.MOST + most
+        assert carry == (ledger.limit > most)
+        assert ledger.charged == 30
+    with closing(Database(tmp_path / "b.db")) as other:
+        other.change("a", database.MOST - ledger.limit, add=True)
+        with pytest.raises(JournalError, match="cannot have"):
+            other.change("a", 1, add=True)
+        assert other.states()[0]["spent"] == 12 * 30
+    ledger.close()
+
+
 def test_budgets_change_while_others_use_them(tmp_path: Path) -> None:
     ledger = books(tmp_path)
     with closing(Database(tmp_path / "b.db")) as other:
