@@ -76,7 +76,10 @@ class ChatWire:
         cut = [_end(one) for one in answer["choices"] if one["index"] not in self._ended]
         if held is None or cut:
             sent = "" if held is None else event(held)
-            held = {**head, "choices": cut}
+            # Of an answer that something follows the end of (OpenRouter's usage) none is left: only who asks for usage
+            # gets a chunk without a choice.
+            last = [{**_end(answer["choices"][0]), "finish_reason": None}]
+            held = {**head, "choices": cut or last}
         if not self.usage:
             return sent + event({**held, "usage": answer["usage"]}) + "data: [DONE]\n\n"
         return sent + event(held) + event({**head, "choices": [], "usage": answer["usage"]}) + "data: [DONE]\n\n"

@@ -635,7 +635,7 @@ class HTTPSolver:
                     continue  # nobody generated it
             before = whole.pieces
             whole.add(chunk)
-            if chunk.get("error"):
+            if whole.error:
                 break
             tokens = counter.add(chunk, whole.pieces, whole.pieces > before)
             # Of several answers some endpoints tell the sum with each.

@@ -93,6 +93,8 @@ class Whole:
         for index, choice in choices_of(chunk):
             self._take(self._choices.setdefault(index, {}), choice)
         self._fields |= {name: value for name, value in chunk.items() if name != "choices" and value is not None}
+        if "choices" not in chunk and not self.error and _is_error(chunk):
+            self._fields["error"] = dict(chunk)
 
     def _take(self, mine: dict[str, Any], choice: Mapping[str, Any]) -> None:
         for name, value in choice.items():
@@ -117,6 +119,11 @@ class Whole:
         return bool(self._choices) and all(one.get("finish_reason") for one in self._choices.values())
 
     @property
+    def error(self) -> Any:
+        """What went wrong after it had begun, as it was told."""
+        return self._fields.get("error")
+
+    @property
     def usage(self) -> Any:
         """The newest usage that was told."""
         return self._fields.get("usage")
@@ -136,6 +143,12 @@ class Whole:
         if isinstance(kind := made.get("object"), str):
             made["object"] = kind.removesuffix(".chunk")
         return made
+
+
+def _is_error(event: Mapping[str, Any]) -> bool:
+    """Whether an event that is no chunk says that something went wrong, in one of the forms without an ``error``."""
+    said = any(event.get(name) for name in ("message", "detail", "error_code"))
+    return said or "error" in (event.get("object"), event.get("type"))
 
 
 class Pace:

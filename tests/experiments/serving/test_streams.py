@@ -197,6 +197,36 @@ def test_the_last_chunk_is_of_the_answer_also_where_the_first_one_is_of_the_prom
         assert (last.id, last.object, last.model, last.choices) == ("x", "chat.completion.chunk", "stub", [])
 
 
+@pytest.mark.parametrize("usage", [False, True])
+def test_a_chunk_without_a_choice_is_for_those_who_ask_for_usage(usage: bool, tmp_path: Path) -> None:
+    last = piece(role="assistant", content="") | {"usage": {"prompt_tokens": 9, "completion_tokens": 1}}  # OpenRouter's
+    with proxy(Chunks(piece(content="42"), piece("stop", content=""), last), tmp_path, backend="openrouter") as (
+        address,
+        _,
+    ):
+        pieces = list(stream(address, **({"stream_options": {"include_usage": True}} if usage else {})))
+        assert [one.finish_reason for p in pieces for one in p.choices if one.finish_reason] == ["stop"]
+        assert [len(p.choices) for p in pieces] == [1] * (len(pieces) - usage) + [0] * usage
+        assert pieces[-1].usage.roi["charged"] == 1
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"object": "error", "message": "engine dead", "type": "InternalServerError", "code": 500},
+        {"detail": "engine dead"},
+        {"type": "error", "message": "engine dead"},
+        {"error": {"message": "engine dead"}},
+    ],
+)
+def test_an_error_in_the_midst_of_a_stream_ends_no_answer(told: dict[str, Any], tmp_path: Path) -> None:
+    with proxy(Chunks(piece(content="half an"), told), tmp_path) as (address, budget):
+        with pytest.raises(openai.APIError, match="engine dead"):
+            list(stream(address))
+        settled(budget)
+        assert budget.session.charged == 51, "nobody knows what was generated"
+
+
 _ODD: list[dict[str, Any]] = [
     {"choices": [{"index": [1], "delta": {"content": ""}, "finish_reason": None}], "usage": {"completion_tokens": 1}},
     {"choices": {"0": {"delta": {"content": "x"}}}, "usage": {"completion_tokens": 1}},
