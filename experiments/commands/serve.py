@@ -139,10 +139,11 @@ class _Budgets:
     """The budgets that are served, and how they are read again.
 
     :param menus: of the configuration.
+    :param in_file: whether the configuration names them, not options.
     """
 
-    def __init__(self, plans: Sequence[Plan], menus: Sequence[Menu], maker: Maker) -> None:
-        self.plans, self.menus, self.maker = plans, menus, maker
+    def __init__(self, plans: Sequence[Plan], menus: Sequence[Menu], maker: Maker, in_file: bool = True) -> None:
+        self.plans, self.menus, self.maker, self.in_file = plans, menus, maker, in_file
         self.make = maker(menus, plans)
         try:
             self.open = _opened(self.make, plans)
@@ -164,7 +165,11 @@ class _Budgets:
     async def _reload(self, config: Path, access: Access, keys: Collection[str]) -> None:
         try:
             parts = read_file(config)
-            plans = read_plans(config, parts) if "budgets" in parts else self.plans
+            if self.in_file != ("budgets" in parts):
+                raise ConfigError(
+                    f"{config}: budgets: " + ("are gone" if self.in_file else "are those of --budget, take them out")
+                )
+            plans = read_plans(config, parts) if self.in_file else self.plans
             access.check(plans, keys)
             if (bare := access.bare(plans, keys)) is not None:
                 raise ConfigError(
@@ -319,7 +324,7 @@ def serve(
         return make
 
     _open_files(window * len(plans), queue * len(plans))
-    budgets = _Budgets(plans, menus, maker)
+    budgets = _Budgets(plans, menus, maker, in_file)
     app = application(
         budgets.open,
         token,

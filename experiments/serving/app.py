@@ -108,8 +108,10 @@ class _Proxy:
     async def status(self, request: Request) -> Response:
         """How budgets stand."""
         budgets = self._open_to(request)
-        await asyncio.gather(*(budget.clerk.refresh() for budget in budgets))
-        return json_response({"budgets": [budget.state() for budget in budgets]})
+        # Other processes are asked too.
+        counts = await asyncio.gather(*(budget.clerk.ask(lambda books: books.asked, quick=False) for budget in budgets))
+        told = [{**budget.state(), "asked": asked} for budget, asked in zip(budgets, counts, strict=True)]
+        return json_response({"budgets": told})
 
     async def health(self, request: Request) -> Response:
         """Whether this process, the endpoint and the database of the budgets take requests."""

@@ -122,9 +122,11 @@ class Budget:
         :raises ValueError: where its books cannot be changed.
         :raises BooksAway: where they are not there.
         """
-        if plan != self.plan:
+        # What `roi budgets set` has changed stays, where only limits, keys and the like are others.
+        kept = replace(plan, amount=self.plan.amount, period=self.plan.period, carry_over=self.plan.carry_over)
+        if kept != plan:
             await self.clerk.ask(lambda books: books.replan(plan.amount, plan.period, plan.carry_over, plan.unit))
-            self.plan = plan
+        self.plan = plan
         return self
 
     def warning(self, own: int = 0) -> str | None:

@@ -63,11 +63,11 @@ async def page(budgets: Sequence[Budget]) -> tuple[str, dict[str, str]]:
         "referrer-policy": "no-referrer",
         "x-content-type-options": "nosniff",
     }
-    told = [await one.clerk.ask(partial(overview, one.plan, one.asked), quick=False) for one in budgets]
+    told = [await one.clerk.ask(partial(overview, one.plan), quick=False) for one in budgets]
     return template.render(budgets=told, now=now), headers
 
 
-def overview(plan: Plan, asked: int, ledger: DatabaseLedger) -> dict[str, Any]:
+def overview(plan: Plan, ledger: DatabaseLedger) -> dict[str, Any]:
     """What the page tells of a budget."""
     unit, standing = plan.unit, ledger.standing()
     rows = [_request(one) for one in ledger.newest(NEWEST)]
@@ -90,7 +90,7 @@ def overview(plan: Plan, asked: int, ledger: DatabaseLedger) -> dict[str, Any]:
         "told": lambda cost: cost_with_unit(cost, unit),
         "amount": standing.limit,
         **numbers,
-        "asked": asked,
+        "asked": ledger.asked,
         "bar": {name: round(100 * numbers[name] / whole, 2) for name in ("charged", "reserved")},
         "chart": _chart(ledger),
         "mix": [

@@ -122,7 +122,10 @@ def test_a_file_of_budgets_is_kept_and_read_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("second", ["b: {tokens: 30, models: [nope]}", "b: a lot", "b: 5usd"])
-def test_budgets_that_cannot_all_be_read_again_stay_as_they_were(second: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("first", ["budgets:\n  a: 70", "", "# nothing"])
+def test_budgets_that_cannot_all_be_read_again_stay_as_they_were(
+    first: str, second: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config, solver = tmp_path / "budgets.yaml", HTTPSolver("http://127.0.0.1:9/v1", "m")
     config.write_text("budgets: {a: 50, b: 50}")
     tiers = [ThinkingTier("t", 0, 10)]
@@ -131,14 +134,42 @@ def test_budgets_that_cannot_all_be_read_again_stay_as_they_were(second: str, tm
         [],
         lambda menus, plans: lambda plan: make_budget(plan.name, plan, solver, tiers, "fixed-1", 5, 1, tmp_path),
     )
-    config.write_text(f"budgets:\n  a: 70\n  {second}\n")
+    config.write_text(f"{first}\n  {second}\n" if first.startswith("b") else first)
     asyncio.run(budgets.reload(config, Access(), ()))
+    assert "stay as they were" in " ".join(capsys.readouterr().out.split())
     assert [(one.session.budget, one.plan.amount) for one in budgets.open] == [(50, 50), (50, 50)]
     config.write_text("budgets:\n  a: 70\n  b: 80\n")
     asyncio.run(budgets.reload(config, Access(), ()))
     assert [(one.session.budget, one.plan.amount) for one in budgets.open] == [(70, 70), (80, 80)]
     for made in budgets.open:
         made.close()
+
+
+def test_an_amount_that_was_set_stays_until_the_file_names_another(tmp_path: Path) -> None:
+    config, solver = tmp_path / "budgets.yaml", HTTPSolver("http://127.0.0.1:9/v1", "m")
+    config.write_text("budgets: {a: 50}")
+    tiers = [ThinkingTier("t", 0, 10)]
+    budgets = _Budgets(
+        read_plans(config),
+        [],
+        lambda menus, plans: lambda plan: make_budget(plan.name, plan, solver, tiers, "fixed-1", 5, 1, tmp_path),
+    )
+
+    def after(text: str) -> int:
+        config.write_text(f"budgets: {{a: {text}}}")
+
+        async def reloaded() -> int:
+            await budgets.reload(config, Access(), ())
+            await budgets.open[0].clerk.refresh()
+            return budgets.open[0].session.budget
+
+        return asyncio.run(reloaded())
+
+    CliRunner().invoke(app, ["budgets", "set", "a", "5", "--state", str(tmp_path)], catch_exceptions=False)
+    assert after("{amount: 50, warn_at: 0.5}") == 5
+    assert budgets.open[0].plan.warn_at == 0.5
+    assert after("{amount: 60, warn_at: 0.5}") == 60
+    budgets.open[0].close()
 
 
 def test_two_proxies_share_a_budget(tmp_path: Path) -> None:
@@ -157,7 +188,9 @@ def test_two_proxies_share_a_budget(tmp_path: Path) -> None:
         assert set(statuses) == {200, 429}
         assert upstream.generated == 500
         for address in (first, second):
-            assert client.get(f"{address}/budgets").json()["budgets"][0]["charged"] == 500
+            told = client.get(f"{address}/budgets").json()["budgets"][0]
+            assert (told["charged"], told["asked"]) == (500, statuses.count(200))
+            assert f'<b>{statuses.count(200)}</b><span class="dim">requests ever</span>' in client.get(address).text
         assert process.poll() is None
 
 
