@@ -638,6 +638,43 @@ def test_a_head_without_end_is_refused(piece: bytes, tmp_path: Path) -> None:
         assert httpx.get(f"{address}/v1/models", headers={"x": "y" * 30_000}).status_code == 200
 
 
+def sent(address: str, *pieces: bytes) -> bytes:
+    """What comes for pieces of a request, until the connection is closed or nothing comes."""
+    with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])), timeout=2) as one:
+        received = b""
+        with contextlib.suppress(ConnectionError, TimeoutError):
+            for piece in pieces:
+                one.sendall(piece)
+                time.sleep(0.02)
+        with contextlib.suppress(ConnectionError, TimeoutError):
+            while part := one.recv(4096):
+                received += part
+    return received
+
+
+@pytest.mark.parametrize("what", ["key", "type", "budget", "address"])
+def test_a_request_that_is_refused_by_its_head_gets_one_answer(what: str, tmp_path: Path) -> None:
+    budget = make_budget("a", 600, HTTPSolver("http://127.0.0.1:9/v1", "stub"), TIERS, "fixed-2", 50, 4, tmp_path)
+    with serving(application([budget], "key"), http=patient_protocol(60.0)) as address:
+        head = HEAD.replace("json", "xml") if what == "type" else HEAD
+        head = head.replace("/a/v1" if what == "budget" else "completions", "/z/v1") if what[0] in "ba" else head
+        head += f"authorization: Bearer {'no' if what == 'key' else 'key'}\r\ncontent-length: 500000\r\n\r\n"
+        answer = sent(address, head.encode(), *[b"x" * 50_000] * 10)
+        status = {"key": b"401", "type": b"415", "budget": b"404", "address": b"404"}[what]
+        assert answer.startswith(b"HTTP/1.1 " + status)
+        assert answer.count(b"HTTP/1.1") == 1
+
+
+def test_an_offer_of_http_2_is_declined_and_the_request_answered(tmp_path: Path) -> None:
+    budget = make_budget("a", 600, HTTPSolver("http://127.0.0.1:9/v1", "stub"), TIERS, "fixed-2", 50, 4, tmp_path)
+    with serving(application([budget]), http=patient_protocol(60.0)) as address:
+        offer = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQ\r\n"
+        text = json.dumps({"messages": [{"role": "user", "content": "\r\nUpgrade: h2c\r\n"}], "n": 0})
+        request = f"{HEAD}{offer}content-length: {len(text)}\r\n\r\n".encode()
+        answer = sent(address, request + text.encode() + request, text.encode())
+        assert answer.count(b"HTTP/1.1 400") == answer.count(b"n must be an integer") == 2
+
+
 def test_a_connection_may_be_kept_between_requests(tmp_path: Path) -> None:
     solver = HTTPSolver("http://127.0.0.1:9/v1", "stub", "vllm")
     budget = make_budget("a", 600, solver, TIERS, "fixed-2", 50, 4, tmp_path)
