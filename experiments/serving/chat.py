@@ -342,13 +342,14 @@ def _whole_message(entry: Any, place: str) -> Message:
     if refusal is not None and not isinstance(refusal, str):
         raise _bad(f"{place}.refusal", f"must be a text, got {_got(refusal)}")
     calls = any(entry.get(name) for name in ("tool_calls", "function_call", "audio"))
+    said = calls or any(entry.get(name) for name in _THOUGHTS)  # an answer may be cut in its thought
     if isinstance(content, list):
         for number, part in enumerate(content):
             if not isinstance(part, dict) or not isinstance(part.get("type"), str):
                 raise _bad(f"{place}.content.{number}", f"must be an object with a type, got {_got(part)}")
     elif content is None and role == "assistant" and refusal is not None and not calls:
         return Message(role, refusal)  # ours, where a question was skipped; few endpoints know such messages
-    elif not isinstance(content, str) and not (content is None and calls and role == "assistant"):
+    elif not isinstance(content, str) and not (content is None and said and role == "assistant"):
         raise _bad(f"{place}.content", f"must be a text or a list of parts, got {_got(content)}")
     if content == []:
         raise _bad(f"{place}.content", "must have a part")

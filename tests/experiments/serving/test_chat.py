@@ -188,6 +188,8 @@ def test_an_endpoint_of_texts_alone_is_asked_for_nothing_else(messages: list[Any
         {"role": "user", "content": [{"type": "file", "file": {"file_id": "f"}}], "name": "ann"},
         {"role": "user", "content": [{"type": "text", "text": "x", "cache_control": {"type": "ephemeral"}}]},
         {"role": "assistant", "content": "42", "reasoning_content": "hm", "annotations": []},
+        {"role": "assistant", "content": None, "reasoning_content": "hm"},
+        {"role": "assistant", "reasoning_content": "hm"},
         {"role": "developer", "content": "be brief"},
     ],
     ids=lambda message: json.dumps(message)[:60],
