@@ -43,6 +43,11 @@ class Dialect:
     def __post_init__(self) -> None:
         if not self.force:
             raise DialectError(f"dialect {self.name!r}: the text that forces an answer must not be empty")
+        if self.closing not in self.force:
+            raise DialectError(
+                f"dialect {self.name!r}: the text that forces an answer must close the think block: write {self.closing!r} in it, "
+                f"got {self.force!r}"
+            )
         if "{question}" not in self.prompt:
             raise DialectError(
                 f"dialect {self.name!r}: the prompt must hold {{question}} where the question stands, got {self.prompt!r}"
@@ -70,6 +75,14 @@ class Dialect:
         """Most tokens of reasoning at a tier, before it is cut."""
         return tier.most_tokens - tier.answer if self.whole_caps else tier.thinking
 
+    def room(self, tier: ThinkingTier, forced: int) -> int:
+        """Most tokens of a tier's answer after the text that forces it, which its tokens hold as well; the end of a block has a
+        token of its own.
+
+        :param forced: tokens of that text.
+        """
+        return tier.answer - forced + bool(self.closing)
+
     def check(self, tiers: Sequence[ThinkingTier], forced: int) -> None:
         """Refuse tiers that leave no token to answer.
 
@@ -77,10 +90,10 @@ class Dialect:
         :raises ValueError: naming the first of them.
         """
         for tier in tiers:
-            if not self.closing and tier.answer <= forced:
+            if (room := self.room(tier, forced)) < 1:
                 raise ValueError(
                     f"tier {tier.name!r} keeps {tier.answer} tokens for the forced text and the answer; the text "
-                    f"{self.force!r} has {forced}, so at least {forced + 1} are needed"
+                    f"{self.force!r} has {forced}, so at least {tier.answer + 1 - room} are needed"
                 )
 
     def rendered(self, tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> str:

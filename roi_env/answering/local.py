@@ -36,6 +36,20 @@ _PROMPTS = 32
 """Prompts read together: a batch is sorted by their lengths, so that few of these rows are padded."""
 
 
+class _Asked(NamedTuple):
+    """What tiers share a reasoning of: a question's sample. The text tells questions of one id apart, which share random numbers."""
+
+    dataset: str
+    question_id: str
+    sample: int
+    text: str
+
+
+def _asked(request: Request) -> _Asked:
+    question = request.question
+    return _Asked(question.dataset, question.question_id, request.sample, question.text)
+
+
 class _Job(NamedTuple):
     """A row to generate: token ids before it, most tokens to the end of thinking (0: it is over) and of the answer."""
 
@@ -192,7 +206,8 @@ class TransformersSolver:
         :raises ValueError: naming the first of them.
         """
         self.dialect.check(tiers, len(self._force))
-        most = max((tier.most_tokens + len(self._force) for tier in tiers), default=0)
+        # The end of a block that never opened is the prompt's.
+        most = max((tier.most_tokens for tier in tiers), default=0) + bool(self.dialect.closing)
         for question in questions:
             ids = self.prompt(question.text)
             what = f"the prompt of question {question.question_id!r} ({question.dataset})"
@@ -214,21 +229,19 @@ class TransformersSolver:
 
     def _branched(self, requests: Sequence[Request]) -> Iterator[list[tuple[int, Generation]]]:
         """Reasoning in the open: all tiers of a sample in one batch."""
-        of_text: dict[tuple[str, str, int], list[int]] = {}  # numbers of its requests
-        for number, (question, _, sample) in enumerate(requests):
-            of_text.setdefault((question.dataset, question.question_id, sample), []).append(number)
-        prompts = {
-            question: tuple(self.prompt(question.text)) for question in {request.question for request in requests}
-        }
+        of_text: dict[_Asked, list[int]] = {}  # numbers of its requests
+        for number, request in enumerate(requests):
+            of_text.setdefault(_asked(request), []).append(number)
+        prompts = {text: tuple(self.prompt(text)) for text in {key.text for key in of_text}}
         texts, tiers_of, asked_of = [], [], list(of_text.values())
         for key, asked in of_text.items():
             tiers = list(dict.fromkeys(requests[number].tier for number in asked))
             branches = tuple(
-                Branch(self.dialect.reasoning(tier), tier.answer - len(self._force), self._noise(key, tier.name, tier))
+                Branch(self.dialect.reasoning(tier), self._room(tier), self._noise(key, tier.name, tier))
                 for tier in tiers
             )
             longest = max(tiers, key=lambda tier: tier.most_tokens)
-            texts.append(Text(prompts[requests[asked[0]].question], branches, self._noise(key, "", longest)))
+            texts.append(Text(prompts[key.text], branches, self._noise(key, "", longest)))
             tiers_of.append(tiers)
         for ready in generate(self.model, texts, self._force, self._stops, self._choose, self.batch):
             yield [
@@ -248,26 +261,24 @@ class TransformersSolver:
 
     def _closed(self, requests: Sequence[Request]) -> list[Generation]:
         """Reasoning in a block: first the thoughts, then the answers where one must be closed by force."""
-        rows: dict[tuple[str, str, int], list[Request]] = {}
+        rows: dict[_Asked, list[Request]] = {}
         for request in requests:
-            rows.setdefault((request.question.dataset, request.question.question_id, request.sample), []).append(
-                request
-            )
+            rows.setdefault(_asked(request), []).append(request)
         keys = list(rows)
-        prompts = {
-            (question.dataset, question.question_id): self.prompt(question.text)
-            for question in {request.question for request in requests}
-        }
+        prompts = {text: self.prompt(text) for text in {key.text for key in keys}}
 
-        # The thoughts, each with the answer that follows it by itself.
-        most = {key: max((r.tier for r in rows[key]), key=lambda tier: tier.thinking) for key in keys}
+        # The thoughts, each with the answer that follows it by itself, as long as any tier lets it be.
+        most = {
+            key: ThinkingTier("", max(r.tier.thinking for r in rows[key]), max(r.tier.answer for r in rows[key]))
+            for key in keys
+        }
         thinkers = [key for key in keys if most[key].thinking]
         thoughts = dict(
             zip(
                 thinkers,
                 self._run(
                     [
-                        _Job(prompts[key[:2]], most[key].thinking, most[key].answer, self._noise(key, "", most[key]))
+                        _Job(prompts[key.text], most[key].thinking, most[key].answer, self._noise(key, "", most[key]))
                         for key in thinkers
                     ]
                 ),
@@ -276,32 +287,36 @@ class TransformersSolver:
         )
 
         # The answers that must be forced.
-        forced: dict[tuple[tuple[str, str, int], ThinkingTier], _Job] = {}
+        forced: dict[tuple[_Asked, ThinkingTier], _Job] = {}
         for key in keys:
             for request in rows[key]:
                 cut = self._cut(thoughts.get(key, []), request.tier)
                 if cut is not None:
                     noise = self._noise(key, request.tier.name, request.tier)
-                    prefix = [*prompts[key[:2]], *cut, *self._force]
-                    forced[key, request.tier] = _Job(prefix, 0, request.tier.answer, noise)
+                    prefix = [*prompts[key.text], *cut, *self._force]
+                    forced[key, request.tier] = _Job(prefix, 0, self._room(request.tier), noise)
         answers = dict(zip(forced, self._run(list(forced.values())), strict=True))
 
         done = []
         for request in requests:
-            key = (request.question.dataset, request.question.question_id, request.sample)
+            key = _asked(request)
             tier, ids = request.tier, thoughts.get(key, [])
             cut = self._cut(ids, tier)
             if cut is None and self._end_think not in ids:
                 # The prompt opened the block, so nothing in the text says that all of it is thought.
                 done.append(Generation("", len(ids), False, self._text(ids)))
             elif cut is None:
+                ids = ids[: ids.index(self._end_think) + 1 + tier.answer]
                 done.append(Generation(self._text(ids), len(ids), False))
             else:
                 # The forced end of a think block that was begun is paid for; a block that never opened is the prompt's.
                 text = self._text([*cut, *self._force, *answers[key, tier]])
-                paid = len(cut) + bool(cut) * len(self._force) + len(answers[key, tier])
+                paid = len(cut) + len(self._force) - (not cut) + len(answers[key, tier])
                 done.append(Generation(text, paid, tier.thinking > 0))
         return done
+
+    def _room(self, tier: ThinkingTier) -> int:
+        return self.dialect.room(tier, len(self._force))
 
     def _cut(self, generated: list[int], tier: ThinkingTier) -> list[int] | None:
         """The thought that must be cut at the tier's cap; None where it ended by itself within it."""
@@ -313,8 +328,8 @@ class TransformersSolver:
         text: str = self.tokenizer.decode(kept, clean_up_tokenization_spaces=False)
         return text
 
-    def _noise(self, key: tuple[str, str, int], stream: str, tier: ThinkingTier) -> npt.NDArray[np.float64]:
-        name = "\0".join([str(self.seed), *map(str, key), stream])
+    def _noise(self, key: _Asked, stream: str, tier: ThinkingTier) -> npt.NDArray[np.float64]:
+        name = "\0".join([str(self.seed), key.dataset, key.question_id, str(key.sample), stream])
         bits = np.random.Philox(key=int.from_bytes(hashlib.sha256(name.encode()).digest()[:16], "little"))
         return np.random.Generator(bits).random(tier.most_tokens)
 

@@ -169,6 +169,47 @@ def test_thoughts_in_a_block_are_cut_by_closing_it(folders: dict[tuple[str, str]
         assert one.text == solver.tokenizer.decode(ids).removesuffix(solver.tokenizer.eos_token)
 
 
+def test_every_tier_of_a_thought_that_ended_by_itself_keeps_to_its_own_cap(
+    folders: dict[tuple[str, str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    solver = TransformersSolver(folders["qwen2", "thinking"], temperature=1)
+    end, draw = solver.tokenizer.convert_tokens_to_ids("</think>"), solver._choose
+    monkeypatch.setattr(solver, "_choose", lambda logits, noise: draw(logits, noise).masked_fill(noise < 0.15, end))
+    tiers = [ThinkingTier("now", 0, 5), ThinkingTier("a", 8, 5), ThinkingTier("b", 12, 40), ThinkingTier("c", 30, 9)]
+    asked = requests(tiers)
+    made = solver.generate(asked)
+    assert all(one.tokens <= request.tier.most_tokens for request, one in zip(asked, made, strict=True))
+    assert made == [solver.generate([request])[0] for request in asked], "what other tiers take is of no account"
+    assert any(one.tokens > 39 for one in made)
+
+
+def test_a_longer_text_that_closes_a_block_is_paid_by_the_answer(folders: dict[tuple[str, str], Path]) -> None:
+    folder, force = folders["qwen2", "thinking"], "\nSo</think>A:"
+    solver = TransformersSolver(folder, temperature=0, force=force)
+    counted = len(solver._force)
+    assert counted > 4
+    asked = requests([ThinkingTier("now", 0, 12), ThinkingTier("a", 6, 12)], samples=1)
+    for (_, tier, _), one in zip(asked, solver.generate(asked), strict=True):
+        assert one.tokens <= tier.most_tokens
+        if one.cut or not tier.thinking:
+            assert force in one.text
+            assert one.tokens > tier.thinking + counted - 1
+    with pytest.raises(ValueError, match=rf"tier 'now' keeps 3 tokens .* has {counted}, so at least {counted} are"):
+        solver.check([ThinkingTier("now", 0, 3)])
+    with pytest.raises(DialectError, match="must close the think block: write '</think>' in it, got 'Final"):
+        TransformersSolver(folder, force="Final answer: ")
+
+
+@pytest.mark.parametrize("template", ["instruct", "thinking"])
+def test_questions_of_one_id_have_answers_of_their_own(folders: dict[tuple[str, str], Path], template: str) -> None:
+    solver = TransformersSolver(folders["qwen2", template], temperature=0, dtype="float32")
+    tier = INSTRUCT.tier("a", 40, 30) if template == "instruct" else ThinkingTier("a", 0, 12)
+    asked = [Request(Question("sums", "1", text, "0"), tier, 0) for text in ("What is 1 + 2?", "x", "What is 1 + 2?")]
+    together = solver.generate(asked)
+    assert together == [solver.generate([request])[0] for request in asked]
+    assert together[0] != together[1]
+
+
 @pytest.mark.parametrize("architecture", SIZES)
 def test_samples_do_not_depend_on_batches_or_company(folders: dict[tuple[str, str], Path], architecture: str) -> None:
     folder, asked = folders[architecture, "instruct"], requests(TIERS)
