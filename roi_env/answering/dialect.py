@@ -192,6 +192,11 @@ def beginning(tokenizer: Any) -> list[int]:
 
 
 def ids_after(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of a text that goes on after another: without the space that SentencePiece puts before a text's beginning."""
-    ids: list[int] = tokenizer(text, add_special_tokens=False).input_ids
-    return ids[1:] if ids and not text.startswith(" ") and tokenizer.convert_ids_to_tokens(ids[0]) == "\u2581" else ids
+    """Token ids of a text that goes on after another: without the space that some tokenizers put before a text's beginning."""
+    first, both = (tokenizer(one, add_special_tokens=False).input_ids for one in ("a", f"a{text}"))
+    if both[: len(first)] == first:
+        return list(both[len(first) :])
+    alone: list[int] = tokenizer(
+        text, add_special_tokens=False
+    ).input_ids  # it makes one word with the letter before it
+    return alone

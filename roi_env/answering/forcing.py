@@ -163,7 +163,8 @@ class ForcingSolver(HTTPSolver):
 
     def head(self, reasoning: Reply, most: int) -> str:
         """The first so many tokens of a reasoning, as text."""
-        text: str = self.tokenizer.decode(self._ids(reasoning.full_text)[:most], clean_up_tokenization_spaces=False)
+        ids = ids_after(self.tokenizer, reasoning.full_text)[:most]
+        text: str = self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
         return text
 
     async def force(self, ask: Ask, text: str, tokens: int) -> Reply:

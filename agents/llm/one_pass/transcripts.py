@@ -34,6 +34,8 @@ from roi_env.answering.models import check_cached, check_read, ends
 
 BATCH: Final = 128
 """Rows generated together."""
+_HALF: Final = "\ufffd"
+"""What a token is decoded to that is a part of a character."""
 _COMPACT: Final = 0.9
 """Finished rows leave the batch when fewer than this share of its rows go on."""
 
@@ -249,7 +251,7 @@ class Reader:
         self._pieces: dict[int, str] = {}
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
-        """Text of every token."""
+        """Text of every token; of a character that is several tokens, all of it at the last of them."""
         # After another token: SentencePiece drops the space before a text's first.
         first = self._tokenizer("a", add_special_tokens=False).input_ids
 
@@ -259,7 +261,15 @@ class Reader:
         before = text([])
         for token in set(ids) - self._pieces.keys():
             self._pieces[token] = text([token]).removeprefix(before)
-        return [self._pieces[token] for token in ids]
+        found = [self._pieces[token] for token in ids]
+        begun: int | None = None
+        for at in range(len(found) + 1):
+            if at < len(found) and _HALF in found[at]:
+                begun = at if begun is None else begun
+            elif begun is not None:
+                found[begun:at] = [""] * (at - 1 - begun) + [text(list(ids[begun:at])).removeprefix(before)]
+                begun = None
+        return found
 
     def parts(self, ids: Sequence[int], problems: int) -> list[Part]:
         """What a transcript has on each problem, by tags or by boxes."""

@@ -159,6 +159,17 @@ def test_of_gpt2_the_last_layers_alone_are_trained(tmp_path: Path) -> None:
     assert all(".h.1." in name for name in policy.weights())
 
 
+def test_a_value_is_learned_of_states_of_any_width(tmp_path: Path) -> None:
+    sizes = SIZE | {"word_embed_proj_dim": 16, "ffn_dim": 48}
+    config = transformers.AutoConfig.for_model("opt", **sizes)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tiny_model(tmp_path))
+    prompts, width = in_parts([(first, second) for first in drawn(4, 9) for second in drawn(3, 6)])
+    logits, values = LMPolicy(str(tmp_path), 4, critic=True).heads(prompts, width)
+    assert logits.shape == (4, 4)
+    assert values is not None
+    assert values.shape == (4,)
+
+
 def test_a_text_that_a_model_cannot_read_is_refused() -> None:
     model = network("gpt2")
     model.name_or_path = "gpt2-made"

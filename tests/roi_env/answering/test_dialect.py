@@ -14,6 +14,7 @@ pytest.importorskip("transformers", reason="needs the extra [llm]")
 
 import torch
 import transformers
+from tokenizers import pre_tokenizers
 
 from agents.llm.decisions.tag_logits import PromptEncoder
 from agents.llm.one_pass.transcripts import Reader, exam_ids
@@ -347,6 +348,15 @@ def test_sentencepiece_puts_a_space_before_a_texts_beginning_alone(template: str
     said = r"so \boxed{12 cows} and \boxed{5}"
     papers = Reader(tokenizer).papers(np.array([tokenizer(said, add_special_tokens=False).input_ids], np.int32), 2)
     assert papers.answers == (("12 cows", "5"),)
+
+
+@pytest.mark.parametrize("text", ["\n\nFinal answer: ", "Answer: ", " So: "])
+def test_a_text_that_goes_on_stands_as_it_is_said(text: str) -> None:
+    spaced = tiny_tokenizer(None)
+    spaced.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    for tokenizer in (tiny_tokenizer(None), spaced, tiny_sentencepiece(None)):
+        before = tokenizer("abc", add_special_tokens=False).input_ids
+        assert tokenizer.decode([*before, *ids_after(tokenizer, text)]).strip(" ") == f"abc{text}".strip(" ")
 
 
 def test_a_template_that_names_the_date_asks_the_same_every_day() -> None:

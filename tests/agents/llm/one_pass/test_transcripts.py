@@ -249,6 +249,7 @@ def boxed_papers(text: str, problems: int = 3, room: int = 3) -> Papers:
         (r"within \boxed{}: \boxed{\text{two \boxed{2}}} and", (r"\text{two \boxed{2}}", None, None), [3, 3, 0]),
         (r"\boxed{1}\boxed{2}\boxed{3}\boxed{4} more", ("1", "2", "3"), [3, 3, 3]),
         ("nothing", (None, None, None), [3, 0, 0]),
+        (r"√ \boxed{3√2}🎈🎈\boxed{90°} \boxed{x}", ("3√2", "90°", "x"), [3, 3, 3]),  # characters of several tokens
         (r"\boxed{1} then \boxed{2", ("1", None, None), [3, 3, 0]),
     ],
 )
