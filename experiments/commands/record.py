@@ -460,7 +460,7 @@ def _record_here(job: _Job, model: str, settings: dict[str, Any]) -> None:
     import torch
 
     from agents.llm.decisions.policy import model_source
-    from agents.llm.mcft.rejection import solver_settings
+    from agents.llm.mcft.rejection import other_generations, solver_settings
     from agents.llm.prompts import answer_of
     from roi_env.answering.grading import GradingError, GradingPool
     from roi_env.answering.ledger import JournalError
@@ -485,7 +485,7 @@ def _record_here(job: _Job, model: str, settings: dict[str, Any]) -> None:
                 return pool(question, text)
             return checks[question.question_id].check(answer_of(text))
 
-        with Journal(job.journal, solver_settings(solver, job.tiers)) as kept:
+        with Journal(job.journal, solver_settings(solver, job.tiers), refuse=other_generations) as kept:
             for text in kept.messages:
                 endpoints.report(text)
             with progress_bar() as bar:
@@ -518,7 +518,10 @@ def _record_here(job: _Job, model: str, settings: dict[str, Any]) -> None:
         if pool is not None:
             pool.close()
     table.write(job.out)
-    console.print(f"{table.num_rows:,} generations: [bold]{job.out}[/bold] ({job.out.stat().st_size / 1e6:.1f} MB)")
+    right = int(table.numbers("correct").sum())
+    console.print(
+        f"{table.num_rows:,} generations, {right:,} right: [bold]{job.out}[/bold] ({job.out.stat().st_size / 1e6:.1f} MB)"
+    )
 
 
 def exam_tasks(questions: int, families: list[str], splits: Sequence[str]) -> list[Task]:

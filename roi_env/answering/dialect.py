@@ -100,11 +100,14 @@ class Dialect:
         """A conversation as the model reads it, its answer begun where the dialect says how; without a chat template the bare
         texts.
 
-        :raises DialectError: where the chat template refuses it (some take no system message).
+        :raises DialectError: where the chat template refuses it, or leaves a message out (some take no system message).
         """
         if not tokenizer.chat_template:
             return "\n\n".join(message["content"] for message in messages) + "\n"
         text = chat_text(tokenizer, messages, **self.variables)
+        written = "".join(text.split())  # some strip messages
+        if left := [one["role"] for one in messages if "".join(one["content"].split()) not in written]:
+            raise DialectError(f"its chat template does not write what the {left[0]} message says: {_NO_SYSTEM}")
         if self.closing and text.rstrip().endswith(self.closing):
             raise DialectError(
                 f"its chat template closes the think block before the model thinks ({text[-40:]!r}): say dialect instruct, or choose a "
@@ -113,6 +116,7 @@ class Dialect:
         return text + (self.opening if self.opening and not text.rstrip().endswith(self.opening) else "")
 
 
+_NO_SYSTEM = "where it takes no system message, leave --system out and say it in --prompt"
 OPEN_ANSWER_TOKENS = 32
 """Tokens of a tier that reasons in the open which are kept for the forced text (about 8) and the answer."""
 _BOX = r"{question}" + "\n\n" + r"Please reason step by step, and put your final answer within \boxed{}."
@@ -140,7 +144,7 @@ def dialect_of(tokenizer: Any) -> Dialect:
 
     It thinks in a block where the end of one is a single token and the template speaks of it; else it reasons in the open.
     """
-    template = str(tokenizer.chat_template or "")
+    template = tokenizer.get_chat_template() if tokenizer.chat_template else ""  # of several the default one
     for opening, closing in _MARKS:
         if (opening in template or closing in template) and single_token(tokenizer, closing) is not None:
             return replace(THINKING, opening=opening, closing=closing, force=closing)
@@ -178,7 +182,10 @@ def chat_text(tokenizer: Any, messages: Sequence[Mapping[str, str]], *, goes_on:
             how["chat_template"] = _ONE_DAY + template
         text: str = tokenizer.apply_chat_template(messages, **how)
     except Exception as error:  # whatever a template raises
-        raise DialectError(f"its chat template refuses the prompt: {error}") from error
+        system = any(message["role"] == "system" for message in messages)
+        raise DialectError(
+            f"its chat template refuses the prompt: {error}" + (f" ({_NO_SYSTEM})" if system else "")
+        ) from error
     return text
 
 

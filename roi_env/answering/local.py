@@ -186,6 +186,11 @@ class TransformersSolver:
             digest.update(value.float().cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
 
+    @property
+    def reads(self) -> str:
+        """Short hash of what tokenizer and chat template make of a question and of the forced text."""
+        return hashlib.sha256(str((self.prompt("What is 12 + 3?"), self._force)).encode()).hexdigest()[:16]
+
     def prompt(self, question: str) -> list[int]:
         """Token ids of the chat prompt, its reasoning begun where the dialect says how; without a chat template the bare text.
 
@@ -297,17 +302,17 @@ class TransformersSolver:
                     forced[key, request.tier] = _Job(prefix, 0, self._room(request.tier), noise)
         answers = dict(zip(forced, self._run(list(forced.values())), strict=True))
 
-        done = []
+        done, end = [], self._end_think
         for request in requests:
             key = _asked(request)
             tier, ids = request.tier, thoughts.get(key, [])
             cut = self._cut(ids, tier)
-            if cut is None and self._end_think not in ids:
+            if cut is None and end is not None and end in ids:
+                ids = ids[: ids.index(end) + 1 + tier.answer]
+                done.append(Generation(self._text(ids), len(ids), False))
+            elif cut is None:
                 # The prompt opened the block, so nothing in the text says that all of it is thought.
                 done.append(Generation("", len(ids), False, self._text(ids)))
-            elif cut is None:
-                ids = ids[: ids.index(self._end_think) + 1 + tier.answer]
-                done.append(Generation(self._text(ids), len(ids), False))
             else:
                 # The forced end of a think block that was begun is paid for; a block that never opened is the prompt's.
                 text = self._text([*cut, *self._force, *answers[key, tier]])

@@ -100,9 +100,13 @@ def _whole(kind: Any, model: str | os.PathLike[str], dtype: torch.dtype | str) -
 
 @torch.inference_mode()
 def _check_causal(causal: Any) -> None:
-    """Refuse models whose tokens see later ones: encoders that have a head for words."""
+    """Refuse models that compute no numbers, and those whose tokens see later ones: encoders that have a head for words."""
     ids = torch.tensor([[1, 2, 3, 4], [1, 2, 3, 5]])
     logits = causal(input_ids=ids, use_cache=False).logits[:, :3].float()
+    if logits.isnan().any():
+        raise ModelError(
+            f"it computes no numbers (NaN) in {str(causal.dtype)[6:]}: its files are damaged, or its training failed"
+        )
     if (logits[0] - logits[1]).abs().max() > (1e-4 if causal.dtype == torch.float32 else 0.02) * logits.std():
         raise ModelError(
             f"its tokens see later ones ({causal.config.model_type}): it is an encoder, not a causal language model"

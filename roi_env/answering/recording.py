@@ -32,7 +32,7 @@ from roi_env.answering.base import (
     is_unsent,
     unsent_reply,
 )
-from roi_env.answering.ledger import JournalError, Ledger, LineFile, reply_facts, reply_of
+from roi_env.answering.ledger import JournalError, Ledger, LineFile, Refuse, reply_facts, reply_of, same_settings
 from roi_env.sources.outcome_tables import OutcomeTable
 
 if TYPE_CHECKING:
@@ -46,11 +46,14 @@ class Journal:
 
     :param path: created where absent.
     :param settings: what the results depend on; a journal with other settings is refused.
+    :param refuse: which other settings are, see :class:`roi_env.answering.ledger.LineFile`.
     :raises JournalError: for other settings, or a journal that another process writes.
     """
 
-    def __init__(self, path: str | os.PathLike[str], settings: dict[str, Any]) -> None:
-        self._lines = LineFile(path, settings)
+    def __init__(
+        self, path: str | os.PathLike[str], settings: dict[str, Any], *, refuse: Refuse = same_settings
+    ) -> None:
+        self._lines = LineFile(path, settings, refuse=refuse)
         self.path, self.messages = self._lines.path, self._lines.messages
         self.done: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
         kept = []

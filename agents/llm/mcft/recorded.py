@@ -9,6 +9,7 @@ model answers is left to LoRA's small change of the weights.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -157,16 +158,26 @@ def fine_tune(
         if not questions:
             raise ValueError(f"the table has no {name} question with a text: record more questions")
     folder.mkdir(parents=True, exist_ok=True)
-    begun = {"model": Path(model_source(model)).name, "recipe": asdict(recipe) | table}
+    outcomes = [(one.question.text, one.counts, one.success, one.tokens) for one in (*train, *validation)]
+    begun = {
+        "model": Path(model_source(model)).name,
+        "recipe": asdict(recipe) | table,
+        "outcomes": hashlib.sha256(repr(outcomes).encode()).hexdigest()[:16],  # a table may be graded anew
+    }
     record = folder / RECIPE
     if record.exists():
-        there = json.loads(record.read_text())
+        there = {"outcomes": begun["outcomes"]} | json.loads(record.read_text())  # earlier folders do not say it
         if any(there[name] != value for name, value in json.loads(json.dumps(begun)).items()):
             raise ValueError(
                 f"{folder} holds work with another model, table or recipe: choose another folder, or delete it"
             )
         if "validation" in there:
             return there["validation"]  # type: ignore[no-any-return]
+    if not any(one.kept for one in train):
+        say(
+            f"No answer to the {len(train):,} training questions is right: all that can be learned is to refuse. Was the table graded as "
+            "its answers are meant (roi record --grader)?"
+        )
     write_json(record, begun)
     write_labels(folder / LABELS, {"train": train, "validation": validation})
     trainer = _Trainer(model, recipe, folder / CHECKPOINT, watch)

@@ -116,7 +116,7 @@ def sample(
     """
     from roi_env.answering.recording import Journal, record
 
-    with Journal(journal, solver_settings(solver, tiers)) as kept:
+    with Journal(journal, solver_settings(solver, tiers), refuse=other_generations) as kept:
         for text in kept.messages:
             warnings.warn(text, stacklevel=2)
         total = len(questions) * samples
@@ -147,7 +147,21 @@ def solver_settings(solver: TransformersSolver, tiers: Sequence[ThinkingTier]) -
         "seed": solver.seed,
         "tiers": [[tier.name, tier.thinking, tier.answer] for tier in tiers],
         **solver.settings,
+        READS: solver.reads,
     }
+
+
+READS = "reads"
+"""What tokenizer and chat template make of a question, in :func:`solver_settings`."""
+
+
+def other_generations(
+    old: Mapping[str, Any], new: Mapping[str, Any], records: Sequence[Mapping[str, Any]]
+) -> str | None:
+    """Whatever differs is refused; earlier journals do not say what the tokenizer and the chat template made of a question."""
+    from roi_env.answering.ledger import differences
+
+    return differences(old, {name: value for name, value in new.items() if name in old or name != READS}) or None
 
 
 def reject(

@@ -25,6 +25,7 @@ from agents.llm.decisions.tag_logits import PromptEncoder
 from agents.llm.mcft.rejection import Sample, Sampled, reject, sample, write_labels
 from agents.llm.one_pass.transcripts import exam_ids
 from agents.llm.prompts import (
+    ANSWER,
     END_THINK,
     LEVEL_TAGS,
     NUM_LEVELS,
@@ -36,6 +37,7 @@ from agents.llm.prompts import (
 from agents.llm.small_model.pretraining import IGNORED, Example, optimizers
 from agents.llm.small_model.tokenizer import prompt_text
 from roi_env.answering.base import Checker, Question, ThinkingTier
+from roi_env.answering.dialect import single_token
 from roi_env.files import replacing
 
 if TYPE_CHECKING:
@@ -463,16 +465,23 @@ def mcft(
 
     tiers = recipe.thinking_tiers
     questions = [*train, *validation]
+    solver = _solver(model, recipe)
+    if single_token(solver.tokenizer, ANSWER) is None:
+        raise ValueError(
+            f"{solver.name} does not know the form in which the small model's tasks are answered (no token {ANSWER!r}), so it could learn "
+            "nothing but to refuse: record its answers to questions of yours (roi record) and give the table (--table)"
+        )
     outcomes = sample(
         questions,
         check,
-        _solver(model, recipe),
+        solver,
         tiers,
         recipe.samples,
         folder / JOURNAL,
         recipe.enough,
         lambda done, total: watch("answering questions", done, total),
     )
+    del solver  # its weights need not lie beside those that are trained
     clock("sampling")
     found = reject(questions, outcomes, tiers, recipe.samples, recipe.keep, recipe.sampled, recipe.enough)
     learned, held_out = found[: len(train)], found[len(train) :]

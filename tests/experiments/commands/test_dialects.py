@@ -93,6 +93,15 @@ def test_what_generations_depend_on_may_not_change(tmp_path: Path, questions: Pa
     ):
         with pytest.raises(ConfigError, match=r"other settings|no single token '</think>'.*`instruct`"):
             roi(*record, *change)
+    template = model / "chat_template.jinja"
+    template.write_text("Be brief. " + template.read_text())
+    with pytest.raises(ConfigError, match="other settings: reads was"):
+        roi(*record)
+    journal = out.with_suffix(".journal.jsonl")
+    earlier, *lines = journal.read_text().splitlines(keepends=True)
+    del (settings := json.loads(earlier))["reads"]
+    journal.write_text("".join([json.dumps(settings) + "\n", *lines]))
+    assert "goes on with other settings: reads was absent" in roi(*record)
 
 
 AWAY = ["--endpoint", "http://127.0.0.1:9/v1"]

@@ -73,6 +73,9 @@ def test_how_a_model_speaks_is_seen_from_tokenizer_and_template() -> None:
     # The vocabulary of a family that thinks, in a member that does not; and a template whose tokens are not there.
     assert dialect_of(tiny_tokenizer(CHAT, marks)) == INSTRUCT
     assert dialect_of(tiny_tokenizer(THINKING_CHAT)) == INSTRUCT
+    several = tiny_tokenizer(CHAT, marks)
+    several.chat_template = {"default": CHAT, "tool_use": THINKING_CHAT}
+    assert dialect_of(several) == INSTRUCT, "the default template is the one that is used"
     other = dialect_of(tiny_tokenizer(CHAT + "[THINK]", ("[THINK]", "[/THINK]")))
     assert (other.name, other.opening, other.closing, other.force) == ("thinking", "[THINK]", "[/THINK]", "[/THINK]")
     both = tiny_tokenizer(THINKING_CHAT, marks)
@@ -312,6 +315,12 @@ def test_a_template_that_takes_no_system_message_says_so(tmp_path: Path) -> None
     with pytest.raises(ValueError, match="chat template refuses the prompt: System role not supported"):
         solver.prompt("x")
     assert "Be brief." not in solver.tokenizer.decode(TransformersSolver(folder).prompt("x"))
+    (folder / "chat_template.jinja").write_text(
+        "{%- for message in messages if message.role == 'user' -%}\n{{ message.content | trim }}:{%- endfor -%}"
+    )
+    with pytest.raises(ValueError, match=r"does not write what the system message says: .* leave --system out"):
+        TransformersSolver(folder, system="Be brief.").prompt("x")
+    assert TransformersSolver(folder).prompt(" x \n")
 
 
 def test_every_end_of_a_turn_ends_it(tmp_path: Path) -> None:

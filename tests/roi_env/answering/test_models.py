@@ -61,6 +61,12 @@ def without_head(folder: Path) -> None:
     other(whole.base_model)(folder)
 
 
+def damaged(folder: Path) -> None:
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    model.model.layers[0].mlp.down_proj.weight.data[0, 0] = torch.nan
+    other(model)(folder)
+
+
 def code_of_its_own(folder: Path) -> None:
     config(folder, model_type="own", auto_map={"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"})
     (folder / "own.py").write_text("raise SystemExit('was run')")
@@ -77,6 +83,7 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "more layers than weights": (
         lambda folder: config(folder, num_hidden_layers=3, layer_types=None), r"lack 12 weights .*model.layers.2"
     ),
+    "not a number": (damaged, r"computes no numbers \(NaN\) in (b?float(32|16)): its files are damaged"),
     "code of its own": (code_of_its_own, "Python code of its own .* not run here: serve it"),
     "quantised": (
         lambda folder: config(folder, quantization_config={"quant_method": "gptq", "bits": 4}), "needs a package that is not here: .*GPTQ"
@@ -102,7 +109,7 @@ def test_what_is_no_whole_causal_model_is_refused_by_name(how: str, whole: Path,
         TransformersSolver(folder)
     with pytest.raises(AgentError, match=f"model '.*model': .*{said}"):
         load_model(str(folder))
-    if how in ("an encoder", "no head"):
+    if how in ("an encoder", "no head", "not a number"):
         load_encoder(str(folder))  # whose last states alone are read
     else:
         with pytest.raises(AgentError, match=r"model '.*model'"):

@@ -31,6 +31,7 @@ from agents.llm.small_model.tasks import as_question
 from agents.llm.small_model.tokenizer import prompt_text
 from roi_env.answering.base import Question
 from tests.agents.llm.forms import decision_prompt, segments
+from tests.tiny_models import tiny_model
 
 SMALL = MCFTRecipe(
     questions=9, validation=7, samples=3, families=["prod", "ab"], tiers={"answer": 0, "short": 6, "long": 40}, answer=10,
@@ -227,6 +228,15 @@ def test_the_third_stage_alone_goes_on_from_a_finished_model(
     assert list(done.validation) == ["text"]
     begun, went_on = (AutoModelForCausalLM.from_pretrained(folder).state_dict() for folder in (tuned, tmp_path))
     assert 0 < max(float((went_on[name].float() - begun[name].float()).abs().max()) for name in begun) < 0.5
+
+
+@pytest.mark.parametrize("dialect", ["instruct", "thinking"])
+def test_a_model_that_does_not_know_the_form_is_not_taught_to_refuse(
+    dialect: str, questions: tuple[list[Question], list[Question]], tmp_path: Path
+) -> None:
+    model = tiny_model(tmp_path / "model", "qwen2", dialect)
+    with pytest.raises(ValueError, match=r"model does not know the form .*no token '<answer>'.* \(--table\)"):
+        mcft(str(model), SMALL, tmp_path / "out", *questions, check)
 
 
 class Stopped(Exception):

@@ -140,6 +140,9 @@ def test_any_model_learns_what_the_table_says(architecture: str, dialect: str, t
     assert (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns == written
     with pytest.raises(ValueError, match="another model, table or recipe"):
         fine_tune(model, RECIPE_, tmp_path / "out", {"table": "other"}, train, validation)
+    graded = [dataclasses.replace(one, success=(1.0, 1.0, 1.0)) for one in train]
+    with pytest.raises(ValueError, match="another model, table or recipe"):
+        fine_tune(model, RECIPE_, tmp_path / "out", {"table": "made"}, graded, validation)
 
 
 class Stopped(Exception):
@@ -166,6 +169,14 @@ def test_an_interrupted_training_ends_in_the_same_weights(layers: int, tmp_path:
     assert fine_tune(model, recipe, tmp_path / "again", {}, train, validation, watch) == whole
     files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "again")]
     assert files[0] == files[1]
+
+
+def test_a_table_without_a_right_answer_is_told_of(tmp_path: Path) -> None:
+    model, told = str(tiny_model(tmp_path / "model")), list[str]()
+    never = [one for one in split("train") if not one.kept]
+    recipe = dataclasses.replace(RECIPE_, single_epochs=1, exam_epochs=0)
+    fine_tune(model, recipe, tmp_path / "out", {}, never, never, say=told.append)
+    assert f"No answer to the {len(never)} training questions is right" in told[0]
 
 
 def test_lora_on_the_last_layers_leaves_those_below_alone(tmp_path: Path) -> None:

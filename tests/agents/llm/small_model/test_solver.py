@@ -151,4 +151,6 @@ def test_sampling_follows_the_models_distribution(solver: TransformersSolver) ->
 
 def test_a_model_without_think_tokens_is_refused(model_folder: Path) -> None:
     with pytest.raises(ValueError, match="no single token"):
-        TransformersSolver(model_folder, dialect=replace(THINKING, opening="<reason>", closing="</reason>"))
+        TransformersSolver(
+            model_folder, dialect=replace(THINKING, opening="<reason>", closing="</reason>", force="</reason>")
+        )
