@@ -142,6 +142,7 @@ class TransformersSolver:
         self.system = system
         self.tokenizer: Any = open_tokenizer(model)
         spoken = named_dialect(dialect, self.tokenizer) if isinstance(dialect, str) else dialect
+        self._end_think = self._single_token(spoken.closing) if spoken.closing else None
         self.dialect = replace(spoken, prompt=prompt or spoken.prompt, force=force or spoken.force)
         self.batch = batch or _BATCH[self.dialect.name if self.dialect.name in _BATCH else "instruct"]
         if dtype != "auto":
@@ -153,7 +154,6 @@ class TransformersSolver:
         self.model = open_causal(model, chosen).to(self.device)
         check_cached(self.model)
         self._force = ids_after(self.tokenizer, self.dialect.force)
-        self._end_think = self._single_token(self.dialect.closing) if self.dialect.closing else None
         self._stops = ends(self.model, self.tokenizer)
 
     def _single_token(self, text: str) -> int:

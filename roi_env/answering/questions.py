@@ -100,7 +100,7 @@ def read_questions(
     elif source.startswith("rg:"):
         return _listed(source, _generated(source, limit), limit, distinct, say)
     elif source.startswith("table:"):
-        return _listed(source, _recorded(source, answers), limit, distinct, say)
+        return _listed(source, _recorded(source, answers, say), limit, distinct, say)
     else:
         rows = _file(Path(source))
         dataset = dataset or Path(source).stem
@@ -118,6 +118,10 @@ def _listed(
     for place, question in enumerate(questions, 1):
         if not question.line:
             question = replace(question, line=place)
+        if not question.text.strip():
+            raise QuestionError(
+                f"{source}: row {question.line}: the question is empty: take the row out, or say where its text is (--column text=COLUMN)"
+            )
         earlier = first.setdefault((question.dataset, question.question_id), question)
         if earlier is not question:
             if distinct and earlier.text != question.text:
@@ -248,7 +252,7 @@ def _hub(name: str, config: str | None, split: str) -> Iterable[Mapping[str, Any
     return rows
 
 
-def _recorded(source: str, answers: bool) -> list[Question]:
+def _recorded(source: str, answers: bool, say: Callable[[str], None]) -> list[Question]:
     from roi_env.sources.outcome_tables import COLUMNS, OutcomeTable, OutcomeTableError
 
     name, _, query = source.removeprefix("table:").partition("?")
@@ -261,8 +265,11 @@ def _recorded(source: str, answers: bool) -> list[Question]:
     except (OutcomeTableError, ValueError) as error:
         raise QuestionError(f"{source}: {error}") from None
     table.log_notes()
-    rows = table.rows.take(table.distinct_questions().first_row)
-    alone = table.has_one_answer()
+    rows, alone = table.rows.take(table.distinct_questions().first_row), table.has_one_answer()
+    written = np.array([bool(text.strip()) for text in rows["question"].to_pylist()])
+    if absent := int((~written).sum()):
+        say(f"{source}: {absent:,} questions have no text there and are left out")
+    rows, alone = rows.filter(written), alone[written]
     if answers and not alone.all():
         named = rows["question_id"][int(alone.argmin())].as_py()
         raise QuestionError(

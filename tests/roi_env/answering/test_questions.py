@@ -72,6 +72,9 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     path.write_text('{"id": 1, "question": "a", "answer": "1"}\n{"id": 1, "question": "b", "answer": "1"}\n')
     with pytest.raises(QuestionError, match="names two questions"):
         read_questions(str(path))
+    path.write_text('{"question": "a", "answer": "1"}\n\n{"question": " ", "answer": "1"}\n')
+    with pytest.raises(QuestionError, match=r"row 3: the question is empty.*--column text=COLUMN"):
+        read_questions(str(path))
     path.write_text("{")
     for source in (str(path), str(tmp_path / "none.jsonl"), "rg:no_such", f"hf:{tmp_path / 'none'}", "rg:gcd?oddity=3"):
         with pytest.raises(QuestionError):
@@ -109,6 +112,17 @@ def test_questions_of_a_recorded_table() -> None:
     for bad in ("none.parquet", f"{TINYLM}?split=some", f"{TINYLM}?size=3"):
         with pytest.raises(QuestionError):
             read_questions(f"table:{bad}")
+
+
+def test_questions_that_a_table_has_no_text_of_are_left_out() -> None:
+    from roi_env.sources.packaged import PACKAGED
+
+    told: list[str] = []
+    source = f"table:{PACKAGED['paper']}?sample=400"
+    found = read_questions(source, say=told.append)
+    assert len(found) == 400
+    assert {one.dataset for one in found} == {"gsm8k", "math-500"}
+    assert told == [f"{source}: 30 questions have no text there and are left out"]
 
 
 def test_a_recorded_text_is_asked_once_and_needs_one_answer(tmp_path: Path) -> None:
