@@ -100,14 +100,14 @@ class Dialect:
         """A conversation as the model reads it, its answer begun where the dialect says how; without a chat template the bare
         texts.
 
-        :raises DialectError: where the chat template refuses it, or leaves a message out (some take no system message).
+        :raises DialectError: where the chat template refuses it, or leaves the system message out.
         """
         if not tokenizer.chat_template:
             return "\n\n".join(message["content"] for message in messages) + "\n"
         text = chat_text(tokenizer, messages, **self.variables)
         written = "".join(text.split())  # some strip messages
-        if left := [one["role"] for one in messages if "".join(one["content"].split()) not in written]:
-            raise DialectError(f"its chat template does not write what the {left[0]} message says: {_NO_SYSTEM}")
+        if any(one["role"] == "system" and "".join(one["content"].split()) not in written for one in messages):
+            raise DialectError(f"its chat template does not write what the system message says: {_NO_SYSTEM}")
         if self.closing and text.rstrip().endswith(self.closing):
             raise DialectError(
                 f"its chat template closes the think block before the model thinks ({text[-40:]!r}): say dialect instruct, or choose a "
