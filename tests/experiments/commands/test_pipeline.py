@@ -20,7 +20,7 @@ SMALL = {
     "record": ["--questions-each", "10", "--samples", "2", "--family", "prod"],
     "mcft": ["questions=8", "validation=4", "families=[prod]", "samples=1", "exams=4", "decision_exams=4"],
     "train": ["--steps", "200", "--param", "exams=16", "--param", "minibatch=8"],
-    "compare": ["exams=4", "replicates=2", "budgets=[0.3]", "orders=[easy_first,hard_first]", "--predictor", "none"],
+    "compare": ["exams=4", "replicates=2", "budgets=[0.3]", "orders=[hard_first]", "--predictor", "none"],
 }
 SMALL["pretrain"] += ["batch_tokens=512", "chunk_batches=8", "families=[prod]"]
 SMALL["mcft"] += ["single_epochs=1", "exam_epochs=1"]
@@ -51,7 +51,7 @@ def test_from_nothing_to_the_table(tmp_path: Path) -> None:
     subprocess.run([*command, *arguments(out)], check=True, capture_output=True)
     assert {path: path.stat().st_mtime_ns for path in made} == made
     rows = pq.read_table(out / "compare" / "summary.parquet").to_pylist()
-    assert {row["label"].split()[-1] for row in rows} >= {"easy_first", "hard_first"}
+    assert {row["label"].split()[-1] for row in rows} == {"hard_first"}
     assert any("grpo/model" in row["agent"] for row in rows)
     assert [stage["stage"] for stage in json.loads((out / "pipeline.json").read_text())] == list(SMALL)
     with pytest.raises(ConfigError, match="choose another folder"):
