@@ -177,9 +177,11 @@ class Answerer:
                 sampled = 0.7 if temperature is None else temperature
                 solver = TransformersSolver(model_source(self.model), temperature=sampled, **local)
                 solver.check(tiers)
-                return LocalLive(solver)
             except (OSError, ValueError) as error:
                 raise ConfigError(f"model {self.model!r}: {error}") from error
+            if solver.warning is not None:
+                endpoints.report(solver.warning)
+            return LocalLive(solver)
         model = self.model or endpoints.only_model(self.endpoint, self.backend, connection)
         return endpoints.http_solver(self.endpoint, model, self.backend, connection, spoken, tiers, **http)
 

@@ -475,6 +475,8 @@ def _record_here(job: _Job, model: str, settings: dict[str, Any]) -> None:
         solver.check(job.tiers, job.questions)
     except (OSError, ValueError) as error:
         raise ConfigError(f"model {model!r}: {error}") from error
+    if solver.warning is not None:
+        endpoints.report(solver.warning)
     pool = None
     try:
         if not checks:

@@ -7,7 +7,7 @@ r"""How a model speaks: where it reasons, how its reasoning is cut, and how an a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -187,6 +187,21 @@ def chat_text(tokenizer: Any, messages: Sequence[Mapping[str, str]], *, goes_on:
             f"its chat template refuses the prompt: {error}" + (f" ({_NO_SYSTEM})" if system else "")
         ) from error
     return text
+
+
+def unheeded_end(tokenizer: Any, stops: Collection[int]) -> str | None:
+    """The special token by which the chat template ends an answer, where the model does not stop at it; None: it does."""
+    if not tokenizer.chat_template:
+        return None
+    said = "It is 4."
+    turns = [{"role": "user", "content": "What is 2 + 2?"}, {"role": "assistant", "content": said}]
+    try:
+        _, _, after = tokenizer.apply_chat_template(turns, tokenize=False).rpartition(said)
+    except Exception:  # a template may know no answers
+        return None
+    ids = tokenizer(after, add_special_tokens=False).input_ids
+    first = next((one for one in ids if one in tokenizer.added_tokens_decoder), None)
+    return None if first is None or first in stops else str(tokenizer.convert_ids_to_tokens(first))
 
 
 def beginning(tokenizer: Any) -> list[int]:

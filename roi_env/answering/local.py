@@ -24,7 +24,15 @@ from transformers.cache_utils import Cache
 
 from roi_env.answering.base import Ask, Finish, Generation, Question, Reply, Request, ThinkingTier
 from roi_env.answering.branching import Branch, Text, generate
-from roi_env.answering.dialect import Dialect, DialectError, beginning, ids_after, named_dialect, single_token
+from roi_env.answering.dialect import (
+    Dialect,
+    DialectError,
+    beginning,
+    ids_after,
+    named_dialect,
+    single_token,
+    unheeded_end,
+)
 from roi_env.answering.kv_cache import growing_cache, keep
 from roi_env.answering.models import check_cached, check_read, ends, open_causal
 from roi_env.answering.tokenizer import open_tokenizer
@@ -155,6 +163,13 @@ class TransformersSolver:
         check_cached(self.model)
         self._force = ids_after(self.tokenizer, self.dialect.force)
         self._stops = ends(self.model, self.tokenizer)
+        self.warning: str | None = None
+        """What a user should know of the model."""
+        if (end := unheeded_end(self.tokenizer, self._stops)) is not None:
+            self.warning = (
+                f"model {self.name!r}: its chat template ends an answer with {end}, at which generation does not stop, so answers may go "
+                "on to their caps: name that token among eos_token_id in its generation_config.json"
+            )
 
     def _single_token(self, text: str) -> int:
         token = single_token(self.tokenizer, text)

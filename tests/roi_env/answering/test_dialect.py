@@ -29,6 +29,7 @@ from roi_env.answering.dialect import (
     dialect_of,
     ids_after,
     named_dialect,
+    unheeded_end,
 )
 from roi_env.answering.local import LocalLive, TransformersSolver
 from tests.tiny_models import CHAT, SIZES, TEMPLATES, THINKING_CHAT, tiny_model, tiny_sentencepiece, tiny_tokenizer
@@ -83,6 +84,16 @@ def test_how_a_model_speaks_is_seen_from_tokenizer_and_template() -> None:
     assert named_dialect("thinking", tiny_tokenizer(CHAT)) == THINKING
     with pytest.raises(DialectError, match="unknown dialect 'chatty'; there are auto, thinking, instruct"):
         named_dialect("chatty", both)
+
+
+def test_a_template_that_ends_answers_by_a_token_at_which_nothing_stops_is_told() -> None:
+    tokenizer = tiny_tokenizer(CHAT)
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert unheeded_end(tokenizer, [end, 0]) is None
+    assert unheeded_end(tokenizer, [0]) == "<|im_end|>"
+    assert unheeded_end(tiny_tokenizer(None), [0]) is None
+    assert unheeded_end(tiny_tokenizer("{{ raise_exception('no') }}"), [0]) is None
+    assert unheeded_end(tiny_tokenizer("{% for m in messages %}{{ m.content }}{% endfor %}"), [0]) is None
 
 
 def test_numbers_of_tiers_are_whole_caps_in_the_open() -> None:
