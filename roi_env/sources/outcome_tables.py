@@ -83,6 +83,8 @@ _DERIVED = ("tier_order", "sample")
 """Columns that follow from the others."""
 _MANY = 10
 """Generations that are hardly all right, or all wrong, by chance."""
+_MANY_TIERS = 100
+"""Of a menu, more than which are rather ids or texts: comparing all of them takes minutes."""
 JUDGES = ("filter", "filters", "filter_name", "metric", "scorer", "grader", "judge", "extractor")
 """Columns that name who judged: several values may be several judgements of one generation."""
 
@@ -525,8 +527,8 @@ class OutcomeTable:
           accuracy``; means and percentiles over generations.
         * A problem: ``menu, kind, message``. Kinds: ``missing_tiers``, ``unequal_samples``, ``tier_order`` (a later
           tier costs less), ``trap`` (dearer and less often correct), ``non_monotone`` (questions where the last tier is
-          right less often than the first), ``one_verdict`` (all right, or all wrong), ``zero_tokens``, ``several_judgements`` (of one
-          generation?),
+          right less often than the first), ``one_verdict`` (all right, or all wrong), ``many_tiers`` (over 100: not compared), ``zero_tokens``,
+          ``several_judgements`` (of one generation?),
           ``hidden_thought`` (tokens that cannot hold what was generated). Tiers are compared on the questions that have
           both, every question counting once. Of the whole table (``menu`` is ``""``): ``equal_texts`` (of several
           ids), ``tier_texts`` (other texts at other tiers of one id), ``several_texts`` and ``several_answers`` (that
@@ -661,8 +663,11 @@ class OutcomeTable:
                     f"{entry['tier']}: {entry['samples_min']} to {entry['samples_max']} samples a question",
                 )
         suffix = " tokens" if self.unit == "tokens" else ""
-        for low in range(len(names)):
-            for high in range(low + 1, len(names)):
+        compared = len(names) if len(names) <= _MANY_TIERS else 0
+        if not compared:
+            report("many_tiers", f"{len(names):,} tiers, which are not compared: is this the right column?")
+        for low in range(compared):
+            for high in range(low + 1, compared):
                 both = offered[:, low] & offered[:, high]
                 if not both.any():
                     continue

@@ -431,8 +431,7 @@ class LogFile:
         number = 0
         try:
             header = [name.strip() for name in next(reader)]
-            if repeated := sorted({name for name in header if header.count(name) > 1}):
-                raise self.error(f"has the column {repeated[0]!r} more than once: keep one")
+            self._check_names(header)
             for number, fields in enumerate(reader, 1):
                 if len(fields) != len(header):
                     raise self.error(
@@ -440,9 +439,14 @@ class LogFile:
                         "fields that hold the separator",
                         is_log=number <= _A_TABLE,
                     )
-                yield f"row {number}", dict(zip(header, fields, strict=True))
+                # Nameless columns are row numbers, or what Excel leaves behind the last.
+                yield f"row {number}", {name: text for name, text in zip(header, fields, strict=True) if name}
         except csv.Error as error:
             raise self.damaged("CSV", error, f" after row {number}") from error
+
+    def _check_names(self, names: list[str]) -> None:
+        if repeated := sorted({name for name in names if name and names.count(name) > 1}):
+            raise self.error(f"has the column {printable(repeated[0])!r} more than once: keep one")
 
     def _note(self, text: str) -> None:
         if text not in self.notes:
@@ -483,17 +487,24 @@ class LogFile:
             raise self.damaged("Parquet", error) from error
 
     def _parquet(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        number = 0
         try:
             with pq.ParquetFile(self.path) as file:
                 sizes = [file.metadata.row_group(at).total_byte_size for at in range(file.metadata.num_row_groups)]
                 self._bound(sum(sizes), MAX_FILE, "the table")
-                number = 0
+                self._check_names(file.schema_arrow.names)
                 for batch in file.iter_batches(1024):
                     for row in batch.to_pylist():
                         number += 1
                         yield f"row {number}", _plain(row)
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise self.damaged("Parquet", error) from error
+        except LogError:
+            raise
+        except (ValueError, OverflowError) as error:  # times that Python has not: nanoseconds, years beyond 9999
+            raise self.error(
+                f"a value behind row {number} cannot be read ({error}): write times as text, or leave their column out"
+            ) from error
 
 
 def _plain(value: Any) -> Any:

@@ -136,7 +136,7 @@ def dict_of(value: Any) -> dict[str, Any]:
 
 def text_of(value: Any) -> str:
     """A value of a log as the text of an id, name or answer: numbers without needless points, lists by commas."""
-    if value is None:
+    if value is None or value != value:  # what pandas writes where there is no value
         return ""
     if isinstance(value, str):
         return value.strip()

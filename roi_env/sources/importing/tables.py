@@ -28,7 +28,7 @@ from roi_env.sources.importing.generations import NOTHING, Generation, Options, 
 from roi_env.sources.importing.tabular import LABELS
 from roi_env.sources.importing.terms import joined
 from roi_env.sources.outcome_tables import OutcomeTable
-from roi_env.sources.table_files import MAX_TOKENS
+from roi_env.sources.table_files import INTEGERS, MAX_TOKENS
 from roi_env.sources.texts import normalised
 from roi_env.sources.thoughts import thinks
 from roi_env.sources.units import Unit
@@ -36,6 +36,8 @@ from roi_env.sources.units import Unit
 CHARACTERS_A_TOKEN = 4
 """Of the estimate where a log has neither counts nor a tokenizer: English text and code have about so many."""
 _THOUSANDS = re.compile(r"[1-9]\d{0,2}(\.\d{3})+")
+_DIGITS = 300
+"""Of numbers that are read, before and behind the point: a float holds them."""
 _NO_ERRORS = (*NOTHING, "no", "false", "0", "[]", "{}")
 _form = lru_cache(maxsize=2**16)(normalised)
 """A question is asked of many tiers, many times."""
@@ -140,7 +142,7 @@ def _table(
         )
     labels = _labels([one for one, _ in rows], report)
     samples = _samples([one for one, _ in rows], labels, report)
-    orders = [one.tier_order for one, _ in rows]
+    orders = [_order(file, one) for file, (one, _) in zip(sources, rows, strict=True)]
     table: dict[str, list[Any]] = {
         "dataset": [],
         "question_id": [],
@@ -164,8 +166,10 @@ def _table(
         table[column] = [values[column] for _, values in rows]
     if samples is not None:
         table["sample"] = samples
-    if all(order is not None for order in orders):
+    if None not in orders:
         table["tier_order"] = orders
+    elif lacking := sum(order is None for order in orders) % len(orders):
+        report.note(f"tier_order is missing in {lacking:,} rows, so it is left out of all")
     _say_counts(rows, labels, counts, unit, report)
     if (left := total - len(rows)) and not report.dropped:
         report.dropped["of unknown reason"] += left
@@ -366,8 +370,8 @@ def _judged(file: LogFile, one: Generation) -> bool | float:
         number = _number(plain.removesuffix("%"))
         if number is not None:
             return float(number) / (100 if percent else 1)
-    elif isinstance(score, int | float | Decimal) and math.isfinite(score):
-        return float(score)
+    elif isinstance(score, int | float | Decimal) and (number := _number(str(score))) is not None:
+        return float(number)
     raise file.error(
         f"{one.place}: expected a score (true or false, a number, C or I), got {printable(str(score))[:60]!r}; correct it, or name "
         "another column (or --filter)"
@@ -375,7 +379,7 @@ def _judged(file: LogFile, one: Generation) -> bool | float:
 
 
 def _number(text: str) -> Decimal | None:
-    """A finite number; a comma may stand for its point."""
+    """A finite number of few digits; a comma may stand for its point."""
     text = text.strip().removeprefix("$")
     if re.fullmatch(r"[-+]?\d+,\d+", text) and not re.fullmatch(r"[-+]?[1-9]\d{0,2},\d{3}", text):
         text = text.replace(",", ".")
@@ -383,7 +387,8 @@ def _number(text: str) -> Decimal | None:
         number = Decimal(text) if text.isascii() else None
     except InvalidOperation:
         return None
-    return number if number is not None and number.is_finite() else None
+    # Of 1e999999 the digits alone take minutes.
+    return number if number is not None and number.is_finite() and abs(number.adjusted()) < _DIGITS else None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -408,12 +413,8 @@ def _unit(kept: Iterable[tuple[LogFile, Generation]], options: Options, report: 
 
 def _as_number(file: LogFile, one: Generation, column: str, value: Any, expected: str) -> Decimal:
     number = None
-    if isinstance(value, str):
-        number = _number(value)
-    elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        number = Decimal(str(value))
-    elif isinstance(value, Decimal):
-        number = value if value.is_finite() else None
+    if isinstance(value, str | int | float | Decimal) and not isinstance(value, bool):
+        number = _number(str(value))
     if number is None or number < 0:
         raise file.error(
             f"{one.place}, {column}: expected {expected}, got {printable(str(value))[:60]!r}; "
@@ -462,6 +463,18 @@ def _add_thoughts(kept: Iterable[tuple[LogFile, Generation]], report: Report) ->
         report.warn(
             f"tokens of {sum(map(len, apart)):,} generations do not hold the thought's, which are counted apart: they are added"
         )
+
+
+def _order(file: LogFile, one: Generation) -> int | None:
+    if _missing(one.tier_order):
+        return None
+    _, low, high, expected = INTEGERS["tier_order"]
+    number = _as_number(file, one, "tier_order", one.tier_order, expected)
+    if number != int(number) or not low <= number <= high:
+        raise file.error(
+            f"{one.place}, tier_order: expected {expected}, got {one.tier_order}; correct it or drop the row"
+        )
+    return int(number)
 
 
 def _micro_usd(file: LogFile, one: Generation) -> tuple[int | None, str]:

@@ -75,11 +75,7 @@ def read(file: LogFile, options: Options, report: Report, others: list[LogFile])
         columns["text"] = options.text
     first = _first(file)
     _spell(file, first, columns, paths, others, report)
-    for path in paths:
-        # What has our names already.
-        parts = own_name(path) in _NUMBERS and any(other.startswith(f"{path}.") for other in paths)
-        if own_name(path) in OURS and own_name(path) not in columns and not parts:
-            columns[own_name(path)] = path
+    columns |= _own(file, columns, paths)
     right = columns.get("correct") or next(iter(proposed("correct", paths, starred=len(first) == 1)), "")
     if "*" in right and "{" not in right:
         # What stands beside a list of generations is that of all of them.
@@ -105,6 +101,25 @@ def read(file: LogFile, options: Options, report: Report, others: list[LogFile])
     if other:
         report.note(f"columns that are not taken: {some(other)}")
     yield from rows(file, columns, constants, report, micro=micro)
+
+
+def _own(file: LogFile, columns: Mapping[str, str], paths: Iterable[str]) -> dict[str, str]:
+    """Columns that have our names already: to the letter, else but for case and spaces.
+
+    :raises LogError: where several could be one of ours.
+    """
+    found: dict[str, list[str]] = {}
+    for path in paths:
+        parts = own_name(path) in _NUMBERS and any(other.startswith(f"{path}.") for other in paths)
+        if own_name(path) in OURS and own_name(path) not in columns and not parts:
+            found.setdefault(own_name(path), []).append(path)
+    for name, mine in found.items():
+        beside = [path for path in mine if "." not in path]
+        if len(beside) > 1 and name not in beside:
+            raise file.error(
+                f"could take any of the columns {some(beside)} for {name}: name one, --column {name}=...", is_log=True
+            )
+    return {name: name if name in mine else mine[0] for name, mine in found.items()}
 
 
 def _read_ours(file: LogFile, columns: dict[str, str]) -> bool:

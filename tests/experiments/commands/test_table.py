@@ -71,6 +71,14 @@ def test_one_verdict_on_all_and_what_keeps_exams_from_being_made_are_told(
     assert "is this the right column?" not in text
 
 
+def test_so_many_tiers_that_they_are_texts_are_told_and_not_compared(tmp_path: Path) -> None:
+    path = save(tmp_path / "t.parquet", [("q0", f"t{n:03}", n + 1, n == 0) for n in range(101)])
+    pq.write_table(pq.read_table(path).drop_columns(["tier_order"]), path)
+    text = printed(path)
+    assert "101 tiers, which are not compared: is this the right column?" in text
+    assert "dearer and worse" not in text
+
+
 def test_says_what_was_inferred_and_which_texts_are_one(tmp_path: Path) -> None:
     path = save(tmp_path / "t.parquet", [("q0", "fast", 10, True), ("q1", "fast", 12, True), ("q0", "slow", 99, True)])
     table = pq.read_table(path).drop_columns(["tier_order", "question"])

@@ -1269,3 +1269,57 @@ def test_lists_of_scores_that_a_csv_holds_are_proposed_and_prompts_in_brackets_s
     with pytest.raises(LogError) as caught:
         load(tmp_path / "a.csv")
     assert "--column correct=scores --column tokens=completion_tokens --column question=prompt" in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["1e999999", 10**400])
+@pytest.mark.parametrize("name", ["tokens", "correct", "cost", "tier_order"])
+def test_numbers_of_too_many_digits_are_refused_by_row(tmp_path: Path, name: str, value: Any) -> None:
+    rows = [{"question": f"What is {n} + 1?", "tier": "t", "tokens": 9, "correct": 1, "cost": 1} for n in range(3)]
+    unit = "micro-usd" if name == "cost" else "tokens"
+    with pytest.raises(LogError, match=r"line 3.* expected"):
+        load(lines(tmp_path / "a.jsonl", [*rows[:2], rows[2] | {name: value}]), unit=unit)
+
+
+def test_an_order_of_tiers_is_told_by_its_file_and_row_or_left_out_of_all_rows(tmp_path: Path) -> None:
+    rows = [
+        {"question": f"What is {n} + 1?", "tier": tier, "tokens": 9, "correct": 1, "tier_order": order}
+        for n in range(2)
+        for order, tier in ((2, "a"), (1, "b"))
+    ]
+    assert column(load(lines(tmp_path / "a.jsonl", rows))[0], "tier_order") == [2, 1] * 2
+    table, report = load(lines(tmp_path / "a.jsonl", [*rows[:3], rows[3] | {"tier_order": float("nan")}]))
+    assert set(column(table, "tier_order")) == {1, 2}
+    assert "tier_order is missing in 1 rows, so it is left out of all" in report.notes
+    with pytest.raises(LogError, match=r"a\.jsonl: line 4, tier_order: expected an integer >= 1.*got 'low'"):
+        load(lines(tmp_path / "a.jsonl", [*rows[:3], rows[3] | {"tier_order": "low"}]))
+
+
+def test_of_columns_of_one_meaning_the_one_to_the_letter_is_taken_and_others_are_asked_for(tmp_path: Path) -> None:
+    rows = [{"question": f"What is {n} + 1?", "tier": "t", "Tokens": 5, "TOKENS": 7, "correct": 1} for n in range(2)]
+    path = tmp_path / "a.jsonl"
+    with pytest.raises(LogError, match="any of the columns Tokens, TOKENS for tokens: name one, --column tokens="):
+        load(lines(path, rows))
+    assert column(load(path, columns={"tokens": "TOKENS"})[0], "tokens") == [7, 7]
+    assert column(load(lines(path, [row | {"tokens": 9} for row in rows]))[0], "tokens") == [9, 9]
+
+
+def test_a_column_twice_is_refused_and_nameless_ones_are_nothing(tmp_path: Path) -> None:
+    values = {"question": ["a?", "b?"], "tier": ["t", "t"], "tokens": [5, 6], "correct": [True, False]}
+    twice = pa.table([*map(pa.array, values.values()), pa.array([0, 0])], names=[*values, "tokens"])
+    pq.write_table(twice, tmp_path / "a.parquet")
+    with pytest.raises(LogError, match=r"a\.parquet: has the column 'tokens' more than once: keep one"):
+        load(tmp_path / "a.parquet")
+    (tmp_path / "a.csv").write_text(",question,tier,tokens,correct,,\n0,a?,t,5,yes,,\n1,b?,t,6,no,,\n")
+    assert column(load(tmp_path / "a.csv")[0], "tokens") == [5, 6]
+
+
+def test_an_id_that_is_no_number_is_none(tmp_path: Path) -> None:
+    rows = [{"question_id": float("nan"), "question": q, "tier": "t", "tokens": 5, "correct": 1} for q in ("a?", "b?")]
+    assert len(set(column(load(lines(tmp_path / "a.jsonl", rows))[0], "question_id"))) == 2
+
+
+def test_times_that_cannot_be_read_are_told(tmp_path: Path) -> None:
+    values = {"question": ["a?"], "tier": ["t"], "tokens": [5], "correct": [True]}
+    pq.write_table(pa.table(values | {"at": pa.array([2**60], pa.timestamp("us"))}), tmp_path / "a.parquet")
+    with pytest.raises(LogError, match=r"value behind row 0 cannot be read.*write times as text, or leave"):
+        load(tmp_path / "a.parquet")
