@@ -179,12 +179,17 @@ def print_table(table: OutcomeTable, console: Console) -> None:
             console.print(f"[yellow]Not to be compared yet:[/] {escape(text)}", highlight=False, soft_wrap=True)
 
 
+NONE_RIGHT = "no generation is right, so that all agents score 0: is this the right column, or the right grader?"
+
+
 def obstacle(table: OutcomeTable, menu: str, tasks: int | None = None) -> str:
     """Why no exams of ``tasks`` tasks (default: as many as exams have) can be made of a menu; "" where they can."""
     from roi_env.sources.recorded import recorded_source
 
     if len(table.tier_names(menu)) < 2:
         return "one tier alone; import a log of another model or effort on the same questions too"
+    if not table.select(menu).numbers("correct").any():
+        return NONE_RIGHT
     for split in ("test", "validation"):
         try:
             questions = len(recorded_source(table, menu=menu, split=split).row_item)  # type: ignore[arg-type]

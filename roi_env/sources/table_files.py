@@ -195,6 +195,8 @@ def wrong(path: str, column: str, row: int | None, expected: str, got: object) -
 
 def number_text(value: float | Decimal) -> str | None:
     """A number as the text of an id or an answer: whole numbers without a point; None where it is not finite."""
+    if isinstance(value, int):
+        return str(value)
     if not math.isfinite(value):
         return None
     if value == int(value):
@@ -272,6 +274,8 @@ def _read_csv(path: Path) -> tuple[pa.Table, tuple[str, ...]]:
             table = arrow_csv.read_csv(path, read_options=serial, parse_options=parse, convert_options=convert)
     except (pa.ArrowException, OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
         raise _unreadable(path, "CSV", error, bad_row[0] if bad_row else None) from error
+    # Nameless columns are row numbers, or what Excel leaves behind the last.
+    table = table.select([at for at, name in enumerate(table.column_names) if name.strip()])
     notes = () if delimiter == "," else (f"fields are separated by {_DELIMITERS[delimiter]}",)
     table, renamed = with_own_names(table, str(path))
     for name in INTEGERS:

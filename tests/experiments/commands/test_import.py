@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from agents.base import load_agent, make_agent, public_problem, save_agent
@@ -69,6 +71,22 @@ def test_a_comparison_takes_the_menus_of_which_exams_can_be_made(tmp_path: Path)
     roi("import", str(tmp_path / "a.jsonl"), "--out", str(tmp_path / "a.parquet"))
     chosen = {tasks: [one.menu for one in _table_menus(tmp_path / "a.parquet", None, tasks)] for tasks in (3, 10, 1000)}
     assert chosen == {3: ["many", "some"], 10: ["many"], 1000: ["few"]}
+
+
+def test_a_menu_without_a_right_generation_is_not_compared(tmp_path: Path) -> None:
+    from experiments.cli import _table_menus
+
+    rows = [
+        {"question": f"{n} + 1?", "question_id": n, "answer": "", "dataset": "d", "menu": menu, "tier": tier}
+        | {"tokens": tokens, "correct": menu == "some"}
+        for n in range(200)
+        for menu in ("none", "some")
+        for tier, tokens in (("low", 1), ("high", 9))
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    assert [one.menu for one in _table_menus(tmp_path / "a.parquet", None, None)] == ["some"]
+    with pytest.raises(ConfigError, match="menu 'none': no generation is right"):
+        _table_menus(tmp_path / "a.parquet", ["none"], None)
 
 
 def test_budgets_are_checked_where_they_meet_a_table(table: Path, tmp_path: Path) -> None:

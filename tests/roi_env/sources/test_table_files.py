@@ -539,3 +539,15 @@ def test_a_doubled_key_is_a_copy_a_filter_or_a_generation(again: Row, said: str,
 def test_a_path_that_is_not_there_is_said_before_its_kind(tmp_path: Path) -> None:
     with pytest.raises(OutcomeTableError, match="none: file not found"):
         OutcomeTable.read(tmp_path / "none")
+
+
+def test_nameless_columns_are_nothing(tmp_path: Path) -> None:
+    path = write_csv(
+        tmp_path / "t.csv", [{"": n, **r, " ": "", "  ": ""} for n, r in enumerate(EIGHT)], header=str.strip
+    )
+    assert plain(OutcomeTable.read(path)) == EIGHT
+
+
+def test_a_long_number_is_an_id(tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text(jsonl(changed(0, question_id=10**400)))
+    assert OutcomeTable.read(tmp_path / "t.jsonl").rows["question_id"][0].as_py() == str(10**400)
