@@ -21,6 +21,7 @@ def read(file: LogFile, options: Options, report: Report, others: list[LogFile])
     """
     spec = file.first()["spec"]
     sampled: dict[str, list[dict[str, Any]]] = {}
+    answered: set[str] = set()
     matched = 0
     for place, record in file.records():
         event = dict_of(record)
@@ -30,6 +31,11 @@ def read(file: LogFile, options: Options, report: Report, others: list[LogFile])
         elif event.get("type") == "match":
             matched += 1
             calls = sampled.pop(name, [])
+            if not calls and name in answered:
+                report.dropped["another match of the same answer: the first is taken"] += 1
+                continue
+            if calls:
+                answered.add(name)
             counts = [dict_of(call.get("usage")).get("completion_tokens") for call in calls]
             texts = [text_of(call.get("sampled")) for call in calls] or [text_of(data.get("sampled"))]
             yield Generation(

@@ -862,3 +862,16 @@ def test_wrong_values_of_helm_and_lighteval_are_tables_or_errors_and_nothing_els
             refused += 1
     assert made > 10
     assert refused > 10
+
+
+def test_openai_evals_that_match_an_answer_twice_have_one_generation(tmp_path: Path) -> None:
+    asked = {"prompt": "What is 1 + 1?", "sampled": "2", "usage": {"completion_tokens": 5}}
+    events: list[tuple[str, dict[str, Any]]] = [
+        ("sampling", asked), ("match", {"correct": True}), ("match", {"correct": False}),
+        ("sampling", asked), ("match", {"correct": False}),
+    ]  # fmt: skip
+    found = [{"sample_id": "m.0", "type": kind, "data": data} for kind, data in events]
+    table, report = load(lines(tmp_path / "a.jsonl", [{"spec": {"eval_name": "m", "completion_fns": ["g"]}}, *found]))
+    assert column(table, "correct") == [True, False]
+    assert column(table, "tokens") == [5, 5]
+    assert report.dropped == {"another match of the same answer: the first is taken": 1}
