@@ -72,6 +72,24 @@ def pick_actions(probs: npt.NDArray[np.float64], uniform: npt.NDArray[np.float64
     return actions
 
 
+def check_problem(agent: Agent, problem: Problem) -> None:
+    """Refuse an agent that was made for exams of other groups, tiers or units: it would plan with the wrong numbers.
+
+    :raises AgentError: naming what differs.
+    """
+    made = getattr(agent, "problem", problem)  # one of a user's own may keep none
+    for what, own, asked in (
+        ("groups", made.num_groups, problem.num_groups),
+        ("tiers", made.num_tiers, problem.num_tiers),
+        ("unit", made.unit, problem.unit),
+    ):
+        if own != asked:
+            raise AgentError(
+                f"agent {getattr(agent, 'name', type(agent).__name__)!r} was made for other exams ({what}: {own}, here {asked}): "
+                "make it of public_problem(spec) of the exams that it takes"
+            )
+
+
 def check_probs(agent: Agent, probs: Probs, view: DecisionView) -> Probs:
     """Return ``probs`` if they are what the interface asks for.
 
@@ -169,6 +187,7 @@ def rollout(
     if isinstance(agent, ExamTaker):
         return _take_in_one_pass(agent, batch, replicates, seed, law)
     problem = public_problem(batch.spec)
+    check_problem(agent, problem)
 
     def enter(some: ExamBatch, episodes: ExamBatch, row: npt.NDArray[np.int64]) -> Player:
         # A memory belongs to an episode: agents with state see every episode as an exam of its own.
@@ -219,6 +238,7 @@ def evaluate_exact(
     if not agent.markov:
         raise ValueError(f"agent {agent.name!r} has a memory: use evaluate_sampled")
     problem = public_problem(batch.spec)
+    check_problem(agent, problem)
 
     def policy(some: ExamBatch) -> Decide:
         groups, state = some.groups, agent.start(exams_view(some, problem))

@@ -200,7 +200,11 @@ def _predictor_tables(config: CompareConfig, job: Job, batch: ExamBatch) -> Tabl
 
 
 def _run_and_store(config: CompareConfig, job: Job, path: Path) -> None:
-    tables = run_job(config, job, agents_folder(path.parent.parent))
+    try:
+        tables = run_job(config, job, agents_folder(path.parent.parent))
+    except Exception as error:
+        error.add_note(f"This ended the job of {job.agent} in {job.setting.label}, training seed {job.seed}.")
+        raise
     with replacing(path) as temporary:
         write_job(temporary, tables)
 

@@ -66,6 +66,7 @@ IMAGE = 50_000
 _CONTENT, _THOUGHT = "choices.0.delta.content", "choices.0.delta.reasoning_content"
 TEMPLATE = 256
 """Tokens that a chat template may begin with by itself: a system message of its own, a date."""
+_SHORTEST_SECRET = 8  # characters of a key
 _SECRET = re.compile(r"(?i)\b(bearer\s+|sk-)[\w*.~+/=-]{6,}")
 _END = 1.0
 """Seconds within which a stream should end that has said it is done."""
@@ -229,6 +230,8 @@ class HTTPSolver:
             raise EndpointError(
                 f"the environment variable {named} holds no key: it has characters that no header of a request may have"
             )
+        # Struck out of what the endpoint says. A shorter one ("none", "test") is no secret, and part of ordinary words.
+        self._secret = self._key if self._key and len(self._key) >= _SHORTEST_SECRET else None
         headers = {**self.backend.headers, "content-type": "application/json"}
         if self._key:
             header, value = self.backend.key_header
@@ -608,7 +611,7 @@ class HTTPSolver:
             )
         try:
             data = response.content
-            return json.loads(data.replace(self._key.encode(), b"***") if self._key else data)
+            return json.loads(data.replace(self._secret.encode(), b"***") if self._secret else data)
         except (ValueError, RecursionError):
             kind = self._clean(response.headers.get("content-type", "no content type"))
             raise _Failed(f"the answer is not JSON ({kind}, {len(response.content)} bytes)", lost=True) from None
@@ -707,14 +710,14 @@ class HTTPSolver:
 
     def _without_key(self, text: str) -> str:
         """An answer as it is passed on: an endpoint that repeats what it was sent must not give our key away."""
-        return text.replace(self._key, "***") if self._key and self._key in text else text
+        return text.replace(self._secret, "***") if self._secret and self._secret in text else text
 
     def _clean(self, text: str, most: int = _MESSAGE) -> str:
         """An endpoint's words on one line, cut, without keys, not even the beginning of ours."""
-        if self._key:
-            text = text.replace(self._key, "***")
-            if len(self._key) >= 12:
-                text = re.sub(re.escape(self._key[:6]) + r"\S*", "***", text)
+        if self._secret:
+            text = text.replace(self._secret, "***")
+            if len(self._secret) >= 12:
+                text = re.sub(re.escape(self._secret[:6]) + r"\S*", "***", text)
         return responses.encodable(" ".join(_SECRET.sub("***", text).split())[:most])
 
 

@@ -137,7 +137,9 @@ def check_distribution(probs: Probs, shape: tuple[int, int], who: str = "the pol
     if probs.shape != shape:
         raise ValueError(f"{who} returned probabilities of shape {probs.shape}, expected {shape}")
     if not (probs >= 0).all() or not (np.abs(probs.sum(1) - 1.0) <= 1e-5).all():
-        raise ValueError(f"{who} returned negative probabilities or rows that do not sum to one")
+        raise ValueError(
+            f"{who} returned probabilities that are negative or not numbers, or rows that do not sum to one"
+        )
     return probs
 
 

@@ -151,6 +151,14 @@ def test_whoever_watches_is_told_of_what_is_no_distribution(probs: Any, message:
         list(take_exam(env, Wrong(public_problem(env.exam_spec))))
 
 
+@pytest.mark.parametrize("take", [evaluate, rollout])
+def test_an_agent_made_for_other_exams_is_refused(take: Any) -> None:
+    agent = make_agent("bellman", public_problem(exam_spec("signal", num_tasks=2)))
+    exams = draw_exams(exam_spec("heavy", num_tasks=2), seed=0, exam_ids=np.arange(2))
+    with pytest.raises(AgentError, match=r"'bellman' was made for other exams \(groups: "):
+        take(agent, exams)
+
+
 def test_a_saved_agent_never_imports_its_code(tmp_path: Path) -> None:
     save_agent(make_agent(OWN, PROBLEM), tmp_path / "mine.npz")
     entry = AGENTS.pop("own_agent:Careful")

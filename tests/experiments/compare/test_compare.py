@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner, Result
 
-from agents.base import AGENTS, make_agent, public_problem
+from agents.base import AGENTS, make_agent, named_agent, public_problem
 from agents.playing import rollout
 from experiments.cli import app, main
 from experiments.compare.jobs import run_jobs
@@ -89,6 +89,24 @@ def test_results_depend_on_neither_processes_nor_interruptions(tmp_path: Path) -
     list(run_jobs(config, jobs[::2], halves, 1))
     assert len(missing_jobs(config, jobs, halves)) == len(jobs) - len(jobs[::2])
     assert repr(finish(config, halves, workers=2)) == repr(whole)  # repr: nan is not equal to itself
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_error_of_an_agent_names_it(workers: int, tmp_path: Path) -> None:
+    (tmp_path / f"broken{workers}.py").write_text("""
+from agents.base import Agent
+
+
+class Broken(Agent):
+    def act(self, view, state):
+        raise KeyError("no such thing")
+""")
+    broken = named_agent(f"{tmp_path}/broken{workers}.py:Broken")
+    config = dataclasses.replace(small(), agents=[broken], training_seeds=[0])
+    jobs = [job for job in plan(config, expand(config)) if job.agent == broken][:2]
+    with pytest.raises(KeyError, match="no such thing") as caught:
+        list(run_jobs(config, jobs, tmp_path, workers))
+    assert f"broken{workers}:Broken in" in "".join(caught.value.__notes__)
 
 
 def test_the_default_comparison_finds_its_trained_agents(tmp_path: Path) -> None:

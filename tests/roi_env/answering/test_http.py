@@ -183,6 +183,21 @@ def test_errors_and_notes_hold_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "s3cret" not in str(reply)
 
 
+@pytest.mark.parametrize("key", ["k", "none", "token"])
+def test_a_short_key_changes_no_answer(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_KEY", key)
+    data = {
+        "choices": [{"message": {"content": f"ask for {key}"}, "finish_reason": "stop"}],
+        "usage": {"completion_tokens": 3},
+    }
+    reply = ask(Upstream(script=[data]), [Ask(QUESTION, LONG, 61)], key_env="SOME_KEY")[0]
+    assert (reply.text, reply.tokens, reply.counted) == (f"ask for {key}", 3, "server")
+    refused = ask(
+        Upstream(script=[{"error": {"message": f"ask for {key}"}}]), [Ask(QUESTION, LONG, 61)], key_env="SOME_KEY"
+    )
+    assert refused[0].error == f"ask for {key}"
+
+
 def test_empty_content_is_a_paid_answer() -> None:
     reply, _ = one("empty")
     assert (reply.text, reply.finish, reply.error, reply.tokens) == ("", "length", None, 24)
