@@ -17,7 +17,6 @@ if __name__ == "__main__":
     model = MaskablePPO("MlpPolicy", train, n_steps=128, batch_size=256, seed=0, device="cpu")
     model.learn(60_000, progress_bar=True)
     exams = gym.make("roi_env:ROIReasoning-v0", budget=0.3)
-    mean, deviation = evaluate_policy(
-        model, exams, n_eval_episodes=100, warn=False
-    )  # no Monitor is needed: exams are whole
+    # No Monitor is needed: exams are whole.
+    mean, deviation = evaluate_policy(model, exams, n_eval_episodes=100, warn=False)
     print(f"score {mean:.2f} +- {deviation:.2f} an exam")

@@ -66,7 +66,8 @@ IMAGE = 50_000
 _CONTENT, _THOUGHT = "choices.0.delta.content", "choices.0.delta.reasoning_content"
 TEMPLATE = 256
 """Tokens that a chat template may begin with by itself: a system message of its own, a date."""
-_SHORTEST_SECRET = 8  # characters of a key
+_SHORTEST_SECRET = 8
+"""Characters of a key; a shorter one is a placeholder."""
 _SECRET = re.compile(r"(?i)\b(bearer\s+|sk-)[\w*.~+/=-]{6,}")
 _END = 1.0
 """Seconds within which a stream should end that has said it is done."""
