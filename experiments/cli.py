@@ -314,6 +314,7 @@ def _only(config: CompareConfig, patterns: list[str]) -> list[FamilyConfig]:
 
 def _table_menus(path: Path, menus: list[str] | None, tasks: int | None) -> list[FamilyConfig]:
     """The exams of every menu; without a choice of the three with most tiers, then most rows, of which exams can be made."""
+    from experiments.commands.endpoints import report
     from experiments.commands.table import NONE_RIGHT, obstacle
     from roi_env.sources.outcome_tables import OutcomeTable
 
@@ -330,8 +331,9 @@ def _table_menus(path: Path, menus: list[str] | None, tasks: int | None) -> list
             console.print(f"Comparing on {', '.join(menus)}; also in the table (--menu): {', '.join(left)}")
     if unknown := [name for name in menus if name not in tiers]:
         raise ConfigError(f"{path}: no menu {unknown}; it has {', '.join(ranked)}")
-    if wrong := [name for name in menus if not read.select(name).numbers("correct").any()]:
-        raise ConfigError(f"{path}: menu {wrong[0]!r}: {NONE_RIGHT}")
+    for name in menus:
+        if not read.select(name).numbers("correct").any():
+            report(f"{path}: menu {name!r}: {NONE_RIGHT}")
     return [FamilyConfig(family="recorded", table=str(path), menu=name) for name in menus]
 
 
