@@ -22,6 +22,7 @@ MOST_HEAD = 2**16
 BODY_SECONDS = 30.0
 """Within which the head of a request, and then its body, must have come."""
 _OFFER = re.compile(rb"(?<=\r\n)u(?=pgrade:[ \t]*h2c[ \t]*\r\n)", re.IGNORECASE)
+"""The first letter of a header that offers HTTP/2."""
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 """This machine's own names for itself."""
 

@@ -218,7 +218,5 @@ def ids_after(tokenizer: Any, text: str) -> list[int]:
     first, both = (tokenizer(one, add_special_tokens=False).input_ids for one in ("a", f"a{text}"))
     if both[: len(first)] == first:
         return list(both[len(first) :])
-    alone: list[int] = tokenizer(
-        text, add_special_tokens=False
-    ).input_ids  # it makes one word with the letter before it
-    return alone
+    # It makes one word with the letter before it.
+    return list(tokenizer(text, add_special_tokens=False).input_ids)

@@ -232,9 +232,8 @@ class LMPolicy(nn.Module):
         causal = load_model(model, dtype) if not lora else self._with_own_modules(load_frozen(model, dtype))
         shape_of(causal)  # refuses others before any work
         kept(causal)  # found out while the model is bare, as the former
-        hidden = int(
-            causal.get_output_embeddings().weight.shape[1]
-        )  # OPT's last states may have another width than its layers
+        # Not config.hidden_size: OPT's last states may have another width than its layers.
+        hidden = int(causal.get_output_embeddings().weight.shape[1])
         first = _first_trained(causal, layers) if lora else 0
         self.lower = None
         if keep and first:

@@ -121,19 +121,24 @@ def test_a_file_of_budgets_is_kept_and_read_again(tmp_path: Path) -> None:
     assert b"key-of-a" not in b"".join(path.read_bytes() for path in state.iterdir())
 
 
+def opened(config: Path) -> _Budgets:
+    """The budgets of a file, with their books beside it and an endpoint that is not there."""
+    solver, tiers = HTTPSolver("http://127.0.0.1:9/v1", "m"), [ThinkingTier("t", 0, 10)]
+    return _Budgets(
+        read_plans(config),
+        [],
+        lambda menus, plans: lambda plan: make_budget(plan.name, plan, solver, tiers, "fixed-1", 5, 1, config.parent),
+    )
+
+
 @pytest.mark.parametrize("second", ["b: {tokens: 30, models: [nope]}", "b: a lot", "b: 5usd"])
 @pytest.mark.parametrize("first", ["budgets:\n  a: 70", "", "# nothing"])
 def test_budgets_that_cannot_all_be_read_again_stay_as_they_were(
     first: str, second: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config, solver = tmp_path / "budgets.yaml", HTTPSolver("http://127.0.0.1:9/v1", "m")
+    config = tmp_path / "budgets.yaml"
     config.write_text("budgets: {a: 50, b: 50}")
-    tiers = [ThinkingTier("t", 0, 10)]
-    budgets = _Budgets(
-        read_plans(config),
-        [],
-        lambda menus, plans: lambda plan: make_budget(plan.name, plan, solver, tiers, "fixed-1", 5, 1, tmp_path),
-    )
+    budgets = opened(config)
     config.write_text(f"{first}\n  {second}\n" if first.startswith("b") else first)
     asyncio.run(budgets.reload(config, Access(), ()))
     assert "stay as they were" in " ".join(capsys.readouterr().out.split())
@@ -146,14 +151,9 @@ def test_budgets_that_cannot_all_be_read_again_stay_as_they_were(
 
 
 def test_an_amount_that_was_set_stays_until_the_file_names_another(tmp_path: Path) -> None:
-    config, solver = tmp_path / "budgets.yaml", HTTPSolver("http://127.0.0.1:9/v1", "m")
+    config = tmp_path / "budgets.yaml"
     config.write_text("budgets: {a: 50}")
-    tiers = [ThinkingTier("t", 0, 10)]
-    budgets = _Budgets(
-        read_plans(config),
-        [],
-        lambda menus, plans: lambda plan: make_budget(plan.name, plan, solver, tiers, "fixed-1", 5, 1, tmp_path),
-    )
+    budgets = opened(config)
 
     def after(text: str) -> int:
         config.write_text(f"budgets: {{a: {text}}}")
