@@ -14,7 +14,7 @@ from experiments.serving import overview
 from experiments.serving.amounts import digest
 from experiments.serving.budget import Budget
 from experiments.serving.chat import Refused
-from experiments.serving.desk import Desk, EventStream, Wire, books_away, internal_error, json_response
+from experiments.serving.desk import Desk, Wire, books_away, internal_error, json_response
 from experiments.serving.guard import BODY_SECONDS, LOOPBACK, bearer, check_origin, fits, no_key, read_json, shown
 from experiments.serving.messages import MessagesWire
 from experiments.serving.metrics import Visit, log
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
     from starlette.requests import Request
     from starlette.responses import Response
+    from starlette.types import Receive, Scope, Send
 
     from roi_env.answering.http import ByTier, HTTPSolver
 
@@ -76,25 +77,28 @@ class _Proxy:
             raise no_key(f"this key does not open the budget {name!r}")
         return by_name[name]
 
-    async def question(self, request: Request) -> Response | EventStream:
-        """Answer a question."""
+    async def question(self, request: Request, send: Send) -> Response | None:
+        """Answer a question.
+
+        :returns: None where the answer was sent.
+        """
         budget = self._budget_of(request)
         path = _path(request)
         visit = request.scope["visit"] = Visit(budget.name, path)
         try:
             body = await read_json(request, self.body_seconds)
-            response = await self.desk.answer(request, budget, WIRES[path](), body, visit)
+            return await self.desk.answer(request, send, budget, WIRES[path](), body, visit)
         except Refused as refused:
             visit.status, visit.code = refused.status, refused.code
-            self.desk.metrics.ended(visit)
+            raise
+        except asyncio.CancelledError:  # the server ends
+            visit.status = 499
             raise
         except Exception:
             visit.status, visit.code = 500, "internal_error"
-            self.desk.metrics.ended(visit)
             raise
-        if not isinstance(response, EventStream):
+        finally:
             self.desk.metrics.ended(visit)
-        return response
 
     async def models(self, request: Request) -> Response:
         """The models that a budget may ask."""
@@ -158,6 +162,20 @@ class _Proxy:
             for budget in self.budgets
         )
         return PlainTextResponse(self.desk.metrics.text(told), media_type="text/plain; version=0.0.4")
+
+
+@dataclass
+class _Questions:
+    """The application at :data:`WIRES`: streams need ASGI's ``send``, which Starlette gives no function."""
+
+    proxy: _Proxy
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        from starlette.requests import Request
+
+        response = await self.proxy.question(Request(scope, receive, send), send)
+        if response is not None:
+            await response(scope, receive, send)
 
 
 def application(
@@ -237,12 +255,13 @@ def application(
         for budget in (*budgets, *left):
             await asyncio.to_thread(budget.close)
 
+    questions: Callable[..., Any] = _Questions(proxy)
     routes = [
         Route(f"{prefix}/v1{path}{slash}", endpoint, methods=[method])
         for prefix in ("", "/{name}")
         for path, slashes, endpoint, method in (
             # Many clients follow no redirection from one to the other.
-            *((path, ("", "/"), proxy.question, "POST") for path in WIRES),
+            *((path, ("", "/"), questions, "POST") for path in WIRES),
             ("/models", ("", "/"), proxy.models, "GET"),
             ("/models/{model:path}", ("",), proxy.model, "GET"),
         )

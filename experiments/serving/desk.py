@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import deque
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -28,7 +27,7 @@ from roi_env.sources.units import SHORT_UNITS, cost_with_unit
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
-    from starlette.types import Receive, Scope, Send
+    from starlette.types import Send
 
     from agents.live.session import Row
     from agents.live.steps import Ticket
@@ -60,103 +59,63 @@ _OF_TEXTS = frozenset(
 """Fields of requests whose answers are nothing but texts."""
 
 
-class Relay:
-    """Chunks on their way from the endpoint to a client; an endpoint that is faster than its client waits.
+class EventStream:
+    """A response of events, written as they come from the endpoint; an endpoint that is faster than its client waits.
 
-    :param most: chunks that may lie here.
+    It begins with the first chunk, so that what fails before that has a status of its own.
+
+    :param send: of ASGI.
+    :param headers: as they are when it begins.
     """
 
-    def __init__(self, most: int = 256) -> None:
-        self._chunks: deque[tuple[str, Mapping[str, Any]]] = deque()
-        self._most, self._closed = most, False
-        self._news, self._room = asyncio.Event(), asyncio.Event()
+    def __init__(self, send: Send, wire: Wire, headers: dict[str, str], visit: Visit) -> None:
+        self._send, self._wire, self._headers, self._visit = send, wire, headers, visit
+        self._last = asyncio.get_running_loop().time()
+        self.begun = False
 
     async def take(self, text: str, chunk: Mapping[str, Any]) -> None:
         """A :data:`roi_env.answering.base.Sink`."""
-        if not self._closed:
-            self._chunks.append((text, chunk))
-            self._news.set()
-            if len(self._chunks) >= self._most:
-                self._room.clear()
-                await self._room.wait()
+        await self._write(self._wire.chunk(text, chunk))
 
-    def end(self) -> None:
-        """No more will come."""
-        self._news.set()
+    async def end(self, text: str) -> None:
+        """The last events."""
+        await self._send({"type": "http.response.body", "body": text.encode(), "more_body": False})
 
-    async def begins(self, may_begin: Callable[[], bool]) -> bool:
-        """Wait for the first chunk, or the end.
-
-        :param may_begin: whether the stream may begin without one, after :data:`KEEP_ALIVE` seconds.
-        :returns: whether there is a stream: False where the end came first.
-        """
-        while True:
-            try:
-                async with asyncio.timeout(KEEP_ALIVE):
-                    await self._news.wait()
-                return bool(self._chunks)
-            except TimeoutError:
-                if may_begin():
-                    return True
-
-    async def events(self, task: asyncio.Task[dict[str, Any]], wire: Wire) -> AsyncGenerator[tuple[str, bool]]:
-        """What a client reads, and whether that is the end.
-
-        :param task: gives the whole answer.
-        """
-        loop, sent = asyncio.get_running_loop(), ""
+    @contextlib.contextmanager
+    def kept_alive(self) -> Iterator[None]:
+        """Say that it lives after every :data:`KEEP_ALIVE` seconds without a chunk, once a tier is chosen."""
+        task = asyncio.create_task(self._say_alive())
         try:
-            while True:
-                # Every chunk passes here: a timer that wakes takes a fifth of what asyncio.timeout does.
-                timer = loop.call_later(KEEP_ALIVE, self._news.set)
-                await self._news.wait()
-                timer.cancel()
-                self._news.clear()
-                if not self._chunks and not task.done():
-                    yield ": still at work\n\n", False
-                    continue
-                came = [wire.chunk(text, chunk) for text, chunk in self._chunks]
-                self._chunks.clear()
-                self._room.set()
-                sent = "".join(came)
-                if task.done() and not self._chunks:
-                    break
-                if sent:
-                    yield sent, False
-                    sent = ""
-            yield sent + wire.end(task.result()), True
-        except Refused as refused:
-            yield sent + wire.failed(refused), True
-        except Gone:
-            raise
-        except Exception as error:
-            yield sent + wire.failed(internal_error(error)), True
-            raise
+            yield
         finally:
-            self._closed = True
-            self._chunks.clear()
-            self._room.set()
+            task.cancel()
+
+    async def _say_alive(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(self._last + KEEP_ALIVE - loop.time())
+            if loop.time() < self._last + KEEP_ALIVE:
+                continue
+            if "x-roi-tier" in self._headers:
+                await self._write(": still at work\n\n")
+            self._last = loop.time()
+
+    async def _write(self, text: str) -> None:
+        self._last = asyncio.get_running_loop().time()
+        if not self.begun:
+            self.begun, self._visit.first = True, self._visit.seconds
+            told = {**self._headers, **_OF_STREAMS}
+            headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in told.items()]
+            await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+        if text:
+            await self._send({"type": "http.response.body", "body": text.encode(), "more_body": True})
 
 
-class EventStream:
-    """A response that ends with its last event: Starlette's own sends an empty piece after it.
-
-    Whoever makes the events sees a client leave, and ends them.
-
-    :param events: text, and whether it is the last.
-    """
-
-    def __init__(self, events: AsyncGenerator[tuple[str, bool]], headers: Mapping[str, str]) -> None:
-        told = {**headers, "content-type": "text/event-stream; charset=utf-8"}
-        self._events = events
-        self._headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in told.items()]
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it (ASGI)."""
-        await send({"type": "http.response.start", "status": 200, "headers": self._headers})
-        async with contextlib.aclosing(self._events) as events:
-            async for text, ends in events:
-                await send({"type": "http.response.body", "body": text.encode(), "more_body": not ends})
+_OF_STREAMS = {
+    "content-type": "text/event-stream; charset=utf-8",
+    "cache-control": "no-cache",
+    "x-accel-buffering": "no",
+}
 
 
 @dataclass(frozen=True)
@@ -200,20 +159,16 @@ class Desk:
 
     def __init__(self, spent_status: int) -> None:
         self.spent_status, self.metrics = spent_status, Metrics()
-        self._running: set[asyncio.Task[dict[str, Any]]] = set()
         self._telling: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
-        """End what still runs for clients that have left, and send the warnings that are due."""
-        for task in self._running:
-            task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
+        """Send the warnings that are due."""
         await asyncio.gather(*self._telling)
 
     async def answer(
-        self, request: Request, budget: Budget, wire: Wire, body: bytes, visit: Visit
-    ) -> Response | EventStream:
-        """The response to a request.
+        self, request: Request, send: Send, budget: Budget, wire: Wire, body: bytes, visit: Visit
+    ) -> Response | None:
+        """The response to a request; None: it was sent, as a stream.
 
         :raises Refused: where it cannot be answered.
         """
@@ -232,67 +187,37 @@ class Desk:
         headers = {"x-roi-budget": quote(budget.name), "x-roi-unit": SHORT_UNITS[budget.plan.unit]}
         if chat.replaced:
             headers["x-roi-replaced"] = ",".join(chat.replaced)
-        if not chat.stream:
-            try:
-                answer = await self._ask(request, budget, chats, headers, visit, None)
-            except Gone:
-                visit.status = 499
-                return Response(status_code=499)  # nobody reads it
-            return json_response(wire.whole(answer), headers=headers)
-        relay = Relay()
-        task = asyncio.create_task(self._ask(request, budget, chats, headers, visit, relay))
-        self._running.add(task)
-
-        def done(task: asyncio.Task[dict[str, Any]]) -> None:
-            self._running.discard(task)
-            if not task.cancelled():
-                task.exception()  # whoever reads the stream hears of it
-            relay.end()
-
-        task.add_done_callback(done)
+        stream = EventStream(send, wire, headers, visit) if chat.stream else None
         try:
-            begun = await relay.begins(lambda: "x-roi-tier" in headers)
-        except BaseException:  # the server ends
-            task.cancel()
-            raise
-        if not begun:
-            try:
-                answer = task.result()
-            except Gone:
-                visit.status = 499
-                return Response(status_code=499)
-            text = "".join(wire.chunk(None, chunk) for chunk in chunks(answer)) + wire.end(answer)
-            return Response(text, headers=headers, media_type="text/event-stream")
-        visit.first = visit.seconds
-        return EventStream(
-            self._watched(relay.events(task, wire), task, visit),
-            {**headers, "cache-control": "no-cache", "x-accel-buffering": "no"},
-        )
-
-    async def _watched(
-        self, events: AsyncGenerator[tuple[str, bool]], task: asyncio.Task[dict[str, Any]], visit: Visit
-    ) -> AsyncGenerator[tuple[str, bool]]:
-        """A stream whose end is counted, once it is known what it cost.
-
-        :param task: that makes it.
-        """
-        try:
-            async with contextlib.aclosing(events):
-                async for event in events:
-                    yield event
+            with contextlib.nullcontext() if stream is None else stream.kept_alive():
+                answer = await self._ask(request, budget, chats, headers, visit, stream)
         except Gone:
-            visit.status = 499  # nobody reads it
-        except BaseException:
             visit.status = 499
+            return None if stream is not None and stream.begun else Response(status_code=499)  # nobody reads it
+        except Exception as error:
+            if stream is None or not stream.begun:
+                raise
+            refused = error if isinstance(error, Refused) else internal_error(error)
+            await stream.end(wire.failed(refused))
+            if refused is error:
+                return None
             raise
-        finally:
-            if task.done():
-                self.metrics.ended(visit)
-            else:
-                task.add_done_callback(lambda _: self.metrics.ended(visit))
+        if stream is None:
+            return json_response(wire.whole(answer), headers=headers)
+        if stream.begun:
+            await stream.end(wire.end(answer))
+            return None
+        text = "".join(wire.chunk(None, chunk) for chunk in chunks(answer)) + wire.end(answer)
+        return Response(text, headers=headers, media_type="text/event-stream")
 
     async def _ask(
-        self, request: Request, budget: Budget, chats: Chats, headers: dict[str, str], visit: Visit, relay: Relay | None
+        self,
+        request: Request,
+        budget: Budget,
+        chats: Chats,
+        headers: dict[str, str],
+        visit: Visit,
+        stream: EventStream | None,
     ) -> dict[str, Any]:
         """The whole answer, as a completion.
 
@@ -302,7 +227,7 @@ class Desk:
         """
         session, priced = budget.sessions[chats.menu], budget.plan.unit != "tokens"
         # An answer that is text alone is the same whether it comes whole or in chunks, which tell what it has taken.
-        grows = relay is not None or chats.any.fields.keys() <= _OF_TEXTS
+        grows = stream is not None or chats.any.fields.keys() <= _OF_TEXTS
 
         async def admit() -> Ticket | None:
             ticket = await _admit(budget, chats, grows)
@@ -317,12 +242,12 @@ class Desk:
         def stops() -> bool:
             backend = chats.backends.get(visit.tier or "", chats.backend)
             asked = visit.tier in session.problem.tier_names  # and not skipped
-            streams = relay is not None or (grows and asked and budget.solver.for_tier(str(visit.tier)).counts)
+            streams = stream is not None or (grows and asked and budget.solver.for_tier(str(visit.tier)).counts)
             return backend.stops or (streams and backend.streams is not None)
 
         async def finish(ticket: Ticket, wanted: Callable[[], bool]) -> tuple[Row, Reply | None]:
             def prepare(ask: Ask) -> Ask:
-                return chats.prepare(ask)._replace(wanted=wanted, sink=None if relay is None else relay.take)
+                return chats.prepare(ask)._replace(wanted=wanted, sink=None if stream is None else stream.take)
 
             try:
                 row, reply = await session.finish(ticket, prepare)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,6 @@ from experiments.serving import desk
 from experiments.serving.app import application
 from experiments.serving.attend import Queue
 from experiments.serving.budget import Budget, make_budget
-from experiments.serving.metrics import Visit
 from roi_env.answering.base import ThinkingTier
 from roi_env.answering.http import HTTPSolver
 from tests.upstream import Upstream, serving
@@ -397,33 +396,41 @@ def test_the_log_tells_what_reached_no_budget_too_and_no_key(tmp_path: Path, cap
     assert not any("secret" in record.message or "the-key" in record.message for record in caplog.records)
 
 
-def test_a_stream_that_is_cut_off_is_logged_once_it_is_known_what_it_cost(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_stream_that_is_cut_off_is_logged_once_it_is_known_what_it_cost(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level("INFO", "roi.access")
-    counter, visit = desk.Desk(429), Visit("a", "/chat/completions")
+    asked = {"model": "stub", "messages": [{"role": "user", "content": "?"}], "stream": True}
+    path, headers = "/a/v1/chat/completions", [(b"host", b"localhost"), (b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "query_string": b""}
 
-    async def answer() -> dict[str, Any]:
-        try:
-            await asyncio.sleep(60)
-        finally:
-            visit.charged = 7
-        return {}
+    async def run(url: str) -> int:
+        solver = HTTPSolver(f"{url}/v1", "stub", "vllm")
+        budget = make_budget("a", 600, solver, TIERS, "fixed-2", 50, 4, tmp_path)
+        came = iter([{"type": "http.request", "body": json.dumps(asked).encode()}])
+        sent: list[Any] = []
 
-    async def events() -> AsyncIterator[str]:
-        yield "data: {}"
-        await asyncio.sleep(60)
+        async def receive() -> Any:
+            return next(came, None) or await asyncio.sleep(60)
 
-    async def run() -> None:
-        task = asyncio.create_task(answer())
-        await asyncio.sleep(0)
-        stream = counter._watched(events(), task, visit)
-        await anext(stream)
-        await stream.aclose()  # the server ends: streams first, what makes them later
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        async def send(message: Any) -> None:
+            sent.append(message)
 
-    asyncio.run(run())
+        task = asyncio.create_task(application([budget])({**scope, "headers": headers}, receive, send))
+        while len(sent) < 2:
+            await asyncio.sleep(0.01)
+        task.cancel()  # the server ends
+        await asyncio.wait([task])
+        charged = budget.session.charged
+        await solver.close()
+        budget.close()
+        return charged
+
+    with serving(Upstream(pace=1).app()) as url:
+        charged = asyncio.run(run(url))
     (line,) = [json.loads(record.message) for record in caplog.records if record.name == "roi.access"]
-    assert (line["status"], line["tokens"]) == (499, 7)
+    assert (line["status"], line["tokens"]) == (499, charged)
+    assert charged > 0
 
 
 class EchoesPrompt:
