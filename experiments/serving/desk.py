@@ -246,8 +246,13 @@ class Desk:
             return backend.stops or (streams and backend.streams is not None)
 
         async def finish(ticket: Ticket, wanted: Callable[[], bool]) -> tuple[Row, Reply | None]:
+            async def on_disk() -> None:
+                if ticket.entry is not None:
+                    await budget.clerk.on_disk(ticket.entry)
+
             def prepare(ask: Ask) -> Ask:
-                return chats.prepare(ask)._replace(wanted=wanted, sink=None if stream is None else stream.take)
+                sink = None if stream is None else stream.take
+                return chats.prepare(ask)._replace(wanted=wanted, sink=sink, held=on_disk)
 
             try:
                 row, reply = await session.finish(ticket, prepare)
@@ -291,7 +296,7 @@ class Desk:
             wait = {"x-roi-budget": quote(budget.name), "retry-after": busy.retry_after}
             raise _coded(visit, Refused(503, "busy", str(busy), headers=wait)) from None
         except BooksAway:
-            raise _coded(visit, books_away(charged=visit.tier is not None)) from None
+            raise _coded(visit, books_away(charged=bool(visit.charged or visit.usd))) from None
         except Refused as refused:
             raise _coded(visit, refused) from None
 
@@ -344,8 +349,10 @@ async def _admit(budget: Budget, chats: Chats, grows: bool) -> Ticket | None:
     while True:
         async with budget.lock:
             ticket = await _decide(budget, chats, grows)
-        # The next is decided meanwhile: on a busy machine each would wait for the disk and some turns of the event loop.
-        if ticket is None or await budget.sessions[chats.menu].secured(ticket):
+        if ticket is None or ticket.entry is None or budget.clerk.entered(ticket.entry):
+            return ticket  # it is on the disk before it is sent: the connection is made meanwhile
+        # The next is decided meanwhile: on a busy machine each would wait for the database and some turns of the event loop.
+        if await budget.sessions[chats.menu].secured(ticket):
             return ticket
 
 

@@ -146,6 +146,7 @@ class Ask(NamedTuple):
     :param wanted: whether somebody still waits for the answer; where nobody does, nothing more is sent.
     :param meter: asked while the answer comes, where the endpoint's stream counts; None: all of the cap is reserved.
     :param continues: whether the last message is the beginning of the answer, to be gone on with.
+    :param held: awaited before anything is sent, while the connection is made; what it raises is raised, and marked unsent.
     """
 
     question: Question
@@ -160,6 +161,7 @@ class Ask(NamedTuple):
     sink: Sink | None = None
     meter: Meter | None = None
     continues: bool = False
+    held: Callable[[], Awaitable[None]] | None = None
 
     @property
     def most(self) -> int:

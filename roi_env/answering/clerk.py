@@ -59,9 +59,11 @@ class _Task:
 class _Entered(Entry):
     """A request that was handed in.
 
+    :param at_once: whether it was tried at once.
     :param done: when it is on the disk; its number is known by then.
     """
 
+    at_once: bool = False
     done: Future[None] = field(default_factory=Future, compare=False, repr=False)
 
 
@@ -96,20 +98,24 @@ class _Desk:
         with self._lock:
             return self._working and self.away is None
 
-    def hand_in(self, task: _Task) -> None:
-        """Take a task; they are done in their order."""
+    def hand_in(self, task: _Task) -> bool:
+        """Take a task; they are done in their order.
+
+        :returns: whether it was done, or refused, at once; the disk may still be to come.
+        """
         with self._lock:
             self._charged += task.charged
             self._reserved += task.reserved
             at_once = task.quick and self.books.database.is_near and not self._working
         if at_once and self._at_once(task):
-            return
+            return True
         with self._lock:
             self._todo.append(task)
             if self._working:  # it will see to it
-                return
+                return False
             self._working = True
         self._thread.submit(self._work)
+        return False
 
     def _at_once(self, task: _Task) -> bool:
         """Do a task here; false where somebody else uses the database just now."""
@@ -327,7 +333,8 @@ class Clerk:
         def do(books: DatabaseLedger) -> None:
             entry.number = books.enter(key, tokens).number
 
-        entry.done = self._hand_in(do, on_disk=True, reserved=tokens)
+        task = _Task(self.books, do, on_disk=True, reserved=tokens)
+        entry.done, entry.at_once = task.done, self._desk.hand_in(task)
         return entry
 
     async def secure(self, entry: Entry) -> None:
@@ -346,6 +353,19 @@ class Clerk:
         except asyncio.CancelledError:
             entry.done.add_done_callback(give_back)
             raise
+
+    def entered(self, entry: Entry) -> bool:
+        """Whether a reservation is in the database already, and :meth:`secure` would wait for the disk alone."""
+        assert isinstance(entry, _Entered)
+        return entry.at_once and entry.number >= 0
+
+    async def on_disk(self, entry: Entry) -> None:
+        """:meth:`secure`, for one that is entered: what interrupts this gives nothing back.
+
+        :raises BooksAway: where the disk failed.
+        """
+        assert isinstance(entry, _Entered)
+        await _result(entry.done)
 
     async def resize(self, entry: Entry, tokens: int) -> None:
         """Give a request that is not settled another reservation; a larger one is on the disk when this returns.

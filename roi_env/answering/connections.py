@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import os
 import selectors
 import socket
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import certifi
+from aiohttp.abc import AbstractStreamWriter
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
@@ -125,6 +127,32 @@ def _spoiled(connection: aiohttp.connector.Connection) -> bool:
     with getattr(selectors, "PollSelector", selectors.SelectSelector)() as unread:
         unread.register(connection.transport.get_extra_info("socket").fileno(), selectors.EVENT_READ)
         return bool(unread.select(0))
+
+
+class Body(aiohttp.BytesIOPayload):
+    """What is sent, head and all, only once it may be: the connection is made meanwhile.
+
+    :param held: awaited before.
+    :ivar sent: whether something may have been sent.
+    :ivar failed: what ``held`` raised; nothing is sent then.
+    """
+
+    def __init__(self, content: bytes, held: Callable[[], Awaitable[None]] | None = None) -> None:
+        super().__init__(io.BytesIO(content))
+        self._held = held
+        self.sent = False
+        self.failed: Exception | None = None
+
+    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
+        """See aiohttp, which keeps the head until this writes."""
+        if self._held is not None:
+            try:
+                await self._held()
+            except Exception as error:
+                self.failed = error
+                raise
+        self.sent = True
+        await super().write_with_length(writer, content_length)
 
 
 def open_session(

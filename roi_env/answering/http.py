@@ -18,7 +18,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import io
 import json
 import math
 import os
@@ -49,7 +48,7 @@ from roi_env.answering.base import (
     mark_unsent,
     unsent_reply,
 )
-from roi_env.answering.connections import NOT_SENT, Response, find_access, open_session, parts, read, reason
+from roi_env.answering.connections import NOT_SENT, Body, Response, find_access, open_session, parts, read, reason
 from roi_env.answering.streams import Counter, Pace, Whole, events
 
 _MESSAGE = 300
@@ -319,11 +318,11 @@ class HTTPSolver:
         async with session.get(address, timeout=timeout, allow_redirects=False) as response:
             return await read(response)
 
-    async def _post(self, body: Mapping[str, Any], backend: Backend) -> aiohttp.ClientResponse:
+    async def _post(self, body: Body, backend: Backend) -> aiohttp.ClientResponse:
         """The response to a request as soon as its header came; whoever asks closes it."""
-        session, content = await self._session(), json.dumps(body).encode()
+        session = await self._session()
         # Never asked again by itself: aiohttp repeats only what is idempotent.
-        return await session.post(self._address(backend), data=io.BytesIO(content), allow_redirects=False)
+        return await session.post(self._address(backend), data=body, allow_redirects=False)
 
     def check(self, tiers: Sequence[ThinkingTier]) -> None:
         """Refuse tiers at which it cannot answer; this one takes all."""
@@ -446,7 +445,8 @@ class HTTPSolver:
         """Answer within the cap; see the module's text for what errors cost."""
         begun = time.perf_counter()
         waits_since: float | None = None
-        attempts, sent, unsent = 0, begun, True
+        attempts, sent = 0, begun
+        sending: Body | None = None
         backend, relayed = self._backend(ask), False
         try:
             body = self.body(ask)
@@ -474,9 +474,10 @@ class HTTPSolver:
                         if not ask.wanted():
                             reply = unsent_reply()
                             break
-                        attempts, sent, unsent = attempts + 1, time.perf_counter(), False
+                        attempts, sent = attempts + 1, time.perf_counter()
                         counter = Counter(backend, self._pace)
-                        data = await self._send(body, ask, relay, counter)
+                        sending = Body(json.dumps(body).encode(), ask.held)
+                        data = await self._send(body, sending, ask, relay, counter)
                     reply = self._told(backend, self._read(ask, data, counter.told, counter.pieces), data)
                     self._deaths.answered()
                     break
@@ -485,6 +486,7 @@ class HTTPSolver:
                     break
                 except _Failed as failed:
                     assert waits_since is not None
+                    sending = None
                     if failed.failure.status in (400, 422) and _COUNTS in str(failed) and _COUNTS in str(body):
                         self._pace.counts, body["stream_options"] = False, {"include_usage": True}
                         continue  # it does not know the field: it will not tell what streams have taken
@@ -515,11 +517,10 @@ class HTTPSolver:
                             failure=failed.failure,
                         )
                         break
-                    unsent = True
                     self._say(wait, str(failed))
                     await asyncio.sleep(wait)
         except asyncio.CancelledError as error:
-            if unsent:
+            if sending is None or not sending.sent:
                 mark_unsent(error)
             raise
         return replace(reply, attempts=attempts, seconds=time.perf_counter() - begun)
@@ -527,7 +528,10 @@ class HTTPSolver:
     async def raw(self, body: Mapping[str, Any]) -> tuple[int, Any]:
         """(status, response) of one request as it is, once: for probes. Status 0: no answer came."""
         try:
-            async with asyncio.timeout(self.deadline), await self._post(body, self.backend) as answer:
+            async with (
+                asyncio.timeout(self.deadline),
+                await self._post(Body(json.dumps(body).encode()), self.backend) as answer,
+            ):
                 response = await read(answer)
         except (aiohttp.ClientError, TimeoutError) as error:
             return 0, {"error": self._clean(reason(error))}
@@ -576,11 +580,11 @@ class HTTPSolver:
             self._said_until = now + wait
             self.say(f"waiting {wait:,.0f} s for the endpoint: {reason}")
 
-    async def _send(self, body: Mapping[str, Any], ask: Ask, relay: Sink, counter: Counter) -> Any:
+    async def _send(self, body: Mapping[str, Any], sending: Body, ask: Ask, relay: Sink, counter: Counter) -> Any:
         """The response as JSON; that of a stream put together, after its chunks were relayed."""
         backend = self._backend(ask)
         try:
-            async with asyncio.timeout(self.deadline), await self._post(body, backend) as answer:
+            async with asyncio.timeout(self.deadline), await self._post(sending, backend) as answer:
                 if answer.status < 200:
                     raise _Failed("connection lost: the endpoint speaks another protocol", lost=True, broke=True)
                 streams = body.get("stream") and 200 <= answer.status < 300
@@ -592,6 +596,9 @@ class HTTPSolver:
         except NOT_SENT as error:
             raise _Failed(self._clean(f"no connection: {reason(error)}"), retry=True, unreachable=True) from None
         except aiohttp.ClientError as error:
+            if sending.failed is not None:
+                mark_unsent(sending.failed)
+                raise sending.failed from None
             raise _Failed(self._clean(f"connection lost: {reason(error)}"), lost=True, broke=True) from None
         except TimeoutError:
             raise _Failed(f"no answer within {self.deadline:g} s", lost=True) from None

@@ -175,6 +175,27 @@ def test_a_slow_disk_has_nobody_wait_for_the_reservations_of_others(
         assert budget.session.charged == 40 * 24
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_the_disk_refuses_is_not_asked_and_costs_nothing(
+    stream: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(base: Database) -> None:
+        raise OSError("no space left on device")
+
+    upstream = Upstream()
+    with proxy(upstream, tmp_path) as (address, (budget,), _):
+        monkeypatch.setattr(Database, "sync", failing)
+        body = {"model": "stub", "messages": [{"role": "user", "content": "?"}], "stream": stream}
+        told = httpx.post(f"{address}/a/v1/chat/completions", json=body, timeout=30)
+        assert told.status_code == 503
+        assert told.json()["error"]["code"] == "budget_unavailable"
+        assert "nothing is charged" in told.json()["error"]["message"]
+        monkeypatch.undo()
+        settled(budget)
+        assert (upstream.seen, budget.session.charged) == ([], 0)
+        assert [answer.status_code for answer in answered(address, 1)] == [200]
+
+
 @pytest.mark.parametrize("asked", ["3600", "1e400", "Fri, 31 Dec 9999 23:59:59 GMT"])
 def test_an_endpoint_that_asks_for_an_hour_or_more_freezes_nobody(tmp_path: Path, asked: str) -> None:
     upstream = Upstream(["429-after"], retry_after=asked)

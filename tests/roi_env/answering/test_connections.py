@@ -21,9 +21,10 @@ from typing import Any
 import aiohttp
 import pytest
 
-from roi_env.answering.base import Ask, Question, Reply, ThinkingTier
+from roi_env.answering.base import Ask, Question, Reply, ThinkingTier, is_unsent
 from roi_env.answering.connections import Response, reason
 from roi_env.answering.http import EndpointError, HTTPSolver
+from roi_env.answering.ledger import BooksAway
 
 QUESTION, TIER, CAP = Question("d", "1", "six times seven?", "42"), ThinkingTier("now", 0, 40), 40
 USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
@@ -513,3 +514,56 @@ def test_errors_without_words_are_named() -> None:
     assert reason(aiohttp.ClientConnectionError()) == "ClientConnectionError"
     assert reason(aiohttp.ClientOSError(104, os.strerror(104))) == os.strerror(104)
     assert reason(aiohttp.ClientPayloadError(KEY)) == "the answer broke off, or cannot be decoded"
+
+
+@pytest.mark.parametrize("reused", [False, True])
+@pytest.mark.parametrize("how", ["released", "refused", "cancelled"])
+def test_nothing_is_sent_before_it_may_be_while_the_connection_is_made(how: str, reused: bool) -> None:
+    came: list[bytes] = []
+    connections = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        while data := await reader.read(2**16):
+            came.append(data)
+            writer.write(whole())
+        writer.close()
+
+    async def run() -> tuple[Reply | BaseException, int]:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        solver = HTTPSolver(f"http://127.0.0.1:{port}/v1", "m")
+        if reused:
+            await solver.answer(Ask(QUESTION, TIER, CAP))
+        before, gate = len(came), asyncio.Event()
+
+        async def held() -> None:
+            await gate.wait()
+            if how == "refused":
+                raise BooksAway("gone")
+
+        task = asyncio.create_task(solver.answer(Ask(QUESTION, TIER, CAP, held=held)))
+        await asyncio.sleep(0.1)
+        assert (connections, len(came)) == (1, before)
+        if how == "cancelled":
+            task.cancel()
+        gate.set()
+        ended: Reply | BaseException
+        try:
+            ended = await task
+        except (BooksAway, asyncio.CancelledError) as error:
+            ended = error
+        await asyncio.sleep(0.1)
+        await solver.close()
+        server.close()
+        return ended, len(came) - before
+
+    ended, sent = asyncio.run(run())
+    if how == "released":
+        assert isinstance(ended, Reply)
+        assert (ended.text, ended.tokens, sent) == ("42", 2, 1)
+    else:
+        assert isinstance(ended, BooksAway if how == "refused" else asyncio.CancelledError)
+        assert is_unsent(ended)
+        assert sent == 0
