@@ -260,7 +260,11 @@ class Session:
             if lead is not None:
                 first = min(worst, cost + self.rates.cost(tier.name, lead + STEP, bound))
                 price, fixed = self.rates.price(tier.name), self.rates.cost(tier.name, 0, bound)
-                need = max(first, round(self.flights.need(action, choices, each, price, fixed)))
+                asked_for = (action, choices, each, price, fixed)
+                if self.flights.most_need(*asked_for) > self.remaining:
+                    need = max(first, round(self.flights.need(*asked_for)))
+                else:  # there is room whatever they take
+                    need = first
             if need > self.remaining and (self.in_flight or self.ledger.reserved):
                 await self._change()
                 continue  # decided again, knowing more

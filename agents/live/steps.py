@@ -115,6 +115,7 @@ class Flights:
         self._sums = [0] * len(most)
         self._running: dict[int, Ticket] = {}
         self._taken: dict[int, int] = {}
+        self._bound = 0.0
 
     def __len__(self) -> int:
         return len(self._running)
@@ -125,6 +126,7 @@ class Flights:
     def begin(self, ticket: Ticket) -> None:
         """One more."""
         self._running[ticket.place], self._taken[ticket.place] = ticket, 0
+        self._bound += self._bound_of(ticket.action, ticket.choices, ticket.cap, ticket.price, ticket.fixed)
 
     def took(self, ticket: Ticket, tokens: int) -> int:
         """Say what one has taken so far; gives how much that is more than before."""
@@ -133,7 +135,9 @@ class Flights:
 
     def end(self, ticket: Ticket) -> None:
         """One less."""
-        del self._running[ticket.place], self._taken[ticket.place]
+        ticket = self._running.pop(ticket.place)  # as it began
+        del self._taken[ticket.place]
+        self._bound -= self._bound_of(ticket.action, ticket.choices, ticket.cap, ticket.price, ticket.fixed)
 
     def learn(self, action: int, tokens: int, paid: int) -> None:
         """An answer of a tier has ended by itself.
@@ -148,6 +152,15 @@ class Flights:
     def mean(self, action: int, believed: float) -> float:
         """What an answer of a tier should cost; what was believed counts like one that ended."""
         return (believed + self._sums[action - 1]) / (1 + len(self._paid[action - 1]))
+
+    def _bound_of(self, action: int, choices: int, most: int, price: float, fixed: int) -> float:
+        """The worst case of a request, and its largest part of the reserve: a law on [0, m] deviates by m / 2 at most."""
+        spread = _SPREADS * self._most[action - 1] / 2
+        return choices * price * (most + spread) + fixed + self._decision_cost
+
+    def most_need(self, action: int, choices: int, most: int, price: float, fixed: int) -> float:
+        """What :meth:`need` does not exceed, at once however many are in flight."""
+        return self._bound + self._bound_of(action, choices, most, price, fixed)
 
     def need(self, action: int, choices: int, most: int, price: float, fixed: int) -> float:
         """What should be left beyond all reservations for one request more: what it and those in flight should cost, and the

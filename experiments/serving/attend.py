@@ -94,8 +94,15 @@ async def attend(
     :raises Busy: see :meth:`Queue.admit`; also where the endpoint took nothing and asks to wait.
     :raises Gone: where the client left; the question is settled or dropped by then.
     """
-    admitted = False
-    left = asyncio.create_task(_leaves(request))
+    task, admitted, gone, stopped = asyncio.current_task(), False, False, False
+    assert task is not None
+
+    async def watch() -> None:
+        nonlocal gone, stopped
+        await _leaves(request)
+        gone = True
+        if not admitted or stops():
+            stopped = task.cancel()
 
     async def work() -> tuple[Row, Reply | None] | None:
         nonlocal admitted
@@ -103,7 +110,7 @@ async def attend(
         if ticket is None:
             return None
         admitted = True
-        row, reply = await finish(ticket, lambda: not left.done())
+        row, reply = await finish(ticket, lambda: not gone)
         if reply is not None and reply.retry_in is not None:
             if reply.attempts and reply.retry_in:  # others only hear of it
                 report(f"the endpoint asks to wait {reply.retry_in:,.0f} s: {reply.error}")
@@ -112,22 +119,24 @@ async def attend(
         queue.seconds = row.seconds
         return row, reply
 
-    task = asyncio.create_task(work())
+    watching = asyncio.create_task(watch())
     try:
-        await asyncio.wait({task, left}, return_when=asyncio.FIRST_COMPLETED)
-        gone = left.done()
-        if gone and not task.done() and (not admitted or stops()):
-            task.cancel()
-        if not task.done():
-            await asyncio.wait({task})
-    finally:  # the server may end this too
-        left.cancel()
-        if not task.done():
-            task.cancel()
-            await asyncio.wait({task})
-    if gone and (task.cancelled() or isinstance(task.exception(), Busy | BooksAway | None)):
+        outcome = await work()
+    except (Busy, BooksAway):
+        if gone:
+            raise Gone from None
+        raise
+    except asyncio.CancelledError:
+        if stopped and task.cancelling() == 1:  # and the server does not end
+            raise Gone from None
+        raise
+    finally:
+        watching.cancel()
+        if stopped:
+            task.uncancel()
+    if gone:
         raise Gone
-    return task.result()
+    return outcome
 
 
 async def _leaves(request: Request) -> None:

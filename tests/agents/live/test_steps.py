@@ -8,22 +8,22 @@ import random
 from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents.base import public_problem
+from agents.base import DecisionView, public_problem
 from agents.live.answer import BudgetController
 from agents.live.session import Session, make_live
-from agents.live.steps import Lengths
+from agents.live.steps import Flights, Lengths, Ticket
 from roi_env.answering.base import Ask, Question, Reply, ThinkingTier
 from roi_env.answering.books import DatabaseLedger
 from roi_env.answering.clerk import Clerk
 from roi_env.answering.http import HTTPSolver
-from roi_env.answering.ledger import Books, Ledger
+from roi_env.answering.ledger import Books, Entry, Ledger
 from roi_env.answering.prices import Price, Rates
 from roi_env.envs.live import live_source
 from roi_env.exams.config import exam_spec
@@ -225,6 +225,55 @@ def test_what_answers_should_take_is_what_they_take() -> None:
     alone, beside = (Lengths(short, np.full(n, 50.0), 300).given(np.zeros(1))[0][0] for n in (0, 20))
     assert alone < beside
     assert Lengths(np.zeros(0), np.zeros(0), 300).given(np.zeros(1))[0][0] == 300
+
+
+@given(
+    st.lists(
+        st.tuples(
+            *(st.integers(1, 2), st.integers(1, 3), st.integers(1, 300), st.floats(0.1, 9), st.integers(0, 50)),
+            *(st.floats(0, 1), st.floats(0, 1)),
+        ),
+        min_size=1,
+        max_size=12,
+    ),
+    st.lists(st.tuples(st.integers(1, 2), st.integers(1, 300)), max_size=20),
+)
+def test_what_should_be_left_never_exceeds_its_bound(
+    asked: list[tuple[int, int, int, float, int, float, float]], ended: list[tuple[int, int]]
+) -> None:
+    most, decision_cost = (60, 300), 3
+    flights = Flights(most, decision_cost)
+    for action, tokens in ended:
+        flights.learn(action, min(tokens, most[action - 1]), 1)
+    tickets = []
+    for number, (action, choices, cap, price, fixed, held, taken) in enumerate(asked[1:]):
+        cap = min(cap, most[action - 1])
+        worst = round(choices * cap * price) + fixed + decision_cost
+        entry = Entry(number, (), round(held * worst))
+        ticket = Ticket(
+            0,
+            Question("q", "1", "?", ""),
+            action,
+            cast(DecisionView, None),
+            cap,
+            entry,
+            choices,
+            0,
+            0,
+            True,
+            price,
+            fixed,
+        )
+        flights.begin(ticket)
+        flights.took(ticket, round(taken * cap))
+        tickets.append(ticket)
+    action, choices, cap, price, fixed, *_ = asked[0]
+    new = (action, choices, min(cap, most[action - 1]), price, fixed)
+    assert flights.need(*new) <= flights.most_need(*new) * (1 + 1e-9)
+    alone = Flights(most, decision_cost).most_need(*new)
+    for ticket in tickets:
+        flights.end(ticket)
+    assert flights.most_need(*new) == pytest.approx(alone)
 
 
 async def answered(controller: BudgetController, solver: HTTPSolver, questions: Sequence[Question]) -> Any:
