@@ -240,7 +240,7 @@ class Session:
             if self.remaining == 0 and not self.in_flight and not self.ledger.reserved:
                 return None
             # The agent plans with what requests in flight should cost; whether there is room for it is another question.
-            seen = self.budget - self.charged - round(self._expected()) if self.in_flight else self.remaining
+            seen = self.budget - self.charged - round(self.flights.expected()) if self.in_flight else self.remaining
             view = self._view(position, max(seen // choices, 1))
             probs, state = self.agent.act(view, self._state)
             action = int(pick_actions(check_probs(self.agent, probs, view), self._numbers[position : position + 1])[0])
@@ -287,7 +287,8 @@ class Session:
         affords = self.rates.affords(tier.name, max(0, room - cost), bound)
         cap = each if affords is None else min(each, affords // choices)
         price, fixed = self.rates.price(tier.name), self.rates.cost(tier.name, 0, bound)
-        ticket = Ticket(position, question, action, view, cap, entry, choices, 0, bound, grows, price, fixed)
+        believed = self._believed(view, action, bound)
+        ticket = Ticket(position, question, action, view, cap, entry, choices, 0, bound, grows, price, fixed, believed)
         self.flights.begin(ticket)
         return ticket
 
@@ -443,17 +444,12 @@ class Session:
         solver = self.solver.for_tier(tier.name) if hasattr(self.solver, "for_tier") else self.solver
         return getattr(solver, "lead", None)
 
-    def _expected(self) -> float:
-        """What requests in flight should cost: as believed, corrected by those that ended."""
-        laws, sum_ = self.problem.beliefs, 0.0
-        for ticket in self.flights:
-            tier = self.tiers[ticket.action - 1]
-            if laws is None:
-                believed = float(self.rates.cost(tier.name, tier.most_tokens, ticket.prompt))
-            else:
-                believed = float(laws.expected_cost[ticket.view.group[0], ticket.action - 1])
-            sum_ += ticket.choices * self.flights.mean(ticket.action, believed) + self.problem.decision_cost
-        return sum_
+    def _believed(self, view: DecisionView, action: int, prompt: int) -> float:
+        """What an answer of a tier should cost, without its decision."""
+        if (laws := self.problem.beliefs) is not None:
+            return float(laws.expected_cost[view.group[0], action - 1])
+        tier = self.tiers[action - 1]
+        return float(self.rates.cost(tier.name, tier.most_tokens, prompt))
 
     async def _go_on(self, ticket: Ticket, tokens: int, lead: int) -> bool:
         """Let a reservation follow its answer.

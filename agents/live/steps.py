@@ -51,6 +51,7 @@ class Ticket:
     :param grows: whether its reservation may be less than the worst case, and follows what the answer takes.
     :param price: of a generated token.
     :param fixed: what the prompt may cost.
+    :param believed: what one answer should cost, before any has ended.
     """
 
     position: int
@@ -65,6 +66,7 @@ class Ticket:
     grows: bool = False
     price: float = 1.0
     fixed: int = 0
+    believed: float = 0.0
 
     @property
     def place(self) -> int:
@@ -115,7 +117,13 @@ class Flights:
         self._sums = [0] * len(most)
         self._running: dict[int, Ticket] = {}
         self._taken: dict[int, int] = {}
+        self._clear()
+
+    def _clear(self) -> None:
+        """Sums over those in flight, so that deciding takes no longer where they are many."""
         self._bound = 0.0
+        self._answers = [0] * len(self._most)
+        self._believed = [0.0] * len(self._most)
 
     def __len__(self) -> int:
         return len(self._running)
@@ -126,7 +134,12 @@ class Flights:
     def begin(self, ticket: Ticket) -> None:
         """One more."""
         self._running[ticket.place], self._taken[ticket.place] = ticket, 0
-        self._bound += self._bound_of(ticket.action, ticket.choices, ticket.cap, ticket.price, ticket.fixed)
+        self._count(ticket, 1)
+
+    def _count(self, ticket: Ticket, sign: int) -> None:
+        self._bound += sign * self._bound_of(ticket.action, ticket.choices, ticket.cap, ticket.price, ticket.fixed)
+        self._answers[ticket.action - 1] += sign * ticket.choices
+        self._believed[ticket.action - 1] += sign * ticket.choices * ticket.believed
 
     def took(self, ticket: Ticket, tokens: int) -> int:
         """Say what one has taken so far; gives how much that is more than before."""
@@ -137,7 +150,10 @@ class Flights:
         """One less."""
         ticket = self._running.pop(ticket.place)  # as it began
         del self._taken[ticket.place]
-        self._bound -= self._bound_of(ticket.action, ticket.choices, ticket.cap, ticket.price, ticket.fixed)
+        if self._running:
+            self._count(ticket, -1)
+        else:  # sums of fractions leave a rest
+            self._clear()
 
     def learn(self, action: int, tokens: int, paid: int) -> None:
         """An answer of a tier has ended by itself.
@@ -149,9 +165,13 @@ class Flights:
         self._paid[action - 1].append(paid)
         self._sums[action - 1] = sum(self._paid[action - 1])
 
-    def mean(self, action: int, believed: float) -> float:
-        """What an answer of a tier should cost; what was believed counts like one that ended."""
-        return (believed + self._sums[action - 1]) / (1 + len(self._paid[action - 1]))
+    def expected(self) -> float:
+        """What those in flight should cost: as those of their tiers that ended; what was believed counts like one of these."""
+        answers = (
+            (believed + count * sum_) / (1 + len(paid))
+            for believed, count, sum_, paid in zip(self._believed, self._answers, self._sums, self._paid, strict=True)
+        )
+        return sum(answers) + len(self) * self._decision_cost
 
     def _bound_of(self, action: int, choices: int, most: int, price: float, fixed: int) -> float:
         """The worst case of a request, and its largest part of the reserve: a law on [0, m] deviates by m / 2 at most."""

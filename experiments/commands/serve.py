@@ -336,7 +336,12 @@ def serve(
         reload=None if config is None else lambda: budgets.reload(config, access, keys),
     )
     options = uvicorn.Config(
-        app, host=access.host, port=access.port, log_level="warning", http=patient_protocol(BODY_SECONDS)
+        app,
+        host=access.host,
+        port=access.port,
+        log_level="warning",
+        http=patient_protocol(BODY_SECONDS),
+        proxy_headers=False,  # nobody asks where a client is
     )
     listening = options.bind_socket()
     for one in budgets.open:

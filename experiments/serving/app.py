@@ -258,7 +258,7 @@ def application(
     questions: Callable[..., Any] = _Questions(proxy)
     routes = [
         Route(f"{prefix}/v1{path}{slash}", endpoint, methods=[method])
-        for prefix in ("", "/{name}")
+        for prefix in ("/{name}", "")
         for path, slashes, endpoint, method in (
             # Many clients follow no redirection from one to the other.
             *((path, ("", "/"), questions, "POST") for path in WIRES),
@@ -295,7 +295,7 @@ def _solvers(budgets: Sequence[Budget]) -> list[HTTPSolver | ByTier]:
 
 def _path(request: Request) -> str:
     """The address under ``/v1``."""
-    return "/" + request.url.path.partition("/v1/")[2].removesuffix("/")
+    return "/" + request.scope["path"].partition("/v1/")[2].removesuffix("/")
 
 
 def _model(name: str) -> dict[str, Any]:

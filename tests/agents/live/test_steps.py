@@ -238,31 +238,24 @@ def test_what_answers_should_take_is_what_they_take() -> None:
     ),
     st.lists(st.tuples(st.integers(1, 2), st.integers(1, 300)), max_size=20),
 )
-def test_what_should_be_left_never_exceeds_its_bound(
+def test_sums_over_those_in_flight_are_what_they_should_be(
     asked: list[tuple[int, int, int, float, int, float, float]], ended: list[tuple[int, int]]
 ) -> None:
-    most, decision_cost = (60, 300), 3
-    flights = Flights(most, decision_cost)
+    most, decision_cost, paid = (60, 300), 3, {1: [0], 2: [0]}
+    flights, tickets = Flights(most, decision_cost), []
     for action, tokens in ended:
-        flights.learn(action, min(tokens, most[action - 1]), 1)
-    tickets = []
+        flights.learn(action, min(tokens, most[action - 1]), tokens)
+        paid[action].append(tokens)
     for number, (action, choices, cap, price, fixed, held, taken) in enumerate(asked[1:]):
         cap = min(cap, most[action - 1])
         worst = round(choices * cap * price) + fixed + decision_cost
-        entry = Entry(number, (), round(held * worst))
         ticket = Ticket(
-            0,
-            Question("q", "1", "?", ""),
-            action,
-            cast(DecisionView, None),
-            cap,
-            entry,
-            choices,
-            0,
-            0,
-            True,
-            price,
-            fixed,
+            *(0, Question("q", "1", "?", ""), action, cast(DecisionView, None), cap),
+            entry=Entry(number, (), round(held * worst)),
+            choices=choices,
+            price=price,
+            fixed=fixed,
+            believed=7.5 * held,
         )
         flights.begin(ticket)
         flights.took(ticket, round(taken * cap))
@@ -270,10 +263,12 @@ def test_what_should_be_left_never_exceeds_its_bound(
     action, choices, cap, price, fixed, *_ = asked[0]
     new = (action, choices, min(cap, most[action - 1]), price, fixed)
     assert flights.need(*new) <= flights.most_need(*new) * (1 + 1e-9)
-    alone = Flights(most, decision_cost).most_need(*new)
-    for ticket in tickets:
-        flights.end(ticket)
-    assert flights.most_need(*new) == pytest.approx(alone)
+    while tickets:
+        means = [one.choices * (one.believed + sum(paid[one.action])) / len(paid[one.action]) for one in tickets]
+        assert flights.expected() == pytest.approx(sum(means) + decision_cost * len(tickets))
+        flights.end(tickets.pop())
+    assert (flights.expected(), len(flights)) == (0, 0)
+    assert flights.most_need(*new) == Flights(most, decision_cost).most_need(*new)
 
 
 async def answered(controller: BudgetController, solver: HTTPSolver, questions: Sequence[Question]) -> Any:
