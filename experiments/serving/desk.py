@@ -71,6 +71,8 @@ class EventStream:
     def __init__(self, send: Send, wire: Wire, headers: dict[str, str], visit: Visit) -> None:
         self._send, self._wire, self._headers, self._visit = send, wire, headers, visit
         self._last = asyncio.get_running_loop().time()
+        self._timer: asyncio.TimerHandle
+        self._saying: asyncio.Task[None] | None = None
         self.begun = False
 
     async def take(self, text: str, chunk: Mapping[str, Any]) -> None:
@@ -84,21 +86,20 @@ class EventStream:
     @contextlib.contextmanager
     def kept_alive(self) -> Iterator[None]:
         """Say that it lives after every :data:`KEEP_ALIVE` seconds without a chunk, once a tier is chosen."""
-        task = asyncio.create_task(self._say_alive())
+        self._look()
         try:
             yield
         finally:
-            task.cancel()
+            self._timer.cancel()
 
-    async def _say_alive(self) -> None:
+    def _look(self) -> None:
         loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(self._last + KEEP_ALIVE - loop.time())
-            if loop.time() < self._last + KEEP_ALIVE:
-                continue
-            if "x-roi-tier" in self._headers:
-                await self._write(": still at work\n\n")
+        if (wait := self._last + KEEP_ALIVE - loop.time()) <= 0:
+            wait = KEEP_ALIVE
             self._last = loop.time()
+            if "x-roi-tier" in self._headers and (self._saying is None or self._saying.done()):
+                self._saying = asyncio.create_task(self._write(": still at work\n\n"))
+        self._timer = loop.call_later(wait, self._look)
 
     async def _write(self, text: str) -> None:
         self._last = asyncio.get_running_loop().time()

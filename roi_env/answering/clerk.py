@@ -31,6 +31,8 @@ PATIENCE = 10.0
 """Seconds that an answer which has ended waits for its settlement to be written."""
 _PAUSE = 0.5
 """Seconds between two tries."""
+_NEWS = 0.01
+"""Seconds for which what the database told is news; what is reserved upon it is checked there again."""
 
 
 @dataclass(eq=False)
@@ -77,7 +79,7 @@ class _Desk:
         self.books, self.say = books, say
         self.away: str | None = None
         self.closing = False
-        self._known = books.standing()
+        self._known, self._known_at = books.standing(), time.monotonic()
         self._todo: list[_Task] = []
         self._working = False
         self._written = self._synced = 0
@@ -93,10 +95,10 @@ class _Desk:
             return Standing(limit, charged + self._charged, reserved + self._reserved)
 
     @property
-    def at_work(self) -> bool:
-        """Whether the thread uses a database that is there."""
+    def brings_news(self) -> bool:
+        """Whether the thread uses a database that is there, or it was looked at just now."""
         with self._lock:
-            return self._working and self.away is None
+            return self.away is None and (self._working or time.monotonic() - self._known_at < _NEWS)
 
     def hand_in(self, task: _Task) -> bool:
         """Take a task; they are done in their order.
@@ -228,7 +230,8 @@ class _Desk:
 
     def _end(self, tasks: Sequence[_Task], known: Standing | None = None) -> None:
         with self._lock:
-            self._known = known or self._known
+            if known is not None:
+                self._known, self._known_at = known, time.monotonic()
             self._charged -= sum(task.charged for task in tasks)
             self._reserved -= sum(task.reserved for task in tasks)
         if known is not None and self.away is not None:
@@ -302,8 +305,8 @@ class Clerk:
 
     @property
     def brings_news(self) -> bool:
-        """Whether what others did is about to be known, without a :meth:`refresh`."""
-        return self._desk.at_work
+        """Whether what others did is known, or about to be, without a :meth:`refresh`."""
+        return self._desk.brings_news
 
     @property
     def away(self) -> str | None:

@@ -94,7 +94,7 @@ class Books(Protocol):
 
     @property
     def brings_news(self) -> bool:
-        """Whether what other processes did is about to be known, or there are none."""
+        """Whether what other processes did is known or about to be, or there are none."""
         ...
 
     async def refresh(self) -> None:
