@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import io
+import math
 import os
 import selectors
 import socket
@@ -23,6 +25,8 @@ from yarl import URL
 _KEPT = 2.0
 """Seconds that an idle connection is kept. Shorter than servers keep it (uvicorn: 5 s): one that closes as it is used
 again loses a request of which nobody knows what became."""
+_SPARE = 0.002
+"""Seconds after a request when a spare connection is made: what the request itself needs is done first."""
 _LONGEST = 100_000
 """Bytes of a header that are read."""
 _FIELDS = 5000
@@ -104,7 +108,7 @@ class _Protocol(ResponseHandler):
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Uses no idle connection again that has ended or on which something came.
+    """Uses no idle connection again that has ended or on which something came, and has a spare one while requests are many.
 
     aiohttp knows only what its event loop has read, and gives the next request whatever came for an answer.
     """
@@ -113,6 +117,30 @@ class _Connector(aiohttp.TCPConnector):
         super().__init__(**options)
         protocol: type[ResponseHandler] = _Protocol
         self._factory = functools.partial(protocol, loop=self._loop)
+        self._asked = -math.inf
+        self._spare: asyncio.Task[None] | None = None
+
+    async def connect(
+        self, req: aiohttp.ClientRequest, traces: list[Any], timeout: aiohttp.ClientTimeout
+    ) -> aiohttp.connector.Connection:
+        """See aiohttp. Where requests come soon after others that are at work the next one's connection is made before it."""
+        made = await super().connect(req, traces, timeout)
+        soon, self._asked = self._loop.time() - self._asked < _KEPT, self._loop.time()
+        if soon and len(self._acquired) > 1 and not req.proxy and (self._spare is None or self._spare.done()):
+            self._spare = self._loop.create_task(self._make_spare(req, timeout))
+        return made
+
+    async def _make_spare(self, request: aiohttp.ClientRequest, timeout: aiohttp.ClientTimeout) -> None:
+        await asyncio.sleep(_SPARE)
+        if not self._conns.get(request.connection_key):  # one that idles must not seem to be new
+            with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+                (await super().connect(request, [], timeout)).release()
+
+    async def close(self, **how: Any) -> None:
+        """See aiohttp."""
+        if self._spare is not None:
+            self._spare.cancel()
+        await super().close(**how)
 
     async def _get(self, *key: Any) -> Any:
         while (found := await super()._get(*key)) is not None and _spoiled(found):

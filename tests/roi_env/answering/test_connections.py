@@ -567,3 +567,35 @@ def test_nothing_is_sent_before_it_may_be_while_the_connection_is_made(how: str,
         assert isinstance(ended, BooksAway if how == "refused" else asyncio.CancelledError)
         assert is_unsent(ended)
         assert sent == 0
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_where_others_are_at_work_the_next_connection_is_made_before_its_request(beside: bool) -> None:
+    begun: list[bytes] = []  # of each connection, what it was asked first
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        place = len(begun)
+        begun.append(b"")
+        while data := await reader.read(2**16):
+            begun[place] = begun[place] or data
+            await asyncio.sleep(0.3 if beside else 0)
+            writer.write(whole())
+        writer.close()
+
+    async def run() -> list[Reply]:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        solver = HTTPSolver(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", "m")
+        tasks = []
+        for number in range(4):
+            tasks.append(asyncio.create_task(solver.answer(Ask(QUESTION, TIER, CAP))))
+            await asyncio.sleep(0.03)
+            # One that is asked, and one that waits for the next request, unless it is the first.
+            asked = number + 1 if beside else 1
+            assert [bool(one) for one in begun] == [True] * asked + [False] * (beside and number > 0)
+        replies = await asyncio.gather(*tasks)
+        await solver.close()
+        await asyncio.sleep(0.01)
+        server.close()
+        return replies
+
+    assert [reply.text for reply in asyncio.run(run())] == ["42"] * 4
