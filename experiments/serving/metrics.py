@@ -117,9 +117,9 @@ class Metrics:
         """
         lines: list[str] = []
 
-        def tell(name: str, kind: str, help_: str, values: Iterable[tuple[Mapping[str, str], float]]) -> None:
+        def tell(name: str, kind: str, help_: str, values: Iterable[tuple[Mapping[str, str], int]]) -> None:
             lines.extend((f"# HELP {name} {help_}", f"# TYPE {name} {kind}"))
-            lines.extend(f"{name}{_labels(labels)} {value:g}" for labels, value in values)
+            lines.extend(f"{name}{_labels(labels)} {value}" for labels, value in values)
 
         told = list(budgets)
         unit = told[0]["unit"] if told else "tokens"

@@ -26,6 +26,7 @@ from experiments.serving import desk
 from experiments.serving.app import application
 from experiments.serving.attend import Queue
 from experiments.serving.budget import Budget, make_budget
+from experiments.serving.metrics import Metrics
 from roi_env.answering.base import ThinkingTier
 from roi_env.answering.http import HTTPSolver
 from tests.upstream import Upstream, serving
@@ -372,6 +373,13 @@ def test_metrics_and_the_log_tell_requests_without_texts(tmp_path: Path, caplog:
         (200, "long", 24), (200, "long", 24), (200, "long", 12), (429, None, 0), (401, None, 0),
     ]  # fmt: skip
     assert not any("seven" in record.message or "answer" in record.message for record in caplog.records)
+
+
+def test_counts_of_metrics_are_exact_however_many_there_are() -> None:
+    counted = Metrics()
+    counted._requests["a", "/chat/completions", 200] = 1_234_567
+    told = counted.text([])
+    assert 'roi_requests_total{budget="a",path="/chat/completions",status="200"} 1234567\n' in told
 
 
 def test_the_log_tells_what_reached_no_budget_too_and_no_key(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
