@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,15 +27,22 @@ Address = Annotated[
 ]
 
 
-def _open(state: Path, address: str | None) -> Database:
+@contextmanager
+def _opened(state: Path, address: str | None) -> Iterator[Database]:
     from roi_env.answering.books import open_database
     from roi_env.answering.ledger import JournalError
 
     path = state / "budgets.db"
-    if address is None and not path.exists():
+    if not address and not path.exists():
         raise ConfigError(f"{path}: there is no such database; --state must be the folder of a `roi serve`")
     try:
-        return open_database(address or path)
+        base = open_database(address or path)
+        try:
+            yield base
+        except base.errors as error:  # locked by another, or away
+            raise ConfigError(f"{base.path}: it cannot be used ({error})") from error
+        finally:
+            base.close()
     except JournalError as error:
         raise ConfigError(str(error)) from error
 
@@ -41,8 +50,7 @@ def _open(state: Path, address: str | None) -> Database:
 @app.command("list", **helped(LIVE, "roi budgets list", "roi budgets list --state runs/serve"))
 def list_(state: State = Path("runs/serve"), database: Address = None) -> None:
     """Show every budget."""
-    base = _open(state, database)
-    try:
+    with _opened(state, database) as base:
         shown = Table(box=None, collapse_padding=True)  # nine columns in eighty characters
         for column in ("budget", "period", "unit", "amount", "added", "charged", "reserved", "left", "charged ever"):
             shown.add_column(column, justify="left" if column in ("budget", "period", "unit") else "right")
@@ -53,8 +61,6 @@ def list_(state: State = Path("runs/serve"), database: Address = None) -> None:
             cells = (f"{number:,}" if tokens else f"{number / 10**6:,.6f}" for number in numbers)
             shown.add_row(one["budget"], one["period"], "tokens" if tokens else "USD", *cells)
         console.print(shown)
-    finally:
-        base.close()
 
 
 @app.command(
@@ -69,7 +75,7 @@ def top_up(
     database: Address = None,
 ) -> None:
     """Add tokens or dollars to a budget; a proxy that runs knows it with its next request."""
-    _change(name, amount, _open(state, database), add=True)
+    _change(name, amount, _opened(state, database), add=True)
 
 
 @app.command("set", **helped(LIVE, "roi budgets set team-a 200k", "roi budgets set team-a 50000 --state runs/serve"))
@@ -79,21 +85,15 @@ def set_(
     state: State = Path("runs/serve"),
     database: Address = None,
 ) -> None:
-    """Give a budget another amount, until a `roi serve` is started with another; what was charged stays charged."""
-    _change(name, amount, _open(state, database), add=False)
+    """Give a budget another amount, until a `roi serve` starts with its own; what was charged stays charged."""
+    _change(name, amount, _opened(state, database), add=False)
 
 
-def _change(name: str, text: str, database: Database, *, add: bool) -> None:
-    from roi_env.answering.ledger import JournalError
-
-    try:
-        amount, unit = parse_amount(text, "AMOUNT")
+def _change(name: str, text: str, opened: AbstractContextManager[Database], *, add: bool) -> None:
+    amount, unit = parse_amount(text, "AMOUNT")
+    with opened as database:
         database.change(name, amount, add=add, unit=unit)
         (one,) = (found for found in database.states() if found["budget"] == name)
-    except JournalError as error:
-        raise ConfigError(str(error)) from error
-    finally:
-        database.close()
     whole = one["tokens"] + one["added"]
     left = max(0, whole - one["charged"] - one["reserved"])
     console.print(f"{name}: {cost_text(left, unit)} of {cost_with_unit(whole, unit)} left", highlight=False)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, get_args
 from roi_env.answering.database import Database, Period, other_unit, period_now
 from roi_env.answering.ledger import Entry, JournalError, Ledger, NoRoom, Settings
 from roi_env.answering.postgres import Postgres
-from roi_env.sources.units import Unit
+from roi_env.sources.units import Unit, cost_with_unit
 
 _TEXTS = ("text", "reasoning", "note")
 """Facts that hold what was answered."""
@@ -84,7 +84,8 @@ class DatabaseLedger:
             base.own()
             base.reap()
             self._settings = self._settings_id()
-            self.replan(tokens, period, carry, unit)
+            if (other := self.replan(tokens, period, carry, unit)) is not None:
+                self.messages.append(other)
             if (
                 journal is not None
                 and journal.exists()
@@ -115,13 +116,14 @@ class DatabaseLedger:
         other._settings = other._settings_id()
         return other
 
-    def replan(self, tokens: int, period: Period, carry: bool, unit: Unit = "tokens") -> None:
+    def replan(self, tokens: int, period: Period, carry: bool, unit: Unit = "tokens") -> str | None:
         """Give the budget another amount, another period; what was charged stays charged.
 
+        :returns: what a user should know of one that had others: somebody has set them, or another proxy has other ones.
         :raises JournalError: for another unit.
         """
         with self.database.transaction():
-            found = self.database.one("SELECT unit FROM budgets WHERE name = :name", name=self.name)
+            found = self.database.one("SELECT unit, tokens, period FROM budgets WHERE name = :name", name=self.name)
             if found is not None and found[0] != unit:
                 raise JournalError(other_unit(self.name, found[0], unit))
             self.database.run(
@@ -136,6 +138,10 @@ class DatabaseLedger:
                 now=period_now(period),
                 unit=unit,
             )
+        if found is None or tuple(found[1:]) == (tokens, period):
+            return None
+        was, now = (f"{cost_with_unit(one, unit)} ({span})" for one, span in ((found[1], found[2]), (tokens, period)))
+        return f"the budget {self.name!r} had {was}; it has {now} from now on, for all who share it"
 
     def _read_in(self, journal: Path) -> None:
         """Take over a journal, whole or not at all; the file stays as it is."""

@@ -114,7 +114,9 @@ class Database:
             raise JournalError(f"{path}: it cannot be used as a database of budgets ({error})") from None
 
     def _prepare(self) -> None:
-        """Make the tables, or bring them to this version."""
+        """Make the tables, or bring them to this version; where they are of it nothing is written, and nobody waited for."""
+        if self._version() == VERSION:
+            return
         with self.transaction():
             version = self._version()
             if version > VERSION:

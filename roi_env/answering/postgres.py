@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -24,11 +24,46 @@ GRACE = 15.0
 """Seconds that a process may take to connect again before others hold it dead."""
 _SCHEMA_LOCK = 7_264_001
 """Advisory lock of whoever makes the tables."""
+_SILENT = SECONDS + 2.0
+"""Seconds after which a server that says nothing, not even that a statement took too long, is held lost."""
 _PATIENCE: dict[str, Any] = {
     "connect_timeout": SECONDS,
     "keepalives_idle": SECONDS,
     "tcp_user_timeout": 1000 * SECONDS,
 }
+
+
+def shown(url: str) -> str:
+    """An address without the passwords in it, whatever they hold."""
+    return re.sub("([?&][^=&]*password=)[^&]*", r"\1***", re.sub("//([^:@/]*):.*@", r"//\1:***@", url))
+
+
+@cache
+def _patient_connection() -> Any:
+    """psycopg's connection, which does not wait for ever: a server that hangs keeps it open and ends no statement."""
+    import psycopg
+
+    def within(waiting: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
+        end = time.monotonic() + _SILENT
+        try:
+            wanted = next(waiting)
+            while True:
+                ready = yield wanted
+                if not ready and time.monotonic() > end:
+                    raise JournalError(f"the server has said nothing for {_SILENT:g} s")
+                wanted = waiting.send(ready)
+        except StopIteration as done:
+            return done.value
+
+    class Patient(psycopg.Connection):  # type: ignore[misc]
+        def wait(self, gen: Generator[Any, Any, Any], *how: Any, **options: Any) -> Any:
+            try:
+                return super().wait(within(gen), *how, **options)
+            except JournalError:
+                self.close()
+                raise
+
+    return Patient
 
 
 class Postgres(Database):
@@ -47,7 +82,7 @@ class Postgres(Database):
             raise JournalError(f'{error}; PostgreSQL needs: pip install "roi-reasoning[postgres]"') from None
         self.errors = (psycopg.Error,)
         self.away = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalError)
-        self.path = re.sub("//([^:@/]*):[^@/]*@", r"//\1:***@", url)
+        self.path = shown(url)
         self._url, self.owner, self._owns = url, uuid.uuid4().hex, False
         self._gone: dict[str, float] = {}
         """Processes without a connection, and when they were first seen so: none comes back under its name."""
@@ -62,18 +97,30 @@ class Postgres(Database):
         import psycopg
 
         try:
-            self.connection = psycopg.connect(self._url, autocommit=True, **_PATIENCE)
-            self.connection.execute(f"SET statement_timeout = {1000 * SECONDS}")
+            self.connection = _patient_connection().connect(self._url, autocommit=True, **_PATIENCE)
+            # Whatever the database's own default is: under stricter levels one of two who spend at once would fail.
+            self.connection.execute(
+                f"SET statement_timeout = {1000 * SECONDS}; "
+                "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED"
+            )
+        except psycopg.ProgrammingError:  # its text may hold a part of the password
+            raise JournalError(
+                f"{self.path}: this address cannot be read; it is postgresql://USER@HOST/NAME, and in its parts @ is written %40, "
+                "/ %2F, : %3A, % %25"
+            ) from None
         except psycopg.Error as error:
             raise JournalError(f"{self.path}: there is no connection ({str(error).strip()})") from None
 
     def _version(self) -> int:
-        self.connection.execute("SELECT pg_advisory_xact_lock(%s)", (_SCHEMA_LOCK,))
-        self.connection.execute("CREATE TABLE IF NOT EXISTS roi_version (version BIGINT NOT NULL)")
+        if self._inside:  # one makes the tables at a time
+            self.connection.execute("SELECT pg_advisory_xact_lock(%s)", (_SCHEMA_LOCK,))
+        if self.one("SELECT to_regclass('roi_version')")[0] is None:
+            return 0
         found = self.one("SELECT max(version) FROM roi_version")[0]
         return 0 if found is None else int(found)
 
     def _set_version(self) -> None:
+        self.connection.execute("CREATE TABLE IF NOT EXISTS roi_version (version BIGINT NOT NULL)")
         self.connection.execute("DELETE FROM roi_version")
         self.connection.execute("INSERT INTO roi_version VALUES (%s)", (VERSION,))
 

@@ -7,11 +7,12 @@ import hashlib
 import io
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,9 @@ from experiments.commands.serve import Access, _Budgets
 from experiments.config import ConfigError
 from experiments.serving.amounts import Plan, digest, parse_amount, read_plans
 from experiments.serving.budget import Budget, make_budget
+from roi_env.answering import database
 from roi_env.answering.base import ThinkingTier
+from roi_env.answering.books import DatabaseLedger
 from roi_env.answering.http import HTTPSolver
 from tests.upstream import Upstream, serving
 
@@ -170,6 +173,28 @@ def test_an_amount_that_was_set_stays_until_the_file_names_another(tmp_path: Pat
     assert budgets.open[0].plan.warn_at == 0.5
     assert after("{amount: 60, warn_at: 0.5}") == 60
     budgets.open[0].close()
+
+
+def test_commands_make_no_database_and_name_one_that_cannot_be_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "SECONDS", 0.1)
+    path = tmp_path / "budgets.db"
+    for command in (["list"], ["set", "a", "5"]):
+        with pytest.raises(ConfigError, match="no such database"):
+            budgets(*command, "--state", str(tmp_path), "--database", "")
+        assert not path.exists()
+    DatabaseLedger(path, "a", 50, {}).close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as holder:
+        holder.execute("BEGIN IMMEDIATE")
+        assert "50" in budgets("list", "--state", str(tmp_path))
+        with pytest.raises(ConfigError, match=r"budgets\.db: it cannot be used \(database is locked\)"):
+            budgets("top-up", "a", "5", "--state", str(tmp_path))
+
+
+def budgets(*arguments: str) -> str:
+    """What `roi budgets` prints."""
+    return CliRunner().invoke(app, ["budgets", *arguments], catch_exceptions=False).output
 
 
 def test_two_proxies_share_a_budget(tmp_path: Path) -> None:

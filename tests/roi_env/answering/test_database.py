@@ -351,6 +351,28 @@ def test_budgets_change_while_others_use_them(tmp_path: Path) -> None:
     ledger.close()
 
 
+def test_a_database_that_another_holds_can_be_read(tmp_path: Path) -> None:
+    books(tmp_path).close()
+    with closing(sqlite3.connect(tmp_path / "b.db", isolation_level=None)) as holder:
+        holder.execute("BEGIN IMMEDIATE")
+        with closing(Database(tmp_path / "b.db")) as other:
+            assert [one["budget"] for one in other.states()] == ["a"]
+
+
+def test_who_gives_a_budget_another_amount_by_starting_hears_of_it(tmp_path: Path) -> None:
+    first = books(tmp_path, 50_000)
+    assert first.messages == []
+    with closing(Database(tmp_path / "b.db")) as other:
+        other.change("a", 300_000, add=False)
+    second = books(tmp_path, 50_000, period="day")
+    (said,) = second.messages
+    assert "'a' had 300,000 tokens (once); it has 50,000 tokens (day) from now on" in said
+    again = books(tmp_path, 50_000, period="day")
+    assert again.messages == []
+    for one in (first, second, again):
+        one.close()
+
+
 @pytest.mark.parametrize("content", [b"not a database" * 100, b'{"budget": 5}\n'])
 def test_other_files_are_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "b.db").write_bytes(content)

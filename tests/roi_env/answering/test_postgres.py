@@ -162,11 +162,78 @@ def test_top_ups_periods_and_unknown_budgets(url: str) -> None:
     books.close()
 
 
-def test_a_password_is_in_no_message() -> None:
+@pytest.mark.parametrize(
+    "address",
+    [
+        "postgresql://roi:hunter2@127.0.0.1:1/none",
+        "postgresql://roi:a@hunter2/b:c#d?e=%@127.0.0.1:1/none",
+        "postgresql://roi:a%@hunter2@127.0.0.1:1/none",
+        "postgresql://roi:hunter2@[::1/none",
+        "postgresql://roi:hunter2/x@127.0.0.1:1/none",
+        "postgresql://127.0.0.1:1/none?user=roi&password=hunter2&sslpassword=hunter2",
+    ],
+)
+def test_a_password_is_in_no_message(address: str) -> None:
     with pytest.raises(JournalError) as caught:
-        open_database("postgresql://roi:hunter2@127.0.0.1:1/none")
+        open_database(address)
     assert "hunter2" not in str(caught.value)
-    assert "roi:***@" in str(caught.value)
+    assert "***" in str(caught.value)
+
+
+def test_an_address_that_cannot_be_read_says_how_to_write_it() -> None:
+    with pytest.raises(JournalError, match=r"127\.0\.0\.1/none: this address cannot be read; .* @ is written %40"):
+        open_database("postgresql://roi:50%@127.0.0.1/none")
+
+
+def test_a_role_that_may_not_make_tables_uses_those_that_are_there(url: str) -> None:
+    role = f"worker_{time.monotonic_ns()}"
+    worker = url.replace("user=roi", f"user={role}")
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f"CREATE ROLE {role} LOGIN")
+        with pytest.raises(JournalError, match="permission denied"):
+            ledger(worker)
+        ledger(url).close()
+        connection.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role}")
+        connection.execute(f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {role}")
+    books = ledger(worker)
+    books.settle(books.enter(key(0), 100), 30, {})
+    assert books.charged == 30
+    books.close()
+
+
+def test_a_stricter_default_of_the_database_fails_nobody(url: str) -> None:
+    name = url.split("///")[1].split("?")[0]
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f"ALTER DATABASE {name} SET default_transaction_isolation = 'serializable'")
+    first, second = ledger(url), ledger(url)
+    with first.database.transaction():
+        assert first.charged == 0
+        second.settle(second.enter(key(0), 100), 30, {})
+        first.enter(key(1), 50)
+    assert (first.charged, second.reserved) == (30, 50)
+    first.close()
+    second.close()
+
+
+def test_a_server_that_hangs_is_held_lost_and_nothing_is_charged_twice(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    books = ledger(url)
+    entry = books.enter(key(0), 100)
+    monkeypatch.setattr(postgres, "_SILENT", 1.0)
+    (hangs,) = books.database.one("SELECT pg_backend_pid()")
+    os.kill(hangs, signal.SIGSTOP)
+    try:
+        with pytest.raises(JournalError, match="said nothing for 1 s"):
+            books.enter(key(1), 50)
+        assert books.database.lost
+        books.settle(entry, 30, {})
+    finally:
+        os.kill(hangs, signal.SIGCONT)
+    other = ledger(url)
+    assert (other.charged, other.reserved) == (30, 0)
+    for one in (books, other):
+        one.close()
 
 
 _SPENDER = """
