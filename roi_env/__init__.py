@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from gymnasium.envs.registration import register
 
+import roi_env.compiling  # noqa: F401 - before all that is compiled
 from roi_env.exams.config import OWN_DEFAULTS, ExamConfig, ExamSpec, exam_spec
 from roi_env.exams.exam import ExamBatch, draw_exams
 from roi_env.sources.build import Group, make_source

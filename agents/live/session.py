@@ -242,8 +242,7 @@ class Session:
             # The agent plans with what requests in flight should cost; whether there is room for it is another question.
             seen = self.budget - self.charged - round(self.flights.expected()) if self.in_flight else self.remaining
             view = self._view(position, max(seen // choices, 1))
-            probs, state = self.agent.act(view, self._state)
-            action = int(pick_actions(check_probs(self.agent, probs, view), self._numbers[position : position + 1])[0])
+            action, state = self._choose(view, position)
             worst, each, bound = cost, 0, 0
             while action:
                 tier = self.tiers[action - 1]
@@ -291,6 +290,18 @@ class Session:
         ticket = Ticket(position, question, action, view, cap, entry, choices, 0, bound, grows, price, fixed, believed)
         self.flights.begin(ticket)
         return ticket
+
+    def _choose(self, view: DecisionView, position: int) -> tuple[int, Any]:
+        """The agent's action, and its state afterwards."""
+        probs, state = self.agent.act(view, self._state)
+        action = pick_actions(check_probs(self.agent, probs, view), self._numbers[position : position + 1])[0]
+        return int(action), state
+
+    def warm_up(self) -> None:
+        """Let the agent decide for nobody: what has to be compiled, which takes seconds, is compiled before anybody waits."""
+        self._groups[0, 0], was = 0, self._groups[0, 0]
+        self._choose(self._view(0, max(1, self.remaining)), 0)
+        self._groups[0, 0] = was
 
     async def _change(self) -> None:
         """Wait until more may be left: a settlement here, or for a moment where other processes settle too."""

@@ -258,6 +258,7 @@ def _session(
     groups = clerk.books.settings.get("groups")
     entries = clerk.books.newest_entries(RELEARNED)
     session.relearn([entry for entry in entries if entry.settings.get("groups") == groups])
+    session.warm_up()
     return session
 
 
