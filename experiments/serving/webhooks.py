@@ -23,7 +23,8 @@ async def tell(address: str, told: Mapping[str, Any], say: Callable[[str], None]
 
     from roi_env.answering.connections import find_access, open_session, reason
 
-    shown = f"webhook at {urlsplit(address).hostname}"  # what follows may be a secret
+    # What follows the host may be a secret.
+    shown = f"{told['budget']}: the warning did not reach the webhook at {urlsplit(address).hostname}"
     try:
         async with (
             open_session(find_access(address), aiohttp.ClientTimeout(total=_SECONDS)) as session,

@@ -153,5 +153,5 @@ def test_an_address_that_is_not_there_is_reported() -> None:
 
     said: list[str] = []
     asyncio.run(tell("http://127.0.0.1:1/secret-path", {"budget": "a"}, said.append))
-    assert "webhook at 127.0.0.1" in said[0]
+    assert "a: the warning did not reach the webhook at 127.0.0.1" in said[0]
     assert "secret-path" not in said[0]
