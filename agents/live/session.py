@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,7 @@ from agents.playing import action_numbers, check_probs, pick_actions
 from roi_env.answering.base import Ask, LiveSolver, Question, Reply, ThinkingTier, is_unsent, unsent_reply
 from roi_env.answering.ledger import Books, Entry, NoRoom, reply_facts, reply_of
 from roi_env.answering.prices import TOKENS, Rates
+from roi_env.answering.streams import Pace
 from roi_env.envs.live import gave_nothing, judged
 
 Check = Callable[[Question, str], bool]
@@ -333,17 +335,21 @@ class Session:
         tier, cost = self.tiers[ticket.action - 1], min(self.problem.decision_cost, entry.reserved)
         reply: Reply | None = None
         correct = None
-        stopped = False
+        stopped, came = False, 0
 
         def most() -> int:
             """Tokens that an answer of which nothing more is known may have taken: it ended with its connection."""
             affords = self.rates.affords(tier.name, max(0, entry.reserved - cost), ticket.prompt)
             whole = ticket.cap * ticket.choices
-            return whole if affords is None else min(whole, affords)
+            return whole if affords is None else min(whole, max(affords, came))
 
         async def meter(tokens: int, lead: int) -> bool:
-            nonlocal stopped
-            goes_on = await self._go_on(ticket, tokens, lead)
+            nonlocal stopped, came
+            begun = time.monotonic()
+            try:
+                goes_on = await self._go_on(ticket, tokens, lead)
+            finally:  # the endpoint goes on while the books are asked, which takes long where they are held or hang
+                came = tokens + lead * int((time.monotonic() - begun) / Pace.REACTION)
             stopped = tokens > 0 and not goes_on  # before it began there was nothing to stop
             return goes_on
 

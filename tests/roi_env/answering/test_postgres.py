@@ -518,3 +518,28 @@ def test_an_answer_that_needs_more_of_a_budget_whose_database_is_away_is_stopped
                 asyncio.run(budget.clerk.refresh())
             time.sleep(0.05)
         assert 300 + len(words) <= budget.clerk.charged < 600
+
+
+def test_what_an_endpoint_generates_while_the_database_does_not_answer_is_charged(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres, "SECONDS", 2)
+    upstream = Upstream(pace=0.01, thinks=0, answer=lambda prompt: " ".join(["word"] * 390))
+    holder = psycopg.connect(url)
+    with proxy(url, tmp_path, upstream) as (address, budget), httpx.Client(verify=False, timeout=60) as client:
+        client.post(f"{address}/chat/completions", json=body())  # how fast the endpoint is
+        with client.stream("POST", f"{address}/chat/completions", json=body(stream=True)) as response:
+            lines = response.iter_lines()
+            next(lines)
+            holder.execute("SELECT * FROM budgets WHERE name = 'a' FOR UPDATE")
+            failed = [json.loads(line[6:]) for line in lines if line.startswith("data: {")][-1]
+        assert failed["error"]["code"] == "budget_unavailable"
+        holder.rollback()
+        end = time.monotonic() + 60
+        while budget.clerk.reserved or budget.session.in_flight:
+            assert time.monotonic() < end
+            with suppress(BooksAway):
+                asyncio.run(budget.clerk.refresh())
+            time.sleep(0.05)
+        assert upstream.generated <= budget.clerk.charged <= 790
+    holder.close()
