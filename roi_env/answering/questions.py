@@ -20,6 +20,7 @@ import csv
 import hashlib
 import io
 import json
+import reprlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -38,6 +39,10 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     "id": ("id", "question_id", "unique_id", "ID"),
 }
 """Usual names of columns, tried in turn."""
+
+
+_NO_TEXTS = (list, tuple, dict, bytes)
+"""What stands in a column of texts by mistake: a conversation, several answers, text that was never decoded."""
 
 
 class QuestionError(ValueError):
@@ -168,22 +173,33 @@ def _question(
     def value(name: str) -> str | None:
         theirs = columns.get(name)
         if theirs is None:
-            theirs = next((usual for usual in FIELDS.get(name, ()) if row.get(usual) is not None), None)
+            theirs = next((usual for usual in FIELDS.get(name, ()) if not _is_missing(row.get(usual))), None)
         if theirs is None:
             return None
         wanted = [part for _, part, _, _ in Formatter().parse(theirs) if part] or [theirs]
-        if absent := [part for part in wanted if row.get(part) is None]:
+        if absent := [part for part in wanted if _is_missing(row.get(part))]:
             raise QuestionError(f"{source}: row {line} has no {absent[0]!r}; it has {sorted(map(str, row))}")
+        if name in FIELDS and (odd := [part for part in wanted if isinstance(row[part], _NO_TEXTS)]):
+            raise QuestionError(
+                f"{source}: row {line}: {odd[0]!r} is no text but {reprlib.repr(row[odd[0]])}: write it as one, or say where the "
+                f"{name} is (--column {name}=COLUMN)"
+            )
         return whole(theirs, theirs.format(**row) if "{" in theirs else str(row[theirs]))
 
-    text, answer = value("text"), value("answer")
+    text, answer = value("text"), value("answer") if answers or "answer" in columns else _written(row)
     if text is None or (answers and answer is None):
         lacking = "text" if text is None else "answer"
+        if empty := [usual for usual in FIELDS[lacking] if usual in row]:
+            raise QuestionError(f"{source}: row {line}: {empty[0]!r} is empty: fill it in, or take the row out")
         raise QuestionError(
             f"{source}: row {line}: which column is the {lacking}? It has {sorted(map(str, row))}; say so with "
             f"{lacking}=COLUMN"
         )
-    if isinstance(options := row.get(columns.get("options", "options")), list):
+    if isinstance(options := row.get(columns.get("options", "options")), Mapping):
+        raise QuestionError(
+            f"{source}: row {line}: the options must be a list of texts as they shall be read (A) ..., B) ...), not {options!r:.60}"
+        )
+    if isinstance(options, list):
         text = whole("options", "\n".join([text, *map(str, options)]))
     answer = (answer or "").rpartition("####")[2].strip()  # GSM8K's worked answers end in "#### 18"
     named = value("id")
@@ -191,6 +207,18 @@ def _question(
         named = hashlib.sha256(text.encode()).hexdigest()[:16]
     extra = {name: value(name) or "" for name in columns if name not in ("text", "answer", "id", "options")}
     return Question(dataset, named, text, answer, extra, line)
+
+
+def _is_missing(value: Any) -> bool:
+    """Whether a field holds nothing: null, or the NaN that tables hold in its place."""
+    return value is None or (isinstance(value, float) and value != value)
+
+
+def _written(row: Mapping[str, Any]) -> str | None:
+    """A reference answer that nobody asked for, where the row has one that is a text."""
+    values = (row.get(usual) for usual in FIELDS["answer"])
+    found = next((value for value in values if not _is_missing(value)), None)
+    return None if found is None or isinstance(found, _NO_TEXTS) else str(found)
 
 
 def _file(path: Path) -> Iterable[tuple[int, Any]]:
@@ -207,7 +235,9 @@ def _file(path: Path) -> Iterable[tuple[int, Any]]:
                 raise QuestionError(f"{path}: a .json file must be a list of objects; one object a line is .jsonl")
             return list(enumerate(rows, 1))
         if kind == ".csv":
-            reader = csv.DictReader(io.StringIO(_text(path), newline=""))
+            text = _text(path)
+            csv.field_size_limit(max(csv.field_size_limit(), len(text)))
+            reader = csv.DictReader(io.StringIO(text, newline=""))
             return [(reader.line_num, row) for row in reader]
         if kind == ".parquet":
             import pyarrow.parquet as pq
@@ -237,7 +267,11 @@ def _lines(path: Path) -> list[tuple[int, Any]]:
 def _text(path: Path) -> str:
     """A file's text: UTF-8, or UTF-16 where its byte order mark says so."""
     data = path.read_bytes()
-    return data.decode("utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig")
+    try:
+        return data.decode("utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise QuestionError(f"{path}: line {line} is not {error.encoding.upper()}: save the file as UTF-8") from None
 
 
 def _hub(name: str, config: str | None, split: str) -> Iterable[Mapping[str, Any]]:

@@ -62,6 +62,41 @@ def test_halves_of_characters_are_refused_by_row(name: str, tmp_path: Path) -> N
         read_questions(str(path))
 
 
+@pytest.mark.parametrize("name", ["question", "answer", "id"])
+@pytest.mark.parametrize("value", [[{"role": "user", "content": "a"}], {"a": 1}, b"a"])
+def test_what_is_no_text_is_refused_by_row(name: str, value: object, tmp_path: Path) -> None:
+    path = tmp_path / "q.parquet"
+    pq.write_table(pa.table({"question": ["a"], "answer": ["1"], "id": ["x"]} | {name: [value]}), path)
+    with pytest.raises(QuestionError, match=rf"row 1: '{name}' is no text but .*--column"):
+        read_questions(str(path))
+    if name == "answer":
+        assert read_questions(str(path), answers=False)[0].answer == "", "nobody needs it"
+
+
+def test_options_that_cannot_be_shown_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "q.jsonl"
+    path.write_text('{"question": "Which?", "options": {"A": "x", "B": "y"}, "answer": "A"}\n')
+    with pytest.raises(QuestionError, match="row 1: the options must be a list of texts"):
+        read_questions(str(path))
+
+
+def test_a_missing_answer_is_none_however_the_table_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "q.parquet"
+    for missing in (None, float("nan")):
+        pq.write_table(pa.table({"question": ["a", "b"], "answer": [1.5, missing]}), path)
+        with pytest.raises(QuestionError, match="row 2: 'answer' is empty"):
+            read_questions(str(path))
+
+
+def test_long_texts_and_other_encodings(tmp_path: Path) -> None:
+    path = tmp_path / "q.csv"
+    path.write_text(f'question,answer\n"{"x" * 200_000}",1\n')
+    assert len(read_questions(str(path))[0].text) == 200_000
+    path.write_bytes("question,answer\na,1\ncafé,1\n".encode("latin-1"))
+    with pytest.raises(QuestionError, match="line 3 is not UTF-8: save the file as UTF-8"):
+        read_questions(str(path))
+
+
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     path = tmp_path / "q.jsonl"
     path.write_text('{"body": "x", "answer": "1"}\n')
