@@ -323,9 +323,9 @@ class LineFile:
         try:
             while left:
                 left = left[self._file.write(left) :]
-        except OSError:  # a full disk: no half a line stays
+        except OSError as error:  # a full disk: no half a line stays
             os.ftruncate(self._file.fileno(), before)
-            raise
+            raise OSError(error.errno, error.strerror, str(self.path)) from None
 
     def close(self) -> None:
         """Close the file and let other processes write it."""
@@ -555,6 +555,7 @@ class _Reading:
         self.problems: list[str] = []
         self.settings: Settings = file.begun
         self.begun = file.begun
+        self.by_number: dict[int, list[Entry]] = {}
         self.settled: dict[int, list[_Settlement]] = {}
         self.most = _most_tokens(ledger.settings)
         self.foreign = self.hidden = 0
@@ -584,9 +585,8 @@ class _Reading:
             assert isinstance(number, int)
             assert isinstance(tokens, int)
             if "resize" in record:
-                for entry in self.ledger.entries:
-                    if entry.number == number:
-                        entry.reserved = tokens
+                for entry in self.by_number.get(number, []):
+                    entry.reserved = tokens
             elif "reserve" in record:
                 key = record.get("key")
                 self._reserved(number, tokens, tuple(key) if isinstance(key, list) else ())
@@ -608,6 +608,7 @@ class _Reading:
 
     def _reserved(self, number: int, tokens: int, key: tuple[Any, ...]) -> None:
         self.ledger.entries.append(Entry(number, key, tokens, settings=self.settings))
+        self.by_number.setdefault(number, []).append(self.ledger.entries[-1])
         # Requests are numbered: none is missing before this one unless its number says so. A skipped question may be.
         self.ledger.lost += self.hidden * self.settings.get("decision_cost", 0)
         self.hidden = 0
@@ -657,9 +658,7 @@ class _Reading:
         """Give settlements to reservations, and charge what has no partner."""
         ledger = self.ledger
         most = max([self.most, *(entry.reserved for entry in ledger.entries)])
-        by_number: dict[int, list[Entry]] = {}
-        for entry in ledger.entries:
-            by_number.setdefault(entry.number, []).append(entry)
+        by_number = self.by_number
         numbers = by_number.keys() | self.settled.keys()
         last = max(by_number, default=-1)
         # Settlements after the last reservation belong to requests that are hidden, and say what these cost.

@@ -323,11 +323,12 @@ def test_a_full_disk_leaves_no_half_a_line(tmp_path: Path) -> None:
         "resource.setrlimit(resource.RLIMIT_FSIZE, (700, 700))\n"
         "try:\n"
         "    for n in range(100): asyncio.run(ledger.secure(ledger.enter((n, 'q', 1, 9), 10)))\n"
-        "except OSError as error: print(error.errno, len(ledger.entries))\n"
+        "except OSError as error: print(error.errno, len(ledger.entries), error.filename)\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
-    number, entries = map(int, done.stdout.split())
+    number, entries = map(int, done.stdout.split()[:2])
     assert number == errno.EFBIG
+    assert done.stdout.split()[2] == str(path), "who reads it knows which disk"
     assert path.read_bytes().endswith(b"\n")
     ledger = Ledger(path)
     ledger.close()
