@@ -362,7 +362,7 @@ class EvalBudget:
         self.session.ledger.close()
 
     def _keep(self, row: Row) -> None:
-        self.result.rows = sorted([*self.result.rows, row], key=lambda one: one.position)
+        self.result.add(row)
 
 
 def _questions(task: Task, group_by: str) -> Iterator[tuple[Question, int]]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import bisect
 import dataclasses
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,20 +37,29 @@ class Result:
     agent: str
     solver: str
     total: int
-    rows: list[Row] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list, init=False)
     interrupted: bool = False
     held: str | None = None
-    """Why the endpoint takes nothing more: it asked to wait longer than allowed, or is not there; then the rest is not asked."""
+    """Why the endpoint takes nothing more: it asked to wait longer than allowed, is not there, or refuses our key or account;
+    then the rest is not asked."""
+    refused: bool = False
+    """Whether that is one that no waiting mends."""
     lost: int = 0
     """Charged to no row, for what damage to the ledger has hidden."""
     messages: list[str] = field(default_factory=list)
     """What a user should know of the ledger: repairs, settings that changed."""
     unit: Unit = "tokens"
+    _paid: int = field(default=0, init=False, repr=False)
+
+    def add(self, row: Row) -> None:
+        """Keep what became of one more question."""
+        bisect.insort(self.rows, row, key=lambda one: one.position)
+        self._paid += row.charged
 
     @property
     def charged(self) -> int:
         """Charged in all."""
-        return sum(row.charged for row in self.rows) + self.lost
+        return self._paid + self.lost
 
     @property
     def overshoot(self) -> int:
@@ -234,7 +245,7 @@ class BudgetController:
             "budget": spec.budget,
             "decision_cost": self.decision_cost,
             "tiers": [list(tier.__dict__.values()) for tier in self.tiers],
-            "questions": [question.question_id for question in questions],
+            "questions": [[question.question_id, _digest(question.text)] for question in questions],
         }
         settings |= self.unit_settings(spec)
         ledger = Ledger(self.path, settings, refuse=_other_questions)
@@ -253,7 +264,7 @@ class BudgetController:
 
         def keep(row: Row) -> None:
             rows[row.position] = dataclasses.replace(row, line=questions[row.position].line or row.position + 1)
-            result.rows = [rows[position] for position in sorted(rows)]
+            result.add(rows[row.position])
             watch(result)
 
         try:
@@ -278,6 +289,7 @@ class BudgetController:
                 row, reply = await session.finish(ticket)
                 if reply is not None and reply.untaken:
                     result.held = reply.error
+                    result.refused = reply.failure is not None and not reply.failure.again
                 keep(row)
 
             for position, question in enumerate(questions):
@@ -344,6 +356,11 @@ class BudgetController:
         yield from rows.values()
 
 
+def _digest(text: str) -> str:
+    """Tells texts apart."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def _undecided(entry: Entry) -> bool:
     """Whether a request was never taken, so that its question will be decided anew."""
     if entry.facts is None:
@@ -357,12 +374,16 @@ def _other_questions(
     """Budget, tiers and questions that nobody has decided may change; decided ones must stand at their places."""
     if (was := old.get("unit", "tokens")) != (now := new.get("unit", "tokens")):
         return f"it counts {was}, and the budget is {now} now"
-    names = new["questions"]
+    names, before = new["questions"], old.get("questions", [])
     for record in records:
         key = record.get("key") or record.get("skipped")
         if isinstance(key, list) and len(key) == 4 and isinstance(key[0], int):
-            now = names[key[0]] if 0 <= key[0] < len(names) else None
+            now, text = names[key[0]] if 0 <= key[0] < len(names) else (None, None)
             if now != key[1]:
                 there = "there is none now" if now is None else f"it is {now!r} now"
                 return f"question {key[0] + 1} was {key[1]!r} when it was decided, {there}"
+            # Earlier ledgers name questions alone.
+            was_there = before[key[0]] if key[0] < len(before) else None
+            if isinstance(was_there, list) and was_there[1] != text:
+                return f"question {key[0] + 1}, {now!r}, had another text when it was decided"
     return None if old.keys() == new.keys() else f"it has {sorted(old)}, not {sorted(new)}"

@@ -330,9 +330,11 @@ def _end(result: Result | None, out: Path, ledger: Path, interrupted: bool, pati
         raise typer.Exit(130)
     assert result is not None
     if result.held:
-        endpoints.report(f"Stopped: {result.held}. A question may wait {patience:,.0f} s (--patience, --retries).")
+        waits = "" if result.refused else f". A question may wait {patience:,.0f} s (--patience, --retries)"
+        endpoints.report(f"Stopped: {result.held}{waits}.")
         console.print("The same command with --resume goes on.")
-    if result.held or (result.rows and all(row.status == "error" for row in result.rows)):
+    asked = [row for row in result.rows if row.status != "not reached"]
+    if result.held or (asked and all(row.status in ("error", "unknown") for row in asked)):
         raise typer.Exit(1)
 
 

@@ -15,7 +15,7 @@ from rich.markup import escape
 from experiments.commands import endpoints
 from experiments.config import ConfigError
 from experiments.options import option_groups
-from experiments.terminal import console, progress_bar
+from experiments.terminal import console, counted, progress_bar
 
 if TYPE_CHECKING:
     from agents.llm.small_model.tasks import Task
@@ -272,6 +272,15 @@ def _record_there(job: _Job, solver: HTTPSolver, remote: Remote) -> None:
             f"{sum(entry.reserved for entry in ledger.unknown):,} reserved tokens stay charged[/]"
         )
     recording = LiveRecording(ledger)
+    try:
+        if changed := recording.take_in(job.questions):
+            endpoints.report(
+                f"{job.journal}: {counted(changed, 'question')} with another reference answer, or other columns, than before: "
+                "their answers are judged by the newest"
+            )
+    except JournalError as error:
+        ledger.close()
+        raise ConfigError(str(error)) from error
     if remote.no_seeds:
         recording.stop_seeds("--no-seeds")
     if recording.without_seeds is not None:
@@ -338,7 +347,7 @@ def _tell_end(end: RecordingProgress, solver: HTTPSolver, patience: float) -> No
         highlight=False,
     )
     if end.gone:
-        console.print(f"[yellow]Stopped: the endpoint is not there:[/] {escape(end.gone)}", highlight=False)
+        console.print(f"[yellow]Stopped: the endpoint takes nothing:[/] {escape(end.gone)}", highlight=False)
         if solver.died_of_seeds:
             console.print(
                 f"[yellow]It broke down over requests with a seed:[/] {escape(solver.died_of_seeds)}\nvLLM for the CPU "
@@ -347,7 +356,7 @@ def _tell_end(end: RecordingProgress, solver: HTTPSolver, patience: float) -> No
                 highlight=False,
             )
         else:
-            console.print("The same command goes on when it is there again.")
+            console.print("The same command goes on when it does.")
     if end.stopped:
         console.print(f"[yellow]Stopped at the limit of {end.stopped}; the same command with a higher one goes on.[/]")
     if end.held:
@@ -492,7 +501,7 @@ def _record_here(job: _Job, model: str, settings: dict[str, Any]) -> None:
                 endpoints.report(text)
             with progress_bar() as bar:
                 shown = bar.add_task("recording", total=len(job.questions) * job.samples)
-                run(
+                again = run(
                     job.questions,
                     job.tiers,
                     job.samples,
@@ -501,6 +510,11 @@ def _record_here(job: _Job, model: str, settings: dict[str, Any]) -> None:
                     kept,
                     batch=max(PAIRS, 2 * solver.batch),
                     watch=lambda done, _: bar.update(shown, completed=done),
+                    judge="tasks" if pool is None else job.judge,
+                )
+            if again:
+                endpoints.report(
+                    f"{job.journal}: {counted(again, 'sample')} judged by another grader or reference before, and now again"
                 )
             table = outcome_table(
                 job.questions,

@@ -464,6 +464,8 @@ FINISHES: Mapping[str, Finish] = {
 
 FREE = frozenset({425, 429, 500, 503, 529})
 """Statuses after which nothing was generated and asking again may help."""
+CLOSED = frozenset({301, 302, 303, 307, 308, 401, 402, 404, 405})
+"""Statuses that are no question's fault: the address, the model's name, the key or the account is wrong."""
 UNKNOWN = frozenset({408, 502, 504, 520, 521, 522, 523, 524})
 """Statuses of gateways and time limits: the model behind may have generated."""
 ERRORS: tuple[tuple[str, int], ...] = (

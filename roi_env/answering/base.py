@@ -205,8 +205,8 @@ class Reply:
     :param usd: what the endpoint says it cost.
     :param note: what contradicts in the endpoint's answer, and the text of a refusal; None: nothing.
     :param opened: whether the prompt opened the think block that the text ends.
-    :param unreachable: whether the endpoint was not there (no connection, or it broke down): the question stays to be
-        asked.
+    :param unreachable: whether the endpoint was not there (no connection, or it broke down), or takes nothing of ours (its
+        address, our key or our account is wrong): the question stays to be asked.
     :param retry_in: nothing was generated, and asking again may help after so many seconds: the endpoint asked to wait
         longer than allowed, or the request was stopped before it was sent. None: otherwise.
     :param failure: the error in detail, where an endpoint told one; kept in no journal, like the following.

@@ -34,7 +34,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from roi_env.answering import responses
-from roi_env.answering.backends import BACKENDS, FREE, UNKNOWN, Backend, effort_of, fill, find, merge, put
+from roi_env.answering.backends import BACKENDS, CLOSED, FREE, UNKNOWN, Backend, effort_of, fill, find, merge, put
 from roi_env.answering.base import (
     IMAGES,
     Ask,
@@ -232,6 +232,7 @@ class HTTPSolver:
             )
         # Struck out of what the endpoint says. A shorter one ("none", "test") is no secret, and part of ordinary words.
         self._secret = self._key if self._key and len(self._key) >= _SHORTEST_SECRET else None
+        self._spelled = json.dumps(self._secret)[1:-1]
         headers = {**self.backend.headers, "content-type": "application/json"}
         if self._key:
             header, value = self.backend.key_header
@@ -251,6 +252,7 @@ class HTTPSolver:
         self._client: aiohttp.ClientSession | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pace = Pace(None if self.backend.counts else False)
+        self._streams_alone = False  # it refuses answers that are wanted whole
         self._deaths = _Deaths(self.backend.name == "vllm")
 
     def __repr__(self) -> str:
@@ -349,7 +351,7 @@ class HTTPSolver:
         except (ValueError, RecursionError) as error:
             raise EndpointError(f"{self.url}/models: {self._clean(str(error))}") from None
         if not response.ok:
-            raise EndpointError(f"{self.url}/models: HTTP {response.status}: {self._clean(response.text)}")
+            raise EndpointError(f"{self.url}/models: HTTP {response.status}: {self._said(response)}")
         return [str(name) for name in find(data, "data.*.id") or find(data, "models.*.name")]
 
     async def version(self) -> str | None:
@@ -454,10 +456,8 @@ class HTTPSolver:
             return _error(str(error), attempts=0)
         # Chunks that do not count may have been found out since this was reserved: all of it is now, or it is stopped in time.
         streams = ask.sink is not None or (ask.meter is not None and (self.counts or not await ask.meter(0, ask.most)))
-        if streams and backend.streams is not None:
-            body = {**body, "stream": True, **backend.streams}
-            if self._pace.counts is False and _COUNTS in str(backend.streams):
-                body["stream_options"] = {"include_usage": True}
+        if streams or self._streams_alone:
+            body = self._streaming(body, backend)
 
         async def relay(text: str, chunk: Mapping[str, Any]) -> None:
             nonlocal relayed
@@ -490,6 +490,10 @@ class HTTPSolver:
                     if failed.failure.status in (400, 422) and _COUNTS in str(failed) and _COUNTS in str(body):
                         self._pace.counts, body["stream_options"] = False, {"include_usage": True}
                         continue  # it does not know the field: it will not tell what streams have taken
+                    asked = body if body.get("stream") else self._streaming(body, backend)
+                    if failed.failure.status in (400, 422) and "stream" in str(failed).lower() and asked is not body:
+                        self._streams_alone, body = True, asked
+                        continue
                     wait = self._pause(attempts, failed)
                     if failed.broke and self.sends_seeds:
                         self._deaths.broke(failed, sent)
@@ -512,7 +516,7 @@ class HTTPSolver:
                         reply = _error(
                             str(failed),
                             tokens=failed.tokens,
-                            unreachable=gone,
+                            unreachable=gone or (failed.failure.status in CLOSED and not failed.tokens),
                             retry_in=failed.wait if free else None,
                             failure=failed.failure,
                         )
@@ -539,6 +543,15 @@ class HTTPSolver:
             return response.status, json.loads(response.content)
         except (ValueError, RecursionError):
             return response.status, {"error": self._clean(response.text)}
+
+    def _streaming(self, body: dict[str, Any], backend: Backend) -> dict[str, Any]:
+        """The request for an answer in chunks; as it is where the backend has none."""
+        if backend.streams is None:
+            return body
+        body = {**body, "stream": True, **backend.streams}
+        if self._pace.counts is False and _COUNTS in str(backend.streams):
+            body["stream_options"] = {"include_usage": True}
+        return body
 
     def _backend(self, ask: Ask) -> Backend:
         return self.backend if ask.prompt is None else self.backend.of_texts
@@ -587,11 +600,11 @@ class HTTPSolver:
             async with asyncio.timeout(self.deadline), await self._post(sending, backend) as answer:
                 if answer.status < 200:
                     raise _Failed("connection lost: the endpoint speaks another protocol", lost=True, broke=True)
-                streams = body.get("stream") and 200 <= answer.status < 300
-                if streams and answer.headers.get("content-type", "").lower().startswith("text/event-stream"):
-                    return await self._relay(answer, ask, relay, counter)
+                good = 200 <= answer.status < 300
+                if good and answer.headers.get("content-type", "").lower().startswith("text/event-stream"):
+                    return await self._relay(answer, ask, relay, counter)  # some stream without being asked to
                 response = await read(answer)
-                if streams:
+                if good and body.get("stream"):
                     self._pace.counts = False
         except NOT_SENT as error:
             raise _Failed(self._clean(f"no connection: {reason(error)}"), retry=True, unreachable=True) from None
@@ -609,7 +622,7 @@ class HTTPSolver:
             failure = self._failure(response)
             paid = responses.generated(backend, response.content)
             raise _Failed(
-                f"HTTP {status}: {self._clean(response.text)}",
+                f"HTTP {status}: {self._said(response)}",
                 retry=status in FREE and not paid,
                 lost=status in UNKNOWN and not paid,
                 tokens=paid,
@@ -618,8 +631,10 @@ class HTTPSolver:
                 failure=failure,
             )
         try:
-            data = response.content
-            return json.loads(data.replace(self._secret.encode(), b"***") if self._secret else data)
+            data = json.loads(response.content)
+            if self._secret and self._spelled in (spelled := json.dumps(data)):
+                data = json.loads(spelled.replace(self._spelled, "***"))
+            return data
         except (ValueError, RecursionError):
             kind = self._clean(response.headers.get("content-type", "no content type"))
             raise _Failed(f"the answer is not JSON ({kind}, {len(response.content)} bytes)", lost=True) from None
@@ -712,13 +727,27 @@ class HTTPSolver:
             status in FREE,
         )
 
+    def _said(self, response: Response) -> str:
+        """What an error says, in a line."""
+        if 300 <= response.status < 400 and (elsewhere := response.headers.get("location")):
+            return f"redirects are not followed, give the address that it names: {self._clean(elsewhere)}"
+        return self._clean(response.text)
+
     def _messages(self, ask: Ask) -> tuple[Message, ...]:
         """What is asked, without the system message."""
         return ask.messages or (Message("user", self.prompt.replace("{question}", ask.question.text)),)
 
     def _without_key(self, text: str) -> str:
-        """An answer as it is passed on: an endpoint that repeats what it was sent must not give our key away."""
-        return text.replace(self._secret, "***") if self._secret and self._secret in text else text
+        """An event as it is passed on: an endpoint that repeats what it was sent must not give our key away, however JSON
+        spells it."""
+        if not self._secret:
+            return text
+        text = text.replace(self._secret, "***")
+        if "\\" in text:
+            with contextlib.suppress(ValueError, RecursionError):
+                if self._spelled in (spelled := json.dumps(json.loads(text))):
+                    return spelled.replace(self._spelled, "***")
+        return text
 
     def _clean(self, text: str, most: int = _MESSAGE) -> str:
         """An endpoint's words on one line, cut, without keys, not even the beginning of ours."""

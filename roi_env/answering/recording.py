@@ -8,9 +8,10 @@ requests stand in a :class:`~roi_env.answering.ledger.Ledger` before they are se
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
@@ -56,10 +57,12 @@ class Journal:
         self._lines = LineFile(path, settings, refuse=refuse)
         self.path, self.messages = self._lines.path, self._lines.messages
         self.done: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
+        self.marks: dict[tuple[str, str, int], tuple[str | None, str | None]] = {}
+        """Digests of the text that was asked and of what judged its answers; None: an earlier version does not say."""
         kept = []
         for record in self._lines.records:
             try:
-                self.done[record["dataset"], record["question_id"], record["sample"]] = record["tiers"]
+                self._keep(record)
                 kept.append(record)
             except (KeyError, TypeError):
                 continue
@@ -72,7 +75,11 @@ class Journal:
         records = list(records)
         self._lines.append(records)
         for record in records:
-            self.done[record["dataset"], record["question_id"], record["sample"]] = record["tiers"]
+            self._keep(record)
+
+    def _keep(self, record: Mapping[str, Any]) -> None:
+        key = record["dataset"], record["question_id"], record["sample"]
+        self.done[key], self.marks[key] = record["tiers"], (record.get("asked"), record.get("judged"))
 
     def __enter__(self) -> Journal:
         return self
@@ -95,14 +102,19 @@ def record(
     *,
     batch: int = 512,
     watch: Callable[[int, int], None] = lambda done, total: None,
-) -> None:
+    judge: str = "",
+) -> int:
     """Let the solver answer what the journal lacks.
 
-    What is finished is written at once.
+    What is finished is written at once. Answers that another judge, or another reference, judged before are judged again.
 
     :param batch: (question, sample) pairs that the solver is given together.
     :param watch: called with pairs done and in all, at the start and after every write.
+    :param judge: names what ``check`` judges by.
+    :returns: how many pairs were judged again.
+    :raises JournalError: where a question was answered with another text.
     """
+    again = _judge_again(questions, samples, check, journal, judge)
     wanted = [
         (question, sample)
         for question in questions
@@ -119,16 +131,52 @@ def record(
             made = dict(ready)
             finished = sorted({number // len(tiers) for number in made})
             journal.append(
-                {
-                    "dataset": question.dataset,
-                    "question_id": question.question_id,
-                    "sample": sample,
-                    "tiers": [_outcome(question, made[pair * len(tiers) + tier], check) for tier in range(len(tiers))],
-                }
+                _line(
+                    question,
+                    sample,
+                    [_outcome(question, made[pair * len(tiers) + tier], check) for tier in range(len(tiers))],
+                    judge,
+                )
                 for pair, (question, sample) in ((pair, pairs[pair]) for pair in finished)
             )
             done += len(finished)
             watch(done, total)
+    return again
+
+
+def _line(question: Question, sample: int, outcomes: list[dict[str, Any]], judge: str) -> dict[str, Any]:
+    """A line of a journal."""
+    asked, judged = _marks(question, judge)
+    names = {"dataset": question.dataset, "question_id": question.question_id, "sample": sample}
+    return {**names, "asked": asked, "judged": judged, "tiers": outcomes}
+
+
+def _marks(question: Question, judge: str) -> tuple[str, str]:
+    """Digests of what is asked, and of what judges its answers."""
+    by = json.dumps([judge, question.answer, dict(question.extra)], sort_keys=True, default=str)
+    asked, judged = (hashlib.sha256(text.encode()).hexdigest()[:16] for text in (question.text, by))
+    return asked, judged
+
+
+def _judge_again(questions: Sequence[Question], samples: int, check: Checker, journal: Journal, judge: str) -> int:
+    """Bring the grades of a journal up to date; see :func:`record`."""
+    lines = []
+    for question in questions:
+        asked, judged = _marks(question, judge)
+        for sample in range(samples):
+            key = (question.dataset, question.question_id, sample)
+            before, by = journal.marks.get(key, (None, None))
+            if before not in (None, asked):
+                raise JournalError(
+                    f"{journal.path}: question {question.question_id!r} of {question.dataset!r} was answered with another text "
+                    "than it has now: give it another id, or choose another journal"
+                )
+            if by not in (None, judged):
+                outcomes = [{**one, "correct": check(question, one["text"])} for one in journal.done[key]]
+                lines.append(_line(question, sample, outcomes, judge))
+    if lines:
+        journal.append(lines)
+    return len(lines)
 
 
 def _outcome(question: Question, made: Generation, check: Checker) -> dict[str, Any]:
@@ -274,6 +322,33 @@ class LiveRecording:
             elif "no_seeds" in note and self.without_seeds is None:
                 self.without_seeds = note["no_seeds"]["from"], note["no_seeds"]["why"]
 
+    def take_in(self, questions: Sequence[Question]) -> int:
+        """Take the questions as they are now: answers are judged by the newest reference.
+
+        :returns: how many have another reference, or other columns, than before.
+        :raises JournalError: where one was answered with another text.
+        """
+        answered = {key[:2] for key in self.outcomes()} | {key[:2] for key in self.reasonings}
+        changed = 0
+        for question in questions:
+            before = self.questions.get(name := _name(question))
+            if before is None or before == question:
+                continue
+            if before.text != question.text and name in answered:
+                path = self.ledger.file.path if self.ledger.file else "<memory>"
+                raise JournalError(
+                    f"{path}: question {question.question_id!r} of {question.dataset!r} was answered as {before.text!r:.60} and "
+                    f"is {question.text!r:.60} now: give it another id, or choose another journal"
+                )
+            changed += 1
+            self.note(question)
+        return changed
+
+    def note(self, question: Question) -> None:
+        """Keep a question; the newest of a name counts."""
+        self.questions[_name(question)] = question
+        self.ledger.note({"question": {**question.__dict__, "extra": dict(question.extra)}})
+
     def stop_seeds(self, why: str) -> None:
         """Note that requests have no seed from now on."""
         if self.without_seeds is None:
@@ -355,9 +430,13 @@ async def record_live(
     :param gone: called after every reply; why to stop, None: go on.
     :returns: the end; ``stopped`` names the limit where one was reached, ``gone`` says that the endpoint is gone, ``held``
         that it asks to wait too long: what could not be asked is no permanent error and stays to be asked.
+    :raises JournalError: see :meth:`LiveRecording.take_in`.
     """
-    total = len(questions) * len(tiers) * samples
-    run = _Requests(ledger, limits, lost_retries, total, watch, gone)
+    asked = {
+        (*_name(question), tier.name, sample) for question in questions for tier in tiers for sample in range(samples)
+    }
+    run = _Requests(ledger, limits, lost_retries, asked, tiers, solver, watch, gone)
+    run.recording.take_in(questions)
     finished = run.finished if retry_errors else run.finished | run.errors
     wanted = [
         (question, sample, [tier for tier in tiers if (*_name(question), tier.name, sample) not in finished])
@@ -428,7 +507,7 @@ async def _given(reply: Reply) -> Reply:
 class _Requests:
     """Requests of a recording: entered in its ledger, sent, settled; and where it stops.
 
-    :param total: outcomes in all.
+    :param asked: keys of the outcomes that are wanted in all; the ledger may hold others.
     """
 
     def __init__(
@@ -436,19 +515,24 @@ class _Requests:
         ledger: Ledger,
         limits: Limits,
         lost_retries: int,
-        total: int,
+        asked: Set[tuple[Any, ...]],
+        tiers: Sequence[ThinkingTier],
+        solver: LiveSolver,
         watch: Callable[[RecordingProgress], None],
         gone: Callable[[], str | None],
     ) -> None:
-        self.ledger, self.limits, self.total = ledger, limits, total
+        self.ledger, self.limits, self.asked = ledger, limits, asked
+        self._tiers = {tier.name: tier for tier in tiers}
+        self._most_prompt: Callable[[Ask], int] = getattr(solver, "most_prompt", _bytes)
         self._lost_retries, self._watch, self._gone = lost_retries, watch, gone
         self.recording = LiveRecording(ledger)
         self.finished = set(self.recording.outcomes())
-        self.errors = {key for key, reply in self.recording.errors().items() if not reply.unreachable}
+        self.errors = {key for key, reply in self.recording.errors().items() if not reply.unreachable} & asked
+        self._done = len((self.finished | self.errors) & asked)
         self._unknown = len(ledger.unknown) + sum(reply.lost for _, reply in self.recording.replies())
-        self._usd = sum(limits.price(entry.reserved, 0) for entry in ledger.unknown)
+        self._usd = sum(limits.price(entry.reserved, self._bound(entry.key)) for entry in ledger.unknown)
         self._usd += sum(
-            _usd(entry.charged or 0, reply_of(entry.facts), limits)
+            _usd(entry.charged or 0, reply_of(entry.facts), limits, partial(self._bound, entry.key))
             for entry in ledger.entries
             if entry.facts is not None
         )
@@ -460,9 +544,21 @@ class _Requests:
 
     def progress(self) -> RecordingProgress:
         """How far it is."""
-        done = len(self.finished) + len(self.errors - self.finished)
-        counts = (done, self.total, len(self.errors), self._unknown)
+        counts = (self._done, len(self.asked), len(self.errors), self._unknown)
         return RecordingProgress(*counts, self.ledger.charged, self._usd, self._stopped, self._absent, self._held)
+
+    def _prompt(self, ask: Ask, read: str = "") -> int:
+        """Most tokens of a request's prompt, where dollars are counted: none is shorter than a byte.
+
+        :param read: what it reads beside the question.
+        """
+        return self._most_prompt(ask) + len(read.encode()) if self.limits.usd_prompt else 0
+
+    def _bound(self, key: tuple[Any, ...]) -> int:
+        """The same of a request of the ledger."""
+        question = self.recording.questions.get(key[:2])
+        tier = self._tiers.get(key[2]) or max(self._tiers.values(), key=lambda tier: tier.most_tokens)
+        return 0 if question is None else self._prompt(Ask(question, tier, tier.most_tokens, key[3]))
 
     @property
     def ended(self) -> bool:
@@ -486,8 +582,7 @@ class _Requests:
         question, ledger, limits, reply = ask.question, self.ledger, self.limits, None
         key = (*_name(question), ask.tier.name, ask.sample)
         for _ in range(1 + self._lost_retries):
-            # A byte is at least a token: the most that the prompt can cost.
-            most_usd = limits.price(most, len((question.text + read).encode()) + 64) if most else 0.0
+            most_usd = limits.price(most, self._prompt(ask, read)) if most else 0.0
             if limits.tokens is not None and ledger.charged + ledger.reserved + most > limits.tokens:
                 self._stopped = f"{limits.tokens:,} tokens"
             if limits.usd is not None and self._usd + self._usd_reserved + most_usd > limits.usd:
@@ -496,8 +591,7 @@ class _Requests:
                 return reply
             self._usd_reserved += most_usd
             if _name(question) not in self.recording.questions:
-                self.recording.questions[_name(question)] = question
-                ledger.note({"question": {**question.__dict__, "extra": dict(question.extra)}})
+                self.recording.note(question)
             entry, before, sent = ledger.enter(key, most), self._reached, False
             try:
                 await ledger.on_disk()
@@ -510,7 +604,7 @@ class _Requests:
             charge = max(0, reply.tokens - shared)
             ledger.settle(entry, charge, reply_facts(reply))
             self._usd_reserved -= most_usd
-            self._usd += _usd(charge, reply, limits)
+            self._usd += _usd(charge, reply, limits, partial(self._prompt, ask, read))
             self._settled(key, reply, before)
             self._watch(self.progress())
             if not reply.lost:
@@ -527,9 +621,11 @@ class _Requests:
             if reply.error is None:
                 self.recording.reasonings[key[0], key[1], key[3]] = reply
         elif reply.error is None:
+            self._done += key not in self.finished and key not in self.errors
             self.finished.add(key)
             self.errors.discard(key)
         elif self.is_permanent(reply):
+            self._done += key not in self.finished and key not in self.errors
             self.errors.add(key)
         if reply.retry_in is not None:
             self._held = self._held or reply.error
@@ -539,8 +635,23 @@ class _Requests:
         self._reached += not reply.unreachable
 
 
-def _usd(tokens: int, reply: Reply, limits: Limits) -> float:
-    return limits.price(tokens, reply.prompt_tokens or 0) if reply.usd is None else reply.usd
+def _bytes(ask: Ask) -> int:
+    """Most tokens of a prompt, for a solver that does not say: a byte is at least one, and a chat template begins with some."""
+    return len(ask.question.text.encode()) + 256
+
+
+def _usd(tokens: int, reply: Reply, limits: Limits, bound: Callable[[], int]) -> float:
+    """What a reply cost.
+
+    :param bound: most tokens of the prompt, asked where it was read and the reply does not tell them.
+    """
+    if reply.usd is not None:
+        return reply.usd
+    told = reply.prompt_tokens
+    if told is None:
+        read = reply.attempts > 0 and (reply.error is None or reply.tokens > 0 or reply.lost)
+        told = bound() if read else 0
+    return limits.price(tokens, told)
 
 
 def live_table(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.applications import Starlette
+from starlette.responses import Response
+from starlette.routing import Route
 
 pytest.importorskip("uvicorn", reason="needs the extra [live]")
 
@@ -101,7 +105,7 @@ def test_equal_ids_of_different_questions_are_answered_and_recorded_ones_refused
         ("q.jsonl", b'{"question": "a"}\n"b"\n', "row 2 must be an object"),
         ("q.jsonl", b'{"question": "a"}\n[1]\n', "row 2 must be an object"),
         ("q.jsonl", b"[" * 200_000, "line 1 is not JSON"),
-        ("q.jsonl", b"\xff\xff\n", "q.jsonl: 'utf-8' codec"),
+        ("q.jsonl", b"\xff\xff\n", "q.jsonl: line 1 is not UTF-8"),
         ("q.json", b'{"question": "a"}', "must be a list"),
         ("q.json", b'["a"]', "row 1 must be an object"),
         ("q.csv", b"a;b\n1;2;3\n", "which column is the text"),
@@ -281,6 +285,68 @@ def test_a_run_without_an_answer_says_why_and_fails(tmp_path: Path) -> None:
         output = roi(*command(url, source, tmp_path / "a"), code=1)
     assert "2 error of 2 questions" in output
     assert "2 x HTTP 422" in output or "2 x 422" in output
+    source.write_text(lines([f"{number}?" for number in range(9)]))
+    login = Route("/{path:path}", lambda request: Response("<html>", media_type="text/html"), methods=["POST"])
+    with serving(Starlette(routes=[login])) as url:  # what nobody can read takes the budget
+        output = roi(*command(url, source, tmp_path / "b", budget="60"), code=1)
+    assert "2 error, 7 not reached of 9 questions" in output
+
+
+@pytest.mark.parametrize("status", [401, 402, 404, 307])
+def test_what_is_no_fault_of_a_question_stops_the_run_and_resume_goes_on(status: int, tmp_path: Path) -> None:
+    source, out = tmp_path / "q.jsonl", tmp_path / "a"
+    source.write_text(lines([f"{number}?" for number in range(5)]))
+    where = {"location": "http://other.example/v1"}
+    answer = Route("/{path:path}", lambda request: Response("no", status, where), methods=["POST"])
+    with serving(Starlette(routes=[answer])) as url:
+        output = roi(*command(url, source, out), code=1)
+    said = (
+        "redirects are not followed, give the address that it names: http://other.example/v1" if status == 307 else "no"
+    )
+    assert f"Stopped: HTTP {status}: {said}." in output
+    assert "--patience" not in output, "no waiting mends it"
+    assert (audit(out)["charged"], len(rows(out))) == (0, 1)
+    with serving(Upstream().app()) as url:
+        roi(*command(url, source, out, "--resume"))
+    assert [row["status"] for row in rows(out)] == ["answered"] * 5
+
+
+def test_a_decided_question_whose_text_changed_is_refused(tmp_path: Path) -> None:
+    source, out = tmp_path / "q.jsonl", tmp_path / "a"
+
+    def write(*texts: str) -> None:
+        source.write_text("".join(json.dumps({"id": n, "question": text}) + "\n" for n, text in enumerate(texts)))
+
+    with serving(Upstream().app()) as url:
+        write("one?", "two?")
+        roi(*command(url, source, out))
+        write("one?", "another?", "three?")
+        with pytest.raises(ConfigError, match="question 2, '1', had another text when it was decided"):
+            roi(*command(url, source, out, "--resume"))
+        write("one?", "two?", "three?")
+        roi(*command(url, source, out, "--resume"))
+    assert [row["question_id"] for row in rows(out)] == ["0", "1", "2"]
+    ledger = out / "ledger.jsonl"
+    first, rest = ledger.read_text().split("\n", 1)
+    kept = [line for line in rest.splitlines() if "settings" not in line]
+    earlier = {**json.loads(first), "questions": ["0", "1", "2"]}
+    ledger.write_text("\n".join([json.dumps(earlier), *kept, ""]))
+    with serving(Upstream().app()) as url:  # a ledger of an earlier version names questions alone
+        roi(*command(url, source, out, "--resume"))
+    assert len(rows(out)) == 3
+
+
+def test_a_full_disk_is_named_in_a_line_and_resume_goes_on(tmp_path: Path) -> None:
+    source, out = tmp_path / "q.jsonl", tmp_path / "a"
+    source.write_text(lines([f"{number}?" for number in range(40)]))
+    upstream = Upstream()
+    with serving(upstream.app()) as url:
+        limited = f"ulimit -f 4; exec {shlex.join([*COMMAND, *command(url, source, out)])}"
+        done = subprocess.run(["bash", "-c", limited], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (2, f"roi: {out / 'ledger.jsonl'}: File too large\n")
+        roi(*command(url, source, out, "--resume"))
+    assert len(rows(out)) == 40
+    assert audit(out)["charged"] >= upstream.generated
 
 
 def test_a_recording_goes_on_elsewhere_and_with_further_tiers_but_not_with_other_answers(tmp_path: Path) -> None:

@@ -309,7 +309,7 @@ def test_a_server_that_dies_of_seeds_is_named_and_the_recording_goes_on_without(
     with dying(port, 3) as server:
         output = roi(*command, code=1)
         assert server.wait() == 1
-    assert "Stopped: the endpoint is not there" in output
+    assert "Stopped: the endpoint takes nothing" in output
     assert "It broke down over requests with a seed: connection lost" in output
     assert "0 permanent errors" in output, "what could not be asked is no error"
     assert OutcomeTable.read(out).num_rows == 3, "what came is kept"

@@ -6,13 +6,14 @@ import asyncio
 import itertools
 import json
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
 import pytest
 from starlette.applications import Starlette
-from starlette.responses import JSONResponse
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 pytest.importorskip("uvicorn", reason="needs the extra [live]")
@@ -181,6 +182,71 @@ def test_errors_and_notes_hold_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
         reply = ask(Upstream(script=[data]), [Ask(QUESTION, LONG, 61)], key_env="SOME_KEY")[0]
         assert "***" in f"{reply.error} {reply.note}"
         assert "s3cret" not in str(reply)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("spell", [lambda c: f"\\u{ord(c):04x}", lambda c: "\\/" if c == "/" else c])
+def test_a_key_is_known_however_json_spells_it(
+    spell: Callable[[str], str], stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = "s3cret/key+of=ours"
+    monkeypatch.setenv("SOME_KEY", key)
+    at = "delta" if stream else "message"
+    data = {
+        "choices": [{"index": 0, at: {"content": "it is KEY"}, "finish_reason": "stop"}],
+        "usage": {"completion_tokens": 3},
+    }
+    text = json.dumps(data).replace("KEY", "".join(map(spell, key)))
+    kind = "text/event-stream" if stream else "application/json"
+    body = f"data: {text}\n\ndata: [DONE]\n\n" if stream else text
+    shown = []
+
+    async def sink(raw: str, chunk: object) -> None:
+        shown.append(f"{raw}{chunk}")
+
+    async def run(url: str) -> Reply:
+        solver = HTTPSolver(f"{url}/v1", "m", key_env="SOME_KEY")
+        try:
+            return await solver.answer(Ask(QUESTION, LONG, 61, sink=sink if stream else None))
+        finally:
+            await solver.close()
+
+    route = Route("/{path:path}", lambda request: Response(body, media_type=kind), methods=["POST"])
+    with serving(Starlette(routes=[route])) as url:
+        reply = asyncio.run(run(url))
+    assert reply.text == "it is ***"
+    assert "s3cret" not in f"{reply}{json.loads(json.dumps(shown))}"
+    assert "u0073" not in str(shown)
+
+
+@pytest.mark.parametrize("asked_to", [False, True])
+def test_endpoints_that_only_stream(asked_to: bool) -> None:
+    """One that refuses to answer whole, and one that streams whatever it is asked."""
+    bodies = []
+
+    async def answer(request: Request) -> Response:
+        bodies.append(await request.json())
+        if asked_to and not bodies[-1].get("stream"):
+            return JSONResponse({"error": {"message": "This model only supports stream mode"}}, 400)
+        pieces = [{"delta": {"content": f"{word} "}, "finish_reason": None} for word in ("the", "answer", "42")]
+        chunks = [{"choices": [piece]} for piece in [*pieces, {"delta": {}, "finish_reason": "stop"}]]
+        chunks.append({"choices": [], "usage": {"completion_tokens": 4}})
+        events = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks)
+        return Response(f"{events}data: [DONE]\n\n", media_type="text/event-stream")
+
+    async def run(url: str) -> list[Reply]:
+        solver = HTTPSolver(f"{url}/v1", "m")
+        try:
+            return [await solver.answer(Ask(QUESTION, LONG, 61)) for _ in range(3)]
+        finally:
+            await solver.close()
+
+    with serving(Starlette(routes=[Route("/{path:path}", answer, methods=["POST"])])) as url:
+        replies = asyncio.run(run(url))
+    assert [(one.text, one.tokens, one.counted, one.error) for one in replies] == [
+        ("the answer 42 ", 4, "server", None)
+    ] * 3
+    assert len(bodies) == 3 + asked_to, "it is found out once"
 
 
 @pytest.mark.parametrize("key", ["k", "none", "token"])

@@ -11,10 +11,14 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse
+from starlette.routing import Route
 
 pytest.importorskip("uvicorn", reason="needs the extra [live]")
 
@@ -38,12 +42,14 @@ def record(
     upstream: Upstream, path: Path, asked: list[Question], samples: int, **options: Any
 ) -> tuple[Ledger, RecordingProgress]:
     count = options.pop("count", lambda text: len(text.split()))
+    system = options.pop("system", None)
     deadline = options.pop("deadline", 2.0)
 
     async def run(url: str) -> RecordingProgress:
         solver = HTTPSolver(
-            f"{url}/v1", "stub", "vllm", first_wait=0.001, deadline=deadline, retries=20, concurrency=32, count=count
-        )
+            f"{url}/v1", "stub", "vllm", first_wait=0.001, deadline=deadline, retries=20, concurrency=32, count=count,
+            system=system,
+        )  # fmt: skip
         try:
             return await record_live(asked, TIERS, samples, solver, ledger, concurrency=32, **options)
         finally:
@@ -146,6 +152,68 @@ def test_limits_hold_and_a_higher_one_goes_on(tmp_path: Path) -> None:
     _, end = record(Upstream(), tmp_path / "u.jsonl", questions(20), 1, limits=Limits(usd=0.001, usd_output=10.0))
     assert end.stopped == "0.001 USD"
     assert 0 < end.usd <= 0.001
+
+
+def test_a_limit_in_dollars_holds_for_what_is_sent_beside_the_question(tmp_path: Path) -> None:
+    limits = Limits(usd=0.01, usd_prompt=1.0)  # ten thousand tokens of prompts
+    upstream = Upstream()
+    _, end = record(upstream, tmp_path / "j.jsonl", questions(9), 1, limits=limits, system="x " * 2500)
+    assert end.stopped == "0.01 USD"
+    assert len(upstream.seen) == 1, "nobody knows that its 5,000 bytes are not 5,000 tokens"
+    # What became of a prompt whose answer was lost nobody knows: it counts at its most, also in the next run.
+    lost, kept = Upstream(["reset"] * 9), tmp_path / "l.jsonl"
+    _, end = record(lost, kept, questions(1), 1, limits=limits, system="x " * 2500, lost_retries=0)
+    assert 0.005 < end.usd <= 0.01
+    _, end = record(lost, kept, questions(1), 1, limits=limits, system="x " * 2500, lost_retries=0)
+    assert (end.stopped, len(lost.seen)) == ("0.01 USD", 1)
+    assert end.usd > 0.005
+
+
+def test_progress_counts_what_this_run_wants(tmp_path: Path) -> None:
+    upstream = Upstream(["422"])
+    record(upstream, tmp_path / "j.jsonl", questions(5), 2)
+    _, end = record(upstream, tmp_path / "j.jsonl", questions(7)[4:], 1)
+    assert (end.done, end.total, end.errors) == (6, 6, 0)
+
+
+def test_a_question_whose_text_changed_is_refused_and_a_corrected_reference_counts(tmp_path: Path) -> None:
+    upstream = Upstream()
+    record(upstream, tmp_path / "j.jsonl", questions(2), 1)
+    corrected = [replace(question, answer="42") for question in questions(2)]
+    record(upstream, tmp_path / "j.jsonl", corrected, 1)
+    assert len(upstream.seen) == 4
+    again = LiveRecording(Ledger(tmp_path / "j.jsonl"))
+    assert list(again.questions.values()) == corrected
+    other = [replace(question, text="another?") for question in corrected]
+    with pytest.raises(JournalError, match="question 'q0' of 'sums' was answered as 'question 0' and is 'another"):
+        record(upstream, tmp_path / "j.jsonl", other, 2)
+    assert len(upstream.seen) == 4
+    # What nobody answered may be worded anew.
+    record(Upstream(["422"] * 4), tmp_path / "e.jsonl", questions(2), 1)
+    _, end = record(upstream, tmp_path / "e.jsonl", other, 1, retry_errors=True)
+    assert (end.done, end.errors) == (4, 0)
+    assert upstream.seen[-1].prompt == "another?"
+
+
+def test_an_endpoint_that_refuses_the_key_ends_a_recording_and_burns_no_question(tmp_path: Path) -> None:
+    refusing = Starlette(
+        routes=[
+            Route(
+                "/{path:path}", lambda request: JSONResponse({"error": {"message": "bad key"}}, 401), methods=["POST"]
+            )
+        ]
+    )
+
+    class Refusing(Upstream):
+        def app(self) -> Starlette:
+            return refusing
+
+    _, end = record(Refusing(), tmp_path / "j.jsonl", questions(60), 1)
+    assert (end.done, end.errors) == (0, 0)
+    assert end.gone == 'HTTP 401: {"error":{"message":"bad key"}}'
+    upstream = Upstream()
+    _, end = record(upstream, tmp_path / "j.jsonl", questions(60), 1)
+    assert (end.done, end.tokens) == (120, upstream.generated)
 
 
 def test_a_lost_request_is_asked_again_and_charged_each_time(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -169,3 +170,20 @@ def test_tiers_have_sensible_caps() -> None:
             ThinkingTier("x", thinking, answer)
     assert ThinkingTier("x", 0, 3).most_tokens == 3
     assert ThinkingTier("x", 4, 3).most_tokens == 8
+
+
+def test_a_question_whose_text_changed_is_refused_and_a_corrected_reference_judges_again(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j.jsonl", SETTINGS)
+    assert record(QUESTIONS, TIERS, 2, Counter(), check, journal, judge="exact") == 0
+    corrected = [replace(QUESTIONS[0], answer="-1"), *QUESTIONS[1:]]
+    solver = Counter()
+    assert record(corrected, TIERS, 2, solver, check, journal, judge="exact") == 2
+    assert solver.asked == 0
+    journal.close()
+    journal = Journal(tmp_path / "j.jsonl", SETTINGS)
+    table = outcome_table(corrected, TIERS, 2, journal, menu="counter", pairing=True, decision_cost=1)
+    assert {row["correct"] for row in table.rows.to_pylist() if row["question_id"] == "q0"} == {False}
+    assert record(corrected, TIERS, 2, solver, check, journal, judge="number") == 80, "another grader judges all"
+    with pytest.raises(JournalError, match="question 'q1' of 'sums' was answered with another text"):
+        record([replace(QUESTIONS[1], text="2 + 2 =")], TIERS, 2, solver, check, journal)
+    journal.close()
