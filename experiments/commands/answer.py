@@ -333,8 +333,8 @@ def _end(result: Result | None, out: Path, ledger: Path, interrupted: bool, pati
         waits = "" if result.refused else f". A question may wait {patience:,.0f} s (--patience, --retries)"
         endpoints.report(f"Stopped: {result.held}{waits}.")
         console.print("The same command with --resume goes on.")
-    asked = [row for row in result.rows if row.status != "not reached"]
-    if result.held or (asked and all(row.status in ("error", "unknown") for row in asked)):
+    came = any(row.status in ("answered", "cut") and row.attempts for row in result.rows)
+    if result.held or (not came and any(row.status in ("error", "unknown") for row in result.rows)):
         raise typer.Exit(1)
 
 
@@ -411,7 +411,9 @@ def _show(result: Result, out: Path) -> None:
         shown.add_row(tier or "none", f"{len(rows):,}", cost_text(sum(row.charged for row in rows), result.unit))
     console.print(shown)
     states = ", ".join(f"{count:,} {status}" for status, count in audit["by_status"].items())
-    console.print(f"{states} of {audit['questions']:,} questions", highlight=False)
+    silent = sum(row.status == "answered" and not row.answer.strip() for row in result.rows)
+    empty = f" ({silent:,} of the answers without a text)" if silent else ""
+    console.print(f"{states} of {audit['questions']:,} questions{empty}", highlight=False)
     for error, count in Counter(row.error for row in result.rows if row.error).most_common(3):
         endpoints.report(f"{count:,} x {error}")
     right = f"; {audit['right']:,} of {audit['judged']:,} judged are right" if audit["judged"] else ""

@@ -464,7 +464,14 @@ async def record_live(
             await one()
 
     watch(run.progress())
-    await asyncio.gather(*(worker() for _ in range(concurrency)))
+    workers = [asyncio.create_task(worker()) for _ in range(concurrency)]
+    try:
+        await asyncio.gather(*workers)
+    except BaseException:
+        for one in workers:  # else they would go on asking
+            one.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
+        raise
     return run.progress()
 
 

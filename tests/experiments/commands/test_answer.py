@@ -290,6 +290,10 @@ def test_a_run_without_an_answer_says_why_and_fails(tmp_path: Path) -> None:
     with serving(Starlette(routes=[login])) as url:  # what nobody can read takes the budget
         output = roi(*command(url, source, tmp_path / "b", budget="60"), code=1)
     assert "2 error, 7 not reached of 9 questions" in output
+    silent = {"choices": [{"message": {"content": None}, "finish_reason": "stop"}], "usage": {"completion_tokens": 2}}
+    with serving(Upstream(script=[silent]).app()) as url:
+        output = roi(*command(url, source, tmp_path / "c"))
+    assert "9 answered of 9 questions (9 of the answers without a text)" in output
 
 
 @pytest.mark.parametrize("status", [401, 402, 404, 307])
@@ -345,8 +349,16 @@ def test_a_full_disk_is_named_in_a_line_and_resume_goes_on(tmp_path: Path) -> No
         done = subprocess.run(["bash", "-c", limited], capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (2, f"roi: {out / 'ledger.jsonl'}: File too large\n")
         roi(*command(url, source, out, "--resume"))
-    assert len(rows(out)) == 40
-    assert audit(out)["charged"] >= upstream.generated
+        assert len(rows(out)) == 40
+        assert audit(out)["charged"] >= upstream.generated
+        source.write_text(
+            "".join(json.dumps({"question": f"{number}?", "answer": "42"}) + "\n" for number in range(40))
+        )
+        options = ["--endpoint", f"{url}/v1", "--questions", str(source), "--out", str(tmp_path / "t.parquet"), *TIERS]
+        limited = f"ulimit -f 4; exec {shlex.join([*COMMAND, 'record', 'stub', *options, '--samples', '1'])}"
+        done = subprocess.run(["bash", "-c", limited], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (2, f"roi: {tmp_path / 't.journal.jsonl'}: File too large\n")
+        assert "80 of 80 done" in roi("record", "stub", *options, "--samples", "1")
 
 
 def test_a_recording_goes_on_elsewhere_and_with_further_tiers_but_not_with_other_answers(tmp_path: Path) -> None:
