@@ -242,7 +242,7 @@ def answer(
     menu_asked, tiers = answerer.tiers(spoken, connection)
     amount = _amount(budget, menu_asked, decision_cost)
     ledger = _ledger(out, resume)
-    pool: Any = None
+    judge: endpoints.Judge | None = None
     http: dict[str, Any] = {
         "prompt": wording.prompt,
         "system": wording.system,
@@ -266,7 +266,7 @@ def answer(
             known=beliefs.named(table, asked),
             decision_cost=decision_cost,
             ledger=ledger,
-            check=(lambda question, text: bool(pool(question, text))) if grader else None,
+            check=(lambda question, text: judge is not None and judge(question, text)) if grader else None,
             seed=seed,
             rates=TOKENS if menu_asked is None else menu_asked.rates,
             models=() if menu_asked is None else menu_asked.models,
@@ -286,9 +286,7 @@ def answer(
             local = asdict(speech) | asdict(wording)
             controller.solver = answerer.solver(tiers, connection, spoken, local, http)
         if grader:
-            from roi_env.answering.grading import GradingPool
-
-            pool = GradingPool(grader)
+            judge = endpoints.Judge(grader)
         out.mkdir(parents=True, exist_ok=True)
         interrupted = False
         try:
@@ -298,8 +296,8 @@ def answer(
     except (JournalError, ValueError) as error:
         raise ConfigError(str(error)) from error
     finally:
-        if pool is not None:
-            pool.close()
+        if judge is not None:
+            judge.close()
     _end(controller.result, out, ledger, interrupted, patience)
 
 

@@ -170,6 +170,38 @@ def report(text: str) -> None:
     console.print(f"[yellow]{escape(text)}[/]", highlight=False, soft_wrap=True)
 
 
+class Judge:
+    """Judges answers one by one; what cannot be judged counts as wrong, and is told at once the first time, then counted.
+
+    :param seconds: time limit of one answer.
+    :raises ConfigError: for a grader that there is not.
+    """
+
+    def __init__(self, grader: str, seconds: float = 10.0) -> None:
+        from roi_env.answering.grading import GradingError, GradingPool
+
+        try:
+            self._pool = GradingPool(grader, seconds=seconds)
+        except GradingError as error:
+            raise ConfigError(str(error)) from error
+        self.unjudged = 0
+
+    def __call__(self, question: Question, text: str) -> bool:
+        """Whether an answer is right."""
+        grade = self._pool.grade([(question, text)])[0]
+        if grade.problem is not None:
+            self.unjudged += 1
+            if self.unjudged == 1:
+                report(f"an answer to {question.question_id!r} was not judged and counts as wrong: {grade.problem}")
+        return grade.correct
+
+    def close(self) -> None:
+        """End its worker, and say how many answers it could not judge."""
+        self._pool.close()
+        if self.unjudged > 1:
+            report(f"{self.unjudged:,} answers were not judged and count as wrong")
+
+
 def chosen_tiers(
     tier: Sequence[str] | None, answer: int | None, spoken: Dialect | None, default: Sequence[str], default_answer: int
 ) -> list[ThinkingTier]:

@@ -471,7 +471,7 @@ def _record_here(job: _Job, model: str, settings: dict[str, Any]) -> None:
     from agents.llm.decisions.policy import model_source
     from agents.llm.mcft.rejection import other_generations, solver_settings
     from agents.llm.prompts import answer_of
-    from roi_env.answering.grading import GradingError, GradingPool
+    from roi_env.answering.grading import GradingError
     from roi_env.answering.ledger import JournalError
     from roi_env.answering.local import TransformersSolver
     from roi_env.answering.recording import Journal, outcome_table
@@ -489,7 +489,7 @@ def _record_here(job: _Job, model: str, settings: dict[str, Any]) -> None:
     pool = None
     try:
         if not checks:
-            pool = GradingPool(job.judge, seconds=job.grade_seconds)
+            pool = endpoints.Judge(job.judge, job.grade_seconds)
 
         def check(question: Question, text: str) -> bool:
             if pool is not None:

@@ -274,7 +274,9 @@ def load_grader(name: str) -> Grader:
     try:
         found: Grader = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
-        raise GradingError(f"grader {name!r}: {error}") from None
+        raise GradingError(
+            f"grader {name!r}: {error} (it is imported: its folder must be on PYTHONPATH, e.g. PYTHONPATH=. roi ...)"
+        ) from None
     return found
 
 

@@ -296,6 +296,20 @@ def test_a_run_without_an_answer_says_why_and_fails(tmp_path: Path) -> None:
     assert "9 answered of 9 questions (9 of the answers without a text)" in output
 
 
+def test_answers_that_nobody_can_judge_are_told_once_and_counted(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    source = tmp_path / "q.jsonl"
+    source.write_text("".join(json.dumps({"question": f"{n}?", "answer": "Paris"}) + "\n" for n in range(5)))
+    with serving(Upstream().app()) as url:
+        output = roi(*command(url, source, tmp_path / "a", "--grader", "number"))
+        with pytest.raises(ConfigError, match=r"No module named 'my_own'.*PYTHONPATH"):
+            roi(*command(url, source, tmp_path / "b", "--grader", "my_own:judge"))
+    assert output.count("was not judged and counts as wrong: question") == 1
+    assert "5 answers were not judged and count as wrong" in output
+    assert not [one for one in recwarn if "judged" in str(one.message)]
+
+
 @pytest.mark.parametrize("status", [401, 402, 404, 307])
 def test_what_is_no_fault_of_a_question_stops_the_run_and_resume_goes_on(status: int, tmp_path: Path) -> None:
     source, out = tmp_path / "q.jsonl", tmp_path / "a"
