@@ -16,7 +16,7 @@ import re
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeAlias
@@ -24,6 +24,7 @@ from typing import Any, ClassVar, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from agents.made_for import BUDGET, LENGTH, QUESTIONS, MadeFor, digest, warn_of_others
 from agents.parameters import Word, as_params, checked
 from roi_env.exams.arrivals import Arrivals, arrivals, order_key
 from roi_env.exams.config import ExamSpec
@@ -68,6 +69,8 @@ class Problem:
     :param guessed: whether ``beliefs`` are mere guesses, which nobody has measured.
     :param one_request: K caps of tiers that are one request cut at different lengths, 0 for other tiers; empty: none.
     :param unit: what costs and the budget count: tokens, or micro-dollars.
+    :param source: name of the source of its questions.
+    :param group_names: G names of the published groups.
     """
 
     num_tasks: int
@@ -92,6 +95,8 @@ class Problem:
     guessed: bool = False
     one_request: tuple[int, ...] = ()
     unit: Unit = "tokens"
+    source: str = ""
+    group_names: tuple[str, ...] = ()
 
     @property
     def num_tiers(self) -> int:
@@ -154,6 +159,26 @@ def public_problem(spec: ExamSpec) -> Problem:
         guessed=source.guessed,
         one_request=source.one_request,
         unit=source.unit,
+        source=source.name,
+        group_names=source.group_names,
+    )
+
+
+def exams_of(problem: Problem, budgets: tuple[int, int] | None = None) -> MadeFor:
+    """The kind of exam that a problem is.
+
+    :param budgets: smallest and largest; None: the problem's.
+    """
+    groups = (problem.tier_names, problem.group_names, problem.group_weight.tolist(), problem.group_features.tolist())
+    laws = problem.beliefs
+    cells = None if laws is None else (laws.indptr, laws.cost, laws.prob, laws.success)
+    return MadeFor(
+        problem.source,
+        digest(json.dumps(groups).encode()),
+        None if cells is None else digest(*(values.tobytes() for values in cells)),
+        problem.num_tasks,
+        *(budgets or (problem.budget, problem.budget)),
+        problem.unit,
     )
 
 
@@ -329,6 +354,9 @@ class Agent(ABC):
     stepwise: ClassVar[bool] = False
     """Whether training steps through the environment, takes a parameter ``steps`` and reports its progress
     (:class:`agents.neural.NeuralAgent`)."""
+    relies_on: ClassVar[tuple[str, ...]] = (QUESTIONS, LENGTH, BUDGET)
+    """In what the exams that it takes must be those it was made for; where others differ in it, a warning says so
+    (:mod:`agents.made_for`)."""
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
@@ -351,6 +379,10 @@ class Agent(ABC):
         """Take in what the decisions revealed; returns the new state."""
         return state
 
+    def budgets(self) -> tuple[int, int]:
+        """Smallest and largest budget of the exams that it was made for."""
+        return self.problem.budget, self.problem.budget
+
     def params(self) -> dict[str, Any]:
         """All parameters by name (JSON values)."""
         return {} if self.settings is None else as_params(self.settings)
@@ -372,9 +404,11 @@ def one_hot(action: npt.NDArray[np.integer], num_actions: int) -> Probs:
 
 def save_agent(agent: Agent, path: str | Path) -> None:
     """Write an agent to one ``.npz`` file, atomically."""
-    header = json.dumps({"agent": agent.name, "params": agent.params(), "unit": agent.problem.unit})
+    header, learned = {"agent": agent.name, "params": agent.params(), "unit": agent.problem.unit}, agent.learned()
+    if learned:  # whoever learned nothing is made anew for the exams that it takes
+        header["made_for"] = asdict(exams_of(agent.problem, agent.budgets()))
     with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, header=np.array(header), allow_pickle=False, **agent.learned())
+        np.savez(file, header=np.array(json.dumps(header)), allow_pickle=False, **learned)
 
 
 def saved_name(path: str | Path) -> str:
@@ -399,7 +433,7 @@ def _read_saved(path: str | Path) -> tuple[dict[str, Any], dict[str, npt.NDArray
 
 
 def load_agent(path: str | Path, problem: Problem) -> Agent:
-    """Read an agent back.
+    """Read an agent back; a warning says where it learned for other exams (:class:`agents.made_for.OtherExams`).
 
     :raises ValueError: where the file is not a saved agent, or one of another unit of cost.
     """
@@ -420,6 +454,8 @@ def load_agent(path: str | Path, problem: Problem) -> Agent:
     params = {earlier.get(name, name): value for name, value in header["params"].items()}
     agent = make_agent(header["agent"], problem, **params)
     agent.restore(arrays)
+    if "made_for" in header:  # files of before do not say
+        warn_of_others(f"{path} ({agent.name})", agent.relies_on, MadeFor(**header["made_for"]), exams_of(problem))
     return agent
 
 

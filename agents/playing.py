@@ -23,9 +23,11 @@ from agents.base import (
     Feedback,
     Problem,
     Probs,
+    exams_of,
     exams_view,
     public_problem,
 )
+from agents.made_for import warn_of_others
 from agents.one_pass import ExamTaker, mark
 from roi_env.exact.evaluation import (
     MAX_STATES,
@@ -75,9 +77,14 @@ def pick_actions(probs: npt.NDArray[np.float64], uniform: npt.NDArray[np.float64
 def check_problem(agent: Agent, problem: Problem) -> None:
     """Refuse an agent that was made for exams of other groups, tiers or units: it would plan with the wrong numbers.
 
+    A warning says where they differ otherwise (:class:`agents.made_for.OtherExams`).
+
     :raises AgentError: naming what differs.
     """
-    made = getattr(agent, "problem", problem)  # one of a user's own may keep none
+    made, name = (
+        getattr(agent, "problem", problem),
+        getattr(agent, "name", type(agent).__name__),
+    )  # a user's own may keep none
     for what, own, asked in (
         ("groups", made.num_groups, problem.num_groups),
         ("tiers", made.num_tiers, problem.num_tiers),
@@ -85,9 +92,11 @@ def check_problem(agent: Agent, problem: Problem) -> None:
     ):
         if own != asked:
             raise AgentError(
-                f"agent {getattr(agent, 'name', type(agent).__name__)!r} was made for other exams ({what}: {own}, here {asked}): "
+                f"agent {name!r} was made for other exams ({what}: {own}, here {asked}): "
                 "make it of public_problem(spec) of the exams that it takes"
             )
+    if made is not problem:
+        warn_of_others(f"agent {name!r}", agent.relies_on, exams_of(made, agent.budgets()), exams_of(problem))
 
 
 def check_probs(agent: Agent, probs: Probs, view: DecisionView) -> Probs:

@@ -7,7 +7,9 @@ import dataclasses
 import fnmatch
 import io
 import json
+import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from itertools import islice
@@ -791,9 +793,25 @@ app.command(
 app.add_typer(llm.app, name="llm", rich_help_panel=MODELS)
 
 
+def _warn_in_a_line() -> None:
+    """What our own code warns of is a line on stderr, once; other warnings keep their place and form."""
+    others, said = warnings.showwarning, set[str]()
+    ours = tuple(str(Path(__file__).parents[1] / name) + os.sep for name in ("agents", "experiments", "roi_env"))
+
+    def show(message: Warning | str, category: type[Warning], filename: str, *rest: Any) -> None:
+        if not issubclass(category, UserWarning) or not filename.startswith(ours):
+            others(message, category, filename, *rest)
+        elif (text := str(message)) not in said:
+            said.add(text)
+            Console(stderr=True, emoji=False).print(f"roi: {escape(text)}", highlight=False, soft_wrap=True)
+
+    warnings.showwarning = show  # type: ignore[assignment]
+
+
 def main() -> None:
     """Entry point: expected errors are one line on stderr and exit code 2, others keep their trace; Ctrl-C and SIGTERM: 130."""
     end_like_an_interrupt()
+    _warn_in_a_line()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # signs that a terminal's encoding has not
     try:

@@ -102,6 +102,12 @@ class LMLearner(RLlibAgent):
 
         return answer(logits, state, view, greedy=self.greedy, temperature=self.settings.temperature), state
 
+    def budgets(self) -> tuple[int, int]:
+        """See :meth:`agents.base.Agent.budgets`."""
+        own = self.problem.budget
+        trained = [max(1, round(factor * own)) for factor in self.settings.budgets] or [own]
+        return min(trained), max(trained)
+
     def learned(self) -> dict[str, npt.NDArray[Any]]:
         """The weights that were trained."""
         return self._network.weights()  # type: ignore[no-any-return]

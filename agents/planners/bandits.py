@@ -11,6 +11,7 @@ import numpy.typing as npt
 from numba import njit
 
 from agents.base import Agent, DecisionView, ExamsView, Feedback, Practice, Problem, Probs, State
+from agents.made_for import QUESTIONS
 from agents.parameters import Count, Natural, NonNegative
 from agents.planners.dynamic_programming import key_buckets
 from roi_env.exams import random
@@ -170,6 +171,7 @@ class BanditWithKnapsacks(Agent):
     """
 
     name: ClassVar[str] = "bwk"
+    relies_on: ClassVar[tuple[str, ...]] = (QUESTIONS,)
 
     def __init__(
         self,
@@ -226,7 +228,7 @@ class BanditWithKnapsacks(Agent):
 
     def act(self, view: DecisionView, state: State) -> tuple[Probs, State]:
         """Current task's part of the linear relaxation."""
-        problem, estimates = self.problem, state
+        problem, estimates = view.problem, state
         probs = plan_task(
             view.exam,
             view.position,

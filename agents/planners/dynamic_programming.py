@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agents.base import Agent, Attempts, ExamsView, Practice, Problem
+from agents.made_for import QUESTIONS
 from agents.parameters import Count, Natural
 from agents.planners.tables import TableAgent
 from roi_env.exact.policy_tables import Rounding, Tables, auto_grid, blind_tables, compile_laws, preview_tables
@@ -29,6 +30,7 @@ class Bellman(TableAgent):
     """
 
     rounding: Rounding = "split"
+    relies_on: ClassVar[tuple[str, ...]] = (QUESTIONS,)
 
     def __init__(self, problem: Problem, grid: Natural = 0) -> None:
         super().__init__(problem)
@@ -40,7 +42,7 @@ class Bellman(TableAgent):
 
     def tables(self, exams: ExamsView) -> Tables:
         """Solve a batch of exams."""
-        problem, weights = self.problem, self.problem.group_weight
+        problem, weights = exams.problem, exams.problem.group_weight
         laws = self.laws()
         grid = self._grid or auto_grid(problem.budget, laws, problem.num_tasks, problem.decision_cost)
         cells = compile_laws(laws, problem.min_cost, problem.decision_cost, grid, self.rounding)

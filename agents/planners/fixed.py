@@ -13,6 +13,7 @@ class Random(Agent):
     """Uniform over the legal actions, skip included."""
 
     name: ClassVar[str] = "random"
+    relies_on: ClassVar[tuple[str, ...]] = ()
 
     def act(self, view: DecisionView, state: State) -> tuple[Probs, State]:
         """Equal probability for every legal action."""
@@ -23,6 +24,7 @@ class Skip(Agent):
     """Never attempts anything: the floor of every table, and what refusing everything is worth."""
 
     name: ClassVar[str] = "skip"
+    relies_on: ClassVar[tuple[str, ...]] = ()
 
     def act(self, view: DecisionView, state: State) -> tuple[Probs, State]:
         """Skip."""
@@ -37,6 +39,7 @@ class Fixed(Agent):
     """
 
     name: ClassVar[str] = "fixed"
+    relies_on: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, problem: Problem, tier: int | str = "top") -> None:
         super().__init__(problem)

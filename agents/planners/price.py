@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agents.base import DecisionView, ExamsView, Problem, Probs, State, one_hot
+from agents.made_for import LENGTH, QUESTIONS
 from agents.parameters import Count, NonNegative
 from agents.planners.lp import PopulationCurve, bid, lookahead_kernel, make_plan, price_kernel, prices
 from agents.planners.menu import Planner, population
@@ -20,6 +21,7 @@ class BidPrice(Planner):
     """
 
     name: ClassVar[str] = "bid-price"
+    relies_on: ClassVar[tuple[str, ...]] = (QUESTIONS,)
 
     def start(self, exams: ExamsView) -> State:
         """(E, N) price and rounding of every task."""
@@ -103,6 +105,7 @@ class Resolve(Planner):
     """
 
     name: ClassVar[str] = "resolve"
+    relies_on: ClassVar[tuple[str, ...]] = (QUESTIONS,)
     guard: ClassVar[bool] = False
 
     def start(self, exams: ExamsView) -> State:
@@ -134,6 +137,7 @@ class ResolveFew(Resolve):
     """
 
     name: ClassVar[str] = "resolve-few"
+    relies_on: ClassVar[tuple[str, ...]] = (QUESTIONS, LENGTH)
     markov: ClassVar[bool] = False
 
     def __init__(self, problem: Problem, times: Count = 4) -> None:
@@ -175,6 +179,7 @@ class LPLookahead(Planner):
     """
 
     name: ClassVar[str] = "lp-lookahead"
+    relies_on: ClassVar[tuple[str, ...]] = (QUESTIONS,)
 
     def start(self, exams: ExamsView) -> State:
         """Sorted increments of every exam."""

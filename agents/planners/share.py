@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agents.base import DecisionView, Probs, State, one_hot
+from agents.made_for import QUESTIONS
 from agents.planners.menu import TIE, Planner
 
 
@@ -20,6 +21,7 @@ class UniformShare(Planner):
     """
 
     name: ClassVar[str] = "uniform-share"
+    relies_on: ClassVar[tuple[str, ...]] = (QUESTIONS,)
     adaptive: ClassVar[bool] = False
 
     def act(self, view: DecisionView, state: State) -> tuple[Probs, State]:

@@ -7,10 +7,13 @@ import os
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from typing import Final
+
+from agents.made_for import OtherExams
 
 GRACE_S: Final = 3.5
 """Seconds in which a command that was told to stop may end by itself."""
@@ -26,7 +29,7 @@ def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 
     Spawned, not forked: compiled code and its thread pools do not survive a fork.
     """
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_end_with_parent)
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_begin)
     try:
         with _withheld(signal.SIGINT, signal.SIGTERM):
             # Ctrl-C reaches every process of the terminal: whether workers stop is for the one that asked to say.
@@ -63,8 +66,9 @@ def _withheld(*signals: signal.Signals) -> Iterator[None]:
         signal.raise_signal(held[0])
 
 
-def _end_with_parent() -> None:
+def _begin() -> None:
     threading.Thread(target=_watch, daemon=True).start()
+    warnings.simplefilter("ignore", OtherExams)  # said by the one that asked
 
 
 def _watch() -> None:
