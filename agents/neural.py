@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final, TypeAlias
 
@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from agents.base import Agent, DecisionView, Practice, Problem, Probs, State, one_hot
+from agents.base import Agent, DecisionView, Practice, Problem, Probs, State, exams_of, one_hot, public_problem
+from roi_env.exams.config import ExamSpec
 
 CHUNK: Final = 1024
 """Rows of every forward pass."""
@@ -24,6 +25,25 @@ CHUNK: Final = 1024
 
 class CheckpointError(ValueError):
     """A checkpoint of another run, or a file that is none."""
+
+
+def kind_of(spec: ExamSpec) -> dict[str, Any]:
+    """What a checkpoint keeps of the kind of its training exams, as JSON values."""
+    return {**asdict(exams_of(public_problem(spec))), "order": spec.order, "reward": str(spec.reward)}
+
+
+def check_header(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Refuse to go on from a checkpoint of another run.
+
+    :raises CheckpointError: naming what differs.
+    """
+    found = {"kind": wanted["kind"]} | found  # checkpoints of before do not say it
+    if found != wanted:
+        differing = sorted(k for k in found.keys() | wanted.keys() if found.get(k) != wanted.get(k))
+        raise CheckpointError(
+            f"{path}: a checkpoint of another run ({', '.join(differing)} differ): train with the same settings, or "
+            "delete it to begin anew"
+        )
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,7 @@ from experiments.options import (
     helped,
     own_agents,
     read_budget,
+    refuse_choices,
 )
 from experiments.runs import check_file, check_folder, check_same
 from experiments.terminal import (
@@ -99,6 +100,7 @@ DEFAULT_CONFIG = Path(__file__).parent / "configs" / "compare.yaml"
     )
 )
 def compare(
+    context: typer.Context,
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Dotted overrides of the configuration, e.g. exams=50 training_seeds=[0]")
     ] = None,
@@ -145,9 +147,8 @@ def compare(
     from experiments.compare.store import CONFIG, missing_jobs, to_train
     from experiments.compare.store import assemble as assemble_run
 
-    chosen = (overrides, config, family, budget, setting, agent, table, menu, group_by, predictor, num_tasks, out)
-    if resume is not None and (any(chosen) or exam_seed is not None):
-        raise ConfigError("--resume takes the configuration of its run folder: leave out every other choice")
+    if resume is not None:
+        refuse_choices(context, "imports", "workers", "dry_run", "report_only")
     if report_only and resume is None:
         raise ConfigError("--report-only needs --resume RUN: the run folder to report on")
     if resume is not None and not (resume / CONFIG).exists():
@@ -280,6 +281,8 @@ def _resolve(
     resolved.predictors = [absolute_predictor(one) for one in resolved.predictors]
     resolved.tuned = absolute(resolved.tuned)
     resolved.trained = [str(Path(folder).absolute()) for folder in resolved.trained]
+    if absent := [folder for folder in resolved.trained if not Path(folder).is_dir()]:
+        raise ConfigError(f"trained: there is no folder {absent[0]}: its agents would be trained again")
     return resolved
 
 
@@ -417,6 +420,7 @@ def play(
 )
 @exam_options
 def train(
+    context: typer.Context,
     exam: ChosenExam,
     agent: Annotated[
         str | None,
@@ -458,8 +462,7 @@ def train(
     from experiments.commands.train import ALIASES, TrainConfig, read_config
 
     if resume is not None:
-        if agent is not None:
-            raise ConfigError("--resume takes the agent of its run folder: leave it out")
+        refuse_choices(context, "runners", "learners", "address")
         config, run = read_config(resume), resume
     else:
         if agent is None:

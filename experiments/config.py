@@ -166,13 +166,13 @@ def load_config(path: Path | None, overrides: list[str], base: CompareConfig | N
     merged: Any = OmegaConf.structured(base or CompareConfig())
     steps: list[tuple[str, Any]] = [("the defaults", merged)]
     if path is not None:
-        with _blamed(str(path)):
-            merged = OmegaConf.merge(merged, _read(path))
+        with blamed(str(path)):
+            merged = OmegaConf.merge(merged, read_settings(path))
         steps.append((str(path), merged))
     for override in overrides:
         where = f"override {override!r}"
         merged = copy.deepcopy(merged)
-        with _blamed(where):
+        with blamed(where):
             name, given, text = override.partition("=")
             if not given:
                 raise ValueError("must read name=value, e.g. exams=50")
@@ -194,7 +194,11 @@ _REFUSALS = (OmegaConfBaseException, YAMLError, OSError, ValueError, IndexError,
 
 
 @contextmanager
-def _blamed(where: str) -> Iterator[None]:
+def blamed(where: str) -> Iterator[None]:
+    """Name the file or override that does not fit.
+
+    :raises ConfigError: for what :data:`_REFUSALS` has.
+    """
     try:
         yield
     except FileNotFoundError:
@@ -203,7 +207,11 @@ def _blamed(where: str) -> Iterator[None]:
         raise ConfigError(f"{where}: {' '.join(str(error).split())}") from error
 
 
-def _read(path: Path) -> DictConfig:
+def read_settings(path: Path) -> DictConfig:
+    """Read a file of settings.
+
+    :raises ValueError: where it holds something else.
+    """
     loaded = OmegaConf.load(path)
     if not isinstance(loaded, DictConfig):
         raise ValueError("must hold settings (name: value), not a list")
@@ -229,6 +237,8 @@ def _checked(merged: Any) -> CompareConfig:
             raise ValueError(f"{name} must not be empty")
     for seed in (config.exam_seed, *config.training_seeds):
         check_seed(seed)
+    if len(set(config.training_seeds)) < len(config.training_seeds):
+        raise ValueError(f"training_seeds must differ, got {config.training_seeds}")
     config.budgets = _parsed(config.budgets)
     for family in config.families:
         family.budgets = None if family.budgets is None else _parsed(family.budgets)

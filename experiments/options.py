@@ -63,6 +63,22 @@ def own_agents(texts: _Text) -> _Text:
         raise ConfigError(str(error)) from error
 
 
+def refuse_choices(context: typer.Context, *where: str) -> None:
+    """Refuse whatever was given beside ``--resume``, but for options that say where and how the work is done.
+
+    :param where: names of those.
+    :raises ConfigError: naming the others.
+    """
+    given = [
+        one.opts[0]
+        for one in context.command.params
+        if one.name not in ("resume", *where)
+        and getattr(context.get_parameter_source(str(one.name)), "name", "") == "COMMANDLINE"
+    ]
+    if given:
+        raise ConfigError(f"--resume takes the configuration of its run folder: leave out {', '.join(given)}")
+
+
 def family_names() -> tuple[str, ...]:
     """Task families by name, and those of packaged outcomes."""
     return (*FAMILIES, *PACKAGED)

@@ -15,11 +15,12 @@ from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_METRICS_LOGGER
 from ray.rllib.core.learner.learner_group import LearnerGroup
 
 from agents.cluster import connected
-from agents.neural import CheckpointError, Progress
+from agents.neural import CheckpointError, Progress, check_header, kind_of
 from agents.rllib.algorithm import ExamAlgorithm, ExamSettings, act_as_learners, module_weights, update
 from agents.rllib.exam_runner import Weights
 from agents.rllib.grpo import GRPOConfig
 from agents.rllib.ppo import ExamPPOConfig
+from agents.rllib.registration import spec_of
 from agents.rllib.rollouts import concatenate
 from roi_env.exams.config import ExamSpec
 from roi_env.files import replacing
@@ -143,6 +144,7 @@ def run(
         "params": {key: value for key, value in params.items() if key not in ("steps", "greedy")},
         "seed": config.training_seed,
         "exams": config.exam_seed,
+        "kind": kind_of(spec_of(config.env_config)),
     }
     updates, spent = 0, 0.0
     if path is not None and path.exists():
@@ -180,14 +182,9 @@ def _read(path: Path, header: dict[str, Any]) -> dict[str, Any]:
         found = state["header"]
     except Exception as error:
         raise CheckpointError(
-            f"{path}: not a checkpoint of an RLlib agent ({error}); delete it to begin anew"
+            f"{path}: not a checkpoint of an RLlib agent ({str(error) or type(error).__name__}); delete it to begin anew"
         ) from error
-    if found != header:
-        differing = sorted(k for k in found.keys() | header.keys() if found.get(k) != header.get(k))
-        raise CheckpointError(
-            f"{path}: a checkpoint of another run ({', '.join(differing)} differ): train with the same settings, or "
-            "delete it to begin anew"
-        )
+    check_header(path, found, header)
     return state
 
 

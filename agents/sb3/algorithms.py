@@ -27,7 +27,7 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.dqn.policies import DQNPolicy
 
 from agents.base import Practice, Problem
-from agents.neural import NeuralAgent, Report
+from agents.neural import NeuralAgent, Report, kind_of
 from agents.parameters import Count, Natural, NonNegative, Positive, Range, Share
 from agents.sb3.training import learn, own_randomness
 from agents.sb3.vec_env import NativeVecEnv
@@ -137,6 +137,7 @@ class SB3Agent(NeuralAgent):
             "params": {name: value for name, value in self.params().items() if name not in ("steps", "greedy")},
             "seed": seed,
             "exams": practice.seed,
+            "kind": kind_of(practice.spec),
         }
         with own_randomness():
             model = self.algorithm(

@@ -16,7 +16,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.dqn import DQN
 
-from agents.neural import CheckpointError, Progress, Report
+from agents.neural import CheckpointError, Progress, Report, check_header
 from agents.sb3.vec_env import NativeVecEnv
 from roi_env.files import replacing
 
@@ -166,13 +166,10 @@ def _load(path: Path, model: BaseAlgorithm, env: NativeVecEnv, run: _Run) -> Non
         state = torch.load(path, weights_only=True)
         header = state["header"]
     except Exception as error:
-        raise CheckpointError(f"{path}: not a checkpoint of an SB3 agent ({error}); delete it to begin anew") from error
-    if header != run.header:
-        differing = sorted(k for k in header.keys() | run.header.keys() if header.get(k) != run.header.get(k))
         raise CheckpointError(
-            f"{path}: a checkpoint of another run ({', '.join(differing)} differ): train with the same settings, or "
-            "delete it to begin anew"
-        )
+            f"{path}: not a checkpoint of an SB3 agent ({str(error) or type(error).__name__}); delete it to begin anew"
+        ) from error
+    check_header(path, header, run.header)
     model.num_timesteps = state["steps"]
     run.updates = state["updates"]
     run.cpu_seconds = state["cpu_seconds"]

@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from omegaconf import MISSING, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from agents.base import make_agent, public_problem
 from agents.playing import TrainingExams
 from experiments.compare.plan import Setting, setting_spec, training_spec, validation_spec
-from experiments.config import ConfigError, FamilyConfig
+from experiments.config import ConfigError, FamilyConfig, blamed, read_settings
 from experiments.runs import check_folder, check_same
 from experiments.training.training_run import (
     Curve,
@@ -23,6 +23,7 @@ from experiments.training.training_run import (
     validation_exams,
     write_curve,
 )
+from roi_env.exams.exam import check_seed
 from roi_env.exams.rewards import parse_reward
 from roi_env.files import replacing
 
@@ -61,13 +62,13 @@ def read_config(run: Path) -> TrainConfig:
 
     :raises ConfigError: where the folder is not one of `roi train`.
     """
-    try:
-        loaded = OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.load(run / CONFIG))
-        return OmegaConf.to_object(loaded)  # type: ignore[return-value]
-    except FileNotFoundError:
-        raise ConfigError(f"{run}: not a run folder of `roi train` (it has no {CONFIG})") from None
-    except (OmegaConfBaseException, ValueError) as error:
-        raise ConfigError(f"{run / CONFIG}: {' '.join(str(error).split())}") from error
+    if not (run / CONFIG).exists():
+        raise ConfigError(f"{run}: not a run folder of `roi train` (it has no {CONFIG})")
+    with blamed(str(run / CONFIG)):
+        loaded = OmegaConf.merge(OmegaConf.structured(TrainConfig), read_settings(run / CONFIG))
+        config: TrainConfig = OmegaConf.to_object(loaded)  # type: ignore[assignment]
+        check_seed(config.training_seed)
+    return config
 
 
 def make_learner(config: TrainConfig) -> NeuralAgent:
@@ -147,7 +148,8 @@ def train_run(
     with SummaryWriter(str(run / "tensorboard")) as board:
 
         def report(progress: Progress, curve: Curve) -> None:
-            board.add_scalar("training/score", progress.score, progress.steps)
+            if np.isfinite(progress.score):
+                board.add_scalar("training/score", progress.score, progress.steps)
             board.add_scalar("training/updates", progress.updates, progress.steps)
             board.add_scalar("training/cpu_seconds", progress.cpu_seconds, progress.steps)
             if curve and curve[-1].steps == progress.steps:

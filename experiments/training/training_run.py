@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from agents.base import Agent, load_agent, make_agent, public_problem, save_agent
 from agents.playing import TrainingExams, evaluate
+from experiments.config import ConfigError
 from roi_env.exams.config import ExamSpec
 from roi_env.exams.exam import ExamBatch, draw_exams
 from roi_env.files import replacing
@@ -161,8 +162,16 @@ def write_curve(curve: Curve, path: Path) -> None:
 
 
 def read_curve(path: Path) -> Curve:
-    """Read a curve back."""
-    return [Point(**row) for row in pq.read_table(path).to_pylist()]
+    """Read a curve back.
+
+    :raises ConfigError: where the file is none.
+    """
+    try:
+        return [Point(**row) for row in pq.read_table(path).to_pylist()]
+    except (pa.ArrowException, TypeError) as error:
+        raise ConfigError(
+            f"{path}: not a learning curve ({error}); delete it, it is drawn anew from here on"
+        ) from error
 
 
 def save_trained(agent: Agent, curve: Curve, path: Path) -> None:

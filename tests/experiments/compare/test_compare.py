@@ -181,6 +181,8 @@ def test_another_question_is_another_job(tmp_path: Path) -> None:
     ("overrides", "message"),
     [
         (["exams=0"], "exams"),
+        (["training_seeds=[]"], "training_seeds must not be empty"),
+        (["training_seeds=[0,1,0]"], r"training_seeds must differ, got \[0, 1, 0\]"),
         (["exams=many"], "exams"),
         (["budgts=[0.3]"], "budgts"),
         (["agents=[]"], "agents"),
@@ -382,7 +384,13 @@ def test_compare_and_resume_on_the_command_line(tmp_path: Path) -> None:
     assert (run / "report.html").exists()
     again = CliRunner().invoke(app, ["compare", "--resume", str(run), "--workers", "1"])
     assert again.exit_code == 0, again.output
-    assert isinstance(CliRunner().invoke(app, ["compare", "--resume", str(run), "exams=7"]).exception, ConfigError)
+    for given, named in (
+        (["exams=7"], "overrides"),
+        (["--exam-seed", "0", "--budget", "0.3"], "--budget, --exam-seed"),
+    ):
+        refused = CliRunner().invoke(app, ["compare", "--resume", str(run), "--workers", "1", *given]).exception
+        assert isinstance(refused, ConfigError)
+        assert str(refused).endswith(f"leave out {named}")
 
 
 @pytest.mark.parametrize(

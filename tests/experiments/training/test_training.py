@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -23,6 +25,7 @@ from experiments.training.training_run import Curve, read_curve, train_stepwise,
 from experiments.training.tuning import SEED, read_tuning
 from roi_env.exams.config import exam_spec
 from roi_env.exams.exam import draw_exams
+from tests.commands import roi
 
 AGENT = "sb3-a2c(num_envs=8,width=8)"
 
@@ -169,6 +172,66 @@ def test_train_command_and_its_refusals(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             CliRunner().invoke(app, arguments, catch_exceptions=False)
+
+
+def test_a_run_that_goes_on_takes_no_other_choices(tmp_path: Path) -> None:
+    """They would be passed over in silence: the run folder's own configuration counts."""
+    run = str(tmp_path / "run")
+    roi("train", "sb3-a2c", "--num-tasks", "3", "--steps", "400", "--param", "num_envs=8", "--out", run)
+    for given, named in (
+        (["--family", "heavy", "--budget", "0.15"], "--family, --budget"),
+        (["--steps", "800"], "--steps"),
+        (["--no-preview", "--tier", "low"], "--tier, --preview"),
+        (["--reward", "score", "--training-seed", "0", "--out", run], "--reward, --training-seed, --out"),
+        (["sb3-ppo"], "agent"),
+    ):
+        with pytest.raises(ConfigError, match=f"its run folder: leave out {named}$"):
+            roi("train", "--resume", run, *given)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("train.yaml", b"- a list", "train.yaml: must hold settings"),
+        ("train.yaml", b"a: [", "train.yaml: "),
+        ("train.yaml", b"\xff", "train.yaml: .*decode"),
+        (
+            "train.yaml",
+            b"{agent: sb3-a2c, family: {family: signal}, training_seed: -1}",
+            r"train.yaml: seed must be an integer in \[0, ",
+        ),
+        ("agent.parquet", b"cut", "agent.parquet: not a learning curve .*; delete it"),
+        ("checkpoint", b"", "checkpoint: not a checkpoint of an SB3 agent .EOFError.; delete it"),
+    ],
+)
+def test_a_damaged_run_folder_is_refused_by_its_file(name: str, content: bytes, message: str, tmp_path: Path) -> None:
+    config = TrainConfig("sb3-a2c", {"steps": 400}, FamilyConfig("signal", num_tasks=3))
+    train_run(config, tmp_path, lambda progress, curve: None)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
+        roi("train", "--resume", str(tmp_path))
+
+
+@pytest.mark.parametrize("agent", ["sb3-a2c", "rllib-grpo"])
+@pytest.mark.parametrize(
+    "changed",
+    [{"budget": 0.6}, {"reward": "rational"}, {"family": FamilyConfig("cap", num_tasks=3)}, {"order": "easy_first"}],
+)
+def test_a_run_whose_configuration_was_changed_does_not_go_on(
+    agent: str, changed: dict[str, Any], tmp_path: Path
+) -> None:
+    config = TrainConfig(agent, {"steps": 400}, FamilyConfig("signal", num_tasks=3))
+    train_run(config, tmp_path, lambda progress, curve: None)
+    (tmp_path / "train.yaml").unlink()
+    with pytest.raises(ConfigError, match=r"a checkpoint of another run \(kind differ\)"):
+        train_run(replace(config, **changed), tmp_path, lambda progress, curve: None)
+
+
+def test_a_finished_run_that_goes_on_has_no_score_to_write(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = TrainConfig("sb3-a2c", {"steps": 400}, FamilyConfig("signal", num_tasks=3))
+    for _ in range(2):
+        train_run(config, tmp_path, lambda progress, curve: None)
+    assert "NaN" not in caplog.text  # TensorBoard's writer would say so
 
 
 def test_training_pays_the_named_reward_and_reports_the_score(tmp_path: Path) -> None:
