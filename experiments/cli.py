@@ -71,7 +71,7 @@ from experiments.terminal import (
     interruptible,
     progress_bar,
 )
-from experiments.training.workers import STOPPED
+from experiments.training.workers import STOPPED, WorkerLost
 from roi_env.exams.exam import LARGEST_NUMBER, LARGEST_SEED
 from roi_env.files import replacing
 from roi_env.sources.units import COST_NAMES, cost_text
@@ -823,7 +823,7 @@ def main() -> None:
         if not interrupted(error):
             raise
         sys.exit(STOPPED)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, WorkerLost) as error:
         from experiments.report.analysis import RunError
         from roi_env.sources.outcome_tables import OutcomeTableError
 
@@ -832,7 +832,7 @@ def main() -> None:
             isinstance(error, OSError) and error.filename is not None
         ):  # no place to write: a full disk, a read-only folder
             text = f"{error.filename}: {error.strerror}"
-        elif not isinstance(error, (ConfigError, RunError, OutcomeTableError, AgentError)):
+        elif not isinstance(error, (ConfigError, RunError, OutcomeTableError, AgentError, WorkerLost)):
             raise
         Console(stderr=True, emoji=False).print(f"roi: {escape(text)}", highlight=False, soft_wrap=True)
         sys.exit(2)

@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Final
 
@@ -22,12 +23,18 @@ STOPPED: Final = 130
 """Exit code of a command that was told to stop."""
 
 
+class WorkerLost(RuntimeError):
+    """A worker process ended before its work was done."""
+
+
 @contextmanager
 def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     """Processes that end with the one that asked: when the block is left by an exception what they are at is given up at
     once, and where the asker is killed they go too.
 
     Spawned, not forked: compiled code and its thread pools do not survive a fork.
+
+    :raises WorkerLost: where one ended by itself.
     """
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_begin)
     try:
@@ -36,11 +43,16 @@ def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
             for _ in range(workers):  # each starts one
                 pool.submit(_nothing)
         yield pool
-    except BaseException:
+    except BaseException as error:
         # Private until Python 3.14 (kill_workers).
         for process in list((pool._processes or {}).values()):
             process.kill()
         pool.shutdown(cancel_futures=True)  # its thread sees that they are gone
+        if isinstance(error, BrokenProcessPool):
+            raise WorkerLost(
+                "a worker process was ended from outside (out of memory?) or by the code that it ran; what was done is kept: go "
+                "on with --resume RUN, or with the same command"
+            ) from error
         raise
     pool.shutdown()
 

@@ -109,6 +109,37 @@ class Broken(Agent):
     assert f"broken{workers}:Broken in" in "".join(caught.value.__notes__)
 
 
+def test_a_worker_that_is_lost_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "lost.py").write_text("""
+import os
+
+from agents.base import Agent
+
+
+class Lost(Agent):
+    def act(self, view, state):
+        os.kill(os.getpid(), 9)
+""")
+    command = [
+        sys.executable,
+        "-m",
+        "experiments",
+        "compare",
+        "--family",
+        "signal",
+        "--num-tasks",
+        "2",
+        "--budget",
+        "0.3",
+    ]
+    command += ["--agent", "lost.py:Lost", "--workers", "2", "--out", "run", "exams=2"]
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("roi: a worker process was ended"), ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
 def test_the_default_comparison_finds_its_trained_agents(tmp_path: Path) -> None:
     """`make compare` takes minutes because nothing is trained in it: every learner's weights lie in the repository."""
     folder = Path(__file__).parents[3] / "experiments"
