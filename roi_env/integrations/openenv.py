@@ -70,10 +70,11 @@ class ExamEnvironment(Environment[ExamAction, ExamObservation, ExamState]):
         if seed is not None and seed != self._exam.seed:
             self._exam = TextExam(seed, **self._settings)
             self._state.exam_id = -1
-        number = self._state.exam_id + bool(self._state.episode_id or seed is not None) if exam_id is None else exam_id
-        text = self._exam.begin(max(number, 0), replicate)
-        name = episode_id or f"{self._exam.seed}-{max(number, 0)}-{replicate}"
-        self._state = ExamState(episode_id=name, exam_id=max(number, 0), replicate=replicate)
+        following = max(self._state.exam_id + bool(self._state.episode_id or seed is not None), 0)
+        number = following if exam_id is None else exam_id
+        text = self._exam.begin(number, replicate)
+        name = episode_id or f"{self._exam.seed}-{number}-{replicate}"
+        self._state = ExamState(episode_id=name, exam_id=number, replicate=replicate)
         return self._observe(text, None)
 
     def step(self, action: ExamAction, timeout_s: float | None = None, **_: Any) -> ExamObservation:

@@ -115,6 +115,12 @@ def test_the_next_exam_follows() -> None:
     assert numbers == [(0, 0), (0, 1), (0, 9), (0, 10), (5, 0), (5, 1), (5, 2)]
 
 
+@pytest.mark.parametrize("exam_id", [-1, 2**70, 1.5, "x"])
+def test_an_exam_that_there_is_not_is_refused(exam_id: Any) -> None:
+    with pytest.raises(ValueError, match="exam_ids must be integers"):
+        ExamEnvironment(**SETTINGS).reset(exam_id=exam_id)
+
+
 def test_settings_are_checked_before_anything_is_served() -> None:
     with pytest.raises(ValueError, match="budget"):
         application(budget=-1)
