@@ -10,7 +10,7 @@ from math import factorial, prod
 import numpy as np
 import pytest
 
-from agents.base import public_problem
+from agents.base import exams_view, public_problem
 from agents.planners.dynamic_programming import TrueBellman
 from agents.planners.menu import position_law
 from agents.playing import evaluate_exact
@@ -156,7 +156,7 @@ def test_blind_optimum_equals_expectimax_over_histories(order: str, layout: str)
         assert played == pytest.approx(expected, abs=1e-12)
         start = problem.arrivals.laws[0]
         first = problem.arrivals.groups[0][start.node]
-        planned = start.prob @ agent.start(None).value[first]
+        planned = start.prob @ agent.start(exams_view(draw_exams(spec, 0, [0]), agent.problem)).value[first]
         assert planned == pytest.approx(expected, abs=1e-12)
 
 
