@@ -81,10 +81,8 @@ def check_problem(agent: Agent, problem: Problem) -> None:
 
     :raises AgentError: naming what differs.
     """
-    made, name = (
-        getattr(agent, "problem", problem),
-        getattr(agent, "name", type(agent).__name__),
-    )  # a user's own may keep none
+    made = getattr(agent, "problem", problem)  # one of a user's own may keep none
+    name = getattr(agent, "name", type(agent).__name__)
     for what, own, asked in (
         ("groups", made.num_groups, problem.num_groups),
         ("tiers", made.num_tiers, problem.num_tiers),
