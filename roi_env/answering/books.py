@@ -305,7 +305,7 @@ class DatabaseLedger:
         return Entry(number, tuple(key), tokens, settings=self.settings)
 
     def resize(self, entry: Entry, tokens: int) -> None:
-        """Give a request that is not settled another reservation, which counts once it is on the disk.
+        """Give a request that is not settled another reservation.
 
         :raises NoRoom: where the budget has not so many left, or others held this process dead and settled the request; then
             nothing is changed.

@@ -31,6 +31,9 @@ PATIENCE = 10.0
 """Seconds that an answer which has ended waits for its settlement to be written."""
 _PAUSE = 0.5
 """Seconds between two tries."""
+_SOON = 0.1
+"""Seconds within which a larger reservation of a running answer is on the disk: a part of those for which it was asked ahead
+(:attr:`roi_env.answering.streams.Pace.REACTION`), so that what an answer has taken is always reserved there."""
 _NEWS = 0.01
 """Seconds for which what the database told is news; what is reserved upon it is checked there again."""
 
@@ -42,6 +45,7 @@ class _Task:
     :param do: on the books.
     :param waits: for a database that is away.
     :param on_disk: whether it must be on the disk before it counts.
+    :param soon: whether it must be there within :data:`_SOON` seconds, or at once where the disk failed.
     :param quick: whether it is a few statements of a row each.
     :param charged: by how much it changes what is charged.
     :param reserved: and reserved.
@@ -51,6 +55,7 @@ class _Task:
     do: Callable[[DatabaseLedger], Any] | None
     waits: bool = False
     on_disk: bool = False
+    soon: bool = False
     quick: bool = True
     charged: int = 0
     reserved: int = 0
@@ -83,6 +88,7 @@ class _Desk:
         self._todo: list[_Task] = []
         self._working = False
         self._written = self._synced = 0
+        self._due = self._failed = False
         self._charged = self._reserved = 0  # handed in, and not known
         self._lock, self._using = threading.Lock(), threading.RLock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="clerk")
@@ -131,25 +137,37 @@ class _Desk:
         finally:
             self._using.release()
         self._end([task], known)
-        if task.on_disk and not isinstance(result, NoRoom):
-            self._written += 1
+        written = (task.on_disk or task.soon) and not isinstance(result, NoRoom)
+        self._written += written
+        if written and (task.on_disk or self._failed):
             self._thread.submit(self._sync, self._written, task, result)
-        else:
-            _tell(task, result)
+            return True
+        if written and not self._due:
+            self._due = True
+            asyncio.get_running_loop().call_later(_SOON, self._sync_due)
+        _tell(task, result)
         return True
 
-    def _sync(self, number: int, task: _Task, result: Any) -> None:
+    def _sync_due(self) -> None:
+        self._due = False
+        if not self.closing and self._synced < self._written:
+            self._thread.submit(self._sync, self._written)
+
+    def _sync(self, number: int, task: _Task | None = None, result: Any = None) -> None:
         """Tell a task when what was written before it is on the disk; what was written meanwhile shares one fsync."""
         try:
             if self._synced < number:
                 now = self._written
                 self.books.database.sync()
-                self._synced = now
+                self._synced, self._failed = now, False
         except OSError as error:
+            self._failed = True
             self.say(f"the disk failed: {error}")
-            task.done.set_exception(BooksAway("the database of the budgets cannot be written"))
+            if task is not None:
+                task.done.set_exception(BooksAway("the database of the budgets cannot be written"))
         else:
-            _tell(task, result)
+            if task is not None:
+                _tell(task, result)
 
     def close(self) -> None:
         """Do what is to be done, once more if the database is away."""
@@ -198,7 +216,7 @@ class _Desk:
             if not base.lost:
                 raise
             results, known = self._once(batch)  # by another connection: the server may be there again
-        if any(task.on_disk for task in batch):
+        if any(task.on_disk or task.soon for task in batch):
             base.sync()
         return results, known
 
@@ -371,13 +389,13 @@ class Clerk:
         await _result(entry.done)
 
     async def resize(self, entry: Entry, tokens: int) -> None:
-        """Give a request that is not settled another reservation; a larger one is on the disk when this returns.
+        """Give a request that is not settled another reservation; a larger one is on the disk soon.
 
         :raises NoRoom: see :meth:`roi_env.answering.books.DatabaseLedger.resize`.
         """
         # At once or not at all: the endpoint goes on while this waits.
         more = max(0, tokens - entry.reserved)
-        await self.ask(lambda books: books.resize(replace(entry), tokens), on_disk=more > 0, reserved=more)
+        await self.ask(lambda books: books.resize(replace(entry), tokens), soon=more > 0, reserved=more)
         entry.reserved = tokens
 
     async def skip(self, key: Sequence[Any], tokens: int) -> None:

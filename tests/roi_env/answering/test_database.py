@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -21,7 +22,7 @@ from roi_env.answering import database
 from roi_env.answering.books import DatabaseLedger
 from roi_env.answering.clerk import Clerk
 from roi_env.answering.database import Database, Period
-from roi_env.answering.ledger import JournalError, Ledger, NoRoom
+from roi_env.answering.ledger import BooksAway, JournalError, Ledger, NoRoom
 from tests.roi_env.answering.booking import reserve
 
 FACTS = {"text": "what was answered", "reasoning": "hm", "tokens": 7, "finish": "stop", "counted": "server", "cap": 10}
@@ -421,3 +422,49 @@ def test_an_address_of_another_database_is_named(address: str) -> None:
     with pytest.raises(JournalError, match="must be one of PostgreSQL, postgresql://USER@HOST/NAME, and") as caught:
         DatabaseLedger(address, "a", 5, {})
     assert "hunter2" not in str(caught.value)
+
+
+def test_a_larger_reservation_waits_for_no_disk_and_is_there_soon_unless_it_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[float] = []
+    failing = threading.Event()
+    sync = Database.sync
+
+    def watched(base: Database) -> None:
+        time.sleep(0.05)
+        if failing.is_set():
+            raise OSError("no space left on device")
+        sync(base)
+        synced.append(time.monotonic())
+
+    async def run() -> None:
+        clerk = Clerk(books(tmp_path, 1000))
+        entry = clerk.enter((0, "q", 1, 100), 10)
+        await clerk.secure(entry)
+        monkeypatch.setattr(Database, "sync", watched)
+        for tokens in range(20, 120, 10):
+            await clerk.resize(entry, tokens)
+        assert (clerk.reserved, synced) == (110, []), "ten of them, none waited for the disk"
+        await asyncio.sleep(1)
+        assert len(synced) == 1, "all share one fsync"
+        await clerk.resize(entry, 50)
+        await asyncio.sleep(0.5)
+        assert len(synced) == 1, "what is given back needs none"
+        failing.set()
+        await clerk.resize(entry, 60)
+        await asyncio.sleep(0.5)
+        with pytest.raises(BooksAway):
+            await clerk.resize(entry, 70)
+        failing.clear()
+        await clerk.resize(entry, 80)
+        assert len(synced) == 2, "it waits, until the disk is there again"
+        await clerk.resize(entry, 90)
+        assert len(synced) == 2
+        clerk.settle(entry, 7, FACTS)
+        await clerk.written()
+        clerk.close()
+        await asyncio.sleep(0.3)
+
+    asyncio.run(run())
+    assert consistent(tmp_path) == (7, 0)
