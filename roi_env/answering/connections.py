@@ -99,7 +99,12 @@ def _proxy(address: URL) -> URL | None:
 
 
 class _Protocol(ResponseHandler):
-    """Tells who reads an answer that its chunks are malformed: aiohttp closes the connection and lets him wait."""
+    """Tells who reads an answer that its chunks are malformed: aiohttp closes the connection and lets him wait.
+
+    :ivar answered: whether it has brought an answer.
+    """
+
+    answered = False
 
     def set_exception(self, exc: BaseException, *cause: Any, **more: Any) -> None:
         super().set_exception(exc, *cause, **more)
@@ -118,6 +123,7 @@ class _Connector(aiohttp.TCPConnector):
         protocol: type[ResponseHandler] = _Protocol
         self._factory = functools.partial(protocol, loop=self._loop)
         self._asked = -math.inf
+        self._serves_many = False
         self._spare: asyncio.Task[None] | None = None
 
     async def connect(
@@ -126,7 +132,8 @@ class _Connector(aiohttp.TCPConnector):
         """See aiohttp. Where requests come soon after others that are at work the next one's connection is made before it."""
         made = await super().connect(req, traces, timeout)
         soon, self._asked = self._loop.time() - self._asked < _KEPT, self._loop.time()
-        if soon and len(self._acquired) > 1 and not req.proxy and (self._spare is None or self._spare.done()):
+        wanted = self._serves_many and soon and len(self._acquired) > 1 and not req.proxy
+        if wanted and (self._spare is None or self._spare.done()):
             self._spare = self._loop.create_task(self._make_spare(req, timeout))
         return made
 
@@ -135,6 +142,16 @@ class _Connector(aiohttp.TCPConnector):
         if not self._conns.get(request.connection_key):  # one that idles must not seem to be new
             with contextlib.suppress(aiohttp.ClientError, TimeoutError):
                 (await super().connect(request, [], timeout)).release()
+
+    def _release(self, key: Any, protocol: ResponseHandler, **how: Any) -> None:
+        """See aiohttp. An endpoint that serves one connection after the other would wait for what comes on a spare one."""
+        super()._release(key, protocol, **how)
+        if not self._serves_many and isinstance(protocol, _Protocol) and protocol._parser is not None:
+            protocol.answered = True
+            others = {one for one, _ in self._conns.get(key, ())} | self._acquired
+            self._serves_many = any(
+                getattr(one, "answered", False) and not _unread(one) for one in others if one is not protocol
+            )
 
     async def close(self, **how: Any) -> None:
         """See aiohttp."""
@@ -149,11 +166,16 @@ class _Connector(aiohttp.TCPConnector):
 
 
 def _spoiled(connection: aiohttp.connector.Connection) -> bool:
-    if connection.protocol is None or connection.transport is None or connection.protocol.should_close:
+    return connection.protocol is None or connection.protocol.should_close or _unread(connection.protocol)
+
+
+def _unread(protocol: ResponseHandler) -> bool:
+    """Whether something came on a connection, or it has ended."""
+    if protocol.transport is None:
         return True
     # select() takes no large descriptors; there is nothing else on Windows.
     with getattr(selectors, "PollSelector", selectors.SelectSelector)() as unread:
-        unread.register(connection.transport.get_extra_info("socket").fileno(), selectors.EVENT_READ)
+        unread.register(protocol.transport.get_extra_info("socket").fileno(), selectors.EVENT_READ)
         return bool(unread.select(0))
 
 

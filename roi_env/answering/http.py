@@ -476,6 +476,8 @@ class HTTPSolver:
                             break
                         attempts, sent = attempts + 1, time.perf_counter()
                         counter = Counter(backend, self._pace)
+                        if attempts > 1:
+                            await _released(ask)
                         sending = Body(json.dumps(body).encode(), ask.held)
                         data = await self._send(body, sending, ask, relay, counter)
                     reply = self._told(backend, self._read(ask, data, counter.told, counter.pieces), data)
@@ -612,8 +614,12 @@ class HTTPSolver:
             if sending.failed is not None:
                 mark_unsent(sending.failed)
                 raise sending.failed from None
+            if not sending.sent:  # it idled for too long, while the reservation was written
+                raise _Failed(self._clean(f"no connection: {reason(error)}"), retry=True) from None
             raise _Failed(self._clean(f"connection lost: {reason(error)}"), lost=True, broke=True) from None
         except TimeoutError:
+            if not sending.sent:
+                raise _Failed(f"nothing could be sent within {self.deadline:g} s", retry=True) from None
             raise _Failed(f"no answer within {self.deadline:g} s", lost=True) from None
         except UnicodeDecodeError:
             raise _Failed("the stream is not UTF-8", lost=True) from None
@@ -794,6 +800,16 @@ class ByTier:
         """Close all connections."""
         for solver in self.each:
             await solver.close()
+
+
+async def _released(ask: Ask) -> None:
+    """Wait until a request may be sent: one that is repeated makes no connection before, which was lost meanwhile."""
+    if ask.held is not None:
+        try:
+            await ask.held()
+        except Exception as error:
+            mark_unsent(error)
+            raise
 
 
 def _error(

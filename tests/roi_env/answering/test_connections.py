@@ -585,6 +585,9 @@ def test_where_others_are_at_work_the_next_connection_is_made_before_its_request
     async def run() -> list[Reply]:
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         solver = HTTPSolver(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", "m")
+        await asyncio.gather(*(solver.answer(Ask(QUESTION, TIER, CAP)) for _ in range(2)))  # it serves many at a time
+        await asyncio.sleep(2.5)  # and they idle no more
+        begun.clear()
         tasks = []
         for number in range(4):
             tasks.append(asyncio.create_task(solver.answer(Ask(QUESTION, TIER, CAP))))
@@ -599,3 +602,70 @@ def test_where_others_are_at_work_the_next_connection_is_made_before_its_request
         return replies
 
     assert [reply.text for reply in asyncio.run(run())] == ["42"] * 4
+
+
+def test_an_endpoint_that_serves_one_connection_at_a_time_is_shown_no_spare_one() -> None:
+    begun, turn = 0, asyncio.Lock()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal begun
+        begun += 1
+        async with turn:
+            while await reader.read(2**16):
+                await asyncio.sleep(0.05)
+                writer.write(whole())
+        writer.close()
+
+    async def run() -> list[Reply]:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        solver = HTTPSolver(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", "m")
+        replies = await asyncio.gather(*(solver.answer(Ask(QUESTION, TIER, CAP)) for _ in range(3)))
+        await solver.close()
+        await asyncio.sleep(0.01)
+        server.close()
+        return replies
+
+    assert [reply.text for reply in asyncio.run(run())] == ["42"] * 3
+    assert begun == 3
+
+
+@pytest.mark.parametrize("how", ["closed", "deadline", "refused"])
+def test_an_endpoint_that_was_sent_nothing_is_asked_again_once_it_may_be(how: str) -> None:
+    came: list[bytes] = []
+    gate = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not gate.is_set() and how != "deadline":
+            writer.close()
+            asyncio.get_running_loop().call_later(0.2, gate.set)
+        while data := await reader.read(2**16):
+            came.append(data)
+            writer.write(whole())
+        writer.close()
+
+    async def held() -> None:
+        await gate.wait()
+        if how == "refused":
+            raise BooksAway("gone")
+
+    async def run() -> Reply:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        solver = HTTPSolver(f"http://127.0.0.1:{port}/v1", "m", deadline=0.5, retries=1, first_wait=0.01)
+        if how == "deadline":
+            asyncio.get_running_loop().call_later(1.5, gate.set)
+        try:
+            return await solver.answer(Ask(QUESTION, TIER, CAP, held=held))
+        finally:
+            await solver.close()
+            await asyncio.sleep(0.01)
+            server.close()
+
+    if how == "refused":
+        with pytest.raises(BooksAway) as caught:
+            asyncio.run(run())
+        assert is_unsent(caught.value)
+        assert came == []
+        return
+    reply = asyncio.run(run())
+    assert (reply.text, reply.tokens, reply.lost, len(came)) == ("42", 2, False, 1)
