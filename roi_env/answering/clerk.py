@@ -38,6 +38,10 @@ _NEWS = 0.01
 """Seconds for which what the database told is news; what is reserved upon it is checked there again."""
 
 
+class _NotOnDisk(BooksAway):
+    """It is in the database, and the disk failed."""
+
+
 @dataclass(eq=False)
 class _Task:
     """Something to be done in the database; several are one transaction.
@@ -155,19 +159,24 @@ class _Desk:
 
     def _sync(self, number: int, task: _Task | None = None, result: Any = None) -> None:
         """Tell a task when what was written before it is on the disk; what was written meanwhile shares one fsync."""
+        now = self._written
+        if self._synced < number:
+            if (failed := self._to_disk()) is None:
+                self._synced = now
+            result = failed or result
+        if task is not None:
+            _tell(task, result)
+
+    def _to_disk(self) -> _NotOnDisk | None:
+        """Bring everything to the disk; gives why that failed."""
         try:
-            if self._synced < number:
-                now = self._written
-                self.books.database.sync()
-                self._synced, self._failed = now, False
+            self.books.database.sync()
         except OSError as error:
             self._failed = True
             self.say(f"the disk failed: {error}")
-            if task is not None:
-                task.done.set_exception(BooksAway("the database of the budgets cannot be written"))
-        else:
-            if task is not None:
-                _tell(task, result)
+            return _NotOnDisk("the database of the budgets cannot be written")
+        self._failed = False
+        return None
 
     def close(self) -> None:
         """Do what is to be done, once more if the database is away."""
@@ -204,21 +213,20 @@ class _Desk:
             batch[0].done.set_exception(error)
             return []
         self._end(batch, known)
+        of_disk = [task for task in batch if task.on_disk or task.soon]
+        failed = self._to_disk() if of_disk else None
         for task, result in zip(batch, results, strict=True):
-            _tell(task, result)
+            _tell(task, failed if failed and task in of_disk and not isinstance(result, NoRoom) else result)
         return []
 
     def _transact(self, batch: Sequence[_Task]) -> tuple[list[Any], Standing]:
         base = self.books.database
         try:
-            results, known = self._once(batch)
+            return self._once(batch)
         except base.away:
             if not base.lost:
                 raise
-            results, known = self._once(batch)  # by another connection: the server may be there again
-        if any(task.on_disk or task.soon for task in batch):
-            base.sync()
-        return results, known
+            return self._once(batch)  # by another connection: the server may be there again
 
     def _once(self, batch: Sequence[_Task]) -> tuple[list[Any], Standing]:
         if all(task.do is None for task in batch):
@@ -278,7 +286,7 @@ async def _result(done: Future[_Result]) -> _Result:
 
 
 def _tell(task: _Task, result: Any) -> None:
-    if isinstance(result, NoRoom):
+    if isinstance(result, NoRoom | _NotOnDisk):
         task.done.set_exception(result)
     else:
         task.done.set_result(result)
@@ -359,19 +367,19 @@ class Clerk:
         return entry
 
     async def secure(self, entry: Entry) -> None:
-        """Wait until a reservation is on the disk. What interrupts that gives it back.
+        """Wait until a reservation is on the disk. What interrupts that gives it back, and a disk that fails.
 
         :raises NoRoom: where the budget had not so many tokens left; then nothing is reserved.
         """
         assert isinstance(entry, _Entered)
 
         def give_back(done: Future[None]) -> None:
-            if done.exception() is None:
+            if done.exception() is None or isinstance(done.exception(), _NotOnDisk):
                 self.settle(entry, 0, unsent_facts(entry))
 
         try:
             await _result(entry.done)
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, _NotOnDisk):
             entry.done.add_done_callback(give_back)
             raise
 

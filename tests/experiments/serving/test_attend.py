@@ -6,6 +6,8 @@ import asyncio
 import itertools
 import json
 import random
+import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -194,6 +196,31 @@ def test_what_the_disk_refuses_is_not_asked_and_costs_nothing(
         settled(budget)
         assert (upstream.seen, budget.session.charged) == ([], 0)
         assert [answer.status_code for answer in answered(address, 1)] == [200]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_the_disk_refuses_after_others_held_the_database_is_given_back(
+    stream: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(base: Database) -> None:
+        raise OSError("no space left on device")
+
+    upstream = Upstream()
+    with proxy(upstream, tmp_path) as (address, (budget,), _):
+        monkeypatch.setattr(Database, "sync", failing)
+        other = sqlite3.connect(tmp_path / "budgets.db", isolation_level=None, check_same_thread=False)
+        other.execute("BEGIN IMMEDIATE")
+        release = threading.Timer(0.3, lambda: other.execute("ROLLBACK"))
+        release.start()
+        body = {"model": "stub", "messages": [{"role": "user", "content": "?"}], "stream": stream}
+        told = httpx.post(f"{address}/a/v1/chat/completions", json=body, timeout=30)
+        release.join()
+        other.close()
+        assert (told.status_code, told.json()["error"]["code"]) == (503, "budget_unavailable")
+        monkeypatch.undo()
+        settled(budget)
+        assert (upstream.seen, budget.session.charged) == ([], 0)
+    assert kept(tmp_path) == (0, 0)
 
 
 @pytest.mark.parametrize("asked", ["3600", "1e400", "Fri, 31 Dec 9999 23:59:59 GMT"])
