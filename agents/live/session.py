@@ -32,7 +32,7 @@ from agents.base import (
 from agents.live.steps import STEP, Flights, Ticket, step
 from agents.one_pass import ExamTaker
 from agents.playing import action_numbers, check_probs, pick_actions
-from roi_env.answering.base import Ask, LiveSolver, Question, Reply, ThinkingTier, is_unsent, unsent_reply
+from roi_env.answering.base import Ask, LiveSolver, Question, Reply, Sink, ThinkingTier, is_unsent, unsent_reply
 from roi_env.answering.ledger import Books, Entry, NoRoom, reply_facts, reply_of
 from roi_env.answering.prices import TOKENS, Rates
 from roi_env.answering.streams import Pace
@@ -335,7 +335,7 @@ class Session:
         tier, cost = self.tiers[ticket.action - 1], min(self.problem.decision_cost, entry.reserved)
         reply: Reply | None = None
         correct = None
-        stopped, came = False, 0
+        stopped, came, counted = False, 0, (0, 0)
 
         def most() -> int:
             """Tokens that an answer of which nothing more is known may have taken: it ended with its connection."""
@@ -343,20 +343,39 @@ class Session:
             whole = ticket.cap * ticket.choices
             return whole if affords is None else min(whole, max(affords, came))
 
+        def went_on(since: float) -> None:
+            """The endpoint goes on while it is not read: where books are held or hang, or a client does not read, for long."""
+            nonlocal came
+            if (times := (time.monotonic() - since) / Pace.REACTION) >= 1:
+                came = max(came, counted[0] + round(counted[1] * (times + 1)))  # until it is stopped, too
+
         async def meter(tokens: int, lead: int) -> bool:
-            nonlocal stopped, came
-            begun = time.monotonic()
+            nonlocal stopped, counted
+            counted, begun = (tokens, lead), time.monotonic()
             try:
                 goes_on = await self._go_on(ticket, tokens, lead)
-            finally:  # the endpoint goes on while the books are asked, which takes long where they are held or hang
-                came = tokens + lead * int((time.monotonic() - begun) / Pace.REACTION)
+            finally:
+                went_on(begun)
             stopped = tokens > 0 and not goes_on  # before it began there was nothing to stop
             return goes_on
+
+        def timed(sink: Sink) -> Sink:
+            async def take(text: str, chunk: Mapping[str, Any]) -> None:
+                begun = time.monotonic()
+                try:
+                    await sink(text, chunk)
+                finally:
+                    went_on(begun)
+
+            return take
 
         try:
             if ticket.cap > 0:
                 ask = Ask(question, tier, ticket.cap, choices=ticket.choices, meter=meter if ticket.grows else None)
-                reply = await self.solver.answer(prepare(ask))
+                ask = prepare(ask)
+                if ticket.grows and ask.sink is not None:
+                    ask = ask._replace(sink=timed(ask.sink))
+                reply = await self.solver.answer(ask)
             else:
                 reply = Reply("", None, 0, None, "length", "nothing", attempts=0)
             if self.check is not None and reply.error is None:

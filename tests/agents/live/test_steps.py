@@ -69,6 +69,17 @@ class Pouring:
         return None
 
 
+class Unread(Pouring):
+    """Its client does not read, and leaves; the endpoint goes on until then."""
+
+    async def answer(self, ask: Ask) -> Reply:
+        assert ask.meter is not None
+        assert ask.sink is not None
+        assert await ask.meter(20, 10)
+        await ask.sink("", {})
+        raise AssertionError
+
+
 async def play(books: Books, solver: Any, budget: int, tasks: int, window: int, agent: str) -> list[Any]:
     """All questions, as `roi answer` asks them; the reservations and charges fit the budget at every moment."""
     questions = [Question("q", str(n), "x", "") for n in range(tasks)]
@@ -189,6 +200,32 @@ def test_a_killed_process_is_charged_what_it_had_reserved_last(tmp_path: Path) -
     again = Ledger(tmp_path / "ledger.jsonl", {})
     assert again.charged == 74
     again.close()
+
+
+def test_what_an_endpoint_generates_for_a_client_that_does_not_read_is_charged(tmp_path: Path) -> None:
+    async def unread(text: str, chunk: Any) -> None:
+        await asyncio.Event().wait()
+
+    async def run(books: Clerk) -> None:
+        question = Question("q", "0", "x", "")
+        problem = public_problem(exam_spec(live_source([question], TIERS), num_tasks=1, budget=1000))
+        solver = Unread([], 1, 10, {}, random.Random(0))
+        session = Session(make_live("fixed-2", problem), solver, TIERS, [0], ledger=books)
+        ticket = await session.admit(0, question)
+        assert ticket is not None
+        answer = asyncio.create_task(session.finish(ticket, lambda ask: ask._replace(sink=unread)))
+        await asyncio.sleep(1.1)
+        assert ticket.entry is not None
+        assert ticket.entry.reserved < 20 + 5 * 10
+        answer.cancel()
+        await asyncio.wait([answer])
+        assert 20 + 5 * 10 <= books.charged <= TIERS[1].most_tokens
+
+    books = Clerk(DatabaseLedger(tmp_path / "b.db", "a", 1000, {}))
+    try:
+        asyncio.run(run(books))
+    finally:
+        books.close()
 
 
 def test_reservations_hold_little_more_than_answers_cost() -> None:
