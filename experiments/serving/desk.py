@@ -98,8 +98,12 @@ class EventStream:
             wait = KEEP_ALIVE
             self._last = loop.time()
             if "x-roi-tier" in self._headers and (self._saying is None or self._saying.done()):
-                self._saying = asyncio.create_task(self._write(": still at work\n\n"))
+                self._saying = asyncio.create_task(self._say_alive())
         self._timer = loop.call_later(wait, self._look)
+
+    async def _say_alive(self) -> None:
+        if not self._timer.cancelled():  # else the answer has come before this
+            await self._write(": still at work\n\n")
 
     async def _write(self, text: str) -> None:
         self._last = asyncio.get_running_loop().time()

@@ -26,7 +26,8 @@ from experiments.serving import desk
 from experiments.serving.app import application
 from experiments.serving.attend import Queue
 from experiments.serving.budget import Budget, make_budget
-from experiments.serving.metrics import Metrics
+from experiments.serving.metrics import Metrics, Visit
+from experiments.serving.wires import ChatWire
 from roi_env.answering.base import ThinkingTier
 from roi_env.answering.http import HTTPSolver
 from tests.upstream import Upstream, serving
@@ -326,6 +327,24 @@ def test_a_silent_stream_says_that_it_lives(tmp_path: Path, monkeypatch: pytest.
         assert told.text.startswith(": still at work\n\n")
         assert told.text.endswith("data: [DONE]\n\n")
         assert text_of(list(stream(address))) == "the answer is 42", "clients do not see it"
+
+
+def test_a_stream_that_ends_as_it_is_to_say_that_it_lives_says_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(desk, "KEEP_ALIVE", 0.0)
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def run() -> None:
+        events = desk.EventStream(send, ChatWire(), {"x-roi-tier": "now"}, Visit("a", "/chat/completions"))
+        with events.kept_alive():
+            pass
+        await events.end("data: [DONE]\n\n")
+        await asyncio.sleep(0.01)
+
+    asyncio.run(run())
+    assert [message["more_body"] for message in sent] == [False], "a server takes nothing after the end"
 
 
 @pytest.mark.parametrize("path", ["responses", "messages", "completions"])
