@@ -196,6 +196,7 @@ class Desk:
         try:
             with contextlib.nullcontext() if stream is None else stream.kept_alive():
                 answer = await self._ask(request, budget, chats, headers, visit, stream)
+            last = wire.end(answer) if stream is not None and stream.begun else ""
         except Gone:
             visit.status = 499
             return None if stream is not None and stream.begun else Response(status_code=499)  # nobody reads it
@@ -210,7 +211,7 @@ class Desk:
         if stream is None:
             return json_response(wire.whole(answer), headers=headers)
         if stream.begun:
-            await stream.end(wire.end(answer))
+            await stream.end(last)
             return None
         text = "".join(wire.chunk(None, chunk) for chunk in chunks(answer)) + wire.end(answer)
         return Response(text, headers=headers, media_type="text/event-stream")

@@ -329,6 +329,31 @@ def test_a_silent_stream_says_that_it_lives(tmp_path: Path, monkeypatch: pytest.
         assert text_of(list(stream(address))) == "the answer is 42", "clients do not see it"
 
 
+@pytest.mark.parametrize("name", ["chunk", "end"])
+def test_a_fault_of_the_proxy_is_told_in_a_stream_that_has_begun(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    chunk, begun = ChatWire.chunk, []
+
+    def faulty(wire: ChatWire, *given: Any) -> str:
+        begun.append(given)
+        if name == "chunk" and len(begun) < 3:
+            return chunk(wire, *given)
+        raise KeyError("fault")
+
+    caplog.set_level("INFO", "roi.access")
+    with proxy(Upstream(), tmp_path) as (address, budget):
+        monkeypatch.setattr(ChatWire, name, faulty)
+        body = {"model": "stub", "messages": [{"role": "user", "content": "?"}], "stream": True}
+        told = httpx.post(f"{address}/v1/chat/completions", json=body, timeout=30)
+        error = json.loads(told.text.split("data: ")[-1])["error"]
+        assert (told.status_code, error["code"]) == (200, "internal_error")
+        settled(budget)
+        assert 24 <= budget.session.charged <= 51
+    lines = [json.loads(record.message) for record in caplog.records if record.name == "roi.access"]
+    assert [(line["status"], line["tokens"]) for line in lines] == [(500, budget.session.charged)]
+
+
 def test_a_stream_that_ends_as_it_is_to_say_that_it_lives_says_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(desk, "KEEP_ALIVE", 0.0)
     sent: list[Any] = []
