@@ -177,18 +177,25 @@ def test_a_slow_disk_has_nobody_wait_for_the_reservations_of_others(
         assert budget.session.charged == 40 * 24
 
 
+def failing(base: Database) -> None:
+    """A disk that is full, in place of :meth:`Database.sync`."""
+    raise OSError("no space left on device")
+
+
+def one_answer(address: str, stream: bool) -> httpx.Response:
+    """The response to one question."""
+    body = {"model": "stub", "messages": [{"role": "user", "content": "?"}], "stream": stream}
+    return httpx.post(f"{address}/a/v1/chat/completions", json=body, timeout=30)
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_what_the_disk_refuses_is_not_asked_and_costs_nothing(
     stream: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def failing(base: Database) -> None:
-        raise OSError("no space left on device")
-
     upstream = Upstream()
     with proxy(upstream, tmp_path) as (address, (budget,), _):
         monkeypatch.setattr(Database, "sync", failing)
-        body = {"model": "stub", "messages": [{"role": "user", "content": "?"}], "stream": stream}
-        told = httpx.post(f"{address}/a/v1/chat/completions", json=body, timeout=30)
+        told = one_answer(address, stream)
         assert told.status_code == 503
         assert told.json()["error"]["code"] == "budget_unavailable"
         assert "nothing is charged" in told.json()["error"]["message"]
@@ -202,9 +209,6 @@ def test_what_the_disk_refuses_is_not_asked_and_costs_nothing(
 def test_what_the_disk_refuses_after_others_held_the_database_is_given_back(
     stream: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def failing(base: Database) -> None:
-        raise OSError("no space left on device")
-
     upstream = Upstream()
     with proxy(upstream, tmp_path) as (address, (budget,), _):
         monkeypatch.setattr(Database, "sync", failing)
@@ -212,8 +216,7 @@ def test_what_the_disk_refuses_after_others_held_the_database_is_given_back(
         other.execute("BEGIN IMMEDIATE")
         release = threading.Timer(0.3, lambda: other.execute("ROLLBACK"))
         release.start()
-        body = {"model": "stub", "messages": [{"role": "user", "content": "?"}], "stream": stream}
-        told = httpx.post(f"{address}/a/v1/chat/completions", json=body, timeout=30)
+        told = one_answer(address, stream)
         release.join()
         other.close()
         assert (told.status_code, told.json()["error"]["code"]) == (503, "budget_unavailable")

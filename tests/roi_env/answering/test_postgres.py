@@ -495,6 +495,16 @@ def test_a_server_that_dies_gives_errors_and_nothing_is_lost_when_it_is_back(
     books.close()
 
 
+def settled(budget: Budget) -> None:
+    """Wait until nothing is in flight, and known to be."""
+    end = time.monotonic() + 60
+    while budget.clerk.reserved or budget.session.in_flight:
+        assert time.monotonic() < end
+        with suppress(BooksAway):
+            asyncio.run(budget.clerk.refresh())
+        time.sleep(0.05)
+
+
 def test_an_answer_that_needs_more_of_a_budget_whose_database_is_away_is_stopped_with_words(
     server: Server, url: str, tmp_path: Path
 ) -> None:
@@ -511,12 +521,7 @@ def test_an_answer_that_needs_more_of_a_budget_whose_database_is_away_is_stopped
                 server.start()
         assert failed["error"]["code"] == "budget_unavailable"
         assert "costs its reservation" in failed["error"]["message"]
-        end = time.monotonic() + 60
-        while budget.clerk.reserved or budget.session.in_flight:
-            assert time.monotonic() < end
-            with suppress(BooksAway):
-                asyncio.run(budget.clerk.refresh())
-            time.sleep(0.05)
+        settled(budget)
         assert 300 + len(words) <= budget.clerk.charged < 600
 
 
@@ -535,11 +540,6 @@ def test_what_an_endpoint_generates_while_the_database_does_not_answer_is_charge
             failed = [json.loads(line[6:]) for line in lines if line.startswith("data: {")][-1]
         assert failed["error"]["code"] == "budget_unavailable"
         holder.rollback()
-        end = time.monotonic() + 60
-        while budget.clerk.reserved or budget.session.in_flight:
-            assert time.monotonic() < end
-            with suppress(BooksAway):
-                asyncio.run(budget.clerk.refresh())
-            time.sleep(0.05)
+        settled(budget)
         assert upstream.generated <= budget.clerk.charged <= 790
     holder.close()
