@@ -114,7 +114,13 @@ class Postgres(Database):
     def _version(self) -> int:
         if self._inside:  # one makes the tables at a time
             self.connection.execute("SELECT pg_advisory_xact_lock(%s)", (_SCHEMA_LOCK,))
-        if self.one("SELECT to_regclass('roi_version')")[0] is None:
+        # to_regclass() would answer from what this connection remembers: no table, though another has just made it.
+        if (
+            self.one(
+                "SELECT 1 FROM pg_tables WHERE tablename = 'roi_version' AND schemaname = ANY (current_schemas(false))"
+            )
+            is None
+        ):
             return 0
         found = self.one("SELECT max(version) FROM roi_version")[0]
         return 0 if found is None else int(found)

@@ -269,6 +269,19 @@ def test_processes_at_once_never_reserve_more_than_there_is(url: str) -> None:
     books.close()
 
 
+def test_processes_that_start_at_once_make_the_tables_once(url: str) -> None:
+    with psycopg.connect(url) as holder, ThreadPoolExecutor(4) as pool:
+        holder.execute("SELECT pg_advisory_xact_lock(%s)", (postgres._SCHEMA_LOCK,))
+        started = [pool.submit(ledger, url) for _ in range(4)]
+        waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        while holder.execute(waiting).fetchone() != (4,):  # each has seen a database without tables
+            assert not any(one.done() for one in started)
+            time.sleep(0.01)
+        holder.commit()
+        for books in started:
+            books.result().close()
+
+
 def test_the_commands_take_an_address(url: str) -> None:
     from typer.testing import CliRunner
 
