@@ -246,8 +246,9 @@ class DecisionView:
     @cached_property
     def mask(self) -> npt.NDArray[np.bool_]:
         """(D, K + 1) bool: legal actions; skip always is."""
-        legal = self.problem.min_cost[self.group] <= self.remaining[:, None]
-        return np.concatenate([np.ones((len(self), 1), bool), legal], 1)
+        mask = np.ones((len(self), self.problem.num_tiers + 1), bool)
+        np.less_equal(self.problem.min_cost[self.group], self.remaining[:, None], out=mask[:, 1:])
+        return mask
 
     @cached_property
     def observations(self) -> npt.NDArray[np.float32]:

@@ -107,7 +107,7 @@ def check_probs(agent: Agent, probs: Probs, view: DecisionView) -> Probs:
         probs = check_distribution(probs, (len(view), view.problem.num_tiers + 1), name)
     except (TypeError, ValueError) as error:
         raise AgentError(str(error)) from error
-    if (probs[~view.mask] > 0).any():
+    if probs[~view.mask].any():  # none is negative
         raise AgentError(f"{name} gives probability to a masked action")
     return probs
 

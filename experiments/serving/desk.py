@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
-
-import numpy as np
 
 from experiments.commands import endpoints
 from experiments.serving.attend import Busy, Gone, attend
@@ -82,6 +81,7 @@ class EventStream:
     async def end(self, text: str) -> None:
         """The last events."""
         await self._send({"type": "http.response.body", "body": text.encode(), "more_body": False})
+        await asyncio.sleep(0)  # now it is written: what is left to do comes after that
 
     @contextlib.contextmanager
     def kept_alive(self) -> Iterator[None]:
@@ -374,7 +374,7 @@ async def _decide(budget: Budget, chats: Chats, grows: bool) -> Ticket | None:
     position = min(budget.asked, session.problem.num_tasks - 1)
     question = Question("proxy", f"request-{budget.asked}", chat.text, "")
     if (known := budget.known.get(chats.menu)) is None:
-        group = int(np.searchsorted(LENGTHS, len(chat.text)))
+        group = bisect_left(LENGTHS, len(chat.text))
     else:  # a language model may take its time
         group = int((await asyncio.to_thread(known.group, [chat.text], {}))[0])
     ticket = await session.decide(position, question, group, limit, chat.choices, most, chats.prepare, grows)

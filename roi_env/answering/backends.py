@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any, Literal
 
 from roi_env.answering.base import Finish
@@ -491,14 +492,13 @@ def find(data: Any, path: str) -> list[Any]:
     """All values at a path: names and positions joined by dots; ``*`` is every element, ``*[x]`` (``*[!x]``) those with
     a true (without a true) field x. Absent and null values are left out."""
     found = [data]
-    for step in path.split("."):
+    for step, chosen in _steps(path):
         following: list[Any] = []
         for value in found:
             if isinstance(value, dict):
                 if step in value:
                     following.append(value[step])
             elif isinstance(value, list):
-                chosen = _STEP.fullmatch(step)
                 if step == "*" or chosen:
                     for entry in value:
                         has = chosen is not None and isinstance(entry, dict) and bool(entry.get(chosen[2]))
@@ -507,7 +507,14 @@ def find(data: Any, path: str) -> list[Any]:
                 elif step.isdigit():
                     following += value[int(step) : int(step) + 1]
         found = [value for value in following if value is not None]
+        if not found:
+            break
     return found
+
+
+@cache
+def _steps(path: str) -> list[tuple[str, re.Match[str] | None]]:
+    return [(step, _STEP.fullmatch(step)) for step in path.split(".")]
 
 
 def fill(template: Any, values: Mapping[str, Any]) -> Any:

@@ -36,6 +36,8 @@ _SOON = 0.1
 (:attr:`roi_env.answering.streams.Pace.REACTION`), so that what an answer has taken is always reserved there."""
 _NEWS = 0.01
 """Seconds for which what the database told is news; what is reserved upon it is checked there again."""
+_TURN = 0.0005
+"""Most seconds that this thread waits for the other one to begin with the disk."""
 
 
 class _NotOnDisk(BooksAway):
@@ -82,6 +84,7 @@ class _Desk:
     """The thread, what it has to do, and what is known of the budget.
 
     :param say: told once that the database is away, and once that it is back.
+    :ivar standing: of the budget, with what was handed in.
     """
 
     def __init__(self, books: DatabaseLedger, say: Callable[[str], None]) -> None:
@@ -89,20 +92,14 @@ class _Desk:
         self.away: str | None = None
         self.closing = False
         self._known, self._known_at = books.standing(), time.monotonic()
+        self.standing = self._known
         self._todo: list[_Task] = []
         self._working = False
         self._written = self._synced = 0
-        self._due = self._failed = False
+        self._due = self._failed = self._syncing = False
         self._charged = self._reserved = 0  # handed in, and not known
         self._lock, self._using = threading.Lock(), threading.RLock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="clerk")
-
-    @property
-    def standing(self) -> Standing:
-        """With what was handed in."""
-        with self._lock:
-            limit, charged, reserved = self._known
-            return Standing(limit, charged + self._charged, reserved + self._reserved)
 
     @property
     def brings_news(self) -> bool:
@@ -116,8 +113,7 @@ class _Desk:
         :returns: whether it was done, or refused, at once; the disk may still be to come.
         """
         with self._lock:
-            self._charged += task.charged
-            self._reserved += task.reserved
+            self._count(task.charged, task.reserved)
             at_once = task.quick and self.books.database.is_near and not self._working
         if at_once and self._at_once(task):
             return True
@@ -128,6 +124,12 @@ class _Desk:
             self._working = True
         self._thread.submit(self._work)
         return False
+
+    def _count(self, charged: int, reserved: int) -> None:
+        self._charged += charged
+        self._reserved += reserved
+        limit, known, held = self._known
+        self.standing = Standing(limit, known + self._charged, held + self._reserved)
 
     def _at_once(self, task: _Task) -> bool:
         """Do a task here; false where somebody else uses the database just now."""
@@ -144,7 +146,14 @@ class _Desk:
         written = (task.on_disk or task.soon) and not isinstance(result, NoRoom)
         self._written += written
         if written and (task.on_disk or self._failed):
-            self._thread.submit(self._sync, self._written, task, result)
+            begun = None if self._syncing else threading.Lock()
+            if begun is not None:
+                begun.acquire()
+            self._syncing = True
+            self._thread.submit(self._sync, self._written, task, result, begun)
+            if begun is not None:
+                # Python runs one thread at a time: it would begin only when there is nothing more to do here.
+                begun.acquire(timeout=_TURN)
             return True
         if written and not self._due:
             self._due = True
@@ -157,13 +166,21 @@ class _Desk:
         if not self.closing and self._synced < self._written:
             self._thread.submit(self._sync, self._written)
 
-    def _sync(self, number: int, task: _Task | None = None, result: Any = None) -> None:
-        """Tell a task when what was written before it is on the disk; what was written meanwhile shares one fsync."""
+    def _sync(
+        self, number: int, task: _Task | None = None, result: Any = None, begun: threading.Lock | None = None
+    ) -> None:
+        """Tell a task when what was written before it is on the disk; what was written meanwhile shares one fsync.
+
+        :param begun: released as it begins.
+        """
         now = self._written
+        if begun is not None:
+            begun.release()
         if self._synced < number:
             if (failed := self._to_disk()) is None:
                 self._synced = now
             result = failed or result
+        self._syncing = False
         if task is not None:
             _tell(task, result)
 
@@ -258,8 +275,7 @@ class _Desk:
         with self._lock:
             if known is not None:
                 self._known, self._known_at = known, time.monotonic()
-            self._charged -= sum(task.charged for task in tasks)
-            self._reserved -= sum(task.reserved for task in tasks)
+            self._count(-sum(task.charged for task in tasks), -sum(task.reserved for task in tasks))
         if known is not None and self.away is not None:
             self.away = None
             self.say("the database of the budgets is back")

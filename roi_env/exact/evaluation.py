@@ -136,7 +136,7 @@ def check_distribution(probs: Probs, shape: tuple[int, int], who: str = "the pol
     probs = np.asarray(probs, np.float64)
     if probs.shape != shape:
         raise ValueError(f"{who} returned probabilities of shape {probs.shape}, expected {shape}")
-    if not (probs >= 0).all() or not (np.abs(probs.sum(1) - 1.0) <= 1e-5).all():
+    if len(probs) and not (probs.min() >= 0 and np.abs(probs.sum(1) - 1.0).max() <= 1e-5):
         raise ValueError(
             f"{who} returned probabilities that are negative or not numbers, or rows that do not sum to one"
         )
