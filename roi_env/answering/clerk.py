@@ -146,13 +146,10 @@ class _Desk:
         written = (task.on_disk or task.soon) and not isinstance(result, NoRoom)
         self._written += written
         if written and (task.on_disk or self._failed):
-            begun = None if self._syncing else threading.Lock()
-            if begun is not None:
-                begun.acquire()
-            self._syncing = True
+            begun, idle, self._syncing = threading.Lock(), not self._syncing, True
+            begun.acquire()
             self._thread.submit(self._sync, self._written, task, result, begun)
-            if begun is not None:
-                # Python runs one thread at a time: it would begin only when there is nothing more to do here.
+            if idle:  # Python runs one thread at a time: it would begin only when there is nothing more to do here
                 begun.acquire(timeout=_TURN)
             return True
         if written and not self._due:
@@ -164,6 +161,7 @@ class _Desk:
     def _sync_due(self) -> None:
         self._due = False
         if not self.closing and self._synced < self._written:
+            self._syncing = True
             self._thread.submit(self._sync, self._written)
 
     def _sync(
