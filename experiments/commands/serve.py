@@ -24,7 +24,7 @@ from experiments.commands import endpoints
 from experiments.commands.answer import ANSWER_TOKENS, TIERS
 from experiments.config import ConfigError
 from experiments.options import Imports, option_groups, own_agents
-from experiments.serving.amounts import NAME, Plan, check_units, parse_amount, read_file, read_plans
+from experiments.serving.amounts import NAME, Plan, check_units, keeping, parse_amount, read_file, read_plans
 from experiments.serving.app import application
 from experiments.serving.attend import Queue
 from experiments.serving.budget import Budget, Served, check_models, make_budget
@@ -169,7 +169,8 @@ class _Budgets:
                 raise ConfigError(
                     f"{config}: budgets: " + ("are gone" if self.in_file else "are those of --budget, take them out")
                 )
-            plans = read_plans(config, parts) if self.in_file else self.plans
+            given = read_plans(config, parts) if self.in_file else self.plans
+            plans = keeping(given, config, parts)
             access.check(plans, keys)
             if (bare := access.bare(plans, keys)) is not None:
                 raise ConfigError(
@@ -299,7 +300,8 @@ def serve(
     in_file = "budgets" in parts
     if in_file == bool(budget):
         raise ConfigError("give the budgets: --budget NAME=AMOUNT, or `budgets:` in --config FILE")
-    plans = read_plans(config, parts) if in_file and config else parse_budgets(budget or ())
+    given = read_plans(config, parts) if in_file and config else parse_budgets(budget or ())
+    plans = keeping(given, config, parts)
     known = None if predictor is None else groups_of_file(predictor)
     token = _secret("--token-env", access.token_env) if access.token_env else None
     keys = parse_keys(access.key or (), [plan.name for plan in plans])

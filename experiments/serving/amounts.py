@@ -7,7 +7,7 @@ import io
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,8 @@ from experiments.serving.webhooks import is_address
 from roi_env.sources.units import UNIT_NAMES, Unit, read_cost
 
 PERIODS = ("once", "hour", "day", "month")
+KEEP = 90
+"""Days for which settled requests are kept where a file does not say."""
 NAME = re.compile("[A-Za-z0-9_-]{1,64}")
 
 
@@ -53,6 +55,7 @@ class Plan:
     :param warn_at: share of the budget; from there on answers have the header ``x-roi-warning``.
     :param webhook: told once a period when ``warn_at`` is reached.
     :param models: menus that its key may ask; none: all.
+    :param keep: days for which its settled requests are kept.
     """
 
     name: str
@@ -65,11 +68,12 @@ class Plan:
     unit: Unit = "tokens"
     models: tuple[str, ...] = ()
     webhook: str | None = None
+    keep: int = KEEP
 
 
 _FIELDS = ("amount", "tokens", "period", "carry_over", "key_env", "key_sha256", "most_per_request", "warn_at", "webhook",
            "models")  # fmt: skip
-PARTS = ("budgets", "tiers", "menus")
+PARTS = ("budgets", "tiers", "menus", "keep")
 
 
 def read_file(path: Path) -> dict[Any, Any]:
@@ -139,6 +143,19 @@ def read_plans(path: Path, parts: Mapping[Any, Any] | None = None) -> list[Plan]
     plans = [_plan(str(name), value, f"{path}: budgets.{name}") for name, value in found.items()]
     check_units(plans, str(path))
     return plans
+
+
+def keeping(plans: Sequence[Plan], path: Path | None, parts: Mapping[Any, Any]) -> list[Plan]:
+    """Budgets whose settled requests are kept for as long as a file says.
+
+    :raises ConfigError: for what is no number of days.
+    """
+    given = parts.get("keep", f"{KEEP}d")
+    if (days := re.fullmatch("([1-9][0-9]{0,4})d", str(given))) is None:
+        raise ConfigError(
+            f"{path}: keep: must be a number of days for which settled requests are kept: 90d; got {given!r}"
+        )
+    return [replace(plan, keep=int(days[1])) for plan in plans]
 
 
 def check_units(plans: Sequence[Plan], where: str) -> None:

@@ -282,10 +282,12 @@ _TEND = 3.0
 
 
 async def _tend(budgets: Sequence[Budget]) -> None:
-    """Charge what other processes had in flight when they died, and show that this one lives, also while nothing is asked."""
+    """Charge what other processes had in flight when they died, show that this one lives, also while nothing is asked, and
+    forget what was settled long ago."""
     while True:
         await asyncio.sleep(_TEND)
         await asyncio.gather(*(budget.clerk.reap() for budget in budgets), return_exceptions=True)
+        await asyncio.gather(*(budget.fold() for budget in budgets))
 
 
 def _solvers(budgets: Sequence[Budget]) -> list[HTTPSolver | ByTier]:

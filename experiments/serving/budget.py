@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,9 +15,10 @@ from experiments.commands import endpoints
 from experiments.serving.amounts import Plan
 from experiments.serving.attend import Queue
 from experiments.serving.chat import Refused
-from roi_env.answering.books import DatabaseLedger
+from roi_env.answering.books import NEWEST, DatabaseLedger
 from roi_env.answering.clerk import Clerk
 from roi_env.answering.database import other_unit
+from roi_env.answering.ledger import BooksAway
 from roi_env.answering.prices import TOKENS, Rates
 from roi_env.sources.units import SHORT_UNITS, UNIT_NAMES, cost_text, cost_with_unit
 
@@ -32,8 +34,6 @@ LENGTHS = (120, 400)
 """Characters up to which a conversation is short, middle; questions to come are not known, so thirds cannot be taken."""
 MOST_PLANNED = 2**30 - 1
 """Of a budget, that agents plan with; larger ones are kept all the same."""
-RELEARNED = 1000
-"""Newest requests of a budget that agents learn from after a restart."""
 
 
 @dataclass(eq=False)
@@ -61,6 +61,7 @@ class Budget:
     queue: Queue
     plan: Plan
     known: Mapping[str, KnownGroups] = field(default_factory=dict)
+    _folds: bool = field(default=True, init=False)
 
     @property
     def session(self) -> Session:
@@ -128,6 +129,18 @@ class Budget:
             await self.clerk.ask(lambda books: books.replan(plan.amount, plan.period, plan.carry_over, plan.unit))
         self.plan = plan
         return self
+
+    async def fold(self) -> None:
+        """Forget a few of the requests that were settled before its plan keeps them; see :attr:`Plan.keep`."""
+        if not self._folds:
+            return
+        try:
+            await self.clerk.fold(time.time() - 86400.0 * self.plan.keep)
+        except BooksAway:
+            pass
+        except Exception as error:
+            self._folds = False
+            endpoints.report(f"{self.name}: old requests are kept, they cannot be deleted ({error})")
 
     def warning(self, own: int = 0) -> str | None:
         """What a client should know of it.
@@ -256,7 +269,7 @@ def _session(
     session = Session(agent, solver, menu.tiers, [HIDDEN] * expected, ledger=clerk, window=window, rates=menu.rates)
     # Numbers of groups mean nothing where a predictor came, went or was another.
     groups = clerk.books.settings.get("groups")
-    entries = clerk.books.newest_entries(RELEARNED)
+    entries = clerk.books.newest_entries(NEWEST)
     session.relearn([entry for entry in entries if entry.settings.get("groups") == groups])
     session.warm_up()
     return session

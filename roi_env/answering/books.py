@@ -16,6 +16,11 @@ from roi_env.sources.units import Unit, cost_with_unit
 
 _TEXTS = ("text", "reasoning", "note")
 """Facts that hold what was answered."""
+NEWEST = 1000
+"""Requests of a budget that are kept however old they are: what agents learn from after a restart. SQLite would give the
+number of a newest request that is gone, and may yet be settled, to the next one."""
+_FOLDED = 1000
+"""Most requests that are folded at once: a few milliseconds of work."""
 
 
 def open_database(where: Path | str) -> Database:
@@ -224,7 +229,33 @@ class DatabaseLedger:
     @property
     def asked(self) -> int:
         """Questions decided so far."""
-        return int(self.database.one("SELECT count(*) FROM requests WHERE budget = :name", name=self.name)[0])
+        (count,) = self.database.one(
+            "SELECT folded + (SELECT count(*) FROM requests WHERE budget = :name) FROM budgets WHERE name = :name",
+            name=self.name,
+        )
+        return int(count)
+
+    def fold(self, before: float) -> int:
+        """Forget some of the requests that ended before a time, but for the newest :data:`NEWEST`; what they cost stays charged.
+
+        :param before: seconds of Unix time.
+        :returns: how many; 0: all such requests are forgotten.
+        """
+        with self.database.transaction():
+            gone = self.database.run(
+                "DELETE FROM requests WHERE id IN (SELECT id FROM requests WHERE budget = :name AND ended < :before AND id <= "
+                "(SELECT id FROM requests WHERE budget = :name ORDER BY id DESC LIMIT 1 OFFSET :newest) "
+                "ORDER BY ended LIMIT :most)",
+                name=self.name,
+                before=before,
+                newest=NEWEST,
+                most=_FOLDED,
+            )
+            if gone:
+                self.database.run(
+                    "UPDATE budgets SET folded = folded + :gone WHERE name = :name", gone=gone, name=self.name
+                )
+        return gone
 
     @property
     def entries(self) -> list[Entry]:
@@ -361,7 +392,8 @@ class DatabaseLedger:
 
     def _add(self, entry: Entry, tokens: int, facts: Mapping[str, Any]) -> int:
         """Charge what a request took beyond what others charged, who held this process dead; gives both."""
-        (was,) = self.database.one("SELECT charged FROM requests WHERE id = :id", id=entry.number)
+        found = self.database.one("SELECT charged FROM requests WHERE id = :id", id=entry.number)
+        was = entry.reserved if found is None else found[0]  # folded: who held it dead charged its reservation
         more = max(0, tokens - was)
         self.database.run(
             "UPDATE requests SET charged = charged + :more, facts = :facts WHERE id = :id",

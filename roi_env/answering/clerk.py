@@ -221,9 +221,10 @@ class _Desk:
                 return self._wait(batch, error)
             if len(batch) > 1:  # the others are not to blame
                 return [left for task in batch for left in self._do([task])]
-            self.say(
-                f"the books failed, what is reserved stays so until this process ends ({type(error).__name__}: {error})"
-            )
+            if batch[0].waits:  # others hear of it
+                self.say(
+                    f"the books failed, what is reserved stays so until this process ends ({type(error).__name__}: {error})"
+                )
             self._end(batch)
             batch[0].done.set_exception(error)
             return []
@@ -452,6 +453,10 @@ class Clerk:
     async def reap(self) -> None:
         """Charge what other processes had in flight when they died."""
         await self.ask(lambda books: books.database.reap())
+
+    async def fold(self, before: float) -> None:
+        """Forget a few requests that ended before a time; see :meth:`roi_env.answering.books.DatabaseLedger.fold`."""
+        await self.ask(lambda books: books.fold(before), quick=False)
 
     def close(self) -> None:
         """Do what was handed in, and close the database."""

@@ -63,6 +63,9 @@ CREATE INDEX of_budget ON requests (budget, id);
 _CHANGES = (
     "ALTER TABLE budgets ADD COLUMN unit TEXT NOT NULL DEFAULT 'tokens'",  # what is called tokens is of the unit
     "ALTER TABLE budgets ADD COLUMN warned TEXT NOT NULL DEFAULT ''",  # for which period and amount
+    "ALTER TABLE budgets ADD COLUMN folded INTEGER NOT NULL DEFAULT 0",  # requests that are kept no longer
+    "UPDATE requests SET ended = began WHERE charged IS NOT NULL AND ended IS NULL",
+    "CREATE INDEX by_end ON requests (budget, ended, charged) WHERE ended IS NOT NULL",
 )
 """From version 1 to each later one."""
 VERSION = 1 + len(_CHANGES)

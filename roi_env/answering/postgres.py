@@ -185,9 +185,11 @@ class Postgres(Database):
             ):
                 sent = number in self.in_flight
                 done = self.run(
-                    "UPDATE requests SET owner = :name, charged = :charged WHERE id = :id AND charged IS NULL",
+                    "UPDATE requests SET owner = :name, charged = :charged, ended = :ended "
+                    "WHERE id = :id AND charged IS NULL",
                     name=name,
                     charged=None if sent else 0,
+                    ended=None if sent else time.time(),
                     id=number,
                 )
                 if done and not sent:

@@ -26,8 +26,11 @@ from typer.testing import CliRunner
 from experiments.cli import app
 from experiments.commands.serve import Access, _Budgets
 from experiments.config import ConfigError
-from experiments.serving.amounts import Plan, digest, parse_amount, read_plans
+from experiments.serving import app as serving_app
+from experiments.serving.amounts import Plan, digest, keeping, parse_amount, read_file, read_plans
+from experiments.serving.app import application
 from experiments.serving.budget import Budget, make_budget
+from roi_env.answering import books as bookkeeping
 from roi_env.answering import database
 from roi_env.answering.base import ThinkingTier
 from roi_env.answering.books import DatabaseLedger
@@ -342,6 +345,74 @@ def test_of_two_readings_of_a_file_the_second_one_stays(tmp_path: Path) -> None:
     assert [(one.name, one.session.budget) for one in budgets.open] == [("a", 70)]
     for made in (*budgets.open, *budgets.left):
         made.close()
+
+
+def test_old_requests_are_forgotten_while_the_proxy_runs_and_as_long_as_the_file_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bookkeeping, "NEWEST", 2)
+    monkeypatch.setattr(serving_app, "_TEND", 0.02)
+    config, upstream = tmp_path / "serve.yaml", Upstream(thinks=0)
+    with serving(upstream.app()) as url:
+        config.write_text("budgets: {a: {amount: 500, period: month}}\nkeep: 40d\n")
+        solver, tiers = HTTPSolver(f"{url}/v1", "stub", "vllm"), [ThinkingTier("t", 0, 10)]
+        plans = keeping(read_plans(config), config, read_file(config))
+        budgets = _Budgets(
+            plans,
+            [],
+            lambda menus, plans: lambda plan: make_budget("a", plan, solver, tiers, "fixed-1", 5, 4, tmp_path),
+        )
+
+        def ages(days: int) -> None:
+            with closing(sqlite3.connect(tmp_path / "budgets.db")) as base, base:
+                base.execute("UPDATE requests SET ended = ?", [time.time() - days * 86400])
+
+        def kept() -> int:
+            with closing(sqlite3.connect(tmp_path / "budgets.db")) as base:
+                return int(base.execute("SELECT count(*) FROM requests").fetchone()[0])
+
+        with (
+            serving(application(budgets.open)) as address,
+            httpx.Client(timeout=30) as client,
+        ):
+
+            def told() -> tuple[int, int, str]:
+                state = client.get(f"{address}/budgets").json()["budgets"][0]
+                return state["asked"], state["charged"], client.get(f"{address}/metrics").text.partition("roi_req")[0]
+
+            def ask() -> None:
+                assert client.post(f"{address}/v1/chat/completions", json=BODY).status_code == 200
+
+            for _ in range(6):
+                ask()
+            before = told()
+            assert before[:2] == (6, 24)
+            ages(39)
+            time.sleep(0.3)
+            assert kept() == 6
+            ages(41)
+            until(lambda: kept() == 2)
+            assert told() == before
+            assert '<b>6</b><span class="dim">requests ever</span>' in client.get(address).text
+            ages(35)
+            ask()
+            config.write_text("budgets: {a: {amount: 500, period: month}}\nkeep: 30d\n")
+            asyncio.run(budgets.reload(config, Access(), ()))
+            assert budgets.open[0].plan.keep == 30
+            until(lambda: kept() == 2)
+            ask()
+            assert told()[:2] == (8, 32)
+    again = make_budget("a", budgets.plans[0], solver, tiers, "fixed-1", 5, 4, tmp_path)
+    assert (again.asked, again.session.charged) == (8, 32)
+    again.close()
+
+
+@pytest.mark.parametrize("keep", ["90", "0d", "forever", "-5d", "1.5d", "null", "[90d]", "100000d"])
+def test_for_how_long_requests_are_kept_is_a_number_of_days(keep: str, tmp_path: Path) -> None:
+    path = tmp_path / "budgets.yaml"
+    path.write_text(f"budgets: {{a: 5}}\nkeep: {keep}\n")
+    with pytest.raises(ConfigError, match=r"budgets\.yaml: keep: must be a number of days .*: 90d; got"):
+        CliRunner().invoke(app, ["serve", "--config", str(path)], catch_exceptions=False)
 
 
 @pytest.mark.parametrize("arguments", [(), ("--budget", "5", "--config", "budgets.yaml")])

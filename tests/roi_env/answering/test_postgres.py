@@ -29,6 +29,7 @@ import psycopg
 
 from experiments.serving.app import application
 from experiments.serving.budget import Budget, make_budget
+from roi_env.answering import books as bookkeeping
 from roi_env.answering import postgres
 from roi_env.answering.base import ThinkingTier
 from roi_env.answering.books import DatabaseLedger, open_database
@@ -280,6 +281,51 @@ def test_processes_that_start_at_once_make_the_tables_once(url: str) -> None:
         holder.commit()
         for books in started:
             books.result().close()
+
+
+def test_proxies_that_forget_old_requests_at_once_forget_each_once(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bookkeeping, "_FOLDED", 20)
+    monkeypatch.setattr(bookkeeping, "NEWEST", 5)
+    several = [ledger(url, 10_000) for _ in range(3)]
+    books, flying = several[0], several[1].enter(key(0), 50)
+    with books.database.transaction():
+        for _ in range(300):
+            books.settle(books.enter(key(1), 10), 3, {"tokens": 3})
+    books.database.run("UPDATE requests SET ended = id WHERE ended IS NOT NULL")
+    before = books.database.states()
+
+    def fold(one: DatabaseLedger) -> None:
+        while one.fold(1e9):
+            one.settle(one.enter(key(2), 10), 0, {})
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(fold, several))
+    made = books.database.one("SELECT count(*) FROM requests WHERE ended > 1e9")[0]
+    assert books.asked == 301 + made
+    assert (books.newest(1000)[-1]["key"], len(books.newest(1000))) == (list(key(0)), 1 + max(made, 5))
+    assert books.database.states() == before
+    several[1].settle(flying, 7, {})
+    assert (books.charged, books.reserved) == (907, 0)
+    for one in several:
+        one.close()
+
+
+def test_a_role_that_may_delete_nothing_says_so_once_and_serves(
+    url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    role = f"worker_{time.monotonic_ns()}"
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f"CREATE ROLE {role} LOGIN")
+        ledger(url).close()
+        connection.execute(f"GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO {role}")
+        connection.execute(f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {role}")
+    with proxy(url.replace("user=roi", f"user={role}"), tmp_path, Upstream(thinks=0)) as (address, budget):
+        for _ in range(3):
+            asyncio.run(budget.fold())
+        assert httpx.post(f"{address}/chat/completions", json=body()).status_code == 200
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count("a: old requests are kept, they cannot be deleted (permission denied for table requests)") == 1
+    assert "stays so until" not in said
 
 
 def test_the_commands_take_an_address(url: str) -> None:
