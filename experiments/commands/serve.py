@@ -28,6 +28,7 @@ from experiments.serving.amounts import NAME, Plan, check_units, keeping, parse_
 from experiments.serving.app import application
 from experiments.serving.attend import Queue
 from experiments.serving.budget import Budget, Served, check_models, make_budget
+from experiments.serving.ending import make_server
 from experiments.serving.guard import BODY_SECONDS, LOOPBACK, patient_protocol
 from experiments.serving.menus import Menu, check_unit, menu_solver, read_menus
 from experiments.serving.metrics import log_to_stderr
@@ -358,7 +359,7 @@ def serve(
     gc.collect()
     gc.freeze()  # what was made until now stays: no collection looks through it while streams wait
     gc.set_threshold(_YOUNG)
-    uvicorn.Server(options).run(sockets=[listening])
+    make_server(options).run(sockets=[listening])
 
 
 _YOUNG = 20_000

@@ -303,6 +303,10 @@ class Desk:
             raise _coded(visit, Refused(503, "busy", str(busy), headers=wait)) from None
         except BooksAway:
             raise _coded(visit, books_away(charged=bool(visit.charged or visit.usd))) from None
+        except asyncio.CancelledError:  # the server ends
+            if (task := asyncio.current_task()) is not None:
+                task.uncancel()
+            raise _coded(visit, _ended(charged=bool(visit.charged or visit.usd))) from None
         except Refused as refused:
             raise _coded(visit, refused) from None
 
@@ -414,6 +418,14 @@ def books_away(*, charged: bool) -> Refused:
     what = "the answer was stopped and costs its reservation" if charged else "nothing was asked and nothing is charged"
     headers = {"retry-after": "2", "x-should-retry": "false" if charged else "true"}
     return Refused(503, "budget_unavailable", f"the database of the budgets does not answer: {what}", headers=headers)
+
+
+def _ended(*, charged: bool) -> Refused:
+    """What a client is told whose question ends with the proxy."""
+    what = "the answer was stopped and costs its reservation" if charged else "nothing was asked and nothing is charged"
+    return Refused(
+        503, "proxy_ended", f"this proxy was ended: {what}", headers={"x-should-retry": "false" if charged else "true"}
+    )
 
 
 def internal_error(error: Exception) -> Refused:
