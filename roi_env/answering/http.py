@@ -680,6 +680,7 @@ class HTTPSolver:
                 if not await ask.meter(tokens, ask.most if lead is None else lead):
                     whole.cut(tokens)
                     break
+            counter.resume()
         if done:
             # The answer is whole, whatever becomes of a connection that is read to its end so that it can be used again.
             with contextlib.suppress(aiohttp.ClientError, TimeoutError):

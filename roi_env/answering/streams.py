@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
 from typing import Any
@@ -159,18 +160,23 @@ class Pace:
 
     REACTION = 0.25
     """Seconds that this may take."""
+    MEMORY = 300.0
+    """Seconds after which the most that came is forgotten, unless it came again, at twice the time at the latest."""
 
     def __init__(self, counts: bool | None) -> None:
         self.counts = counts
-        self._most, self._known = 0, False
+        self._most = self._most_before = 0
+        self._since, self._known = time.monotonic(), False
 
     @property
     def lead(self) -> int | None:
         """Most tokens that came within :data:`REACTION` seconds; None: they are not told, or no stream lasted so long yet."""
-        return self._most if self.counts and self._known else None
+        return max(self._most, self._most_before) if self.counts and self._known else None
 
     def came(self, tokens: int, whole_window: bool) -> None:
         """So many came within the time, or before a stream ended earlier."""
+        if (now := time.monotonic()) - self._since > Pace.MEMORY:
+            self._most, self._most_before, self._since = 0, self._most, now
         self._most, self._known = max(self._most, tokens), self._known or whole_window
 
 
@@ -192,6 +198,7 @@ class Counter:
         self._told: dict[Any, int] = {}
         self.told = self.pieces = 0
         self._since, self._before = 0.0, 0
+        self._came = self._late = -math.inf
 
     def add(self, chunk: Mapping[str, Any], pieces: int, generated: bool) -> int:
         """Tokens so far, after one more chunk.
@@ -210,13 +217,19 @@ class Counter:
             self._pace.counts = fits and self._pace.counts is not False
         tokens = max(pieces, self.told)
         now = time.monotonic()
-        if not self._since:
+        self._came = now
+        if not self._since or now < self._late:  # what came while it was not read says nothing of how fast it comes
             self._since, self._before = now, tokens
         last = now - self._since >= Pace.REACTION
         self._pace.came(tokens - self._before, last)
         if last:
             self._since, self._before = now, tokens
         return tokens
+
+    def resume(self) -> None:
+        """The stream is read again: the chunk before was passed on."""
+        if (now := time.monotonic()) - self._came >= Pace.REACTION:  # its client, or the books, took their time
+            self._late = now + Pace.REACTION
 
 
 def _finished(index: int, choice: Mapping[str, Any]) -> dict[str, Any]:

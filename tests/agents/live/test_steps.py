@@ -19,12 +19,15 @@ from agents.base import DecisionView, public_problem
 from agents.live.answer import BudgetController
 from agents.live.session import Session, make_live
 from agents.live.steps import Flights, Lengths, Ticket
+from roi_env.answering import streams
+from roi_env.answering.backends import BACKENDS
 from roi_env.answering.base import Ask, Question, Reply, ThinkingTier
 from roi_env.answering.books import DatabaseLedger
 from roi_env.answering.clerk import Clerk
 from roi_env.answering.http import HTTPSolver
 from roi_env.answering.ledger import Books, Entry, Ledger
 from roi_env.answering.prices import Price, Rates
+from roi_env.answering.streams import Counter, Pace
 from roi_env.envs.live import live_source
 from roi_env.exams.config import exam_spec
 from tests.upstream import Upstream, serving
@@ -375,3 +378,51 @@ def test_an_endpoint_that_refuses_to_count_is_asked_without(tmp_path: Path) -> N
     assert refused == 1
     assert [row.status for row in result.rows] == ["answered"] * 3
     assert result.charged == upstream.generated
+
+
+class Clock:
+    """The time that streams are measured by."""
+
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def streamed(pace: Pace, clock: Clock, *blocks: tuple[int, float]) -> None:
+    """A stream of a token every 10 ms, which is not read for some seconds after so many tokens: then they come at once."""
+    counter, tokens, due = Counter(BACKENDS["vllm"], pace), 0, clock.now
+    unread = dict(blocks)
+    for tokens in range(1, 400):
+        due += 0.01
+        clock.now = max(clock.now, due)
+        chunk = {"choices": [{"index": 0, "delta": {"content": "a"}}], "usage": {"completion_tokens": tokens}}
+        counter.add(chunk, tokens, True)
+        clock.now += unread.get(tokens, 0.0)
+        counter.resume()
+
+
+def test_a_client_that_does_not_read_does_not_make_its_endpoint_seem_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "time", clock := Clock())
+    pace = Pace(None)
+    streamed(pace, clock, (50, 2.0), (300, 0.3))
+    assert 24 <= (pace.lead or 0) <= 26
+
+
+def test_what_an_endpoint_sent_once_is_forgotten_and_what_it_sends_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "time", clock := Clock())
+    pace = Pace(None)
+    streamed(pace, clock)
+    usual = pace.lead or 0
+    pace.came(500, True)
+    for _ in range(3):
+        assert pace.lead == 500
+        clock.now += 0.6 * Pace.MEMORY
+        streamed(pace, clock)
+    clock.now += 0.6 * Pace.MEMORY
+    streamed(pace, clock)
+    assert pace.lead == usual
+    clock.now += 10 * Pace.MEMORY
+    assert pace.lead == usual, "an endpoint that rests is as fast as before"
+    streamed(pace, clock)
+    assert pace.lead == usual
