@@ -4,7 +4,8 @@ Everything is as in :mod:`roi_env.answering.database` but for what is the databa
 returns, and a process lives as long as its connection, which holds an advisory lock, and :data:`GRACE` seconds longer. One
 that lost its connection (or all, where the server restarts) connects again under another name and takes what it has in
 flight with it. What others have charged in full meanwhile stays charged; only what it takes beyond that is charged besides.
-A reservation of which nobody knows whether it was made before the connection broke was never sent, and is given back.
+A reservation of which nobody knows whether it was made before the connection broke was never sent, and is given back: also
+one that the server makes later, when it comes to what it had been sent on the connection that was lost.
 """
 
 from __future__ import annotations
@@ -84,6 +85,8 @@ class Postgres(Database):
         self.away = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalError)
         self.path = shown(url)
         self._url, self.owner, self._owns = url, uuid.uuid4().hex, False
+        self._earlier: list[str] = []
+        """Names of this process whose connections are lost, and may still be at work on the server."""
         self._gone: dict[str, float] = {}
         """Processes without a connection, and when they were first seen so: none comes back under its name."""
         self._connect()
@@ -174,15 +177,20 @@ class Postgres(Database):
         if self._owns:
             name = uuid.uuid4().hex
             self._hold(name)
-            self._take_over(name)
+            self._take_over(self.owner, name)
+            self._earlier.append(self.owner)
             self.owner = name
 
-    def _take_over(self, name: str) -> None:
-        """Bring what this process has in flight under another name of it, and give back what it was never told of."""
+    def _take_over(self, earlier: str, name: str) -> int:
+        """Bring what this process has in flight under another name of it, and give back what it was never told of.
+
+        :returns: how many requests stood under the earlier name.
+        """
         with self.connection.transaction():
-            for number, budget, reserved in self.all(
-                "SELECT id, budget, reserved FROM requests WHERE charged IS NULL AND owner = :owner", owner=self.owner
-            ):
+            found = self.all(
+                "SELECT id, budget, reserved FROM requests WHERE charged IS NULL AND owner = :owner", owner=earlier
+            )
+            for number, budget, reserved in found:
                 sent = number in self.in_flight
                 done = self.run(
                     "UPDATE requests SET owner = :name, charged = :charged, ended = :ended "
@@ -195,6 +203,17 @@ class Postgres(Database):
                 if done and not sent:
                     self.run("UPDATE budgets SET reserved = reserved - :tokens WHERE name = :budget",
                              tokens=reserved, budget=budget)  # fmt: skip
+        return len(found)
+
+    def reap(self) -> None:
+        """See :meth:`roi_env.answering.database.Database.reap`; what connections that were lost have made since is given back."""
+        if not self._inside:
+            self._reconnect()
+        for earlier in list(self._earlier):
+            with self._free(earlier) as ended:
+                if self._take_over(earlier, self.owner) == 0 and ended:  # a transaction around this may yet fail
+                    self._earlier.remove(earlier)
+        super().reap()
 
     def own(self) -> None:
         """Say that this process lives, for as long as its connection."""
@@ -211,15 +230,21 @@ class Postgres(Database):
         return int(owner[:15], 16)
 
     @contextmanager
-    def _dead(self, owner: str) -> Iterator[bool]:
+    def _free(self, owner: str) -> Iterator[bool]:
+        """Whether nobody holds a name, on the server's side of a connection either; nobody takes it meanwhile."""
         number = (self._number(owner),)
         (free,) = self.connection.execute("SELECT pg_try_advisory_lock(%s)", number).fetchone()
         try:
-            now = time.monotonic()
-            yield free and now - self._gone.setdefault(owner, now) >= GRACE
+            yield free
         finally:
             if free:
                 self.connection.execute("SELECT pg_advisory_unlock(%s)", number)
+
+    @contextmanager
+    def _dead(self, owner: str) -> Iterator[bool]:
+        with self._free(owner) as free:
+            now = time.monotonic()
+            yield free and now - self._gone.setdefault(owner, now) >= GRACE
 
     def keep_log(self) -> None:
         """Nothing: commits are on the disk."""

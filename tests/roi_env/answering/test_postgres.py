@@ -8,9 +8,11 @@ import os
 import pwd
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -476,6 +478,107 @@ def test_a_clerk_does_what_comes_together_in_one_transaction_and_again_after_a_b
     assert commits < 11, "what came together was written together"
     clerk.close()
     other.close()
+
+
+class Relay:
+    """Passes on between clients and a server; cuts one off as it commits.
+
+    :ivar cuts: "now": the server has the COMMIT, and its client hears nothing of it; "later": it gets it once another
+        connection has begun to reserve; None: none is cut.
+    """
+
+    def __init__(self, server: str, folder: Path) -> None:
+        self.server, self.cuts = f"{server}/.s.PGSQL.5432", ""
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(str(folder / ".s.PGSQL.5432"))
+        self.listener.listen()
+        self.held: tuple[socket.socket, bytes] | None = None
+        self.cut = 0
+        self.made = [self.listener]
+        self.threads = [threading.Thread(target=self._accept, daemon=True)]
+        self.threads[0].start()
+
+    def close(self) -> None:
+        for made in self.made:
+            with suppress(OSError):
+                made.shutdown(socket.SHUT_RDWR)
+        for thread in self.threads:
+            thread.join()
+        for made in self.made:
+            made.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, server = self.listener.accept()[0], socket.socket(socket.AF_UNIX)
+                self.made += [client, server]
+                server.connect(self.server)
+                for way in (self._ask, self._answer):
+                    self.threads.append(threading.Thread(target=way, args=(client, server), daemon=True))
+                    self.threads[-1].start()
+
+    def _ask(self, client: socket.socket, server: socket.socket) -> None:
+        with suppress(OSError):
+            while data := client.recv(1 << 16):
+                if b"COMMIT" in data and self.cuts:
+                    self.cut, how, self.cuts = self.cut + 1, self.cuts, ""
+                    client.shutdown(socket.SHUT_RDWR)
+                    if how == "now":
+                        server.sendall(data)
+                        server.shutdown(socket.SHUT_WR)
+                    else:
+                        self.held = server, data
+                    return
+                server.sendall(data)
+                if self.held is not None and b"SET reserved = reserved +" in data:
+                    time.sleep(0.2)  # it waits for who is about to commit
+                    late, commit = self.held
+                    late.sendall(commit)
+                    late.shutdown(socket.SHUT_WR)
+                    self.held = None
+        with suppress(OSError):
+            server.shutdown(socket.SHUT_WR)
+
+    def _answer(self, client: socket.socket, server: socket.socket) -> None:
+        with suppress(OSError):
+            while data := server.recv(1 << 16):
+                client.sendall(data)
+        with suppress(OSError):
+            client.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize("cuts", ["now", "later"])
+def test_a_reservation_whose_connection_is_lost_as_it_commits_is_made_once(
+    server: Server, url: str, cuts: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres, "GRACE", 1.0)
+    with tempfile.TemporaryDirectory() as folder:
+        relay = Relay(server.folder, Path(folder))
+        clerk, other = Clerk(ledger(url.replace(server.folder, folder))), ledger(url)
+
+        async def play() -> None:
+            first = await reserve(clerk, key(0), 300)
+            relay.cuts = cuts
+            second = await reserve(clerk, key(1), 100)
+            assert (relay.cut, relay.held) == (1, None)
+            await clerk.reap()
+            assert (other.charged, other.reserved) == (0, 400)
+            await clerk.resize(second, 150)
+            clerk.settle(first, 20, {})
+            clerk.settle(second, 110, {})
+            await clerk.written()
+            end = time.monotonic() + 2
+            while time.monotonic() < end:
+                other.database.reap()
+                await clerk.reap()
+                await asyncio.sleep(0.1)
+
+        asyncio.run(play())
+        assert (other.charged, other.reserved) == (130, 0)
+        assert sorted(entry.charged or 0 for entry in other.entries) == [0, 20, 110]
+        clerk.close()
+        other.close()
+        relay.close()
 
 
 @contextmanager
