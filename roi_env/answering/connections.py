@@ -22,6 +22,8 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
+from roi_env.answering.streams import TooLarge
+
 _KEPT = 2.0
 """Seconds that an idle connection is kept. Shorter than servers keep it (uvicorn: 5 s): one that closes as it is used
 again loses a request of which nobody knows what became."""
@@ -31,6 +33,8 @@ _LONGEST = 100_000
 """Bytes of a header that are read."""
 _FIELDS = 5000
 """Fields of a header that are read."""
+MOST_ANSWER = 64 * 2**20
+"""Bytes of an answer that are read."""
 
 NOT_SENT = (
     aiohttp.ClientConnectorError,
@@ -273,17 +277,33 @@ class Response(NamedTuple):
             return self.content.decode("utf-8", "replace")
 
 
-async def read(response: aiohttp.ClientResponse) -> Response:
-    """A response, read to its end."""
-    return Response(response.status, response.headers, await response.read(), response.charset)
+async def read(response: aiohttp.ClientResponse, most: int | None = None) -> Response:
+    """A response, read to its end.
+
+    :param most: see :func:`parts`.
+    :raises TooLarge: see :func:`parts`.
+    """
+    content = bytearray()
+    async for part in parts(response, most):
+        content += part
+    return Response(response.status, response.headers, bytes(content), response.charset)
 
 
-async def parts(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    """What comes, as it comes: of a connection that is lost too, whose last parts may not have been taken before that."""
+async def parts(response: aiohttp.ClientResponse, most: int | None = None) -> AsyncIterator[bytes]:
+    """What comes, as it comes: of a connection that is lost too, whose last parts may not have been taken before that.
+
+    :param most: bytes that are read; None: :data:`MOST_ANSWER`.
+    :raises TooLarge: where more come.
+    """
+    size, most = 0, most or MOST_ANSWER
     try:
         async for part in response.content.iter_any():
+            if (size := size + len(part)) > most:
+                break
             yield part
     except aiohttp.ClientError:
         for part in response.content._buffer:  # reading raises as soon as it is lost, whatever came before
             yield part
         raise
+    if size > most:
+        raise TooLarge("the answer", most)

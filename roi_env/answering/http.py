@@ -48,8 +48,18 @@ from roi_env.answering.base import (
     mark_unsent,
     unsent_reply,
 )
-from roi_env.answering.connections import NOT_SENT, Body, Response, find_access, open_session, parts, read, reason
-from roi_env.answering.streams import Counter, Pace, Whole, events
+from roi_env.answering.connections import (
+    MOST_ANSWER,
+    NOT_SENT,
+    Body,
+    Response,
+    find_access,
+    open_session,
+    parts,
+    read,
+    reason,
+)
+from roi_env.answering.streams import Counter, Pace, TooLarge, Whole, events
 
 _MESSAGE = 300
 """Characters of an endpoint's error that are kept."""
@@ -68,6 +78,8 @@ TEMPLATE = 256
 _SHORTEST_SECRET = 8
 """Characters of a key; a shorter one is a placeholder."""
 _SECRET = re.compile(r"(?i)\b(bearer\s+|sk-)[\w*.~+/=-]{6,}")
+_A_TOKEN = 4096
+"""Bytes that a token may take: with twenty log-probabilities, in a chunk of its own, some 2,000."""
 _END = 1.0
 """Seconds within which a stream should end that has said it is done."""
 _OF_SEEDS = "does not use offset"
@@ -541,6 +553,8 @@ class HTTPSolver:
                 response = await read(answer)
         except (aiohttp.ClientError, TimeoutError) as error:
             return 0, {"error": self._clean(reason(error))}
+        except TooLarge as error:
+            return 0, {"error": str(error)}
         try:
             return response.status, json.loads(response.content)
         except (ValueError, RecursionError):
@@ -605,7 +619,7 @@ class HTTPSolver:
                 good = 200 <= answer.status < 300
                 if good and answer.headers.get("content-type", "").lower().startswith("text/event-stream"):
                     return await self._relay(answer, ask, relay, counter)  # some stream without being asked to
-                response = await read(answer)
+                response = await read(answer, _most_bytes(ask))
                 if good and body.get("stream"):
                     self._pace.counts = False
         except NOT_SENT as error:
@@ -623,6 +637,8 @@ class HTTPSolver:
             raise _Failed(f"no answer within {self.deadline:g} s", lost=True) from None
         except UnicodeDecodeError:
             raise _Failed("the stream is not UTF-8", lost=True) from None
+        except TooLarge as error:
+            raise _Failed(str(error), lost=True) from None
         status = response.status
         if not response.ok:
             failure = self._failure(response)
@@ -648,7 +664,7 @@ class HTTPSolver:
     async def _relay(self, response: aiohttp.ClientResponse, ask: Ask, relay: Sink, counter: Counter) -> Any:
         """Pass a stream on, chunk by chunk; one that goes beyond its cap is cut."""
         whole, done, first = Whole(), False, self._backend(ask).echoes_prompt
-        came = parts(response)
+        came = parts(response, _most_bytes(ask))
         async for text in events(came):
             text = self._without_key(text)
             if text.strip() == "[DONE]":
@@ -683,7 +699,7 @@ class HTTPSolver:
             counter.resume()
         if done:
             # The answer is whole, whatever becomes of a connection that is read to its end so that it can be used again.
-            with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+            with contextlib.suppress(aiohttp.ClientError, TimeoutError, TooLarge):
                 async with asyncio.timeout(_END):
                     async for _ in came:
                         pass
@@ -801,6 +817,11 @@ class ByTier:
         """Close all connections."""
         for solver in self.each:
             await solver.close()
+
+
+def _most_bytes(ask: Ask) -> int:
+    """Bytes of its answer that are read."""
+    return max(MOST_ANSWER, _A_TOKEN * ask.most)
 
 
 async def _released(ask: Ask) -> None:

@@ -15,8 +15,23 @@ _NAMES = frozenset({"id", "type", "role", "name", "object", "format"})
 
 MOST_TOKENS = 2**31 - 1
 """Tokens above which a count is none: tables store no larger ones."""
+MOST_EVENT = 8 * 2**20
+"""Bytes of one event; a longer one is none."""
+_LINE = 50
+"""Bytes that a line takes beside its own."""
 _TOLERANCE = 8
 """Tokens by which a text that is tokenized again, or cut into pieces, may exceed what was generated."""
+
+
+class TooLarge(ValueError):
+    """More comes than any answer has.
+
+    :param what: it is.
+    :param most: bytes that are read of it.
+    """
+
+    def __init__(self, what: str, most: int) -> None:
+        super().__init__(f"{what} has more than {most:,} bytes, the most that is read")
 
 
 async def events(parts: AsyncIterable[bytes]) -> AsyncIterator[str]:
@@ -26,6 +41,7 @@ async def events(parts: AsyncIterable[bytes]) -> AsyncIterator[str]:
     next line of data, and ``[DONE]`` at once.
 
     :raises UnicodeDecodeError: where they are no UTF-8.
+    :raises TooLarge: for one of more than :data:`MOST_EVENT` bytes.
     """
     rest, data, carriage = b"", list[bytes](), False
     async for part in parts:
@@ -50,6 +66,8 @@ async def events(parts: AsyncIterable[bytes]) -> AsyncIterator[str]:
                 continue
             yield b"\n".join(data).decode()
             data = []
+        if len(rest) + sum(_LINE + len(line) for line in data) > MOST_EVENT:
+            raise TooLarge("an event of the stream", MOST_EVENT)
     if rest.startswith(b"data:"):
         if data and _is_object(data):
             yield b"\n".join(data).decode()
