@@ -165,9 +165,11 @@ class Desk:
     def __init__(self, spent_status: int) -> None:
         self.spent_status, self.metrics = spent_status, Metrics()
         self._telling: set[asyncio.Task[None]] = set()
+        self._ending = asyncio.Event()
 
     async def close(self) -> None:
         """Send the warnings that are due."""
+        self._ending.set()
         await asyncio.gather(*self._telling)
 
     async def answer(
@@ -315,7 +317,7 @@ class Desk:
         plan, session = budget.plan, budget.session
         if plan.webhook is None or plan.warn_at is None or session.charged < plan.warn_at * session.budget:
             return
-        telling = asyncio.create_task(_tell(budget, plan.webhook, plan.warn_at))
+        telling = asyncio.create_task(_tell(budget, plan.webhook, plan.warn_at, self._ending))
         self._telling.add(telling)
         telling.add_done_callback(self._telling.discard)
 
@@ -338,11 +340,11 @@ class Desk:
         return Refused(self.spent_status, "budget_exhausted", f"{message}: {why}" if why else message, headers=headers)
 
 
-async def _tell(budget: Budget, webhook: str, share: float) -> None:
+async def _tell(budget: Budget, webhook: str, share: float, ending: asyncio.Event) -> None:
     """Tell a webhook that a soft limit is reached, unless that was told."""
     with contextlib.suppress(BooksAway):  # the next answer tries again
         if await budget.clerk.ask(lambda books: books.warns(share)):
-            await tell(webhook, {**budget.state(), "warn_at": share}, endpoints.report)
+            await tell(webhook, {**budget.state(), "warn_at": share}, endpoints.report, ending)
 
 
 def _limited(chats: Chats, row: Row, priced: bool) -> bool:

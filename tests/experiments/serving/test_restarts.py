@@ -21,12 +21,14 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from experiments.config import ConfigError
+from experiments.serving import webhooks
 from experiments.serving.amounts import Plan, read_plans
 from experiments.serving.app import application
 from experiments.serving.budget import Budget, make_budget
 from roi_env.answering.base import ThinkingTier
 from roi_env.answering.http import HTTPSolver
 from roi_env.envs.live import KnownGroups, default_laws
+from tests.experiments.serving.test_budgets import until
 from tests.upstream import Upstream, serving
 
 TIERS = [ThinkingTier("now", 0, 10), ThinkingTier("long", 40, 10)]
@@ -97,12 +99,13 @@ def test_groups_of_a_predictor_that_came_or_went_are_not_taken_for_others(agent:
 
 
 @contextmanager
-def hook(status: int = 200) -> Iterator[tuple[str, list[Any]]]:
-    """An address that takes warnings."""
+def hook(*statuses: int) -> Iterator[tuple[str, list[Any]]]:
+    """An address that takes warnings, with one status after the other; the last one repeats."""
     told: list[Any] = []
 
     async def take(request: Request) -> Response:
         told.append(await request.json())
+        status = statuses[min(len(told), len(statuses)) - 1]
         return RedirectResponse("/elsewhere", 307) if status == 307 else Response(status_code=status)
 
     app = Starlette(routes=[Route("/{path:path}", take, methods=["POST"])])
@@ -110,7 +113,7 @@ def hook(status: int = 200) -> Iterator[tuple[str, list[Any]]]:
         yield f"{address}/hook", told
 
 
-@pytest.mark.parametrize("status", [200, 500, 307])
+@pytest.mark.parametrize("status", [200, 404, 307])
 def test_a_warning_is_sent_once_to_the_configured_address_alone(status: int, tmp_path: Path) -> None:
     with hook(status) as (address, told):
         plan = Plan("a", 100, warn_at=0.5, webhook=address)
@@ -148,10 +151,50 @@ def test_a_webhook_needs_a_limit(tmp_path: Path) -> None:
     assert read_plans(path)[0].webhook == "https://example.com/x"
 
 
-def test_an_address_that_is_not_there_is_reported() -> None:
+def test_an_address_that_is_not_there_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     from experiments.serving.webhooks import tell
 
     said: list[str] = []
-    asyncio.run(tell("http://127.0.0.1:1/secret-path", {"budget": "a"}, said.append))
-    assert "a: the warning did not reach the webhook at 127.0.0.1" in said[0]
-    assert "secret-path" not in said[0]
+    monkeypatch.setattr(webhooks, "WAITS", (0.0, 0.01))
+    asyncio.run(tell("http://127.0.0.1:1/secret-path", {"budget": "a"}, said.append, asyncio.Event()))
+    (line,) = said
+    assert "a: the warning did not reach the webhook at 127.0.0.1, and is given up after 3 tries: " in line
+    assert "secret-path" not in line
+
+
+@pytest.mark.parametrize(
+    ("statuses", "sent", "said"),
+    [((500, 429, 503, 204), 4, ""), ((502,), 4, "given up after 4 tries: HTTP 502"), ((403,), 1, "given up: HTTP 403")],
+)
+def test_a_warning_that_was_lost_on_the_way_is_sent_again_a_few_times(
+    statuses: tuple[int, ...],
+    sent: int,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(webhooks, "WAITS", (0.0, 0.01, 0.02))
+    with hook(*statuses) as (address, told):
+        plan = Plan("a", 100, warn_at=0.2, webhook=address)
+        with proxy(tmp_path, plan, "fixed-2") as (there, _):
+            for _ in range(2):
+                assert ask(there, "easy") == 200
+            until(lambda: len(told) == sent)
+    assert [one["charged"] for one in told] == [24] * sent, "and not anew with the next answer"
+    printed = " ".join(capsys.readouterr().out.split())
+    assert printed.count("the warning did not reach") == bool(said)
+    assert said in printed
+
+
+def test_a_proxy_that_ends_tries_once_more_and_waits_no_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(webhooks, "WAITS", (3600.0,) * 5)
+    with hook(500) as (address, told):
+        plan = Plan("a", 100, warn_at=0.2, webhook=address)
+        with proxy(tmp_path, plan, "fixed-2") as (there, _):
+            assert ask(there, "easy") == 200
+            until(lambda: told)
+    assert len(told) == 2
+    assert "given up after 2 tries: HTTP 500" in " ".join(capsys.readouterr().out.split())
