@@ -16,7 +16,7 @@ from agents.base import Agent, Problem, is_saved, public_problem
 from agents.live.session import Check, Row, Session, check_live, learns_from_table, make_live, prompt_bound
 from agents.live.steps import Ticket
 from roi_env.answering.base import LiveSolver, Question, ThinkingTier
-from roi_env.answering.ledger import Entry, Ledger, unsent_facts
+from roi_env.answering.ledger import Entry, Ledger, differences, unsent_facts
 from roi_env.answering.prices import TOKENS, Rates
 from roi_env.envs.live import KnownGroups, live_source
 from roi_env.exams.config import ExamSpec, exam_spec
@@ -196,6 +196,17 @@ class BudgetController:
         most = max(tier.cap or 0 for tier in spec.source.tiers) + self.decision_cost
         return {"unit": self.rates.unit, "most": most}
 
+    def _made_by(self) -> dict[str, Any] | None:
+        """By tier, what its answers depend on: model, prompt and the like, not where the endpoint is; None: the solver does not
+        tell."""
+        solver, made = self.solver, {}
+        for tier in self.tiers:
+            told = getattr(solver.for_tier(tier.name) if hasattr(solver, "for_tier") else solver, "settings", None)
+            if told is None:
+                return None
+            made[tier.name] = {name: value for name, value in told.items() if name != "url"}
+        return made
+
     def make_agent(self, problem: Problem) -> Agent:
         """The agent for a problem.
 
@@ -237,7 +248,8 @@ class BudgetController:
         way the same call with the same ledger goes on.
 
         :param watch: called at the start and after every question.
-        :raises JournalError: where the ledger is another process's, or holds questions that do not stand here.
+        :raises JournalError: where the ledger is another process's, holds questions that do not stand here, or answers that
+            another model gave, or another prompt.
         """
         spec = self.spec(questions)
         agent = self.make_agent(public_problem(spec))
@@ -248,6 +260,8 @@ class BudgetController:
             "questions": [[question.question_id, _digest(question.text)] for question in questions],
         }
         settings |= self.unit_settings(spec)
+        if (made_by := self._made_by()) is not None:
+            settings["made_by"] = made_by
         ledger = Ledger(self.path, settings, refuse=_other_questions)
         name = self.agent if isinstance(self.agent, str) else getattr(agent, "name", type(agent).__name__)
         result = Result(spec.budget, str(name), self.solver.name, len(questions), unit=self.rates.unit)
@@ -371,10 +385,11 @@ def _undecided(entry: Entry) -> bool:
 def _other_questions(
     old: Mapping[str, Any], new: Mapping[str, Any], records: Sequence[Mapping[str, Any]]
 ) -> str | None:
-    """Budget, tiers and questions that nobody has decided may change; decided ones must stand at their places."""
+    """Budget, tiers and questions that nobody has decided may change; decided ones must stand at their places, and a tier's
+    answers be made as before."""
     if (was := old.get("unit", "tokens")) != (now := new.get("unit", "tokens")):
         return f"it counts {was}, and the budget is {now} now"
-    names, before = new["questions"], old.get("questions", [])
+    names, before, decided = new["questions"], old.get("questions", []), False
     for record in records:
         key = record.get("key") or record.get("skipped")
         if isinstance(key, list) and len(key) == 4 and isinstance(key[0], int):
@@ -386,4 +401,9 @@ def _other_questions(
             was_there = before[key[0]] if key[0] < len(before) else None
             if isinstance(was_there, list) and was_there[1] != text:
                 return f"question {key[0] + 1}, {now!r}, had another text when it was decided"
-    return None if old.keys() == new.keys() else f"it has {sorted(old)}, not {sorted(new)}"
+            decided = True
+    for tier, made in old.get("made_by", {}).items():
+        if decided and (other := differences(made, new.get("made_by", {}).get(tier, made))):
+            return f"answers of tier {tier!r} would be of two kinds: {other}"
+    new_ones = {"made_by"}  # which earlier ledgers do not have
+    return None if old.keys() - new_ones == new.keys() - new_ones else f"it has {sorted(old)}, not {sorted(new)}"

@@ -232,7 +232,7 @@ def answer(
     """Answer questions under a hard budget of tokens or dollars; Ctrl-C leaves what there is, --resume goes on.
 
     Every line of the file has its row in answers.jsonl, with its number, also where lines are equal. With --resume the
-    budget and the tiers may be other ones than before; what was charged stays charged.
+    budget and the tiers may be other ones than before, but not a tier's model or prompt; what was charged stays charged.
     """
     from agents.live.answer import BudgetController
     from roi_env.answering.ledger import JournalError

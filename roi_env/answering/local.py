@@ -466,6 +466,11 @@ class LocalLive:
         self._waiting: list[tuple[Ask, asyncio.Future[Reply]]] = []
         self._work: asyncio.Task[None] | None = None
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What answers depend on, as far as it is known at once: the model by its name."""
+        return {"model": self.name, "temperature": self.solver.temperature, **self.solver.settings}
+
     async def answer(self, ask: Ask) -> Reply:
         """Answer within the cap."""
         if ask.messages is not None:

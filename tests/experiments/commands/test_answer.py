@@ -219,6 +219,68 @@ def test_other_budgets_tiers_and_more_questions_go_on(tmp_path: Path) -> None:
         assert "choose another place" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        (("--model", "another"), 'model was "stub", is now "another"'),
+        (("--prompt", "Say: {question}"), 'prompt was "{question}", is now "Say: {question}"'),
+        (("--system", "Be brief."), 'system was null, is now "Be brief."'),
+        (("--temperature", "0.5"), "temperature was null, is now 0.5"),
+        (("--body", '{"top_p": 0.5}'), 'extra was {}, is now {"top_p": 0.5}'),
+    ],
+)
+def test_answers_of_two_kinds_are_not_mixed(other: tuple[str, ...], named: str, tmp_path: Path) -> None:
+    source, out = tmp_path / "q.jsonl", tmp_path / "a"
+    source.write_text(lines([f"{n}?" for n in range(8)]))
+    upstream = Upstream()
+    with serving(upstream.app()) as url:
+        roi(*command(url, source, out, budget="60"))
+        before, asked = {path.name: path.read_bytes() for path in out.iterdir()}, len(upstream.seen)
+        with pytest.raises(ConfigError, match="answers of tier 'now' would be of two kinds: ") as caught:
+            roi(*command(url, source, out, "--resume", *other, budget="400"))
+        assert named in str(caught.value)
+        assert "choose another place" in str(caught.value)
+        assert ({path.name: path.read_bytes() for path in out.iterdir()}, len(upstream.seen)) == (before, asked)
+    with serving(upstream.app()) as moved:
+        roi(*command(moved, source, out, "--resume", budget="400"))
+    assert {row["status"] for row in rows(out)} <= {"answered", "cut"}
+
+
+def test_a_tier_of_a_file_keeps_its_model_and_others_may_come(tmp_path: Path) -> None:
+    source, out, tiers = tmp_path / "q.jsonl", tmp_path / "a", tmp_path / "tiers.yaml"
+    source.write_text(lines([f"{n}?" for n in range(8)]))
+
+    def written(url: str, **models: str) -> None:
+        made = [f"{{name: {n}, endpoint: {url}/v1, backend: vllm, model: {m}, cap: 40}}" for n, m in models.items()]
+        tiers.write_text("tiers:\n" + "".join(f"- {one}\n" for one in made))
+
+    asked = ["answer", str(source), "--out", str(out), "--tiers", str(tiers), "--agent", "fixed-1", "--budget"]
+    with serving(Upstream().app()) as url:
+        written(url, one="small")
+        roi(*asked, "60")
+        written(url, one="other")
+        with pytest.raises(ConfigError, match='tier \'one\' would be of two kinds: model was "small", is now "other"'):
+            roi(*asked, "400", "--resume")
+        written(url, one="small", two="other")
+        roi(*asked, "400", "--resume")
+    assert {row["status"] for row in rows(out)} == {"answered"}
+
+
+def test_a_ledger_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
+    source, out = tmp_path / "q.jsonl", tmp_path / "a"
+    source.write_text(lines([f"{n}?" for n in range(8)]))
+    with serving(Upstream().app()) as url:
+        roi(*command(url, source, out, budget="60"))
+        first, *others = (out / "ledger.jsonl").read_text().splitlines(keepends=True)
+        earlier = {name: value for name, value in json.loads(first).items() if name != "made_by"}
+        (out / "ledger.jsonl").write_text(json.dumps(earlier) + "\n" + "".join(others))
+        assert "goes on with other settings" in roi(
+            *command(url, source, out, "--resume", "--model", "b", budget="400")
+        )
+        with pytest.raises(ConfigError, match='model was "b", is now "stub"'):
+            roi(*command(url, source, out, "--resume", budget="400"))
+
+
 def test_a_ledger_that_two_processes_wrote_goes_on(tmp_path: Path) -> None:
     source, out = tmp_path / "q.jsonl", tmp_path / "a"
     source.write_text(lines([f"{n}?" for n in range(6)]))
