@@ -44,22 +44,24 @@ def _patient_connection() -> Any:
     """psycopg's connection, which does not wait for ever: a server that hangs keeps it open and ends no statement."""
     import psycopg
 
-    def within(waiting: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
-        end = time.monotonic() + _SILENT
+    def within(waiting: Generator[Any, Any, Any], seconds: float) -> Generator[Any, Any, Any]:
+        end = time.monotonic() + seconds
         try:
             wanted = next(waiting)
             while True:
                 ready = yield wanted
                 if not ready and time.monotonic() > end:
-                    raise JournalError(f"the server has said nothing for {_SILENT:g} s")
+                    raise JournalError(f"the server has said nothing for {seconds:g} s")
                 wanted = waiting.send(ready)
         except StopIteration as done:
             return done.value
 
     class Patient(psycopg.Connection):  # type: ignore[misc]
+        for_ever = False
+
         def wait(self, gen: Generator[Any, Any, Any], *how: Any, **options: Any) -> Any:
             try:
-                return super().wait(within(gen), *how, **options)
+                return super().wait(gen if self.for_ever else within(gen, _SILENT), *how, **options)
             except JournalError:
                 self.close()
                 raise
@@ -96,16 +98,26 @@ class Postgres(Database):
             self.connection.close()
             raise JournalError(f"{self.path}: it cannot be used as a database of budgets ({error})") from None
 
+    def _prepare(self) -> None:
+        """See :meth:`roi_env.answering.database.Database._prepare`; an index over many requests takes its time."""
+        if self._version() != VERSION:
+            self.connection.execute("SET statement_timeout = 0")
+            self.connection.for_ever = True
+            super()._prepare()
+            self.connection.for_ever = False
+            self._limit()
+
+    def _limit(self) -> None:
+        self.connection.execute(f"SET statement_timeout = {1000 * SECONDS}")
+
     def _connect(self) -> None:
         import psycopg
 
         try:
             self.connection = _patient_connection().connect(self._url, autocommit=True, **_PATIENCE)
             # Whatever the database's own default is: under stricter levels one of two who spend at once would fail.
-            self.connection.execute(
-                f"SET statement_timeout = {1000 * SECONDS}; "
-                "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED"
-            )
+            self.connection.execute("SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED")
+            self._limit()
         except psycopg.ProgrammingError:  # its text may hold a part of the password
             raise JournalError(
                 f"{self.path}: this address cannot be read; it is postgresql://USER@HOST/NAME, and in its parts @ is written %40, "

@@ -32,7 +32,7 @@ import psycopg
 from experiments.serving.app import application
 from experiments.serving.budget import Budget, make_budget
 from roi_env.answering import books as bookkeeping
-from roi_env.answering import postgres
+from roi_env.answering import database, postgres
 from roi_env.answering.base import ThinkingTier
 from roi_env.answering.books import DatabaseLedger, open_database
 from roi_env.answering.clerk import Clerk
@@ -328,6 +328,19 @@ def test_a_role_that_may_delete_nothing_says_so_once_and_serves(
     said = " ".join(capsys.readouterr().out.split())
     assert said.count("a: old requests are kept, they cannot be deleted (permission denied for table requests)") == 1
     assert "stays so until" not in said
+
+
+def test_tables_that_take_long_to_bring_to_a_version_are_waited_for(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgres, "SECONDS", 1)
+    monkeypatch.setattr(postgres, "_SILENT", 1.5)
+    monkeypatch.setattr(database, "_CHANGES", (*database._CHANGES, "SELECT pg_sleep(3)"))
+    for module in (database, postgres):
+        monkeypatch.setattr(module, "VERSION", module.VERSION + 1)
+    with ThreadPoolExecutor(2) as pool:
+        for started in [pool.submit(ledger, url) for _ in range(2)]:
+            books = started.result()
+            assert books.database.one("SHOW statement_timeout") == ("1s",)
+            books.close()
 
 
 def test_the_commands_take_an_address(url: str) -> None:
