@@ -63,7 +63,7 @@ async def page(budgets: Sequence[Budget]) -> tuple[str, dict[str, str]]:
         "referrer-policy": "no-referrer",
         "x-content-type-options": "nosniff",
     }
-    told = [await one.clerk.ask(partial(overview, one.plan), quick=False) for one in budgets]
+    told = [await one.clerk.look(partial(overview, one.plan)) for one in budgets]
     return template.render(budgets=told, now=now), headers
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -120,6 +121,16 @@ class DatabaseLedger:
         other.settings, other.messages = settings, []
         other._settings = other._settings_id()
         return other
+
+    @contextmanager
+    def looking(self) -> Iterator[DatabaseLedger]:
+        """The same budget by a connection of its own, to read in another thread: nobody waits for it, however long it takes."""
+        other = copy.copy(self)
+        other.database = self.database.again()
+        try:
+            yield other
+        finally:
+            other.database.close()
 
     def replan(self, tokens: int, period: Period, carry: bool, unit: Unit = "tokens") -> str | None:
         """Give the budget another amount, another period; what was charged stays charged.

@@ -366,6 +366,23 @@ class Clerk:
         """
         return await _result(self._hand_in(do, **how))
 
+    async def look(self, read: Callable[[DatabaseLedger], _Result]) -> _Result:
+        """What a function gives that reads the books; see :meth:`roi_env.answering.books.DatabaseLedger.looking`.
+
+        :raises BooksAway: where the database is away.
+        """
+
+        def work() -> _Result:
+            try:
+                with self.books.looking() as books:
+                    return read(books)
+            except Exception as error:
+                if isinstance(error, (JournalError, *self.books.database.away)):
+                    raise BooksAway("the database of the budgets does not answer") from None
+                raise
+
+        return await asyncio.to_thread(work)
+
     async def refresh(self) -> None:
         """Learn what other processes did."""
         await self.ask(None)

@@ -156,6 +156,10 @@ class Database:
         finally:
             self._inside = False
 
+    def again(self) -> Database:
+        """The same place, opened once more."""
+        return Database(Path(self.path))
+
     def wait_for_others(self, wait: bool) -> None:
         """Whether statements wait where another process holds the database, or fail at once; at first they wait."""
         if wait != self._waits:

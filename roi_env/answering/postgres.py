@@ -98,6 +98,10 @@ class Postgres(Database):
             self.connection.close()
             raise JournalError(f"{self.path}: it cannot be used as a database of budgets ({error})") from None
 
+    def again(self) -> Database:
+        """See :meth:`roi_env.answering.database.Database.again`."""
+        return Postgres(self._url)
+
     def _prepare(self) -> None:
         """See :meth:`roi_env.answering.database.Database._prepare`; an index over many requests takes its time."""
         if self._version() != VERSION:

@@ -22,7 +22,7 @@ from roi_env.answering import database
 from roi_env.answering.books import DatabaseLedger
 from roi_env.answering.clerk import Clerk
 from roi_env.answering.database import Database, Period
-from roi_env.answering.ledger import BooksAway, JournalError, Ledger, NoRoom
+from roi_env.answering.ledger import BooksAway, Entry, JournalError, Ledger, NoRoom
 from tests.roi_env.answering.booking import reserve
 
 FACTS = {"text": "what was answered", "reasoning": "hm", "tokens": 7, "finish": "stop", "counted": "server", "cap": 10}
@@ -468,3 +468,28 @@ def test_a_larger_reservation_waits_for_no_disk_and_is_there_soon_unless_it_fail
 
     asyncio.run(run())
     assert consistent(tmp_path) == (7, 0)
+
+
+def test_nobody_waits_for_who_looks_at_the_books(tmp_path: Path) -> None:
+    async def work() -> None:
+        clerk = Clerk(books(tmp_path, 1000))
+        looking, seen = threading.Event(), threading.Event()
+
+        def read(found: DatabaseLedger) -> tuple[int, list[Entry]]:
+            before = found.standing().charged
+            looking.set()
+            assert seen.wait(60)
+            return before, found.entries
+
+        look = asyncio.create_task(clerk.look(read))
+        await asyncio.to_thread(looking.wait, 60)
+        entry = await reserve(clerk, (0, "q", 1, 100), 10)
+        clerk.settle(entry, 7, FACTS)
+        await clerk.written()
+        assert clerk.charged == 7
+        seen.set()
+        before, (one,) = await look
+        assert (before, one.charged) == (0, 7)
+        clerk.close()
+
+    asyncio.run(asyncio.wait_for(work(), 60))
