@@ -11,10 +11,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import httpx
+
+from tests.processes import child
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = ROOT / "agents" / "llm" / "models" / "tinylm"
@@ -41,19 +43,22 @@ def _free_port() -> int:
 
 
 @contextmanager
-def _served(process: subprocess.Popen[bytes], port: int) -> Iterator[str]:
+def _served(process: AbstractContextManager[subprocess.Popen[bytes]], port: int) -> Iterator[str]:
     """A server's address from its first answer on; it ends with the block."""
     url = f"http://127.0.0.1:{port}"
-    try:
-        _wait(process, url)
-        yield url
-    finally:
-        process.terminate()
-        process.wait(30)
+    with process as server:
+        try:
+            _wait(server, url)
+            yield url
+        finally:
+            server.terminate()
+            server.wait(30)
 
 
-def start_vllm(port: int, model: str | Path = MODEL, parser: bool = True) -> subprocess.Popen[bytes]:
-    """Start vLLM; the model's name is ``tiny``.
+def start_vllm(
+    port: int, model: str | Path = MODEL, parser: bool = True
+) -> AbstractContextManager[subprocess.Popen[bytes]]:
+    """vLLM for the time of a block; the model's name is ``tiny``.
 
     :param parser: with hard thinking budgets, and thoughts apart from the text.
     """
@@ -70,7 +75,7 @@ def start_vllm(port: int, model: str | Path = MODEL, parser: bool = True) -> sub
         "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "60",  # 5 s: busy clients meet connections that are just being closed
         "HF_HUB_OFFLINE": "1",
     }
-    return subprocess.Popen(command, env={**os.environ, **settings})
+    return child(command, env={**os.environ, **settings})
 
 
 @contextmanager
@@ -101,7 +106,7 @@ def transformers_serve() -> Iterator[str]:
     python = os.environ.get("ROI_PYTHON", sys.executable)
     command = [str(Path(python).parent / "transformers"), "serve", str(MODEL), "--host", "127.0.0.1"]
     command += ["--port", str(port), "--device", "cpu", "--dtype", "float32"]
-    process = subprocess.Popen(
+    process = child(
         command,
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
         stdout=subprocess.DEVNULL,
@@ -116,14 +121,14 @@ def exam_serve(*options: str) -> Iterator[str]:
     """Serve the exams of the example for OpenEnv on a free port; gives the address."""
     port, folder = _free_port(), ROOT / "examples" / "integrations" / "openenv_exam"
     command = [sys.executable, "-m", "server.app", "--port", str(port), *options]
-    process = subprocess.Popen(command, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    process = child(command, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)})
     with _served(process, port) as url:
         yield url
 
 
 if __name__ == "__main__":
-    server = start_vllm(8000)
-    try:
-        sys.exit(server.wait())
-    except KeyboardInterrupt:
-        server.wait()
+    with start_vllm(8000) as server:
+        try:
+            sys.exit(server.wait())
+        except KeyboardInterrupt:
+            server.wait()

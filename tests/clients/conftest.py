@@ -29,9 +29,11 @@ def upstream() -> Iterator[str]:
     with subprocess.Popen(
         command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "PACE": "0.01"}
     ) as process:
-        assert process.stdout is not None
-        yield process.stdout.readline().strip()
-        process.terminate()
+        try:
+            assert process.stdout is not None
+            yield process.stdout.readline().strip()
+        finally:
+            process.terminate()
 
 
 @contextmanager
@@ -45,22 +47,24 @@ def serve(upstream: str, *options: str) -> Iterator[Proxy]:
         with subprocess.Popen(
             command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         ) as process:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            while "http://" not in line:
-                assert line, "the proxy ended"
+            try:
+                assert process.stdout is not None
                 line = process.stdout.readline()
-            made = Proxy(line.split("base address ")[1].split("/a/v1")[0].strip())
-            while True:
-                try:
-                    urllib.request.urlopen(f"{made.address}/health")
-                    break
-                except OSError:
-                    assert process.poll() is None, "the proxy ended"
-                    time.sleep(0.1)
-            made.ask("spent")
-            yield made
-            process.terminate()
+                while "http://" not in line:
+                    assert line, "the proxy ended"
+                    line = process.stdout.readline()
+                made = Proxy(line.split("base address ")[1].split("/a/v1")[0].strip())
+                while True:
+                    try:
+                        urllib.request.urlopen(f"{made.address}/health")
+                        break
+                    except OSError:
+                        assert process.poll() is None, "the proxy ended"
+                        time.sleep(0.1)
+                made.ask("spent")
+                yield made
+            finally:
+                process.terminate()
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,7 @@ from roi_env.answering.ledger import Ledger
 from roi_env.answering.questions import QuestionError, read_questions
 from roi_env.sources.packaged import PACKAGED
 from tests.commands import roi
+from tests.processes import child
 from tests.upstream import Upstream, serving
 
 TIERS = ("--tier", "now=0+10", "--tier", "long=40+10")
@@ -125,11 +126,11 @@ def test_one_process_answers_into_a_folder(tmp_path: Path) -> None:
     source.write_text(lines([f"{n}?" for n in range(6)]))
     upstream = Upstream(latency=0.4)
     with serving(upstream.app()) as url:
-        first = subprocess.Popen([*COMMAND, *command(url, source, out)], stdout=subprocess.DEVNULL)
-        wait_for(lambda: upstream.seen, first)
-        with pytest.raises(ConfigError, match=f"in use by process {first.pid} on"):
-            roi(*command(url, source, out, "--resume"))
-        assert first.wait() == 0
+        with child([*COMMAND, *command(url, source, out)], stdout=subprocess.DEVNULL) as first:
+            wait_for(lambda: upstream.seen, first)
+            with pytest.raises(ConfigError, match=f"in use by process {first.pid} on"):
+                roi(*command(url, source, out, "--resume"))
+            assert first.wait() == 0
         roi(*command(url, source, out, "--resume"))
     assert len(upstream.seen) == 6, "nothing is asked twice"
     assert len(rows(out)) == 6
@@ -144,17 +145,17 @@ def wait_for(what: Any, process: subprocess.Popen[Any]) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize(("number", "window"), [(signal.SIGTERM, "1"), (signal.SIGTERM, "3"), (signal.SIGINT, "3")])
+@pytest.mark.parametrize(("number", "window"), [(signal.SIGTERM, "1"), (signal.SIGINT, "3")])
 def test_a_signal_leaves_what_there_is_and_resume_goes_on(tmp_path: Path, number: signal.Signals, window: str) -> None:
     source, out = tmp_path / "q.jsonl", tmp_path / "a"
     source.write_text(lines([f"{n}?" for n in range(9)]))
     upstream = Upstream(latency=0.3)
     with serving(upstream.app()) as url:
         asked = command(url, source, out, "--window", window)
-        process = subprocess.Popen([*COMMAND, *asked], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        wait_for(lambda: len(upstream.seen) >= 4, process)
-        process.send_signal(number)
-        output, _ = process.communicate(timeout=60)
+        with child([*COMMAND, *asked], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+            wait_for(lambda: len(upstream.seen) >= 4, process)
+            process.send_signal(number)
+            output, _ = process.communicate(timeout=60)
         assert process.returncode == 130, output
         assert "--resume goes on" in output
         assert "Traceback" not in output
@@ -179,10 +180,10 @@ def test_a_recording_ends_at_sigterm_as_at_ctrl_c(tmp_path: Path) -> None:
     with serving(upstream.app()) as url:
         options = ["--endpoint", f"{url}/v1", "--backend", "vllm", "--questions", str(source), "--samples", "1", *TIERS]
         asked = ["record", "stub", *options, "--out", str(tmp_path / "t.parquet"), "--concurrency", "2"]
-        process = subprocess.Popen([*COMMAND, *asked], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        wait_for(lambda: len(upstream.seen) >= 4, process)
-        process.terminate()
-        output, _ = process.communicate(timeout=60)
+        with child([*COMMAND, *asked], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+            wait_for(lambda: len(upstream.seen) >= 4, process)
+            process.terminate()
+            output, _ = process.communicate(timeout=60)
         assert process.returncode == 130, output
         assert "the same command goes on" in output
         assert not (tmp_path / "t.journal.jsonl.lock").exists()

@@ -16,6 +16,7 @@ import pytest
 
 from experiments.terminal import interrupted
 from experiments.training.workers import STOPPED
+from tests.processes import child
 
 ROOT = Path(__file__).parents[3]
 FOR_EVER = "steps=1000000000"
@@ -45,29 +46,28 @@ def of_session(leader: int) -> Iterator[int]:
 
 def interrupt(arguments: list[str], ready: Callable[[], object], number: signal.Signals, whole_group: bool) -> str:
     """Start a command in a session of its own, tell it to stop when it is ready; its output once all of it is gone."""
-    command = subprocess.Popen(
+    options = {"cwd": ROOT, "env": os.environ | {"COLUMNS": "200"}, "text": True, "start_new_session": True}
+    started = child(
         [sys.executable, "-m", "experiments", *arguments],
-        cwd=ROOT,
-        env=os.environ | {"COLUMNS": "200"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
+        **options,
     )
-    try:
-        until(ready, command)
-        (os.killpg if whole_group else os.kill)(command.pid, number)
-        output, _ = command.communicate(timeout=60)
-        end = time.monotonic() + 20
-        while left := list(of_session(command.pid)):
-            assert time.monotonic() < end, left
-            time.sleep(0.1)
-        assert command.returncode == STOPPED, output
-        assert "Traceback" not in output, output
-        return output
-    finally:
-        for process in of_session(command.pid):
-            os.kill(process, signal.SIGKILL)
+    with started as command:
+        try:
+            until(ready, command)
+            (os.killpg if whole_group else os.kill)(command.pid, number)
+            output: str = command.communicate(timeout=60)[0]
+            end = time.monotonic() + 20
+            while left := list(of_session(command.pid)):
+                assert time.monotonic() < end, left
+                time.sleep(0.1)
+            assert command.returncode == STOPPED, output
+            assert "Traceback" not in output, output
+            return output
+        finally:
+            for process in of_session(command.pid):
+                os.kill(process, signal.SIGKILL)
 
 
 @pytest.mark.slow

@@ -25,6 +25,7 @@ from experiments.config import ConfigError
 from roi_env.answering.ledger import Ledger
 from roi_env.sources.outcome_tables import OutcomeTable
 from tests.commands import roi
+from tests.processes import child
 from tests.upstream import Reset, Upstream, serving
 
 TIERS = ("--tier", "now=0+10", "--tier", "long=30+10")
@@ -290,14 +291,10 @@ server.serve_forever()
 def dying(port: int, seeded: int) -> Iterator[subprocess.Popen[str]]:
     """A server that dies of its request number ``seeded`` + 1 with a seed."""
     command = [sys.executable, "-c", DIES, str(port), str(seeded), json.dumps(GOOD)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    try:
+    with child(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
         yield process
-    finally:
-        process.kill()
-        process.communicate()
 
 
 def test_a_server_that_dies_of_seeds_is_named_and_the_recording_goes_on_without(source: str, tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ from roi_env.answering import database
 from roi_env.answering.base import ThinkingTier
 from roi_env.answering.books import DatabaseLedger
 from roi_env.answering.http import HTTPSolver
+from tests.processes import child
 from tests.upstream import Upstream, serving
 
 BODY = {"model": "stub", "messages": [{"role": "user", "content": "six times seven?"}]}
@@ -54,18 +55,18 @@ def started(*options: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """A proxy in a process of its own; gives its address."""
     code = "import sys; from experiments.cli import main; sys.argv = ['roi', *sys.argv[1:]]; main()"
     command = [sys.executable, "-c", code, "serve", "--port", "0", *options]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+    with child(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         address = "/".join(says(process, "base address").split("base address ")[1].split("/")[:3])
         while True:
+            assert process.poll() is None, "the proxy ended"
             try:
                 httpx.get(f"{address}/health")
                 break
             except httpx.HTTPError:
                 time.sleep(0.05)
-        try:
-            yield address, process
-        finally:
-            process.terminate()
+        yield address, process
+        process.terminate()
+        process.wait(60)
 
 
 def until(true: Callable[[], Any]) -> None:

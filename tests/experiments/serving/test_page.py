@@ -21,6 +21,7 @@ from experiments.serving.app import application
 from experiments.serving.budget import Budget, make_budget
 from roi_env.answering.base import ThinkingTier
 from roi_env.answering.http import HTTPSolver
+from tests.processes import child
 from tests.upstream import Upstream, serving
 
 EVIL = '<script>document.title="broken"</script>"><img src=x onerror=alert(1)>&amp;'
@@ -137,7 +138,7 @@ def browser() -> Iterator[Any]:
     driver = shutil.which("chromedriver")
     if chromium is None or driver is None:
         pytest.skip("needs a browser: Debian's chromium and chromium-driver")
-    with subprocess.Popen([driver, "--port=0"], stdout=subprocess.PIPE, text=True) as process:
+    with child([driver, "--port=0"], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         port = next(line for line in process.stdout if "successfully on port" in line).rstrip(".\n").rpartition(" ")[2]
         arguments = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
@@ -157,7 +158,6 @@ def browser() -> Iterator[Any]:
                 yield call
             finally:
                 client.delete(f"/session/{session}")
-                process.terminate()
 
 
 @pytest.mark.slow

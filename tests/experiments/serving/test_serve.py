@@ -43,6 +43,7 @@ from experiments.serving.budget import make_budget
 from experiments.serving.guard import patient_protocol
 from roi_env.answering.base import ThinkingTier
 from roi_env.answering.http import HTTPSolver
+from tests.processes import child
 from tests.upstream import FAULTS, Upstream, kept, schedule, serving
 
 TIERS = [ThinkingTier("now", 0, 10), ThinkingTier("long", 40, 10)]
@@ -857,18 +858,17 @@ def started(
     command = [sys.executable, "-c", code, "serve", "--upstream", f"{upstream}/v1", "--model", "stub", *options]
     command += ["--backend", "vllm", "--tier", "now=0+10", "--tier", "long=40+10", "--agent", "fixed-2"]
     command += ["--state", str(state), "--port", str(port)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=dict(os.environ)) as process:
-        try:
-            while True:
-                assert process.poll() is None, "the proxy ended"
-                try:
-                    httpx.get(f"http://127.0.0.1:{port}/budgets")
-                    break
-                except httpx.HTTPError:
-                    time.sleep(0.1)
-            yield process
-        finally:
-            process.terminate()
+    with child(command, stdout=subprocess.DEVNULL) as process:
+        while True:
+            assert process.poll() is None, "the proxy ended"
+            try:
+                httpx.get(f"http://127.0.0.1:{port}/budgets")
+                break
+            except httpx.HTTPError:
+                time.sleep(0.1)
+        yield process
+        process.terminate()
+        process.wait(60)
 
 
 def free_port() -> int:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from experiments.training.workers import STOPPED, ends_promptly, worker_pool
+from tests.processes import child
 
 
 def beat(file: str) -> None:
@@ -42,10 +43,8 @@ def test_workers_of_a_killed_command_do_not_go_on(tmp_path: Path) -> None:
         "from tests.experiments.training.test_workers import *\nimport sys\n"
         "with worker_pool(1) as pool:\n    pool.submit(beat, sys.argv[1]).result()"
     )
-    command = subprocess.Popen([sys.executable, "-c", program, str(file)], cwd=Path(__file__).parents[3])
-    assert until(file.exists)
-    command.kill()
-    command.wait()
+    with child([sys.executable, "-c", program, str(file)], cwd=Path(__file__).parents[3]):
+        assert until(file.exists)
 
     def silent() -> bool:
         before = file.stat().st_mtime_ns
@@ -92,14 +91,12 @@ with ends_promptly():
     while True:
         time.sleep(0.1)
 """
-    command = subprocess.Popen(
-        [sys.executable, "-c", program], cwd=Path(__file__).parents[3], stdout=subprocess.PIPE, text=True
-    )
-    assert command.stdout is not None
-    assert command.stdout.readline() == "begun\n"
-    command.send_signal(number)
-    assert command.wait(60) == STOPPED
-    command.stdout.close()
+    options: dict[str, Any] = {"cwd": Path(__file__).parents[3], "stdout": subprocess.PIPE, "text": True}
+    with child([sys.executable, "-c", program], **options) as command:
+        assert command.stdout is not None
+        assert command.stdout.readline() == "begun\n"
+        command.send_signal(number)
+        assert command.wait(60) == STOPPED
 
 
 def test_a_block_without_signals_leaves_nothing_behind() -> None:

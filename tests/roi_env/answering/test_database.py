@@ -10,8 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from roi_env.answering.books import DatabaseLedger
 from roi_env.answering.clerk import Clerk
 from roi_env.answering.database import Database, Period
 from roi_env.answering.ledger import BooksAway, Entry, JournalError, Ledger, NoRoom
+from tests.processes import child
 from tests.roi_env.answering.booking import reserve
 
 FACTS = {"text": "what was answered", "reasoning": "hm", "tokens": 7, "finish": "stop", "counted": "server", "cap": 10}
@@ -126,12 +127,13 @@ ledger.close()
 """
 
 
-def spender(path: Path, tokens: int, seed: int) -> subprocess.Popen[str]:
+@contextmanager
+def spender(path: Path, tokens: int, seed: int) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-c", SPENDER, str(path / "b.db"), str(tokens), str(seed)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    return process
+    with child(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield process
 
 
 def begin(process: subprocess.Popen[str]) -> None:
@@ -141,10 +143,11 @@ def begin(process: subprocess.Popen[str]) -> None:
 
 
 def test_processes_that_share_a_budget_spend_it_once(tmp_path: Path) -> None:
-    spenders = [spender(tmp_path, 4000, seed) for seed in range(3)]
-    for one in spenders:
-        begin(one)
-    told = [one.communicate()[0].split() for one in spenders]
+    with ExitStack() as stack:
+        spenders = [stack.enter_context(spender(tmp_path, 4000, seed)) for seed in range(3)]
+        for one in spenders:
+            begin(one)
+        told = [one.communicate()[0].split() for one in spenders]
     assert all(one.returncode == 0 for one in spenders)
     charged, reserved = consistent(tmp_path)
     assert charged == sum(int(number) for lines in told for number in lines[1::2])
@@ -158,11 +161,11 @@ def test_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
     told: dict[int, int] = {}
     kills = 6  # benchmarks/kill_proxy.py kills the proxy a hundred times
     for seed in range(kills):
-        process = spender(tmp_path, 10**9, seed)
-        begin(process)
-        time.sleep(rng.random() * 0.1)
-        process.send_signal(signal.SIGKILL)
-        lines = process.communicate()[0].rpartition("\n")[0].split()
+        with spender(tmp_path, 10**9, seed) as process:
+            begin(process)
+            time.sleep(rng.random() * 0.1)
+            process.send_signal(signal.SIGKILL)
+            lines = process.communicate()[0].rpartition("\n")[0].split()
         for number, charge in zip(map(int, lines[::2]), map(int, lines[1::2]), strict=True):
             assert number not in told
             told[number] = charge

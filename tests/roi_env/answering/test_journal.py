@@ -7,11 +7,11 @@ import errno
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
 from collections import defaultdict
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import pytest
 
 from roi_env.answering.base import ThinkingTier
 from roi_env.answering.ledger import JournalError, Ledger, LineFile
+from tests.processes import child
 from tests.roi_env.answering.booking import reserve
 
 TIERS = [["now", 0, 10, None], ["long", 40, 10, None]]
@@ -257,14 +258,11 @@ def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
         "import sys, time; from roi_env.answering.ledger import Ledger\n"
         f"ledger = Ledger(sys.argv[1], {SETTINGS!r}); print('open', flush=True); time.sleep(600)"
     )
-    process = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"open\n"
-    with pytest.raises(JournalError, match=f"process {process.pid} on"):
-        Ledger(path, SETTINGS)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
+    with child([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"open\n"
+        with pytest.raises(JournalError, match=f"process {process.pid} on"):
+            Ledger(path, SETTINGS)
     assert (tmp_path / "ledger.jsonl.lock").exists()
     Ledger(path, SETTINGS).close()
     for holder in (b"", b"not json", b"\0\xff", b'{"pid": 1}'):
@@ -284,8 +282,10 @@ def test_of_many_that_open_at_once_one_writes(tmp_path: Path) -> None:
         "    ledger.note({'skipped': [len(ledger.notes)], 'decision': 0}); ledger.close()\n"
     )
     begin = str(time.time() + 1.5)
-    processes = [subprocess.Popen([sys.executable, "-c", code, str(path), begin]) for _ in range(4)]
-    assert [process.wait() for process in processes] == [0] * 4
+    with ExitStack() as stack:
+        command = [sys.executable, "-c", code, str(path), begin]
+        processes = [stack.enter_context(child(command)) for _ in range(4)]
+        assert [process.wait() for process in processes] == [0] * 4
     ledger = Ledger(path)
     ledger.close()
     assert ledger.messages == []

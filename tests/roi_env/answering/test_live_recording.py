@@ -27,6 +27,7 @@ from roi_env.answering.http import HTTPSolver
 from roi_env.answering.ledger import JournalError, Ledger
 from roi_env.answering.recording import Limits, LiveRecording, RecordingProgress, live_table, record_live
 from roi_env.sources.outcome_tables import OutcomeTable
+from tests.processes import child
 from tests.roi_env.answering.booking import reserve
 from tests.upstream import FAULTS, NOTHING_GENERATED, Upstream, schedule, serving
 
@@ -275,13 +276,14 @@ def test_killed_at_any_moment_nothing_is_lost_and_nothing_asked_twice(tmp_path: 
         environment = {**os.environ, "COLUMNS": "200"}
         kills = 0
         for wanted in (20, 60, 100):
-            process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-            while process.poll() is None and not (journal.exists() and journal.read_bytes().count(b"charge") >= wanted):
-                time.sleep(0.01)
-            if process.poll() is None:
-                process.send_signal(signal.SIGKILL)
-                kills += 1
-            process.wait()
+            with child(command, env=environment, stdout=subprocess.DEVNULL) as process:
+                while process.poll() is None and not (
+                    journal.exists() and journal.read_bytes().count(b"charge") >= wanted
+                ):
+                    time.sleep(0.01)
+                if process.poll() is None:
+                    process.send_signal(signal.SIGKILL)
+                    kills += 1
         assert kills == 3
         done = subprocess.run([*command, "--resume"], env=environment, capture_output=True, text=True, timeout=100)
         assert done.returncode == 0, done.stderr

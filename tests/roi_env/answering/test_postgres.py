@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -38,6 +38,7 @@ from roi_env.answering.books import DatabaseLedger, open_database
 from roi_env.answering.clerk import Clerk
 from roi_env.answering.http import HTTPSolver
 from roi_env.answering.ledger import BooksAway, Entry, JournalError, NoRoom
+from tests.processes import child
 from tests.roi_env.answering.booking import reserve
 from tests.upstream import Upstream, serving
 
@@ -263,8 +264,9 @@ print(most)
 
 def test_processes_at_once_never_reserve_more_than_there_is(url: str) -> None:
     command = [sys.executable, "-c", _SPENDER, url]
-    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
-    most = [int(process.communicate(timeout=300)[0]) for process in running]
+    with ExitStack() as stack:
+        running = [stack.enter_context(child(command, stdout=subprocess.PIPE, text=True)) for _ in range(4)]
+        most = [int(process.communicate(timeout=300)[0]) for process in running]
     books = ledger(url)
     assert max(most) <= 1000
     assert books.reserved == 0
@@ -375,12 +377,11 @@ def test_a_process_that_is_killed_is_charged_once_and_one_that_lives_is_not(
     monkeypatch.setattr(postgres, "GRACE", 0.2)
     books = ledger(url)
     mine = books.enter(key(0), 50)
-    with subprocess.Popen([sys.executable, "-c", _VICTIM, url], stdout=subprocess.PIPE, text=True) as victim:
+    with child([sys.executable, "-c", _VICTIM, url], stdout=subprocess.PIPE, text=True) as victim:
         assert victim.stdout is not None
         assert victim.stdout.readline().strip() == "reserved"
         books.database.reap()
         assert (books.reserved, books.charged) == (210, 0), "it lives"
-        victim.kill()
     end = time.monotonic() + 60
     while books.charged == 0 and time.monotonic() < end:  # the server hears of the closed connection
         books.database.reap()
