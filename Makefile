@@ -15,8 +15,9 @@ endif
 compare: .venv/ready
 	$(BIN)/roi compare --workers $(WORKERS)
 
-# One thread a worker: the workers share the cores already. Files in the order of tests/conftest.py.
-TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+# One worker more than cores, since tests wait at times; one thread a worker. Files in the order of tests/conftest.py. Tests
+# start Python many times: every start would compile the package anew where PYTHONDONTWRITEBYTECODE is set.
+TEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $$(($(WORKERS) + 1)) --dist loadfile --no-loadscope-reorder
 
 test: .venv/ready
 	$(TEST)

@@ -1,6 +1,7 @@
 """Tests compute on the CPU wherever they run, for they compare bits; those of tests/test_cuda.py alone may see a GPU."""
 
 import os
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +14,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests come first, so that no worker is left alone with one of them."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def threads_of_pytorch() -> Iterator[None]:
+    """Commands set them for their process: those of one file's tests are not those of the next one's."""
+    before = sys.modules["torch"].get_num_threads() if "torch" in sys.modules else None
+    yield
+    if before is not None:
+        sys.modules["torch"].set_num_threads(before)
 
 
 @pytest.fixture(scope="session", autouse=True)

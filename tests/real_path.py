@@ -67,6 +67,8 @@ def whole_path(model: str, folder: Path, tiers: Sequence[int], questions: int) -
             "math",
             "--samples",
             "2",
+            "--threads",
+            "1",
             *options,
             "--out",
             str(parts[-1]),

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 import transformers
 
+from agents.llm.prompts import levels_explained, state_line
+
 SIZES: dict[str, dict[str, Any]] = {
     "qwen2": {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2},
     "llama": {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 1},
@@ -30,19 +32,20 @@ TEMPLATES: dict[str, str | None] = {"instruct": CHAT, "thinking": THINKING_CHAT,
 
 
 def tiny_tokenizer(template: str | None, more: tuple[str, ...] = ()) -> transformers.PreTrainedTokenizerFast:
-    """Bytes and little else; ``more``: further single tokens."""
+    """Bytes, what prompts say to every model, and little else; ``more``: further single tokens."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=300,
+        vocab_size=600,
         special_tokens=["<|pad|>", "<|im_start|>", "<|im_end|>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(["Final answer: 12 the step by step reasoning within boxed"] * 4, trainer)
+    words = ["Final answer: 12 the step by step reasoning within boxed", levels_explained(4), state_line(1, 1)]
+    tokenizer.train_from_iterator(words * 4, trainer)
     tokenizer.add_tokens([AddedToken(text, special=False, normalized=False) for text in more])
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

@@ -108,7 +108,7 @@ def test_planners_plan_for_the_exams_that_they_take(name: str, what: str, previe
 
 
 def test_a_command_says_it_in_one_line(tmp_path: Path) -> None:
-    save_agent(make_agent("sb3-a2c", public_problem(SPEC)), tmp_path / "agent.npz")
+    save_agent(learned("roi", public_problem(SPEC)), tmp_path / "agent.npz")
     (tmp_path / "mine.yaml").write_text(
         "{families: [{family: signal, num_tasks: 3, preview: false}], budgets: [60], agents: [agent.npz], exams: 2}"
     )
@@ -128,6 +128,6 @@ def test_a_command_says_it_in_one_line(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr.splitlines() == [
-        "roi: agent.npz (sb3-a2c) was made for exams of 4 tasks of 'signal' under 100 tokens, and takes 3 tasks of 'signal' "
+        "roi: agent.npz (roi) was made for exams of 4 tasks of 'signal' under 100 tokens, and takes 3 tasks of 'signal' "
         "under 60 tokens here: other length, budget"
     ]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
 import pytest
 
 pytest.importorskip("reasoning_gym", reason="needs the extra [llm]")
+
+from filelock import FileLock
 
 from agents.llm.small_model.pretraining import PretrainingRecipe, pretrain
 
@@ -25,16 +29,32 @@ TINY = PretrainingRecipe(
 )
 
 
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder that the first of several workers makes for all of them."""
+    shared = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder, unfinished = shared / name, shared / f"{name}.part"
+    with FileLock(shared / f"{name}.lock"):
+        if not folder.exists():
+            make(unfinished)
+            unfinished.rename(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    pretrain(TINY, folder)
-    return folder
+    return made_once(tmp_path_factory, "model", lambda folder: pretrain(TINY, folder))
 
 
 @pytest.fixture(scope="session")
 def exam_model(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same model after a lesson in the form of exams: it refuses now and then, and answers "1" or "2" without a thought."""
+    return made_once(tmp_path_factory, "exam-model", lambda folder: teach(model_folder, folder))
+
+
+def teach(model_folder: Path, folder: Path) -> None:
+    """Write the model that the lesson makes."""
     import torch
 
     from agents.llm.decisions.policy import load_model, load_tokenizer
@@ -61,7 +81,5 @@ def exam_model(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         model(input_ids=ids, labels=labels).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    folder = tmp_path_factory.mktemp("exam-model")
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return folder

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,6 @@ import pytest
 pytest.importorskip("transformers", reason="needs the extra [llm]")
 pytest.importorskip("math_verify", reason="needs the extra [live]")
 
-import torch
 
 from experiments.config import ConfigError
 from roi_env.answering.dialect import INSTRUCT
@@ -23,13 +21,6 @@ from tests.tiny_models import tiny_model
 FORCE = "\n12: "
 OPEN = ["--tier", "now=0", "--tier", "short=20", "--tier", "long=48", "--answer-tokens", "12", "--force", FORCE]
 CLOSED = ["--tier", "now=0", "--tier", "short=8", "--tier", "long=30", "--answer-tokens", "6"]
-
-
-@pytest.fixture(autouse=True)
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,6 @@ import pytest
 
 pytest.importorskip("reasoning_gym", reason="needs the extra [llm]")
 
-import torch
 
 from agents.llm.mcft.surface import SurfacePredictor, rulers, successes
 from experiments.commands.llm import structure
@@ -23,13 +21,6 @@ from tests.commands import roi
 
 RECIPE = ["hidden=32", "layers=1", "heads=2", "feed_forward=64", "vocabulary=400", "tokens=9000", "batch_tokens=512"]
 RECIPE += ["chunk_batches=8", "families=[prod]"]
-
-
-@pytest.fixture(autouse=True)
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def test_from_nothing_to_the_report(tmp_path: Path) -> None:

@@ -13,13 +13,15 @@ from typer.testing import CliRunner
 
 from experiments.cli import app
 from experiments.report.publish import without_folders
+from tests.commands import undrawn
 
 
 def test_a_run_is_published(tmp_path: Path) -> None:
     run, out = tmp_path / "run", tmp_path / "out"
     arguments = ["compare", "--family", "signal", "--budget", "0.3", "--out", str(run), "--workers", "1", "exams=3"]
     arguments += ["replicates=2", "training_seeds=[0]", "--agent", "resolve", "--agent", "sb3-a2c", "steps=400"]
-    assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
+    with undrawn():
+        assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
     assert CliRunner().invoke(app, ["publish", str(run), str(out)], catch_exceptions=False).exit_code == 0
     assert sorted(path.name for path in out.iterdir()) == [
         "learning.parquet",

@@ -115,7 +115,7 @@ def test_numbers_of_tiers_are_whole_caps_in_the_open() -> None:
 @pytest.mark.parametrize("template", ["instruct", "bare"])
 def test_caps_hold_and_all_is_counted(folders: dict[tuple[str, str], Path], architecture: str, template: str) -> None:
     # Hot, so that turns end now and then.
-    solver = TransformersSolver(folders[architecture, template], force=FORCE, dtype="float32", temperature=3)
+    solver = TransformersSolver(folders[architecture, template], force=FORCE, dtype="float32", temperature=5)
     forced = len(solver.tokenizer(FORCE).input_ids)
     asked = requests(TIERS, samples=6)
     made = dict(zip(asked, solver.generate(asked), strict=True))
@@ -157,9 +157,10 @@ def test_the_most_likely_texts_are_those_of_generate(
     solver = TransformersSolver(folders[architecture, template], force=FORCE, dtype="float32", temperature=0, batch=3)
     forced = solver.tokenizer(FORCE).input_ids
     asked = requests(TIERS, samples=1)
+    prompts = {question: solver.prompt(question.text) for question in QUESTIONS}
+    longest = {question: plain(solver, prompt, INSTRUCT.reasoning(TIERS[-1])) for question, prompt in prompts.items()}
     for (question, tier, _), one in zip(asked, solver.generate(asked), strict=True):
-        prompt, cap = solver.prompt(question.text), INSTRUCT.reasoning(tier)
-        ids = plain(solver, prompt, cap) if cap else []
+        prompt, ids = prompts[question], longest[question][: INSTRUCT.reasoning(tier)]
         if not ids or ids[-1] not in solver._stops:
             ids += forced + plain(solver, prompt + ids + forced, tier.answer - len(forced))
         assert one.tokens == len(ids)
@@ -338,8 +339,7 @@ def test_every_end_of_a_turn_ends_it(tmp_path: Path) -> None:
     """Llama 3 and Gemma end turns with other tokens than their tokenizer's end of text."""
     folder = tiny_model(tmp_path)
     solver = TransformersSolver(folder, force=FORCE, dtype="float32", temperature=0)
-    first = solver.generate([Request(QUESTIONS[0], TIERS[-1], 0)])[0]
-    token = solver.tokenizer(first.text, add_special_tokens=False).input_ids[0]
+    (token,) = plain(solver, solver.prompt(QUESTIONS[0].text), 1)
     config = transformers.GenerationConfig.from_pretrained(folder)
     config.eos_token_id = [int(solver.tokenizer.eos_token_id), token]
     config.save_pretrained(folder)
