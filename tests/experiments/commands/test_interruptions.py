@@ -16,6 +16,7 @@ import pytest
 
 from experiments.terminal import interrupted
 from experiments.training.workers import STOPPED
+from tests.commands import roi
 from tests.processes import child
 
 ROOT = Path(__file__).parents[3]
@@ -80,9 +81,7 @@ def test_compare_keeps_the_jobs_that_are_done(tmp_path: Path) -> None:
     for file in done:
         with np.load(file) as job:
             assert job.files
-    again = [sys.executable, "-m", "experiments", "compare", "--resume", str(run), "--dry-run"]
-    shown = subprocess.run(again, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert f"{len(done)} done already" in " ".join(shown.split())
+    assert f"{len(done)} done already" in " ".join(roi("compare", "--resume", str(run), "--dry-run").split())
 
 
 @pytest.mark.slow

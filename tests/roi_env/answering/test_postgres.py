@@ -39,7 +39,7 @@ from roi_env.answering.clerk import Clerk
 from roi_env.answering.http import HTTPSolver
 from roi_env.answering.ledger import BooksAway, Entry, JournalError, NoRoom
 from tests.processes import child
-from tests.roi_env.answering.booking import reserve
+from tests.roi_env.answering.booking import key, ledger, reserve
 from tests.upstream import Upstream, serving
 
 
@@ -113,14 +113,6 @@ def url(server: Server) -> str:
     with psycopg.connect(server.url, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
     return server.url.replace("///postgres", f"///{name}")
-
-
-def ledger(url: str, tokens: int = 1000, name: str = "a", **options: Any) -> DatabaseLedger:
-    return DatabaseLedger(url, name, tokens, {"tiers": [["one", 0, 10, None]]}, **options)
-
-
-def key(number: int) -> tuple[Any, ...]:
-    return (number, f"q{number}", 1, 100)
 
 
 def test_a_request_is_reserved_resized_settled_and_told(url: str) -> None:
@@ -242,7 +234,8 @@ def test_a_server_that_hangs_is_held_lost_and_nothing_is_charged_twice(
 
 _SPENDER = """
 import sys
-from tests.roi_env.answering.test_postgres import NoRoom, key, ledger
+from roi_env.answering.ledger import NoRoom
+from tests.roi_env.answering.booking import key, ledger
 books, most = ledger(sys.argv[1]), 0
 for place in range(40):
     try:
@@ -362,7 +355,7 @@ def test_the_commands_take_an_address(url: str) -> None:
 
 _VICTIM = """
 import sys, time
-from tests.roi_env.answering.test_postgres import key, ledger
+from tests.roi_env.answering.booking import key, ledger
 books = ledger(sys.argv[1])
 entry = books.enter(key(1), 100)
 books.resize(entry, 160)
