@@ -10,14 +10,16 @@ ifneq ($(wildcard ../shared/data),)
 export ROI_DATA ?= $(abspath ../shared/data)
 endif
 
+# Where this is set every process that tests start compiles the package anew.
+export PYTHONDONTWRITEBYTECODE =
+
 .PHONY: docs compare test test-fast coverage test-cuda test-models test-clients test-integrations test-gymnasium-latest test-wheel vllm test-vllm lint format types bench bench-pareto clean
 
 compare: .venv/ready
 	$(BIN)/roi compare --workers $(WORKERS)
 
-# One worker more than cores, since tests wait at times; one thread a worker. Files in the order of tests/conftest.py. Tests
-# start Python many times: every start would compile the package anew where PYTHONDONTWRITEBYTECODE is set.
-TEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $$(($(WORKERS) + 1)) --dist loadfile --no-loadscope-reorder
+# One worker more than cores, since tests wait at times; one thread a worker. Files in the order of tests/conftest.py.
+TEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $$(($(WORKERS) + 1)) --dist loadfile --no-loadscope-reorder
 
 test: .venv/ready
 	$(TEST)

@@ -81,12 +81,15 @@ class Server:
         ]
         self.process = subprocess.Popen(command, stderr=subprocess.DEVNULL, **self.how)
         for _ in range(600):
-            assert self.process.poll() is None, "the server ended"
             try:
                 psycopg.connect(self.url).close()
                 return
             except psycopg.OperationalError:
+                if self.process.poll() is not None:
+                    break
                 time.sleep(0.1)
+        self.stop()
+        raise AssertionError("the server did not start")
 
     def stop(self) -> None:
         """End it at once, as a crash does."""
