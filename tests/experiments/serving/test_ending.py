@@ -19,6 +19,7 @@ import pytest
 pytest.importorskip("uvicorn", reason="needs the extra [live]")
 
 from tests.experiments.serving.test_budgets import says, until
+from tests.processes import child
 from tests.upstream import Upstream, kept, serving
 
 _PROXY = "import sys; from experiments.cli import main; sys.argv = ['roi', *sys.argv[1:]]; main()"
@@ -34,13 +35,10 @@ def proxy(upstream: str, state: Path, *options: str) -> Iterator[tuple[str, subp
     """A proxy in a process of its own, whose errors are among what it prints; gives its address."""
     command = [sys.executable, "-c", _PROXY, "serve", "--port", "0", "--budget", "a=5k", "--upstream", f"{upstream}/v1"]
     command += ["--model", "stub", "--backend", "vllm", "--agent", "fixed-1", "--state", str(state), *options]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        try:
-            address = "/".join(says(process, "base address").split("base address ")[1].split("/")[:3])
-            until(lambda: answers(address))
-            yield address, process
-        finally:
-            process.kill()
+    with child(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        address = "/".join(says(process, "base address").split("base address ")[1].split("/")[:3])
+        until(lambda: answers(address))
+        yield address, process
 
 
 def answers(address: str) -> bool:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import random
-import signal
 import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from roi_env.answering import books as bookkeeping
 from roi_env.answering import database
 from roi_env.answering.books import DatabaseLedger
 from roi_env.answering.clerk import Clerk
+from tests.processes import child
 
 LONG_AGO = 1_000_000.0
 
@@ -118,14 +118,12 @@ def test_processes_that_forget_at_once_and_are_killed_lose_nothing(tmp_path: Pat
     age(books, 4000)
     for _ in range(4):
         command = [sys.executable, "-c", _FOLDER, str(tmp_path / "b.db")]
-        running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-        for process in running:
-            assert process.stdout is not None
-            process.stdout.readline()
-        time.sleep(rng.random() * 0.2)
-        for process in running:
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
+        with ExitStack() as stack:
+            for _ in range(2):
+                process = stack.enter_context(child(command, stdout=subprocess.PIPE, text=True))
+                assert process.stdout is not None
+                process.stdout.readline()
+            time.sleep(rng.random() * 0.2)
     books.database.reap()
     left = len(books.entries)
     assert left < 4000
