@@ -1,4 +1,4 @@
-"""What exams an agent was made for: kept in its file, and said where it takes others.
+"""What exams an agent was made for: kept in its file (a language model's directory), and said where it takes others.
 
 What an agent learned may serve exams of another budget, length or family of questions, or not. Nothing refuses it: a warning
 names both kinds of exams, once a command.
@@ -7,15 +7,20 @@ names both kinds of exams, once a command.
 from __future__ import annotations
 
 import hashlib
+import json
 import warnings
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Final
 
+from roi_env.files import replacing
 from roi_env.sources.units import Unit, cost_with_unit
 
 QUESTIONS: Final = "questions"
 LENGTH: Final = "length"
 BUDGET: Final = "budget"
+FILE: Final = "made_for.json"
+"""In the directory of a language model that was trained on exams."""
 
 
 class OtherExams(UserWarning):
@@ -60,6 +65,27 @@ class MadeFor:
         least, most = (cost_with_unit(budget, self.unit) for budget in (self.least, self.most))
         tasks = f"{self.num_tasks} task" + ("" if self.num_tasks == 1 else "s")
         return f"{tasks} of {self.questions!r} under {least if least == most else f'{least} to {most}'}"
+
+
+def write_made_for(folder: Path, made: MadeFor) -> None:
+    """Keep in a model directory what exams it was trained on."""
+    with replacing(folder / FILE) as path:
+        path.write_text(json.dumps(asdict(made), indent=1) + "\n")
+
+
+def read_made_for(folder: Path) -> MadeFor | None:
+    """What :func:`write_made_for` kept; None where there is nothing.
+
+    :raises ValueError: where the file is damaged.
+    """
+    if not (folder / FILE).exists():
+        return None
+    try:
+        return MadeFor(**json.loads((folder / FILE).read_text()))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{folder / FILE}: does not say what exams the model was trained on ({error}); delete it"
+        ) from error
 
 
 def digest(*data: bytes) -> str:

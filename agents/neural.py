@@ -37,7 +37,9 @@ def check_header(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> N
 
     :raises CheckpointError: naming what differs.
     """
-    found = {"kind": wanted["kind"]} | found  # checkpoints of before do not say it
+    found = {
+        name: wanted[name] for name in ("kind", "weights") if name in wanted
+    } | found  # checkpoints of before do not say it
     if found != wanted:
         differing = sorted(k for k in found.keys() | wanted.keys() if found.get(k) != wanted.get(k))
         raise CheckpointError(

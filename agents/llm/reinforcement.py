@@ -11,17 +11,21 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from agents.base import DecisionView, ExamsView, Problem, Probs, State
+from agents.base import AgentError, DecisionView, ExamsView, Practice, Problem, Probs, State, exams_of
 from agents.llm.decisions.agent import answer
-from agents.llm.decisions.policy import ExamPrompts, LMPolicy, load_tokenizer
+from agents.llm.decisions.policy import ExamPrompts, LMPolicy, load_tokenizer, weights_digest
 from agents.llm.decisions.tag_logits import Ids, PromptEncoder
 from agents.llm.one_pass.exam_taker import write_exams
+from agents.made_for import write_made_for
 from agents.one_pass import ExamTaker, Papers
 from agents.parameters import Count, Natural, NonNegative, Positive, Share
 from agents.rllib.advantages import Advantage
 from agents.rllib.agent import RLlibAgent
 from agents.rllib.checks import KL, Baseline
 from agents.rllib.losses import Aggregation, Ratio
+
+_BASE = "base"
+"""Name, in an agent's file, of :func:`agents.llm.decisions.policy.weights_digest` of the model that LoRA was put on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +80,8 @@ class LMLearner(RLlibAgent):
         """The model as it begins."""
         names = ("lora", "layers", "dtype", "recompute", "temperature")
         options = {name: getattr(self.settings, name) for name in names}
+        # What LoRA learns is nothing without the weights that it was learned on.
+        self._base = weights_digest(self.settings.model) if self.settings.lora else None
         return LMPolicy(self.settings.model, self.problem.num_tiers + 1, critic=False, **options)
 
     def preferences(self, observations: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -108,13 +114,29 @@ class LMLearner(RLlibAgent):
         trained = [max(1, round(factor * own)) for factor in self.settings.budgets] or [own]
         return min(trained), max(trained)
 
+    def check(self, practice: Practice, seed: int, **where: Any) -> None:
+        """See :meth:`NeuralAgent.check`; the exams must have questions that the model can be shown."""
+        super().check(practice, seed, **where)
+        self._config(practice, seed).observer()
+
     def learned(self) -> dict[str, npt.NDArray[Any]]:
-        """The weights that were trained."""
-        return self._network.weights()  # type: ignore[no-any-return]
+        """The weights that were trained, and of which model's they are a change."""
+        base = {} if self._base is None else {_BASE: np.array(self._base)}
+        return base | self._network.weights()
 
     def restore(self, learned: dict[str, npt.NDArray[Any]]) -> None:
-        """See :meth:`NeuralAgent.restore`; a critic's weights are left out."""
-        self._network.set_weights({name: value for name, value in learned.items() if not name.startswith("critic.")})
+        """See :meth:`NeuralAgent.restore`; a critic's weights are left out.
+
+        :raises AgentError: where the model has other weights now than those that LoRA was trained on.
+        """
+        if _BASE in learned and self._base not in (None, str(learned[_BASE])):
+            raise AgentError(
+                f"agent {self.name!r} was trained by LoRA on other weights than the model {self.settings.model!r} has now "
+                f"({learned[_BASE]}, not {self._base}): put that model back, or name the one that training wrote, "
+                "\"llm(model='RUN/model')\""
+            )
+        left_out = ("critic.", _BASE)
+        self._network.set_weights({name: value for name, value in learned.items() if not name.startswith(left_out)})
 
     def take_over(self, weights: dict[str, npt.NDArray[Any]]) -> None:
         """Take the weights of an RLlib module."""
@@ -123,6 +145,7 @@ class LMLearner(RLlibAgent):
     def export(self, folder: Path) -> None:
         """Write ``model``, a Hugging Face directory, which the agent ``llm`` and every server can read."""
         self._network.save(folder / "model", self.settings.model)
+        write_made_for(folder / "model", exams_of(self.problem, self.budgets()))
 
 
 @dataclass(frozen=True, kw_only=True)

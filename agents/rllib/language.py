@@ -11,7 +11,7 @@ import torch
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
-from agents.base import DecisionView, ExamsView
+from agents.base import AgentError, DecisionView, ExamsView
 from agents.llm.decisions.policy import ExamPrompts, LMPolicy, load_tokenizer
 from agents.llm.decisions.tag_logits import Ids, PromptEncoder, joined
 from agents.llm.prompts import ample_states
@@ -24,12 +24,17 @@ from roi_env.exams.config import ExamSpec
 def source_texts(spec: ExamSpec) -> tuple[str, ...]:
     """The questions of a kind of exam.
 
-    :raises ValueError: where they have no texts.
+    :raises AgentError: where they have no texts, or one of them has none.
     """
     if not spec.source.texts:
-        raise ValueError(
+        raise AgentError(
             f"{spec.source.name} has no question texts: a language model trains on recorded outcomes that have them "
             "(--family tinylm, or --table FILE)"
+        )
+    if blank := sum(not text for text in spec.source.texts):
+        raise AgentError(
+            f"{blank} questions of {spec.source.name} have no text, and a language model learns from texts: choose other --dataset, "
+            "or give a --table with all texts"
         )
     return spec.source.texts
 

@@ -17,6 +17,7 @@ from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 from ray.rllib.utils.schedules.scheduler import Scheduler
 
+from agents.base import AgentError
 from agents.rllib import losses
 from agents.rllib._ray_private import OwnMinibatches
 from agents.rllib.modules import ANCHORS, SEQUENCE, WRITTEN
@@ -57,6 +58,20 @@ class WholeExams(OwnMinibatches):
         """See :meth:`Learner.update`; on the network's own number of threads."""
         with on_threads(self.module[DEFAULT_MODULE_ID].unwrapped().network.threads):
             return super().update(*args, **kwargs)
+
+    def apply_gradients(self, gradients_dict: dict[Any, torch.Tensor]) -> None:
+        """See :meth:`Learner.apply_gradients`. RLlib takes what is not a number for zero and goes on with what is left.
+
+        :raises AgentError: where a gradient is not a number.
+        """
+        if not all(
+            bool(torch.isfinite(gradient).all()) for gradient in gradients_dict.values() if gradient is not None
+        ):
+            raise AgentError(
+                f"training diverged in update {self.update_number + 1}: its gradients are not numbers (nan or inf). Choose a smaller lr "
+                "(--param lr=0.0001, say) and another folder; this one's checkpoint is of the iteration before"
+            )
+        super().apply_gradients(gradients_dict)
 
     def get_parameters(self, module: Any) -> list[Any]:
         """See :meth:`Learner.get_parameters`; those that learn."""

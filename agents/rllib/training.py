@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from agents.rllib.language import LanguageSettings
 
 logger = logging.getLogger(__name__)
+# RLlib warns of its own defaults and of what it calls itself: nothing that a user could act on. Errors are still told.
+for _name in ("ray.rllib", "ray._common.deprecation"):
+    logging.getLogger(_name).setLevel(logging.ERROR)
 
 
 def configure(name: str, spec: ExamSpec, p: dict[str, Any], *, seed: int, exam_seed: int) -> ExamSettings:
@@ -146,6 +149,10 @@ def run(
         "exams": config.exam_seed,
         "kind": kind_of(spec_of(config.env_config)),
     }
+    if "model" in params:
+        from agents.llm.decisions.policy import weights_digest
+
+        header["weights"] = weights_digest(params["model"])
     updates, spent = 0, 0.0
     if path is not None and path.exists():
         state = _read(path, header)

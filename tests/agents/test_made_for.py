@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agents.base import Agent, Problem, load_agent, make_agent, public_problem, save_agent
+from agents.base import Agent, AgentError, Problem, load_agent, make_agent, public_problem, save_agent
 from agents.made_for import OtherExams
 from agents.playing import TrainingExams, evaluate, rollout
 from roi_env.exams.config import exam_spec
@@ -86,6 +86,31 @@ def test_a_model_trained_at_several_budgets_is_made_for_all_between(tmp_path: Pa
         OtherExams, match="under 100 tokens to 400 tokens, and takes .* under 401 tokens here: other budget"
     ):
         load_agent(tmp_path / "agent.npz", problem(401))
+
+
+def test_a_model_directory_says_what_it_was_trained_on(tmp_path: Path) -> None:
+    def problem(budget: int) -> Problem:
+        return public_problem(exam_spec("tinylm", num_tasks=4, budget=budget))
+
+    make_agent("llm-grpo", problem(200), budgets=(0.5, 1.0, 2.0)).export(tmp_path)  # type: ignore[attr-defined]
+    name = f"llm(model={str(tmp_path / 'model')!r})"
+    for budget in (100, 400):
+        make_agent(name, problem(budget))
+    with pytest.warns(OtherExams, match=r"model '.*model' was made for exams of 4 tasks .* other budget"):
+        make_agent(name, problem(401))
+
+
+@pytest.mark.parametrize("name", ["llm", "predicted-levels", "exam-taker", "llm-grpo"])
+def test_more_tiers_than_a_language_model_has_levels_are_refused(name: str) -> None:
+    with pytest.raises(AgentError, match=r"3 levels .* 5 tiers: choose 3 of them \(--tier NAME"):
+        make_agent(name, public_problem(exam_spec("math", num_tasks=3)))
+
+
+def test_fewer_tiers_than_a_model_was_taught_are_told_of() -> None:
+    with pytest.warns(
+        OtherExams, match=r"'tinylm-mcft' was taught 3 levels .* 2 tier.*its Level-2 is read as the refusal"
+    ):
+        make_agent("llm", public_problem(exam_spec("tinylm", num_tasks=3, tiers=("short", "long"))))
 
 
 @pytest.mark.parametrize("what", OTHERS)

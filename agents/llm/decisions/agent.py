@@ -12,7 +12,7 @@ try:
     import torch
 
     from agents.llm.decisions.lower_layers import LowerLayers
-    from agents.llm.decisions.policy import ExamPrompts, load_frozen, load_tokenizer
+    from agents.llm.decisions.policy import ExamPrompts, check_model, load_frozen, load_tokenizer
     from agents.llm.decisions.tag_logits import Ids, PromptEncoder, action_tags, tag_head
     from agents.rllib.networks import on_threads
 except ModuleNotFoundError as error:
@@ -97,6 +97,7 @@ class LMAgent(Agent):
         dtype: Literal["float32", "bfloat16"] = "float32",
     ) -> None:
         super().__init__(problem)
+        check_model(self, model)
         if temperature <= 0:
             raise ValueError(f"temperature must be positive, got {temperature}: for its limit 0 say greedy=True")
         self._params: dict[str, Any] = {

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import os
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -16,11 +18,23 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from agents.base import AgentError, DecisionView, ExamsView
+from agents.base import Agent, AgentError, DecisionView, ExamsView, exams_of
 from agents.llm.decisions.lower_layers import LowerLayers, readings_of
-from agents.llm.decisions.tag_logits import Ids, PromptEncoder, action_tags, joined, last_hidden, shape_of, tag_head
+from agents.llm.decisions.tag_logits import (
+    Ids,
+    PromptEncoder,
+    action_tags,
+    check_levels,
+    joined,
+    last_hidden,
+    shape_of,
+    tag_head,
+)
+from agents.llm.prompts import LEVEL_TAGS, REFUSED
+from agents.made_for import OtherExams, read_made_for, warn_of_others
 from roi_env.answering.models import kept, open_causal, open_network, quiet_peft
 from roi_env.answering.tokenizer import ModelError, open_tokenizer
+from roi_env.files import writing
 
 MODELS: Final = Path(__file__).parents[1] / "models"
 """Models that come with the package, by name."""
@@ -53,26 +67,49 @@ def _written(model: str) -> tuple[int, ...]:
     return tuple(sorted(one.stat().st_mtime_ns for one in folder.iterdir())) if folder.is_dir() else ()
 
 
-@contextmanager
-def _reading(model: str) -> Iterator[None]:
-    """Quietly read a model; what is not there is named.
+def weights_digest(model: str | os.PathLike[str]) -> str | None:
+    """Short hash of the files with the weights of a model directory, by which it is told from others of its name; None for a hub id."""
+    folder = Path(model_source(model))
+    if not folder.is_dir():
+        return None
+    digest = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        if file.suffix in (".safetensors", ".bin") or file.name == "adapter_config.json":
+            digest.update(file.name.encode())
+            with file.open("rb") as content:
+                digest.update(hashlib.file_digest(content, "sha256").digest())
+    return digest.hexdigest()[:16]
 
-    :raises AgentError: where there is none.
-    """
-    from huggingface_hub.errors import HFValidationError
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Inside, transformers draws no progress bars."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
         yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+@contextmanager
+def reading(model: str) -> Iterator[None]:
+    """Quietly read a model; what is not there is named.
+
+    :raises AgentError: where there is none.
+    """
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        with _without_bars():
+            yield
     except (OSError, HFValidationError) as error:
         raise AgentError(_no_model(model, str(error))) from error
     except ModelError as error:
         raise AgentError(f"model {str(model)!r}: {error}") from error
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 @lru_cache(maxsize=4)
@@ -81,7 +118,7 @@ def load_tokenizer(model: str) -> Any:
 
     :raises ValueError: where there is none.
     """
-    with _reading(model):
+    with reading(model):
         return open_tokenizer(model_source(model))
 
 
@@ -96,7 +133,7 @@ def load_model(model: str, dtype: str = "float32") -> Any:
     :param dtype: of its weights; "auto": see :func:`_ready`.
     :raises ValueError: where there is none.
     """
-    with _reading(model):
+    with reading(model):
         causal = open_causal(model_source(model), getattr(torch, dtype, dtype))
     return _ready(causal, dtype)
 
@@ -120,7 +157,7 @@ def load_encoder(model: str, dtype: str = "float32") -> Any:
     :param dtype: as of :func:`load_model`.
     :raises ValueError: where there is none.
     """
-    with _reading(model):
+    with reading(model):
         network = open_network(model_source(model), getattr(torch, dtype, dtype))
     return _ready(network, dtype)
 
@@ -153,6 +190,28 @@ def question_texts(exams: ExamsView, agent: str) -> tuple[tuple[str, ...], ...]:
             "alone): choose other --dataset, or give a --table with all texts"
         )
     return exams.texts
+
+
+def check_model(agent: Agent, model: str) -> None:
+    """See that a model can announce the tiers of an agent's exams; a warning says where it was trained on others.
+
+    :raises AgentError: where there are more tiers than levels.
+    """
+    tiers = agent.problem.num_tiers
+    check_levels(tiers + 1)
+    try:
+        folder = Path(model_source(model))
+    except AgentError:
+        return  # that there is no model is said where it is read
+    if (made := read_made_for(folder)) is not None:
+        warn_of_others(f"model {str(model)!r}", agent.relies_on, made, exams_of(agent.problem))
+    elif (folder / "mcft.json").exists() and tiers + 1 < len(LEVEL_TAGS):
+        warnings.warn(
+            f"model {str(model)!r} was taught {len(LEVEL_TAGS) - 1} levels and the refusal Level-{REFUSED}; these exams have {tiers} tier(s), so "
+            f"its Level-{tiers} is read as the refusal",
+            OtherExams,
+            stacklevel=3,
+        )
 
 
 class ExamPrompts:
@@ -318,8 +377,9 @@ class LMPolicy(nn.Module):
     def save(self, folder: Path, model: str) -> None:
         """Write a model directory of bfloat16 weights, LoRA's merged in, with the tokenizer of ``model``."""
         merged = copy.deepcopy(self.lm).merge_and_unload() if self.lora else copy.deepcopy(self.lm)
-        merged.to(torch.bfloat16).save_pretrained(folder)
-        load_tokenizer(model).save_pretrained(folder)
+        with _without_bars(), writing(folder):
+            merged.to(torch.bfloat16).save_pretrained(folder)
+            load_tokenizer(model).save_pretrained(folder)
 
 
 def _first_trained(causal: Any, layers: int) -> int:

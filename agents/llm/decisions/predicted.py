@@ -11,7 +11,7 @@ import torch
 
 from agents.base import Agent, DecisionView, ExamsView, Problem, Probs, State, make_agent
 from agents.llm.decisions.agent import asked
-from agents.llm.decisions.policy import load_tokenizer, question_texts
+from agents.llm.decisions.policy import check_model, load_tokenizer, question_texts
 from agents.llm.decisions.tag_logits import PromptEncoder
 from agents.llm.prompts import ample
 from agents.rllib.networks import on_threads
@@ -67,6 +67,7 @@ class PredictedLevels(Agent):
         super().__init__(problem)
         if planner not in PLANNERS:
             raise ValueError(f"planner must be one of {PLANNERS}, got {planner!r}")
+        check_model(self, model)
         self.planner, self.model, self.dtype = planner, model, dtype
 
     def params(self) -> dict[str, Any]:

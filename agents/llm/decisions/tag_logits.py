@@ -59,6 +59,18 @@ def taught_tags(tokenizer: Any) -> bool:
     )
 
 
+def check_levels(num_actions: int) -> None:
+    """Check that there are as many levels as actions.
+
+    :raises AgentError: where there are not.
+    """
+    if num_actions > len(LEVEL_TAGS):
+        raise AgentError(
+            f"a language model announces {len(LEVEL_TAGS) - 1} levels and the refusal, and these exams have {num_actions - 1} tiers: choose "
+            f"{len(LEVEL_TAGS) - 1} of them (--tier NAME, or tiers=[...])"
+        )
+
+
 def action_tags(tokenizer: Any, num_actions: int) -> list[int]:
     """Token ids that announce actions 0 (skip) .. K: of Level-K, Level-0, .. Level-(K-1).
 
@@ -66,8 +78,7 @@ def action_tags(tokenizer: Any, num_actions: int) -> list[int]:
 
     :raises ValueError: where there are more levels than tags, or tags are neither tokens nor text whose digit is a token.
     """
-    if num_actions > len(LEVEL_TAGS):
-        raise ValueError(f"{num_actions} actions need as many level tags; there are {len(LEVEL_TAGS)}")
+    check_levels(num_actions)
     levels = [num_actions - 1, *range(num_actions - 1)]
     if taught_tags(tokenizer):
         return [int(ids[0]) for ids in tokenizer([LEVEL_TAGS[i] for i in levels], add_special_tokens=False).input_ids]

@@ -11,7 +11,7 @@ try:
     import torch
 
     from agents.llm.decisions.agent import loaded
-    from agents.llm.decisions.policy import load_tokenizer, question_texts
+    from agents.llm.decisions.policy import check_model, load_tokenizer, question_texts
     from agents.llm.one_pass.transcripts import BATCH, Reader, exam_ids, generate, turn_ends
     from agents.llm.prompts import NUM_LEVELS, STRATEGIES
     from agents.rllib.networks import on_threads
@@ -95,6 +95,7 @@ class LMExamTaker(ExamTaker):
             )
         if strategy not in STRATEGIES:
             raise ValueError(f"strategy must be one of {list(STRATEGIES)}, got {strategy!r}")
+        check_model(self, model)
         self._params: dict[str, Any] = {
             "model": model,
             "strategy": strategy,

@@ -20,12 +20,13 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
 
 import agents  # noqa: F401 - registers
-from agents.base import DecisionView, exams_view, make_agent, public_problem
+from agents.base import AgentError, DecisionView, exams_view, load_agent, make_agent, public_problem, save_agent
 from agents.llm.decisions.agent import loaded
 from agents.llm.decisions.lower_layers import readings_of
-from agents.llm.decisions.policy import LMPolicy, load_tokenizer
+from agents.llm.decisions.policy import LMPolicy, load_model, load_tokenizer
 from agents.llm.decisions.tag_logits import PromptEncoder, joined
 from agents.llm.reinforcement import LMGRPOAgent
+from agents.neural import CheckpointError
 from agents.playing import TrainingExams, evaluate_exact
 from agents.rllib.algorithm import module_weights
 from agents.rllib.language import ANCHORS
@@ -171,6 +172,38 @@ def test_a_continued_run_gives_what_an_uninterrupted_one_gives(lora: int, model_
     assert weights[0].keys() == weights[1].keys()
     for name, value in weights[0].items():
         np.testing.assert_array_equal(value, weights[1][name])
+
+
+def other_weights(folder: Path) -> None:
+    """Give a model directory the weights of another training."""
+    causal = load_model(str(folder))
+    with torch.no_grad():
+        causal.get_input_embeddings().weight.add_(0.1)
+    causal.save_pretrained(folder)
+
+
+@pytest.mark.parametrize("lora", [0, 2])
+def test_a_model_that_was_replaced_is_not_gone_on_with(lora: int, model_folder: Path, tmp_path: Path) -> None:
+    """LoRA's weights are a change of the model's, and a divergence is from them."""
+    model, spec = copytree(model_folder, tmp_path / "model"), worded_spec()
+    agent, practice = agent_of(model, lora=lora, exams=16, steps=1), TrainingExams(spec, 0)
+    agent.train(practice, 0, None, tmp_path / "checkpoint")
+    save_agent(agent, tmp_path / "agent.npz")
+    load_agent(tmp_path / "agent.npz", agent.problem)
+    other_weights(model)
+    if lora:
+        with pytest.raises(AgentError, match=r"trained by LoRA on other weights than the model '.*model' has now"):
+            load_agent(tmp_path / "agent.npz", agent.problem)
+    else:
+        load_agent(tmp_path / "agent.npz", agent.problem)  # which has all of them
+    with pytest.raises(CheckpointError, match=r"another run \(weights differ\)"):
+        agent_of(model, lora=lora, exams=16, steps=1).train(practice, 0, None, tmp_path / "checkpoint")
+
+
+def test_a_training_that_diverges_ends_and_says_what_to_do(model_folder: Path) -> None:
+    agent = agent_of(model_folder, lr=1e30)
+    with pytest.raises(AgentError, match=r"training diverged in update \d: .* smaller lr"):
+        agent.train(TrainingExams(worded_spec(), 0), 0)
 
 
 def test_with_lora_only_its_weights_travel(model_folder: Path) -> None:

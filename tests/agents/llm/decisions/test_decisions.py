@@ -89,7 +89,7 @@ def test_tags_are_in_the_order_of_actions(model_folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
     assert tokenizer.convert_ids_to_tokens(action_tags(tokenizer, 4)) == [LEVEL_TAGS[3], *LEVEL_TAGS[:3]]
     assert tokenizer.convert_ids_to_tokens(action_tags(tokenizer, 3)) == [LEVEL_TAGS[2], *LEVEL_TAGS[:2]]
-    with pytest.raises(ValueError, match="5 actions"):
+    with pytest.raises(ValueError, match="4 tiers: choose 3 of them"):
         action_tags(tokenizer, 5)
 
 
