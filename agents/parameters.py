@@ -78,6 +78,19 @@ def checked(factory: Callable[..., Any], given: Mapping[str, Any], who: str) -> 
     return found
 
 
+def check_numbers(settings: Any, positive: Sequence[str] = ()) -> None:
+    """Check the numbers of a dataclass of settings whose types alone are checked where it is made: nan and inf are floats as well.
+
+    :param positive: fields that must be above 0.
+    :raises ValueError: naming the field.
+    """
+    for name, value in vars(settings).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{name} must be a finite number, got {value}")
+        if name in positive and value <= 0:
+            raise ValueError(f"{name} must be above 0, got {value}")
+
+
 def as_params(settings: Any) -> dict[str, Any]:
     """The fields of a dataclass of settings by name, in their order, as JSON values."""
     return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(settings).items()}

@@ -22,11 +22,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from agents.llm.decisions.policy import LMPolicy, load_tokenizer, model_source
+from agents.llm.decisions.policy import LMPolicy, load_tokenizer, model_source, weights_digest
 from agents.llm.decisions.tag_logits import Ids, PromptEncoder
 from agents.llm.mcft.rejection import Sampled, write_labels
-from agents.llm.mcft.training import LABELS, RECIPE, Watch, draw_exam, planned, write_json
+from agents.llm.mcft.training import LABELS, RECIPE, Watch, check_begun, check_loss, draw_exam, planned, write_json
 from agents.llm.prompts import NUM_LEVELS, REFUSED
+from agents.parameters import check_numbers
 
 CHECKPOINT, ANNOUNCED = "training.pt", "announced.npz"
 ADAPTER = "adapter"
@@ -80,6 +81,7 @@ class TableRecipe:
         for name, smallest in least.items():
             if getattr(self, name) < smallest:
                 raise ValueError(f"{name} must be at least {smallest}, got {getattr(self, name)}")
+        check_numbers(self, positive=("lr", "exam_lr"))
         if self.keep not in ("all", "shortest"):
             raise ValueError(f"keep must be all or shortest, got {self.keep!r}")
         if len(self.budget) != 2 or not 0 < self.budget[0] <= self.budget[1]:
@@ -157,22 +159,20 @@ def fine_tune(
     for name, questions in (("training", train), ("validation", validation)):
         if not questions:
             raise ValueError(f"the table has no {name} question with a text: record more questions")
-    folder.mkdir(parents=True, exist_ok=True)
     outcomes = [(one.question.text, one.counts, one.success, one.tokens) for one in (*train, *validation)]
     begun = {
         "model": Path(model_source(model)).name,
         "recipe": asdict(recipe) | table,
         "outcomes": hashlib.sha256(repr(outcomes).encode()).hexdigest()[:16],  # a table may be graded anew
+        "weights": weights_digest(model),
     }
     record = folder / RECIPE
-    if record.exists():
-        there = {"outcomes": begun["outcomes"]} | json.loads(record.read_text())  # earlier folders do not say it
-        if any(there[name] != value for name, value in json.loads(json.dumps(begun)).items()):
-            raise ValueError(
-                f"{folder} holds work with another model, table or recipe: choose another folder, or delete it"
-            )
-        if "validation" in there:
-            return there["validation"]  # type: ignore[no-any-return]
+    there = json.loads(record.read_text()) if record.exists() else {}
+    check_begun(folder, there, begun)
+    if "validation" in there:
+        return there["validation"]  # type: ignore[no-any-return]
+    trainer = _Trainer(model, recipe, folder / CHECKPOINT, watch)  # refuses a model before anything is written
+    folder.mkdir(parents=True, exist_ok=True)
     if not any(one.kept for one in train):
         say(
             f"No answer to the {len(train):,} training questions is right: all that can be learned is to refuse. Was the table graded as "
@@ -180,7 +180,6 @@ def fine_tune(
         )
     write_json(record, begun)
     write_labels(folder / LABELS, {"train": train, "validation": validation})
-    trainer = _Trainer(model, recipe, folder / CHECKPOINT, watch)
     # The same in every epoch, so that layers below the trained ones read them once.
     single = single_decisions(train, recipe, Random(f"{recipe.seed} single problems"))
     rng = Random(f"{recipe.seed} exams")
@@ -285,6 +284,7 @@ class _Trainer:
                 optimizer.step()
                 self.watch(f"{name}, validation {losses[-1]:.3f}", epoch * steps + step + 1, epochs * steps)
             losses.append(self._nats(validation))
+            check_loss(name, losses[-1])
             if losses[-1] == min(losses):
                 best = self._weights()
             self._keep(best, optimizer)

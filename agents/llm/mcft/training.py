@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from agents.llm.decisions.policy import model_source, own_device
+from agents.llm.decisions.policy import load_tokenizer, model_source, own_device, reading, weights_digest
 from agents.llm.decisions.tag_logits import PromptEncoder
 from agents.llm.mcft.rejection import Sample, Sampled, reject, sample, write_labels
 from agents.llm.one_pass.transcripts import exam_ids
@@ -35,13 +35,17 @@ from agents.llm.prompts import (
     render_tagged,
 )
 from agents.llm.small_model.pretraining import IGNORED, Example, optimizers
+from agents.llm.small_model.tasks import check_families
 from agents.llm.small_model.tokenizer import prompt_text
+from agents.parameters import check_numbers
 from roi_env.answering.base import Checker, Question, ThinkingTier
 from roi_env.answering.dialect import single_token
-from roi_env.files import replacing
+from roi_env.answering.models import quiet_peft
+from roi_env.answering.tokenizer import open_tokenizer
+from roi_env.files import replacing, writing
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase, TrainerCallback
+    from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerState
 
 RECIPE, JOURNAL, LABELS = "mcft.json", "samples.journal.jsonl", "labels.parquet"
 _STAGES = "stages"
@@ -169,6 +173,8 @@ class MCFTRecipe:
         ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        check_numbers(self, positive=("lr", "exam_lr", "text_lr"))
+        check_families(self.families)
         if self.full + self.tags < 1 or self.exams + self.decision_exams < 1:
             raise ValueError("full + tags and exams + decision_exams must be at least 1")
         if self.start and not self.texts:
@@ -446,31 +452,36 @@ def mcft(
 
     :raises ValueError: where the folder holds another model's or recipe's work.
     """
-    from transformers import AutoTokenizer
-
-    folder.mkdir(parents=True, exist_ok=True)
     model = model_source(model)
-    begun = json.loads(json.dumps({"model": Path(model).name, "recipe": asdict(recipe)}))
+    with reading(model):
+        tokenizer = open_tokenizer(model)
+    _add_tags(tokenizer)
+    # Looked for before hours of sampling.
+    if recipe.start and not load_tokenizer(recipe.start).get_vocab().items() <= tokenizer.get_vocab().items():
+        raise ValueError(
+            f"start={recipe.start}: its tokenizer is another than that of {model}, whose answers it shall learn"
+        )
+    weights = {"weights": weights_digest(model)} | ({"start": weights_digest(recipe.start)} if recipe.start else {})
+    begun = json.loads(json.dumps({"model": Path(model).name, "recipe": asdict(recipe)} | weights))
     record = folder / RECIPE
-    if record.exists():
-        there = json.loads(record.read_text())
-        if any(there[name] != value for name, value in begun.items()):
-            raise ValueError(f"{folder} holds work with another model or recipe: choose another folder, or delete it")
-        if "result" in there:
-            return Result(**there["result"])
-    else:
-        write_json(record, begun)
-    result = Result(cpu_seconds=json.loads(record.read_text()).get("cpu_seconds", {}))
-    clock = _Clock(result, lambda: write_json(record, {**begun, "cpu_seconds": result.cpu_seconds}))
-
-    tiers = recipe.thinking_tiers
-    questions = [*train, *validation]
+    there = json.loads(record.read_text()) if record.exists() else {}
+    check_begun(folder, there, begun)
+    if "result" in there:
+        return Result(**there["result"])
     solver = _solver(model, recipe)
     if single_token(solver.tokenizer, ANSWER) is None:
         raise ValueError(
             f"{solver.name} does not know the form in which the small model's tasks are answered (no token {ANSWER!r}), so it could learn "
             "nothing but to refuse: record its answers to questions of yours (roi record) and give the table (--table)"
         )
+    folder.mkdir(parents=True, exist_ok=True)
+    if not there:
+        write_json(record, begun)
+    result = Result(cpu_seconds=there.get("cpu_seconds", {}))
+    clock = _Clock(result, lambda: write_json(record, {**begun, "cpu_seconds": result.cpu_seconds}))
+
+    tiers = recipe.thinking_tiers
+    questions = [*train, *validation]
     outcomes = sample(
         questions,
         check,
@@ -489,8 +500,6 @@ def mcft(
     result.labels = (np.bincount([one.label for one in learned], minlength=NUM_LEVELS) / len(learned)).tolist()
     result.before = _accuracy(validation, outcomes)
 
-    tokenizer: Any = AutoTokenizer.from_pretrained(model)
-    _add_tags(tokenizer)
     make = Examples(tokenizer, recipe)
     source = model_source(recipe.start) if recipe.start else model
     for stage in recipe.stages:
@@ -514,8 +523,9 @@ def mcft(
     result.after = _accuracy(validation, again)
     clock("answering again")
     solver.model.config.use_cache = True  # training switches it off
-    solver.model.to(torch.bfloat16).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    with writing(folder):
+        solver.model.to(torch.bfloat16).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
     (folder / "README.md").write_text(
         _card(Path(model).name, recipe, result, sum(p.numel() for p in solver.model.parameters()))
     )
@@ -551,7 +561,8 @@ class _Clock:
 def _solver(model: str, recipe: MCFTRecipe) -> Any:
     from roi_env.answering.local import TransformersSolver
 
-    return TransformersSolver(model, temperature=recipe.temperature, seed=recipe.sample_seed, device=own_device())
+    with reading(model):
+        return TransformersSolver(model, temperature=recipe.temperature, seed=recipe.sample_seed, device=own_device())
 
 
 def _add_tags(tokenizer: Any) -> None:
@@ -573,13 +584,17 @@ def _stage(
     watch: Watch,
 ) -> Path:
     """Train one stage, or go on with it; returns the directory of its best model."""
-    from transformers import AutoModelForCausalLM, EarlyStoppingCallback, Trainer, TrainingArguments
+    from transformers import AutoModelForCausalLM, Trainer, TrainerState, TrainingArguments
     from transformers.trainer_callback import PrinterCallback
-    from transformers.trainer_utils import get_last_checkpoint
 
     done = folder / "best"
     if (done / "validation.json").exists():
         return done
+    last = _last_checkpoint(folder)
+    # Where a stage had ended, nothing is left to train.
+    epochs = stage.epochs
+    if last is not None and _ended(losses := _losses(TrainerState.load_from_json(str(last / _STATE))), recipe.patience):
+        epochs = len(losses)
     cuda = own_device() == "cuda"
     model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
     if model.get_input_embeddings().num_embeddings < len(tokenizer):
@@ -591,7 +606,7 @@ def _stage(
         use_cpu=not cuda,
         bf16=cuda,
         seed=recipe.seed,
-        num_train_epochs=stage.epochs,
+        num_train_epochs=epochs,
         per_device_train_batch_size=stage.batch,
         per_device_eval_batch_size=64,
         learning_rate=stage.lr,
@@ -621,17 +636,71 @@ def _stage(
         if recipe.muon and not recipe.lora
         else None,
         data_collator=lambda rows: _collate(rows, tokenizer.pad_token_id or 0),
-        callbacks=[EarlyStoppingCallback(recipe.patience), _watcher(stage.shown, watch)],
+        callbacks=[_watcher(stage, recipe.patience, folder, watch)],
     )
     trainer.remove_callback(PrinterCallback)
     folder.mkdir(parents=True, exist_ok=True)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)))
-    best = model.merge_and_unload() if recipe.lora else model
-    best.save_pretrained(done)
-    tokenizer.save_pretrained(done)
-    losses = [round(entry["eval_loss"], 4) for entry in trainer.state.log_history if "eval_loss" in entry]
-    write_json(done / "validation.json", losses)
+    with writing(folder):
+        trainer.train(resume_from_checkpoint=None if last is None else str(last))
+        best = model.merge_and_unload() if recipe.lora else model
+        best.save_pretrained(done)
+        tokenizer.save_pretrained(done)
+    write_json(done / "validation.json", [round(loss, 4) for loss in _losses(trainer.state)])
     return done
+
+
+_STATE = "trainer_state.json"
+
+
+def _last_checkpoint(folder: Path) -> Path | None:
+    """The Trainer's last whole checkpoint. It writes them in place, the state last: those that a kill or a full disk cut are deleted."""
+    from transformers.trainer_utils import get_last_checkpoint
+
+    while folder.is_dir() and (found := get_last_checkpoint(str(folder))) is not None:
+        try:
+            json.loads((Path(found) / _STATE).read_text())
+        except (OSError, ValueError):
+            shutil.rmtree(found)
+        else:
+            return Path(found)
+    return None
+
+
+def _losses(state: TrainerState) -> list[float]:
+    """Of the validation examples, epoch by epoch."""
+    return [float(entry["eval_loss"]) for entry in state.log_history if "eval_loss" in entry]
+
+
+def _ended(losses: Sequence[float], patience: int) -> bool:
+    """Whether so many epochs brought nothing; told by the losses alone, so that a stage that goes on knows it as well."""
+    return len(losses) - 1 - int(np.argmin(losses)) >= patience
+
+
+def check_loss(what: str, loss: float) -> None:
+    """Refuse to go on with, or to keep, weights that compute no numbers.
+
+    :raises ValueError: where the loss is none.
+    """
+    if not np.isfinite(loss):
+        raise ValueError(
+            f"{what}: the loss on validation questions is {loss}, its training diverged: choose a smaller learning rate (lr=, exam_lr=, "
+            "text_lr=) and another folder, or delete this one"
+        )
+
+
+def check_begun(folder: Path, there: Mapping[str, Any], begun: Mapping[str, Any]) -> None:
+    """Refuse a folder with other work.
+
+    :param there: its record, empty where there is none; of earlier folders it may lack entries.
+    :param begun: the record of the work that is asked for.
+    :raises ValueError: naming what differs.
+    """
+    # As JSON, which has no tuples.
+    wanted = json.loads(json.dumps(begun))
+    if differing := [name for name, value in wanted.items() if name in there and there[name] != value]:
+        raise ValueError(
+            f"{folder} holds work with another model, table or recipe ({', '.join(differing)} differ): choose another folder, or delete it"
+        )
 
 
 class _Both(torch.optim.Optimizer):
@@ -662,29 +731,35 @@ def _muon(model: torch.nn.Module, lr: float, weight_decay: float) -> torch.optim
 def _with_lora(model: Any, tokenizer: Any, recipe: MCFTRecipe) -> Any:
     from peft import LoraConfig, get_peft_model
 
-    return get_peft_model(
-        model,
-        LoraConfig(
-            task_type="CAUSAL_LM",
-            r=recipe.lora,
-            lora_alpha=2 * recipe.lora,
-            target_modules="all-linear",
-            trainable_token_indices=[int(tokenizer.convert_tokens_to_ids(tag)) for tag in LEVEL_TAGS],
-        ),
+    settings = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=recipe.lora,
+        lora_alpha=2 * recipe.lora,
+        target_modules="all-linear",
+        trainable_token_indices=[int(tokenizer.convert_tokens_to_ids(tag)) for tag in LEVEL_TAGS],
     )
+    with quiet_peft():
+        return get_peft_model(model, settings)
 
 
-def _watcher(what: str, watch: Watch) -> TrainerCallback:
+def _watcher(stage: Stage, patience: int, folder: Path, watch: Watch) -> TrainerCallback:
     from transformers import TrainerCallback
 
     class Watcher(TrainerCallback):
         loss = ""
 
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.best_global_step:  # by its path of then: the folder may have been moved
+                state.best_model_checkpoint = str(folder / f"checkpoint-{state.best_global_step}")
+
         def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            self.loss = f", validation {state.log_history[-1]['eval_loss']:.3f}"
+            losses = _losses(state)
+            check_loss(stage.shown, losses[-1])
+            control.should_training_stop = control.should_training_stop or _ended(losses, patience)
+            self.loss = f", validation {losses[-1]:.3f}"
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            watch(what + self.loss, state.global_step, state.max_steps)
+            watch(stage.shown + self.loss, state.global_step, state.max_steps)
 
     return Watcher()
 

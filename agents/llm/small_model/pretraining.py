@@ -12,6 +12,7 @@ alone could not keep it busy.
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -28,9 +29,10 @@ from torch.utils.data import DataLoader, Dataset
 from agents.llm.decisions.policy import own_device
 from agents.llm.prompts import END, END_THINK, Completion, exam_prompt, render
 from agents.llm.small_model.solutions import solution
-from agents.llm.small_model.tasks import FAMILIES, Task, TaskSplit, tasks
+from agents.llm.small_model.tasks import FAMILIES, Task, TaskSplit, check_families, tasks
 from agents.llm.small_model.tokenizer import PAD, prompt_text, train_tokenizer
-from roi_env.files import replacing
+from agents.parameters import check_numbers
+from roi_env.files import replacing, writing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -88,11 +90,25 @@ class PretrainingRecipe:
     families: tuple[str, ...] = field(default=())
 
     def __post_init__(self) -> None:
-        if unknown := set(self.families) - set(FAMILIES):
-            raise ValueError(f"families must be out of {list(FAMILIES)}, not {sorted(unknown)[0]!r}")
+        check_families(self.families)
         for name, value in asdict(self).items():
             if isinstance(value, (int, float)) and value < 0:
                 raise ValueError(f"{name} must not be negative, got {value}")
+        sizes = (
+            "layers",
+            "heads",
+            "feed_forward",
+            "vocabulary",
+            "tokens",
+            "batch_tokens",
+            "chunk_batches",
+            "max_length",
+        )
+        check_numbers(self, positive=(*sizes, "warmup", "muon_lr", "adam_lr"))
+        if self.hidden < self.heads or self.hidden // self.heads % 2:
+            raise ValueError(f"hidden / heads must be an even number, got {self.hidden} / {self.heads}")
+        if self.decay_from >= 1:
+            raise ValueError(f"decay_from must be a share of the training below 1, got {self.decay_from}")
 
     @property
     def kinds(self) -> list[tuple[str, int, float]]:
@@ -181,6 +197,11 @@ def pretrain(
             progress.updates += 1
         progress.chunks += 1
         progress.loss = float(torch.stack(losses).mean())
+        if not math.isfinite(progress.loss):
+            raise ValueError(
+                f"the loss is {progress.loss} after {progress.tokens:,} tokens, training diverged: choose a smaller muon_lr= and adam_lr= and "
+                "another folder, or delete this one"
+            )
         if progress.chunks % 8 == 0 or progress.tokens >= recipe.tokens:
             progress.validation = _validate(model, validation, recipe)
         progress.cpu_seconds = time.process_time() - before
@@ -398,8 +419,9 @@ def _finish(
     tokenizer: PreTrainedTokenizerFast,
     progress: Training,
 ) -> None:
-    model.to(torch.bfloat16).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    with writing(folder):
+        model.to(torch.bfloat16).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
     (folder / "README.md").write_text(_card(recipe, sum(p.numel() for p in model.parameters()), progress))
     _write_recipe(folder / RECIPE, recipe, progress)
 

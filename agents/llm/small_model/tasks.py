@@ -13,7 +13,7 @@ also draw from seeds of their own. So no text that a model is examined on was se
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
@@ -211,3 +211,14 @@ FAMILIES: dict[str, Family] = {
     )
 }
 """All families by name."""
+
+
+def check_families(names: Sequence[str]) -> None:
+    """Check kinds of tasks that were named.
+
+    :raises ValueError: for one that there is not, or that is named twice.
+    """
+    if unknown := set(names) - set(FAMILIES):
+        raise ValueError(f"families must be out of {list(FAMILIES)}, not {sorted(unknown)[0]!r}")
+    if len(set(names)) < len(names):
+        raise ValueError(f"families must differ, got {list(names)}")

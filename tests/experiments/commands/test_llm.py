@@ -56,6 +56,9 @@ def test_from_nothing_to_the_report(tmp_path: Path) -> None:
         (("llm", "pretrain", "hidden=3.5"), "hidden=3.5.*Integer"),
         (("llm", "pretrain", "families=[chess]"), "families must be out of"),
         (("llm", "pretrain", "hidden=-3"), "must not be negative"),
+        (("llm", "pretrain", "warmup=0"), "warmup must be above 0"),
+        (("llm", "pretrain", "hidden=36", "heads=4"), "must be an even number, got 36 / 4"),
+        (("llm", "pretrain", "muon_lr=nan"), "muon_lr must be a finite number"),
         (("llm", "pretrain", "hidden"), "must read name=value"),
         (("record", "nowhere", "--out", "x.csv"), "written as .parquet"),
         (("record", "nowhere", "--out", "x.parquet", "--tier", "high"), "must read NAME=TOKENS"),
@@ -65,12 +68,25 @@ def test_from_nothing_to_the_report(tmp_path: Path) -> None:
         (("llm", "report", "x.parquet", "--split", "some"), "--split must be"),
         (("mcft", "nowhere", "--out", "x", "samples=0"), "samples must be at least 1"),
         (("mcft", "nowhere", "--out", "x", "smaples=3"), "Key 'smaples' not in"),
+        (("mcft", "nowhere", "--out", "x", "families=[chess]"), "families must be out of"),
         (("llm", "mcft-report", "nowhere", "--table", "x.parquet"), "not a model directory of `roi mcft`"),
     ],
 )
 def test_wrong_arguments_say_what_is_wrong(arguments: tuple[str, ...], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         roi(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("family", "message"), [("signal", "signal has no question texts"), ("paper", "questions of .* have no text")]
+)
+def test_a_language_model_is_not_trained_on_exams_that_it_cannot_read(
+    family: str, message: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("ray", reason="needs the extra [rllib]")
+    with pytest.raises(ConfigError, match=message):
+        roi("train", "grpo", "--policy", "llm", "--family", family, "--num-tasks", "3", "--out", str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
 
 
 def synthetic(questions: int, hidden: bool) -> OutcomeTable:
@@ -157,7 +173,7 @@ def test_from_a_model_to_what_its_tags_know(tmp_path: Path) -> None:
     assert not tuned.exists()
     assert "accuracy without tags at long" in roi(*fine_tune)
     assert "accuracy without tags at long" in roi(*fine_tune), "finished work is shown again"
-    with pytest.raises(ConfigError, match="another model or recipe"):
+    with pytest.raises(ConfigError, match="another model, table or recipe"):
         roi(*fine_tune, "lr=0.1")
     report = [
         "llm",

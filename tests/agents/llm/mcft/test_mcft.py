@@ -215,8 +215,42 @@ def test_finished_work_is_not_repeated_and_another_recipe_is_refused(
     before = (tuned / "model.safetensors").stat().st_mtime_ns
     assert mcft(str(model_folder), SMALL, tuned, *questions, check).labels
     assert (tuned / "model.safetensors").stat().st_mtime_ns == before
-    with pytest.raises(ValueError, match="another model or recipe"):
+    with pytest.raises(ValueError, match=r"another model, table or recipe \(recipe differ\)"):
         mcft(str(model_folder), dataclasses.replace(SMALL, keep="shortest"), tuned, *questions, check)
+
+
+def test_another_model_of_the_same_name_is_refused(
+    tuned: Path, model_folder: Path, questions: tuple[list[Question], list[Question]], tmp_path: Path
+) -> None:
+    other = tmp_path / model_folder.name
+    shutil.copytree(tuned, other)
+    with pytest.raises(ValueError, match=r"another model, table or recipe \(weights differ\)"):
+        mcft(str(other), SMALL, tuned, *questions, check)
+
+
+def test_what_is_no_model_is_refused_by_name_before_anything_is_written(
+    model_folder: Path, questions: tuple[list[Question], list[Question]], tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    cut = shutil.copytree(model_folder, tmp_path / "cut")
+    (cut / "model.safetensors").write_bytes(b"version https://git-lfs")
+    for folder in ("empty", "cut"):
+        with pytest.raises(ValueError, match=f"model '.*{folder}': it cannot be opened"):
+            mcft(str(tmp_path / folder), SMALL, tmp_path / "out", *questions, check)
+    stranger = tiny_model(tmp_path / "stranger", "qwen2", "thinking")
+    for start, said in ((tmp_path / "nowhere", "no such directory"), (stranger, "its tokenizer is another")):
+        recipe = dataclasses.replace(SMALL, texts=8, start=str(start))
+        with pytest.raises(ValueError, match=said):
+            mcft(str(model_folder), recipe, tmp_path / "out", *questions, check)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_training_that_diverges_ends_and_says_what_to_do(
+    tuned: Path, model_folder: Path, questions: tuple[list[Question], list[Question]], tmp_path: Path
+) -> None:
+    shutil.copy(tuned / JOURNAL, tmp_path / JOURNAL)
+    with pytest.raises(ValueError, match=r"single problems: the loss .* is nan, .* smaller learning rate \(lr="):
+        mcft(str(model_folder), dataclasses.replace(SMALL, lr=1e30), tmp_path, *questions, check)
 
 
 def test_the_third_stage_alone_goes_on_from_a_finished_model(
@@ -246,7 +280,6 @@ class Stopped(Exception):
 def test_an_interrupted_training_ends_in_the_same_weights(
     tuned: Path, model_folder: Path, questions: tuple[list[Question], list[Question]], tmp_path: Path
 ) -> None:
-    shutil.copy(tuned / JOURNAL, tmp_path / JOURNAL)
     steps: list[tuple[str, int]] = []
 
     def watch(what: str, done: int, total: int) -> None:
@@ -255,16 +288,26 @@ def test_an_interrupted_training_ends_in_the_same_weights(
         if steps.count(steps[-1]) == 1 and steps[-1] in (("single problems", total // 2 + 1), ("exams", total // 2)):
             raise Stopped
 
-    for _ in range(2):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    shutil.copy(tuned / JOURNAL, folder / JOURNAL)
+    for moved in ("moved", "again"):
         with pytest.raises(Stopped):
-            mcft(str(model_folder), SMALL, tmp_path, *questions, check, watch)
-    mcft(str(model_folder), SMALL, tmp_path, *questions, check, watch)
-    whole, resumed = (AutoModelForCausalLM.from_pretrained(folder).state_dict() for folder in (tuned, tmp_path))
+            mcft(str(model_folder), SMALL, folder, *questions, check, watch)
+        # What a kill leaves that comes while a checkpoint is written; and the folder may be moved.
+        for stage in (folder / "stages").iterdir():
+            (stage / "checkpoint-9999").mkdir()
+            (stage / "checkpoint-9999" / "model.safetensors").write_bytes(b"cut")
+        folder = folder.rename(tmp_path / moved)
+    # .. or after a stage's last epoch, before its best model is written.
+    shutil.rmtree(folder / "stages" / "single" / "best")
+    mcft(str(model_folder), SMALL, folder, *questions, check, watch)
+    whole, resumed = (AutoModelForCausalLM.from_pretrained(one).state_dict() for one in (tuned, folder))
     for name, value in whole.items():
         torch.testing.assert_close(resumed[name], value, msg=name)
 
 
-@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft asks transformers
+@pytest.mark.filterwarnings("error::FutureWarning")  # peft's own
 def test_lora_trains_a_small_part_and_leaves_an_ordinary_model(
     model_folder: Path, questions: tuple[list[Question], list[Question]], tuned: Path, tmp_path: Path
 ) -> None:
@@ -300,6 +343,10 @@ def test_lora_trains_a_small_part_and_leaves_an_ordinary_model(
         ("lora", -1, "negative"),
         ("start", "tinylm-mcft", "texts=10000"),
         ("text_budget", [9, 3], "text_budget must read"),
+        ("families", ["prod", "chess"], "families must be out of .* not 'chess'"),
+        ("families", ["prod", "prod"], "families must differ"),
+        ("temperature", float("nan"), "temperature must be a finite number, got nan"),
+        ("exam_lr", 0.0, "exam_lr must be above 0"),
     ],
 )
 def test_recipes_that_cannot_be_followed(field: str, value: object, message: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -141,8 +142,24 @@ def test_any_model_learns_what_the_table_says(architecture: str, dialect: str, t
     with pytest.raises(ValueError, match="another model, table or recipe"):
         fine_tune(model, RECIPE_, tmp_path / "out", {"table": "other"}, train, validation)
     graded = [dataclasses.replace(one, success=(1.0, 1.0, 1.0)) for one in train]
-    with pytest.raises(ValueError, match="another model, table or recipe"):
+    with pytest.raises(ValueError, match=r"another model, table or recipe \(outcomes differ\)"):
         fine_tune(model, RECIPE_, tmp_path / "out", {"table": "made"}, graded, validation)
+    other = shutil.copytree(tmp_path / "out", tmp_path / "other" / "model")
+    with pytest.raises(ValueError, match=r"another model, table or recipe \(weights differ\)"):
+        fine_tune(str(other), RECIPE_, tmp_path / "out", {"table": "made"}, train, validation)
+
+
+def test_a_training_that_diverges_ends_and_says_what_to_do(tmp_path: Path) -> None:
+    model = str(tiny_model(tmp_path / "model"))
+    with pytest.raises(ValueError, match=r"single problems: the loss .* is nan, .* smaller learning rate \(lr="):
+        fine_tune(
+            model,
+            dataclasses.replace(RECIPE_, lr=1e30),
+            tmp_path / "out",
+            {},
+            split("train", 24),
+            split("validation", 24),
+        )
 
 
 class Stopped(Exception):
@@ -196,6 +213,7 @@ def test_lora_on_the_last_layers_leaves_those_below_alone(tmp_path: Path) -> Non
         ("budget", [50], "smallest,largest"),
         ("dtype", "int8", "float32 or bfloat16"),
         ("lora", 0, "layers=1 says where LoRA is"),
+        ("lr", float("inf"), "lr must be a finite number"),
     ],
 )
 def test_recipes_that_cannot_be_followed(field: str, value: object, message: str) -> None:
