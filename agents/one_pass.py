@@ -15,9 +15,10 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from agents.base import Agent, DecisionView, ExamsView, Probs, State
+from agents.base import Agent, AgentError, DecisionView, ExamsView, Probs, State
 from roi_env.answering.base import Question
 from roi_env.answering.grading import GradingPool, load_grader
+from roi_env.exams.config import ExamSpec
 from roi_env.exams.exam import ExamBatch
 from roi_env.exams.rewards import REFUSAL_BONUS, Reward, reward_of
 from roi_env.measures.episodes import Records
@@ -78,6 +79,23 @@ class ExamTaker(Agent):
         )
 
 
+def check_markable(spec: ExamSpec) -> None:
+    """Check that exams written in one pass can be marked.
+
+    :raises AgentError: where the source has no reference answers, or the reward needs outcomes that nobody generated.
+    """
+    if not spec.source.answers:
+        raise AgentError(
+            f"source {spec.source.name!r} has no reference answers: single-pass exams need recorded outcomes with questions "
+            "and answers (--family tinylm, or --table FILE), one answer a question: where options were shuffled for every "
+            "generation, no letter can grade a text"
+        )
+    if spec.reward.kind == REFUSAL_BONUS:
+        raise AgentError(
+            f"reward {spec.reward} asks what other tiers would have given: nobody wrote that in a single pass"
+        )
+
+
 def mark(papers: Papers, batch: ExamBatch, grader: str, exam: npt.NDArray[np.int64]) -> Records:
     """Grade papers by the reference answers, and write them down as episodes.
 
@@ -87,9 +105,10 @@ def mark(papers: Papers, batch: ExamBatch, grader: str, exam: npt.NDArray[np.int
     :param batch: D exams, one a paper.
     :param grader: see :mod:`roi_env.answering.grading`.
     :param exam: (D,) row of each paper's exam, for the records.
-    :raises ValueError: where the source has no reference answers, or its reward needs outcomes that nobody generated.
+    :raises AgentError: see :func:`check_markable`.
     """
     spec = batch.spec
+    check_markable(spec)
     right = _graded(papers.answers, batch, grader) & papers.reached & ~papers.cut
     level = np.searchsorted(spec.source.level_edges, papers.tokens - spec.decision_cost)
     attempt = papers.reached & (papers.action > 0)
@@ -115,8 +134,6 @@ def mark(papers: Papers, batch: ExamBatch, grader: str, exam: npt.NDArray[np.int
 def _rewards(
     reward: Reward, papers: Papers, right: npt.NDArray[np.bool_], level: npt.NDArray[np.int64], batch: ExamBatch
 ) -> npt.NDArray[np.float64]:
-    if reward.kind == REFUSAL_BONUS:
-        raise ValueError(f"reward {reward} asks what other tiers would have given: nobody wrote that in a single pass")
     columns = (papers.action, right, papers.cut, level, batch.weights, papers.tokens)
     flat = zip(*(column.ravel().tolist() for column in columns), strict=True)
     budget = batch.spec.budget
@@ -130,12 +147,6 @@ def _rewards(
 def _graded(answers: Sequence[Sequence[str | None]], batch: ExamBatch, grader: str) -> npt.NDArray[np.bool_]:
     """(D, N) which answers are right; every different answer to a question is judged once."""
     source = batch.spec.source
-    if not source.answers:
-        raise ValueError(
-            f"source {source.name!r} has no reference answers: single-pass exams need recorded outcomes with questions "
-            "and answers (--family tinylm, or --table FILE), one answer a question: where options were shuffled for every "
-            "generation, no letter can grade a text"
-        )
     given = {
         (int(item), answer)
         for row, items in zip(answers, batch.items, strict=True)

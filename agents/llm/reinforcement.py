@@ -11,18 +11,20 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from agents.base import AgentError, DecisionView, ExamsView, Practice, Problem, Probs, State, exams_of
+from agents.base import AgentError, DecisionView, ExamsView, Practice, Problem, Probs, State, exams_of, exams_view
 from agents.llm.decisions.agent import answer
-from agents.llm.decisions.policy import ExamPrompts, LMPolicy, load_tokenizer, weights_digest
+from agents.llm.decisions.policy import ExamPrompts, LMPolicy, load_tokenizer, question_texts, weights_digest
 from agents.llm.decisions.tag_logits import Ids, PromptEncoder
 from agents.llm.one_pass.exam_taker import write_exams
 from agents.made_for import write_made_for
-from agents.one_pass import ExamTaker, Papers
+from agents.one_pass import ExamTaker, Papers, check_markable
 from agents.parameters import Count, Natural, NonNegative, Positive, Share
 from agents.rllib.advantages import Advantage
 from agents.rllib.agent import RLlibAgent
 from agents.rllib.checks import KL, Baseline
 from agents.rllib.losses import Aggregation, Ratio
+from roi_env.answering.grading import load_grader
+from roi_env.exams.exam import draw_exams
 
 _BASE = "base"
 """Name, in an agent's file, of :func:`agents.llm.decisions.policy.weights_digest` of the model that LoRA was put on."""
@@ -117,6 +119,7 @@ class LMLearner(RLlibAgent):
     def check(self, practice: Practice, seed: int, **where: Any) -> None:
         """See :meth:`NeuralAgent.check`; the exams must have questions that the model can be shown."""
         super().check(practice, seed, **where)
+        question_texts(exams_view(draw_exams(practice.spec, practice.seed, [0]), self.problem), self.name)
         self._config(practice, seed).observer()
 
     def learned(self) -> dict[str, npt.NDArray[Any]]:
@@ -251,11 +254,17 @@ class RARLAgent(ExamTaker, LMLearner):
         self.markov = False  # type: ignore[misc]
         self.replicates = 1 if self.greedy else self.settings.replicates
         self.grader = self.settings.grader
+        load_grader(self.grader)  # refuses others
 
     @classmethod
     def key(cls) -> str:
         """See :meth:`RLlibAgent.key`."""
         return "rarl"
+
+    def check(self, practice: Practice, seed: int, **where: Any) -> None:
+        """See :meth:`NeuralAgent.check`; what is written must be marked as well."""
+        check_markable(practice.spec)
+        super().check(practice, seed, **where)
 
     def take(self, exams: ExamsView, numbers: npt.NDArray[np.float64]) -> Papers:
         """See :meth:`ExamTaker.take`."""

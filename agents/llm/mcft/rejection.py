@@ -292,9 +292,14 @@ def table_samples(table: OutcomeTable, keep: str = "all", sampled: Sequence[str]
     """
     menu = table.menus[0]
     names = table.tier_names(menu)
-    if len(names) != NUM_LEVELS - 1 or menu not in table.level_edges:
+    if len(names) != NUM_LEVELS - 1:
         raise ValueError(
-            f"{table.path}: labels need {NUM_LEVELS - 1} tiers and their level edges, it has {list(names)}: choose tiers with --tier"
+            f"{table.path}: labels need {NUM_LEVELS - 1} tiers, one a level, it has {list(names)}: choose them with --tier"
+        )
+    if menu not in table.level_edges:
+        raise ValueError(
+            f"{table.path}: its metadata name no level_edges, the most tokens of each level: `roi record` writes them, and "
+            f"dataclasses.replace(OutcomeTable.read(FILE), level_edges={{{menu!r}: {{{names[0]!r}: TOKENS, ..}}}}).write(FILE) adds them"
         )
     if unknown := set(sampled) - set(names):
         raise ValueError(f"no tier {sorted(unknown)[0]!r}; there are {list(names)}")

@@ -23,6 +23,7 @@ except ModuleNotFoundError as error:
 from agents.base import ExamsView, Problem
 from agents.one_pass import ExamTaker, Papers
 from agents.parameters import Count, NonNegative
+from roi_env.answering.grading import load_grader
 
 
 def write_exams(
@@ -96,6 +97,7 @@ class LMExamTaker(ExamTaker):
         if strategy not in STRATEGIES:
             raise ValueError(f"strategy must be one of {list(STRATEGIES)}, got {strategy!r}")
         check_model(self, model)
+        load_grader(grader)  # refuses others
         self._params: dict[str, Any] = {
             "model": model,
             "strategy": strategy,

@@ -77,15 +77,26 @@ def test_wrong_arguments_say_what_is_wrong(arguments: tuple[str, ...], message: 
         roi(*arguments)
 
 
+SINGLE_PASS = ["--mode", "single-pass"]
+
+
 @pytest.mark.parametrize(
-    ("family", "message"), [("signal", "signal has no question texts"), ("paper", "questions of .* have no text")]
+    ("options", "message"),
+    [
+        (["--family", "signal"], "'llm-grpo' reads questions, and these exams show none"),
+        (["--family", "paper"], "'llm-grpo' reads questions, and 1 of these exams' have no text"),
+        (["--no-preview"], "these exams show none: it needs .* preview on"),
+        ([*SINGLE_PASS, "--no-preview"], "'rarl' reads questions, and these exams show none"),
+        ([*SINGLE_PASS, "--reward", "refusal_bonus(0.1)"], "asks what other tiers would have given"),
+        ([*SINGLE_PASS, "--param", "grader=nosuch"], "unknown grader 'nosuch'"),
+    ],
 )
-def test_a_language_model_is_not_trained_on_exams_that_it_cannot_read(
-    family: str, message: str, tmp_path: Path
+def test_a_language_model_is_not_trained_on_exams_that_it_cannot_take(
+    options: list[str], message: str, tmp_path: Path
 ) -> None:
     pytest.importorskip("ray", reason="needs the extra [rllib]")
     with pytest.raises(ConfigError, match=message):
-        roi("train", "grpo", "--policy", "llm", "--family", family, "--num-tasks", "3", "--out", str(tmp_path / "out"))
+        roi("train", "grpo", "--policy", "llm", *options, "--num-tasks", "3", "--out", str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 

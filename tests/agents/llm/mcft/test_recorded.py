@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 pytest.importorskip("reasoning_gym", reason="needs the extra [llm]")
@@ -61,6 +62,16 @@ def table(questions: int = 48) -> OutcomeTable:
             ]  # fmt: skip
     made = OutcomeTable.from_arrow(pa.Table.from_pylist(rows), "made.parquet")
     return dataclasses.replace(made, level_edges={"m": TIERS}, pairing=True)
+
+
+def test_a_table_that_cannot_be_labelled_says_what_it_lacks() -> None:
+    with pytest.raises(ValueError, match=r"its metadata name no level_edges, .*level_edges=\{'m': \{'256': TOKENS"):
+        table_samples(dataclasses.replace(table(), level_edges={}))
+    two = dataclasses.replace(table(), rows=table().rows.filter(pc.not_equal(table().rows["tier"], "512")))
+    with pytest.raises(
+        ValueError, match=r"need 3 tiers, one a level, it has \['256', '1024'\]: choose them with --tier"
+    ):
+        table_samples(two)
 
 
 def split(which: Any, questions: int = 48) -> list[Sampled]:
