@@ -68,8 +68,8 @@ class WholeExams(OwnMinibatches):
             bool(torch.isfinite(gradient).all()) for gradient in gradients_dict.values() if gradient is not None
         ):
             raise AgentError(
-                f"training diverged in update {self.update_number + 1}: its gradients are not numbers (nan or inf). Choose a smaller lr "
-                "(--param lr=0.0001, say) and another folder; this one's checkpoint is of the iteration before"
+                f"training diverged in iteration {self.update_number + 1}: its gradients are not numbers (nan or inf). Choose a smaller lr "
+                "(--param lr=0.0001, say) and another folder; a checkpoint in this one is of the iteration before"
             )
         super().apply_gradients(gradients_dict)
 

@@ -93,6 +93,8 @@ def _on_tasks(model: str, out: Path, overrides: list[str], seed: int, dry_run: b
                 lambda what, done, total: bar.update(task, description=what, completed=done, total=total),
             )
     except (JournalError, OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            raise  # told with the file: a full disk, a read-only folder
         raise ConfigError(str(error)) from error
     for stage, losses in done.validation.items():
         console.print(f"{stage}: nats a tag on validation questions {' '.join(f'{loss:.3f}' for loss in losses)}")
@@ -149,6 +151,8 @@ def _on_table(
                 _labelled(table, recipe, "test"),
             )
     except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            raise  # told with the file: a full disk, a read-only folder
         raise ConfigError(str(error)) from error
     for stage, nats in losses.items():
         console.print(f"{stage}: nats a label on validation questions {' '.join(f'{loss:.3f}' for loss in nats)}")

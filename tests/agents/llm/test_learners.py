@@ -202,7 +202,7 @@ def test_a_model_that_was_replaced_is_not_gone_on_with(lora: int, model_folder: 
 
 def test_a_training_that_diverges_ends_and_says_what_to_do(model_folder: Path) -> None:
     agent = agent_of(model_folder, lr=1e30)
-    with pytest.raises(AgentError, match=r"training diverged in update \d: .* smaller lr"):
+    with pytest.raises(AgentError, match=r"training diverged in iteration \d: .* smaller lr"):
         agent.train(TrainingExams(worded_spec(), 0), 0)
 
 
