@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -28,6 +28,13 @@ from experiments.training.workers import STOPPED, ends_promptly
 console = Console(emoji=False)  # names such as "table:m:test" are text
 LOG_SECONDS = 60.0
 """How often bars are written where nothing can be drawn anew."""
+
+
+@contextmanager
+def heard_or_not() -> Iterator[None]:
+    """What is printed in this is lost where nobody reads it any more, or its disk is full: the work goes on."""
+    with suppress(OSError, SystemExit):  # of rich, whose reader is gone
+        yield
 
 
 class Table(RichTable):

@@ -13,7 +13,7 @@ import typer
 from rich.markup import escape
 
 from experiments.config import ConfigError
-from experiments.terminal import console
+from experiments.terminal import console, heard_or_not
 
 if TYPE_CHECKING:
     from roi_env.answering.base import Question, ThinkingTier
@@ -167,7 +167,8 @@ class Speech(Dialects):
 
 def report(text: str) -> None:
     """Tell the user something that needs attention."""
-    console.print(f"[yellow]{escape(text)}[/]", highlight=False, soft_wrap=True)
+    with heard_or_not():
+        console.print(f"[yellow]{escape(text)}[/]", highlight=False, soft_wrap=True)
 
 
 class Judge:

@@ -32,7 +32,7 @@ from experiments.serving.ending import make_server
 from experiments.serving.guard import BODY_SECONDS, LOOPBACK, patient_protocol
 from experiments.serving.menus import Menu, check_unit, menu_solver, read_menus
 from experiments.serving.metrics import log_to_stderr
-from experiments.terminal import console
+from experiments.terminal import console, heard_or_not
 from roi_env.answering.ledger import BooksAway
 from roi_env.sources.units import cost_text, cost_with_unit
 
@@ -205,7 +205,8 @@ class _Budgets:
         for solver in {old.solver for old in quiet} - in_use:
             await solver.close()
         names = ", ".join(plan.name for plan in plans)
-        console.print(f"{config} was read again: {names}", highlight=False, soft_wrap=True)
+        with heard_or_not():
+            console.print(f"{config} was read again: {names}", highlight=False, soft_wrap=True)
 
 
 def _opened(make: Callable[[Plan], Budget], plans: Sequence[Plan]) -> list[Budget]:

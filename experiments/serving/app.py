@@ -7,6 +7,7 @@ import contextlib
 import hmac
 import signal
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -252,8 +253,9 @@ def application(
         await asyncio.gather(*running)
         for solver in _solvers([*budgets, *left]):
             await solver.close()
-        for budget in (*budgets, *left):
-            await asyncio.to_thread(budget.close)
+        closed = [*budgets, *left]
+        with ThreadPoolExecutor(len(closed)) as threads:  # each may wait for a database that hangs
+            await asyncio.gather(*(asyncio.get_running_loop().run_in_executor(threads, one.close) for one in closed))
 
     questions: Callable[..., Any] = _Questions(proxy)
     routes = [

@@ -12,6 +12,8 @@ from experiments.commands.endpoints import report
 if TYPE_CHECKING:
     import uvicorn
 
+_LOOK = 0.05
+"""Seconds between two looks whether there was a second signal."""
 _LAST = 2.0
 """Seconds that requests which are cut off have to tell their clients."""
 
@@ -35,9 +37,12 @@ def make_server(options: uvicorn.Config) -> uvicorn.Server:
             running = self.server_state.tasks
             if running:
                 report(f"Requests that run are ended first, {len(running):,} of them; a second signal cuts them off")
-            await super().shutdown(sockets)
+            # Which may wait for connections that are still open, second signal or not (asyncio's own, since Python 3.12).
+            ending = asyncio.create_task(super().shutdown(sockets))
+            while not (self.force_exit or ending.done()):
+                await asyncio.wait([ending], timeout=_LOOK)
             if not self.force_exit:
-                return
+                return await ending
             if running:
                 report(f"{len(running):,} requests were cut off: what was asked of an endpoint costs its reservation")
             logging.getLogger("uvicorn.error").addFilter(_is_wanted)  # a traceback for each of them
@@ -47,6 +52,7 @@ def make_server(options: uvicorn.Config) -> uvicorn.Server:
             for connection in list(self.server_state.connections):  # of clients that do not read
                 connection.transport.abort()
             await self._last()
+            await ending
             await self.lifespan.shutdown()
 
         async def _last(self) -> None:

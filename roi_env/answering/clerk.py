@@ -88,7 +88,7 @@ class _Desk:
     """
 
     def __init__(self, books: DatabaseLedger, say: Callable[[str], None]) -> None:
-        self.books, self.say = books, say
+        self.books, self._say = books, say
         self.away: str | None = None
         self.closing = False
         self._known, self._known_at = books.standing(), time.monotonic()
@@ -100,6 +100,11 @@ class _Desk:
         self._charged = self._reserved = 0  # handed in, and not known
         self._lock, self._using = threading.Lock(), threading.RLock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="clerk")
+
+    def say(self, text: str) -> None:
+        """Tell it to whoever hears it: the work goes on where nobody does, his disk is full, or his pipe has no end."""
+        with contextlib.suppress(Exception, SystemExit):
+            self._say(text)
 
     @property
     def brings_news(self) -> bool:
@@ -321,6 +326,7 @@ class Clerk:
 
     def __init__(self, books: DatabaseLedger, say: Callable[[str], None] = lambda text: None) -> None:
         self.books, self._desk = books, _Desk(books, say)
+        self._looking = ThreadPoolExecutor(1, thread_name_prefix="look")
         self._settled: Future[Any] | None = None
 
     def under(self, settings: Settings) -> Clerk:
@@ -367,7 +373,8 @@ class Clerk:
         return await _result(self._hand_in(do, **how))
 
     async def look(self, read: Callable[[DatabaseLedger], _Result]) -> _Result:
-        """What a function gives that reads the books; see :meth:`roi_env.answering.books.DatabaseLedger.looking`.
+        """What a function gives that reads the books, one after the other; see
+        :meth:`roi_env.answering.books.DatabaseLedger.looking`.
 
         :raises BooksAway: where the database is away.
         """
@@ -381,7 +388,9 @@ class Clerk:
                     raise BooksAway("the database of the budgets does not answer") from None
                 raise
 
-        return await asyncio.to_thread(work)
+        if self.away is not None:
+            raise BooksAway("the database of the budgets does not answer")
+        return await asyncio.get_running_loop().run_in_executor(self._looking, work)
 
     async def refresh(self) -> None:
         """Learn what other processes did."""
@@ -477,4 +486,5 @@ class Clerk:
 
     def close(self) -> None:
         """Do what was handed in, and close the database."""
+        self._looking.shutdown(wait=False, cancel_futures=True)
         self._desk.close()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +20,13 @@ import pytest
 
 pytest.importorskip("uvicorn", reason="needs the extra [live]")
 
+import uvicorn
+
+from experiments.serving.app import application
+from experiments.serving.budget import Budget, make_budget
+from experiments.serving.ending import make_server
+from roi_env.answering.base import ThinkingTier
+from roi_env.answering.http import HTTPSolver
 from tests.experiments.serving.test_budgets import says, until
 from tests.processes import child
 from tests.upstream import Upstream, kept, serving
@@ -97,3 +106,64 @@ def test_one_signal_lets_requests_end(tmp_path: Path) -> None:
         assert asked.result().text.endswith("[DONE]\n\n")
         process.communicate(timeout=60)
         assert kept(tmp_path) == (60, 0)
+
+
+def test_budgets_whose_database_hangs_are_closed_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    all_of_them = threading.Barrier(3, timeout=10)
+    close = Budget.close
+
+    def hanging(budget: Budget) -> None:
+        all_of_them.wait()
+        close(budget)
+
+    monkeypatch.setattr(Budget, "close", hanging)
+    tiers, solver = [ThinkingTier("t", 0, 10)], HTTPSolver("http://127.0.0.1:1/v1", "stub", "vllm")
+    budgets = [make_budget(name, 100, solver, tiers, "fixed-1", 5, 1, tmp_path) for name in "abc"]
+    with serving(application(budgets)):
+        pass
+    assert not list(tmp_path.glob("*.lock"))
+
+
+def test_a_second_signal_does_not_wait_for_connections_as_asyncio_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Since Python 3.12 `asyncio.Server.wait_closed` waits for connections, too."""
+
+    async def wait_closed(server: Any) -> None:
+        while server._active_count:
+            await asyncio.sleep(0.01)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            for what in ("startup", "shutdown"):
+                await receive()
+                told.append(what)
+                await send({"type": f"lifespan.{what}.complete"})
+            return
+        told.append("asked")
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            told.append("cut off")
+            raise
+
+    async def run() -> None:
+        options = uvicorn.Config(app, port=0, loop="asyncio", log_level="critical")
+        server, listening = make_server(options), options.bind_socket()
+        runs = asyncio.create_task(server._serve([listening]))
+        while not server.started:
+            await asyncio.sleep(0.01)
+        _, writer = await asyncio.open_connection(*listening.getsockname())
+        writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        while "asked" not in told:
+            await asyncio.sleep(0.01)
+        for _ in range(2):
+            server.handle_exit(signal.SIGTERM, None)
+            await asyncio.sleep(0.3)
+        await asyncio.wait_for(runs, 10)
+        writer.close()
+
+    told: list[str] = []
+    monkeypatch.setattr(asyncio.base_events.Server, "wait_closed", wait_closed)
+    asyncio.run(run())
+    assert told == ["startup", "asked", "cut off", "shutdown"]
