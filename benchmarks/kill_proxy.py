@@ -20,6 +20,7 @@ import random
 import signal
 import sys
 import tempfile
+import time
 from collections import Counter
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -35,6 +36,7 @@ from experiments.serving.budget import make_budget
 from roi_env.answering.base import ThinkingTier
 from roi_env.answering.books import DatabaseLedger
 from roi_env.answering.http import HTTPSolver
+from roi_env.answering.postgres import GRACE
 from tests.upstream import Upstream, serving
 
 TIERS = [ThinkingTier("now", 0, 20), ThinkingTier("long", 60, 20)]
@@ -102,6 +104,9 @@ def main() -> None:
             asyncio.run(round_(address, process, rng.uniform(0.0, LONGEST), charged))
             process.join()
         books = DatabaseLedger(database or state / "budgets.db", "a", BUDGET, {})
+        if database is not None:  # those that were killed might yet have connected again
+            time.sleep(GRACE)
+            books.database.reap()
         entries, left = books.entries, (books.reserved, books.charged)
         books.close()
     reserved, spent = left

@@ -390,7 +390,10 @@ def _other_questions(
     if (was := old.get("unit", "tokens")) != (now := new.get("unit", "tokens")):
         return f"it counts {was}, and the budget is {now} now"
     names, before, decided = new["questions"], old.get("questions", []), False
+    made_by: dict[str, Any] = {}  # also of tiers that were left out meanwhile
     for record in records:
+        if isinstance(settings := record.get("settings"), dict):
+            made_by |= settings.get("made_by", {})
         key = record.get("key") or record.get("skipped")
         if isinstance(key, list) and len(key) == 4 and isinstance(key[0], int):
             now, text = names[key[0]] if 0 <= key[0] < len(names) else (None, None)
@@ -402,7 +405,7 @@ def _other_questions(
             if isinstance(was_there, list) and was_there[1] != text:
                 return f"question {key[0] + 1}, {now!r}, had another text when it was decided"
             decided = True
-    for tier, made in old.get("made_by", {}).items():
+    for tier, made in made_by.items():
         if decided and (other := differences(made, new.get("made_by", {}).get(tier, made))):
             return f"answers of tier {tier!r} would be of two kinds: {other}"
     new_ones = {"made_by"}  # which earlier ledgers do not have

@@ -14,6 +14,7 @@ Answers are not kept, unless they are asked for. Keys of clients never come here
 from __future__ import annotations
 
 import fcntl
+import glob
 import os
 import sqlite3
 import time
@@ -73,6 +74,8 @@ VERSION = 1 + len(_CHANGES)
 
 MOST = 2**62
 """Of a budget, with all that is added: sums of it stay below the largest integer that databases hold."""
+_YOUNG = 60.0
+"""Seconds for which a file is left alone that nobody locks."""
 SECONDS = 10
 """That a connection, or a statement, may take: whoever waits for more is told that the database is away."""
 
@@ -200,8 +203,19 @@ class Database:
     def own(self) -> None:
         """Say that this process lives: what it reserves is its own until it ends."""
         if self._lock is None:
+            self._forget_others()
             self._lock = self._place(self.owner).open("wb")
             fcntl.flock(self._lock, fcntl.LOCK_EX)
+
+    def _forget_others(self) -> None:
+        """Delete the files of processes that were killed with nothing in flight: :meth:`reap` does not come to these."""
+        name = Path(self.path).name
+        for place in Path(self.path).parent.glob(f"{glob.escape(name)}.*.lock"):
+            with suppress(FileNotFoundError):
+                if time.time() - place.stat().st_mtime < _YOUNG:  # its process may be about to lock it
+                    continue
+                with self._dead(place.name.removeprefix(f"{name}.").removesuffix(".lock")):
+                    pass
 
     def reap(self) -> None:
         """Charge the reservations of processes that have died, in full."""

@@ -33,7 +33,7 @@ from roi_env.files import replacing
 
 Settings = Mapping[str, Any]
 Refuse = Callable[[Settings, Settings, Sequence[Mapping[str, Any]]], str | None]
-"""(settings of the file, settings asked for, records) -> why the file cannot go on with them; None: it can."""
+"""(settings of the file, settings asked for, records, those of settings too) -> why the file cannot go on with them; None: it can."""
 
 
 class JournalError(ValueError):
@@ -232,7 +232,7 @@ class LineFile:
             if self.headless:
                 self.begun = self.settings = wanted or {}
             elif wanted is not None and self.settings != wanted:
-                if (reason := refuse(self.settings, wanted, self.records)) is not None:
+                if (reason := refuse(self.settings, wanted, [{"settings": self.begun}, *self.records])) is not None:
                     raise JournalError(
                         f"{self.path} was begun with other settings: {reason}. Give it the same settings to go on there, or "
                         "choose another place; nothing in it was changed"

@@ -262,6 +262,11 @@ def test_a_tier_of_a_file_keeps_its_model_and_others_may_come(tmp_path: Path) ->
         written(url, one="other")
         with pytest.raises(ConfigError, match='tier \'one\' would be of two kinds: model was "small", is now "other"'):
             roi(*asked, "400", "--resume")
+        written(url, two="other")
+        roi(*asked, "100", "--resume")
+        written(url, one="other", two="other")  # it was left out meanwhile
+        with pytest.raises(ConfigError, match='tier \'one\' would be of two kinds: model was "small", is now "other"'):
+            roi(*asked, "400", "--resume")
         written(url, one="small", two="other")
         roi(*asked, "400", "--resume")
     assert {row["status"] for row in rows(out)} == {"answered"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import signal
 import sqlite3
@@ -496,3 +497,14 @@ def test_nobody_waits_for_who_looks_at_the_books(tmp_path: Path) -> None:
         clerk.close()
 
     asyncio.run(asyncio.wait_for(work(), 60))
+
+
+def test_files_of_processes_that_were_killed_while_idle_are_deleted_by_the_next(tmp_path: Path) -> None:
+    lives = books(tmp_path)
+    earlier = [tmp_path / f"b.db.{name}.lock" for name in ("killed", "just-begun")]
+    for place in (*earlier, lives.database._place(lives.database.owner)):
+        place.touch()
+        os.utime(place, (1, time.time() if place == earlier[1] else 1))
+    books(tmp_path, name="b").close()
+    assert {*tmp_path.glob("*.lock")} == {earlier[1], lives.database._place(lives.database.owner)}
+    lives.close()
