@@ -250,7 +250,7 @@ def application(
         yield
         tending.cancel()
         await desk.close()
-        await asyncio.gather(*running)
+        await asyncio.gather(*running, return_exceptions=True)
         for solver in _solvers([*budgets, *left]):
             await solver.close()
         closed = [*budgets, *left]

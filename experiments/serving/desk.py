@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 Wire = ChatWire | MessagesWire | ResponsesWire
 KEEP_ALIVE = 15.0
 """Seconds without a chunk after which a stream says that it lives."""
+_LAST = 4.0
+"""Seconds in which warnings are sent before the process ends: who ends it may kill it after ten."""
 _LOOK = 0.05
 """Seconds after which a full window is looked at again."""
 _OF_TEXTS = frozenset(
@@ -168,9 +170,13 @@ class Desk:
         self._ending = asyncio.Event()
 
     async def close(self) -> None:
-        """Send the warnings that are due."""
+        """Send the warnings that are due, for :data:`_LAST` seconds."""
         self._ending.set()
-        await asyncio.gather(*self._telling)
+        if self._telling:
+            _, late = await asyncio.wait(self._telling, timeout=_LAST)
+            for one in late:
+                one.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
 
     async def answer(
         self, request: Request, send: Send, budget: Budget, wire: Wire, body: bytes, visit: Visit

@@ -27,7 +27,11 @@ async def tell(address: str, told: Mapping[str, Any], say: Callable[[str], None]
     :param ending: the process ends: it is tried once more, at once.
     """
     for tries, wait in enumerate((*WAITS, 0.0), 1):
-        failed, again = await _send(address, told)
+        try:
+            failed, again = await _send(address, told)
+        except asyncio.CancelledError:
+            say(_given_up(address, told, tries, "no answer came before the proxy ended"))
+            raise
         if failed is None:
             return
         if not again or ending.is_set() or tries > len(WAITS):
@@ -35,9 +39,13 @@ async def tell(address: str, told: Mapping[str, Any], say: Callable[[str], None]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait):
                 await ending.wait()
+    say(_given_up(address, told, tries, str(failed)))
+
+
+def _given_up(address: str, told: Mapping[str, Any], tries: int, why: str) -> str:
     # What follows the host may be a secret.
     host, count = urlsplit(address).hostname, "" if tries == 1 else f" after {tries} tries"
-    say(f"{told['budget']}: the warning did not reach the webhook at {host}, and is given up{count}: {failed}")
+    return f"{told['budget']}: the warning did not reach the webhook at {host}, and is given up{count}: {why}"
 
 
 async def _send(address: str, told: Mapping[str, Any]) -> tuple[str | None, bool]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +22,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from experiments.config import ConfigError
-from experiments.serving import webhooks
+from experiments.serving import desk, webhooks
 from experiments.serving.amounts import Plan, read_plans
 from experiments.serving.app import application
 from experiments.serving.budget import Budget, make_budget
@@ -198,3 +199,18 @@ def test_a_proxy_that_ends_tries_once_more_and_waits_no_longer(
             until(lambda: told)
     assert len(told) == 2
     assert "given up after 2 tries: HTTP 500" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_proxy_that_ends_waits_for_no_webhook_that_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(desk, "_LAST", 0.1)
+    monkeypatch.setattr(webhooks, "_SECONDS", 3600.0)
+    with socket.create_server(("127.0.0.1", 0)) as hangs:
+        plan = Plan("a", 100, warn_at=0.2, webhook=f"http://127.0.0.1:{hangs.getsockname()[1]}/hook")
+        with proxy(tmp_path, plan, "fixed-2") as (there, _):
+            assert ask(there, "easy") == 200
+            asked, _ = hangs.accept()
+    asked.close()
+    assert "is given up: no answer came before the proxy ended" in " ".join(capsys.readouterr().out.split())
+    assert not list(tmp_path.glob("*.lock"))
