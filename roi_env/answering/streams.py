@@ -43,15 +43,17 @@ async def events(parts: AsyncIterable[bytes]) -> AsyncIterator[str]:
     :raises UnicodeDecodeError: where they are no UTF-8.
     :raises TooLarge: for one of more than :data:`MOST_EVENT` bytes.
     """
-    rest, data, carriage = b"", list[bytes](), False
+    rest, data, carriage = bytearray(), list[bytes](), False
     async for part in parts:
-        came = rest + (part.removeprefix(b"\n") if carriage else part)  # CR ended the line, LF belongs to it
-        if not came:
+        new = part.removeprefix(b"\n") if carriage else part  # CR ended the line, LF belongs to it
+        if not new:
             carriage = carriage and not part
             continue
-        carriage = came.endswith(b"\r")
-        lines = came.splitlines()
-        rest = b"" if carriage or came.endswith(b"\n") else lines.pop()
+        rest += new
+        carriage = new.endswith(b"\r")
+        lines = bytes(rest).splitlines() if b"\n" in new or b"\r" in new else []
+        if lines:
+            rest = bytearray() if new.endswith((b"\r", b"\n")) else bytearray(lines.pop())
         for line in lines:
             if line.startswith(b"data:"):
                 piece = line[5:].removeprefix(b" ")
@@ -72,7 +74,7 @@ async def events(parts: AsyncIterable[bytes]) -> AsyncIterator[str]:
         if data and _is_object(data):
             yield b"\n".join(data).decode()
             data = []
-        data.append(rest[5:].strip())
+        data.append(bytes(rest[5:].strip()))
     if data:
         yield b"\n".join(data).decode()
 
