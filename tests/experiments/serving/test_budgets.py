@@ -35,7 +35,7 @@ from roi_env.answering import database
 from roi_env.answering.base import ThinkingTier
 from roi_env.answering.books import DatabaseLedger
 from roi_env.answering.http import HTTPSolver
-from tests.processes import child
+from tests.processes import child, wait_until_it_answers
 from tests.upstream import Upstream, serving
 
 BODY = {"model": "stub", "messages": [{"role": "user", "content": "six times seven?"}]}
@@ -57,13 +57,7 @@ def started(*options: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     command = [sys.executable, "-c", code, "serve", "--port", "0", *options]
     with child(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         address = "/".join(says(process, "base address").split("base address ")[1].split("/")[:3])
-        while True:
-            assert process.poll() is None, "the proxy ended"
-            try:
-                httpx.get(f"{address}/health")
-                break
-            except httpx.HTTPError:
-                time.sleep(0.05)
+        wait_until_it_answers(process, f"{address}/health")
         yield address, process
         process.terminate()
         process.wait(60)

@@ -43,7 +43,7 @@ from experiments.serving.budget import make_budget
 from experiments.serving.guard import patient_protocol
 from roi_env.answering.base import ThinkingTier
 from roi_env.answering.http import HTTPSolver
-from tests.processes import child
+from tests.processes import child, wait_until_it_answers
 from tests.upstream import FAULTS, Upstream, kept, schedule, serving
 
 TIERS = [ThinkingTier("now", 0, 10), ThinkingTier("long", 40, 10)]
@@ -859,13 +859,7 @@ def started(
     command += ["--backend", "vllm", "--tier", "now=0+10", "--tier", "long=40+10", "--agent", "fixed-2"]
     command += ["--state", str(state), "--port", str(port)]
     with child(command, stdout=subprocess.DEVNULL) as process:
-        while True:
-            assert process.poll() is None, "the proxy ended"
-            try:
-                httpx.get(f"http://127.0.0.1:{port}/budgets")
-                break
-            except httpx.HTTPError:
-                time.sleep(0.1)
+        wait_until_it_answers(process, f"http://127.0.0.1:{port}/budgets")
         yield process
         process.terminate()
         process.wait(60)
